@@ -1,0 +1,73 @@
+//! Time and chance, the only two doors to them. Whatever decides is handed a time and a `Chance`, so that the same seed gives the same story.
+//!
+//! `Clock::now` is monotonic and starts at zero; correctness may use it only for leases and deadlines. `Clock::wall_ms` is data for people and for `lww`.
+
+#![allow(clippy::disallowed_methods)]
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+/// The machine's clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    pub fn start() -> Clock {
+        Clock { origin: Instant::now() }
+    }
+
+    /// Since the process started; never goes back.
+    pub fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// Milliseconds since 1970 as the machine believes; may jump.
+    pub fn wall_ms(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+    }
+}
+
+/// A generator of chance: SplitMix64 (Steele, Lea and Flood 2014). Not for secrets.
+#[derive(Clone, Debug)]
+pub struct Chance {
+    state: u64,
+}
+
+impl Chance {
+    pub fn seeded(seed: u64) -> Chance {
+        Chance { state: seed }
+    }
+
+    /// Seeded by the operating system.
+    pub fn from_entropy() -> Chance {
+        let (high, low) = Uuid::new_v4().as_u64_pair();
+        Chance { state: high ^ low.rotate_left(32) }
+    }
+
+    pub fn next_u64(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Evenly from `0..n`, as evenly as 64 bits allow.
+    pub fn below(&mut self, n: u64) -> u64 {
+        assert!(n > 0, "nothing lies below zero");
+        ((u128::from(self.next_u64()) * u128::from(n)) >> 64) as u64
+    }
+
+    /// Never 0.
+    pub fn nonzero(&mut self) -> u64 {
+        self.next_u64().max(1)
+    }
+
+    /// A name, formed as a random (version 4) UUID.
+    pub fn uuid(&mut self) -> Uuid {
+        uuid::Builder::from_random_bytes((u128::from(self.next_u64()) << 64 | u128::from(self.next_u64())).to_be_bytes()).into_uuid()
+    }
+}

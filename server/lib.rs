@@ -1,0 +1,6 @@
+pub mod limits;
+pub mod error;
+pub mod clock;
+pub mod ids;
+
+pub mod proto;

@@ -1,0 +1,121 @@
+//! Every bound in one place: what a request may hold, how long anything waits, how much memory a queue takes.
+//!
+//! A bound that a client can meet is refused with an error that names it; a bound that only the server meets slows it down. Nothing here is a guess at
+//! how long something takes: a time is how long a caller is willing to wait.
+
+use std::time::Duration;
+
+// What a request may hold.
+
+pub const KEY_BYTES_MAX: usize = 1024;
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Concurrent values of one key. A further one is refused until somebody settles them.
+pub const SIBLINGS_MAX: usize = 64;
+pub const BATCH_STEPS_MAX: usize = 4096;
+/// Keys and values of one batch together.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Ids of sites and relays.
+pub const ID_BYTES_MAX: usize = 255;
+pub const CONTEXT_BYTES_MAX: usize = 4096;
+pub const PAGE_SIZE_MAX: u32 = 1000;
+
+// What a cluster may be.
+
+pub const PARTITIONS_MIN: u32 = 64;
+pub const PARTITIONS_MAX: u32 = 65_536;
+pub const REPLICATION_FACTOR_MAX: u32 = 7;
+/// Voters of the meta group; further nodes are learners.
+pub const META_VOTERS_MAX: usize = 7;
+pub const ADDRESS_BYTES_MAX: usize = 261;
+
+// What is remembered.
+
+/// Requests that a group remembers, so that a retry is answered and not repeated.
+pub const REQUESTS_REMEMBERED: u64 = 4096;
+/// Snapshots that the cluster remembers; the oldest resolved ones are forgotten first.
+pub const SNAPSHOTS_REMEMBERED: usize = 1000;
+
+// Raft and the engine.
+
+pub const TICK: Duration = Duration::from_millis(100);
+pub const HEARTBEAT_TICKS: usize = 2;
+/// A follower stands for election after this many silent ticks at the earliest ...
+pub const ELECTION_TICKS_MIN: usize = 8;
+/// ... and before this many.
+pub const ELECTION_TICKS_MAX: usize = 14;
+/// How long a leader may answer reads alone after a quorum heard it. Shorter than the shortest election by two ticks, so that drift of two monotonic clocks does not matter.
+pub const LEASE: Duration = Duration::from_millis(600);
+pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1 << 20;
+pub const RAFT_INFLIGHT_MAX: usize = 256;
+/// Inputs that one round of the engine takes at most.
+pub const ROUND_INPUTS_MAX: usize = 4096;
+/// Inputs that may wait for the engine; then requests are answered EXHAUSTED and peer messages are dropped.
+pub const ENGINE_QUEUE_MAX: usize = 16_384;
+/// Requests of one group that may wait for a leader or the fence.
+pub const WAITING_REQUESTS_MAX: usize = 16_384;
+/// User commands merged into one log entry.
+pub const ENTRY_COMMANDS_MAX: usize = 512;
+pub const ENTRY_BYTES_MAX: usize = 1 << 20;
+/// Entries of one group that are kept behind its checkpoint for followers that are a little behind.
+pub const LOG_ENTRIES_KEPT: u64 = 10_000;
+/// Bytes of recent entries that a group keeps in memory.
+pub const LOG_CACHE_BYTES: usize = 1 << 20;
+
+// The store.
+
+/// Applied rows that wait in memory for a checkpoint.
+pub const OVERLAY_CHECKPOINT_BYTES: usize = 16 << 20;
+/// Rows in memory at which writes wait for the checkpoint.
+pub const OVERLAY_BYTES_MAX: usize = 128 << 20;
+/// A checkpoint happens at least this often while there is something to write.
+pub const CHECKPOINT_AGE_MAX: Duration = Duration::from_secs(5);
+pub const STORE_CACHE_BYTES: usize = 64 << 20;
+/// Rows deleted by one log entry when a site is removed.
+pub const SITE_DROP_ROWS: u32 = 4096;
+
+// Requests and streams.
+
+pub const PAGE_ROWS_MAX: u32 = 2048;
+pub const PAGE_BYTES_MAX: usize = 1 << 20;
+/// How long a request waits whose caller set no deadline.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// However long a caller would wait, the server does not hold a request longer.
+pub const REQUEST_DEADLINE_MAX: Duration = Duration::from_secs(120);
+/// A gRPC message, both ways: a batch, its keys and its framing.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+pub const DOWNLOAD_PIECE_BYTES: usize = 256 << 10;
+pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
+pub const RESET_STREAMS_MAX: usize = 100;
+pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
+pub const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+
+// Peers.
+
+pub const PEER_QUEUE_MAX: usize = 8192;
+pub const PEER_FRAME_BYTES: usize = 2 << 20;
+pub const PEER_CONNECT: Duration = Duration::from_secs(2);
+pub const PEER_RETRY_MIN: Duration = Duration::from_millis(50);
+pub const PEER_RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long a node waits for another when it describes the cluster.
+pub const NODE_STATUS: Duration = Duration::from_secs(1);
+/// One group's rows on their way to a replica.
+pub const SEND_ROWS: Duration = Duration::from_secs(600);
+
+// Snapshots.
+
+/// A snapshot whose marks are not all applied by then is aborted.
+pub const CUT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a node waits for its last groups to reach their mark once the snapshot is sealed; those that do not are not in its part.
+pub const MARK_GRACE: Duration = Duration::from_secs(10);
+/// A part that has not been reported this long after the last sign of its node is given up.
+pub const PART_GRACE: Duration = Duration::from_secs(20);
+pub const CHUNK_BYTES_MIN: usize = 256 << 10;
+pub const CHUNK_BYTES_TARGET: usize = 1 << 20;
+pub const CHUNK_BYTES_MAX: usize = 4 << 20;
+/// A chunk may pass CHUNK_BYTES_MAX by one row; nothing larger is ever decompressed.
+pub const CHUNK_BYTES_READ_MAX: usize = CHUNK_BYTES_MAX + ROW_BYTES_MAX;
+/// A row: every sibling at its largest.
+pub const ROW_BYTES_MAX: usize = SIBLINGS_MAX * (VALUE_BYTES_MAX + 64) + 2 * KEY_BYTES_MAX;
+pub const MANIFEST_BYTES_MAX: usize = 512 << 20;
+/// The longest a read view of the store may be held while rows are copied.
+pub const VIEW_AGE_MAX: Duration = Duration::from_secs(600);
