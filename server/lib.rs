@@ -4,3 +4,6 @@ pub mod clock;
 pub mod ids;
 
 pub mod proto;
+
+pub mod metrics;
+pub mod http;
