@@ -59,6 +59,7 @@ pub async fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String
     Ok((status, body.to_string()))
 }
 
+#[cfg(test)]
 mod tests {
     use super::*;
 
