@@ -1,0 +1,445 @@
+//! Keeps the habits that a machine can keep: who imports whom, what a file looks like, which words do not enter the tree.
+//!
+//! It reads source as text, laid out as rustfmt lays it out; it does not parse Rust. What rustfmt, clippy (`clippy.toml`) and cargo-deny (`deny.toml`)
+//! can say is left to them. Every message names the file, the line and what to write instead.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// The library in reading order: a file imports only what stands above it. Inside a folder the order is that of its `mod` lines.
+/// `ctl` is the code under `cli/`; `main` are the two binaries.
+const LAYERS: &[&str] = &[
+    "limits error clock ids",
+    "data cluster snapshot/cut snapshot/manifest snapshot/chunk entry",
+    "proto wire",
+    "config metrics",
+    "store log engine peer",
+    "snapshot/shelf snapshot/capture snapshot/archive snapshot/verify snapshot/restore kv membership node",
+    "rpc http",
+    "ctl main",
+];
+
+/// Crates with one door: path, the layers that may name it, what the others do.
+const DOORS: &[(&str, &str, &str)] = &[
+    ("redb", "store", "ask `store`"),
+    ("raft_engine", "log", "ask `log`"),
+    ("raft", "engine log wire", "ask `engine`; only `log` keeps and `wire` converts raft's structs"),
+    ("protobuf", "engine log wire", "prost, through `proto`: protobuf 2 reads nothing but our own disk"),
+];
+
+/// Layers that decide and do nothing, and what they therefore cannot reach.
+const PURE: &str = "data cluster snapshot/cut snapshot/manifest snapshot/chunk entry";
+const DEEDS: &[&str] = &["tokio", "tonic", "prost", "std::fs", "std::net", "std::thread", "std::time::Instant", "std::time::SystemTime"];
+
+/// `ddbctl` speaks the contract, and checks parts where no server is.
+const CTL: &str = "ctl proto error limits ids snapshot/verify snapshot/archive snapshot/manifest snapshot/chunk";
+
+const FILE_LINES_MAX: usize = 700;
+
+/// Names that fit everything tell nothing.
+const EMPTY_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", "manager", "managers", "handler", "handlers"];
+
+/// What a line must not hold.
+struct Ban {
+    /// Any of these, as written; a `#` at the end stands for a digit.
+    words: &'static [&'static str],
+    /// Where: paths that begin so.
+    within: &'static [&'static str],
+    except: &'static [&'static str],
+    /// Whether comments and test code count too.
+    everywhere: bool,
+    instead: &'static str,
+}
+
+const EVERYWHERE: &[&str] = &[""];
+const SHIPPED: &[&str] = &["server/", "cli/"];
+
+const BANS: &[Ban] = &[
+    Ban {
+        words: &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")],
+        within: EVERYWHERE,
+        except: &[],
+        everywhere: true,
+        instead: "do it, or open an issue: the code speaks of today",
+    },
+    Ban {
+        words: &[concat!("to", "do!("), concat!("unimple", "mented!(")],
+        within: EVERYWHERE,
+        except: &[],
+        everywhere: true,
+        instead: "write it, or return an Error that says what is not there",
+    },
+    Ban { words: &[concat!("dbg", "!(")], within: EVERYWHERE, except: &[], everywhere: true, instead: "tracing, with the fact as a field" },
+    Ban {
+        words: &[concat!("#[", "ignore")],
+        within: EVERYWHERE,
+        except: &[],
+        everywhere: true,
+        instead: "mend the test or delete it: one that does not run proves nothing",
+    },
+    Ban { words: &["\t"], within: EVERYWHERE, except: &[], everywhere: true, instead: "four spaces; \\t inside text" },
+    Ban { words: &[".unwrap()"], within: SHIPPED, except: &[], everywhere: false, instead: "`?`, or expect(\"why it cannot fail\")" },
+    Ban {
+        words: &["unbounded_channel", "mpsc::channel()"],
+        within: SHIPPED,
+        except: &[],
+        everywhere: false,
+        instead: "a queue bounded by a number of limits.rs (sync_channel, tokio's channel(n))",
+    },
+    Ban {
+        words: &["from_secs(#", "from_millis(#"],
+        within: &["server/"],
+        except: &["server/limits.rs"],
+        everywhere: false,
+        instead: "a named wait in limits.rs, so that every bound stands in one place",
+    },
+];
+
+/// A file as the rules see it.
+struct Source {
+    path: String,
+    text: String,
+    /// The text without comments and test code, line for line.
+    code: String,
+}
+
+impl Source {
+    fn new(path: impl Into<String>, text: impl Into<String>) -> Source {
+        let (path, text) = (path.into(), text.into());
+        let is_test = path.starts_with("tests/") || path.ends_with("/tests.rs");
+        let code = if is_test { String::new() } else { without_tests(&without_comments(&text)) };
+        Source { path, text, code }
+    }
+
+    /// `server/data/key.rs` is the module `data/key`. Tests and build.rs are no modules.
+    fn module(&self) -> Option<String> {
+        let path = self.path.strip_suffix(".rs")?;
+        let module = match (path.strip_prefix("server/"), path.strip_prefix("cli/")) {
+            (Some("lib"), _) => String::new(),
+            (Some(inside), _) => inside.to_string(),
+            (_, Some("lib")) => "ctl".to_string(),
+            (_, Some("main")) => "main".to_string(),
+            (_, Some(inside)) => format!("ctl/{inside}"),
+            _ => return None,
+        };
+        Some(module.strip_suffix("/mod").unwrap_or(&module).to_string())
+    }
+
+    /// The modules that it declares, in order.
+    fn declares(&self) -> Vec<&str> {
+        let names = self.code.lines().filter_map(|line| line.strip_suffix(';')?.rsplit_once("mod "));
+        names.filter(|(before, _)| before.is_empty() || before.starts_with("pub")).map(|(_, name)| name).collect()
+    }
+}
+
+fn without_comments(text: &str) -> String {
+    text.lines().map(|line| line.find("//").map_or(line, |at| &line[..at]).to_string() + "\n").collect()
+}
+
+/// Blanks every item behind `#[cfg(test)]`: up to the line that closes it, which stands as far in as the attribute does.
+fn without_tests(text: &str) -> String {
+    let mut kept = String::new();
+    let mut inside: Option<usize> = None;
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        if inside.is_none() && line.trim_start().starts_with("#[cfg(test)]") {
+            inside = Some(indent);
+        } else if let Some(start) = inside {
+            let closes = line.ends_with(';') || line.ends_with('}') || line.ends_with("},");
+            if indent == start && closes {
+                inside = None;
+            }
+        } else {
+            kept.push_str(line);
+        }
+        kept.push('\n');
+    }
+    kept
+}
+
+/// Every path in the code with its line: `use a::{b, c::D}` gives `a::b` and `a::c::D`.
+fn paths(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut rest = code;
+    while let Some(start) = rest.find(is_name) {
+        let before = code[..code.len() - rest.len() + start].chars().next_back();
+        let name_ends = rest[start..].find(|c| !is_name(c)).map_or(rest.len(), |n| start + n);
+        if before != Some(':') && before != Some('.') && rest[name_ends..].starts_with("::") {
+            rest = tree(code, &rest[start..], "", &mut found);
+        } else {
+            rest = &rest[name_ends..];
+        }
+    }
+    found
+}
+
+fn tree<'a>(code: &str, text: &'a str, prefix: &str, found: &mut Vec<(usize, String)>) -> &'a str {
+    if let Some(mut branches) = text.strip_prefix('{') {
+        while let Some(start) = branches.find(|c| is_name(c) || c == '{' || c == '}' || c == ';') {
+            match branches.as_bytes()[start] {
+                b'}' => return &branches[start + 1..],
+                b';' => return &branches[start..],
+                _ => branches = tree(code, &branches[start..], prefix, found),
+            }
+            if let Some(alias) = branches.strip_prefix(" as ") {
+                branches = alias.trim_start_matches(is_name);
+            }
+        }
+        return "";
+    }
+    let name_ends = text.find(|c| !is_name(c)).unwrap_or(text.len());
+    let path = format!("{prefix}{}", &text[..name_ends]);
+    match text[name_ends..].strip_prefix("::") {
+        Some(below) if below.starts_with(|c| is_name(c) || c == '{') => tree(code, below, &format!("{path}::"), found),
+        _ => {
+            let line = code[..code.len() - text.len()].matches('\n').count() + 1;
+            found.push((line, path));
+            &text[name_ends..]
+        }
+    }
+}
+
+fn is_name(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// The module that a path of ours leads to, seen from `module`; none for a path into another crate.
+fn target(module: &str, path: &str) -> Option<String> {
+    let mut names: Vec<&str> = path.split("::").collect();
+    let mut base: Vec<&str> = Vec::new();
+    match names[0] {
+        "crate" | "devicedb" => drop(names.remove(0)),
+        "self" | "super" => {
+            base = module.split('/').filter(|name| !name.is_empty()).collect();
+            while names.first().is_some_and(|name| *name == "self" || *name == "super") {
+                if names.remove(0) == "super" {
+                    base.pop();
+                }
+            }
+        }
+        _ => return None,
+    }
+    base.extend(names);
+    Some(base.join("/"))
+}
+
+/// The layer that a module or an item of it belongs to, with its place in the order.
+fn layer(module: &str) -> Option<(usize, &'static str)> {
+    let mut named = LAYERS.iter().flat_map(|row| row.split(' ')).enumerate();
+    named.find(|(_, layer)| module == *layer || module.strip_prefix(layer).is_some_and(|rest| rest.starts_with('/')))
+}
+
+fn among(list: &str, layer: &str) -> bool {
+    list.split(' ').any(|name| name == layer)
+}
+
+/// Everything that is not as it should be: `file:line: what, and what instead`.
+fn complaints(sources: &[Source]) -> Vec<String> {
+    let declared: BTreeMap<String, Vec<&str>> = sources.iter().filter_map(|s| Some((s.module()?, s.declares()))).collect();
+    let mut all = Vec::new();
+    for source in sources {
+        shape(source, &mut all);
+        words(source, &mut all);
+        if let Some(module) = source.module() {
+            imports(source, &module, &declared, &mut all);
+        }
+    }
+    all
+}
+
+fn shape(source: &Source, all: &mut Vec<String>) {
+    let path = &source.path;
+    if !source.text.starts_with("//!") {
+        all.push(format!("{path}:1: does not open with `//!`: say what it is for, what it relies on, what it does not do"));
+    }
+    let lines = source.text.lines().count();
+    if lines > FILE_LINES_MAX {
+        all.push(format!("{path}:{FILE_LINES_MAX}: goes on to line {lines}: past {FILE_LINES_MAX} the idea has parts, make it a folder"));
+    }
+    for name in path.trim_end_matches(".rs").split('/').filter(|name| EMPTY_NAMES.contains(name)) {
+        all.push(format!("{path}:1: {name:?} fits everything and tells nothing: name it by its idea, with a noun"));
+    }
+}
+
+fn words(source: &Source, all: &mut Vec<String>) {
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| source.path.starts_with(prefix));
+    for ban in BANS.iter().filter(|ban| begins(ban.within) && !begins(ban.except)) {
+        let text = if ban.everywhere { &source.text } else { &source.code };
+        for (at, line) in text.lines().enumerate() {
+            for word in ban.words.iter().filter(|word| holds(line, word)) {
+                all.push(format!("{}:{}: {word:?} does not belong here: {}", source.path, at + 1, ban.instead));
+            }
+        }
+    }
+}
+
+fn holds(line: &str, word: &str) -> bool {
+    match word.strip_suffix('#') {
+        Some(before) => line.match_indices(before).any(|(at, _)| line[at + before.len()..].starts_with(|c: char| c.is_ascii_digit())),
+        None => line.contains(word),
+    }
+}
+
+fn imports(source: &Source, module: &str, declared: &BTreeMap<String, Vec<&str>>, all: &mut Vec<String>) {
+    let Some((own_place, own)) = layer(module) else {
+        // lib.rs and a mod.rs whose children are layers of their own are maps: they declare and do nothing.
+        let order: Vec<_> = source.declares().into_iter().map(|name| (first_place(&join(module, name)), name)).collect();
+        for (place, name) in &order {
+            if place.is_none() {
+                all.push(format!("{}:1: declares {name}, which has no place in the order: give it one in LAYERS of tests/tidy.rs", source.path));
+            }
+        }
+        if let Some(pair) = order.windows(2).find(|pair| pair[0].0 > pair[1].0) {
+            all.push(format!("{}:1: declares {} before {}: LAYERS in tests/tidy.rs has them the other way round", source.path, pair[0].1, pair[1].1));
+        }
+        if order.is_empty() {
+            all.push(format!("{}:1: has no place in the order: give it one in LAYERS of tests/tidy.rs", source.path));
+        }
+        return;
+    };
+    for (line, path) in paths(&source.code) {
+        let mut complain = |what: String| all.push(format!("{}:{line}: {what}", source.path));
+        let Some(target) = target(module, &path) else {
+            let reaches = |outer: &str| path == outer || path.starts_with(&format!("{outer}::"));
+            if let Some((name, _, instead)) = DOORS.iter().find(|(name, doors, _)| reaches(name) && !among(doors, own)) {
+                complain(format!("{own} does not speak to the crate {name}: {instead}"));
+            }
+            if among(PURE, own) && DEEDS.iter().any(|deed| reaches(deed)) {
+                complain(format!("{own} decides and does nothing, so {path} is out of reach: take what it needs as an argument, return what to do"));
+            }
+            continue;
+        };
+        let Some((place, theirs)) = layer(&target) else {
+            complain(format!("{path} names no module of LAYERS: name a thing by the module it stands in"));
+            continue;
+        };
+        if place > own_place {
+            complain(format!("{own} imports {path}, which stands below it: move what both need up, or hand it in as an argument"));
+        } else if own == "ctl" && !among(CTL, theirs) {
+            complain(format!("ddbctl imports {path}: it speaks only the contract ({CTL}), ask the server instead"));
+        } else if own == theirs && below_its_sibling(module, &target, declared) {
+            complain(format!("{module} imports {path}, which its folder declares below it: move what both need up, or turn the order of the `mod` lines"));
+        }
+    }
+}
+
+fn join(module: &str, name: &str) -> String {
+    if module.is_empty() { name.to_string() } else { format!("{module}/{name}") }
+}
+
+/// Where a module, or the first layer inside it, stands.
+fn first_place(module: &str) -> Option<usize> {
+    layer(module).map(|(place, _)| place).or_else(|| {
+        let inside = format!("{module}/");
+        LAYERS.iter().flat_map(|row| row.split(' ')).position(|layer| layer.starts_with(&inside))
+    })
+}
+
+/// Whether two modules part in a folder that declares the second one later.
+fn below_its_sibling(module: &str, target: &str, declared: &BTreeMap<String, Vec<&str>>) -> bool {
+    let shared = module.split('/').zip(target.split('/')).take_while(|(a, b)| a == b).count();
+    let folder = module.split('/').take(shared).collect::<Vec<_>>().join("/");
+    let place = |path: &str| declared.get(&folder)?.iter().position(|name| Some(*name) == path.split('/').nth(shared));
+    matches!((place(module), place(target)), (Some(own), Some(theirs)) if theirs > own)
+}
+
+fn read(dir: &Path, root: &Path, sources: &mut Vec<Source>) {
+    let mut entries: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            read(&path, root, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push(Source::new(path.strip_prefix(root).unwrap().to_str().unwrap(), fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+#[test]
+fn the_tree_keeps_its_habits() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = vec![Source::new("build.rs", fs::read_to_string(root.join("build.rs")).unwrap())];
+    for folder in ["server", "cli", "tests"] {
+        read(&root.join(folder), root, &mut sources);
+    }
+    assert!(sources.len() > 5, "only {} files were found under {}", sources.len(), root.display());
+    let complaints = complaints(&sources);
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn every_rule_catches_what_it_is_for() {
+    let todo = concat!("//! x\n// TO", "DO later\n");
+    let long = "//! x\n".repeat(FILE_LINES_MAX + 1);
+    let planted: &[(&str, &str, &str)] = &[
+        // Who imports whom.
+        ("server/data/key.rs", "//! x\nuse crate::{\n    error::Error,\n    store::Store,\n};\n", "server/data/key.rs:4: data imports crate::store::Store"),
+        ("server/error.rs", "//! x\nfn f() { super::node::run() }\n", "error.rs:2: error imports super::node::run, which stands below"),
+        ("server/kv.rs", "//! x\nuse crate::snapshot::{manifest::Manifest, Part};\n", "kv.rs:2: crate::snapshot::Part names no module"),
+        ("server/snapshot/cut.rs", "//! x\nuse super::verify::Set;\n", "cut.rs:2: snapshot/cut imports super::verify::Set"),
+        ("server/stray.rs", "//! x\n", "stray.rs:1: has no place in the order"),
+        ("server/lib.rs", "//! x\npub mod error;\npub mod limits;\n", "lib.rs:1: declares error before limits"),
+        ("server/lib.rs", "//! x\nmod stray;\n", "lib.rs:1: declares stray, which has no place"),
+        ("cli/get.rs", "//! x\nuse crate::store::Store;\n", "cli/get.rs:2: ddbctl imports crate::store::Store"),
+        // Who speaks to which crate.
+        ("server/kv.rs", "//! x\nuse redb::Database;\n", "kv.rs:2: kv does not speak to the crate redb: ask `store`"),
+        ("server/store/mod.rs", "//! x\nuse raft_engine::Engine;\n", "mod.rs:2: store does not speak to the crate raft_engine"),
+        ("server/peer.rs", "//! x\nfn f(m: &raft::eraftpb::Message) {}\n", "peer.rs:2: peer does not speak to the crate raft:"),
+        ("server/peer.rs", "//! x\nuse protobuf::Message;\n", "peer.rs:2: peer does not speak to the crate protobuf"),
+        ("server/data/key.rs", "//! x\nuse std::{collections::BTreeMap, fs};\n", "key.rs:2: data decides and does nothing, so std::fs is out of reach"),
+        ("server/cluster/state.rs", "//! x\nuse std::time::{Duration, Instant};\n", "state.rs:2: cluster decides and does nothing, so std::time::Instant"),
+        ("server/snapshot/chunk.rs", "//! x\nuse tokio::sync::mpsc;\n", "chunk.rs:2: snapshot/chunk decides and does nothing"),
+        ("server/data/key.rs", "//! x\nuse crate::proto::v1;\n", "key.rs:2: data imports crate::proto::v1, which stands below"),
+        // What a file looks like.
+        ("server/kv.rs", "use crate::limits;\n", "kv.rs:1: does not open with `//!`"),
+        ("server/kv.rs", &long, "goes on to line 701"),
+        ("server/rpc/utils.rs", "//! x\n", "rpc/utils.rs:1: \"utils\" fits everything"),
+        ("tests/common/mod.rs", "//! x\n", "\"common\" fits everything"),
+        // Words.
+        ("server/kv.rs", todo, "kv.rs:2"),
+        ("tests/x.rs", concat!("//! x\n", "#[ign", "ore]\n"), "tests/x.rs:2"),
+        ("tests/x.rs", concat!("//! x\nd", "bg!(1);\n"), "tests/x.rs:2"),
+        ("build.rs", concat!("//! x\nto", "do!()\n"), "build.rs:2"),
+        ("build.rs", "//! x\n\tlet a;\n", "build.rs:2"),
+        ("server/kv.rs", "//! x\nfn f() {\n    g().unwrap();\n}\n", "kv.rs:3: \".unwrap()\" does not belong here: `?`"),
+        ("cli/get.rs", "//! x\n#[cfg(test)]\nmod tests {\n}\nfn f() { g().unwrap(); }\n", "cli/get.rs:5"),
+        ("server/kv.rs", "//! x\nfn f() { tokio::sync::mpsc::unbounded_channel() }\n", "kv.rs:2: \"unbounded_channel\""),
+        ("server/kv.rs", "//! x\nconst W: Duration = Duration::from_secs(10);\n", "kv.rs:2: \"from_secs(#\""),
+    ];
+    for (path, text, expected) in planted {
+        let found = complaints(&[Source::new(*path, *text)]);
+        assert!(found.iter().any(|complaint| complaint.contains(expected)), "planted in {path}:\n{text}\nexpected {expected:?}, found {found:#?}");
+    }
+}
+
+#[test]
+fn siblings_import_in_the_order_their_folder_declares_them() {
+    let folder = || Source::new("server/engine/mod.rs", "//! x\nmod round;\npub mod apply;\n");
+    let upward = Source::new("server/engine/apply.rs", "//! x\nuse super::round::Round;\n");
+    let downward = Source::new("server/engine/round.rs", "//! x\nuse super::apply::Apply;\n");
+    assert_eq!(complaints(&[folder(), upward]), Vec::<String>::new());
+    assert!(complaints(&[folder(), downward])[0].starts_with("server/engine/round.rs:2: engine/round imports super::apply::Apply"));
+}
+
+#[test]
+fn what_keeps_the_rules_is_left_alone() {
+    let fine: &[(&str, &str)] = &[
+        (
+            "server/lib.rs",
+            "//! x\npub mod limits;\npub mod error;\npub mod data;\npub mod snapshot;\npub mod proto;\n#[path = \"../cli/lib.rs\"]\npub mod ctl;\n",
+        ),
+        ("server/snapshot/mod.rs", "//! x\npub mod cut;\npub mod verify;\n"),
+        ("server/data/key.rs", "//! See [`crate::node`].\nuse crate::{error::Error, limits};\nuse super::version::Dot as D;\n// crate::store is below.\n"),
+        (
+            "server/store/mod.rs",
+            "//! x\nuse redb::Database;\n#[cfg(test)]\nmod tests {\n    use super::*;\n    use crate::node::Node;\n    fn f() { g().unwrap() }\n}\n",
+        ),
+        ("server/wire.rs", "//! x\nuse raft::eraftpb;\nuse crate::proto::internal::v1::PeerMessage;\n"),
+        ("server/main.rs", "//! x\nuse devicedb::{config::Config, ctl, node::Node};\n"),
+        ("cli/main.rs", "//! x\nfn main() {\n    devicedb::ctl::main()\n}\n"),
+        ("cli/lib.rs", "//! x\nmod get;\nuse crate::{proto::v1, snapshot::verify};\n"),
+        ("cli/get.rs", "//! x\nuse super::print;\nuse crate::ctl::output;\n"),
+        ("tests/cluster/node.rs", "//! x\nuse devicedb::node::Node;\nfn f() { g().unwrap() }\n"),
+    ];
+    let sources: Vec<_> = fine.iter().map(|(path, text)| Source::new(*path, *text)).collect();
+    assert_eq!(complaints(&sources), Vec::<String>::new());
+}
