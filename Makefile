@@ -1,0 +1,64 @@
+# What a person or a machine does with the project. Everything is built under target/; nothing is installed anywhere else.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Tools that cargo does not bring, each at one version.
+BUF_VERSION := v1.75.0
+DENY_VERSION := 0.20.2
+TOOLS := $(CURDIR)/target/tools
+BUF := $(TOOLS)/buf-$(BUF_VERSION)/buf
+DENY := $(TOOLS)/deny-$(DENY_VERSION)/bin/cargo-deny
+CARGO := cargo
+LOCKED := --locked
+
+.PHONY: help demo test lint fmt-check clippy buf-lint buf-breaking deny fmt needs
+
+help: ## what there is to make
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: needs ## the whole story of a disaster and the way back, on real processes
+	@$(CARGO) build --quiet $(LOCKED) --bins --example demo
+	@"$${CARGO_TARGET_DIR:-target}/debug/examples/demo"
+
+test: needs ## every test, those on real processes included
+	$(CARGO) test $(LOCKED)
+
+lint: fmt-check clippy buf-lint deny ## everything that is checked without running
+
+fmt-check: ## the layout of Rust code
+	$(CARGO) fmt --check
+
+clippy: ## clippy without a warning
+	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+
+buf-lint: $(BUF) ## the contract under proto/
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+
+buf-breaking: $(BUF) ## the contract against AGAINST, a directory with an older proto/
+	$(BUF) breaking --against "$(AGAINST)"
+
+deny: $(DENY) ## licences, sources and, where GitHub answers, advisories of what we depend on
+	$(DENY) --locked check bans licenses sources
+	@if $(DENY) --locked fetch db >/dev/null 2>&1; then $(DENY) --locked check advisories; \
+	else echo "advisories were NOT checked: github.com/RustSec/advisory-db cannot be reached from here"; fi
+
+fmt: $(BUF) ## lays out Rust code and the contract
+	$(CARGO) fmt
+	$(BUF) format --write
+
+# Compilers of Rust and C are all that building needs; the C one is for zstd and lz4.
+needs:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust 1.90 or later, https://rustup.rs" >&2; exit 1; }
+	@command -v cc >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq gcc g++ libc6-dev >&2; \
+	  else echo "a C compiler is missing: sudo apt-get install gcc g++ libc6-dev" >&2; exit 1; fi; }
+
+$(BUF):
+	@command -v go >/dev/null || { echo "go is missing, and buf is built with it: install Go 1.26 or later, https://go.dev/dl" >&2; exit 1; }
+	GOBIN="$(@D)" GOFLAGS=-buildvcs=false CGO_ENABLED=0 go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+
+$(DENY):
+	$(CARGO) install --quiet --debug --locked --root "$(TOOLS)/deny-$(DENY_VERSION)" cargo-deny@$(DENY_VERSION)
