@@ -2,5 +2,6 @@ pub mod limits;
 pub mod error;
 pub mod clock;
 pub mod ids;
+pub mod data;
 
 pub mod proto;

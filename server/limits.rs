@@ -11,6 +11,10 @@ pub const KEY_BYTES_MAX: usize = 1024;
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Concurrent values of one key. A further one is refused until somebody settles them.
 pub const SIBLINGS_MAX: usize = 64;
+/// Bytes of the concurrent values of one key together, so that every key can be read in one message.
+pub const SIBLINGS_BYTES_MAX: usize = 4 << 20;
+/// Histories that one key or context remembers. One more comes with each restore; beyond this the oldest is forgotten.
+pub const LINEAGES_MAX: usize = 64;
 pub const BATCH_STEPS_MAX: usize = 4096;
 /// Keys and values of one batch together.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -77,6 +81,8 @@ pub const SITE_DROP_ROWS: u32 = 4096;
 
 pub const PAGE_ROWS_MAX: u32 = 2048;
 pub const PAGE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of rows that are read for one page, those included that the page leaves out.
+pub const PAGE_VISIT_BYTES_MAX: usize = 16 << 20;
 /// How long a request waits whose caller set no deadline.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// However long a caller would wait, the server does not hold a request longer.
