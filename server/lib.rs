@@ -3,5 +3,6 @@ pub mod error;
 pub mod clock;
 pub mod ids;
 pub mod data;
+pub mod snapshot;
 
 pub mod proto;

@@ -122,6 +122,12 @@ pub const CHUNK_BYTES_MAX: usize = 4 << 20;
 pub const CHUNK_BYTES_READ_MAX: usize = CHUNK_BYTES_MAX + ROW_BYTES_MAX;
 /// A row: every sibling at its largest.
 pub const ROW_BYTES_MAX: usize = SIBLINGS_MAX * (VALUE_BYTES_MAX + 64) + 2 * KEY_BYTES_MAX;
+/// A row's key: its prefix, site, bucket and key, with room for what keeps them in order.
+pub const ROW_KEY_BYTES_MAX: usize = 4 * KEY_BYTES_MAX;
 pub const MANIFEST_BYTES_MAX: usize = 512 << 20;
+/// Bytes of chunks that a part's writer leaves to the kernel before it waits for the disk.
+pub const SHELF_UNSYNCED_BYTES: u64 = 64 << 20;
+/// Problems of a part that are told one by one; further ones are counted.
+pub const PROBLEMS_MAX: usize = 100;
 /// The longest a read view of the store may be held while rows are copied.
 pub const VIEW_AGE_MAX: Duration = Duration::from_secs(600);
