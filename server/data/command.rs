@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_fingerprint_is_the_same_for_ever_and_blind_to_the_servers_clock() {
-        assert_eq!(write("k", "v", Stamp::Floor(5)).fingerprint(), 0);
+        assert_eq!(write("k", "v", Stamp::Floor(5)).fingerprint(), 12_435_105_116_902_260_583);
         assert_eq!(write("k", "v", Stamp::Floor(5)).fingerprint(), write("k", "v", Stamp::Floor(6)).fingerprint());
         let different =
             [write("kv", "", Stamp::Floor(0)), write("k", "w", Stamp::Floor(0)), write("k", "v", Stamp::Chosen(5)), write("k", "v", Stamp::Chosen(6))];
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn batches_have_bounds() {
-        let steps = |n, bytes| write("k", &"x".repeat(bytes), Stamp::Floor(0)).steps.repeat(n);
+        let steps = |n, bytes| vec![write("k", &"x".repeat(bytes), Stamp::Floor(0)).steps[0].clone(); n];
         let batch = |steps| Write::new(SiteId::new("shop").unwrap(), Bucket::Default, steps);
         assert!(batch(steps(0, 0)).is_err());
         assert!(batch(steps(4096, 1)).is_ok());

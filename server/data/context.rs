@@ -76,6 +76,13 @@ impl Context {
         encoded(check(site, bucket, key), None, vector)
     }
 
+    pub fn vector(&self) -> &VersionVector {
+        &self.vector
+    }
+    pub fn dot(&self) -> Option<Dot> {
+        self.dot
+    }
+
     pub fn covers(&self, dot: Dot) -> bool {
         self.dot == Some(dot) || self.vector.covers(dot)
     }

@@ -70,22 +70,22 @@ impl Machine {
 
     /// An error means that the disk failed, and the machine is not to be used any more; a refusal is a reply.
     pub fn apply(&mut self, request: Option<RequestId>, command: &Command, rows: &mut impl Rows) -> Result<Reply> {
-        let site = match command {
-            Command::SetLineage { lineage } => return Ok(self.set_lineage(*lineage)),
-            Command::Write(write) => write.site(),
-            Command::AddSite { site } | Command::DropSite { site, .. } => site,
-        };
-        let partition = self.topology.partition_of(site);
-        if self.topology.group_of(partition) != self.group {
-            return Ok(Reply::Refused(self.astray(site)));
-        }
-        let at = RowKey::of_site(partition, site.clone());
         match command {
-            Command::Write(write) => self.write(request, write, at, rows),
-            Command::AddSite { .. } => self.add_site(at, rows),
-            Command::DropSite { rows_max, .. } => self.drop_site(at, *rows_max, rows),
-            Command::SetLineage { .. } => unreachable!("it names no site and was answered above"),
+            Command::Write(write) => self.at_site(write.site(), |machine, at| machine.write(request, write, at, rows)),
+            Command::AddSite { site } => self.at_site(site, |machine, at| machine.add_site(at, rows)),
+            Command::DropSite { site, rows_max } => self.at_site(site, |machine, at| machine.drop_site(at, *rows_max, rows)),
+            Command::SetLineage { lineage } => Ok(self.set_lineage(*lineage)),
         }
+    }
+
+    /// Goes on with the row of a site, if the site is this group's.
+    fn at_site(&mut self, site: &SiteId, go_on: impl FnOnce(&mut Machine, RowKey) -> Result<Reply>) -> Result<Reply> {
+        let partition = self.topology.partition_of(site);
+        let group = self.topology.group_of(partition);
+        if group != self.group {
+            return Ok(Reply::Refused(Error::invalid(format!("site {:?} lies in group {group}, not in group {}; ask there", site.as_str(), self.group))));
+        }
+        go_on(self, RowKey::of_site(partition, site.clone()))
     }
 
     fn write(&mut self, request: Option<RequestId>, write: &Write, at: RowKey, rows: &mut impl Rows) -> Result<Reply> {
@@ -182,10 +182,6 @@ impl Machine {
             return Reply::Refused(Error::invalid("lineage 0 stands for none and cannot be set"));
         }
         Reply::Done { changed: mem::replace(&mut self.lineage, lineage) != lineage }
-    }
-
-    fn astray(&self, site: &SiteId) -> Error {
-        Error::invalid(format!("site {:?} lies in group {}, not in group {}; ask there", site.as_str(), self.topology.group_of_site(site), self.group))
     }
 }
 
