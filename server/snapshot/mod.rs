@@ -8,7 +8,7 @@
 //! - `shelf`: one node's finished parts on disk. Chunks that parts share are there once.
 //! - `archive`: a part as a tar whose bytes are the same every time, to be streamed from any offset; and the reader of such a tar.
 //! - `source`: a part as an operator has extracted it.
-//! - `verify`: checks one part, or all parts of a snapshot, and names everything that is wrong.
+//! - `verify`, `set`: check one part, and all parts of a snapshot together; name everything that is wrong, and say what the rest still covers.
 //!
 //! Everything here is synchronous and blocks on the disk; who calls it from a task does so from a thread of its own. `chunk` and `manifest` are pure. What decides when
 //! a group is captured is not here.
@@ -16,6 +16,10 @@
 pub mod chunk;
 pub mod manifest;
 pub mod shelf;
+pub mod archive;
+pub mod source;
+pub mod verify;
+pub mod set;
 
 #[cfg(test)]
 mod sample;
