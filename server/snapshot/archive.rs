@@ -232,7 +232,7 @@ impl PartTar {
     }
 
     /// The next chunk or problem; `None` once the whole file was looked at. Every chunk that is not returned was a problem.
-    pub fn next(&mut self) -> Result<Option<Step>> {
+    pub fn step(&mut self) -> Result<Option<Step>> {
         while self.ready.is_empty() && !self.ended {
             match self.plan.entries.get(self.next) {
                 Some(entry) => self.read_entry(*entry)?,
@@ -447,3 +447,6 @@ fn whole(read: io::Result<()>, otherwise: &str) -> Result<()> {
         read => read.at("it cannot be read"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -534,7 +534,7 @@ mod tests {
     #[test]
     fn the_first_format_is_written_as_ever() {
         let (text, _) = sample().encode().unwrap();
-        if std::env::var_os("GOLDEN").is_some() {
+        if std::env::var_os("GOLDEN").is_some() && !std::path::Path::new(GOLDEN).exists() {
             std::fs::write(GOLDEN, &text).unwrap();
         }
         // Chunks' frames may change with zstd, and with them only their sizes and digests in the table.
@@ -595,7 +595,7 @@ mod tests {
             ("group 0: its members", |m| m.groups[0].learners = vec![NodeId(1)]),
             ("meta group: its members", |m| m.meta.as_mut().unwrap().voters.clear()),
             ("partition 0: it changed at 101, behind the mark at 100", |m| m.groups[0].partitions[0].data_index = 101),
-            ("is not in the table of chunks", |m| drop(m.chunks.pop())),
+            ("is not in the table of chunks", |m| m.chunks.truncate(1)),
             ("meta group: it says 9 rows", |m| m.meta.as_mut().unwrap().rows = 9),
             ("is named a second time", |m| {
                 let chunks = m.groups[0].partitions[2].chunks.clone();

@@ -251,3 +251,6 @@ impl fmt::Display for Report {
         f.write_str(verdict)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,6 +79,8 @@ pub struct PartWriter {
     disk: File,
     unsynced: u64,
     bytes_written: u64,
+    /// The part is in place, and its name is nobody's to give up.
+    settled: bool,
 }
 
 /// A part that was finished.
@@ -153,7 +155,7 @@ impl Shelf {
             return Err(Error::conflict(format!("the part of snapshot {snapshot} is being written")));
         }
         state.writing.insert(snapshot, false);
-        Ok(PartWriter { shelf: self.clone(), snapshot, chunks: BTreeMap::new(), disk, unsynced: 0, bytes_written: 0 })
+        Ok(PartWriter { shelf: self.clone(), snapshot, chunks: BTreeMap::new(), disk, unsynced: 0, bytes_written: 0, settled: false })
     }
 
     /// The finished parts, oldest first.
@@ -476,6 +478,9 @@ impl PartWriter {
         for entry in &manifest.chunks {
             self.chunks.remove(&entry.hash);
         }
+        // From here on a delete finds the part, not its writer.
+        state.writing.remove(&self.snapshot);
+        self.settled = true;
         Ok(state.take_over(manifest, text_bytes, digest))
     }
 
@@ -492,7 +497,9 @@ impl PartWriter {
 
 impl Drop for PartWriter {
     fn drop(&mut self) {
-        self.shelf.state().writing.remove(&self.snapshot);
+        if !self.settled {
+            self.shelf.state().writing.remove(&self.snapshot);
+        }
         // Nobody is left to be told; the next `open` removes what this could not.
         let _ = self.shelf.release(self.chunks.keys());
     }
@@ -592,3 +599,6 @@ pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut data)?;
     Ok(data)
 }
+
+#[cfg(test)]
+mod tests;

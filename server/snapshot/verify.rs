@@ -176,7 +176,7 @@ impl<'a> Check<'a> {
             Err(e) => return self.problem(None, None, e.message),
         };
         loop {
-            match tar.next() {
+            match tar.step() {
                 Ok(Some(Step::Chunk { hash, offset, data })) => self.chunk(hash, Some(offset), Ok(data)),
                 Ok(Some(Step::Problem { offset, chunk, what })) => self.problem(Some(offset), chunk, what),
                 Ok(None) => return,
@@ -314,3 +314,6 @@ impl fmt::Display for Problems {
 }
 
 impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests;
