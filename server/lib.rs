@@ -3,6 +3,11 @@ pub mod error;
 pub mod clock;
 pub mod ids;
 pub mod data;
+
+pub mod cluster;
 pub mod snapshot;
 
 pub mod proto;
+
+#[cfg(test)]
+mod golden;

@@ -31,6 +31,13 @@ pub const REPLICATION_FACTOR_MAX: u32 = 7;
 /// Voters of the meta group; further nodes are learners.
 pub const META_VOTERS_MAX: usize = 7;
 pub const ADDRESS_BYTES_MAX: usize = 261;
+pub const NODES_MAX: usize = 1024;
+/// A node's share relative to the others'.
+pub const CAPACITY_PERCENT_MAX: u32 = 10_000;
+/// The product version that a node says it runs.
+pub const VERSION_BYTES_MAX: usize = 64;
+/// Relays of one site: removing the site takes them all from it in one step of the meta group.
+pub const SITE_RELAYS_MAX: usize = 16_384;
 
 // What is remembered.
 
@@ -111,6 +118,10 @@ pub const SEND_ROWS: Duration = Duration::from_secs(600);
 
 /// A snapshot whose marks are not all applied by then is aborted.
 pub const CUT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the meta leader waits for the outcome it proposed before it proposes it again.
+pub const CUT_PROPOSE_AGAIN: Duration = Duration::from_secs(1);
+/// Why a part or a snapshot failed; the rest is cut off.
+pub const REASON_BYTES_MAX: usize = 1024;
 /// How long a node waits for its last groups to reach their mark once the snapshot is sealed; those that do not are not in its part.
 pub const MARK_GRACE: Duration = Duration::from_secs(10);
 /// A part that has not been reported this long after the last sign of its node is given up.

@@ -2,6 +2,7 @@
 //!
 //! A node's part of a snapshot is the rows of its replicas, each group's at its mark. From the inside out:
 //!
+//! - `cut`: when every group may be captured, and who has to wait for it; it knows neither rows nor files.
 //! - `chunk`: rows of a partition, in key order, become chunks. Content chooses where one ends, and its hash names it, so that the same rows give the same chunks on
 //!   every node and in every snapshot.
 //! - `manifest`: the list of what a part consists of; the only thing that has to be trusted, and it carries its own digest.
@@ -10,9 +11,9 @@
 //! - `source`: a part as an operator has extracted it.
 //! - `verify`, `set`: check one part, and all parts of a snapshot together; name everything that is wrong, and say what the rest still covers.
 //!
-//! Everything here is synchronous and blocks on the disk; who calls it from a task does so from a thread of its own. `chunk` and `manifest` are pure. What decides when
-//! a group is captured is not here.
+//! Everything here is synchronous and blocks on the disk; who calls it from a task does so from a thread of its own. `cut`, `chunk` and `manifest` are pure.
 
+pub mod cut;
 pub mod chunk;
 pub mod manifest;
 pub mod shelf;
