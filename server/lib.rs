@@ -9,5 +9,8 @@ pub mod snapshot;
 
 pub mod proto;
 
+#[path = "../cli/lib.rs"]
+pub mod ctl;
+
 #[cfg(test)]
 mod golden;
