@@ -24,6 +24,8 @@ use crate::{
 
 /// How long one attempt to connect may take, so that an address that swallows packets does not eat the whole deadline.
 const CONNECT: Duration = Duration::from_secs(3);
+/// What a server may send ahead: a download over a long line is not held up by every piece's round trip.
+const WINDOW_BYTES: u32 = 4 << 20;
 /// The largest answer: one key with every sibling at its largest, and what frames it.
 pub const ANSWER_BYTES_MAX: usize = limits::ROW_BYTES_MAX + (1 << 20);
 
@@ -247,7 +249,7 @@ impl Client {
             let piece = match tokio::time::timeout(left, stream.message()).await {
                 Ok(Ok(Some(piece))) => piece,
                 Ok(Ok(None)) if feed.ended() => return Ok(None),
-                Ok(Ok(None)) => return Ok(Some(Fault::broken("the stream ended before its end"))),
+                Ok(Ok(None)) => return Ok(Some(Fault::cut_short())),
                 Ok(Err(status)) => return Ok(Some(Fault::of(&status))),
                 Err(_) => return Ok(Some(Fault::late(left.as_secs_f64()))),
             };
@@ -279,8 +281,9 @@ impl Client {
 
 async fn open(endpoint: &str, within: Duration) -> Result<Channel, Fault> {
     let endpoint = Endpoint::from_shared(Bytes::from(format!("http://{endpoint}"))).map_err(|e| Fault::refused(fault::innermost(&e)))?;
-    let connecting = endpoint.user_agent(concat!("ddbctl/", env!("CARGO_PKG_VERSION"))).map_err(|e| Fault::refused(e.to_string()))?.tcp_nodelay(true);
-    match tokio::time::timeout(within, connecting.connect()).await {
+    let named = endpoint.user_agent(concat!("ddbctl/", env!("CARGO_PKG_VERSION"))).map_err(|e| Fault::refused(e.to_string()))?;
+    let roomy = named.tcp_nodelay(true).initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
+    match tokio::time::timeout(within, roomy.connect()).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(e)) => Err(Fault::refused(fault::innermost(&e))),
         Err(_) => Err(Fault::refused(format!("no connection within {:.1} s", within.as_secs_f64()))),
@@ -308,7 +311,12 @@ impl Faults {
     /// A final answer speaks for itself; otherwise every endpoint has its say.
     fn failure(&self, call: &Call, endpoints: &[String]) -> Failure {
         let Some((at, last)) = self.last.last() else {
-            return Failure::new(exit::UNREACHABLE, format!("cannot {}: there was no time to ask", call.what), endpoints.join(","), "allow more with --timeout");
+            return Failure::new(
+                exit::UNREACHABLE,
+                format!("cannot {}: there was no time to ask", call.what),
+                endpoints.join(","),
+                "allow more with --timeout",
+            );
         };
         if last.exit != exit::UNREACHABLE {
             let unsure = if self.unsure && !call.again.is_empty() { "an earlier attempt may have taken effect" } else { "" };

@@ -204,23 +204,27 @@ impl Fetch<'_> {
 
     /// Says what is left, and how to go on.
     fn cut_short(&mut self, failure: Failure) -> Failure {
-        let (received, total) = (self.receiver.received(), self.receiver.total_bytes());
+        let (node, received, total) = (self.receiver.node_id(), self.receiver.received(), self.receiver.total_bytes());
         if received == 0 {
             self.sink.discard();
         }
-        let so_far = total.map_or_else(|| format!("{received} bytes"), |total| format!("{received} of {total} bytes"));
-        let (place, remedy) = match &self.sink {
-            Sink::File(_) => match self.sink.partial() {
-                Some(partial) => (format!("{} holds {so_far}", partial.display()), "go on with --resume"),
-                None => return failure,
-            },
-            Sink::Whole(path) => (format!("{} could not be compared", path.display()), "if it is not this part, move it away"),
-            Sink::Stdout if total.is_none() => return failure,
-            Sink::Stdout => (format!("stdout got {so_far}"), "that is no part: throw it away and download again"),
+        let of_total = total.map_or(String::new(), |total| format!(" of {total}"));
+        let (place, remedy) = match (&self.sink, self.sink.partial()) {
+            (Sink::File(_), Some(partial)) => {
+                let holds = fs::metadata(partial).map_or(received, |file| file.len());
+                (format!("{} holds {holds}{of_total} bytes", partial.display()), "go on with --resume")
+            }
+            (Sink::Whole(path), _) => (format!("{} could not be compared", path.display()), "if it is not this part, move it away"),
+            (Sink::Stdout, _) if total.is_some() => (format!("stdout got {received}{of_total} bytes"), "that is no part: throw it away and download again"),
+            _ => return failure,
         };
-        let cause = [&failure.what, &failure.place].into_iter().filter(|s| !s.is_empty()).cloned().collect::<Vec<_>>().join(": ");
-        let remedy = if failure.remedy.is_empty() || failure.exit == exit::UNREACHABLE { remedy } else { failure.remedy.as_str() };
-        let what = format!("the download of the part of node {} is incomplete: {cause}", self.receiver.node_id());
-        Failure::new(failure.exit, what, place, remedy)
+        let remedy = match failure.exit {
+            exit::UNREACHABLE => remedy,
+            exit::FAILED if failure.remedy.is_empty() => remedy,
+            _ => &failure.remedy,
+        };
+        let whose = if node == 0 { "the part".to_owned() } else { format!("the part of node {node}") };
+        let cause = [failure.what.as_str(), &failure.place].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(": ");
+        Failure::new(failure.exit, format!("the download of {whose} is incomplete: {cause}"), place, remedy)
     }
 }

@@ -50,9 +50,14 @@ impl Fault {
         Fault::new(format!("no answer within {seconds:.1} s"), Then::AgainUnsure, exit::UNREACHABLE)
     }
 
-    /// What was begun has ended without its end.
+    /// The connection broke under what was begun.
     pub fn broken(why: impl Into<String>) -> Fault {
         Fault::new(why, Then::AgainUnsure, exit::UNREACHABLE)
+    }
+
+    /// The server is there and ended a stream before its end.
+    pub fn cut_short() -> Fault {
+        Fault::new("the stream ended before its end", Then::AgainUnsure, exit::FAILED)
     }
 
     pub fn of(status: &Status) -> Fault {

@@ -131,11 +131,7 @@ impl Console {
     /// A bar on a terminal; nothing at all in a pipe.
     pub fn bar(&self, of: u64, bytes: bool) -> ProgressBar {
         let target = if self.stderr_is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let template = if bytes {
-            "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}"
-        } else {
-            "{msg} [{bar:30}] {pos}/{len} partitions"
-        };
+        let template = if bytes { "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}" } else { "{msg} [{bar:30}] {pos}/{len} partitions" };
         let style = ProgressStyle::with_template(template).expect("the templates above are well formed");
         ProgressBar::with_draw_target(Some(of), target).with_style(style)
     }

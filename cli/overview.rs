@@ -81,9 +81,9 @@ pub async fn cluster(command: Cluster, client: &mut Client, console: &mut Consol
         }
         Cluster::Health => {
             let Overview { healthy, problems, nodes, groups, .. } = look(client).await?;
-            let wrong = problems.len();
-            console.print(&Health { healthy, problems, nodes: nodes.len(), groups })?;
-            if healthy { Ok(()) } else { Err(Failure::new(exit::FAILED, format!("the cluster is not healthy: {wrong} problems"), "", "see above")) }
+            let health = Health { healthy, problems, nodes: nodes.len(), groups };
+            console.print(&health)?;
+            health.judge()
         }
     }
 }
@@ -168,6 +168,14 @@ impl View for Overview {
 impl View for Health {
     fn text(&self) -> String {
         health(&self.problems, self.nodes, self.groups)
+    }
+}
+
+impl Health {
+    fn judge(&self) -> Result<(), Failure> {
+        let Some((first, others)) = self.problems.split_first() else { return Ok(()) };
+        let more = if others.is_empty() { String::new() } else { format!(", and {} more", others.len()) };
+        Err(Failure::new(exit::FAILED, "the cluster is not healthy", format!("{first}{more}"), "look at ddbctl cluster overview"))
     }
 }
 
@@ -273,11 +281,7 @@ pub mod tests {
             replication_factor: 3,
             partitions: 1024,
             groups: 64,
-            nodes: vec![
-                node(4678103818387409268, "localhost:8181"),
-                node(8131915220083707319, "localhost:8080"),
-                node(16681865894510149803, "localhost:8282"),
-            ],
+            nodes: vec![node(4678103818387409268, "localhost:8181"), node(8131915220083707319, "localhost:8080"), node(16681865894510149803, "localhost:8282")],
             groups_without_leader: 0,
             groups_under_replicated: 0,
             meta_leader: 8131915220083707319,

@@ -24,21 +24,43 @@ pub enum Step {
     Begin,
     Write(Bytes),
     /// Everything is here and is what was sent.
-    Finish { digest: String },
+    Finish {
+        digest: String,
+    },
 }
 
 /// Why what arrives cannot be the part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flaw {
-    OtherNode { asked: u64, got: u64 },
-    OtherOffset { asked: u64, got: u64 },
-    OtherSize { before: u64, now: u64 },
+    OtherNode {
+        asked: u64,
+        got: u64,
+    },
+    OtherOffset {
+        asked: u64,
+        got: u64,
+    },
+    OtherSize {
+        before: u64,
+        now: u64,
+    },
     /// What an earlier download left is longer than the part.
-    TooMuchBefore { had: u64, total: u64 },
-    TooMuch { total: u64 },
-    TooEarly { received: u64, total: u64 },
+    TooMuchBefore {
+        had: u64,
+        total: u64,
+    },
+    TooMuch {
+        total: u64,
+    },
+    TooEarly {
+        received: u64,
+        total: u64,
+    },
     OutOfOrder(&'static str),
-    Digest { ours: String, theirs: String },
+    Digest {
+        ours: String,
+        theirs: String,
+    },
 }
 
 impl Flaw {

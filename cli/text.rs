@@ -11,8 +11,7 @@ use base64::{
 };
 use serde::Serialize;
 
-const BASE64: GeneralPurpose =
-    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
+const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
 /// Bytes in a document: text where they are text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

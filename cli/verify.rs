@@ -22,6 +22,7 @@ pub struct Finding {
 }
 
 impl Finding {
+    #[cfg_attr(not(test), allow(dead_code))]
     pub fn of(report: &(impl Serialize + fmt::Display), ok: bool) -> Finding {
         let document = serde_json::to_value(report).unwrap_or_default();
         Finding { ok, text: report.to_string(), document }
@@ -46,7 +47,11 @@ pub fn run(paths: &[PathBuf], console: &mut Console) -> Result<(), Failure> {
     }
     let finding = verify(paths)?;
     console.print(&finding)?;
-    if finding.ok { Ok(()) } else { Err(Failure::new(exit::NOT_VERIFIED, "verification failed", listed(paths), "see above; do not restore from this as it is")) }
+    if finding.ok {
+        Ok(())
+    } else {
+        Err(Failure::new(exit::NOT_VERIFIED, "verification failed", listed(paths), "see above; do not restore from this as it is"))
+    }
 }
 
 /// The seam to the verification.
