@@ -30,7 +30,6 @@ pub const PARTITIONS_MAX: u32 = 65_536;
 pub const REPLICATION_FACTOR_MAX: u32 = 7;
 /// Voters of the meta group; further nodes are learners.
 pub const META_VOTERS_MAX: usize = 7;
-pub const ADDRESS_BYTES_MAX: usize = 261;
 pub const NODES_MAX: usize = 1024;
 /// A node's share relative to the others'.
 pub const CAPACITY_PERCENT_MAX: u32 = 10_000;
@@ -38,6 +37,7 @@ pub const CAPACITY_PERCENT_MAX: u32 = 10_000;
 pub const VERSION_BYTES_MAX: usize = 64;
 /// Relays of one site: removing the site takes them all from it in one step of the meta group.
 pub const SITE_RELAYS_MAX: usize = 16_384;
+pub const ADDRESS_BYTES_MAX: usize = 261;
 
 // What is remembered.
 
@@ -64,9 +64,20 @@ pub const ROUND_INPUTS_MAX: usize = 4096;
 pub const ENGINE_QUEUE_MAX: usize = 16_384;
 /// Requests of one group that may wait for a leader or the fence.
 pub const WAITING_REQUESTS_MAX: usize = 16_384;
+/// A forwarded request that got no answer is sent again after this.
+pub const FORWARD_AGAIN: Duration = Duration::from_millis(1000);
 /// User commands merged into one log entry.
 pub const ENTRY_COMMANDS_MAX: usize = 512;
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
+/// A new member is promoted when it is this close to the leader.
+pub const CAUGHT_UP_ENTRIES: u64 = 1000;
+/// Leadership is not offered to the same end more often.
+pub const HAND_OVER_AGAIN: Duration = Duration::from_secs(2);
+/// A Raft snapshot that was announced and not followed by then is sent again.
+pub const SNAPSHOT_FOLLOWED: Duration = Duration::from_secs(10);
+/// How often, in ticks, the meta leader looks for sites that were left half added or half removed, and how many it finishes at once.
+pub const SITE_TICKS: u64 = 10;
+pub const SITES_AT_ONCE: usize = 16;
 /// Entries of one group that are kept behind its checkpoint for followers that are a little behind.
 pub const LOG_ENTRIES_KEPT: u64 = 10_000;
 /// Bytes of recent entries that a group keeps in memory.
@@ -99,6 +110,8 @@ pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 pub const DOWNLOAD_PIECE_BYTES: usize = 256 << 10;
 pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
 pub const RESET_STREAMS_MAX: usize = 100;
+/// How often `grpc.health.v1` is brought up to date.
+pub const HEALTH_EVERY: Duration = Duration::from_millis(250);
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 
@@ -122,6 +135,10 @@ pub const CUT_DEADLINE: Duration = Duration::from_secs(10);
 pub const CUT_PROPOSE_AGAIN: Duration = Duration::from_secs(1);
 /// Why a part or a snapshot failed; the rest is cut off.
 pub const REASON_BYTES_MAX: usize = 1024;
+/// How often, in ticks, nodes look after parts that are not finished.
+pub const PART_TICKS: u64 = 5;
+/// The newest snapshots are looked after, no others.
+pub const PARTS_WATCHED: usize = 8;
 /// How long a node waits for its last groups to reach their mark once the snapshot is sealed; those that do not are not in its part.
 pub const MARK_GRACE: Duration = Duration::from_secs(10);
 /// A part that has not been reported this long after the last sign of its node is given up.
