@@ -18,5 +18,8 @@ pub mod placement;
 pub mod walk;
 pub mod state;
 
+pub use command::{Applied, Changed, Command, Event, Node, Outcome};
+pub use state::State;
+
 #[cfg(test)]
 mod stories;

@@ -89,6 +89,11 @@ impl State {
         Ok(state)
     }
 
+    /// What a node knows that has joined and whose replica of the meta group has not received anything yet.
+    pub fn unknown(settings: Settings) -> State {
+        State { settings, nodes: BTreeMap::new(), sites: Sites::default(), assignments: Assignments::new(), snapshots: BTreeMap::new() }
+    }
+
     /// From what is stored. Rows that contradict each other are `Corrupt`.
     pub fn from_rows(rows: Rows) -> Result<State> {
         let state = State {

@@ -157,12 +157,14 @@ mod tests {
     }
 
     fn a_walk() -> impl Strategy<Value = (Membership, Wanted, NodeId)> {
-        (a_membership(), a_membership(), any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<bool>()).prop_map(|(from, to, me, leader, prefers)| {
-            let voters: Vec<NodeId> = to.voters.iter().copied().collect();
-            let leader = prefers.then(|| *leader.get(&voters));
-            let me = *me.get(&from.voters.iter().copied().collect::<Vec<_>>());
-            (from, Wanted { voters, learners: to.learners, leader }, me)
-        })
+        (a_membership(), a_membership(), any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<bool>()).prop_map(
+            |(from, to, me, leader, prefers)| {
+                let voters: Vec<NodeId> = to.voters.iter().copied().collect();
+                let leader = prefers.then(|| *leader.get(&voters));
+                let me = *me.get(&from.voters.iter().copied().collect::<Vec<_>>());
+                (from, Wanted { voters, learners: to.learners, leader }, me)
+            },
+        )
     }
 
     proptest! {
