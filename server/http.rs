@@ -1,0 +1,53 @@
+//! HTTP/1 beside gRPC on the same port: `/metrics`, `/healthz` (the process lives) and `/readyz` (this node can serve what it should hold).
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::IntoResponse,
+    routing::get,
+};
+
+use crate::{driver::Handle, ids::GroupId, limits, log::Log, metrics::Metrics, peer::Peers};
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct Pages {
+    pub handle: Handle,
+    pub peers: Peers,
+    pub log: Log,
+    pub metrics: Arc<Metrics>,
+}
+
+pub fn router(pages: Pages) -> Router {
+    Router::new().route("/metrics", get(metrics)).route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(readyz)).with_state(pages)
+}
+
+impl Pages {
+    /// Why this node cannot serve; None when it can.
+    pub async fn unready(&self) -> Option<String> {
+        let why = match self.handle.look(false, limits::NODE_STATUS, |sight| sight.unready()).await {
+            Ok(why) => why?,
+            Err(e) => e.message,
+        };
+        let refusals = self.peers.refusals();
+        Some(if refusals.is_empty() { why } else { format!("{why}; refused by other nodes: {}", refusals.join("; ")) })
+    }
+}
+
+async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
+    match pages.unready().await {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
+    let now =
+        pages.handle.look(false, limits::NODE_STATUS, |s| (s.unready().is_none(), s.led().map(|(g, _): (GroupId, _)| g).count(), s.overlay_bytes())).await;
+    let (ready, led, overlay) = now.unwrap_or_default();
+    pages.metrics.now(ready, led, overlay, pages.log.bytes());
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], pages.metrics.text())
+}

@@ -1,0 +1,179 @@
+//! What a node counts and measures, in Prometheus' text format.
+//!
+//! Names, types and help stand here and nowhere else; the README's table is checked against them. Durations are in seconds, sizes in bytes.
+
+use std::time::Duration;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// A call as it is counted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Call {
+    pub method: String,
+    pub code: String,
+}
+
+/// See the module. Shared behind an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Call, Counter>,
+    request_seconds: Histogram,
+    round_seconds: Histogram,
+    round_inputs: Histogram,
+    log_entries: Counter,
+    log_syncs: Counter,
+    checkpoint_seconds: Histogram,
+    checkpoint_bytes: Counter,
+    leader_changes: Counter,
+    groups_led: Gauge,
+    overlay_bytes: Gauge,
+    log_bytes: Gauge,
+    peer_sent: Counter,
+    peer_dropped: Counter,
+    peer_received: Counter,
+    held_seconds: Histogram,
+    capture_seconds: Histogram,
+    capture_rows: Counter,
+    capture_bytes: Counter,
+    capture_written: Counter,
+    ready: Gauge,
+    view_seconds: Histogram,
+}
+
+/// From 50 µs to 26 s, a factor of 3.
+fn seconds() -> Histogram {
+    Histogram::new(std::iter::successors(Some(0.000_05), |s| Some(s * 3.0)).take(13))
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let mut registry = Registry::with_prefix("devicedb");
+        let r = &mut registry;
+        Metrics {
+            requests: counted(r, "requests", "Requests by method and gRPC code", Family::default()),
+            request_seconds: timed(r, "request_duration", "From a request's arrival to its answer, streams left out"),
+            round_seconds: timed(r, "engine_round_duration", "One turn of the engine's loop, with its disk write"),
+            round_inputs: {
+                let inputs = Histogram::new(std::iter::successors(Some(1.0), |n| Some(n * 4.0)).take(8));
+                r.register("engine_round_inputs", "Inputs that one turn of the loop took", inputs.clone());
+                inputs
+            },
+            log_entries: counted(r, "log_entries", "Raft log entries written", Counter::default()),
+            log_syncs: counted(r, "log_syncs", "Writes of the log that were synced to disk", Counter::default()),
+            checkpoint_seconds: timed(r, "checkpoint_duration", "Writing applied rows to the store"),
+            checkpoint_bytes: counted(r, "checkpoint_bytes", "Bytes of rows written to the store", Counter::default()),
+            leader_changes: counted(r, "leader_changes", "Changes of a group's leader that this node has seen", Counter::default()),
+            groups_led: counted(r, "groups_led", "Groups that this node leads, the meta group included", Gauge::default()),
+            overlay_bytes: counted(r, "overlay_bytes", "Applied rows in memory that are not in the store yet", Gauge::default()),
+            log_bytes: counted(r, "log_bytes", "Size of the Raft log on disk", Gauge::default()),
+            peer_sent: counted(r, "peer_messages_sent", "Messages handed to streams to other nodes", Counter::default()),
+            peer_dropped: counted(r, "peer_messages_dropped", "Messages that were lost because a queue was full or a node unknown", Counter::default()),
+            peer_received: counted(r, "peer_messages_received", "Messages taken from other nodes", Counter::default()),
+            held_seconds: timed(r, "snapshot_hold_duration", "How long a group's writes waited for a snapshot's cut"),
+            capture_seconds: timed(r, "capture_duration", "From the cut to this node's part in place"),
+            capture_rows: counted(r, "capture_rows", "Rows in this node's parts of snapshots", Counter::default()),
+            capture_bytes: counted(r, "capture_bytes", "Bytes in this node's parts before compression", Counter::default()),
+            capture_written: counted(r, "capture_written_bytes", "Bytes of chunks that had to be written", Counter::default()),
+            ready: counted(r, "ready", "1 when every local group has caught up and can serve", Gauge::default()),
+            view_seconds: timed(r, "snapshot_view_duration", "How long a capture held its view of the store"),
+            registry,
+        }
+    }
+}
+
+fn counted<M: prometheus_client::registry::Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+fn timed(registry: &mut Registry, name: &str, help: &str) -> Histogram {
+    let histogram = seconds();
+    registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+    histogram
+}
+
+impl Metrics {
+    /// Everything, as Prometheus reads it.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a string takes everything");
+        text
+    }
+
+    pub fn request(&self, method: &str, code: &str, took: Option<Duration>) {
+        self.requests.get_or_create(&Call { method: method.into(), code: code.into() }).inc();
+        if let Some(took) = took {
+            self.request_seconds.observe(took.as_secs_f64());
+        }
+    }
+    pub fn round(&self, took: Duration, inputs: usize) {
+        self.round_seconds.observe(took.as_secs_f64());
+        self.round_inputs.observe(inputs as f64);
+    }
+    pub fn logged(&self, entries: usize, synced: bool) {
+        self.log_entries.inc_by(entries as u64);
+        self.log_syncs.inc_by(u64::from(synced));
+    }
+    pub fn checkpoint(&self, took: Duration, bytes: usize) {
+        self.checkpoint_seconds.observe(took.as_secs_f64());
+        self.checkpoint_bytes.inc_by(bytes as u64);
+    }
+    pub fn leader_changed(&self) {
+        self.leader_changes.inc();
+    }
+    pub fn peer_message(&self, sent: bool) {
+        if sent {
+            self.peer_sent.inc()
+        } else {
+            self.peer_dropped.inc()
+        };
+    }
+    pub fn peer_message_received(&self, taken: bool) {
+        if taken {
+            self.peer_received.inc()
+        } else {
+            self.peer_dropped.inc()
+        };
+    }
+    pub fn held(&self, time: Duration) {
+        self.held_seconds.observe(time.as_secs_f64());
+    }
+    pub fn captured(&self, took: Duration, rows: u64, bytes: u64, written: u64) {
+        self.capture_seconds.observe(took.as_secs_f64());
+        self.capture_rows.inc_by(rows);
+        self.capture_bytes.inc_by(bytes);
+        self.capture_written.inc_by(written);
+    }
+    pub fn view_held(&self, time: Duration) {
+        self.view_seconds.observe(time.as_secs_f64());
+    }
+    /// What is looked up when somebody asks.
+    pub fn now(&self, ready: bool, groups_led: usize, overlay_bytes: usize, log_bytes: u64) {
+        self.ready.set(i64::from(ready));
+        self.groups_led.set(groups_led as i64);
+        self.overlay_bytes.set(overlay_bytes as i64);
+        self.log_bytes.set(log_bytes as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let metrics = Metrics::default();
+        metrics.request("Put", "OK", Some(Duration::from_millis(2)));
+        metrics.now(true, 22, 10, 20);
+        metrics.view_held(Duration::from_secs(3));
+        let text = metrics.text();
+        assert!(text.contains("devicedb_requests_total{method=\"Put\",code=\"OK\"} 1"), "{text}");
+        assert!(text.contains("devicedb_snapshot_view_duration_seconds_sum 3.0"), "{text}");
+        assert!(text.contains("devicedb_groups_led 22"), "{text}");
+    }
+}
