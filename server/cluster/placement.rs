@@ -43,7 +43,7 @@ pub fn place(capacities: &BTreeMap<NodeId, u32>, old: &Assignments, groups: impl
 pub fn meta_voters(capacities: &BTreeMap<NodeId, u32>, old: &[NodeId]) -> Vec<NodeId> {
     let weights = weights(capacities);
     let most = weights.len().min(limits::META_VOTERS_MAX);
-    let wanted = if most > 2 && most % 2 == 0 { most - 1 } else { most };
+    let wanted = if most > 2 && most.is_multiple_of(2) { most - 1 } else { most };
     let mut voters: Vec<NodeId> = old.iter().copied().filter(|n| weights.contains_key(n)).take(wanted).collect();
     let others: Vec<NodeId> = weights.keys().copied().filter(|n| !voters.contains(n)).collect();
     voters.extend(others.into_iter().take(wanted - voters.len()));
@@ -73,6 +73,8 @@ struct Draft<'a> {
     copies: usize,
     replicas: BTreeMap<GroupId, BTreeSet<NodeId>>,
     held: BTreeMap<NodeId, BTreeSet<GroupId>>,
+    /// Of what a node holds, what it did not hold before.
+    fresh: BTreeMap<NodeId, BTreeSet<GroupId>>,
     quota: BTreeMap<NodeId, usize>,
     /// The fewest and the most groups that each node should lead.
     leads: BTreeMap<NodeId, (usize, usize)>,
@@ -84,8 +86,8 @@ impl Draft<'_> {
         let copies = weights.len().min(replication_factor as usize);
         let kept = |g: GroupId| old.get(&g).into_iter().flatten().copied().filter(|n| weights.contains_key(n)).collect();
         let replicas: BTreeMap<GroupId, BTreeSet<NodeId>> = groups.map(|g| (g, kept(g))).collect();
-        let held = weights.keys().map(|n| (*n, BTreeSet::new())).collect();
-        let mut draft = Draft { old, copies, replicas: BTreeMap::new(), held, quota: BTreeMap::new(), leads: BTreeMap::new() };
+        let held: BTreeMap<NodeId, BTreeSet<GroupId>> = weights.keys().map(|n| (*n, BTreeSet::new())).collect();
+        let mut draft = Draft { old, copies, replicas: BTreeMap::new(), fresh: held.clone(), held, quota: BTreeMap::new(), leads: BTreeMap::new() };
         for (group, nodes) in replicas {
             draft.replicas.insert(group, BTreeSet::new());
             nodes.into_iter().for_each(|node| draft.add(group, node));
@@ -100,11 +102,15 @@ impl Draft<'_> {
     fn add(&mut self, group: GroupId, node: NodeId) {
         self.replicas.entry(group).or_default().insert(node);
         self.held.entry(node).or_default().insert(group);
+        if !self.stays(group, node) {
+            self.fresh.entry(node).or_default().insert(group);
+        }
     }
 
     fn drop(&mut self, group: GroupId, node: NodeId) {
         self.replicas.entry(group).or_default().remove(&node);
         self.held.entry(node).or_default().remove(&group);
+        self.fresh.entry(node).or_default().remove(&group);
     }
 
     fn shift(&mut self, group: GroupId, from: NodeId, to: NodeId) {
@@ -155,10 +161,10 @@ impl Draft<'_> {
     /// Moves what nodes hold above their quota to those that hold less.
     fn level(&mut self) {
         while let Some(to) = self.neediest(|_| true) {
-            let givers: Vec<NodeId> = self.quota.keys().copied().filter(|n| self.missing(*n) < 0).collect();
-            let direct = givers.iter().copied().filter_map(|from| Some((self.missing(from), from, self.movable(from, to)?))).min();
-            match direct {
-                Some((_, from, group)) => self.shift(group, from, to),
+            let mut givers: Vec<NodeId> = self.quota.keys().copied().filter(|n| self.missing(*n) < 0).collect();
+            givers.sort_by_key(|n| (self.missing(*n), *n));
+            match givers.iter().find_map(|from| Some((self.movable(*from, to)?, *from))) {
+                Some((group, from)) => self.shift(group, from, to),
                 None => drop(self.make_room(givers)),
             }
         }
@@ -166,8 +172,10 @@ impl Draft<'_> {
 
     /// A group that one node holds and the other does not. One that moves anyway costs nothing, so it goes first; one that the node leads goes last.
     fn movable(&self, from: NodeId, to: NodeId) -> Option<GroupId> {
-        let leads = |g: &GroupId| self.old.get(g).and_then(|old| old.first()) == Some(&from);
-        self.held[&from].difference(&self.held[&to]).min_by_key(|g| (self.stays(**g, from), leads(g), **g)).copied()
+        let led = |g: &GroupId| self.old.get(g).and_then(|old| old.first()) == Some(&from);
+        let fresh = || self.fresh[&from].difference(&self.held[&to]);
+        let any = || self.held[&from].difference(&self.held[&to]);
+        fresh().next().or_else(|| any().find(|g| !led(g))).or_else(|| any().next()).copied()
     }
 
     fn stays(&self, group: GroupId, node: NodeId) -> bool {
@@ -316,24 +324,29 @@ impl<'a> Leaders<'a> {
         let mut queue: VecDeque<NodeId> = self.led.keys().copied().filter(|n| gives(self, *n)).collect();
         let mut reached: BTreeMap<NodeId, Option<(NodeId, GroupId)>> = queue.iter().map(|n| (*n, None)).collect();
         while let Some(node) = queue.pop_front() {
-            if takes(self, node) && reached[&node].is_some() {
-                let mut at = node;
-                while let Some((before, group)) = reached[&at] {
-                    self.set(group, at);
-                    at = before;
-                }
-                return true;
-            }
             for group in &self.led[&node] {
-                for next in &self.replicas[group] {
-                    reached.entry(*next).or_insert_with(|| {
-                        queue.push_back(*next);
-                        Some((node, *group))
-                    });
+                for next in self.replicas[group].iter().copied() {
+                    if reached.contains_key(&next) {
+                        continue;
+                    }
+                    reached.insert(next, Some((node, *group)));
+                    queue.push_back(next);
+                    if takes(self, next) {
+                        self.pass_along(next, &reached);
+                        return true;
+                    }
                 }
             }
         }
         false
+    }
+
+    fn pass_along(&mut self, end: NodeId, reached: &BTreeMap<NodeId, Option<(NodeId, GroupId)>>) {
+        let mut at = end;
+        while let Some((before, group)) = reached[&at] {
+            self.set(group, at);
+            at = before;
+        }
     }
 }
 

@@ -257,7 +257,11 @@ fn no_store(node: NodeId) -> String {
 }
 
 fn shortened(mut reason: String) -> String {
-    reason.truncate(reason.floor_char_boundary(limits::REASON_BYTES_MAX));
+    let mut end = reason.len().min(limits::REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.truncate(end);
     reason
 }
 
