@@ -11,6 +11,10 @@ pub const KEY_BYTES_MAX: usize = 1024;
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Concurrent values of one key. A further one is refused until somebody settles them.
 pub const SIBLINGS_MAX: usize = 64;
+/// Bytes of the concurrent values of one key together, so that every key can be read in one message.
+pub const SIBLINGS_BYTES_MAX: usize = 4 << 20;
+/// Histories that one key or context remembers. One more comes with each restore; beyond this the oldest is forgotten.
+pub const LINEAGES_MAX: usize = 64;
 pub const BATCH_STEPS_MAX: usize = 4096;
 /// Keys and values of one batch together.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -26,6 +30,13 @@ pub const PARTITIONS_MAX: u32 = 65_536;
 pub const REPLICATION_FACTOR_MAX: u32 = 7;
 /// Voters of the meta group; further nodes are learners.
 pub const META_VOTERS_MAX: usize = 7;
+pub const NODES_MAX: usize = 1024;
+/// A node's share relative to the others'.
+pub const CAPACITY_PERCENT_MAX: u32 = 10_000;
+/// The product version that a node says it runs.
+pub const VERSION_BYTES_MAX: usize = 64;
+/// Relays of one site: removing the site takes them all from it in one step of the meta group.
+pub const SITE_RELAYS_MAX: usize = 16_384;
 pub const ADDRESS_BYTES_MAX: usize = 261;
 
 // What is remembered.
@@ -53,9 +64,20 @@ pub const ROUND_INPUTS_MAX: usize = 4096;
 pub const ENGINE_QUEUE_MAX: usize = 16_384;
 /// Requests of one group that may wait for a leader or the fence.
 pub const WAITING_REQUESTS_MAX: usize = 16_384;
+/// A forwarded request that got no answer is sent again after this.
+pub const FORWARD_AGAIN: Duration = Duration::from_millis(1000);
 /// User commands merged into one log entry.
 pub const ENTRY_COMMANDS_MAX: usize = 512;
 pub const ENTRY_BYTES_MAX: usize = 1 << 20;
+/// A new member is promoted when it is this close to the leader.
+pub const CAUGHT_UP_ENTRIES: u64 = 1000;
+/// Leadership is not offered to the same end more often.
+pub const HAND_OVER_AGAIN: Duration = Duration::from_secs(2);
+/// A Raft snapshot that was announced and not followed by then is sent again.
+pub const SNAPSHOT_FOLLOWED: Duration = Duration::from_secs(10);
+/// How often, in ticks, the meta leader looks for sites that were left half added or half removed, and how many it finishes at once.
+pub const SITE_TICKS: u64 = 10;
+pub const SITES_AT_ONCE: usize = 16;
 /// Entries of one group that are kept behind its checkpoint for followers that are a little behind.
 pub const LOG_ENTRIES_KEPT: u64 = 10_000;
 /// Bytes of recent entries that a group keeps in memory.
@@ -77,6 +99,8 @@ pub const SITE_DROP_ROWS: u32 = 4096;
 
 pub const PAGE_ROWS_MAX: u32 = 2048;
 pub const PAGE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of rows that are read for one page, those included that the page leaves out.
+pub const PAGE_VISIT_BYTES_MAX: usize = 16 << 20;
 /// How long a request waits whose caller set no deadline.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// However long a caller would wait, the server does not hold a request longer.
@@ -86,6 +110,8 @@ pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 pub const DOWNLOAD_PIECE_BYTES: usize = 256 << 10;
 pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
 pub const RESET_STREAMS_MAX: usize = 100;
+/// How often `grpc.health.v1` is brought up to date.
+pub const HEALTH_EVERY: Duration = Duration::from_millis(250);
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 
@@ -105,6 +131,14 @@ pub const SEND_ROWS: Duration = Duration::from_secs(600);
 
 /// A snapshot whose marks are not all applied by then is aborted.
 pub const CUT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the meta leader waits for the outcome it proposed before it proposes it again.
+pub const CUT_PROPOSE_AGAIN: Duration = Duration::from_secs(1);
+/// Why a part or a snapshot failed; the rest is cut off.
+pub const REASON_BYTES_MAX: usize = 1024;
+/// How often, in ticks, nodes look after parts that are not finished.
+pub const PART_TICKS: u64 = 5;
+/// The newest snapshots are looked after, no others.
+pub const PARTS_WATCHED: usize = 8;
 /// How long a node waits for its last groups to reach their mark once the snapshot is sealed; those that do not are not in its part.
 pub const MARK_GRACE: Duration = Duration::from_secs(10);
 /// A part that has not been reported this long after the last sign of its node is given up.
@@ -116,6 +150,12 @@ pub const CHUNK_BYTES_MAX: usize = 4 << 20;
 pub const CHUNK_BYTES_READ_MAX: usize = CHUNK_BYTES_MAX + ROW_BYTES_MAX;
 /// A row: every sibling at its largest.
 pub const ROW_BYTES_MAX: usize = SIBLINGS_MAX * (VALUE_BYTES_MAX + 64) + 2 * KEY_BYTES_MAX;
+/// A row's key: its prefix, site, bucket and key, with room for what keeps them in order.
+pub const ROW_KEY_BYTES_MAX: usize = 4 * KEY_BYTES_MAX;
 pub const MANIFEST_BYTES_MAX: usize = 512 << 20;
+/// Bytes of chunks that a part's writer leaves to the kernel before it waits for the disk.
+pub const SHELF_UNSYNCED_BYTES: u64 = 64 << 20;
+/// Problems of a part that are told one by one; further ones are counted.
+pub const PROBLEMS_MAX: usize = 100;
 /// The longest a read view of the store may be held while rows are copied.
 pub const VIEW_AGE_MAX: Duration = Duration::from_secs(600);

@@ -1,0 +1,375 @@
+//! Calls that find a node, wait no longer than they may, and are repeated where repeating is safe.
+//!
+//! Every call of the contract can be repeated: reads because they are reads, writes because they carry a request id or name the state they want. So one loop
+//! serves all: an attempt at an endpoint, a look at its fault, the next attempt. What differs is what is said when the time is over: a call that may have had
+//! its effect says so.
+
+use std::{future::Future, time::Duration};
+
+use bytes::Bytes;
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+use super::{
+    exit::{self, Failure},
+    fault::{self, Fault, Then},
+    retry::{Attempt, Attempts},
+};
+use crate::{
+    clock::{Chance, Clock},
+    limits,
+};
+
+/// How long one attempt to connect may take, so that an address that swallows packets does not eat the whole deadline.
+const CONNECT: Duration = Duration::from_secs(3);
+/// What a server may send ahead: a download over a long line is not held up by every piece's round trip.
+const WINDOW_BYTES: u32 = 4 << 20;
+/// The largest answer: one key with every sibling at its largest, and what frames it.
+pub const ANSWER_BYTES_MAX: usize = limits::ROW_BYTES_MAX + (1 << 20);
+
+pub struct Client {
+    endpoints: Vec<String>,
+    channels: Vec<Option<Channel>>,
+    /// The endpoint that answered last; the next call begins there.
+    preferred: usize,
+    timeout: Duration,
+    patient: bool,
+    clock: Clock,
+    chance: Chance,
+}
+
+/// What a call is, for its failures.
+#[derive(Clone, Debug, Default)]
+pub struct Call {
+    /// In the infinitive: `put "k"`.
+    pub what: String,
+    /// How to repeat it safely when its outcome is unknown; empty where repeating is always safe.
+    pub again: String,
+}
+
+/// An answer, and whether an earlier attempt may have had its effect already.
+#[derive(Debug)]
+pub struct Answer<A> {
+    pub body: A,
+    pub repeated: bool,
+}
+
+/// Takes what a stream brings, across broken streams.
+pub trait Feed {
+    type Request;
+    type Piece;
+
+    /// Asks for what is still to come.
+    fn request(&mut self) -> Self::Request;
+    /// Takes a piece; a failure ends it for good.
+    fn take(&mut self, piece: Self::Piece) -> Result<Taken, Failure>;
+    /// The stream ended by itself. False when something is still missing.
+    fn ended(&mut self) -> bool;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Something, but nothing that could not come again for ever.
+    Nothing,
+    Progress,
+    /// All there is.
+    Done,
+}
+
+impl Call {
+    pub fn new(what: impl Into<String>) -> Call {
+        Call { what: what.into(), again: String::new() }
+    }
+}
+
+impl Client {
+    pub fn new(endpoints: Vec<String>, timeout: Duration, clock: Clock, chance: Chance) -> Client {
+        let channels = endpoints.iter().map(|_| None).collect();
+        Client { endpoints, channels, preferred: 0, timeout, patient: false, clock, chance }
+    }
+
+    /// From now on the whole timeout is waited for nodes that refuse connections too: they may be starting again.
+    pub fn be_patient(&mut self) {
+        self.patient = true;
+    }
+
+    /// A name for a request.
+    pub fn draw_id(&mut self) -> uuid::Uuid {
+        self.chance.uuid()
+    }
+
+    pub fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    /// One question, one answer.
+    pub async fn call<Q, A, F, Fut>(&mut self, call: &Call, body: Q, send: F) -> Result<Answer<A>, Failure>
+    where
+        Q: Clone,
+        F: Fn(Channel, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<A>, Status>>,
+    {
+        self.persist(body, &send).await.map_err(|faults| faults.failure(call, &self.endpoints))
+    }
+
+    /// As `call`, for what makes something vanish. When an earlier attempt may have done it and the last finds nothing, it is done.
+    pub async fn remove<Q, A, F, Fut>(&mut self, call: &Call, body: Q, send: F) -> Result<(), Failure>
+    where
+        Q: Clone,
+        F: Fn(Channel, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<A>, Status>>,
+    {
+        match self.persist(body, &send).await {
+            Ok(_) => Ok(()),
+            Err(faults) if faults.unsure && faults.absent() => Ok(()),
+            Err(faults) => Err(faults.failure(call, &self.endpoints)),
+        }
+    }
+
+    /// Every page of a list. `split` takes a page apart into its items and the token of the next page.
+    pub async fn pages<Q, A, I, F, Fut>(
+        &mut self,
+        call: &Call,
+        request: impl Fn(String) -> Q,
+        send: F,
+        split: impl Fn(A) -> (Vec<I>, String),
+    ) -> Result<Vec<I>, Failure>
+    where
+        Q: Clone,
+        F: Fn(Channel, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut all = Vec::new();
+        let mut token = String::new();
+        loop {
+            let page = self.call(call, request(token.clone()), &send).await?.body;
+            let (items, next) = split(page);
+            all.extend(items);
+            if next.is_empty() {
+                return Ok(all);
+            }
+            if next == token {
+                return Err(Failure::new(exit::FAILED, format!("cannot {}: the list does not end", call.what), "a page names itself as the next one", ""));
+            }
+            token = next;
+        }
+    }
+
+    async fn persist<Q, A, F, Fut>(&mut self, body: Q, send: &F) -> Result<Answer<A>, Faults>
+    where
+        Q: Clone,
+        F: Fn(Channel, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut attempts = self.attempts();
+        let mut faults = Faults::default();
+        while let Some(attempt) = attempts.next(self.clock.now(), &mut self.chance) {
+            let fault = match self.ask(&mut attempts, attempt, body.clone(), send).await {
+                Ok(body) => return Ok(Answer { body, repeated: faults.unsure }),
+                Err(fault) => fault,
+            };
+            self.note(&mut attempts, &mut faults, attempt.endpoint, fault.clone());
+            if fault.is_final() {
+                break;
+            }
+        }
+        Err(faults)
+    }
+
+    /// One question, a stream of answers. A stream that breaks is opened again where it broke.
+    pub async fn stream<T, F, Fut>(&mut self, call: &Call, feed: &mut T, send: F) -> Result<(), Failure>
+    where
+        T: Feed,
+        F: Fn(Channel, Request<T::Request>) -> Fut,
+        Fut: Future<Output = Result<Response<Streaming<T::Piece>>, Status>>,
+    {
+        let mut attempts = self.attempts();
+        let mut faults = Faults::default();
+        while let Some(attempt) = attempts.next(self.clock.now(), &mut self.chance) {
+            let fault = match self.follow(&mut attempts, attempt, feed, &send).await? {
+                None => return Ok(()),
+                Some(fault) => fault,
+            };
+            self.note(&mut attempts, &mut faults, attempt.endpoint, fault.clone());
+            if fault.is_final() {
+                break;
+            }
+        }
+        faults.unsure = false;
+        Err(faults.failure(call, &self.endpoints))
+    }
+
+    fn attempts(&self) -> Attempts {
+        Attempts::begin(self.endpoints.len(), self.preferred, self.clock.now(), self.timeout, self.patient)
+    }
+
+    fn note(&mut self, attempts: &mut Attempts, faults: &mut Faults, endpoint: usize, fault: Fault) {
+        if fault.then == Then::Slower {
+            attempts.slower();
+        }
+        if fault.exit == exit::UNREACHABLE {
+            self.channels[endpoint] = None;
+        }
+        faults.add(endpoint, fault);
+    }
+
+    async fn ask<Q, A, F, Fut>(&mut self, attempts: &mut Attempts, attempt: Attempt, body: Q, send: &F) -> Result<A, Fault>
+    where
+        F: Fn(Channel, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<A>, Status>>,
+    {
+        let (channel, left) = self.connect(attempts, attempt).await?;
+        let mut request = Request::new(body);
+        request.set_timeout(left);
+        let answer = tokio::time::timeout(left, send(channel, request)).await.map_err(|_| Fault::late(attempt.within.as_secs_f64()))?;
+        let answer = answer.map_err(|status| Fault::of(&status))?;
+        self.preferred = attempt.endpoint;
+        Ok(answer.into_inner())
+    }
+
+    /// None when the feed has all.
+    async fn follow<T, F, Fut>(&mut self, attempts: &mut Attempts, attempt: Attempt, feed: &mut T, send: &F) -> Result<Option<Fault>, Failure>
+    where
+        T: Feed,
+        F: Fn(Channel, Request<T::Request>) -> Fut,
+        Fut: Future<Output = Result<Response<Streaming<T::Piece>>, Status>>,
+    {
+        let (channel, mut left) = match self.connect(attempts, attempt).await {
+            Ok(connected) => connected,
+            Err(fault) => return Ok(Some(fault)),
+        };
+        let mut stream = match tokio::time::timeout(left, send(channel, Request::new(feed.request()))).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return Ok(Some(Fault::of(&status))),
+            Err(_) => return Ok(Some(Fault::late(attempt.within.as_secs_f64()))),
+        };
+        loop {
+            let piece = match tokio::time::timeout(left, stream.message()).await {
+                Ok(Ok(Some(piece))) => piece,
+                Ok(Ok(None)) if feed.ended() => return Ok(None),
+                Ok(Ok(None)) => return Ok(Some(Fault::cut_short())),
+                Ok(Err(status)) => return Ok(Some(Fault::of(&status))),
+                Err(_) => return Ok(Some(Fault::late(left.as_secs_f64()))),
+            };
+            match feed.take(piece)? {
+                Taken::Done => return Ok(None),
+                Taken::Nothing => {}
+                Taken::Progress => {
+                    self.preferred = attempt.endpoint;
+                    left = attempts.progress(self.clock.now());
+                }
+            }
+        }
+    }
+
+    /// Waits for its turn, connects, and says how much of the attempt's time is left.
+    async fn connect(&mut self, attempts: &mut Attempts, attempt: Attempt) -> Result<(Channel, Duration), Fault> {
+        tokio::time::sleep(attempt.after).await;
+        let began = self.clock.now();
+        let channel = match self.channels[attempt.endpoint].clone() {
+            Some(channel) => channel,
+            None => open(&self.endpoints[attempt.endpoint], attempt.within.min(CONNECT)).await?,
+        };
+        attempts.connected();
+        self.channels[attempt.endpoint] = Some(channel.clone());
+        let left = attempt.within.saturating_sub(self.clock.now() - began);
+        if left.is_zero() { Err(Fault::refused("no time was left to ask")) } else { Ok((channel, left)) }
+    }
+}
+
+async fn open(endpoint: &str, within: Duration) -> Result<Channel, Fault> {
+    let endpoint = Endpoint::from_shared(Bytes::from(format!("http://{endpoint}"))).map_err(|e| Fault::refused(fault::innermost(&e)))?;
+    let named = endpoint.user_agent(concat!("ddbctl/", env!("CARGO_PKG_VERSION"))).map_err(|e| Fault::refused(e.to_string()))?;
+    let roomy = named.tcp_nodelay(true).initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
+    match tokio::time::timeout(within, roomy.connect()).await {
+        Ok(Ok(channel)) => Ok(channel),
+        Ok(Err(e)) => Err(Fault::refused(fault::innermost(&e))),
+        Err(_) => Err(Fault::refused(format!("no connection within {:.1} s", within.as_secs_f64()))),
+    }
+}
+
+/// The last fault of each endpoint, and what they leave unsure.
+#[derive(Debug, Default)]
+struct Faults {
+    last: Vec<(usize, Fault)>,
+    unsure: bool,
+}
+
+impl Faults {
+    fn add(&mut self, endpoint: usize, fault: Fault) {
+        self.unsure |= fault.may_have_effect();
+        self.last.retain(|(at, _)| *at != endpoint);
+        self.last.push((endpoint, fault));
+    }
+
+    fn absent(&self) -> bool {
+        self.last.last().is_some_and(|(_, fault)| fault.then == Then::Absent)
+    }
+
+    /// A final answer speaks for itself; otherwise every endpoint has its say.
+    fn failure(&self, call: &Call, endpoints: &[String]) -> Failure {
+        let Some((at, last)) = self.last.last() else {
+            return Failure::new(
+                exit::UNREACHABLE,
+                format!("cannot {}: there was no time to ask", call.what),
+                endpoints.join(","),
+                "allow more with --timeout",
+            );
+        };
+        if last.exit != exit::UNREACHABLE {
+            let unsure = if self.unsure && !call.again.is_empty() { "an earlier attempt may have taken effect" } else { "" };
+            return Failure::new(last.exit, format!("cannot {}: {}", call.what, last.message), &endpoints[*at], unsure);
+        }
+        let told: Vec<String> = self.last.iter().map(|(at, fault)| format!("{} ({})", endpoints[*at], fault.message)).collect();
+        let remedy = match (self.unsure, call.again.is_empty()) {
+            (true, false) => format!("it may have taken effect; {}", call.again),
+            _ => "see that a node runs there and can reach the others, or name others with --endpoint".to_owned(),
+        };
+        Failure::new(exit::UNREACHABLE, format!("cannot {}", call.what), told.join(", "), remedy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call() -> Call {
+        Call { what: "put \"k\"".into(), again: "repeat it with --request-id X".into() }
+    }
+
+    fn endpoints() -> [String; 2] {
+        ["a:1".into(), "b:2".into()]
+    }
+
+    #[test]
+    fn when_nobody_could_be_asked_every_endpoint_has_its_say() {
+        let mut faults = Faults::default();
+        faults.add(0, Fault::refused("Connection refused"));
+        faults.add(1, Fault::refused("no connection within 3.0 s"));
+        assert_eq!(
+            faults.failure(&call(), &endpoints()).to_string(),
+            "cannot put \"k\": a:1 (Connection refused), b:2 (no connection within 3.0 s): \
+             see that a node runs there and can reach the others, or name others with --endpoint"
+        );
+    }
+
+    #[test]
+    fn an_outcome_that_was_once_unsure_stays_unsure() {
+        let mut faults = Faults::default();
+        faults.add(0, Fault::late(3.0));
+        faults.add(0, Fault::refused("Connection refused"));
+        let failure = faults.failure(&call(), &endpoints());
+        assert_eq!(failure.exit, exit::UNREACHABLE);
+        assert_eq!(failure.remedy, "it may have taken effect; repeat it with --request-id X");
+    }
+
+    #[test]
+    fn a_final_answer_speaks_alone() {
+        let mut faults = Faults::default();
+        faults.add(0, Fault::refused("Connection refused"));
+        faults.add(1, Fault::of(&Status::not_found("site \"s\" does not exist")));
+        assert_eq!(faults.failure(&call(), &endpoints()).to_string(), "cannot put \"k\": site \"s\" does not exist: b:2");
+    }
+}

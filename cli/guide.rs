@@ -1,0 +1,522 @@
+//! The commands of the guide, `devicedb cluster ...`, with its words: single-dash flags as the Go program took them, and its outputs.
+//!
+//! A translation and no second implementation: every client command ends in the code of `ddbctl`. What differs is what is printed, and that `-host` and
+//! `-port` pick exactly one node. `start` is parsed here and carried out by the server.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStringExt as _,
+    path::PathBuf,
+    process::ExitCode,
+    str::FromStr,
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Deed,
+    args::{self, Bucket, Place, Span, Token, Write},
+    client, conduct, download,
+    exit::{self, Failure},
+    kv,
+    output::{Console, Format},
+    overview, registry,
+    snapshot::{self, Brief},
+    text,
+};
+use crate::{
+    clock::{Chance, Clock},
+    ids::SnapshotId,
+    proto::v1,
+};
+
+/// What came of a command of the guide.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It starts a node; the caller does that.
+    Start(StartArgs),
+    /// It is done.
+    Done(ExitCode),
+}
+
+/// `devicedb cluster start`. Only its form is checked here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartArgs {
+    pub store: PathBuf,
+    pub host: String,
+    pub port: u16,
+    pub join: Option<String>,
+    pub replication_factor: u32,
+    pub partitions: u32,
+    pub snapshot_store: Option<PathBuf>,
+    pub log_level: String,
+}
+
+/// A command for a node that runs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Client {
+    endpoint: String,
+    task: Task,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Task {
+    Overview,
+    Snapshot,
+    GetSnapshot(SnapshotId),
+    DownloadSnapshot(SnapshotId),
+    AddSite(String),
+    RemoveSite(String),
+    AddRelay(String),
+    RemoveRelay(String),
+    RelayStatus(String),
+    MoveRelay(String, Option<String>),
+    Get(In, Bytes),
+    GetMatches(In, Bytes),
+    Put(In, Bytes, Bytes, Option<Vec<u8>>),
+    Delete(In, Bytes, Option<Vec<u8>>),
+    NotYet(&'static str),
+}
+
+/// A site and a bucket.
+#[derive(Debug, PartialEq, Eq)]
+struct In {
+    site: String,
+    bucket: Bucket,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    Start(StartArgs),
+    Client(Client),
+    Help,
+}
+
+/// Runs a command of the guide. `args` is what stands behind `devicedb cluster`.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> Outcome {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let mut console = Console::open("devicedb", Format::Table);
+    let parsed = parse(&args).and_then(|command| Ok((command, timeout(env::var_os("DDBCTL_TIMEOUT"))?)));
+    match parsed {
+        Ok((Command::Start(start), _)) => Outcome::Start(start),
+        Ok((Command::Help, _)) => {
+            let end = console.write(HELP.as_bytes());
+            Outcome::Done(ExitCode::from(console.finish(end)))
+        }
+        Ok((Command::Client(command), timeout)) => {
+            let client = client::Client::new(vec![command.endpoint.clone()], timeout, Clock::start(), Chance::from_entropy());
+            Outcome::Done(conduct(Deed::Guide(command), client, console))
+        }
+        Err(failure) => Outcome::Done(ExitCode::from(console.finish(Err(failure)))),
+    }
+}
+
+fn timeout(set: Option<OsString>) -> Result<Duration, Failure> {
+    let Some(set) = set else { return Ok(TIMEOUT) };
+    let span = Span::from_str(&set.to_string_lossy()).map_err(|e| Failure::new(exit::USAGE, e, "DDBCTL_TIMEOUT", "mend or unset it"))?;
+    Ok(span.0)
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+const HELP: &str = "\
+devicedb cluster COMMAND [-flag value ...]: the commands of the disaster recovery guide. ddbctl does more.
+
+  start              -store DIR [-host localhost] [-port 8080] [-join HOST:PORT] [-replication_factor 3] [-partitions 1024]
+                     [-snapshot_store DIR] [-log_level info]
+  overview           the nodes
+  snapshot           take a snapshot of the cluster
+  get_snapshot       -uuid UUID: how far the part of the contacted node is
+  download_snapshot  -uuid UUID: the part of the contacted node as a tar on stdout
+  add_site           -site SITE
+  remove_site        -site SITE
+  add_relay          -relay RELAY
+  remove_relay       -relay RELAY
+  relay_status       -relay RELAY
+  move_relay         -relay RELAY [-site SITE]
+  get                -site SITE [-bucket default] -key KEY
+  get_matches        -site SITE [-bucket default] -prefix PREFIX
+  put                -site SITE [-bucket default] -key KEY -value VALUE [-context CONTEXT]
+  delete             -site SITE [-bucket default] -key KEY [-context CONTEXT]
+
+Every command but start takes -host localhost and -port 8080: the node to speak to. Not available yet: remove, decommission, replace, log_dump.
+";
+
+const START: &[&str] = &["store", "host", "port", "join", "replication_factor", "partitions", "snapshot_store", "log_level"];
+
+/// Each client command with its flags, besides -host and -port.
+const CLIENT: &[(&str, &[&str])] = &[
+    ("overview", &[]),
+    ("snapshot", &[]),
+    ("get_snapshot", &["uuid"]),
+    ("download_snapshot", &["uuid"]),
+    ("add_site", &["site"]),
+    ("remove_site", &["site"]),
+    ("add_relay", &["relay"]),
+    ("remove_relay", &["relay"]),
+    ("relay_status", &["relay"]),
+    ("move_relay", &["relay", "site"]),
+    ("get", &["site", "bucket", "key"]),
+    ("get_matches", &["site", "bucket", "prefix"]),
+    ("put", &["site", "bucket", "key", "value", "context"]),
+    ("delete", &["site", "bucket", "key", "value", "context"]),
+    ("log_dump", &[]),
+    ("remove", &["node"]),
+    ("decommission", &["node"]),
+    ("replace", &["node", "replacement_node"]),
+];
+
+fn parse(args: &[OsString]) -> Result<Command, Failure> {
+    let Some((name, rest)) = args.split_first() else { return Err(Failure::usage("a command is missing", "see devicedb cluster -help")) };
+    let name = name.to_string_lossy();
+    match name.as_ref() {
+        "start" => Flags::parse(&name, rest, START, &["replacement"])?.map_or(Ok(Command::Help), |flags| start(&flags).map(Command::Start)),
+        "-h" | "-help" | "--help" | "help" => Ok(Command::Help),
+        name => {
+            let Some((name, known)) = CLIENT.iter().find(|(known, _)| *known == name) else {
+                return Err(Failure::usage(format!("{name:?} is not a command"), "see devicedb cluster -help"));
+            };
+            let known: Vec<&'static str> = ["host", "port"].into_iter().chain(known.iter().copied()).collect();
+            Flags::parse(name, rest, &known, &[])?.map_or(Ok(Command::Help), |flags| client_command(name, &flags).map(Command::Client))
+        }
+    }
+}
+
+fn start(flags: &Flags) -> Result<StartArgs, Failure> {
+    if flags.is_on("replacement")? {
+        return Err(not_yet("start -replacement"));
+    }
+    Ok(StartArgs {
+        store: flags.required("store")?.into(),
+        host: flags.text("host", "localhost")?,
+        port: flags.number("port", 8080)?,
+        join: Some(flags.text("join", "")?).filter(|join| !join.is_empty()),
+        replication_factor: flags.number("replication_factor", 3)?,
+        partitions: flags.number("partitions", 1024)?,
+        snapshot_store: flags.get("snapshot_store").filter(|path| !path.is_empty()).map(PathBuf::from),
+        log_level: flags.text("log_level", "info")?,
+    })
+}
+
+fn client_command(name: &'static str, flags: &Flags) -> Result<Client, Failure> {
+    let host = flags.text("host", "localhost")?;
+    let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
+    let endpoint = args::endpoint(&format!("{host}:{}", flags.text("port", "8080")?)).map_err(|e| Failure::usage(e, "see -host and -port"))?;
+    let task = match name {
+        "overview" => Task::Overview,
+        "snapshot" => Task::Snapshot,
+        "get_snapshot" => Task::GetSnapshot(flags.uuid()?),
+        "download_snapshot" => Task::DownloadSnapshot(flags.uuid()?),
+        "add_site" => Task::AddSite(flags.required_text("site")?),
+        "remove_site" => Task::RemoveSite(flags.required_text("site")?),
+        "add_relay" => Task::AddRelay(flags.required_text("relay")?),
+        "remove_relay" => Task::RemoveRelay(flags.required_text("relay")?),
+        "relay_status" => Task::RelayStatus(flags.required_text("relay")?),
+        "move_relay" => Task::MoveRelay(flags.required_text("relay")?, Some(flags.text("site", "")?).filter(|site| !site.is_empty())),
+        "get" => Task::Get(flags.place()?, flags.key()?),
+        "get_matches" => Task::GetMatches(flags.place()?, bytes(flags.get("prefix").cloned().unwrap_or_default())),
+        "put" => Task::Put(flags.place()?, flags.key()?, flags.value()?, flags.context()?),
+        "delete" => Task::Delete(flags.place()?, flags.key()?, flags.context()?),
+        name => Task::NotYet(name),
+    };
+    Ok(Client { endpoint, task })
+}
+
+/// Flags as Go's package `flag` takes them: one dash or two, `-name value` or `-name=value`, the last one counts.
+#[derive(Debug)]
+struct Flags {
+    command: String,
+    set: Vec<(&'static str, OsString)>,
+}
+
+impl Flags {
+    /// None where help is asked for.
+    fn parse(command: &str, args: &[OsString], known: &[&'static str], switches: &[&'static str]) -> Result<Option<Flags>, Failure> {
+        let mut flags = Flags { command: command.to_owned(), set: Vec::new() };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            let bytes = arg.as_encoded_bytes();
+            let Some(bare) = bytes.strip_prefix(b"--").or_else(|| bytes.strip_prefix(b"-")).filter(|bare| !bare.is_empty()) else {
+                return Err(flags.wrong(format!("{:?} is not a flag", arg.to_string_lossy())));
+            };
+            let (name, value) = match bare.iter().position(|b| *b == b'=') {
+                Some(at) => (&bare[..at], Some(OsString::from_vec(bare[at + 1..].to_vec()))),
+                None => (bare, None),
+            };
+            if matches!(name, b"h" | b"help") {
+                return Ok(None);
+            }
+            let find = |names: &[&'static str]| names.iter().copied().find(|n| n.as_bytes() == name);
+            let (name, value) = if let Some(switch) = find(switches) {
+                (switch, value.unwrap_or_else(|| "true".into()))
+            } else if let Some(name) = find(known) {
+                let value = value.or_else(|| args.next().cloned());
+                (name, value.ok_or_else(|| flags.wrong(format!("flag -{name} needs a value")))?)
+            } else {
+                return Err(flags.wrong(format!("flag -{} is not known", text::escape(name))));
+            };
+            flags.set.push((name, value));
+        }
+        Ok(Some(flags))
+    }
+
+    fn wrong(&self, what: impl Into<String>) -> Failure {
+        Failure::new(exit::USAGE, what, format!("devicedb cluster {}", self.command), "see devicedb cluster -help")
+    }
+
+    fn get(&self, name: &str) -> Option<&OsString> {
+        self.set.iter().rev().find(|(set, _)| *set == name).map(|(_, value)| value)
+    }
+
+    fn required(&self, name: &str) -> Result<OsString, Failure> {
+        self.get(name).filter(|value| !value.is_empty()).cloned().ok_or_else(|| self.wrong(format!("flag -{name} is required")))
+    }
+
+    fn utf8(&self, name: &str, value: &OsStr) -> Result<String, Failure> {
+        value.to_str().map(str::to_owned).ok_or_else(|| self.wrong(format!("the value of -{name} is not UTF-8")))
+    }
+
+    fn text(&self, name: &str, default: &str) -> Result<String, Failure> {
+        self.get(name).map_or(Ok(default.to_owned()), |value| self.utf8(name, value))
+    }
+
+    fn required_text(&self, name: &str) -> Result<String, Failure> {
+        self.utf8(name, &self.required(name)?)
+    }
+
+    fn number<N: FromStr>(&self, name: &str, default: N) -> Result<N, Failure> {
+        let Some(value) = self.get(name) else { return Ok(default) };
+        let text = self.utf8(name, value)?;
+        text.parse().map_err(|_| self.wrong(format!("{text:?} is not a number that -{name} takes")))
+    }
+
+    fn is_on(&self, name: &str) -> Result<bool, Failure> {
+        match self.text(name, "false")?.as_str() {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+            other => Err(self.wrong(format!("{other:?} is not true or false, as -{name} takes"))),
+        }
+    }
+
+    fn uuid(&self) -> Result<SnapshotId, Failure> {
+        self.required_text("uuid")?.parse().map_err(|e| self.wrong(format!("{e}")))
+    }
+
+    fn place(&self) -> Result<In, Failure> {
+        let bucket = self.text("bucket", "default")?;
+        let bucket = <Bucket as clap::ValueEnum>::from_str(&bucket, false)
+            .map_err(|_| self.wrong(format!("{bucket:?} is not a bucket: there are default, lww, cloud and local")))?;
+        Ok(In { site: self.required_text("site")?, bucket })
+    }
+
+    fn key(&self) -> Result<Bytes, Failure> {
+        kv::key(self.required("key")?, false)
+    }
+
+    fn value(&self) -> Result<Bytes, Failure> {
+        let value = self.get("value").cloned().ok_or_else(|| self.wrong("flag -value is required"))?;
+        kv::within_bound(bytes(value))
+    }
+
+    fn context(&self) -> Result<Option<Vec<u8>>, Failure> {
+        match self.text("context", "")?.as_str() {
+            "" => Ok(None),
+            text => text::from_base64(text).map(Some).map_err(|e| self.wrong(e)),
+        }
+    }
+}
+
+fn bytes(value: OsString) -> Bytes {
+    value.into_vec().into()
+}
+
+fn not_yet(command: &str) -> Failure {
+    Failure::new(exit::FAILED, "not available yet", format!("devicedb cluster {command}"), "see devicedb cluster -help for what is")
+}
+
+pub(super) async fn perform(command: Client, client: &mut client::Client, console: &mut Console) -> Result<(), Failure> {
+    match command.task {
+        Task::Overview => console.write(overview::look(client).await?.node_table().as_bytes()),
+        Task::Snapshot => {
+            let snapshot = snapshot::create(None, client).await?;
+            console.print(&snapshot.brief())?;
+            snapshot::judge(&snapshot)
+        }
+        Task::GetSnapshot(uuid) => get_snapshot(uuid, client, console).await,
+        Task::DownloadSnapshot(uuid) => download::stream_out(uuid, 0, client, console).await,
+        Task::AddSite(site) => registry::add_site(site, client, console).await,
+        Task::RemoveSite(site) => registry::remove_site(site, client, console).await,
+        Task::AddRelay(relay) => registry::add_relay(relay, None, client, console).await,
+        Task::RemoveRelay(relay) => registry::remove_relay(relay, client, console).await,
+        Task::RelayStatus(relay) => {
+            let relay = registry::find_relay(&relay, client).await?;
+            console.write(format!("relay = {}\nsite = {}\n", relay.id, relay.site).as_bytes())
+        }
+        Task::MoveRelay(relay, site) => registry::move_relay(relay, site, client, console).await,
+        Task::Get(place, key) => get(place.into(), key, client, console).await,
+        Task::GetMatches(place, prefix) => get_matches(place.into(), prefix, client, console).await,
+        Task::Put(place, key, value, context) => kv::write(&place.into(), key, Some(value), with(context), client, console).await,
+        Task::Delete(place, key, context) => kv::write(&place.into(), key, None, with(context), client, console).await,
+        Task::NotYet(command) => Err(not_yet(command)),
+    }
+}
+
+/// The part of the node that answers.
+async fn get_snapshot(uuid: SnapshotId, client: &mut client::Client, console: &mut Console) -> Result<(), Failure> {
+    let (found, node) = snapshot::find(uuid, client).await?;
+    let part = snapshot::part_of(&found, node);
+    let reason = if part.status == "failed" { part.reason.clone() } else { String::new() };
+    console.print(&Brief { uuid: uuid.to_string(), status: part.status, reason })?;
+    snapshot::judge_part(&uuid.to_string(), &part)
+}
+
+async fn get(place: Place, key: Bytes, client: &mut client::Client, console: &mut Console) -> Result<(), Failure> {
+    let found = kv::read(&place, key.clone(), false, client).await?;
+    console.write(values(found.values(), &found.context).as_bytes())?;
+    if found.values().is_empty() {
+        let what = format!("key {:?} does not exist", text::escape(&key));
+        return Err(Failure::new(exit::NOT_FOUND, what, format!("site {:?}", place.site), "list what does with get_matches"));
+    }
+    Ok(())
+}
+
+async fn get_matches(place: Place, prefix: Bytes, client: &mut client::Client, console: &mut Console) -> Result<(), Failure> {
+    let request = v1::ScanRequest { site: place.site.clone(), bucket: place.bucket.proto(), prefix, ..Default::default() };
+    let mut found = false;
+    kv::walk(request, client, |entries| {
+        let mut blocks = String::new();
+        for entry in entries {
+            let held: Vec<Bytes> = entry.siblings.into_iter().map(|sibling| sibling.value).collect();
+            let gap = if found { "\n" } else { "" };
+            blocks += &format!("{gap}Key: {}\n{}", text::escape(&entry.key), values(&held, &text::base64(&entry.context)));
+            found = true;
+        }
+        console.write(blocks.as_bytes())
+    })
+    .await?;
+    if found { Ok(()) } else { console.write(b"No keys returned\n") }
+}
+
+fn values(values: &[Bytes], context: &str) -> String {
+    let values: Vec<String> = values.iter().map(|value| text::escape(value)).collect();
+    format!("Values: [{}]\nContext: {context}\n", values.join(" "))
+}
+
+fn with(context: Option<Vec<u8>>) -> Write {
+    Write { context: context.map(Token), ..Default::default() }
+}
+
+impl From<In> for Place {
+    fn from(place: In) -> Place {
+        Place { site: place.site, bucket: place.bucket, hex: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    fn start_args(line: &str) -> StartArgs {
+        match parse(&words(line)).unwrap() {
+            Command::Start(start) => start,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_guides_starts_are_understood() {
+        let first = start_args("start -replication_factor 3 -store /var/lib/devicedb/ddb1 -port 8080 -snapshot_store /var/lib/devicedb/snapshots");
+        let expected = StartArgs {
+            store: "/var/lib/devicedb/ddb1".into(),
+            host: "localhost".into(),
+            port: 8080,
+            join: None,
+            replication_factor: 3,
+            partitions: 1024,
+            snapshot_store: Some("/var/lib/devicedb/snapshots".into()),
+            log_level: "info".into(),
+        };
+        assert_eq!(first, expected);
+        let second = start_args("start -store=/s --port=8181 -join localhost:8080 -snapshot_store= -replacement=false -partitions 64 -partitions 128");
+        assert_eq!((second.port, second.join.as_deref(), second.snapshot_store, second.partitions), (8181, Some("localhost:8080"), None, 128));
+    }
+
+    #[test]
+    fn every_command_is_understood_or_refused_in_one_line() {
+        let mut story = String::new();
+        for line in [
+            "overview -port 8181",
+            "overview -host ::1 --port=8282",
+            "snapshot",
+            "get_snapshot -port 8080 -uuid b54a61d9-b64c-45e0-94b7-80c9e36b86fa",
+            "download_snapshot -uuid 19a7e40e-adcc-4cc2-87a7-ae599272b050 -port 8080",
+            "add_site -site shop-1",
+            "remove_site -site shop-1",
+            "add_relay -relay r1",
+            "remove_relay -relay r1",
+            "relay_status -relay r1",
+            "move_relay -relay r1 -site shop-1",
+            "move_relay -relay r1",
+            "get -site s -key k",
+            "get -site s -bucket lww -key -dashed",
+            "get_matches -site s -prefix p",
+            "put -site s -key k -value=",
+            "put -site s -key k -value v -context YWI=",
+            "delete -site s -key k",
+            "log_dump",
+            "remove -node 5",
+            "decommission",
+            "replace -replacement_node 7",
+            "help",
+            "overview -help",
+            "",
+            "overviw",
+            "overview -porrt 5",
+            "overview -port",
+            "overview -port zero",
+            "overview -port 0",
+            "overview -host a/b",
+            "overview extra",
+            "overview --",
+            "get_snapshot",
+            "get_snapshot -uuid nonsense",
+            "add_site",
+            "get -site s",
+            "get -key k",
+            "get -site s -bucket x -key k",
+            "put -site s -key k",
+            "put -site s -key k -value v -context *",
+            "start",
+            "start -store /s -port 99999",
+            "start -store /s -replacement",
+            "start -store /s -replacement=maybe",
+        ] {
+            let told = match parse(&words(line)) {
+                Ok(Command::Client(Client { endpoint, task })) => format!("{task:?} at {endpoint}"),
+                Ok(other) => format!("{other:?}"),
+                Err(failure) => format!("exit {}: {failure}", failure.exit),
+            };
+            story += &format!("{line}\n  {told}\n");
+        }
+        crate::ctl::golden::check("guide.txt", &story);
+    }
+
+    #[test]
+    fn values_are_shown_as_the_guide_shows_them() {
+        assert_eq!(values(&[Bytes::from_static(b"a"), Bytes::from_static(b"b\n")], "Y3R4"), "Values: [a b\\n]\nContext: Y3R4\n");
+        assert_eq!(values(&[], ""), "Values: []\nContext: \n");
+    }
+
+    #[test]
+    fn a_timeout_from_the_environment_must_be_a_time() {
+        assert_eq!(timeout(None).unwrap(), TIMEOUT);
+        assert_eq!(timeout(Some("500ms".into())).unwrap(), Duration::from_millis(500));
+        assert_eq!(timeout(Some("soon".into())).unwrap_err().exit, exit::USAGE);
+    }
+}

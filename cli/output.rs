@@ -1,0 +1,200 @@
+//! The two streams: results on stdout in the form that was asked for, words on stderr.
+//!
+//! Nothing here panics when a stream is closed: a reader that left is a quiet end, a full disk behind stdout is a failure.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Write},
+    os::fd::AsFd as _,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use clap::ValueEnum;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::exit::{self, Failure};
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+    Yaml,
+}
+
+/// A result. As a document it is its fields, whose names are stable; for people it is text.
+pub trait View: Serialize {
+    /// Ends with a line end, or is empty.
+    fn text(&self) -> String;
+}
+
+pub struct Console {
+    name: &'static str,
+    pub format: Format,
+    out: Box<dyn Write + Send>,
+    words: Box<dyn Write + Send>,
+    pub stdout_is_terminal: bool,
+    stderr_is_terminal: bool,
+    farewell: Farewell,
+}
+
+/// What is said when an interrupt ends the program: what is left behind, and how to go on.
+#[derive(Clone, Default)]
+pub struct Farewell {
+    name: &'static str,
+    words: Arc<Mutex<String>>,
+}
+
+impl Console {
+    pub fn open(name: &'static str, format: Format) -> Console {
+        Console {
+            name,
+            format,
+            out: stdout(),
+            words: Box::new(io::stderr()),
+            stdout_is_terminal: io::stdout().is_terminal(),
+            stderr_is_terminal: io::stderr().is_terminal(),
+            farewell: Farewell { name, words: Arc::default() },
+        }
+    }
+
+    /// Prints a result.
+    pub fn print(&mut self, view: &impl View) -> Result<(), Failure> {
+        let text = match self.format {
+            Format::Table => view.text(),
+            Format::Json => serde_json::to_string_pretty(view).map_err(unwritable)? + "\n",
+            Format::Yaml => serde_norway::to_string(view).map_err(unwritable)?,
+        };
+        self.write(text.as_bytes())
+    }
+
+    /// Prints one of many results: a line of JSON, a document of YAML.
+    pub fn print_each<V: View>(&mut self, views: &[V]) -> Result<(), Failure> {
+        let mut text = String::new();
+        for view in views {
+            match self.format {
+                Format::Table => text += &view.text(),
+                Format::Json => text += &(serde_json::to_string(view).map_err(unwritable)? + "\n"),
+                Format::Yaml => text += &format!("---\n{}", serde_norway::to_string(view).map_err(unwritable)?),
+            }
+        }
+        self.write(text.as_bytes())
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.try_write(bytes).map_err(|e| match e.kind() {
+            io::ErrorKind::BrokenPipe => Failure::reader_left(),
+            _ => Failure::new(exit::FAILED, format!("cannot write the result: {e}"), "stdout", "see where it is redirected to"),
+        })
+    }
+
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.out.flush()
+    }
+
+    /// Words for a person. When nobody can hear them, that is no failure.
+    pub fn say(&mut self, words: &str) {
+        let _ = writeln!(self.words, "{words}");
+    }
+
+    pub fn warn(&mut self, words: &str) {
+        let line = format!("{}: warning: {}", self.name, super::text::line(words));
+        self.say(&line);
+    }
+
+    /// Says how it ended, if there is anything to say, and returns the exit code.
+    pub fn finish(mut self, end: Result<(), Failure>) -> u8 {
+        let Err(failure) = end else { return exit::OK };
+        if !failure.is_silent() {
+            let line = format!("{}: {failure}", self.name);
+            self.say(&line);
+        }
+        failure.exit
+    }
+
+    pub fn complain(&mut self, failure: &Failure) {
+        let line = format!("{}: {failure}", self.name);
+        self.say(&line);
+    }
+
+    pub fn farewell(&self) -> Farewell {
+        self.farewell.clone()
+    }
+
+    /// Sets what an interrupt from now on leaves behind.
+    pub fn on_interrupt(&self, words: impl Into<String>) {
+        *self.farewell.words.lock().unwrap_or_else(PoisonError::into_inner) = words.into();
+    }
+
+    /// A bar on a terminal; nothing at all in a pipe.
+    pub fn bar(&self, of: u64, bytes: bool) -> ProgressBar {
+        let target = if self.stderr_is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let template = if bytes { "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}" } else { "{msg} [{bar:30}] {pos}/{len} partitions" };
+        let style = ProgressStyle::with_template(template).expect("the templates above are well formed");
+        ProgressBar::with_draw_target(Some(of), target).with_style(style)
+    }
+
+    pub fn draws(&self) -> bool {
+        self.stderr_is_terminal
+    }
+
+    /// A console that keeps what it is told, with what it has kept.
+    #[cfg(test)]
+    pub fn recording(format: Format) -> (Console, Record, Record) {
+        let (out, words) = (Record::default(), Record::default());
+        let console = Console {
+            name: "ddbctl",
+            format,
+            out: Box::new(out.clone()),
+            words: Box::new(words.clone()),
+            stdout_is_terminal: false,
+            stderr_is_terminal: false,
+            farewell: Farewell::default(),
+        };
+        (console, out, words)
+    }
+}
+
+impl Farewell {
+    pub fn speak(&self) {
+        let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let tail = if words.is_empty() { String::new() } else { format!(": {words}") };
+        let _ = writeln!(io::stderr(), "{}: interrupted{tail}", self.name);
+    }
+}
+
+/// Without the line buffer of `io::stdout`, which would hold back the end of a tar and its error.
+fn stdout() -> Box<dyn Write + Send> {
+    match io::stdout().as_fd().try_clone_to_owned() {
+        Ok(fd) => Box::new(File::from(fd)),
+        Err(_) => Box::new(io::stdout()),
+    }
+}
+
+fn unwritable(e: impl std::fmt::Display) -> Failure {
+    Failure::new(exit::FAILED, format!("cannot form the result: {e}"), "stdout", "ask for another format with -o")
+}
+
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub struct Record(Arc<Mutex<Vec<u8>>>);
+
+#[cfg(test)]
+impl Record {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[cfg(test)]
+impl Write for Record {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

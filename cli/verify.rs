@@ -1,0 +1,100 @@
+//! `snapshot verify`: prints what the offline verification of parts found, and turns it into an exit code.
+//!
+//! The checks themselves are the server library's; nothing is checked here.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Serialize, Serializer};
+
+use super::{
+    exit::{self, Failure},
+    output::{Console, View},
+};
+
+/// What a verification found: whether all is well, the report for people, and the report as a document.
+pub struct Finding {
+    ok: bool,
+    text: String,
+    document: serde_json::Value,
+}
+
+impl Finding {
+    #[cfg_attr(not(test), allow(dead_code))]
+    pub fn of(report: &(impl Serialize + fmt::Display), ok: bool) -> Finding {
+        let document = serde_json::to_value(report).unwrap_or_default();
+        Finding { ok, text: report.to_string(), document }
+    }
+}
+
+impl Serialize for Finding {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.document.serialize(serializer)
+    }
+}
+
+impl View for Finding {
+    fn text(&self) -> String {
+        format!("{}\n", self.text.trim_end())
+    }
+}
+
+pub fn run(paths: &[PathBuf], console: &mut Console) -> Result<(), Failure> {
+    if let Some(absent) = paths.iter().find(|path| !path.exists()) {
+        return Err(Failure::new(exit::NOT_FOUND, "there is no such part", absent.display().to_string(), "name downloaded tars or extracted directories"));
+    }
+    let finding = verify(paths)?;
+    console.print(&finding)?;
+    if finding.ok {
+        Ok(())
+    } else {
+        Err(Failure::new(exit::NOT_VERIFIED, "verification failed", listed(paths), "see above; do not restore from this as it is"))
+    }
+}
+
+/// The seam to the verification.
+fn verify(paths: &[PathBuf]) -> Result<Finding, Failure> {
+    Err(Failure::new(exit::FAILED, "this build cannot verify parts", listed(paths), "use a build with the verification"))
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| Path::display(path).to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ctl::output::Format;
+
+    #[derive(Serialize)]
+    struct Report {
+        parts: u32,
+    }
+
+    impl fmt::Display for Report {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{} parts, all well", self.parts)
+        }
+    }
+
+    #[test]
+    fn a_report_is_printed_as_it_describes_itself() {
+        let shown = |format| {
+            let (mut console, out, _) = Console::recording(format);
+            console.print(&Finding::of(&Report { parts: 3 }, true)).unwrap();
+            out.text()
+        };
+        assert_eq!(shown(Format::Table), "3 parts, all well\n");
+        assert_eq!(shown(Format::Json), "{\n  \"parts\": 3\n}\n");
+        assert_eq!(shown(Format::Yaml), "parts: 3\n");
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_named() {
+        let (mut console, ..) = Console::recording(Format::Table);
+        let failure = run(&["/does/not/exist.tar".into()], &mut console).unwrap_err();
+        assert_eq!((failure.exit, failure.place.as_str()), (exit::NOT_FOUND, "/does/not/exist.tar"));
+    }
+}

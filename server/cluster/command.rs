@@ -1,0 +1,177 @@
+//! Everything that can be asked of the meta group, and what it answers.
+//!
+//! Relies on ids that are valid by construction; what ids cannot promise (the length of an address) is checked when a command is applied. Knows neither
+//! who asks nor how commands are written down.
+
+use crate::{
+    cluster::{
+        sites::Relay,
+        snapshots::{Part, Snapshot},
+    },
+    error::{Error, Result},
+    ids::{GroupId, Lineage, NodeId, RelayId, SiteId, SnapshotId, SnapshotSeq},
+    limits,
+};
+
+/// One process with one store, as it announces itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub id: NodeId,
+    /// host:port.
+    pub address: String,
+    /// Share of groups relative to the others; 0 holds nothing.
+    pub capacity_percent: u32,
+    /// The version it runs.
+    pub version: String,
+    pub snapshot_store: bool,
+    /// The lineage in which it last announced itself.
+    pub lineage: Lineage,
+}
+
+/// A change of the cluster's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// A node joins, or a known one says where it is now.
+    AnnounceNode(Node),
+    /// A site shall be.
+    AddSite(SiteId),
+    /// The site's group takes writes.
+    SiteAdded(SiteId),
+    /// A site shall be no more.
+    RemoveSite(SiteId),
+    /// The site's data is gone.
+    SiteRemoved(SiteId),
+    /// A relay is registered; one that exists is left as it is.
+    AddRelay(Relay),
+    /// A relay is no more.
+    RemoveRelay(RelayId),
+    /// A relay belongs to another site.
+    MoveRelay(Relay),
+    /// A snapshot begins.
+    BeginSnapshot { id: SnapshotId, created_ms: u64 },
+    /// All groups have applied their mark.
+    SealSnapshot { x: SnapshotSeq },
+    /// The snapshot will not be.
+    AbortSnapshot { x: SnapshotSeq, reason: String },
+    /// A node says how its part stands.
+    ReportPart { id: SnapshotId, part: Part },
+    /// A snapshot is forgotten.
+    DeleteSnapshot { id: SnapshotId },
+    /// The first leader after a restore names the new history.
+    EstablishLineage { nonce: u64 },
+}
+
+/// What a command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// A refusal had no effect.
+    pub reply: Result<Outcome>,
+    /// The rows to store. One that is not in the state any more is to be deleted.
+    pub changed: Vec<Changed>,
+    /// What the node should act on.
+    pub events: Vec<Event>,
+}
+
+/// The answer to a command that was not refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done {
+        changed: bool,
+    },
+    /// The relay as it stands.
+    Relay {
+        relay: Relay,
+        changed: bool,
+    },
+    /// The snapshot as it stands.
+    Snapshot {
+        snapshot: Box<Snapshot>,
+        changed: bool,
+    },
+}
+
+/// A row of the meta group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Changed {
+    Settings,
+    Node(NodeId),
+    Site(SiteId),
+    Relay(RelayId),
+    Assignment(GroupId),
+    Snapshot(SnapshotSeq),
+}
+
+/// What every node that applies the command should know of at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A node is new, or can be reached elsewhere.
+    NodeChanged(NodeId),
+    /// Groups should have other members than before.
+    AssignmentsChanged,
+    /// Marks are asked for.
+    SnapshotBegun(SnapshotSeq),
+    /// There is a cut, and nothing waits for it any more.
+    SnapshotSealed(SnapshotSeq),
+    /// There will be no cut, and nothing waits for it any more.
+    SnapshotAborted(SnapshotSeq),
+    /// Its files are to go.
+    SnapshotDeleted(SnapshotId),
+    /// The history has a name.
+    LineageEstablished(Lineage),
+}
+
+impl Command {
+    /// Whether marks fence it: behind a mark of an open snapshot it has no effect and is answered *retry* (`snapshots.md`, R5 and R10).
+    ///
+    /// Fenced is all that a client asks for and can see: sites, relays, and what becomes of snapshots that were taken before. Not fenced is:
+    /// - `SealSnapshot` and `AbortSnapshot`: they open the fence, so they cannot wait behind it.
+    /// - `BeginSnapshot`: while a snapshot is open it is refused, and afterwards nothing is fenced. So it never has an effect that could be seen too early.
+    /// - `AnnounceNode`: membership. It says where a process is, which no snapshot brings back: every node announces itself again when it starts.
+    /// - `EstablishLineage`: no snapshot can begin before it.
+    pub fn is_user(&self) -> bool {
+        match self {
+            Command::AddSite(_) | Command::SiteAdded(_) | Command::RemoveSite(_) | Command::SiteRemoved(_) => true,
+            Command::AddRelay(_) | Command::RemoveRelay(_) | Command::MoveRelay(_) => true,
+            Command::ReportPart { .. } | Command::DeleteSnapshot { .. } => true,
+            Command::BeginSnapshot { .. } | Command::SealSnapshot { .. } | Command::AbortSnapshot { .. } => false,
+            Command::AnnounceNode(_) | Command::EstablishLineage { .. } => false,
+        }
+    }
+}
+
+impl Outcome {
+    /// Whether the command changed anything.
+    pub fn changed(&self) -> bool {
+        match self {
+            Outcome::Done { changed } | Outcome::Relay { changed, .. } | Outcome::Snapshot { changed, .. } => *changed,
+        }
+    }
+}
+
+impl Node {
+    pub fn check(&self) -> Result<()> {
+        if self.id == NodeId(0) {
+            return Err(Error::invalid(format!("the node at {} announces itself without an id", self.address)));
+        }
+        if self.address.is_empty() || self.address.len() > limits::ADDRESS_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "node {} announces an address of {} bytes; host:port is 1 to {} bytes",
+                self.id,
+                self.address.len(),
+                limits::ADDRESS_BYTES_MAX
+            )));
+        }
+        if self.capacity_percent > limits::CAPACITY_PERCENT_MAX {
+            return Err(Error::invalid(format!(
+                "node {} announces a capacity of {} %; at most {} % is possible",
+                self.id,
+                self.capacity_percent,
+                limits::CAPACITY_PERCENT_MAX
+            )));
+        }
+        if self.version.len() > limits::VERSION_BYTES_MAX {
+            return Err(Error::invalid(format!("node {} announces a version of more than {} bytes", self.id, limits::VERSION_BYTES_MAX)));
+        }
+        Ok(())
+    }
+}

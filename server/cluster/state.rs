@@ -1,0 +1,368 @@
+//! The meta group's state machine: what the cluster consists of, and how each command changes it.
+//!
+//! Pure and deterministic: the same commands in the same order give the same state, replies, rows and events on every node. A command that is refused
+//! has no effect. Whether a command is let through at all (the fence of `snapshots.md`) is decided before it comes here.
+//!
+//! Relies on `sites`, `snapshots` and `placement` for their rules. Does not know which nodes are alive, what time it is, or what is in any site: those who
+//! do know propose commands.
+//!
+//! - At most one snapshot is open: `begun` is `resolved` or one more, and then it is the open one.
+//! - Every group has an assignment, and it names only nodes that are there.
+//! - A change costs O(log n) in sites and relays; only a new node costs more, since everything is placed anew.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    cluster::{
+        command::{Applied, Changed, Command, Event, Node, Outcome},
+        placement::{self, Assignments},
+        sites::{Relay, SiteState, Sites},
+        snapshots::{Overall, Part, Snapshot},
+        walk::Wanted,
+    },
+    error::{Error, Result},
+    ids::{ClusterId, GroupId, Lineage, NodeId, RelayId, SiteId, SnapshotId, SnapshotSeq, Topology},
+    limits,
+};
+
+/// Everything that there is one of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub cluster: ClusterId,
+    pub replication_factor: u32,
+    pub topology: Topology,
+    /// `PENDING` while nodes fresh from a restore have not agreed on one.
+    pub lineage: Lineage,
+    /// The snapshot this history was restored from; None when founded.
+    pub restored_from: Option<SnapshotId>,
+    /// The newest snapshot number begun.
+    pub begun: SnapshotSeq,
+    /// The newest snapshot number sealed or aborted.
+    pub resolved: SnapshotSeq,
+}
+
+impl Settings {
+    /// Those of a cluster that has not taken a snapshot yet.
+    pub fn founding(cluster: ClusterId, lineage: Lineage, replication_factor: u32, topology: Topology) -> Result<Settings> {
+        if !(1..=limits::REPLICATION_FACTOR_MAX).contains(&replication_factor) {
+            return Err(Error::invalid(format!("the replication factor must be 1 to {}, not {replication_factor}", limits::REPLICATION_FACTOR_MAX)));
+        }
+        Ok(Settings { cluster, replication_factor, topology, lineage, restored_from: None, begun: SnapshotSeq(0), resolved: SnapshotSeq(0) })
+    }
+}
+
+/// What is stored, row by row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    pub settings: Settings,
+    pub nodes: Vec<Node>,
+    pub sites: Vec<(SiteId, SiteState)>,
+    pub relays: Vec<Relay>,
+    pub assignments: Vec<(GroupId, Vec<NodeId>)>,
+    pub snapshots: Vec<Snapshot>,
+}
+
+/// The configuration of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    settings: Settings,
+    nodes: BTreeMap<NodeId, Node>,
+    sites: Sites,
+    assignments: Assignments,
+    snapshots: BTreeMap<SnapshotSeq, Snapshot>,
+}
+
+/// What a command did apart from its reply.
+#[derive(Default)]
+struct Effects {
+    changed: Vec<Changed>,
+    events: Vec<Event>,
+}
+
+impl State {
+    /// A cluster of one node, which holds everything.
+    pub fn found(settings: Settings, node: Node) -> Result<State> {
+        node.check()?;
+        let (nodes, sites) = (BTreeMap::from([(node.id, node)]), Sites::default());
+        let mut state = State { settings, nodes, sites, assignments: Assignments::new(), snapshots: BTreeMap::new() };
+        state.assignments = state.placed(&Assignments::new());
+        Ok(state)
+    }
+
+    /// What a node knows that has joined and whose replica of the meta group has not received anything yet.
+    pub fn unknown(settings: Settings) -> State {
+        State { settings, nodes: BTreeMap::new(), sites: Sites::default(), assignments: Assignments::new(), snapshots: BTreeMap::new() }
+    }
+
+    /// From what is stored. Rows that contradict each other are `Corrupt`.
+    pub fn from_rows(rows: Rows) -> Result<State> {
+        let state = State {
+            settings: rows.settings,
+            nodes: rows.nodes.into_iter().map(|n| (n.id, n)).collect(),
+            sites: Sites::from_rows(rows.sites, rows.relays)?,
+            assignments: rows.assignments.into_iter().collect(),
+            snapshots: rows.snapshots.into_iter().map(|s| (s.x, s)).collect(),
+        };
+        state.check()?;
+        Ok(state)
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+    pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {
+        &self.nodes
+    }
+    pub fn node(&self, node: NodeId) -> Option<&Node> {
+        self.nodes.get(&node)
+    }
+    pub fn sites(&self) -> &Sites {
+        &self.sites
+    }
+    /// Sites whose addition or removal somebody has begun, at most `limit` of them, by id.
+    pub fn unfinished_sites(&self, limit: usize) -> Vec<(SiteId, SiteState)> {
+        self.sites.unfinished(limit)
+    }
+    /// The data groups' and the meta group's. Of the meta group only the voters stand there.
+    pub fn assignments(&self) -> &Assignments {
+        &self.assignments
+    }
+    /// By number.
+    pub fn snapshots(&self) -> &BTreeMap<SnapshotSeq, Snapshot> {
+        &self.snapshots
+    }
+    pub fn snapshot(&self, x: SnapshotSeq) -> Option<&Snapshot> {
+        self.snapshots.get(&x)
+    }
+    pub fn snapshot_named(&self, id: SnapshotId) -> Option<&Snapshot> {
+        self.snapshots.values().rev().find(|s| s.id == id)
+    }
+    pub fn overall(&self, snapshot: &Snapshot) -> Overall {
+        snapshot.overall(self.settings.topology)
+    }
+    /// The one that is being taken.
+    pub fn open_snapshot(&self) -> Option<&Snapshot> {
+        if self.settings.begun > self.settings.resolved { self.snapshots.get(&self.settings.begun) } else { None }
+    }
+
+    /// The members that a group should have. Every node follows the meta group, and nobody in particular leads it.
+    pub fn wanted(&self, group: GroupId) -> Wanted {
+        let voters = self.assignments.get(&group).cloned().unwrap_or_default();
+        if !group.is_meta() {
+            return Wanted { leader: voters.first().copied(), voters, ..Wanted::default() };
+        }
+        let learners = self.nodes.keys().copied().filter(|n| !voters.contains(n)).collect();
+        Wanted { voters, learners, leader: None }
+    }
+
+    pub fn apply(&mut self, command: &Command) -> Applied {
+        let mut effects = Effects::default();
+        let reply = match command {
+            Command::AnnounceNode(node) => self.announce_node(node, &mut effects),
+            Command::AddSite(site) => self.sites.add_site(site).map(|news| effects.site(site, news)),
+            Command::SiteAdded(site) => {
+                let news = self.sites.site_added(site);
+                Ok(effects.site(site, news))
+            }
+            Command::RemoveSite(site) => self.remove_site(site, &mut effects),
+            Command::SiteRemoved(site) => {
+                let news = self.sites.site_removed(site);
+                Ok(effects.site(site, news))
+            }
+            Command::AddRelay(relay) => self.sites.add_relay(relay).map(|news| self.relay_reply(&relay.id, news, &mut effects)),
+            Command::RemoveRelay(relay) => self.sites.remove_relay(relay).map(|()| effects.row(Changed::Relay(relay.clone()))),
+            Command::MoveRelay(relay) => self.sites.move_relay(relay).map(|news| self.relay_reply(&relay.id, news, &mut effects)),
+            Command::BeginSnapshot { id, created_ms } => self.begin_snapshot(*id, *created_ms, &mut effects),
+            Command::SealSnapshot { x } => Ok(self.resolve_snapshot(*x, Snapshot::seal, Event::SnapshotSealed(*x), &mut effects)),
+            Command::AbortSnapshot { x, reason } => Ok(self.resolve_snapshot(*x, |s| s.abort(reason), Event::SnapshotAborted(*x), &mut effects)),
+            Command::ReportPart { id, part } => self.report_part(*id, part, &mut effects),
+            Command::DeleteSnapshot { id } => self.delete_snapshot(*id, &mut effects),
+            Command::EstablishLineage { nonce } => Ok(self.establish_lineage(*nonce, &mut effects)),
+        };
+        Applied { reply, changed: effects.changed, events: effects.events }
+    }
+
+    /// What a cluster begins with that was restored from the snapshot during which this state was captured.
+    ///
+    /// - The snapshot is sealed, or nobody could have restored it. What became of parts that were being written at the cut is not known.
+    /// - Numbers go on from the largest one: all that the fence needs is that they grow, and records are kept by them.
+    /// - The history has no name until the meta group's first leader gives it one.
+    /// - Nodes, and sites that were half added or removed, are as they were. Nodes announce themselves, and the sites are finished.
+    pub fn restored(mut self, snapshot: SnapshotId) -> Result<State> {
+        let open = self.open_snapshot().filter(|s| s.id == snapshot).map(|s| s.x);
+        let x = open.ok_or_else(|| Error::corrupt(format!("the meta group's rows were not captured by snapshot {snapshot}: it is not open in them")))?;
+        for record in self.snapshots.values_mut() {
+            record.seal();
+            record.lose_sight();
+        }
+        self.settings = Settings { lineage: Lineage::PENDING, restored_from: Some(snapshot), begun: x, resolved: x, ..self.settings };
+        Ok(self)
+    }
+
+    /// A known node says where it is now; a new one is given its share of the groups.
+    ///
+    /// An address that another node has announced is taken as it comes: after a restore on other machines addresses may have changed places, and until
+    /// all have announced themselves two share one. Nothing depends on it, since nodes name the id they want to reach, and another one declines.
+    fn announce_node(&mut self, node: &Node, effects: &mut Effects) -> Result<Outcome> {
+        node.check()?;
+        let known = self.nodes.get(&node.id);
+        if known.is_none() && self.nodes.len() >= limits::NODES_MAX {
+            return Err(Error::conflict(format!("node {} cannot join: a cluster has at most {} nodes", node.id, limits::NODES_MAX)));
+        }
+        // Its capacity was given when it joined; a restart does not move data.
+        let now = Node { capacity_percent: known.map_or(node.capacity_percent, |k| k.capacity_percent), ..node.clone() };
+        if known == Some(&now) {
+            return Ok(Outcome::Done { changed: false });
+        }
+        let is_new = self.nodes.insert(node.id, now).is_none();
+        effects.events.push(Event::NodeChanged(node.id));
+        let outcome = effects.row(Changed::Node(node.id));
+        if is_new {
+            self.assign(effects);
+        }
+        Ok(outcome)
+    }
+
+    fn assign(&mut self, effects: &mut Effects) {
+        let new = self.placed(&self.assignments);
+        let before = effects.changed.len();
+        let changed = new.iter().filter(|(group, nodes)| self.assignments.get(group) != Some(nodes)).map(|(group, _)| Changed::Assignment(*group));
+        effects.changed.extend(changed);
+        if effects.changed.len() > before {
+            effects.events.push(Event::AssignmentsChanged);
+        }
+        self.assignments = new;
+    }
+
+    fn placed(&self, old: &Assignments) -> Assignments {
+        let capacities: BTreeMap<NodeId, u32> = self.nodes.values().map(|n| (n.id, n.capacity_percent)).collect();
+        let mut new = placement::place(&capacities, old, self.settings.topology.group_ids(), self.settings.replication_factor);
+        new.insert(GroupId::META, placement::meta_voters(&capacities, old.get(&GroupId::META).map_or(&[], Vec::as_slice)));
+        new
+    }
+
+    fn remove_site(&mut self, site: &SiteId, effects: &mut Effects) -> Result<Outcome> {
+        let Some(relays) = self.sites.remove_site(site)? else {
+            return Ok(Outcome::Done { changed: false });
+        };
+        effects.changed.extend(relays.into_iter().map(Changed::Relay));
+        Ok(effects.row(Changed::Site(site.clone())))
+    }
+
+    fn relay_reply(&self, relay: &RelayId, changed: bool, effects: &mut Effects) -> Outcome {
+        if changed {
+            effects.row(Changed::Relay(relay.clone()));
+        }
+        Outcome::Relay { relay: self.sites.relay(relay).expect("it was just added or found"), changed }
+    }
+
+    fn begin_snapshot(&mut self, id: SnapshotId, created_ms: u64, effects: &mut Effects) -> Result<Outcome> {
+        if let Some(known) = self.snapshot_named(id) {
+            return Ok(Outcome::Snapshot { snapshot: Box::new(known.clone()), changed: false });
+        }
+        if let Some(open) = self.open_snapshot() {
+            return Err(Error::conflict(format!("snapshot {} is being taken; wait for it", open.id)));
+        }
+        if self.settings.lineage == Lineage::PENDING {
+            return Err(Error::unavailable("the cluster comes from a restore and has not agreed on its history yet; try again when it has"));
+        }
+        let x = SnapshotSeq(self.settings.begun.0 + 1);
+        let snapshot = Snapshot::begin(id, x, created_ms, self.settings.lineage, self.nodes.values().map(|n| (n.id, n.snapshot_store)));
+        self.settings.begun = x;
+        effects.changed.extend([Changed::Settings, Changed::Snapshot(x)]);
+        if snapshot.is_open() {
+            effects.events.push(Event::SnapshotBegun(x));
+        } else {
+            self.settings.resolved = x;
+            effects.events.push(Event::SnapshotAborted(x));
+        }
+        self.snapshots.insert(x, snapshot.clone());
+        self.forget_oldest(effects);
+        Ok(Outcome::Snapshot { snapshot: Box::new(snapshot), changed: true })
+    }
+
+    /// Only the record goes; what nodes keep of it stays where it is.
+    fn forget_oldest(&mut self, effects: &mut Effects) {
+        while self.snapshots.len() - usize::from(self.open_snapshot().is_some()) > limits::SNAPSHOTS_REMEMBERED {
+            let (x, _) = self.snapshots.pop_first().expect("there are more than are remembered");
+            effects.changed.push(Changed::Snapshot(x));
+        }
+    }
+
+    /// The first outcome wins, and one of a snapshot that is not known does nothing.
+    fn resolve_snapshot(&mut self, x: SnapshotSeq, resolve: impl FnOnce(&mut Snapshot) -> bool, event: Event, effects: &mut Effects) -> Outcome {
+        let changed = self.snapshots.get_mut(&x).is_some_and(resolve);
+        if changed {
+            self.settings.resolved = self.settings.resolved.max(x);
+            effects.changed.extend([Changed::Settings, Changed::Snapshot(x)]);
+            effects.events.push(event);
+            self.forget_oldest(effects);
+        }
+        Outcome::Done { changed }
+    }
+
+    fn report_part(&mut self, id: SnapshotId, part: &Part, effects: &mut Effects) -> Result<Outcome> {
+        part.check(self.settings.topology)?;
+        let x = self.number_of(id)?;
+        if !self.nodes.contains_key(&part.node) {
+            return Err(Error::not_found(format!("node {} is not part of the cluster, so it has no part of snapshot {id}", part.node)));
+        }
+        let changed = self.snapshots.get_mut(&x).is_some_and(|s| s.report(part));
+        if changed {
+            effects.row(Changed::Snapshot(x));
+        }
+        Ok(Outcome::Done { changed })
+    }
+
+    fn delete_snapshot(&mut self, id: SnapshotId, effects: &mut Effects) -> Result<Outcome> {
+        let x = self.number_of(id)?;
+        if self.snapshots[&x].is_open() {
+            return Err(Error::conflict(format!("snapshot {id} is being taken; wait for it, then delete it")));
+        }
+        self.snapshots.remove(&x);
+        effects.events.push(Event::SnapshotDeleted(id));
+        Ok(effects.row(Changed::Snapshot(x)))
+    }
+
+    fn number_of(&self, id: SnapshotId) -> Result<SnapshotSeq> {
+        self.snapshot_named(id).map(|s| s.x).ok_or_else(|| Error::not_found(format!("there is no snapshot {id}")))
+    }
+
+    /// The first one names the history; later ones change nothing.
+    fn establish_lineage(&mut self, nonce: u64, effects: &mut Effects) -> Outcome {
+        let (Lineage::PENDING, Some(from)) = (self.settings.lineage, self.settings.restored_from) else {
+            return Outcome::Done { changed: false };
+        };
+        self.settings.lineage = Lineage::derive(from, nonce);
+        effects.events.push(Event::LineageEstablished(self.settings.lineage));
+        effects.row(Changed::Settings)
+    }
+
+    fn check(&self) -> Result<()> {
+        let (begun, resolved) = (self.settings.begun, self.settings.resolved);
+        let open: Vec<SnapshotSeq> = self.snapshots.values().filter(|s| s.is_open()).map(|s| s.x).collect();
+        let expected: &[SnapshotSeq] = if begun > resolved { &[begun] } else { &[] };
+        if resolved > begun || open != expected || self.snapshots.last_key_value().is_some_and(|(x, _)| *x > begun) {
+            return Err(Error::corrupt(format!("the meta group's rows contradict each other: begun {begun}, resolved {resolved}, open {open:?}")));
+        }
+        if let Some(node) = self.assignments.values().flatten().find(|n| !self.nodes.contains_key(n)) {
+            return Err(Error::corrupt(format!("the meta group's rows contradict each other: groups are assigned to node {node}, which is not there")));
+        }
+        let unassigned = |g: &GroupId| self.assignments.get(g).is_none_or(Vec::is_empty);
+        if let Some(group) = self.settings.topology.group_ids().chain([GroupId::META]).find(unassigned) {
+            return Err(Error::corrupt(format!("the meta group's rows contradict each other: group {group} is assigned to no node")));
+        }
+        Ok(())
+    }
+}
+
+impl Effects {
+    fn row(&mut self, row: Changed) -> Outcome {
+        self.changed.push(row);
+        Outcome::Done { changed: true }
+    }
+
+    fn site(&mut self, site: &SiteId, changed: bool) -> Outcome {
+        if changed { self.row(Changed::Site(site.clone())) } else { Outcome::Done { changed } }
+    }
+}

@@ -1,0 +1,275 @@
+//! The meta group as stories: `tests/golden/cluster`. Also the laws of its state machine.
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use crate::{
+    cluster::{
+        command::{Applied, Changed, Command, Event, Node, Outcome},
+        sites::Relay,
+        snapshots::{Part, Snapshot, Stage, Status},
+        state::{Rows, Settings, State},
+    },
+    golden,
+    ids::{ClusterId, GroupId, Lineage, NodeId, RelayId, SiteId, SnapshotId, SnapshotSeq, Topology},
+    limits,
+};
+
+fn number(word: &str) -> u64 {
+    word.parse().unwrap_or_else(|_| panic!("{word} is not a number"))
+}
+fn site(id: &str) -> SiteId {
+    SiteId::new(id).unwrap()
+}
+fn snapshot_id(n: u64) -> SnapshotId {
+    SnapshotId(Uuid::from_u128(n.into()))
+}
+fn relay(id: &str, at: &str) -> Relay {
+    Relay { id: RelayId::new(id).unwrap(), site: (at != "-").then(|| site(at)) }
+}
+fn node(id: u64, address: &str, snapshot_store: bool) -> Node {
+    Node { id: NodeId(id), address: address.into(), capacity_percent: 100, version: "1.0".into(), snapshot_store, lineage: Lineage(1) }
+}
+fn group(word: &str) -> GroupId {
+    if word == "meta" { GroupId::META } else { GroupId(number(word) as u32) }
+}
+fn founded(nodes: u64) -> State {
+    let settings = Settings::founding(ClusterId(Uuid::from_u128(9)), Lineage(1), 3, Topology::new(64, 4).unwrap()).unwrap();
+    let mut state = State::found(settings, node(1, "node-1:8080", true)).unwrap();
+    for id in 2..=nodes {
+        state.apply(&Command::AnnounceNode(node(id, &format!("node-{id}:8080"), true))).reply.unwrap();
+    }
+    state
+}
+fn completed(node: u64, groups: impl IntoIterator<Item = GroupId>) -> Part {
+    Part { status: Status::Completed, groups: groups.into_iter().collect(), manifest_digest: Some([1; 32]), ..Part::processing(NodeId(node)) }
+}
+
+fn command(words: &[&str]) -> Command {
+    match *words {
+        ["announce", id, address] => Command::AnnounceNode(node(number(id), address, true)),
+        ["announce", id, address, "storeless"] => Command::AnnounceNode(node(number(id), address, false)),
+        ["add-site", id] => Command::AddSite(site(id)),
+        ["site-added", id] => Command::SiteAdded(site(id)),
+        ["remove-site", id] => Command::RemoveSite(site(id)),
+        ["site-removed", id] => Command::SiteRemoved(site(id)),
+        ["add-relay", id, at] => Command::AddRelay(relay(id, at)),
+        ["remove-relay", id] => Command::RemoveRelay(RelayId::new(id).unwrap()),
+        ["move-relay", id, at] => Command::MoveRelay(relay(id, at)),
+        ["begin", id] => Command::BeginSnapshot { id: snapshot_id(number(id)), created_ms: 0 },
+        ["seal", x] => Command::SealSnapshot { x: SnapshotSeq(number(x)) },
+        ["abort", x, ref why @ ..] => Command::AbortSnapshot { x: SnapshotSeq(number(x)), reason: why.join(" ") },
+        ["report", id, node, "completed", groups] => {
+            Command::ReportPart { id: snapshot_id(number(id)), part: completed(number(node), groups.split(',').map(group)) }
+        }
+        ["report", id, node, "missing", ref why @ ..] => {
+            Command::ReportPart { id: snapshot_id(number(id)), part: Part::missing(NodeId(number(node)), why.join(" ")) }
+        }
+        ["report", id, node, "failed", ref why @ ..] => {
+            Command::ReportPart { id: snapshot_id(number(id)), part: Part::failed(NodeId(number(node)), why.join(" ")) }
+        }
+        ["delete", id] => Command::DeleteSnapshot { id: snapshot_id(number(id)) },
+        ["establish", nonce] => Command::EstablishLineage { nonce: number(nonce) },
+        _ => panic!("nobody knows what {words:?} means"),
+    }
+}
+
+fn act(state: &mut State, line: &str) -> String {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    match words[..] {
+        ["nodes"] => state.nodes().values().map(|n| format!("  {} at {}, store: {}\n", n.id, n.address, n.snapshot_store)).collect(),
+        ["assignments"] => state.assignments().iter().map(|(g, nodes)| format!("  group {g}: {}\n", listed(nodes))).collect(),
+        ["sites"] => state.sites().sites().iter().map(|(s, how)| format!("  {s}: {how:?}, {} relays\n", state.sites().relay_count(s))).collect(),
+        ["unfinished"] => state.unfinished_sites(10).iter().map(|(s, how)| format!("  {s}: {how:?}\n")).collect(),
+        ["snapshots"] => state.snapshots().values().map(|s| shown(state, s)).collect(),
+        ["restored", id] => match state.clone().restored(snapshot_id(number(id))) {
+            Ok(restored) => {
+                *state = restored;
+                format!("  lineage {}, begun {}, resolved {}", state.settings().lineage, state.settings().begun, state.settings().resolved)
+            }
+            Err(e) => format!("  refused, {:?}: {e}", e.kind),
+        },
+        _ => told(state.apply(&command(&words))),
+    }
+}
+
+fn listed(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn shown(state: &State, snapshot: &Snapshot) -> String {
+    let all = state.overall(snapshot);
+    let mut text = format!("  {} (x = {}): {:?}, {:?}", snapshot.id, snapshot.x, snapshot.stage, all.status);
+    text += &format!(", {}/{} partitions, {} copies, settled: {}\n", all.partitions_covered, all.partitions, all.copies_min, all.settled);
+    if !all.reason.is_empty() {
+        text += &format!("    because {}\n", all.reason);
+    }
+    for part in snapshot.parts.values() {
+        text += &format!("    node {}: {:?} {}\n", part.node, part.status, part.reason);
+    }
+    text
+}
+
+fn told(applied: Applied) -> String {
+    let mut text = match &applied.reply {
+        Ok(Outcome::Done { changed }) => format!("  done, changed: {changed}\n"),
+        Ok(Outcome::Relay { relay, changed }) => format!("  {} belongs to {:?}, changed: {changed}\n", relay.id, relay.site.as_ref().map(SiteId::as_str)),
+        Ok(Outcome::Snapshot { snapshot, changed }) => format!("  snapshot {} is {:?}, changed: {changed}\n", snapshot.id, snapshot.stage),
+        Err(e) => format!("  refused, {:?}: {e}\n", e.kind),
+    };
+    if !applied.changed.is_empty() {
+        text += &format!("  rows: {:?}\n", applied.changed);
+    }
+    if !applied.events.is_empty() {
+        text += &format!("  events: {:?}\n", applied.events);
+    }
+    text
+}
+
+#[test]
+fn the_stories_of_the_cluster_are_as_they_were() {
+    golden::play("cluster", || {
+        let mut state = founded(1);
+        move |line: &str| act(&mut state, line)
+    });
+}
+
+fn a_command() -> impl Strategy<Value = Command> {
+    let words = (0..16u32, 1..5u64, 0..3u64, 1..6u64).prop_map(|(what, n, s, x)| match what {
+        0 | 1 => format!("announce {} node-{n}:{}", n + s, 8080 + x),
+        2 => format!("add-site s{s}"),
+        3 => format!("site-added s{s}"),
+        4 => format!("remove-site s{s}"),
+        5 => format!("site-removed s{s}"),
+        6 => format!("add-relay r{n} s{s}"),
+        7 => format!("move-relay r{n} s{s}"),
+        8 => format!("remove-relay r{n}"),
+        9 | 10 => format!("begin {n}"),
+        11 => format!("seal {x}"),
+        12 => format!("abort {x} late"),
+        13 => format!("report {n} {x} completed 0,1,2,3,meta"),
+        14 => format!("report {n} {x} missing away"),
+        _ => format!("delete {n}"),
+    });
+    words.prop_map(|line| command(&line.split(' ').collect::<Vec<_>>()))
+}
+
+/// The rows as a store holds them, kept up with nothing but what `Applied` names.
+struct Stored(Rows);
+
+impl Stored {
+    fn of(state: &State) -> Stored {
+        Stored(Rows {
+            settings: state.settings().clone(),
+            nodes: state.nodes().values().cloned().collect(),
+            sites: state.sites().sites().iter().map(|(s, how)| (s.clone(), *how)).collect(),
+            relays: state.sites().relays().keys().map(|r| state.sites().relay(r).unwrap()).collect(),
+            assignments: state.assignments().iter().map(|(g, nodes)| (*g, nodes.clone())).collect(),
+            snapshots: state.snapshots().values().cloned().collect(),
+        })
+    }
+
+    fn follow(&mut self, state: &State, changed: &Changed) {
+        let rows = &mut self.0;
+        match changed {
+            Changed::Settings => rows.settings = state.settings().clone(),
+            Changed::Node(id) => replace(&mut rows.nodes, |n| n.id == *id, state.node(*id).cloned()),
+            Changed::Site(id) => replace(&mut rows.sites, |(s, _)| s == id, state.sites().site(id).map(|how| (id.clone(), how))),
+            Changed::Relay(id) => replace(&mut rows.relays, |r| r.id == *id, state.sites().relay(id)),
+            Changed::Assignment(g) => replace(&mut rows.assignments, |(a, _)| a == g, state.assignments().get(g).map(|nodes| (*g, nodes.clone()))),
+            Changed::Snapshot(x) => replace(&mut rows.snapshots, |s| s.x == *x, state.snapshot(*x).cloned()),
+        }
+    }
+}
+
+fn replace<T>(rows: &mut Vec<T>, is: impl Fn(&T) -> bool, by: Option<T>) {
+    rows.retain(|row| !is(row));
+    rows.extend(by);
+}
+
+proptest! {
+    /// Whatever is asked in whatever order: the rows named are enough to come back after a restart, and a refusal names none.
+    #[test]
+    fn what_is_stored_is_what_is_known(commands in prop::collection::vec(a_command(), 1..60)) {
+        let mut state = founded(1);
+        let mut stored = Stored::of(&state);
+        for command in &commands {
+            let before = state.clone();
+            let applied = state.apply(command);
+            applied.changed.iter().for_each(|row| stored.follow(&state, row));
+            prop_assert_eq!(&State::from_rows(stored.0.clone()).unwrap(), &state);
+            let changed = applied.reply.as_ref().is_ok_and(Outcome::changed);
+            prop_assert_eq!(changed, state != before, "{:?} answered {:?}", command, applied.reply);
+            prop_assert_eq!(changed, !applied.changed.is_empty());
+            prop_assert!(changed || applied.events.is_empty());
+            prop_assert!(state.settings().begun.0 - state.settings().resolved.0 <= 1);
+            prop_assert!(state.settings().begun >= before.settings().begun && state.settings().resolved >= before.settings().resolved);
+        }
+    }
+
+    /// A retried command finds its work done, whatever it was.
+    #[test]
+    fn the_same_command_again_changes_nothing(commands in prop::collection::vec(a_command(), 1..40)) {
+        let mut state = founded(2);
+        for command in &commands {
+            state.apply(command);
+            let before = state.clone();
+            state.apply(command);
+            prop_assert_eq!(&state, &before, "{:?}", command);
+        }
+    }
+}
+
+#[test]
+fn only_resolved_snapshots_are_forgotten_and_the_oldest_first() {
+    let mut state = founded(1);
+    let most = limits::SNAPSHOTS_REMEMBERED as u64;
+    for x in 1..=most {
+        state.apply(&Command::BeginSnapshot { id: snapshot_id(x), created_ms: 0 });
+        state.apply(&Command::SealSnapshot { x: SnapshotSeq(x) });
+    }
+    state.apply(&Command::BeginSnapshot { id: snapshot_id(most + 1), created_ms: 0 });
+    assert_eq!(state.snapshots().len() as u64, most + 1);
+    let sealed = state.apply(&Command::SealSnapshot { x: SnapshotSeq(most + 1) });
+    assert!(sealed.changed.contains(&Changed::Snapshot(SnapshotSeq(1))));
+    assert_eq!(sealed.events, [Event::SnapshotSealed(SnapshotSeq(most + 1))]);
+    assert_eq!(state.snapshots().first_key_value().map(|(x, s)| (x.0, s.stage)), Some((2, Stage::Sealed)));
+}
+
+#[test]
+fn what_a_user_asks_for_is_fenced_and_what_opens_the_fence_is_not() {
+    let fenced = ["add-site s", "site-added s", "remove-site s", "site-removed s", "add-relay r s", "move-relay r s", "remove-relay r", "delete 1"];
+    let free = ["begin 1", "seal 1", "abort 1 late", "announce 1 here:1", "establish 1"];
+    let is_user = |line: &&str| command(&line.split(' ').collect::<Vec<_>>()).is_user();
+    assert!(fenced.iter().all(is_user) && is_user(&"report 1 1 missing away"));
+    assert!(!free.iter().any(is_user));
+}
+
+#[test]
+fn rows_that_contradict_each_other_are_refused() {
+    let good = Stored::of(&founded(3)).0;
+    assert!(State::from_rows(good.clone()).is_ok());
+    let without_node = Rows { nodes: good.nodes[1..].to_vec(), ..good.clone() };
+    let without_meta = Rows { assignments: good.assignments[..4].to_vec(), ..good.clone() };
+    let begun = Rows { settings: Settings { begun: SnapshotSeq(1), ..good.settings.clone() }, ..good.clone() };
+    let lost_site = Rows { relays: vec![relay("r", "nowhere")], ..good };
+    for rows in [without_node, without_meta, begun, lost_site] {
+        assert_eq!(State::from_rows(rows).unwrap_err().kind, crate::error::Kind::Corrupt);
+    }
+}
+
+#[test]
+fn nodes_that_announce_nonsense_are_refused() {
+    let mut state = founded(1);
+    let good = node(2, "node-2:8080", true);
+    for bad in [
+        Node { id: NodeId(0), ..good.clone() },
+        Node { address: String::new(), ..good.clone() },
+        Node { address: "x".repeat(limits::ADDRESS_BYTES_MAX + 1), ..good.clone() },
+        Node { capacity_percent: limits::CAPACITY_PERCENT_MAX + 1, ..good.clone() },
+        Node { version: "1".repeat(limits::VERSION_BYTES_MAX + 1), ..good.clone() },
+    ] {
+        assert!(state.apply(&Command::AnnounceNode(bad)).reply.is_err());
+    }
+    assert!(state.apply(&Command::AnnounceNode(good)).reply.is_ok());
+}

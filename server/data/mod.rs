@@ -1,0 +1,61 @@
+//! The data of a group: keys, their concurrent values, and the state machine that a group's log drives.
+//!
+//! Everything here decides and nothing does: no files, no network, no time, no chance. The same commands in the same order give the same rows and the
+//! same replies on every replica, which is all that Raft needs. Rows live behind the trait `Rows`; the store implements it, tests use a map.
+//!
+//! In reading order: `bucket` (how conflicts are settled), `key` (names of rows and their order), `version` (dots and version vectors), `context` (what a
+//! reader hands back), `command` (what can be asked and answered), `siblings` (what a write does to one key), `window` (requests remembered), `query`
+//! (reads), `machine` (the group).
+//!
+//! Not here: marks, `seen` and the fence of snapshots stand in front of `apply`, in the engine. Nothing is forwarded or retried here either.
+
+mod bucket;
+mod key;
+mod version;
+mod context;
+mod command;
+mod siblings;
+mod window;
+mod query;
+mod machine;
+#[cfg(test)]
+pub(crate) mod memory;
+#[cfg(test)]
+mod story;
+#[cfg(test)]
+mod laws;
+
+pub use bucket::{Bucket, Conflicts};
+pub use command::{Command, KeyView, Query, Read, Reply, Scan, Stamp, Step, Write, WrittenStep};
+pub use context::Context;
+pub use key::{Key, Place, Prefix, RowKey, Value, partition_range};
+pub use machine::{Machine, State};
+pub use siblings::{Outcome, Versions};
+pub use version::{Dot, Version, VersionVector};
+pub use window::{Outcomes, Remembered, Verdict};
+
+use crate::error::Result;
+
+/// What stands under a `RowKey`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Row {
+    Site(SiteRow),
+    Key(Versions),
+}
+
+/// A site's own row: the site is read and written while it stands and is not being removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SiteRow {
+    pub removing: bool,
+}
+
+/// The rows of a group. An error means that the disk failed: the node stops, it does not guess.
+pub trait Rows {
+    fn get(&self, key: &RowKey) -> Result<Option<Row>>;
+
+    /// `None` deletes.
+    fn set(&mut self, key: &RowKey, row: Option<Row>) -> Result<()>;
+
+    /// Shows the rows whose encoded keys lie in `from..to`, in order, until `each` answers false.
+    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(RowKey, Row) -> Result<bool>) -> Result<()>;
+}

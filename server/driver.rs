@@ -1,0 +1,314 @@
+//! Drives the engine: one OS thread for the loop, one for the store beside it, and the handle through which everyone else on the node talks to it.
+//!
+//! - The queue to the loop is bounded. When it is full, requests are refused as `Exhausted` and peers' messages count as lost.
+//! - A tick is never made up for: after a pause one tick follows, since leases count on the time in between.
+//! - If the log or the store fails, both threads end and `Driver::failed` says why. The node stops then; it does not guess.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, PoisonError, RwLock,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc as tokio_mpsc, oneshot};
+
+use crate::{
+    clock::Clock,
+    data::Reply,
+    engine::{Body, Engine, Finished, Host, Input, Job, Look, News, RowsToSend, Sight, Stored, Token},
+    entry::Identity,
+    error::{Error, Result},
+    ids::{GroupId, NodeId, Topology},
+    limits,
+    log::Log,
+    metrics::Metrics,
+    proto::internal::v1::PeerMessage,
+    store::{Store, transfer},
+    wire,
+};
+
+enum Order {
+    Input(Input),
+    Request { group: GroupId, body: Body, deadline: Duration, reply: oneshot::Sender<Result<Reply>> },
+    Stop,
+}
+
+/// What the engine sends to others on the node.
+pub struct Outlets {
+    /// Messages to peers; those that do not fit are lost.
+    pub peers: Box<dyn FnMut(NodeId, PeerMessage) + Send>,
+    pub rows: tokio_mpsc::UnboundedSender<RowsToSend>,
+    pub news: tokio_mpsc::UnboundedSender<News>,
+    /// Told when this node belongs to a lineage from now on.
+    pub identity: tokio::sync::watch::Sender<Identity>,
+}
+
+/// How everyone else talks to the engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    orders: SyncSender<Order>,
+    leaders: Arc<RwLock<BTreeMap<GroupId, NodeId>>>,
+    pub clock: Clock,
+}
+
+/// The running threads.
+pub struct Driver {
+    orders: SyncSender<Order>,
+    engine: JoinHandle<Result<()>>,
+    store: JoinHandle<()>,
+}
+
+/// Starts both threads. `failed` receives the reason if the engine ends by itself.
+pub fn start(
+    engine: Engine,
+    store: Store,
+    log: Log,
+    clock: Clock,
+    outlets: Outlets,
+    metrics: Arc<Metrics>,
+) -> Result<(Driver, Handle, oneshot::Receiver<Error>)> {
+    let (orders, inbox) = mpsc::sync_channel(limits::ENGINE_QUEUE_MAX);
+    let (jobs, work) = mpsc::channel();
+    let (failed_tx, failed) = oneshot::channel();
+    let topology = engine.identity().topology;
+    let results = orders.clone();
+    let keeper = {
+        let (store, metrics) = (store.clone(), metrics.clone());
+        move || keep_store(&store, &log, topology, &work, &results, clock, &metrics)
+    };
+    let store_thread = spawn("store", keeper)?;
+    let leaders = Arc::new(RwLock::default());
+    let shell = Shell { clock, outlets, jobs, store, waiting: BTreeMap::new(), last_token: 0, leaders: leaders.clone(), metrics };
+    let run = move || {
+        let ended = run_engine(engine, &inbox, shell);
+        if let Err(e) = &ended {
+            // Nobody listens any more when the node is already stopping.
+            let _ = failed_tx.send(e.clone());
+        }
+        ended
+    };
+    let engine_thread = spawn("engine", run)?;
+    let handle = Handle { orders: orders.clone(), leaders, clock };
+    Ok((Driver { orders, engine: engine_thread, store: store_thread }, handle, failed))
+}
+
+fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    thread::Builder::new().name(name.into()).spawn(work).map_err(|e| Error::unavailable(format!("starting the {name} thread: {e}")))
+}
+
+impl Driver {
+    /// Ends the loop after what it has taken, and waits for both threads. What is applied and not checkpointed is in the log.
+    pub fn stop(self) -> Result<()> {
+        // A loop that has failed does not listen any more.
+        let _ = self.orders.send(Order::Stop);
+        let ended = self.engine.join().map_err(|_| Error::unavailable("the engine thread has panicked"))?;
+        self.store.join().map_err(|_| Error::unavailable("the store thread has panicked"))?;
+        ended
+    }
+}
+
+impl Handle {
+    /// Asks a group for something and waits for the answer, until `wait` is over at the longest.
+    pub async fn request(&self, group: GroupId, body: Body, wait: Duration) -> Result<Reply> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = self.clock.now() + wait.min(limits::REQUEST_DEADLINE_MAX);
+        self.order(Order::Request { group, body, deadline, reply })?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Looks at the engine from outside. A linearizable look sees all that was acknowledged in the meta group before.
+    pub async fn look<T: Send + 'static>(&self, linearizable: bool, wait: Duration, see: impl FnOnce(Sight<'_>) -> T + Send + 'static) -> Result<T> {
+        let (seen, answer) = oneshot::channel();
+        let deadline = self.clock.now() + wait.min(limits::REQUEST_DEADLINE_MAX);
+        let see = Box::new(move |sight: Result<Sight<'_>>| {
+            // Whoever asked may have gone.
+            let _ = seen.send(sight.map(see));
+        });
+        self.order(Order::Input(Input::Look(Look { linearizable, deadline, see })))?;
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Who leads a group, as the local replica knows it.
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.leaders.read().unwrap_or_else(PoisonError::into_inner).get(&group).copied()
+    }
+
+    /// Hands something to the engine; refused when its queue is full.
+    pub fn input(&self, input: Input) -> Result<()> {
+        self.order(Order::Input(input))
+    }
+
+    fn order(&self, order: Order) -> Result<()> {
+        self.orders.try_send(order).map_err(|e| match e {
+            TrySendError::Full(_) => Error::exhausted(format!("{} requests already wait on this node; slow down", limits::ENGINE_QUEUE_MAX)),
+            TrySendError::Disconnected(_) => stopping(),
+        })
+    }
+}
+
+fn stopping() -> Error {
+    Error::unavailable("this node is stopping; ask another one")
+}
+
+/// What the engine's words do in production.
+struct Shell {
+    clock: Clock,
+    outlets: Outlets,
+    jobs: mpsc::Sender<Job>,
+    store: Store,
+    waiting: BTreeMap<Token, oneshot::Sender<Result<Reply>>>,
+    last_token: u64,
+    leaders: Arc<RwLock<BTreeMap<GroupId, NodeId>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Host for Shell {
+    fn now(&self) -> Duration {
+        self.clock.now()
+    }
+    fn send(&mut self, to: NodeId, message: PeerMessage) {
+        (self.outlets.peers)(to, message);
+    }
+    fn answer(&mut self, token: Token, answer: Result<Reply>) {
+        if let Some(reply) = self.waiting.remove(&token) {
+            // Whoever asked may have gone.
+            let _ = reply.send(answer);
+        }
+    }
+    fn start(&mut self, job: Job) {
+        // The store thread ends only after this one.
+        let _ = self.jobs.send(job);
+    }
+    fn send_rows(&mut self, rows: RowsToSend) {
+        let _ = self.outlets.rows.send(rows);
+    }
+    fn tell(&mut self, news: News) {
+        note(&self.metrics, &news);
+        if let News::Leader { group, leader } = &news {
+            let mut leaders = self.leaders.write().unwrap_or_else(PoisonError::into_inner);
+            match leader {
+                Some(leader) => leaders.insert(*group, *leader),
+                None => leaders.remove(group),
+            };
+        }
+        let _ = self.outlets.news.send(news);
+    }
+    fn adopt(&mut self, identity: &Identity) -> Result<()> {
+        self.store.set_identity(&wire::encode_identity(identity))?;
+        self.outlets.identity.send_replace(identity.clone());
+        Ok(())
+    }
+}
+
+fn note(metrics: &Metrics, news: &News) {
+    match news {
+        News::Held(time) => metrics.held(*time),
+        News::Leader { .. } => metrics.leader_changed(),
+        News::Logged { entries, synced } => metrics.logged(*entries, *synced),
+        News::Nodes(_) | News::Snapshot(_) => {}
+    }
+}
+
+impl Shell {
+    fn input(&mut self, order: Order) -> Option<Input> {
+        match order {
+            Order::Input(input) => Some(input),
+            Order::Request { group, body, deadline, reply } => {
+                self.last_token += 1;
+                let token = Token(self.last_token);
+                self.waiting.insert(token, reply);
+                Some(Input::Request { token, group, body, deadline })
+            }
+            Order::Stop => None,
+        }
+    }
+}
+
+fn run_engine(mut engine: Engine, inbox: &Receiver<Order>, mut shell: Shell) -> Result<()> {
+    let mut next_tick = shell.clock.now() + limits::TICK;
+    engine.round([], &mut shell)?;
+    loop {
+        let mut inputs = Vec::new();
+        let mut stop = false;
+        let patience = next_tick.saturating_sub(shell.clock.now());
+        let mut next = match inbox.recv_timeout(patience) {
+            Ok(order) => Some(order),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
+        while let Some(order) = next.take() {
+            match shell.input(order) {
+                Some(input) => inputs.push(input),
+                None => stop = true,
+            }
+            if inputs.len() < limits::ROUND_INPUTS_MAX && !stop {
+                next = inbox.try_recv().ok();
+            }
+        }
+        let began = shell.clock.now();
+        if began >= next_tick {
+            inputs.push(Input::Tick);
+            next_tick = began + limits::TICK;
+        }
+        let count = inputs.len();
+        engine.round(inputs, &mut shell)?;
+        shell.metrics.round(shell.clock.now() - began, count);
+        if stop {
+            return Ok(());
+        }
+    }
+}
+
+/// Does the engine's jobs in order, until the engine has ended.
+fn keep_store(store: &Store, log: &Log, topology: Topology, work: &Receiver<Job>, results: &SyncSender<Order>, clock: Clock, metrics: &Metrics) {
+    while let Ok(job) = work.recv() {
+        let began = clock.now();
+        let finished = match job {
+            Job::Checkpoint { layers, capture } => {
+                let bytes: usize = layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum();
+                let stored = checkpoint(store, log, &layers, capture);
+                metrics.checkpoint(clock.now() - began, bytes);
+                Finished::Checkpoint(stored)
+            }
+            Job::Install { group, path, record } => {
+                let installed = (|| {
+                    let mut commit = store.begin()?;
+                    transfer::install(&path, &mut commit, topology, group)?;
+                    commit.group(group, &record)?;
+                    commit.finish()?;
+                    store.view()
+                })();
+                Finished::Installed { group, view: installed }
+            }
+        };
+        // An engine that has ended does not care.
+        let _ = results.send(Order::Input(Input::Finished(finished)));
+    }
+}
+
+fn checkpoint(
+    store: &Store,
+    log: &Log,
+    layers: &[(GroupId, Vec<Arc<crate::engine::overlay::Sealed>>)],
+    capture: Option<crate::ids::SnapshotSeq>,
+) -> Result<Stored> {
+    if !layers.is_empty() {
+        let mut commit = store.begin()?;
+        for (group, layers) in layers {
+            for layer in layers {
+                commit.rows(layer.rows.iter().map(|(k, v)| (k.as_slice(), v.as_deref())))?;
+            }
+            if let Some(last) = layers.last() {
+                commit.group(*group, &last.record)?;
+            }
+        }
+        commit.finish()?;
+        log.purge()?;
+    }
+    let capture = capture.map(|x| store.view().map(|view| (x, view))).transpose()?;
+    Ok(Stored { view: store.view()?, capture })
+}

@@ -1,0 +1,157 @@
+//! Checkpoints: applied rows go from memory to the store in one durable transaction, beside the loop, which never waits for them.
+//!
+//! A checkpoint begins when there are many bytes, when the oldest is old, or when somebody needs the store to know something: a snapshot its cut, a new
+//! member its rows. It seals every group's open layer with the group's record; when it is done, readers move to a view that holds those rows, the layers
+//! are dropped, and logs are cut off behind, but for what followers that are a little late will ask for.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use super::{Engine, Host, group::Group, overlay::Sealed, storage::Offer};
+use crate::{
+    entry::Record,
+    error::Result,
+    ids::{GroupId, SnapshotSeq},
+    limits,
+    log::Batch,
+    store::{View, keys},
+    wire,
+};
+
+/// Work for the thread beside the loop, done in order.
+pub enum Job {
+    /// Write layers, oldest first, in one transaction; then open a view, and one more when a snapshot waits for this moment.
+    Checkpoint { layers: Vec<(GroupId, Vec<Arc<Sealed>>)>, capture: Option<SnapshotSeq> },
+    /// Replace a group's rows by those of a file.
+    Install { group: GroupId, path: PathBuf, record: Vec<u8> },
+}
+
+/// What became of a job. An error in it is the end of the node.
+pub enum Finished {
+    Checkpoint(Result<Stored>),
+    Installed { group: GroupId, view: Result<View> },
+}
+
+/// What a checkpoint has stored.
+pub struct Stored {
+    pub view: View,
+    pub capture: Option<(SnapshotSeq, View)>,
+}
+
+/// Checkpoints of a node.
+#[derive(Default)]
+pub(super) struct Checkpoints {
+    /// Groups in the running one: the last layer, and the record it ends with.
+    running: Option<Vec<(GroupId, u64, Record)>>,
+    /// Somebody needs one.
+    pub wanted: bool,
+    last: Duration,
+    bytes: usize,
+}
+
+impl Checkpoints {
+    /// Whether writes have to wait for the store.
+    pub fn is_full(&self) -> bool {
+        self.bytes > limits::OVERLAY_BYTES_MAX
+    }
+}
+
+impl Engine {
+    pub(super) fn start_checkpoint_if_due(&mut self, host: &mut dyn Host) -> Result<()> {
+        self.tend_offers(host);
+        self.checkpoints.bytes = self.groups.values().map(|g| g.overlay.bytes()).sum();
+        if self.checkpoints.running.is_some() {
+            return Ok(());
+        }
+        let capture = self.capture_due(host);
+        let old = self.now.saturating_sub(self.checkpoints.last) > limits::CHECKPOINT_AGE_MAX && self.checkpoints.bytes > 0;
+        if capture.is_none() && !self.checkpoints.wanted && !old && self.checkpoints.bytes < limits::OVERLAY_CHECKPOINT_BYTES {
+            return Ok(());
+        }
+        let ids: Vec<GroupId> = self.groups.keys().copied().collect();
+        for id in ids {
+            self.seal_group(id, self.checkpoints.wanted);
+        }
+        let (mut layers, mut running) = (Vec::new(), Vec::new());
+        for group in self.groups.values() {
+            let ripe = group.overlay.ripe();
+            if let Some(last) = ripe.last() {
+                running.push((group.id, last.number, wire::decode_record(&last.record)?));
+                layers.push((group.id, ripe));
+            }
+        }
+        self.checkpoints.wanted = false;
+        self.checkpoints.last = self.now;
+        if !layers.is_empty() || capture.is_some() {
+            self.checkpoints.running = Some(running);
+            host.start(Job::Checkpoint { layers, capture });
+        }
+        Ok(())
+    }
+
+    /// Closes a group's open layer where it is now; with `always` also when only the record has changed. Its number, if a layer was closed.
+    pub(super) fn seal_group(&mut self, id: GroupId, always: bool) -> Option<u64> {
+        let meta_rows = if id.is_meta() { self.changed_meta_rows() } else { Vec::new() };
+        let group = self.groups.get_mut(&id)?;
+        if group.installing.is_some() || !group.has_replica() {
+            return None;
+        }
+        let rows_before = group.overlay.open_bytes();
+        for (key, row) in meta_rows {
+            group.overlay.set(key, row);
+        }
+        for (partition, index) in std::mem::take(&mut group.changed) {
+            let index = bytes::Bytes::copy_from_slice(&index.to_be_bytes());
+            group.overlay.set(keys::partition_index(partition), Some(index));
+        }
+        let remembered = group.machine.as_mut().map(|m| m.take_remembered()).unwrap_or_default();
+        for (slot, remembered) in remembered {
+            group.overlay.set(keys::request(id, slot), Some(wire::encode_remembered(&remembered)));
+        }
+        let empty = rows_before == 0 && group.overlay.open_bytes() == 0;
+        if empty && (!always || group.record == group.stored) {
+            return None;
+        }
+        let Group { overlay, record, .. } = &mut **group;
+        Some(overlay.seal(wire::encode_record(record), record.applied))
+    }
+
+    pub(super) fn on_finished(&mut self, finished: Finished, host: &mut dyn Host) -> Result<()> {
+        match finished {
+            Finished::Installed { group, view } => self.on_installed(group, view?, host),
+            Finished::Checkpoint(stored) => {
+                let stored = stored?;
+                self.view = Arc::new(stored.view);
+                for (id, number, record) in self.checkpoints.running.take().unwrap_or_default() {
+                    let Some(group) = self.groups.get_mut(&id) else { continue };
+                    group.overlay.written(number);
+                    if record.applied >= group.stored.applied {
+                        group.stored = record;
+                    }
+                }
+                if let Some((x, view)) = stored.capture {
+                    self.on_view(x, view, host);
+                }
+                self.compact_logs()
+            }
+        }
+    }
+
+    fn compact_logs(&mut self) -> Result<()> {
+        let mut batch = Batch::default();
+        for group in self.groups.values_mut().filter(|g| g.installing.is_none()) {
+            let offered = group.raw.store().offers.borrow().values().filter_map(offered_index).min().unwrap_or(u64::MAX);
+            let to = group.stored.applied.index.saturating_sub(limits::LOG_ENTRIES_KEPT).min(offered);
+            if to > group.raw.store().begin().index + limits::LOG_ENTRIES_KEPT / 10 {
+                group.raw.mut_store().compact(to, &mut batch)?;
+            }
+        }
+        if batch.is_empty() { Ok(()) } else { self.log.write(&mut batch, false) }
+    }
+}
+
+fn offered_index(offer: &Offer) -> Option<u64> {
+    match offer {
+        Offer::Wanted => None,
+        Offer::Sending { at, .. } | Offer::Delivered { at, .. } => Some(at.index),
+    }
+}

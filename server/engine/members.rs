@@ -1,0 +1,251 @@
+//! Who holds a group: the leader of each group walks its members to the wanted set, one step at a time, and brings those up that are too far behind.
+//!
+//! Joining, leaving and replacing are this one mechanism. A step is a Raft membership change of a single node; the next one is thought of when it is
+//! applied, by whoever leads then, so that any crash is survived by forgetting.
+//!
+//! A replica that needs entries which the log has no more gets rows: the leader waits for a checkpoint that knows the member, sends the rows of that moment
+//! (`RowsToSend`), and lets raft-rs announce the snapshot only when they have arrived. The receiver puts them in place (`Installing`) and goes on from there.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use raft::{
+    SnapshotStatus,
+    eraftpb::{ConfChange, ConfChangeType},
+};
+
+use super::{
+    Engine, Host, Installing, Job,
+    group::Group,
+    requests::For,
+    storage::{self, Offer},
+};
+use crate::{
+    cluster::{
+        self,
+        sites::SiteState,
+        walk::{self, Membership, Step},
+    },
+    data::{self, Reply},
+    entry::Position,
+    error::Result,
+    ids::{GroupId, Lineage, NodeId, SiteId},
+    limits,
+    store::{View, transfer},
+    wire,
+};
+
+/// Rows of a group for a node, as the store held them at a place of the log.
+pub struct RowsToSend {
+    pub to: NodeId,
+    pub group: GroupId,
+    pub name: Bytes,
+    pub record: Vec<u8>,
+    pub view: Arc<View>,
+    pub announced: Announced,
+}
+
+/// What raft-rs announces when rows have arrived.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Announced {
+    pub at: Position,
+    pub members: Membership,
+    pub name: Bytes,
+}
+
+impl Engine {
+    pub(super) fn tend_members(&mut self, _host: &mut dyn Host) -> Result<()> {
+        let (me, now) = (self.me(), self.now);
+        for group in self.groups.values_mut().filter(|g| g.knows_all()) {
+            let wanted = self.meta.wanted(group.id);
+            if wanted.voters.is_empty() {
+                continue;
+            }
+            watch_snapshots(group, now);
+            if !group.raw.raft.has_pending_conf() {
+                let (last, alive) = (group.raw.raft.raft_log.committed, group.alive());
+                let caught_up = |n: NodeId| group.matched(n) + limits::CAUGHT_UP_ENTRIES > last && group.matched(n) > 0;
+                let step = walk::next_step(group.members(), &wanted, me, &caught_up, &|n| alive.contains(&n));
+                if let Some(step) = step {
+                    take_step(group, step, now);
+                    self.awake.insert(group.id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends rows to members that asked for them, as far as the store knows those members.
+    pub(super) fn tend_offers(&mut self, host: &mut dyn Host) {
+        for group in self.groups.values_mut().filter(|g| g.leads()) {
+            let mut offers = group.raw.store().offers.borrow_mut();
+            let wanted: Vec<NodeId> = offers.iter().filter(|(_, o)| **o == Offer::Wanted).map(|(n, _)| *n).collect();
+            for to in wanted {
+                let members = &group.stored.members;
+                let known = members.voters.contains(&to) || members.learners.contains(&to);
+                if !known || group.stored.applied.index < group.raw.store().begin().index {
+                    self.checkpoints.wanted = true;
+                    continue;
+                }
+                let at = group.stored.applied;
+                let name = Bytes::copy_from_slice(&self.chance.next_u64().to_be_bytes());
+                offers.insert(to, Offer::Sending { at, since: self.now });
+                let announced = Announced { at, members: members.clone(), name: name.clone() };
+                let record = wire::encode_record(&group.stored);
+                host.send_rows(RowsToSend { to, group: group.id, name, record, view: self.view.clone(), announced });
+            }
+        }
+    }
+
+    pub(super) fn on_rows_sent(&mut self, to: NodeId, id: GroupId, announced: Option<Announced>) {
+        let Some(group) = self.groups.get_mut(&id).filter(|g| g.leads()) else { return };
+        let now = self.now;
+        let offers = group.raw.mut_store().offers.get_mut();
+        if !matches!(offers.get(&to), Some(Offer::Sending { .. })) {
+            return;
+        }
+        match announced {
+            Some(Announced { at, members, name }) => {
+                offers.insert(to, Offer::Delivered { at, members, name, since: now });
+                group.raw.ping();
+            }
+            // raft-rs asks again with the next heartbeat.
+            None => drop(offers.remove(&to)),
+        }
+        self.awake.insert(id);
+    }
+
+    /// A leader has announced rows that are here: they replace what this replica had.
+    pub(super) fn install(&mut self, id: GroupId, ready: raft::Ready, host: &mut dyn Host) -> Result<()> {
+        let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
+        let meta = ready.snapshot().get_metadata();
+        let at = Position { index: meta.index, term: meta.term };
+        let (_, path) = self.arrived.remove(&id).expect("a snapshot is stepped only when its rows are here");
+        let mut record = wire::decode_record(&transfer::record(&path)?)?;
+        (record.applied, record.members) = (at, storage::membership(meta.get_conf_state()));
+        group.overlay.reset();
+        group.changed.clear();
+        host.start(Job::Install { group: id, path: path.clone(), record: wire::encode_record(&record) });
+        group.installing = Some(Installing { ready, record, path });
+        Ok(())
+    }
+
+    /// The rows are stored: the log begins behind them.
+    pub(super) fn on_installed(&mut self, id: GroupId, view: View, host: &mut dyn Host) -> Result<()> {
+        self.view = Arc::new(view);
+        let Installing { ready, record, path } = {
+            let group = self.groups.get_mut(&id).expect("a group stays while it installs");
+            group.installing.take().expect("only an installing group has something installed")
+        };
+        // A file that stays is overwritten by the next one.
+        let _ = std::fs::remove_file(&path);
+        let machine = if id.is_meta() { None } else { Some(super::apply::load_machine(&self.view, self.topology(), id, record.data)?) };
+        if id.is_meta() {
+            self.meta = super::apply::load_meta(&self.view, &self.identity)?;
+            self.meta_changed.clear();
+            self.marks.meta_replaced(&self.meta);
+            self.adopt(self.meta.settings().lineage, host)?;
+            self.tell_nodes(host);
+        }
+        let group = self.groups.get_mut(&id).expect("a group stays while it installs");
+        group.machine = machine;
+        group.fence = crate::snapshot::cut::Fence::stored(record.mark);
+        let mut batch = crate::log::Batch::default();
+        let log = group.raw.mut_store();
+        log.restart(record.applied, record.members.clone(), &mut batch)?;
+        log.append(ready.entries(), &mut batch)?;
+        if let Some(state) = ready.hs() {
+            log.set_hard_state(state, &mut batch)?;
+        }
+        (group.record, group.stored) = (record.clone(), record);
+        self.log.write(&mut batch, true)?;
+        self.after_write(id, ready, host)
+    }
+
+    /// The meta leader finishes sites that whoever asked has left half added or half removed.
+    pub(super) fn tend_sites(&mut self, host: &mut dyn Host) -> Result<()> {
+        let leads = self.groups.get(&GroupId::META).is_some_and(|g| g.knows_all());
+        if !leads || self.identity.lineage == Lineage::PENDING || !self.ticks.is_multiple_of(limits::SITE_TICKS) {
+            return Ok(());
+        }
+        for (site, _) in self.meta.unfinished_sites(limits::SITES_AT_ONCE) {
+            if self.site_work.insert(site.clone()) {
+                self.site_step(site, host)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn site_step(&mut self, site: SiteId, host: &mut dyn Host) -> Result<()> {
+        let group = self.topology().group_of_site(&site);
+        let command = match self.meta.sites().site(&site) {
+            Some(SiteState::Adding) => data::Command::AddSite { site: site.clone() },
+            Some(SiteState::Removing) => data::Command::DropSite { site: site.clone(), rows_max: limits::SITE_DROP_ROWS },
+            _ => {
+                self.site_work.remove(&site);
+                return Ok(());
+            }
+        };
+        self.ask(group, command, For::Site(site), host)
+    }
+
+    pub(super) fn on_site_step(&mut self, site: SiteId, answer: Result<Reply>, host: &mut dyn Host) -> Result<()> {
+        let state = self.meta.sites().site(&site);
+        match (answer, state) {
+            (Ok(Reply::SiteDropped { more: true }), _) => return self.site_step(site, host),
+            (Ok(Reply::SiteDropped { more: false } | Reply::Done { .. }), Some(SiteState::Removing)) => {
+                self.ask(GroupId::META, cluster::Command::SiteRemoved(site.clone()), For::Nobody, host)?;
+            }
+            (Ok(Reply::Done { .. }), Some(SiteState::Adding)) => self.ask(GroupId::META, cluster::Command::SiteAdded(site.clone()), For::Nobody, host)?,
+            _ => {}
+        }
+        self.site_work.remove(&site);
+        Ok(())
+    }
+}
+
+fn take_step(group: &mut Group, step: Step, now: Duration) {
+    let (node, kind) = match step {
+        Step::AddLearner(node) => (node, ConfChangeType::AddLearnerNode),
+        Step::Promote(node) => (node, ConfChangeType::AddNode),
+        Step::Remove(node) => (node, ConfChangeType::RemoveNode),
+        Step::HandOver(node) => return hand_over(group, node, now),
+    };
+    let mut change = ConfChange::default();
+    change.set_change_type(kind);
+    change.node_id = node.0;
+    // Dropped while leadership is on its way elsewhere; the next leader thinks of it again.
+    let _ = group.raw.propose_conf_change(Vec::new(), change);
+}
+
+/// Offers leadership to a node. From now on this term has no lease: that node may be elected at once, at any later moment.
+fn hand_over(group: &mut Group, to: NodeId, now: Duration) {
+    if now.saturating_sub(group.handed_over) < limits::HAND_OVER_AGAIN && group.handed_over != Duration::ZERO {
+        return;
+    }
+    group.handed_over = now;
+    group.no_lease_in = group.term();
+    group.lease_until = Duration::ZERO;
+    group.raw.transfer_leader(to.0);
+}
+
+/// Forgets Raft snapshots that have done their work, and those that have not within their time.
+fn watch_snapshots(group: &mut Group, now: Duration) {
+    let offers: Vec<(NodeId, Offer)> = group.raw.store().offers.borrow().iter().map(|(n, o)| (*n, o.clone())).collect();
+    for (node, offer) in offers {
+        let over = match offer {
+            Offer::Wanted => false,
+            Offer::Sending { since, .. } => now.saturating_sub(since) > limits::SEND_ROWS,
+            Offer::Delivered { at, since, .. } => {
+                let late = now.saturating_sub(since) > limits::SNAPSHOT_FOLLOWED;
+                if late && group.matched(node) < at.index {
+                    group.raw.report_snapshot(node.0, SnapshotStatus::Failure);
+                }
+                late || group.matched(node) >= at.index
+            }
+        };
+        if over {
+            group.raw.mut_store().offers.get_mut().remove(&node);
+        }
+    }
+}

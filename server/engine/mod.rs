@@ -1,0 +1,683 @@
+//! The engine of a node: all its Raft groups, their logs and rows, driven by one synchronous loop. Inputs in, messages and answers out.
+//!
+//! It uses no thread, socket or clock of its own: a `Host` carries out what it says, and hands it the time. In production one OS thread calls `round` with
+//! what has come in since the last one; a simulator calls the same with what it likes.
+//!
+//! # A round
+//!
+//! 1. Take the inputs: messages of peers, requests, ticks, results of jobs.
+//! 2. Propose what waits, one entry a group for all of it: the busier, the bigger the batch.
+//! 3. Gather what raft-rs wants to send and to write. A leader's messages go out before the disk; that is safe, because its own vote counts only after.
+//! 4. Write all groups' entries with one fsync.
+//! 5. Send what had to wait for the disk, apply what is committed, answer.
+//! 6. Answer reads whose leader has a lease, or whose round of heartbeats has come back.
+//!
+//! # Invariants
+//!
+//! - Nothing is answered OK before the entry is on disk on a majority and applied here.
+//! - A group's rows and its record change together: a layer of the overlay is sealed with the record of its log index.
+//! - If the log or the store fails, the round returns the error and the node stops; it does not guess.
+//! - While nodes fresh from a restore have no lineage, only the meta group is alive.
+//!
+//! Files, in reading order: `overlay` and `storage` (a group's rows and log), `group`, `requests`, then the engine's duties: `apply`, `reads`, `members`
+//! (who holds a group), `marks` (the cut), `checkpoint`.
+
+pub mod overlay;
+pub mod storage;
+pub mod group;
+pub mod requests;
+mod apply;
+mod reads;
+mod members;
+mod marks;
+mod checkpoint;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use raft::{StateRole, eraftpb::MessageType};
+
+pub use self::checkpoint::{Finished, Job, Stored};
+pub use self::marks::{Captured, SnapshotNews};
+pub use self::members::{Announced, RowsToSend};
+pub use self::reads::{Look, Sight};
+pub use self::requests::{Body, Token};
+use self::{
+    checkpoint::Checkpoints,
+    group::{Asker, Group, Installing, Waiting},
+    marks::Marks,
+    requests::{For, Request, Requests},
+    storage::GroupLog,
+};
+use crate::{
+    clock::Chance,
+    cluster::{self, Changed},
+    data::{self, Reply},
+    entry::{Command, Identity, Record},
+    error::{Error, Result},
+    ids::{GroupId, Lineage, NodeId, SiteId, Topology},
+    limits,
+    log::{Batch, Log},
+    proto::internal::v1::{self as internal, PeerMessage, peer_message},
+    store::{Store, View},
+    wire,
+};
+
+/// What the engine makes happen, and where it has the time from.
+pub trait Host {
+    /// Monotonic. Asked at the beginning of a round, and again before a lease is trusted: the disk may have taken its time in between.
+    fn now(&self) -> Duration;
+    /// Sends a message; it may be lost.
+    fn send(&mut self, to: NodeId, message: PeerMessage);
+    fn answer(&mut self, token: Token, answer: Result<Reply>);
+    /// Starts work that ends in an `Input::Finished`, one after the other.
+    fn start(&mut self, job: Job);
+    /// Sends a group's rows to a node; ends in an `Input::RowsSent`.
+    fn send_rows(&mut self, rows: RowsToSend);
+    fn tell(&mut self, news: News);
+    /// Makes the identity durable before it returns: this node belongs to the lineage from now on.
+    fn adopt(&mut self, identity: &Identity) -> Result<()>;
+}
+
+/// What others on the node want to know.
+#[derive(Debug)]
+pub enum News {
+    /// Where nodes are, as the cluster knows it.
+    Nodes(Vec<(NodeId, String)>),
+    Snapshot(SnapshotNews),
+    /// How long writes of a group waited for a cut.
+    Held(Duration),
+    /// Somebody else leads a group now, or nobody.
+    Leader {
+        group: GroupId,
+        leader: Option<NodeId>,
+    },
+    /// Entries were written and synced.
+    Logged {
+        entries: usize,
+        synced: bool,
+    },
+}
+
+/// What the engine takes.
+pub enum Input {
+    Peer {
+        from: NodeId,
+        message: PeerMessage,
+    },
+    Request {
+        token: Token,
+        group: GroupId,
+        body: Body,
+        deadline: Duration,
+    },
+    Look(Look),
+    /// Once every `limits::TICK`; never two at once to catch up, since a lease counts on the time in between.
+    Tick,
+    Finished(Finished),
+    /// Rows for a Raft snapshot have arrived and are whole.
+    RowsArrived {
+        group: GroupId,
+        name: Bytes,
+        path: PathBuf,
+    },
+    RowsSent {
+        to: NodeId,
+        group: GroupId,
+        announced: Option<Announced>,
+    },
+    /// An established cluster lets this node, fresh from a restore, into its lineage.
+    Adopt(Lineage),
+    /// Write everything to the store now.
+    Checkpoint,
+}
+
+/// See the module.
+pub struct Engine {
+    identity: Identity,
+    chance: Chance,
+    now: Duration,
+    log: Log,
+    view: Arc<View>,
+    meta: cluster::State,
+    meta_changed: BTreeSet<Changed>,
+    groups: BTreeMap<GroupId, Box<Group>>,
+    /// Who leads a group, as another node said when it was asked.
+    hints: BTreeMap<GroupId, NodeId>,
+    requests: Requests,
+    looks: reads::Looks,
+    marks: Marks,
+    checkpoints: Checkpoints,
+    /// Sites that the engine is finishing.
+    site_work: BTreeSet<SiteId>,
+    /// Rows that have arrived for Raft snapshots that have not been announced yet.
+    arrived: BTreeMap<GroupId, (Bytes, PathBuf)>,
+    /// Groups with something to do in this round.
+    awake: BTreeSet<GroupId>,
+    /// Messages of this node to itself.
+    inbox: VecDeque<PeerMessage>,
+    /// Until then votes are withheld: before the restart this node may have promised a leader not to vote.
+    votes_from: Duration,
+    ticks: u64,
+}
+
+impl Engine {
+    /// Opens every group that the store or the log knows.
+    pub fn open(identity: Identity, store: &Store, log: Log, mut chance: Chance, now: Duration) -> Result<Engine> {
+        let view = store.view()?;
+        let mut meta = cluster::State::unknown(identity.unknown_settings());
+        let mut records: BTreeMap<GroupId, Record> = BTreeMap::new();
+        for (group, bytes) in view.groups()? {
+            records.insert(group, wire::decode_record(&bytes).map_err(|e| e.at(format!("record of group {group}")))?);
+        }
+        for group in log.groups() {
+            records.entry(group).or_default();
+        }
+        if records.contains_key(&GroupId::META) {
+            meta = apply::load_meta(&view, &identity)?;
+        }
+        let restarted = records.values().any(|r| r.applied.index > 0);
+        let mut groups = BTreeMap::new();
+        for (id, record) in records {
+            let machine = if id.is_meta() { None } else { Some(apply::load_machine(&view, identity.topology, id, record.data)?) };
+            let group_log = GroupLog::open(log.clone(), id, record.applied, record.members.clone())?;
+            groups.insert(id, Box::new(Group::open(identity.node, id, group_log, record, machine, &mut chance)?));
+        }
+        let requests = Requests::starting_at(chance.next_u64());
+        let awake = groups.keys().copied().collect();
+        let votes_from = if restarted { now + limits::LEASE } else { now };
+        let mut engine = Engine {
+            marks: Marks::new(&meta),
+            identity,
+            chance,
+            now,
+            log,
+            view: Arc::new(view),
+            meta,
+            meta_changed: BTreeSet::new(),
+            groups,
+            hints: BTreeMap::new(),
+            requests,
+            looks: Default::default(),
+            checkpoints: Checkpoints::default(),
+            site_work: BTreeSet::new(),
+            arrived: BTreeMap::new(),
+            awake,
+            inbox: VecDeque::new(),
+            votes_from,
+            ticks: 0,
+        };
+        engine.stand_where_alone();
+        Ok(engine)
+    }
+
+    pub fn meta(&self) -> &cluster::State {
+        &self.meta
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn me(&self) -> NodeId {
+        self.identity.node
+    }
+
+    fn topology(&self) -> Topology {
+        self.identity.topology
+    }
+
+    /// A group whose only voter is this node need not wait for an election.
+    fn stand_where_alone(&mut self) {
+        let me = self.me();
+        for group in self.groups.values_mut() {
+            let voters = &group.record.members.voters;
+            if voters.len() == 1 && voters.contains(&me) {
+                // A candidate that is refused stands again at its time-out.
+                let _ = group.raw.campaign();
+            }
+        }
+    }
+
+    /// One turn of the loop; see the module. An error is the end of the node.
+    pub fn round(&mut self, inputs: impl IntoIterator<Item = Input>, host: &mut dyn Host) -> Result<()> {
+        self.now = host.now();
+        for input in inputs {
+            self.take(input, host)?;
+        }
+        loop {
+            while let Some(message) = self.inbox.pop_front() {
+                self.on_peer(self.me(), message, host)?;
+            }
+            if !self.drive(host)? && self.inbox.is_empty() {
+                break;
+            }
+        }
+        self.answer_reads(host)?;
+        self.advance_snapshots(host)?;
+        self.start_checkpoint_if_due(host)?;
+        Ok(())
+    }
+
+    fn take(&mut self, input: Input, host: &mut dyn Host) -> Result<()> {
+        match input {
+            Input::Peer { from, message } => self.on_peer(from, message, host)?,
+            Input::Request { token, group, body, deadline } => self.on_request(For::Caller(token), group, body, deadline, host)?,
+            Input::Look(look) => self.on_look(look),
+            Input::Tick => self.on_tick(host)?,
+            Input::Finished(finished) => self.on_finished(finished, host)?,
+            Input::RowsArrived { group, name, path } => {
+                self.arrived.insert(group, (name, path));
+            }
+            Input::RowsSent { to, group, announced } => self.on_rows_sent(to, group, announced),
+            Input::Adopt(lineage) => self.adopt(lineage, host)?,
+            Input::Checkpoint => self.checkpoints.wanted = true,
+        }
+        Ok(())
+    }
+
+    /// Joins a lineage that others have agreed on.
+    fn adopt(&mut self, lineage: Lineage, host: &mut dyn Host) -> Result<()> {
+        if self.identity.lineage == Lineage::PENDING && lineage != Lineage::PENDING {
+            self.identity.lineage = lineage;
+            host.adopt(&self.identity)?;
+            self.awake.extend(self.groups.keys().copied());
+        }
+        Ok(())
+    }
+
+    /// Whether a group takes part: without a lineage only the meta group does.
+    fn is_active(&self, group: GroupId) -> bool {
+        group.is_meta() || self.identity.lineage != Lineage::PENDING
+    }
+
+    fn on_tick(&mut self, host: &mut dyn Host) -> Result<()> {
+        self.ticks += 1;
+        let active = self.identity.lineage != Lineage::PENDING;
+        for group in self.groups.values_mut().filter(|g| active || g.id.is_meta()) {
+            if group.installing.is_none() {
+                group.tick(&mut self.chance);
+                self.awake.insert(group.id);
+            }
+        }
+        for asker in self.groups.values_mut().flat_map(|g| g.expire(self.now)).collect::<Vec<_>>() {
+            if let Asker::Theirs(node, id) = asker {
+                // The other side has a deadline of its own; this only tells it where to look next.
+                self.decline(node, id, GroupId::META, host);
+            }
+        }
+        for number in self.requests.expired(self.now) {
+            if let Some(request) = self.requests.open.remove(&number) {
+                self.deliver(&request.for_whom, Err(request.too_late()), host)?;
+            }
+        }
+        for number in self.requests.stale(self.now, self.me()) {
+            self.route(number, host)?;
+        }
+        self.expire_looks();
+        self.tend_members(host)?;
+        self.tend_marks(host)?;
+        self.tend_sites(host)?;
+        Ok(())
+    }
+
+    // ---- Requests. ----
+
+    fn on_request(&mut self, for_whom: For, group: GroupId, body: Body, deadline: Duration, host: &mut dyn Host) -> Result<()> {
+        let number = self.requests.add(Request { for_whom, group, body, deadline, sent: None, exposed: false });
+        self.route(number, host)
+    }
+
+    /// Asks the cluster for something on the engine's own behalf. It is asked again later if it is still wanted, so nobody waits for the answer.
+    fn ask(&mut self, group: GroupId, command: impl Into<Command>, for_whom: For, host: &mut dyn Host) -> Result<()> {
+        let deadline = self.now + limits::REQUEST_DEADLINE;
+        self.on_request(for_whom, group, Body::Propose(command.into()), deadline, host)
+    }
+
+    /// Hands a request to whoever is believed to lead its group.
+    fn route(&mut self, number: u64, host: &mut dyn Host) -> Result<()> {
+        let Some(request) = self.requests.open.get_mut(&number) else { return Ok(()) };
+        let (id, me) = (request.group, self.identity.node);
+        let local = self.groups.get_mut(&id);
+        if let (Body::Read { query, stale: true }, Some(group)) = (&request.body, &local)
+            && group.has_replica()
+        {
+            let (query, asker) = (query.clone(), Asker::Mine(number));
+            return self.answer_read(id, asker, &query, host);
+        }
+        if let Some(group) = local.filter(|g| g.leads()) {
+            request.sent = Some((me, self.now));
+            let (asker, deadline) = (Asker::Mine(number), request.deadline);
+            match request.body.clone() {
+                Body::Propose(command) => {
+                    if group.queue.len() >= limits::WAITING_REQUESTS_MAX {
+                        let full = Error::exhausted(format!("{} writes already wait in group {id}; slow down", group.queue.len()));
+                        return self.finish(asker, id, Reply::Refused(full), host);
+                    }
+                    request.exposed = true;
+                    group.queue.push_back(Waiting { asker, command, deadline });
+                }
+                Body::Read { query, .. } => group.reads.push(group::Read { asker, query, deadline }),
+            }
+            self.awake.insert(id);
+            return Ok(());
+        }
+        let known = self.groups.get(&id).and_then(|g| g.leader).or_else(|| self.hints.get(&id).copied());
+        let preferred = || self.meta.assignments().get(&id).and_then(|r| r.first()).copied();
+        let no_replica = !self.groups.get(&id).is_some_and(|g| g.has_replica());
+        let target = known.or_else(|| if no_replica { preferred() } else { None }).filter(|n| *n != me);
+        request.sent = target.map(|to| (to, self.now));
+        if let Some(to) = target {
+            request.exposed |= matches!(request.body, Body::Propose(_));
+            let deadline_ms = request.deadline.saturating_sub(self.now).as_millis().min(u128::from(u32::MAX)) as u32;
+            let asked = match &request.body {
+                Body::Propose(command) => internal::forward::Request::Command(wire::command(command)),
+                Body::Read { query, stale } => internal::forward::Request::Query(wire::query(query, *stale)),
+            };
+            let forward = internal::Forward { id: number, deadline_ms, request: Some(asked) };
+            host.send(to, message(id, peer_message::Body::Forward(forward)));
+        }
+        Ok(())
+    }
+
+    fn on_forward(&mut self, from: NodeId, id: GroupId, forward: internal::Forward, host: &mut dyn Host) -> Result<()> {
+        let deadline = self.now + Duration::from_millis(u64::from(forward.deadline_ms)).min(limits::REQUEST_DEADLINE_MAX);
+        let asker = Asker::Theirs(from, forward.id);
+        let leads = self.groups.get(&id).is_some_and(|g| g.leads());
+        match forward.request {
+            Some(internal::forward::Request::Command(command)) if leads => {
+                let command = match wire::parse_command(command) {
+                    Ok(command) => command,
+                    Err(e) => return self.finish(asker, id, Reply::Refused(e), host),
+                };
+                let group = self.groups.get_mut(&id).expect("it leads, so it is there");
+                if group.queue.len() >= limits::WAITING_REQUESTS_MAX {
+                    let full = Error::exhausted(format!("{} writes already wait in group {id}; slow down", group.queue.len()));
+                    return self.finish(asker, id, Reply::Refused(full), host);
+                }
+                group.queue.push_back(Waiting { asker, command, deadline });
+                self.awake.insert(id);
+            }
+            Some(internal::forward::Request::Query(query)) => {
+                let (query, stale) = match wire::parse_query(query) {
+                    Ok(parsed) => parsed,
+                    Err(e) => return self.finish(asker, id, Reply::Refused(e), host),
+                };
+                if leads && !stale {
+                    let group = self.groups.get_mut(&id).expect("it leads, so it is there");
+                    group.reads.push(group::Read { asker, query, deadline });
+                    self.awake.insert(id);
+                } else if stale && self.groups.get(&id).is_some_and(|g| g.has_replica()) {
+                    self.answer_read(id, asker, &query, host)?;
+                } else {
+                    self.decline(from, forward.id, id, host);
+                }
+            }
+            _ => self.decline(from, forward.id, id, host),
+        }
+        Ok(())
+    }
+
+    /// Tells a node that this one does not lead, and who does as far as it knows.
+    fn decline(&mut self, to: NodeId, forward: u64, id: GroupId, host: &mut dyn Host) {
+        let leader = self.groups.get(&id).and_then(|g| g.leader).or_else(|| self.hints.get(&id).copied()).filter(|l| *l != self.me());
+        let reply = internal::ForwardReply { id: forward, leader: leader.map_or(0, |l| l.0), reply: None };
+        host.send(to, message(id, peer_message::Body::ForwardReply(reply)));
+    }
+
+    fn on_forward_reply(&mut self, from: NodeId, id: GroupId, reply: internal::ForwardReply, host: &mut dyn Host) -> Result<()> {
+        if let Some(answer) = reply.reply {
+            self.hints.insert(id, from);
+            let answer = wire::parse_reply(answer).unwrap_or_else(Reply::Refused);
+            return self.finish(Asker::Mine(reply.id), id, answer, host);
+        }
+        match NodeId(reply.leader) {
+            NodeId(0) => self.hints.remove(&id),
+            leader => self.hints.insert(id, leader),
+        };
+        if let Some(request) = self.requests.open.get_mut(&reply.id)
+            && request.sent.is_some_and(|(to, _)| to == from)
+        {
+            // A node that has just lost leadership may still point at itself through others: go on at the next tick, or at once to somebody new.
+            request.sent = None;
+            if reply.leader != 0 && NodeId(reply.leader) != from {
+                self.route(reply.id, host)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives an answer to whoever asked.
+    fn finish(&mut self, asker: Asker, id: GroupId, reply: Reply, host: &mut dyn Host) -> Result<()> {
+        match asker {
+            Asker::Nobody => {}
+            Asker::Mine(number) => {
+                if let Some(request) = self.requests.open.remove(&number) {
+                    let answer = if let Reply::Refused(e) = reply { Err(e) } else { Ok(reply) };
+                    self.deliver(&request.for_whom, answer, host)?;
+                }
+            }
+            Asker::Theirs(node, forward) => {
+                let reply = internal::ForwardReply { id: forward, leader: self.me().0, reply: Some(wire::reply(&reply)) };
+                host.send(node, message(id, peer_message::Body::ForwardReply(reply)));
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, for_whom: &For, answer: Result<Reply>, host: &mut dyn Host) -> Result<()> {
+        match for_whom {
+            For::Caller(token) => host.answer(*token, answer),
+            For::Site(site) => self.on_site_step(site.clone(), answer, host)?,
+            For::Nobody => {}
+        }
+        Ok(())
+    }
+
+    // ---- Peers. ----
+
+    fn on_peer(&mut self, from: NodeId, message: PeerMessage, host: &mut dyn Host) -> Result<()> {
+        let id = GroupId(message.group);
+        if !self.is_active(id) || !(id.is_meta() || id.0 < self.topology().groups()) {
+            return Ok(());
+        }
+        match message.body {
+            Some(peer_message::Body::Raft(raft)) => self.on_raft(from, id, raft)?,
+            Some(peer_message::Body::Forward(forward)) => self.on_forward(from, id, forward, host)?,
+            Some(peer_message::Body::ForwardReply(reply)) => self.on_forward_reply(from, id, reply, host)?,
+            Some(peer_message::Body::MarkRequest(asked)) => self.on_mark_request(from, asked, host)?,
+            Some(peer_message::Body::Marked(marked)) => self.on_marked(from, marked, host)?,
+            Some(peer_message::Body::Release(release)) => self.on_release(release),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn on_raft(&mut self, from: NodeId, id: GroupId, raft: internal::RaftMessage) -> Result<()> {
+        let Some(message) = wire::parse_raft(raft) else { return Ok(()) };
+        if message.from != from.0 || message.to != self.me().0 {
+            return Ok(());
+        }
+        let asks_vote = matches!(message.msg_type, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
+        if asks_vote && self.now < self.votes_from {
+            return Ok(());
+        }
+        if !self.groups.contains_key(&id) {
+            self.make_room_for(id)?;
+        }
+        let group = self.groups.get_mut(&id).expect("room was just made for it");
+        if group.installing.is_some() {
+            return Ok(());
+        }
+        if message.msg_type == MessageType::MsgSnapshot {
+            // Its rows came first; without them it cannot be followed, and the leader sends both again.
+            let here = self.arrived.get(&id).is_some_and(|(name, _)| message.get_snapshot().data == *name);
+            if !here {
+                return Ok(());
+            }
+        }
+        group.step(message, &mut self.chance);
+        self.awake.insert(id);
+        Ok(())
+    }
+
+    /// A replica that knows nothing yet: a leader has found this node among those that should hold the group.
+    fn make_room_for(&mut self, id: GroupId) -> Result<()> {
+        let record = Record::default();
+        let machine = if id.is_meta() { None } else { Some(data::Machine::open(self.topology(), id, record.data, [])?) };
+        let log = GroupLog::open(self.log.clone(), id, record.applied, record.members.clone())?;
+        let group = Group::open(self.me(), id, log, record, machine, &mut self.chance)?;
+        self.groups.insert(id, Box::new(group));
+        Ok(())
+    }
+
+    fn send(&mut self, to: NodeId, message: PeerMessage, host: &mut dyn Host) {
+        if to == self.me() { self.inbox.push_back(message) } else { host.send(to, message) }
+    }
+
+    // ---- The heart: propose, write, send, apply. ----
+
+    /// Carries every group that is awake one step further. Returns whether there may be more to do.
+    fn drive(&mut self, host: &mut dyn Host) -> Result<bool> {
+        let awake = std::mem::take(&mut self.awake);
+        if awake.is_empty() {
+            return Ok(false);
+        }
+        let mut batch = Batch::default();
+        let mut readies = Vec::new();
+        let (mut sync, mut entries) = (false, 0);
+        for id in awake {
+            self.propose_waiting(id, host)?;
+            self.ask_for_reads(id);
+            let Some(group) = self.groups.get_mut(&id).filter(|g| g.installing.is_none()) else { continue };
+            if !group.raw.has_ready() {
+                continue;
+            }
+            let mut ready = group.raw.ready();
+            for sent in ready.take_messages() {
+                host.send(NodeId(sent.to), raft_message(id, sent));
+            }
+            if !ready.snapshot().is_empty() {
+                self.install(id, ready, host)?;
+                continue;
+            }
+            entries += ready.entries().len();
+            sync |= ready.must_sync();
+            let log = group.raw.mut_store();
+            log.append(ready.entries(), &mut batch)?;
+            if let Some(state) = ready.hs() {
+                log.set_hard_state(state, &mut batch)?;
+            }
+            readies.push((id, ready));
+        }
+        if !batch.is_empty() {
+            self.log.write(&mut batch, sync)?;
+            host.tell(News::Logged { entries, synced: sync });
+        }
+        let more = !readies.is_empty();
+        for (id, ready) in readies {
+            self.after_write(id, ready, host)?;
+        }
+        Ok(more)
+    }
+
+    fn propose_waiting(&mut self, id: GroupId, host: &mut dyn Host) -> Result<()> {
+        let open = self.marks.open();
+        let full = self.checkpoints.is_full();
+        let current = self.meta.settings().lineage;
+        let Some(group) = self.groups.get_mut(&id).filter(|g| g.knows_all()) else { return Ok(()) };
+        let same_lineage = group.machine.as_ref().is_none_or(|m| m.state().lineage == current) && current != Lineage::PENDING;
+        let held = group.propose_waiting(open, same_lineage && !full)?;
+        match (held && group.fence.holds_writes(open), group.held_since) {
+            (true, None) => group.held_since = Some(self.now),
+            (false, Some(since)) => {
+                group.held_since = None;
+                host.tell(News::Held(self.now.saturating_sub(since)));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What had to wait for the disk: messages, then committed entries.
+    fn after_write(&mut self, id: GroupId, mut ready: raft::Ready, host: &mut dyn Host) -> Result<()> {
+        let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
+        for sent in ready.take_persisted_messages() {
+            host.send(NodeId(sent.to), raft_message(id, sent));
+        }
+        let (role, mut committed, states) = (ready.ss().map(|s| s.raft_state), ready.take_committed_entries(), ready.take_read_states());
+        let mut light = group.raw.advance_append(ready);
+        for sent in light.take_messages() {
+            host.send(NodeId(sent.to), raft_message(id, sent));
+        }
+        if let Some(commit) = light.commit_index() {
+            group.raw.mut_store().set_commit(commit);
+        }
+        committed.extend(light.take_committed_entries());
+        // Behind a Raft snapshot that has just been put in place.
+        group.raw.advance_apply_to(group.record.applied.index.max(group.raw.raft.raft_log.applied));
+        self.note_read_states(id, states);
+        self.note_leader(id, role, host)?;
+        self.apply(id, committed, host)?;
+        self.awake.insert(id);
+        Ok(())
+    }
+
+    /// Follows who leads: a leader that is none any more gives its work back, and requests go where the new one is.
+    fn note_leader(&mut self, id: GroupId, role: Option<StateRole>, host: &mut dyn Host) -> Result<()> {
+        let me = self.me();
+        let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
+        let leader = Some(NodeId(group.raw.raft.leader_id)).filter(|l| *l != NodeId(0));
+        let changed = leader != group.leader;
+        group.leader = leader;
+        if let Some(leader) = leader {
+            self.hints.insert(id, leader);
+        }
+        let lost = role.is_some_and(|r| r != StateRole::Leader) || leader != Some(me);
+        if lost {
+            group.fence.leadership_lost();
+            group.lease_until = Duration::ZERO;
+            group.snapshot_sent.clear();
+            group.raw.mut_store().offers.get_mut().clear();
+            let looks: Vec<u64> = group.rounds.iter_mut().flat_map(|r| std::mem::take(&mut r.looks)).collect();
+            for asker in group.give_back() {
+                match asker {
+                    Asker::Theirs(node, forward) => self.decline(node, forward, id, host),
+                    Asker::Mine(number) => {
+                        if let Some(request) = self.requests.open.get_mut(&number) {
+                            request.sent = None;
+                        }
+                    }
+                    Asker::Nobody => {}
+                }
+            }
+            self.groups.get_mut(&id).expect("groups are not dropped within a round").looks.extend(looks);
+        }
+        if changed {
+            host.tell(News::Leader { group: id, leader });
+            if leader.is_some() {
+                let waiting = self.requests.open.iter().filter(|(_, r)| r.group == id && r.sent.is_none_or(|(to, _)| Some(to) != leader));
+                for number in waiting.map(|(n, _)| *n).collect::<Vec<_>>() {
+                    self.route(number, host)?;
+                }
+            }
+            if id.is_meta() && leader != Some(me) {
+                self.marks.lost_leadership();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn message(group: GroupId, body: peer_message::Body) -> PeerMessage {
+    PeerMessage { group: group.0, body: Some(body) }
+}
+
+fn raft_message(group: GroupId, raft: raft::eraftpb::Message) -> PeerMessage {
+    message(group, peer_message::Body::Raft(wire::raft(raft)))
+}

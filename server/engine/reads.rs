@@ -1,0 +1,206 @@
+//! Reads, and who may answer them when.
+//!
+//! A leader that has applied an entry of its own term may answer a read from what it has applied, if it is certain to be the leader still. It is certain
+//! - within its lease: a quorum answered heartbeats that were sent less than `limits::LEASE` ago, and whoever answered does not vote for another until
+//!   longer after (Raft thesis 6.4.1). The lease counts from the sending, on this node's monotonic clock; a leader that has offered its place to another
+//!   has none for the rest of its term, since that one may be elected at once; and a node that has restarted votes only after a lease has passed.
+//! - otherwise after a round of heartbeats begun after the read came (ReadIndex, 6.4). One round serves all reads that wait, and renews the lease.
+//!
+//! The meta state is on every node: a look at it asks the leader for the commit index and waits until that is applied here.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use raft::ReadState;
+
+use super::{
+    Engine, Host,
+    apply::SeenRows,
+    group::{Asker, Group, ReadRound},
+    overlay::Reader,
+};
+use crate::{
+    cluster,
+    data::{Query, Reply},
+    entry::Identity,
+    error::{Error, Result},
+    ids::{GroupId, NodeId, SnapshotSeq},
+    limits,
+};
+
+/// What a look at the engine sees.
+pub struct Sight<'a> {
+    engine: &'a Engine,
+}
+
+impl<'a> Sight<'a> {
+    pub fn meta(&self) -> &'a cluster::State {
+        &self.engine.meta
+    }
+    pub fn identity(&self) -> &'a Identity {
+        &self.engine.identity
+    }
+    /// The groups that this node leads, and their members.
+    pub fn led(&self) -> impl Iterator<Item = (GroupId, &'a cluster::walk::Membership)> {
+        self.engine.groups.values().filter(|g| g.leads()).map(|g| (g.id, g.members()))
+    }
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.engine.groups.get(&group).and_then(|g| g.leader).or_else(|| self.engine.hints.get(&group).copied())
+    }
+    pub fn overlay_bytes(&self) -> usize {
+        self.engine.groups.values().map(|g| g.overlay.bytes()).sum()
+    }
+    pub fn open(&self) -> SnapshotSeq {
+        self.engine.marks.open().get()
+    }
+
+    /// Why this node cannot serve everything it should hold; None when it can.
+    pub fn unready(&self) -> Option<String> {
+        let engine = self.engine;
+        let Some(meta) = engine.groups.get(&GroupId::META).filter(|g| g.has_replica()) else {
+            return Some("the node has not received the cluster's configuration yet".into());
+        };
+        if meta.leader.is_none() {
+            return Some("the meta group has no leader".into());
+        }
+        if engine.identity.lineage == crate::ids::Lineage::PENDING {
+            return Some("the restored nodes have not agreed on a lineage yet; a majority of them has to be up".into());
+        }
+        let mine = engine.meta.assignments().iter().filter(|(g, nodes)| !g.is_meta() && nodes.contains(&engine.identity.node));
+        let behind = |g: &Group| g.installing.is_some() || !g.has_replica() || g.leader.is_none() || g.record.applied.index < g.commit();
+        let waiting = mine.filter(|(id, _)| engine.groups.get(id).is_none_or(|g| behind(g) || !g.members().voters.contains(&engine.identity.node)));
+        match waiting.count() {
+            0 => None,
+            n => Some(format!("{n} groups have not caught up or have no leader")),
+        }
+    }
+}
+
+type See = Box<dyn FnOnce(Result<Sight<'_>>) + Send>;
+
+/// A look at the engine from outside.
+pub struct Look {
+    /// Whether it has to see everything that was acknowledged before, or just what this node knows.
+    pub linearizable: bool,
+    pub deadline: Duration,
+    pub see: See,
+}
+
+/// Looks that wait for the leader's word, by number.
+#[derive(Default)]
+pub(super) struct Looks {
+    waiting: BTreeMap<u64, Look>,
+    last: u64,
+}
+
+impl Engine {
+    pub(super) fn on_look(&mut self, look: Look) {
+        if !look.linearizable {
+            return (look.see)(Ok(Sight { engine: self }));
+        }
+        self.looks.last += 1;
+        let number = self.looks.last;
+        self.looks.waiting.insert(number, look);
+        match self.groups.get_mut(&GroupId::META) {
+            Some(meta) => {
+                meta.looks.push(number);
+                self.awake.insert(GroupId::META);
+            }
+            None => self.refuse_look(number, "this node has not joined a cluster yet; retry"),
+        }
+    }
+
+    fn refuse_look(&mut self, number: u64, why: &str) {
+        if let Some(look) = self.looks.waiting.remove(&number) {
+            (look.see)(Err(Error::unavailable(why)));
+        }
+    }
+
+    pub(super) fn expire_looks(&mut self) {
+        let late = self.looks.waiting.iter().filter(|(_, l)| l.deadline <= self.now).map(|(n, _)| *n);
+        for number in late.collect::<Vec<_>>() {
+            self.refuse_look(number, "the meta group has no leader that could be reached; retry later");
+        }
+        // A follower's question to the leader may be lost without a trace: ask again.
+        if let Some(meta) = self.groups.get_mut(&GroupId::META) {
+            let late = meta.rounds.iter().position(|r| r.index.is_some() || self.now.saturating_sub(r.sent) < 3 * limits::TICK).unwrap_or(meta.rounds.len());
+            for round in meta.rounds.drain(..late) {
+                meta.looks.extend(round.looks.into_iter().filter(|n| self.looks.waiting.contains_key(n)));
+                meta.reads.extend(round.reads);
+            }
+            if !meta.looks.is_empty() {
+                self.awake.insert(GroupId::META);
+            }
+        }
+    }
+
+    /// Begins a round of heartbeats for the reads that wait, unless the lease covers them.
+    pub(super) fn ask_for_reads(&mut self, id: GroupId) {
+        let (me, now) = (self.me(), self.now);
+        let Some(group) = self.groups.get_mut(&id).filter(|g| g.installing.is_none()) else { return };
+        if group.reads.is_empty() && group.looks.is_empty() {
+            return;
+        }
+        let leased = group.knows_all() && now < group.lease_until;
+        let may_ask = if group.leads() { group.knows_all() } else { group.leader.is_some() };
+        if leased || !may_ask {
+            return;
+        }
+        self.looks.last += 1;
+        let number = self.looks.last;
+        group.raw.read_index([me.0.to_be_bytes(), number.to_be_bytes()].concat());
+        let (reads, looks) = (std::mem::take(&mut group.reads), std::mem::take(&mut group.looks));
+        group.rounds.push_back(ReadRound { number, sent: now, index: None, reads, looks });
+    }
+
+    /// A quorum has answered a round, or the leader a follower's question.
+    pub(super) fn note_read_states(&mut self, id: GroupId, states: Vec<ReadState>) {
+        let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
+        for state in states {
+            let number = state.request_ctx.get(8..16).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
+            let Some(round) = group.rounds.iter_mut().find(|r| r.number == number) else { continue };
+            round.index = Some(state.index);
+            let sent = round.sent;
+            if group.leads() && group.no_lease_in != group.term() {
+                group.lease_until = group.lease_until.max(sent + limits::LEASE);
+            }
+        }
+    }
+
+    /// Answers every read that may be answered now.
+    pub(super) fn answer_reads(&mut self, host: &mut dyn Host) -> Result<()> {
+        self.now = host.now();
+        for id in self.groups.keys().copied().collect::<Vec<_>>() {
+            let now = self.now;
+            let group = self.groups.get_mut(&id).expect("its key was just listed");
+            let (mut reads, mut looks) = (Vec::new(), Vec::new());
+            let applied = group.record.applied.index;
+            if group.knows_all() && now < group.lease_until && applied >= group.commit() {
+                reads.append(&mut group.reads);
+                looks.append(&mut group.looks);
+            }
+            group.rounds.retain_mut(|round| {
+                let ripe = round.index.is_some_and(|index| index <= applied);
+                if ripe {
+                    reads.append(&mut round.reads);
+                    looks.append(&mut round.looks);
+                }
+                !ripe
+            });
+            for read in reads {
+                self.answer_read(id, read.asker, &read.query, host)?;
+            }
+            for number in looks {
+                if let Some(look) = self.looks.waiting.remove(&number) {
+                    (look.see)(Ok(Sight { engine: self }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn answer_read(&mut self, id: GroupId, asker: Asker, query: &Query, host: &mut dyn Host) -> Result<()> {
+        let group = self.groups.get(&id).expect("reads wait only in groups that are there");
+        let reply: Reply = query.answer(self.topology(), &SeenRows(Reader { overlay: &group.overlay, view: &self.view }))?;
+        self.finish(asker, id, reply, host)
+    }
+}

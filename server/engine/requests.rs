@@ -1,0 +1,101 @@
+//! Requests of this node on their way to the leaders of their groups, and back.
+//!
+//! A request is kept here from its arrival to its answer. It stands in the queue of a local leader, or travels as a `Forward` to the node that is believed to
+//! lead. When leadership changes or no answer comes, it is sent again with the same request id, which has its effect once. At the deadline it is answered:
+//! `Unavailable` when it was certainly never proposed, `Unknown` when it may have been.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    data,
+    entry::{Action, Command},
+    error::Error,
+    ids::{GroupId, NodeId, RequestId, SiteId},
+    limits,
+};
+
+/// Names a request to whoever handed it in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// What is asked of a group.
+#[derive(Clone, Debug)]
+pub enum Body {
+    Propose(Command),
+    Read { query: data::Query, stale: bool },
+}
+
+/// Who is waiting for the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum For {
+    /// Somebody outside.
+    Caller(Token),
+    /// The engine, which finishes adding or removing a site.
+    Site(SiteId),
+    /// The engine, which looks at the state instead.
+    Nobody,
+}
+
+/// A request that is not answered.
+#[derive(Debug)]
+pub struct Request {
+    pub for_whom: For,
+    pub group: GroupId,
+    pub body: Body,
+    pub deadline: Duration,
+    /// Where it was last sent, and when; none while nobody is known to lead.
+    pub sent: Option<(NodeId, Duration)>,
+    /// Whether it may have been proposed.
+    pub exposed: bool,
+}
+
+/// All requests that are not answered, by number.
+#[derive(Debug, Default)]
+pub struct Requests {
+    pub open: BTreeMap<u64, Request>,
+    last: u64,
+}
+
+impl Requests {
+    pub fn add(&mut self, request: Request) -> u64 {
+        self.last += 1;
+        self.open.insert(self.last, request);
+        self.last
+    }
+
+    /// Numbers begin anywhere, so that an answer to a forward of an earlier run is not taken for one of this.
+    pub fn starting_at(number: u64) -> Requests {
+        Requests { open: BTreeMap::new(), last: number >> 1 }
+    }
+
+    /// Requests to be sent again: nobody was known to lead, or no answer came.
+    pub fn stale(&self, now: Duration, me: NodeId) -> Vec<u64> {
+        let again = |r: &Request| r.sent.is_none_or(|(to, at)| to != me && now.saturating_sub(at) >= limits::FORWARD_AGAIN);
+        self.open.iter().filter(|(_, r)| again(r)).map(|(n, _)| *n).collect()
+    }
+
+    pub fn expired(&self, now: Duration) -> Vec<u64> {
+        self.open.iter().filter(|(_, r)| r.deadline <= now).map(|(n, _)| *n).collect()
+    }
+}
+
+impl Request {
+    pub fn request_id(&self) -> Option<RequestId> {
+        match &self.body {
+            Body::Propose(command) => command.request,
+            Body::Read { .. } => None,
+        }
+    }
+
+    /// What it is answered when its time is over.
+    pub fn too_late(&self) -> Error {
+        let group = self.group;
+        match (&self.body, self.exposed) {
+            (Body::Propose(Command { action: Action::Data(_) | Action::Meta(_), .. }), true) => {
+                Error::unknown(format!("no majority of group {group} has answered in time; the write may have its effect, retry it with the same request id"))
+            }
+            _ if self.sent.is_none() => Error::unavailable(format!("group {group} has no leader that could be reached; nothing was done, retry later")),
+            _ => Error::unavailable(format!("the leader of group {group} has not answered in time; nothing was done, retry later")),
+        }
+    }
+}

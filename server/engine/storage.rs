@@ -1,0 +1,240 @@
+//! One group's log as raft-rs wants to see it: what is on disk, with the recent entries kept in memory, and the Raft snapshots that are ready to be announced.
+//!
+//! - `last` is on disk or in the batch that is being written; raft-rs is told of it only after the write.
+//! - A Raft snapshot is announced to a node only after its rows have arrived there (`Offer::Delivered`); until then raft-rs is told to come back later, and
+//!   the wish is kept for the engine.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use raft::{
+    GetEntriesContext, RaftState, StorageError,
+    eraftpb::{ConfState, Entry, HardState, Snapshot},
+};
+
+use crate::{
+    cluster::walk::Membership,
+    entry::Position,
+    error::{Error, Result},
+    ids::{GroupId, NodeId},
+    limits,
+    log::{self, Batch, Log},
+};
+
+/// How far a Raft snapshot for one node is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Offer {
+    /// raft-rs has asked for it.
+    Wanted,
+    /// Its rows are on their way.
+    Sending { at: Position, since: Duration },
+    /// Its rows are there; it may be announced.
+    Delivered { at: Position, members: Membership, name: Bytes, since: Duration },
+}
+
+/// See the module.
+pub struct GroupLog {
+    group: GroupId,
+    log: Log,
+    hard_state: HardState,
+    members: Membership,
+    begin: Position,
+    last: Position,
+    recent: VecDeque<Entry>,
+    recent_bytes: usize,
+    pub offers: RefCell<BTreeMap<NodeId, Offer>>,
+}
+
+impl GroupLog {
+    /// Opens a group's log. `applied` is where the stored rows are: the log may have been lost up to there, never behind it.
+    pub fn open(log: Log, group: GroupId, applied: Position, members: Membership) -> Result<GroupLog> {
+        let found = log.find(group)?;
+        let mut hard_state = found.hard_state;
+        let mut this = GroupLog {
+            group,
+            hard_state: HardState::default(),
+            members,
+            begin: found.begin,
+            last: found.begin,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            offers: RefCell::default(),
+            log,
+        };
+        if found.last_index < applied.index || found.begin.index > applied.index {
+            // A Raft snapshot's rows are stored before the log is told to begin behind them; a crash in between ends here.
+            if found.begin.index > applied.index {
+                return Err(Error::corrupt(format!(
+                    "group {group}: its log begins behind entry {} but its rows end at {}; the store has lost rows",
+                    found.begin.index, applied.index
+                )));
+            }
+            let mut batch = Batch::default();
+            batch.restart(group, applied, found.last_index)?;
+            this.log.write(&mut batch, true)?;
+            (this.begin, this.last) = (applied, applied);
+        } else if found.last_index > found.begin.index {
+            let last = this.log.entries(group, found.last_index, found.last_index + 1, None)?;
+            let last = last.first().ok_or_else(|| Error::corrupt(format!("group {group}: log entry {} is gone", found.last_index)))?;
+            this.last = Position { index: last.index, term: last.term };
+        }
+        hard_state.commit = hard_state.commit.max(applied.index).min(this.last.index);
+        if hard_state.term < this.last.term {
+            (hard_state.term, hard_state.vote) = (this.last.term, 0);
+        }
+        this.hard_state = hard_state;
+        Ok(this)
+    }
+
+    pub fn begin(&self) -> Position {
+        self.begin
+    }
+
+    pub fn last(&self) -> Position {
+        self.last
+    }
+
+    pub fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    pub fn set_members(&mut self, members: Membership) {
+        self.members = members;
+    }
+
+    /// Puts new entries into the batch and behind the ones there are, cutting off what they replace.
+    pub fn append(&mut self, entries: &[Entry], batch: &mut Batch) -> Result<()> {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
+        while self.recent.back().is_some_and(|e| e.index >= first.index) {
+            self.recent_bytes -= self.recent.pop_back().map_or(0, |e| log::entry_bytes(&e));
+        }
+        if self.recent.back().is_some_and(|e| e.index + 1 != first.index) {
+            self.recent.clear();
+            self.recent_bytes = 0;
+        }
+        for entry in entries {
+            self.recent_bytes += log::entry_bytes(entry);
+            self.recent.push_back(entry.clone());
+        }
+        while self.recent_bytes > limits::LOG_CACHE_BYTES && self.recent.len() > 1 {
+            self.recent_bytes -= self.recent.pop_front().map_or(0, |e| log::entry_bytes(&e));
+        }
+        self.last = Position { index: last.index, term: last.term };
+        batch.append(self.group, entries)
+    }
+
+    /// Puts the hard state into the batch when losing it could matter: a commit index that is behind does not.
+    pub fn set_hard_state(&mut self, state: &HardState, batch: &mut Batch) -> Result<()> {
+        let matters = (state.term, state.vote) != (self.hard_state.term, self.hard_state.vote);
+        self.hard_state = state.clone();
+        if matters { batch.hard_state(self.group, state) } else { Ok(()) }
+    }
+
+    pub fn set_commit(&mut self, commit: u64) {
+        self.hard_state.commit = commit;
+    }
+
+    /// Drops entries up to and including `to`, which the stored rows cover.
+    pub fn compact(&mut self, to: u64, batch: &mut Batch) -> Result<()> {
+        if to <= self.begin.index {
+            return Ok(());
+        }
+        let term = raft::Storage::term(self, to).map_err(|e| Error::corrupt(format!("group {}: the term of entry {to} is gone: {e}", self.group)))?;
+        self.begin = Position { index: to, term };
+        while self.recent.front().is_some_and(|e| e.index <= to) {
+            self.recent_bytes -= self.recent.pop_front().map_or(0, |e| log::entry_bytes(&e));
+        }
+        batch.begin(self.group, self.begin)
+    }
+
+    /// Begins again behind a Raft snapshot whose rows are stored.
+    pub fn restart(&mut self, at: Position, members: Membership, batch: &mut Batch) -> Result<()> {
+        batch.restart(self.group, at, self.last.index)?;
+        (self.begin, self.last, self.members) = (at, at, members);
+        self.hard_state.commit = self.hard_state.commit.max(at.index);
+        self.recent.clear();
+        self.recent_bytes = 0;
+        Ok(())
+    }
+}
+
+impl raft::Storage for GroupLog {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), conf_state(&self.members)))
+    }
+
+    fn entries(&self, low: u64, high: u64, max_size: impl Into<Option<u64>>, _: GetEntriesContext) -> raft::Result<Vec<Entry>> {
+        let max = max_size.into();
+        if low <= self.begin.index {
+            return Err(StorageError::Compacted.into());
+        }
+        if high > self.last.index + 1 {
+            return Err(StorageError::Unavailable.into());
+        }
+        let Some(first) = self.recent.front().map(|e| e.index).filter(|first| *first <= low) else {
+            return self.log.entries(self.group, low, high, max).map_err(|e| StorageError::Other(e.into()).into());
+        };
+        let mut bytes = 0;
+        let entries = self.recent.range((low - first) as usize..(high - first) as usize);
+        let fit = entries.take_while(|e| {
+            let fits = bytes == 0 || max.is_none_or(|max| bytes < max);
+            bytes += log::entry_bytes(e) as u64;
+            fits
+        });
+        Ok(fit.cloned().collect())
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.begin.index {
+            return Ok(self.begin.term);
+        }
+        if index == self.last.index {
+            return Ok(self.last.term);
+        }
+        if index < self.begin.index {
+            return Err(StorageError::Compacted.into());
+        }
+        let entries = self.entries(index, index + 1, None, GetEntriesContext::empty(false))?;
+        entries.first().map(|e| e.term).ok_or_else(|| StorageError::Unavailable.into())
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.begin.index + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last.index)
+    }
+
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let mut offers = self.offers.borrow_mut();
+        match offers.entry(NodeId(to)).or_insert(Offer::Wanted) {
+            Offer::Delivered { at, members, name, .. } if at.index >= request_index && at.index >= self.begin.index => {
+                let mut snapshot = Snapshot { data: name.to_vec().into(), ..Snapshot::default() };
+                let meta = snapshot.mut_metadata();
+                (meta.index, meta.term) = (at.index, at.term);
+                meta.set_conf_state(conf_state(members));
+                Ok(snapshot)
+            }
+            offer => {
+                if matches!(offer, Offer::Delivered { .. }) {
+                    *offer = Offer::Wanted;
+                }
+                Err(StorageError::SnapshotTemporarilyUnavailable.into())
+            }
+        }
+    }
+}
+
+pub fn conf_state(members: &Membership) -> ConfState {
+    let ids = |set: &std::collections::BTreeSet<NodeId>| set.iter().map(|n| n.0).collect::<Vec<_>>();
+    ConfState::from((ids(&members.voters), ids(&members.learners)))
+}
+
+pub fn membership(state: &ConfState) -> Membership {
+    Membership { voters: state.get_voters().iter().map(|n| NodeId(*n)).collect(), learners: state.get_learners().iter().map(|n| NodeId(*n)).collect() }
+}

@@ -1,0 +1,216 @@
+//! The Raft logs of all local groups in one raft-engine: one append and one fsync carry what a round of the engine wrote, for every group it touched.
+//!
+//! Per group it keeps the entries, the hard state, and where the log begins: index and term of the last entry that is gone, because state covers it.
+//! Reads of recent entries do not come here; groups keep those in memory. The only file that knows raft-engine.
+
+use std::{path::Path, sync::Arc};
+
+use protobuf::Message as _;
+use raft::eraftpb::{Entry, HardState};
+use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
+
+use crate::{
+    entry::Position,
+    error::{Error, Kind, Result},
+    ids::GroupId,
+};
+
+const HARD_STATE: &[u8] = b"hard-state";
+const BEGIN: &[u8] = b"begin";
+
+struct Entries;
+
+impl MessageExt for Entries {
+    type Entry = Entry;
+    fn index(entry: &Entry) -> u64 {
+        entry.index
+    }
+}
+
+/// All logs of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    engine: Arc<Engine>,
+}
+
+/// What becomes durable together.
+#[derive(Default)]
+pub struct Batch {
+    batch: LogBatch,
+}
+
+/// What the log knows of a group.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    pub hard_state: HardState,
+    /// The entry before the first.
+    pub begin: Position,
+    pub last_index: u64,
+}
+
+impl Log {
+    pub fn open(dir: &Path) -> Result<Log> {
+        let config = Config {
+            dir: dir.join("log").to_string_lossy().into_owned(),
+            recovery_mode: RecoveryMode::TolerateTailCorruption,
+            recovery_threads: 2,
+            target_file_size: ReadableSize::mb(32),
+            purge_threshold: ReadableSize::mb(256),
+            ..Config::default()
+        };
+        let engine = Engine::open(config).map_err(|e| broken("opening the log", &e))?;
+        Ok(Log { engine: Arc::new(engine) })
+    }
+
+    /// Groups that have ever been written here.
+    pub fn groups(&self) -> Vec<GroupId> {
+        let mut groups: Vec<_> = self.engine.raft_groups().into_iter().map(|region| GroupId((region - 1) as u32)).collect();
+        groups.sort_unstable();
+        groups
+    }
+
+    pub fn find(&self, group: GroupId) -> Result<Found> {
+        let hard_state = self.engine.get_message(region(group), HARD_STATE).map_err(|e| broken("reading a hard state", &e))?.unwrap_or_default();
+        let begin = self.engine.get(region(group), BEGIN).map(|b| decode_position(&b)).transpose()?.unwrap_or_default();
+        let last_index = self.engine.last_index(region(group)).unwrap_or(0).max(begin.index);
+        Ok(Found { hard_state, begin, last_index })
+    }
+
+    /// Entries `low..high`, at least one, and no more than about `bytes_max`.
+    pub fn entries(&self, group: GroupId, low: u64, high: u64, bytes_max: Option<u64>) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        let bytes_max = bytes_max.map(|b| b as usize);
+        self.engine
+            .fetch_entries_to::<Entries>(region(group), low, high, bytes_max, &mut entries)
+            .map_err(|e| broken(&format!("reading entries {low}..{high} of group {group}"), &e))?;
+        Ok(entries)
+    }
+
+    /// Writes a batch; with `sync` it is durable when this returns. An error means that the node has to stop: the log's state is unknown.
+    pub fn write(&self, batch: &mut Batch, sync: bool) -> Result<()> {
+        self.engine.write(&mut batch.batch, sync).map_err(|e| broken("writing the log", &e))?;
+        Ok(())
+    }
+
+    /// Gives the space of entries back that begin before every group's log does.
+    pub fn purge(&self) -> Result<()> {
+        self.engine.purge_expired_files().map_err(|e| broken("purging the log", &e))?;
+        Ok(())
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.engine.get_used_size() as u64
+    }
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    pub fn append(&mut self, group: GroupId, entries: &[Entry]) -> Result<()> {
+        self.batch.add_entries::<Entries>(region(group), entries).map_err(|e| broken("gathering entries", &e))
+    }
+
+    pub fn hard_state(&mut self, group: GroupId, state: &HardState) -> Result<()> {
+        self.batch.put_message(region(group), HARD_STATE.to_vec(), state).map_err(|e| broken("gathering a hard state", &e))
+    }
+
+    /// Drops entries up to and including `begin`.
+    pub fn begin(&mut self, group: GroupId, begin: Position) -> Result<()> {
+        self.batch.put(region(group), BEGIN.to_vec(), encode_position(begin)).map_err(|e| broken("gathering a position", &e))?;
+        self.batch.add_command(region(group), Command::Compact { index: begin.index + 1 });
+        Ok(())
+    }
+
+    /// Drops every entry: the next one may have any index behind `begin`.
+    pub fn restart(&mut self, group: GroupId, begin: Position, last_index: u64) -> Result<()> {
+        self.batch.put(region(group), BEGIN.to_vec(), encode_position(begin)).map_err(|e| broken("gathering a position", &e))?;
+        self.batch.add_command(region(group), Command::Compact { index: last_index.max(begin.index) + 1 });
+        Ok(())
+    }
+}
+
+/// Region 0 is raft-engine's own.
+fn region(group: GroupId) -> u64 {
+    u64::from(group.0) + 1
+}
+
+fn encode_position(p: Position) -> Vec<u8> {
+    [p.index.to_be_bytes(), p.term.to_be_bytes()].concat()
+}
+
+fn decode_position(bytes: &[u8]) -> Result<Position> {
+    let number = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_be_bytes);
+    match (number(0), number(8)) {
+        (Some(index), Some(term)) => Ok(Position { index, term }),
+        _ => Err(Error::corrupt(format!("a log's beginning is 16 bytes, not {}", bytes.len()))),
+    }
+}
+
+fn broken(doing: &str, e: &raft_engine::Error) -> Error {
+    let kind = match e {
+        raft_engine::Error::Corruption(_) | raft_engine::Error::Codec(_) | raft_engine::Error::Protobuf(_) => Kind::Corrupt,
+        raft_engine::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,
+        _ => Kind::Unavailable,
+    };
+    Error::new(kind, format!("{doing}: {e}"))
+}
+
+/// Bytes that an entry takes, for bounds.
+pub fn entry_bytes(entry: &Entry) -> usize {
+    entry.compute_size() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry { index, term, data: format!("entry {index}").into(), ..Entry::default() }
+    }
+
+    #[test]
+    fn what_was_written_is_found_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = GroupId::META;
+        {
+            let log = Log::open(dir.path()).unwrap();
+            let mut batch = Batch::default();
+            batch.append(group, &[entry(6, 5), entry(7, 5), entry(8, 6)]).unwrap();
+            batch.hard_state(group, &HardState { term: 6, vote: 9, commit: 7, ..HardState::default() }).unwrap();
+            batch.begin(group, Position { index: 5, term: 5 }).unwrap();
+            log.write(&mut batch, true).unwrap();
+            let mut batch = Batch::default();
+            batch.begin(group, Position { index: 6, term: 5 }).unwrap();
+            log.write(&mut batch, false).unwrap();
+        }
+        let log = Log::open(dir.path()).unwrap();
+        let found = log.find(group).unwrap();
+        assert_eq!((found.begin, found.last_index, found.hard_state.vote), (Position { index: 6, term: 5 }, 8, 9));
+        let entries = log.entries(group, 7, 9, None).unwrap();
+        assert_eq!(entries, [entry(7, 5), entry(8, 6)]);
+        assert_eq!(log.groups(), [group]);
+    }
+
+    #[test]
+    fn a_log_restarts_behind_a_snapshot_whatever_it_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path()).unwrap();
+        let group = GroupId(0);
+        for (held, snapshot) in [(6..=9, 30), (31..=60, 40)] {
+            let entries: Vec<_> = held.map(|i| entry(i, 5)).collect();
+            let mut batch = Batch::default();
+            batch.append(group, &entries).unwrap();
+            log.write(&mut batch, true).unwrap();
+            let mut batch = Batch::default();
+            batch.restart(group, Position { index: snapshot, term: 7 }, entries.last().unwrap().index).unwrap();
+            log.write(&mut batch, true).unwrap();
+            assert_eq!(log.find(group).unwrap().last_index, snapshot);
+            let mut batch = Batch::default();
+            batch.append(group, &[entry(snapshot + 1, 8)]).unwrap();
+            log.write(&mut batch, true).unwrap();
+            assert_eq!(log.find(group).unwrap().last_index, snapshot + 1);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The cluster's configuration as its users change it and look at it: nodes, sites, relays and the registry of snapshots.
+//!
+//! Changes go through the meta group. A site is added in two places, the registry and the group that holds it, and removed from both; each step can be done
+//! again, and the meta leader finishes what a crashed node has left half done. Lists are linearizable: they show what was acknowledged before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    time::Duration,
+};
+
+use crate::{
+    clock::Chance,
+    cluster::{self, Node, State, sites::Relay, walk::Membership},
+    data::{self, Reply},
+    driver::Handle,
+    engine::Body,
+    entry::Command,
+    error::{Error, Kind, Result},
+    ids::{GroupId, Lineage, NodeId, PartitionId, RelayId, SiteId, SnapshotId, Topology},
+    kv::unexpected,
+    limits,
+    peer::{self, Peers},
+    proto::internal::v1::{GetNodeStatusRequest, GetNodeStatusResponse},
+};
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    handle: Handle,
+    peers: Peers,
+    topology: Topology,
+}
+
+/// What a node says of itself, and what the registry says of it.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    pub node: Node,
+    pub reachable: bool,
+    pub ready: bool,
+    pub groups_wanted: u32,
+    pub groups_led: u32,
+}
+
+/// The cluster at a glance.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    pub settings: cluster::state::Settings,
+    pub nodes: Vec<NodeView>,
+    pub groups_without_leader: u32,
+    pub groups_under_replicated: u32,
+    pub meta_leader: Option<NodeId>,
+    pub sites: u64,
+    pub relays: u64,
+}
+
+/// A partition and who holds it.
+#[derive(Clone, Debug)]
+pub struct PartitionView {
+    pub id: PartitionId,
+    pub group: GroupId,
+    pub replicas: Vec<NodeId>,
+    pub leader: Option<NodeId>,
+}
+
+/// A site as it is listed.
+#[derive(Clone, Debug)]
+pub struct SiteView {
+    pub id: SiteId,
+    pub partition: PartitionId,
+    pub relays: u32,
+}
+
+impl Cluster {
+    pub fn new(handle: Handle, peers: Peers, topology: Topology) -> Cluster {
+        Cluster { handle, peers, topology }
+    }
+
+    /// Looks at the meta state after everything that was acknowledged.
+    pub async fn look<T: Send + 'static>(&self, wait: Duration, see: impl FnOnce(&State) -> T + Send + 'static) -> Result<T> {
+        self.handle.look(true, wait, move |sight| see(sight.meta())).await
+    }
+
+    /// Proposes a change of the configuration. Whether it changed anything.
+    pub async fn change(&self, command: cluster::Command, wait: Duration) -> Result<bool> {
+        match self.handle.request(GroupId::META, Body::Propose(command.into()), wait).await? {
+            Reply::Done { changed } => Ok(changed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    // ---- Nodes. ----
+
+    /// Takes a node into the cluster, or notes where a known one is.
+    pub async fn announce(&self, node: Node, wait: Duration) -> Result<bool> {
+        self.change(cluster::Command::AnnounceNode(node), wait).await
+    }
+
+    /// What every node says of itself within `limits::NODE_STATUS`; none for those that do not answer.
+    async fn ask_nodes(&self, nodes: &BTreeMap<NodeId, Node>) -> BTreeMap<NodeId, Option<GetNodeStatusResponse>> {
+        let me = self.peers.me().identity.borrow().node;
+        let mut asked = tokio::task::JoinSet::new();
+        for (id, node) in nodes.clone() {
+            let (this, own) = (self.clone(), id == me);
+            let address = self.peers.address(id).unwrap_or(node.address);
+            asked.spawn(async move {
+                let answer = async { if own { this.own_status().await } else { ask_node(&address, id).await } };
+                (id, tokio::time::timeout(limits::NODE_STATUS, answer).await.ok().and_then(Result::ok))
+            });
+        }
+        asked.join_all().await.into_iter().collect()
+    }
+
+    /// What this node knows of itself.
+    pub async fn own_status(&self) -> Result<GetNodeStatusResponse> {
+        self.handle
+            .look(false, limits::NODE_STATUS, |sight| {
+                let ids = |set: &BTreeSet<NodeId>| set.iter().map(|n| n.0).collect();
+                let led = sight.led().map(|(group, members): (GroupId, &Membership)| crate::proto::internal::v1::LedGroup {
+                    group: group.0,
+                    voters: ids(&members.voters),
+                    learners: ids(&members.learners),
+                });
+                GetNodeStatusResponse {
+                    node_id: sight.identity().node.0,
+                    ready: sight.unready().is_none(),
+                    version: env!("CARGO_PKG_VERSION").into(),
+                    led: led.collect(),
+                    parts: Vec::new(),
+                }
+            })
+            .await
+    }
+
+    pub async fn overview(&self, wait: Duration) -> Result<Overview> {
+        let state = self.look(wait, |s| (s.settings().clone(), s.nodes().clone(), s.assignments().clone(), s.sites().sites().len(), s.sites().relays().len()));
+        let (settings, nodes, assignments, sites, relays) = state.await?;
+        let said = self.ask_nodes(&nodes).await;
+        let led: BTreeMap<GroupId, (NodeId, &crate::proto::internal::v1::LedGroup)> =
+            said.iter().flat_map(|(n, s)| s.iter().flat_map(|s| &s.led).map(|g| (GroupId(g.group), (*n, g)))).collect();
+        let answers = |n: NodeId| said.get(&n).is_some_and(Option::is_some);
+        let mut under = 0;
+        for (group, wanted) in &assignments {
+            let full = led.get(group).is_some_and(|(_, g)| wanted.iter().all(|n| g.voters.contains(&n.0) && answers(*n)));
+            under += u32::from(!full || (wanted.len() < settings.replication_factor as usize && !group.is_meta()));
+        }
+        let view = |node: &Node| {
+            let status = said.get(&node.id).cloned().flatten();
+            NodeView {
+                reachable: status.is_some(),
+                ready: status.as_ref().is_some_and(|s| s.ready),
+                groups_wanted: assignments.iter().filter(|(g, w)| !g.is_meta() && w.contains(&node.id)).count() as u32,
+                groups_led: status.as_ref().map_or(0, |s| s.led.iter().filter(|g| GroupId(g.group) != GroupId::META).count() as u32),
+                node: node.clone(),
+            }
+        };
+        Ok(Overview {
+            nodes: nodes.values().map(view).collect(),
+            groups_without_leader: assignments.keys().filter(|g| !led.contains_key(g)).count() as u32,
+            groups_under_replicated: under,
+            meta_leader: led.get(&GroupId::META).map(|(n, _)| *n),
+            sites: sites as u64,
+            relays: relays as u64,
+            settings,
+        })
+    }
+
+    pub async fn partitions(&self, after: Option<u32>, count: usize, wait: Duration) -> Result<Vec<PartitionView>> {
+        let (nodes, assignments) = self.look(wait, |s| (s.nodes().clone(), s.assignments().clone())).await?;
+        let said = self.ask_nodes(&nodes).await;
+        let leader_of = |group: GroupId| said.iter().find(|(_, s)| s.iter().any(|s| s.led.iter().any(|g| g.group == group.0))).map(|(n, _)| *n);
+        let leaders: BTreeMap<GroupId, Option<NodeId>> = self.topology.group_ids().map(|g| (g, leader_of(g))).collect();
+        let first = after.map_or(0, |p| p + 1);
+        let view = |p: u32| {
+            let group = self.topology.group_of(PartitionId(p));
+            PartitionView { id: PartitionId(p), group, replicas: assignments.get(&group).cloned().unwrap_or_default(), leader: leaders[&group] }
+        };
+        Ok((first..self.topology.partitions()).take(count).map(view).collect())
+    }
+
+    // ---- Sites. ----
+
+    /// Whether the site is new. When this returns, every node takes its writes.
+    pub async fn add_site(&self, site: SiteId, wait: Duration) -> Result<bool> {
+        let created = self.change(cluster::Command::AddSite(site.clone()), wait).await?;
+        self.site_data(&site, data::Command::AddSite { site: site.clone() }, wait).await?;
+        self.change(cluster::Command::SiteAdded(site), wait).await?;
+        Ok(created)
+    }
+
+    /// When this returns, nothing of the site is left.
+    pub async fn remove_site(&self, site: SiteId, wait: Duration) -> Result<()> {
+        let deadline = self.handle.clock.now() + wait;
+        self.change(cluster::Command::RemoveSite(site.clone()), wait).await?;
+        loop {
+            let left = deadline.saturating_sub(self.handle.clock.now());
+            let drop = data::Command::DropSite { site: site.clone(), rows_max: limits::SITE_DROP_ROWS };
+            if !matches!(self.site_data(&site, drop, left).await?, Reply::SiteDropped { more: true }) {
+                break;
+            }
+        }
+        let left = deadline.saturating_sub(self.handle.clock.now());
+        self.change(cluster::Command::SiteRemoved(site), left).await.map(|_| ())
+    }
+
+    async fn site_data(&self, site: &SiteId, command: data::Command, wait: Duration) -> Result<Reply> {
+        self.handle.request(self.topology.group_of_site(site), Body::Propose(Command::from(command)), wait).await
+    }
+
+    pub async fn sites(&self, after: Option<SiteId>, count: usize, wait: Duration) -> Result<Vec<SiteView>> {
+        let topology = self.topology;
+        self.look(wait, move |state| {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let there = state.sites().sites().range((from, Bound::Unbounded)).filter(|(_, s)| **s == cluster::sites::SiteState::Present);
+            let view = |id: &SiteId| SiteView { id: id.clone(), partition: topology.partition_of(id), relays: state.sites().relay_count(id) as u32 };
+            there.take(count).map(|(id, _)| view(id)).collect()
+        })
+        .await
+    }
+
+    pub fn site_view(&self, id: SiteId) -> SiteView {
+        SiteView { partition: self.topology.partition_of(&id), relays: 0, id }
+    }
+
+    // ---- Relays. ----
+
+    pub async fn add_relay(&self, relay: Relay, wait: Duration) -> Result<(Relay, bool)> {
+        let created = self.change(cluster::Command::AddRelay(relay.clone()), wait).await?;
+        Ok((self.relay(relay.id, wait).await?, created))
+    }
+
+    pub async fn remove_relay(&self, relay: RelayId, wait: Duration) -> Result<()> {
+        self.change(cluster::Command::RemoveRelay(relay), wait).await.map(|_| ())
+    }
+
+    pub async fn move_relay(&self, relay: Relay, wait: Duration) -> Result<Relay> {
+        self.change(cluster::Command::MoveRelay(relay.clone()), wait).await?;
+        self.relay(relay.id, wait).await
+    }
+
+    async fn relay(&self, id: RelayId, wait: Duration) -> Result<Relay> {
+        let name = id.clone();
+        let found = self.look(wait, move |s| s.sites().relay(&id)).await?;
+        found.ok_or_else(|| Error::not_found(format!("relay {:?} was removed meanwhile", name.as_str())))
+    }
+
+    pub async fn relays(&self, after: Option<RelayId>, of: Option<SiteId>, count: usize, wait: Duration) -> Result<Vec<Relay>> {
+        self.look(wait, move |state| {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let all = state.sites().relays().range((from, Bound::Unbounded));
+            let listed = all.filter(|(_, site)| of.is_none() || **site == of);
+            listed.take(count).map(|(id, site)| Relay { id: id.clone(), site: site.clone() }).collect()
+        })
+        .await
+    }
+
+    // ---- The registry of snapshots. ----
+
+    /// Partitions done, and partitions there are, of every node that is writing its part now.
+    pub async fn progress(&self, id: SnapshotId) -> BTreeMap<NodeId, (u32, u32)> {
+        let Ok(nodes) = self.handle.look(false, limits::NODE_STATUS, |s| s.meta().nodes().clone()).await else { return BTreeMap::new() };
+        let said = self.ask_nodes(&nodes).await;
+        let of = |s: &GetNodeStatusResponse| s.parts.iter().find(|p| p.uuid[..] == id.0.as_bytes()[..]).map(|p| (p.partitions_done, p.partitions));
+        said.into_iter().filter_map(|(n, s)| Some((n, of(&s?)?))).collect()
+    }
+
+    pub async fn create_snapshot(&self, id: Option<SnapshotId>, created_ms: u64, wait: Duration) -> Result<SnapshotId> {
+        let id = id.unwrap_or_else(|| SnapshotId(Chance::from_entropy().uuid()));
+        self.change(cluster::Command::BeginSnapshot { id, created_ms }, wait).await?;
+        Ok(id)
+    }
+
+    /// Whether the registry knew it.
+    pub async fn delete_snapshot(&self, id: SnapshotId, wait: Duration) -> Result<bool> {
+        match self.change(cluster::Command::DeleteSnapshot { id }, wait).await {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind == Kind::NotFound => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Says where this node is, until the cluster knows: its address, version and lineage may have changed with the restart.
+    pub async fn announce_until_known(&self, me: Node) {
+        let mut pause = Duration::from_millis(100);
+        let mut identity = self.peers.me().identity.clone();
+        loop {
+            let lineage = identity.borrow_and_update().lineage;
+            let node = Node { lineage, ..me.clone() };
+            if lineage != Lineage::PENDING {
+                let id = node.id;
+                let known = self.look(limits::REQUEST_DEADLINE, move |s| s.node(id).cloned()).await;
+                let same = |k: &Node| Node { capacity_percent: node.capacity_percent, ..k.clone() } == node;
+                match known {
+                    Ok(Some(known)) if same(&known) => return,
+                    Ok(_) => match self.announce(node.clone(), limits::REQUEST_DEADLINE).await {
+                        Ok(_) => continue,
+                        Err(e) => tracing::debug!(error = %e, "this node could not announce itself yet"),
+                    },
+                    Err(e) => tracing::debug!(error = %e, "this node could not announce itself yet"),
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(limits::PEER_RETRY_MAX);
+        }
+    }
+}
+
+async fn ask_node(address: &str, id: NodeId) -> Result<GetNodeStatusResponse> {
+    let mut client = peer::connect(address).await?;
+    let status = client.get_node_status(GetNodeStatusRequest {}).await.map_err(|s| crate::wire::error_of(&s))?.into_inner();
+    if NodeId(status.node_id) != id {
+        return Err(Error::conflict(format!("{address} is node {} now", status.node_id)));
+    }
+    Ok(status)
+}

@@ -1,0 +1,392 @@
+//! This node's parts of snapshots: from the view at the cut to files on the shelf, and from there to whoever downloads them.
+//!
+//! A capture runs on a thread of its own beside the engine. It copies rows in key order into chunks as long as the view is open, reuses the chunks of every
+//! partition that has not changed since the node's newest part, lets go of the view, and puts the manifest in place only when the snapshot is known to be
+//! sealed. What became of it is reported to the meta group until that takes it. A capture of a snapshot that is aborted gives its space back.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    clock::Clock,
+    cluster::{
+        self,
+        snapshots::{Part, Status},
+    },
+    engine::{Captured, SnapshotNews},
+    entry::Identity,
+    error::{Error, Kind, Result},
+    ids::{GroupId, NodeId, PartitionId, SnapshotId, SnapshotSeq},
+    limits,
+    membership::Cluster,
+    metrics::Metrics,
+    proto::{internal::v1 as internal, v1},
+    snapshot::{
+        archive::{PartReader, Plan},
+        chunk::{self, Chunk, Chunker},
+        manifest::{GroupPart, Manifest, MetaPart, PartitionPart},
+        shelf::{Finished, PartInfo, PartWriter, Shelf},
+    },
+    store::{View, keys},
+};
+
+/// What has been decided of a snapshot, as this node knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Open,
+    Sealed,
+    Given,
+}
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Parts {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    node: NodeId,
+    /// None without a snapshot store; the error when there is one that cannot be used.
+    shelf: Option<Result<Arc<Shelf>>>,
+    identity: watch::Receiver<Identity>,
+    address: String,
+    clock: Clock,
+    cluster: Cluster,
+    captures: Mutex<BTreeMap<SnapshotId, Arc<Capture>>>,
+    metrics: Arc<Metrics>,
+}
+
+struct Capture {
+    outcome: watch::Sender<Outcome>,
+    done: AtomicU32,
+    partitions: u32,
+    stop: AtomicBool,
+}
+
+impl Parts {
+    pub fn new(
+        node: NodeId,
+        snapshot_store: Option<&Path>,
+        identity: watch::Receiver<Identity>,
+        address: String,
+        clock: Clock,
+        cluster: Cluster,
+        metrics: Arc<Metrics>,
+    ) -> Parts {
+        let shelf = snapshot_store.map(|dir| Shelf::open(dir, node));
+        if let Some(Err(e)) = &shelf {
+            tracing::error!(error = %e, "the snapshot store cannot be used: this node's parts of snapshots will fail until it is restarted with one that can");
+        }
+        Parts { shared: Arc::new(Shared { node, shelf, identity, address, clock, cluster, captures: Mutex::default(), metrics }) }
+    }
+
+    fn shelf(&self) -> Result<&Arc<Shelf>> {
+        match &self.shared.shelf {
+            Some(Ok(shelf)) => Ok(shelf),
+            Some(Err(e)) => Err(e.clone()),
+            None => Err(Error::conflict(format!("node {} has no snapshot store: start it with --snapshot-store DIR", self.shared.node))),
+        }
+    }
+
+    fn captures(&self) -> std::sync::MutexGuard<'_, BTreeMap<SnapshotId, Arc<Capture>>> {
+        self.shared.captures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A finished part on this node's shelf, of whatever history.
+    pub fn finished(&self, id: SnapshotId) -> Option<PartInfo> {
+        self.shelf().ok()?.list().into_iter().find(|p| p.snapshot == id)
+    }
+
+    /// Parts that are being written now, for other nodes to show.
+    pub fn under_way(&self) -> Vec<internal::LocalPart> {
+        let captures = self.captures();
+        let local = |(id, c): (&SnapshotId, &Arc<Capture>)| internal::LocalPart {
+            uuid: id.0.as_bytes().to_vec().into(),
+            part: None,
+            partitions_done: c.done.load(Ordering::Relaxed),
+            partitions: c.partitions,
+        };
+        captures.iter().map(local).collect()
+    }
+
+    /// Says of this node's own part what its shelf knows better than the registry.
+    pub fn correct(&self, id: SnapshotId, part: &mut v1::SnapshotPart) {
+        let (Some(info), Ok(bytes)) = (self.finished(id), self.tar_bytes(id)) else { return };
+        let topology = self.shared.identity.borrow().topology;
+        let partitions = info.groups.iter().map(|g| topology.partitions_of(*g).len() as u32).sum();
+        part.set_status(v1::SnapshotStatus::Completed);
+        part.reason.clear();
+        (part.partitions, part.partitions_done) = (partitions, partitions);
+        (part.rows, part.bytes, part.download_bytes) = (info.rows, info.bytes, bytes);
+        part.manifest_digest = info.digest.to_string();
+    }
+
+    /// Removes this node's part. Whether there was one.
+    pub async fn remove(&self, id: SnapshotId) -> Result<bool> {
+        let Ok(shelf) = self.shelf().cloned() else { return Ok(false) };
+        tokio::task::spawn_blocking(move || shelf.delete(id)).await.map_err(|e| Error::unavailable(format!("deleting a part ended unexpectedly: {e}")))?
+    }
+
+    /// Bytes of the tar of a finished part.
+    pub fn tar_bytes(&self, id: SnapshotId) -> Result<u64> {
+        let hold = self.shelf()?.hold(id)?;
+        Ok(Plan::of(hold.manifest(), hold.text().len() as u64).total_bytes())
+    }
+
+    /// Reads a finished part as a tar.
+    pub fn open(&self, id: SnapshotId, offset: u64) -> Result<PartReader> {
+        PartReader::open(self.shelf()?.hold(id)?, offset)
+    }
+
+    /// Follows what the engine says until it says no more.
+    pub async fn run(self, mut news: mpsc::UnboundedReceiver<SnapshotNews>) {
+        while let Some(news) = news.recv().await {
+            match news {
+                SnapshotNews::View { id, x, view, groups, .. } => self.begin(id, x, view, groups),
+                SnapshotNews::Sealed { id } => self.decide(id, Outcome::Sealed),
+                SnapshotNews::Aborted { id } => self.decide(id, Outcome::Given),
+                SnapshotNews::Deleted { id } => {
+                    self.decide(id, Outcome::Given);
+                    self.delete(id).await;
+                }
+            }
+        }
+        for capture in self.captures().values() {
+            capture.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn decide(&self, id: SnapshotId, outcome: Outcome) {
+        if let Some(capture) = self.captures().get(&id) {
+            capture.outcome.send_if_modified(|now| {
+                let changed = *now == Outcome::Open || outcome == Outcome::Given;
+                if changed {
+                    *now = outcome;
+                }
+                changed
+            });
+            if outcome == Outcome::Given {
+                capture.stop.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    async fn delete(&self, id: SnapshotId) {
+        if let Err(e) = self.remove(id).await {
+            tracing::error!(snapshot = %id, error = %e, "a part could not be deleted");
+        }
+    }
+
+    fn begin(&self, id: SnapshotId, x: SnapshotSeq, view: View, groups: Vec<Captured>) {
+        let topology = self.shared.identity.borrow().topology;
+        let each = topology.partitions() / topology.groups();
+        let partitions = groups.iter().filter(|g| !g.group.is_meta()).count() as u32 * each;
+        let capture = Arc::new(Capture { outcome: watch::channel(Outcome::Open).0, done: AtomicU32::new(0), partitions, stop: AtomicBool::new(false) });
+        self.captures().insert(id, capture.clone());
+        let this = self.clone();
+        tokio::spawn(async move {
+            let outcome = capture.outcome.subscribe();
+            let part = this.take(id, x, view, groups, capture, outcome).await;
+            if let Some(part) = part {
+                this.report(id, part).await;
+            }
+            this.captures().remove(&id);
+        });
+    }
+
+    /// Writes a part. None when nobody wants it any more.
+    async fn take(
+        &self,
+        id: SnapshotId,
+        x: SnapshotSeq,
+        view: View,
+        groups: Vec<Captured>,
+        capture: Arc<Capture>,
+        mut outcome: watch::Receiver<Outcome>,
+    ) -> Option<Part> {
+        let began = self.shared.clock.now();
+        let shelf = match self.shelf() {
+            Ok(shelf) => shelf.clone(),
+            Err(e) => return Some(Part::failed(self.shared.node, e.message)),
+        };
+        let (this, watched) = (self.clone(), capture.clone());
+        let copied = tokio::task::spawn_blocking(move || {
+            let mut writer = shelf.begin(id)?;
+            let manifest = this.copy(&shelf, &mut writer, id, x, &view, groups, &watched)?;
+            drop(view);
+            this.shared.metrics.view_held(this.shared.clock.now() - began);
+            Ok((writer, manifest))
+        });
+        let copied: Result<(PartWriter, Manifest)> = copied.await.unwrap_or_else(|e| Err(Error::unavailable(format!("the capture ended unexpectedly: {e}"))));
+        let (writer, manifest) = match copied {
+            Ok(copied) => copied,
+            Err(_) if capture.stop.load(Ordering::Relaxed) => return None,
+            Err(e) => return Some(self.failed(id, &e)),
+        };
+        let decided = outcome.wait_for(|o| *o != Outcome::Open).await.map_or(Outcome::Given, |o| *o);
+        if decided == Outcome::Given {
+            // Dropping the writer gives the space back, which takes a moment.
+            let _ = tokio::task::spawn_blocking(move || writer.abandon()).await;
+            return None;
+        }
+        let finished = tokio::task::spawn_blocking(move || writer.finish(manifest)).await;
+        match finished.unwrap_or_else(|e| Err(Error::unavailable(format!("the capture ended unexpectedly: {e}")))) {
+            Ok(finished) => {
+                self.shared.metrics.captured(self.shared.clock.now() - began, finished.info.rows, finished.info.bytes, finished.bytes_written);
+                tracing::info!(snapshot = %id, rows = finished.info.rows, bytes = finished.info.bytes, written = finished.bytes_written, "part completed");
+                Some(self.completed(&finished))
+            }
+            Err(e) => Some(self.failed(id, &e)),
+        }
+    }
+
+    fn failed(&self, id: SnapshotId, e: &Error) -> Part {
+        tracing::error!(snapshot = %id, error = %e, "part failed");
+        Part::failed(self.shared.node, e.message.clone())
+    }
+
+    fn completed(&self, finished: &Finished) -> Part {
+        Part {
+            status: Status::Completed,
+            groups: finished.info.groups.iter().copied().chain(finished.manifest.meta.iter().map(|_| GroupId::META)).collect(),
+            rows: finished.info.rows,
+            bytes: finished.info.bytes,
+            bytes_written: finished.bytes_written,
+            download_bytes: Plan::of(&finished.manifest, finished.info.manifest_bytes).total_bytes(),
+            manifest_digest: Some(finished.info.digest.0),
+            ..Part::processing(self.shared.node)
+        }
+    }
+
+    /// Tells the meta group how a part stands until it takes the word, or knows better.
+    async fn report(&self, id: SnapshotId, part: Part) {
+        loop {
+            let reported = self.shared.cluster.change(cluster::Command::ReportPart { id, part: part.clone() }, limits::REQUEST_DEADLINE).await;
+            match reported {
+                Ok(_) => return,
+                Err(e) if matches!(e.kind, Kind::Unavailable | Kind::Unknown | Kind::Exhausted) => tokio::time::sleep(Duration::from_millis(500)).await,
+                Err(e) => return tracing::info!(snapshot = %id, error = %e, "the cluster does not want this part any more"),
+            }
+        }
+    }
+
+    // ---- Copying, on a thread that may block. ----
+
+    #[allow(clippy::too_many_arguments)]
+    fn copy(
+        &self,
+        shelf: &Arc<Shelf>,
+        writer: &mut PartWriter,
+        id: SnapshotId,
+        x: SnapshotSeq,
+        view: &View,
+        mut captured: Vec<Captured>,
+        capture: &Capture,
+    ) -> Result<Manifest> {
+        let identity = self.shared.identity.borrow().clone();
+        let previous = newest_part(shelf, &identity);
+        captured.sort_by_key(|c| c.group);
+        let mut manifest = Manifest {
+            product: env!("CARGO_PKG_VERSION").into(),
+            cluster: identity.cluster,
+            lineage: identity.lineage,
+            snapshot: id,
+            x,
+            node: self.shared.node,
+            address: self.shared.address.clone(),
+            written_ms: self.shared.clock.wall_ms(),
+            topology: identity.topology,
+            meta: None,
+            groups: Vec::new(),
+            chunks: Vec::new(),
+        };
+        for group in captured {
+            let (voters, learners) = (group.members.voters.into_iter().collect(), group.members.learners.into_iter().collect());
+            if group.group.is_meta() {
+                let part = self.copy_range(writer, view, &(vec![keys::META]..vec![keys::META + 1]), capture)?;
+                let Copied { rows, bytes, chunks } = part;
+                let digest = chunk::digest(&chunks, rows);
+                manifest.meta = Some(MetaPart { mark_index: group.at.index, mark_term: group.at.term, voters, learners, rows, bytes, digest, chunks });
+                continue;
+            }
+            let mut partitions = Vec::new();
+            for partition in identity.topology.partitions_of(group.group).map(PartitionId) {
+                partitions.push(self.copy_partition(writer, view, group.group, partition, previous.as_ref(), capture)?);
+                capture.done.fetch_add(1, Ordering::Relaxed);
+            }
+            manifest.groups.push(GroupPart { group: group.group, mark_index: group.at.index, mark_term: group.at.term, voters, learners, partitions });
+        }
+        Ok(manifest)
+    }
+
+    fn copy_partition(
+        &self,
+        writer: &mut PartWriter,
+        view: &View,
+        group: GroupId,
+        id: PartitionId,
+        previous: Option<&Manifest>,
+        capture: &Capture,
+    ) -> Result<PartitionPart> {
+        let data_index = view.get(&keys::partition_index(id))?.and_then(|b| b.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
+        let before = previous.and_then(|m| m.group(group)).and_then(|_| previous?.partition(id)).filter(|p| p.data_index == data_index);
+        if let Some(before) = before
+            && before.chunks.iter().try_fold(true, |all, hash| writer.reuse(*hash).map(|there| all && there))?
+        {
+            return Ok(before.clone());
+        }
+        let Copied { rows, bytes, chunks } = self.copy_range(writer, view, &keys::partition(id), capture)?;
+        Ok(PartitionPart { id, data_index, rows, bytes, digest: chunk::digest(&chunks, rows), chunks })
+    }
+
+    fn copy_range(&self, writer: &mut PartWriter, view: &View, range: &std::ops::Range<Vec<u8>>, capture: &Capture) -> Result<Copied> {
+        let mut copied = Copied::default();
+        let mut chunker = Chunker::new()?;
+        for row in view.range(range)? {
+            let (key, value) = row?;
+            // Without the letter of the key space: in a part there is one space only.
+            if let Some(chunk) = chunker.push(&key[1..], &value)? {
+                copied.take(writer, &chunk)?;
+                if capture.stop.load(Ordering::Relaxed) {
+                    return Err(Error::conflict("the snapshot was given up"));
+                }
+            }
+        }
+        if let Some(chunk) = chunker.finish()? {
+            copied.take(writer, &chunk)?;
+        }
+        Ok(copied)
+    }
+}
+
+#[derive(Default)]
+struct Copied {
+    rows: u64,
+    bytes: u64,
+    chunks: Vec<chunk::ChunkHash>,
+}
+
+impl Copied {
+    fn take(&mut self, writer: &mut PartWriter, chunk: &Chunk) -> Result<()> {
+        writer.chunk(chunk)?;
+        self.rows += chunk.rows;
+        self.bytes += chunk.bytes;
+        self.chunks.push(chunk.hash);
+        Ok(())
+    }
+}
+
+/// The newest part of the same history, for what has not changed since. One that cannot be read is as good as none.
+fn newest_part(shelf: &Shelf, identity: &Identity) -> Option<Manifest> {
+    let newest = shelf.list().into_iter().filter(|p| p.lineage == identity.lineage).max_by_key(|p| p.x)?;
+    shelf.manifest(newest.snapshot).ok()
+}

@@ -1,0 +1,119 @@
+//! The doors: one thin file a service. A method parses, calls, converts, answers; it does not think.
+//!
+//! A caller's deadline (`grpc-timeout`) is kept a little early, so that the answer says why there is none; without one, `limits::REQUEST_DEADLINE` holds.
+
+mod cluster;
+mod kv;
+mod peer;
+mod snapshot;
+
+pub use cluster::ClusterDoor;
+pub use kv::KvDoor;
+pub use peer::PeerDoor;
+pub use snapshot::SnapshotDoor;
+
+use std::{sync::Arc, time::Duration};
+
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    limits,
+    metrics::Metrics,
+    wire,
+};
+
+/// Time and counting, the same for every door.
+#[derive(Clone)]
+pub struct Porter {
+    pub clock: Clock,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Porter {
+    /// Runs one call: its deadline in, its answer or error out, both counted.
+    async fn call<Q, A, F: Future<Output = Result<A>>>(
+        &self,
+        method: &str,
+        request: Request<Q>,
+        work: impl FnOnce(Q, Duration) -> F,
+    ) -> Result<Response<A>, Status> {
+        let began = self.clock.now();
+        let wait = deadline(request.metadata());
+        let answer = work(request.into_inner(), wait).await;
+        let answer = answer.map(Response::new).map_err(|e| wire::status_of(&e));
+        let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
+        self.metrics.request(method, &format!("{code:?}"), Some(self.clock.now() - began));
+        answer
+    }
+
+    /// Counts a stream that begins, or is refused.
+    fn stream<A>(&self, method: &str, answer: Result<A>) -> Result<Response<A>, Status> {
+        let answer = answer.map(Response::new).map_err(|e| wire::status_of(&e));
+        let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
+        self.metrics.request(method, &format!("{code:?}"), None);
+        answer
+    }
+}
+
+/// How long the caller waits, less what the answer needs to get there in time.
+fn deadline(metadata: &MetadataMap) -> Duration {
+    let said = metadata.get("grpc-timeout").and_then(|v| v.to_str().ok()).and_then(parse_timeout);
+    let early = |d: Duration| d.saturating_sub((d / 10).min(Duration::from_millis(200)));
+    said.map_or(limits::REQUEST_DEADLINE, early).min(limits::REQUEST_DEADLINE_MAX)
+}
+
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n.checked_mul(3600)?),
+        "M" => Duration::from_secs(n.checked_mul(60)?),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+/// How many of a list a page holds.
+fn page_size(asked: u32, default: u32) -> usize {
+    if asked == 0 { default as usize } else { asked.min(limits::PAGE_SIZE_MAX) as usize }
+}
+
+/// Cuts a list that was fetched one longer than its page, and says where the next page begins.
+fn cut_page<T>(mut items: Vec<T>, size: usize, token: impl Fn(&T) -> String) -> (Vec<T>, String) {
+    if items.len() <= size {
+        return (items, String::new());
+    }
+    items.truncate(size);
+    let next = items.last().map_or(String::new(), token);
+    (items, next)
+}
+
+fn parse_number_token(token: &str) -> Result<Option<u64>> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    token.parse().map(Some).map_err(|_| Error::invalid(format!("{token:?} is not a page token that this list gave out")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_deadlines_are_kept_a_little_early() {
+        let wait = |text: &str| {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            deadline(&metadata)
+        };
+        assert_eq!(wait("1S"), Duration::from_millis(900));
+        assert_eq!(wait("10000m"), Duration::from_millis(9800));
+        assert_eq!(wait("99999999H"), limits::REQUEST_DEADLINE_MAX);
+        assert_eq!(wait("1é"), limits::REQUEST_DEADLINE);
+    }
+}

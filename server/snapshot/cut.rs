@@ -1,0 +1,224 @@
+//! The cut: one entry in each group's log, so that all of them together look like one instant.
+//!
+//! Let T be the moment at which the last group has applied its mark. Showing anyone what stands behind a mark before T would tear the cut; after T it is
+//! harmless. Everything here serves that one line; the rules R1 to R10 and why they suffice are in the design notes on snapshots.
+//!
+//! - `Open` is what a node knows to be past T, or given up (R4).
+//! - `Fence` is what a group's replica knows of its marks: which mark may be set (R2), and what has to wait for or fails behind it (R5).
+//! - `Barrier` is the meta leader's: it collects the marks, and only when all are in it releases and seals (R3).
+//!
+//! ```text
+//!   meta leader      Begin(x) ── ask ──────────────► T ── Release(x), Seal(x)
+//!   group's leader        Mark(x) appended ─ applied ─┘ ▲          │
+//!   its users' writes     ········ wait ················│··········▼ go on, with seen = x
+//! ```
+//!
+//! Relies on its caller for order: a mark is applied in the same transaction as the group's rows (R6), capture splits the batch there (R7), a barrier is
+//! made only once `Begin(x)` is applied (R1), and dropped when its outcome is applied or leadership is lost. Does not capture anything, and knows time only
+//! to give up: nothing is ever opened because time has passed.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::{
+    cluster::snapshots::named_groups,
+    ids::{GroupId, SnapshotSeq},
+    limits,
+};
+
+const NONE: SnapshotSeq = SnapshotSeq(0);
+
+/// The newest snapshot that a node knows to need no waiting for any more. Only ever grows, and by nothing but these two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open(SnapshotSeq);
+
+impl Open {
+    /// What users' entries carry as `seen` when they are proposed.
+    pub fn get(self) -> SnapshotSeq {
+        self.0
+    }
+
+    /// `Release(x)` has come. Whether that opens anything.
+    pub fn released(&mut self, x: SnapshotSeq) -> bool {
+        self.raise(x)
+    }
+
+    /// `Seal(x)` or `Abort(x)` is applied in this node's meta log. Whether that opens anything.
+    pub fn resolved(&mut self, x: SnapshotSeq) -> bool {
+        self.raise(x)
+    }
+
+    fn raise(&mut self, x: SnapshotSeq) -> bool {
+        let news = x > self.0;
+        self.0 = self.0.max(x);
+        news
+    }
+}
+
+/// The marks of one group, as one replica knows them.
+///
+/// `mark` is replicated: stored with the rows, part of Raft snapshots, the same on every replica at the same index. `in_flight` is a leader's own and gone with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fence {
+    mark: SnapshotSeq,
+    in_flight: SnapshotSeq,
+}
+
+impl Fence {
+    /// As it stands in the group's rows; 0 after a restore.
+    pub fn stored(mark: SnapshotSeq) -> Fence {
+        Fence { mark, in_flight: NONE }
+    }
+
+    /// The newest mark that was applied.
+    pub fn mark(self) -> SnapshotSeq {
+        self.mark
+    }
+
+    /// Whether the mark of x has been applied, so that it may be reported.
+    pub fn is_marked(self, x: SnapshotSeq) -> bool {
+        self.mark >= x
+    }
+
+    /// Whether a leader may append `Mark(x)`. Before its own no-op is applied, marks of earlier leaders may still be on their way.
+    pub fn may_propose_mark(self, x: SnapshotSeq, noop_applied: bool) -> bool {
+        noop_applied && self.mark < x && self.in_flight == NONE
+    }
+
+    /// This leader has appended `Mark(x)`.
+    pub fn proposed(&mut self, x: SnapshotSeq) {
+        self.in_flight = x;
+    }
+
+    /// `Mark(x)` is applied. Whether it is the first: then the group is captured at exactly this entry, and never again for x.
+    pub fn apply_mark(&mut self, x: SnapshotSeq) -> bool {
+        if self.in_flight <= x {
+            self.in_flight = NONE;
+        }
+        let first = x > self.mark;
+        self.mark = self.mark.max(x);
+        first
+    }
+
+    /// Whether a leader keeps users' writes waiting. That is for speed: proposed now, they would come behind a mark without knowing it resolved.
+    pub fn holds_writes(self, open: Open) -> bool {
+        self.mark.max(self.in_flight) > open.get()
+    }
+
+    /// Whether a user's entry that is being applied has no effect and is answered *retry*. Safety rests on this alone.
+    pub fn fenced(self, seen: SnapshotSeq) -> bool {
+        self.mark > seen
+    }
+
+    /// Whatever was in flight may or may not be applied one day; the next leader finds out.
+    pub fn leadership_lost(&mut self) {
+        self.in_flight = NONE;
+    }
+}
+
+/// What the meta leader does for the open snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Ask every node in the cluster for `Mark(x)` in all groups that it leads.
+    AskMarks,
+    /// Send `Release(x)` to every node in the cluster.
+    Release,
+    /// Propose `Seal(x)`.
+    ProposeSeal,
+    /// Propose `Abort(x)`.
+    ProposeAbort(String),
+}
+
+/// Collects the marks of one open snapshot.
+///
+/// Any message may be lost, late or doubled: what is asked is asked again on every tick, and what is proposed is proposed again until its outcome is
+/// applied, which is harmless since the first outcome wins. A new leader begins a barrier of its own: nodes report marks that were applied long ago
+/// just as well. It goes by groups, not by nodes, so that replicas may move and nodes may come meanwhile.
+#[derive(Clone, Debug)]
+pub struct Barrier {
+    x: SnapshotSeq,
+    unmarked: BTreeSet<GroupId>,
+    deadline: Duration,
+    phase: Phase,
+    propose_next: Duration,
+}
+
+/// Decided once and not changed by this leader any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Asking,
+    Sealing,
+    /// With the reason.
+    Aborting(String),
+}
+
+impl Barrier {
+    /// For a snapshot whose `Begin` is applied. `groups` are all groups there are, the meta group among them. `tick` is due at once.
+    pub fn new(x: SnapshotSeq, groups: impl IntoIterator<Item = GroupId>, now: Duration, patience: Duration) -> Barrier {
+        Barrier { x, unmarked: groups.into_iter().collect(), deadline: now + patience, phase: Phase::Asking, propose_next: now }
+    }
+
+    pub fn x(&self) -> SnapshotSeq {
+        self.x
+    }
+
+    /// Groups of which no mark has been reported.
+    pub fn unmarked(&self) -> &BTreeSet<GroupId> {
+        &self.unmarked
+    }
+
+    /// Some node's leaders have applied `Mark(x)` in these groups.
+    pub fn marked(&mut self, x: SnapshotSeq, groups: &[GroupId], now: Duration) -> Vec<Action> {
+        if x != self.x {
+            return Vec::new();
+        }
+        for group in groups {
+            self.unmarked.remove(group);
+        }
+        if self.phase != Phase::Asking || !self.unmarked.is_empty() {
+            return Vec::new();
+        }
+        self.phase = Phase::Sealing;
+        self.seal(now)
+    }
+
+    /// To be called now and then while the snapshot is open; every `limits::TICK` is good.
+    pub fn tick(&mut self, now: Duration) -> Vec<Action> {
+        if self.phase == Phase::Asking && now >= self.deadline {
+            self.phase = Phase::Aborting(self.why());
+        }
+        match &self.phase {
+            Phase::Asking => vec![Action::AskMarks],
+            Phase::Sealing => self.seal(now),
+            Phase::Aborting(why) => {
+                let abort = Action::ProposeAbort(why.clone());
+                if self.proposed_again(now) { vec![abort] } else { Vec::new() }
+            }
+        }
+    }
+
+    fn seal(&mut self, now: Duration) -> Vec<Action> {
+        let mut actions = vec![Action::Release];
+        if self.proposed_again(now) {
+            actions.push(Action::ProposeSeal);
+        }
+        actions
+    }
+
+    fn proposed_again(&mut self, now: Duration) -> bool {
+        let due = now >= self.propose_next;
+        if due {
+            self.propose_next = now + limits::CUT_PROPOSE_AGAIN;
+        }
+        due
+    }
+
+    fn why(&self) -> String {
+        let unmarked: Vec<GroupId> = self.unmarked.iter().copied().collect();
+        format!("{} could not be marked in time: no leader has said that its mark is applied", named_groups(&unmarked))
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod stories;

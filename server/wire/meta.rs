@@ -1,0 +1,274 @@
+//! The meta group's commands and rows.
+//!
+//! A row's name is a letter for its kind, then the thing's own name: `s` settings, `n` node, `i` site, `r` relay, `a` assignment, `x` snapshot; numbers are
+//! big-endian.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{absent, row, stored};
+use crate::{
+    cluster::{
+        self, Changed, Command, Node, State,
+        sites::{Relay, SiteState},
+        snapshots::{Part, Snapshot, Stage, Status},
+        state::{Rows, Settings},
+    },
+    error::{Error, Result},
+    ids::{GroupId, Lineage, NodeId, RelayId, SiteId, SnapshotId, SnapshotSeq, Topology},
+    proto::internal::v1::{self as internal, meta_command::Action as Wire},
+};
+
+pub fn meta_command(command: &Command) -> internal::MetaCommand {
+    let action = match command {
+        Command::AnnounceNode(node) => Wire::AnnounceNode(node_record(node)),
+        Command::AddSite(site) => Wire::AddSite(site.as_str().to_owned()),
+        Command::SiteAdded(site) => Wire::SiteAdded(site.as_str().to_owned()),
+        Command::RemoveSite(site) => Wire::RemoveSite(site.as_str().to_owned()),
+        Command::SiteRemoved(site) => Wire::SiteRemoved(site.as_str().to_owned()),
+        Command::AddRelay(relay) => Wire::AddRelay(relay_record(relay)),
+        Command::RemoveRelay(relay) => Wire::RemoveRelay(relay.as_str().to_owned()),
+        Command::MoveRelay(relay) => Wire::MoveRelay(relay_record(relay)),
+        Command::BeginSnapshot { id, created_ms } => Wire::BeginSnapshot(internal::BeginSnapshot { uuid: uuid(*id), created_ms: *created_ms }),
+        Command::SealSnapshot { x } => Wire::SealSnapshot(internal::SealSnapshot { x: x.0 }),
+        Command::AbortSnapshot { x, reason } => Wire::AbortSnapshot(internal::AbortSnapshot { x: x.0, reason: reason.clone() }),
+        Command::ReportPart { id, part } => Wire::ReportPart(internal::ReportPart { uuid: uuid(*id), part: Some(part_record(part)) }),
+        Command::DeleteSnapshot { id } => Wire::DeleteSnapshot(uuid(*id)),
+        Command::EstablishLineage { nonce } => Wire::EstablishLineage(internal::EstablishLineage { nonce: *nonce }),
+    };
+    internal::MetaCommand { action: Some(action) }
+}
+
+pub fn parse_meta_command(command: internal::MetaCommand) -> Result<Command> {
+    Ok(match command.action.ok_or_else(|| absent("a meta command's action"))? {
+        Wire::AnnounceNode(node) => Command::AnnounceNode(parse_node(node)?),
+        Wire::AddSite(site) => Command::AddSite(SiteId::new(site)?),
+        Wire::SiteAdded(site) => Command::SiteAdded(SiteId::new(site)?),
+        Wire::RemoveSite(site) => Command::RemoveSite(SiteId::new(site)?),
+        Wire::SiteRemoved(site) => Command::SiteRemoved(SiteId::new(site)?),
+        Wire::AddRelay(relay) => Command::AddRelay(parse_relay(relay)?),
+        Wire::RemoveRelay(relay) => Command::RemoveRelay(RelayId::new(relay)?),
+        Wire::MoveRelay(relay) => Command::MoveRelay(parse_relay(relay)?),
+        Wire::BeginSnapshot(begin) => Command::BeginSnapshot { id: SnapshotId::from_slice(&begin.uuid)?, created_ms: begin.created_ms },
+        Wire::SealSnapshot(seal) => Command::SealSnapshot { x: SnapshotSeq(seal.x) },
+        Wire::AbortSnapshot(abort) => Command::AbortSnapshot { x: SnapshotSeq(abort.x), reason: abort.reason },
+        Wire::ReportPart(report) => {
+            let part = parse_part(report.part.ok_or_else(|| absent("a reported part"))?)?;
+            Command::ReportPart { id: SnapshotId::from_slice(&report.uuid)?, part }
+        }
+        Wire::DeleteSnapshot(id) => Command::DeleteSnapshot { id: SnapshotId::from_slice(&id)? },
+        Wire::EstablishLineage(establish) => Command::EstablishLineage { nonce: establish.nonce },
+    })
+}
+
+pub fn node_record(node: &Node) -> internal::NodeRecord {
+    internal::NodeRecord {
+        id: node.id.0,
+        address: node.address.clone(),
+        capacity_percent: node.capacity_percent,
+        version: node.version.clone(),
+        snapshot_store: node.snapshot_store,
+        lineage: node.lineage.0,
+    }
+}
+
+pub fn parse_node(node: internal::NodeRecord) -> Result<Node> {
+    let node = Node {
+        id: NodeId(node.id),
+        address: node.address,
+        capacity_percent: node.capacity_percent,
+        version: node.version,
+        snapshot_store: node.snapshot_store,
+        lineage: Lineage(node.lineage),
+    };
+    node.check()?;
+    Ok(node)
+}
+
+pub fn settings_record(settings: &Settings) -> internal::SettingsRecord {
+    internal::SettingsRecord {
+        cluster_id: Bytes::copy_from_slice(settings.cluster.0.as_bytes()),
+        replication_factor: settings.replication_factor,
+        partitions: settings.topology.partitions(),
+        groups: settings.topology.groups(),
+        lineage: settings.lineage.0,
+        restored_from: settings.restored_from.map_or(Bytes::new(), uuid),
+        begun: settings.begun.0,
+        resolved: settings.resolved.0,
+    }
+}
+
+pub fn parse_settings(settings: internal::SettingsRecord) -> Result<Settings> {
+    Ok(Settings {
+        cluster: row::parse_cluster(&settings.cluster_id)?,
+        replication_factor: settings.replication_factor,
+        topology: Topology::new(settings.partitions, settings.groups)?,
+        lineage: Lineage(settings.lineage),
+        restored_from: row::parse_restored_from(&settings.restored_from)?,
+        begun: SnapshotSeq(settings.begun),
+        resolved: SnapshotSeq(settings.resolved),
+    })
+}
+
+fn relay_record(relay: &Relay) -> internal::RelayRecord {
+    internal::RelayRecord { id: relay.id.as_str().to_owned(), site: relay.site.as_ref().map_or(String::new(), |s| s.as_str().to_owned()) }
+}
+
+fn parse_relay(relay: internal::RelayRecord) -> Result<Relay> {
+    let site = if relay.site.is_empty() { None } else { Some(SiteId::new(relay.site)?) };
+    Ok(Relay { id: RelayId::new(relay.id)?, site })
+}
+
+fn part_record(part: &Part) -> internal::PartRecord {
+    internal::PartRecord {
+        node_id: part.node.0,
+        status: match part.status {
+            Status::Processing => 1,
+            Status::Completed => 2,
+            Status::Missing => 3,
+            Status::Failed => 4,
+        },
+        reason: part.reason.clone(),
+        groups: part.groups.iter().map(|g| g.0).collect(),
+        rows: part.rows,
+        bytes: part.bytes,
+        bytes_written: part.bytes_written,
+        download_bytes: part.download_bytes,
+        manifest_digest: part.manifest_digest.map_or(Bytes::new(), |d| Bytes::copy_from_slice(&d)),
+    }
+}
+
+fn parse_part(part: internal::PartRecord) -> Result<Part> {
+    let status = match part.status {
+        1 => Status::Processing,
+        2 => Status::Completed,
+        3 => Status::Missing,
+        4 => Status::Failed,
+        other => return Err(Error::invalid(format!("{other} is not the status of a part"))),
+    };
+    let digest = part.manifest_digest.as_ref();
+    let manifest_digest = match digest.len() {
+        0 => None,
+        32 => digest.try_into().ok(),
+        n => return Err(Error::invalid(format!("a manifest's digest is 32 bytes, not {n}"))),
+    };
+    Ok(Part {
+        node: NodeId(part.node_id),
+        status,
+        reason: part.reason,
+        groups: part.groups.into_iter().map(GroupId).collect(),
+        rows: part.rows,
+        bytes: part.bytes,
+        bytes_written: part.bytes_written,
+        download_bytes: part.download_bytes,
+        manifest_digest,
+    })
+}
+
+fn snapshot_record(snapshot: &Snapshot) -> internal::SnapshotRecord {
+    internal::SnapshotRecord {
+        uuid: uuid(snapshot.id),
+        x: snapshot.x.0,
+        state: match snapshot.stage {
+            Stage::Begun => 1,
+            Stage::Sealed => 2,
+            Stage::Aborted => 3,
+        },
+        reason: snapshot.reason.clone(),
+        parts: snapshot.parts.values().map(part_record).collect(),
+        created_ms: snapshot.created_ms,
+        lineage: snapshot.lineage.0,
+    }
+}
+
+fn parse_snapshot(snapshot: internal::SnapshotRecord) -> Result<Snapshot> {
+    let stage = match snapshot.state {
+        1 => Stage::Begun,
+        2 => Stage::Sealed,
+        3 => Stage::Aborted,
+        other => return Err(Error::corrupt(format!("{other} is not the stage of a snapshot"))),
+    };
+    let parts = snapshot.parts.into_iter().map(|p| parse_part(p).map(|p| (p.node, p))).collect::<Result<_>>()?;
+    Ok(Snapshot {
+        id: SnapshotId::from_slice(&snapshot.uuid)?,
+        x: SnapshotSeq(snapshot.x),
+        stage,
+        reason: snapshot.reason,
+        parts,
+        created_ms: snapshot.created_ms,
+        lineage: Lineage(snapshot.lineage),
+    })
+}
+
+/// What a row of the meta group is stored under.
+pub fn meta_row_name(row: &Changed) -> Vec<u8> {
+    match row {
+        Changed::Settings => b"s".to_vec(),
+        Changed::Node(node) => named(b'n', &node.0.to_be_bytes()),
+        Changed::Site(site) => named(b'i', site.as_str().as_bytes()),
+        Changed::Relay(relay) => named(b'r', relay.as_str().as_bytes()),
+        Changed::Assignment(group) => named(b'a', &group.0.to_be_bytes()),
+        Changed::Snapshot(x) => named(b'x', &x.0.to_be_bytes()),
+    }
+}
+
+fn named(kind: u8, name: &[u8]) -> Vec<u8> {
+    [&[kind], name].concat()
+}
+
+/// A row as it stands in the state; None when it is gone.
+pub fn encode_meta_row(state: &State, row: &Changed) -> Option<Bytes> {
+    let bytes = match row {
+        Changed::Settings => settings_record(state.settings()).encode_to_vec(),
+        Changed::Node(node) => node_record(state.node(*node)?).encode_to_vec(),
+        Changed::Site(site) => {
+            let number = match state.sites().site(site)? {
+                SiteState::Adding => 1,
+                SiteState::Present => 2,
+                SiteState::Removing => 3,
+            };
+            internal::SiteRecord { id: site.as_str().to_owned(), state: number }.encode_to_vec()
+        }
+        Changed::Relay(relay) => relay_record(&state.sites().relay(relay)?).encode_to_vec(),
+        Changed::Assignment(group) => {
+            let replicas = state.assignments().get(group)?.iter().map(|n| n.0).collect();
+            internal::AssignmentRecord { group: group.0, replicas }.encode_to_vec()
+        }
+        Changed::Snapshot(x) => snapshot_record(state.snapshot(*x)?).encode_to_vec(),
+    };
+    Some(bytes.into())
+}
+
+/// The whole state from its rows.
+pub fn decode_meta<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<State> {
+    let (mut settings, mut nodes, mut sites, mut relays, mut assignments, mut snapshots) = (None, vec![], vec![], vec![], vec![], vec![]);
+    for (name, bytes) in rows {
+        match name.first() {
+            Some(b's') => settings = Some(parse_settings(stored(bytes, "the cluster's settings")?)?),
+            Some(b'n') => nodes.push(parse_node(stored(bytes, "a node's record")?)?),
+            Some(b'i') => {
+                let site: internal::SiteRecord = stored(bytes, "a site's record")?;
+                let state = match site.state {
+                    1 => SiteState::Adding,
+                    2 => SiteState::Present,
+                    3 => SiteState::Removing,
+                    other => return Err(Error::corrupt(format!("{other} is not the state of a site"))),
+                };
+                sites.push((SiteId::new(site.id)?, state));
+            }
+            Some(b'r') => relays.push(parse_relay(stored(bytes, "a relay's record")?)?),
+            Some(b'a') => {
+                let assignment: internal::AssignmentRecord = stored(bytes, "an assignment")?;
+                assignments.push((GroupId(assignment.group), assignment.replicas.into_iter().map(NodeId).collect()));
+            }
+            Some(b'x') => snapshots.push(parse_snapshot(stored(bytes, "a snapshot's record")?)?),
+            _ => return Err(Error::corrupt(format!("the meta group has a row of an unknown kind, named {name:?}; a newer version has written it"))),
+        }
+    }
+    let settings = settings.ok_or_else(|| Error::corrupt("the meta group has no settings"))?;
+    cluster::State::from_rows(Rows { settings, nodes, sites, relays, assignments, snapshots })
+}
+
+fn uuid(id: SnapshotId) -> Bytes {
+    Bytes::copy_from_slice(id.0.as_bytes())
+}

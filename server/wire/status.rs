@@ -1,0 +1,48 @@
+//! Errors on the wire: one table from kinds to gRPC codes, with `google.rpc.ErrorInfo` for programs.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::error::{Error, Kind};
+
+const DOMAIN: &str = "devicedb";
+
+/// Kind, code, reason. One code may stand for several kinds; the reason tells them apart.
+const TABLE: &[(Kind, Code, &str)] = &[
+    (Kind::Invalid, Code::InvalidArgument, "INVALID"),
+    (Kind::NotFound, Code::NotFound, "NOT_FOUND"),
+    (Kind::Conflict, Code::FailedPrecondition, "CONFLICT"),
+    (Kind::Unavailable, Code::Unavailable, "UNAVAILABLE"),
+    (Kind::Unknown, Code::Unknown, "UNKNOWN_OUTCOME"),
+    (Kind::Exhausted, Code::ResourceExhausted, "EXHAUSTED"),
+    (Kind::Corrupt, Code::DataLoss, "CORRUPT"),
+];
+
+/// What a client is told.
+pub fn status_of(e: &Error) -> Status {
+    let (_, code, reason) = TABLE.iter().find(|(kind, ..)| *kind == e.kind).expect("the table has every kind");
+    let details = ErrorDetails::with_error_info(*reason, DOMAIN, HashMap::new());
+    Status::with_error_details(*code, e.message.clone(), details)
+}
+
+/// What another node has told. A call that broke may have had its effect.
+pub fn error_of(status: &Status) -> Error {
+    let reason = status.get_details_error_info().filter(|i| i.domain == DOMAIN).map(|i| i.reason);
+    let row = TABLE.iter().find(|(_, code, r)| reason.as_deref().map_or(*code == status.code(), |reason| reason == *r));
+    Error::new(row.map_or(Kind::Unavailable, |(kind, ..)| *kind), status.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_comes_back_as_itself() {
+        for kind in Kind::ALL {
+            let error = Error::new(kind, "what, where, what to do");
+            assert_eq!(error_of(&status_of(&error)), error);
+        }
+    }
+}
