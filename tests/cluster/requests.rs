@@ -79,7 +79,7 @@ async fn without_a_quorum_nothing_is_acknowledged_and_nothing_hangs() {
     let status = client.put("shop", Bucket::Default, "k", "during").await.expect_err("no quorum can acknowledge it");
     assert!(matches!(status.code(), Code::Unavailable | Code::Unknown | Code::DeadlineExceeded), "{status:?}");
     let node = &cluster.nodes[0];
-    node.ctl(&["--timeout", "5s", "put", "shop", "k", "during"]).await.exits(3);
+    node.ctl(&["--timeout", "5s", "put", "--site", "shop", "k", "during"]).await.exits(3);
     node.ctl(&["--timeout", "5s", "snapshot", "create"]).await.exits(3);
 
     cluster.restart_all().await;
@@ -111,9 +111,10 @@ async fn ids_and_keys_are_whatever_users_call_things() {
     let cluster = Cluster::start(1, Options::default()).await;
     for site in ["shop 7/floor & 2", "a=b?c#d", "größe", "-dash"] {
         cluster.ctl(&["site", "add", "--", site]).await.exits(0);
-        cluster.ctl(&["put", "--", site, "a/b &c", "v 1"]).await.exits(0);
-        cluster.ctl(&["get", "--", site, "a/b &c"]).await.exits(0).says("v 1");
-        cluster.ctl(&["get", "--", site, "absent"]).await.exits(5);
+        let site = format!("--site={site}");
+        cluster.ctl(&["put", &site, "a/b &c", "v 1"]).await.exits(0);
+        cluster.ctl(&["get", &site, "a/b &c"]).await.exits(0).says("v 1");
+        cluster.ctl(&["get", &site, "absent"]).await.exits(5);
     }
     let listed = cluster.client().sites().await.unwrap();
     assert_eq!(listed, ["-dash", "a=b?c#d", "größe", "shop 7/floor & 2"].map(str::to_string), "the sites, by name");
