@@ -11,8 +11,8 @@ use clap::Parser as _;
 
 use crate::clock::{Chance, Clock};
 
-mod exit;
 mod text;
+mod exit;
 mod table;
 mod output;
 mod args;

@@ -6,9 +6,21 @@ use std::time::Duration;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
-    registry::{Registry, Unit},
+    metrics::{TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Metric, Registry, Unit},
 };
+
+const PREFIX: &str = "devicedb";
+
+/// One metric as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// As a query names it.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    pub help: &'static str,
+}
 
 /// A call as it is counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -21,6 +33,7 @@ pub struct Call {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    listing: Vec<Described>,
     requests: Family<Call, Counter>,
     request_seconds: Histogram,
     round_seconds: Histogram,
@@ -52,16 +65,15 @@ fn seconds() -> Histogram {
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        let mut registry = Registry::with_prefix("devicedb");
-        let r = &mut registry;
-        Metrics {
+        let mut register = Register { registry: Registry::with_prefix(PREFIX), listing: Vec::new() };
+        let r = &mut register;
+        let metrics = Metrics {
             requests: counted(r, "requests", "Requests by method and gRPC code", Family::default()),
             request_seconds: timed(r, "request_duration", "From a request's arrival to its answer, streams left out"),
             round_seconds: timed(r, "engine_round_duration", "One turn of the engine's loop, with its disk write"),
             round_inputs: {
                 let inputs = Histogram::new(std::iter::successors(Some(1.0), |n| Some(n * 4.0)).take(8));
-                r.register("engine_round_inputs", "Inputs that one turn of the loop took", inputs.clone());
-                inputs
+                counted(r, "engine_round_inputs", "Inputs that one turn of the loop took", inputs)
             },
             log_entries: counted(r, "log_entries", "Raft log entries written", Counter::default()),
             log_syncs: counted(r, "log_syncs", "Writes of the log that were synced to disk", Counter::default()),
@@ -81,19 +93,31 @@ impl Default for Metrics {
             capture_written: counted(r, "capture_written_bytes", "Bytes of chunks that had to be written", Counter::default()),
             ready: counted(r, "ready", "1 when every local group has caught up and can serve", Gauge::default()),
             view_seconds: timed(r, "snapshot_view_duration", "How long a capture held its view of the store"),
-            registry,
-        }
+            registry: Registry::default(),
+            listing: Vec::new(),
+        };
+        Metrics { registry: register.registry, listing: register.listing, ..metrics }
     }
 }
 
-fn counted<M: prometheus_client::registry::Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
-    registry.register(name, help, metric.clone());
+/// Registers metrics, and remembers how they are described.
+struct Register {
+    registry: Registry,
+    listing: Vec<Described>,
+}
+
+fn counted<M: Metric + TypedMetric + Clone>(register: &mut Register, name: &str, help: &'static str, metric: M) -> M {
+    let kind = M::TYPE.as_str();
+    let total = if kind == "counter" { "_total" } else { "" };
+    register.listing.push(Described { name: format!("{PREFIX}_{name}{total}"), kind, help });
+    register.registry.register(name, help, metric.clone());
     metric
 }
 
-fn timed(registry: &mut Registry, name: &str, help: &str) -> Histogram {
+fn timed(register: &mut Register, name: &str, help: &'static str) -> Histogram {
     let histogram = seconds();
-    registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+    register.listing.push(Described { name: format!("{PREFIX}_{name}_seconds"), kind: "histogram", help });
+    register.registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
     histogram
 }
 
@@ -103,6 +127,17 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a string takes everything");
         text
+    }
+
+    /// What there is, in the order of `text`.
+    pub fn listing(&self) -> &[Described] {
+        &self.listing
+    }
+
+    /// The listing as the README shows it.
+    pub fn table(&self) -> String {
+        let rows: String = self.listing.iter().map(|metric| format!("| `{}` | {} | {} |\n", metric.name, metric.kind, metric.help)).collect();
+        format!("| metric | type | what it says |\n| --- | --- | --- |\n{rows}")
     }
 
     pub fn request(&self, method: &str, code: &str, took: Option<Duration>) {
@@ -175,5 +210,31 @@ mod tests {
         assert!(text.contains("devicedb_requests_total{method=\"Put\",code=\"OK\"} 1"), "{text}");
         assert!(text.contains("devicedb_snapshot_view_duration_seconds_sum 3.0"), "{text}");
         assert!(text.contains("devicedb_groups_led 22"), "{text}");
+    }
+
+    #[test]
+    fn what_is_listed_is_what_is_exposed() {
+        let metrics = Metrics::default();
+        metrics.request("Put", "OK", None);
+        let text = metrics.text();
+        let exposed: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(str::to_owned).collect();
+        let named = |metric: &Described| format!("{} {}", metric.name.strip_suffix("_total").unwrap_or(&metric.name), metric.kind);
+        assert_eq!(exposed, metrics.listing().iter().map(named).collect::<Vec<_>>());
+    }
+
+    /// `UPDATE_GOLDEN=1` writes the table between its marks.
+    #[test]
+    fn the_readme_lists_every_metric() {
+        let (begin, end) = ("<!-- metrics: begin -->\n", "<!-- metrics: end -->");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = readme.split_once(begin).expect("README.md marks where the table of metrics begins");
+        let (table, after) = rest.split_once(end).expect("README.md marks where the table of metrics ends");
+        let expected = Metrics::default().table();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, format!("{before}{begin}{expected}{end}{after}")).unwrap();
+        } else {
+            assert_eq!(table, expected, "the table of metrics in README.md is old: UPDATE_GOLDEN=1 cargo test --lib metrics");
+        }
     }
 }

@@ -3,10 +3,10 @@
 //! What is logged and stored is encoded here, and parsed again when it is read, so that the rest of the program holds only what is valid. Errors while
 //! parsing stored bytes are `Corrupt` and name the message; errors while parsing a peer's are `Invalid` and refuse the peer, never stop the node.
 
-mod command;
-mod meta;
-mod raft;
 mod row;
+mod meta;
+mod command;
+mod raft;
 mod status;
 pub mod public;
 

@@ -1,3 +1,5 @@
+//! What the tar of a part is, byte for byte, and how a download of it goes on.
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

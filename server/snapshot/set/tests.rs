@@ -1,3 +1,5 @@
+//! What several parts are together: what they cover, and which do not belong.
+
 use std::fs;
 
 use super::*;

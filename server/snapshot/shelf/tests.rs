@@ -1,3 +1,5 @@
+//! What stands on disk after each deed of the shelf, and after each that failed.
+
 use std::{fs, path::Path, sync::Arc};
 
 use super::*;

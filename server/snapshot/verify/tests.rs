@@ -1,3 +1,5 @@
+//! Whatever is wrong with a part is found and named; nothing else is.
+
 use std::{
     fs::{self, OpenOptions},
     os::unix::fs::FileExt as _,

@@ -1,0 +1,197 @@
+//! One real `devicedb` process with a store of its own.
+//!
+//! - It is killed when its `Node` is dropped, also while a test fails; then the end of its log is printed.
+//! - Its log goes on over restarts, with a line at each start.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    Client, Port, Ran, SOON, eventually, http_get,
+    process::{binary, ended, run, written},
+};
+
+/// Lines of a node's log that a failing test shows.
+const LOG_LINES_SHOWN: usize = 60;
+
+pub struct Node {
+    pub name: String,
+    pub port: Port,
+    /// What stands behind `devicedb`.
+    pub args: Vec<String>,
+    pub store: PathBuf,
+    pub snapshot_store: Option<PathBuf>,
+    /// A command to run the node under, as `unshare -rm sh -c '… exec "$@"' sh`; empty for none.
+    pub under: Vec<String>,
+    log: PathBuf,
+    process: Option<Child>,
+}
+
+impl Node {
+    /// A node that is not started yet; its log is `dir/<name>.log`.
+    pub fn new(name: &str, port: Port, dir: &Path, store: PathBuf, args: Vec<String>) -> Node {
+        let log = dir.join(format!("{name}.log"));
+        Node { name: name.to_string(), port, args, store, snapshot_store: None, under: Vec::new(), log, process: None }
+    }
+
+    pub fn endpoint(&self) -> String {
+        self.port.endpoint()
+    }
+
+    pub fn client(&self) -> Client {
+        Client::to(&self.endpoint())
+    }
+
+    /// All it logged, over all its starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn command(&self) -> Command {
+        let devicedb = binary("devicedb");
+        let mut command = match self.under.split_first() {
+            None => Command::new(devicedb),
+            Some((outer, rest)) => {
+                let mut command = Command::new(outer);
+                command.args(rest).arg(devicedb);
+                command
+            }
+        };
+        command.args(&self.args).stdin(Stdio::null());
+        command
+    }
+
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "{} runs already", self.name);
+        let mut command = self.command();
+        let mut log = File::options().create(true).append(true).open(&self.log).unwrap();
+        writeln!(log, "---- {}", written(&command)).unwrap();
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        self.process = Some(child.unwrap_or_else(|e| panic!("{}: {e}", written(&command))));
+    }
+
+    /// Starts it where it must not come up: how it ended and what it said.
+    pub async fn start_refused(&mut self) -> Ran {
+        assert!(self.process.is_none(), "{} runs already", self.name);
+        let ran = run(self.command(), SOON).await;
+        assert!(ran.code.is_some_and(|code| code != 0), "{} should refuse to start:\n{}", self.name, ran.story());
+        ran
+    }
+
+    /// Waits until it answers at all.
+    pub async fn wait_listening(&mut self) {
+        self.wait_for("/healthz").await;
+    }
+
+    /// Waits until it says that it can serve all it holds.
+    pub async fn wait_ready(&mut self) {
+        self.wait_for("/readyz").await;
+    }
+
+    async fn wait_for(&mut self, path: &str) {
+        let endpoint = self.endpoint();
+        let what = format!("{} at {endpoint} answers GET {path} with 200", self.name);
+        eventually(&what, SOON, async || {
+            if let Some(status) = self.ended_by_itself() {
+                panic!("{} ended by itself: {status}\n{}", self.name, self.log_end());
+            }
+            match http_get(&endpoint, path).await {
+                Ok((200, _)) => Ok(()),
+                Ok((code, body)) => Err(format!("{code} {body}")),
+                Err(e) => Err(e.to_string()),
+            }
+        })
+        .await;
+    }
+
+    /// How it ended without being told to; none while it runs or was not started.
+    pub fn ended_by_itself(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut()?.try_wait().unwrap()
+    }
+
+    /// Waits until it ends without being told to.
+    pub async fn wait_ended(&mut self) -> ExitStatus {
+        let mut child = self.process.take().expect("only a running node ends");
+        let status = ended(&mut child, &format!("{} ends by itself", self.name), SOON).await;
+        drop(child);
+        status
+    }
+
+    /// As a power cut for the process: nothing is written any more.
+    pub fn kill9(&mut self) {
+        let mut child = self.process.take().expect("only a running node is killed");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Stops it in the middle of whatever it does, with its connections open.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Asks it to end, and waits for it.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait_ended().await
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("only a running node has one").id()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.process.as_ref().expect("only a running node takes signals");
+        kill_process(Pid::from_child(child), signal).unwrap();
+    }
+
+    /// `ddbctl` against this node alone.
+    pub async fn ctl(&self, args: &[&str]) -> Ran {
+        ddbctl(&self.endpoint(), args).await
+    }
+
+    pub fn log_end(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        let shown = lines.len().saturating_sub(LOG_LINES_SHOWN);
+        format!("==== end of the log of {} ====\n{}\n", self.name, lines[shown..].join("\n"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.log_end());
+        }
+    }
+}
+
+/// `ddbctl` against one or more endpoints.
+pub async fn ddbctl(endpoints: &str, args: &[&str]) -> Ran {
+    let mut command = Command::new(binary("ddbctl"));
+    command.args(["--endpoint", endpoints]).args(args);
+    // What the person who runs the tests has set is not what is tested.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DDBCTL_")) {
+        command.env_remove(name);
+    }
+    run(command, Duration::from_secs(120)).await
+}

@@ -1,0 +1,11 @@
+//! The promises, tried on real processes: `devicedb` nodes on loopback ports, `ddbctl` and gRPC clients beside them. One binary, so that it links once.
+
+mod harness;
+
+mod cut;
+mod durability;
+mod guide;
+mod parts;
+mod requests;
+mod snapshots;
+mod starts;

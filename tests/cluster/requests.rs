@@ -1,0 +1,167 @@
+//! Bad requests and bad times for good ones: each gets the documented answer, and nothing hangs.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use devicedb::{
+    limits,
+    proto::v1::{BatchOperation, Bucket, GetRequest, PutRequest, ScanRequest, batch_operation::Action},
+};
+use tonic::{Code, Status};
+
+use crate::harness::{Cluster, Options, SnapshotStore, http_get, reason};
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(outcome: Result<T, Status>, code: Code, why: &str, words: &str) {
+    let status = outcome.expect_err(words);
+    assert_eq!((status.code(), reason(&status).as_str()), (code, why), "{words}: {status:?}");
+    assert!(status.message().contains(words), "does not say {words:?}: {status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_cannot_be_are_refused_by_name_and_the_odd_ones_are_served() {
+    let cluster = Cluster::start(1, Options { snapshot_store: SnapshotStore::None, ..Options::default() }).await;
+    let client = cluster.client();
+    client.add_site("shop").await.unwrap();
+    let put = async |site: &str, bucket, key: &[u8], value: &[u8]| client.put(site, bucket, key, value).await;
+    let (largest_key, largest_value) = (vec![b'k'; limits::KEY_BYTES_MAX], vec![0; limits::VALUE_BYTES_MAX]);
+
+    refused(put("shop", Bucket::Default, b"", b"v").await, Code::InvalidArgument, "INVALID", "key");
+    refused(put("shop", Bucket::Default, &[&largest_key[..], b"k"].concat(), b"v").await, Code::InvalidArgument, "INVALID", "1024");
+    refused(put("shop", Bucket::Default, b"k", &[&largest_value[..], b"v"].concat()).await, Code::InvalidArgument, "INVALID", "1048576");
+    refused(put("", Bucket::Default, b"k", b"v").await, Code::InvalidArgument, "INVALID", "site");
+    refused(put("nowhere", Bucket::Default, b"k", b"v").await, Code::NotFound, "NOT_FOUND", "nowhere");
+    refused(put("shop", Bucket::Local, b"k", b"v").await, Code::InvalidArgument, "INVALID", "local");
+    let of_bucket_99 = PutRequest { site: "shop".into(), bucket: 99, key: Bytes::from_static(b"k"), ..PutRequest::default() };
+    refused(client.put_request(of_bucket_99).await, Code::InvalidArgument, "INVALID", "99");
+    let short_id = PutRequest { site: "shop".into(), key: Bytes::from_static(b"k"), request_id: Bytes::from_static(b"short"), ..PutRequest::default() };
+    refused(client.put_request(short_id).await, Code::InvalidArgument, "INVALID", "request id");
+    refused(client.get("nowhere", Bucket::Default, "k").await, Code::NotFound, "NOT_FOUND", "nowhere");
+    refused(client.scan("nowhere", Bucket::Default, "").await, Code::NotFound, "NOT_FOUND", "nowhere");
+    refused(client.batch("shop", Bucket::Default, Vec::new()).await, Code::InvalidArgument, "INVALID", "batch");
+
+    assert_eq!(client.scan("shop", Bucket::Default, "").await.unwrap(), Vec::new(), "a scan of nothing ends without a page");
+    assert_eq!(client.values("shop", Bucket::Default, "absent").await.unwrap(), Vec::<Bytes>::new());
+    for key in [&b"\0"[..], b"a\0b", b"\xff\xfe", b"/ &?=\n", &largest_key] {
+        put("shop", Bucket::Default, key, key).await.unwrap();
+        assert_eq!(client.values("shop", Bucket::Default, key).await.unwrap(), [key], "{key:?}");
+    }
+    put("shop", Bucket::Lww, b"largest", &largest_value).await.unwrap();
+    put("shop", Bucket::Lww, b"smallest", b"").await.unwrap();
+    assert_eq!(client.values("shop", Bucket::Lww, "smallest").await.unwrap(), [""]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_with_one_bad_step_has_no_effect() {
+    let cluster = Cluster::start(1, Options { snapshot_store: SnapshotStore::None, ..Options::default() }).await;
+    let client = cluster.client();
+    client.add_site("shop").await.unwrap();
+    let step = |key: &'static str| BatchOperation {
+        key: Bytes::from_static(key.as_bytes()),
+        action: Some(Action::Put(Bytes::from_static(b"v"))),
+        ..BatchOperation::default()
+    };
+    refused(client.batch("shop", Bucket::Default, vec![step("good"), step("")]).await, Code::InvalidArgument, "INVALID", "key");
+    assert_eq!(client.scan("shop", Bucket::Default, "").await.unwrap(), Vec::new());
+    client.batch("shop", Bucket::Default, vec![step("one"), step("two")]).await.unwrap();
+    assert_eq!(client.scan("shop", Bucket::Default, "").await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_nothing_is_acknowledged_and_nothing_hangs() {
+    let mut cluster = Cluster::start(3, Options::default()).await;
+    let client = cluster.client().with_deadline(Duration::from_secs(5));
+    client.add_site("shop").await.unwrap();
+    client.put("shop", Bucket::Default, "k", "before").await.unwrap();
+    cluster.nodes[1].kill9();
+    cluster.nodes[2].kill9();
+
+    let status = client.put("shop", Bucket::Default, "k", "during").await.expect_err("no quorum can acknowledge it");
+    assert!(matches!(status.code(), Code::Unavailable | Code::Unknown | Code::DeadlineExceeded), "{status:?}");
+    let node = &cluster.nodes[0];
+    node.ctl(&["--timeout", "5s", "put", "--site", "shop", "k", "during"]).await.exits(3);
+    node.ctl(&["--timeout", "5s", "snapshot", "create"]).await.exits(3);
+
+    cluster.restart_all().await;
+    let values = cluster.client().values("shop", Bucket::Default, "k").await.unwrap();
+    assert!(values == ["before"] || values == ["during"], "{values:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_not_joined_yet_says_so_within_the_deadline() {
+    let cluster = Cluster::start(1, Options::default()).await;
+    let mut waiting = cluster.further();
+    cluster.nodes[0].pause();
+    waiting.start();
+    waiting.wait_listening().await;
+    let (status, why) = http_get(&waiting.endpoint(), "/readyz").await.unwrap();
+    assert_eq!(status, 503, "it lives and is not ready: {why}");
+    assert!(!why.is_empty(), "it says what it waits for");
+    let get = GetRequest { site: "shop".into(), key: Bytes::from_static(b"k"), ..GetRequest::default() };
+    let mut request = tonic::Request::new(get);
+    request.set_timeout(Duration::from_secs(3));
+    let status = waiting.client().kv.get(request).await.expect_err("it knows of no site yet");
+    assert!(matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded), "{status:?}");
+    cluster.nodes[0].resume();
+    waiting.wait_ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_and_keys_are_whatever_users_call_things() {
+    let cluster = Cluster::start(1, Options::default()).await;
+    for site in ["shop 7/floor & 2", "a=b?c#d", "größe", "-dash"] {
+        cluster.ctl(&["site", "add", "--", site]).await.exits(0);
+        let site = format!("--site={site}");
+        cluster.ctl(&["put", &site, "a/b &c", "v 1"]).await.exits(0);
+        cluster.ctl(&["get", &site, "a/b &c"]).await.exits(0).says("v 1");
+        cluster.ctl(&["get", &site, "absent"]).await.exits(5);
+    }
+    let listed = cluster.client().sites().await.unwrap();
+    assert_eq!(listed, ["-dash", "a=b?c#d", "größe", "shop 7/floor & 2"].map(str::to_string), "the sites, by name");
+    assert_eq!(cluster.client().partitions().await.unwrap().len(), 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_site_takes_its_data_with_it() {
+    let cluster = Cluster::start(3, Options::default()).await;
+    let client = cluster.client();
+    client.add_site("shop").await.unwrap();
+    for bucket in [Bucket::Default, Bucket::Lww, Bucket::Cloud] {
+        client.put("shop", bucket, "k", "v").await.unwrap();
+        client.delete("shop", bucket, "never was").await.unwrap();
+    }
+    client.remove_site("shop").await.unwrap();
+    for client in cluster.clients() {
+        refused(client.get("shop", Bucket::Default, "k").await, Code::NotFound, "NOT_FOUND", "shop");
+    }
+    client.add_site("shop").await.unwrap();
+    for bucket in [Bucket::Default, Bucket::Lww, Bucket::Cloud] {
+        assert_eq!(client.scan("shop", bucket, "").await.unwrap(), Vec::new(), "it begins with nothing");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_comes_in_bounded_pages_in_key_order() {
+    let cluster = Cluster::start(1, Options { snapshot_store: SnapshotStore::None, ..Options::default() }).await;
+    let client = cluster.client();
+    client.add_site("shop").await.unwrap();
+    let keys: Vec<String> = (0..3 * limits::PAGE_ROWS_MAX).map(|number| format!("p/{number:06}")).collect();
+    let put = |key: &String| BatchOperation {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        action: Some(Action::Put(Bytes::from_static(b"v"))),
+        ..BatchOperation::default()
+    };
+    for some in keys.chunks(limits::BATCH_STEPS_MAX) {
+        client.batch("shop", Bucket::Default, some.iter().map(put).collect()).await.unwrap();
+    }
+    client.put("shop", Bucket::Default, "q", "outside the prefix").await.unwrap();
+
+    let scan = ScanRequest { site: "shop".into(), prefix: Bytes::from_static(b"p/"), ..ScanRequest::default() };
+    let mut pages = client.kv.clone().scan(scan).await.unwrap().into_inner();
+    let mut found = Vec::new();
+    while let Some(page) = pages.message().await.unwrap() {
+        assert!(page.entries.len() <= limits::PAGE_ROWS_MAX as usize, "{} entries in one page", page.entries.len());
+        found.extend(page.entries.into_iter().map(|entry| String::from_utf8(entry.key.to_vec()).unwrap()));
+    }
+    assert!(found == keys, "{} keys of {} in another order", found.len(), keys.len());
+}

@@ -1,0 +1,75 @@
+//! Starts that must not be: each says why, exits, and leaves the others and its own store as they were.
+
+use std::{fs, net::TcpListener, path::Path};
+
+use crate::harness::{Cluster, Node, Options, Port, SOON, shell};
+
+/// Every file below a directory with its bytes: what must not change.
+fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => all.push((path.display().to_string(), fs::read(&path).unwrap())),
+            }
+        }
+    }
+    all.sort();
+    all
+}
+
+/// A further start of the same words on another port.
+fn twin(node: &Node, dir: &Path) -> Node {
+    let port = Port::claim();
+    let args = node.args.iter().map(|word| if *word == node.endpoint() { port.endpoint() } else { word.clone() }).collect();
+    Node::new("twin", port, dir, node.store.clone(), args)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_one_store_exits_with_the_reason() {
+    let mut cluster = Cluster::start(1, Options::default()).await;
+    let mut twin = twin(&cluster.nodes[0], cluster.dir());
+    let store = twin.store.display().to_string();
+    twin.start_refused().await.says(&store);
+    cluster.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_ends_the_start_with_the_reason() {
+    let cluster = Cluster::empty(Options::default());
+    let mut node = cluster.further();
+    let taken = TcpListener::bind(node.endpoint()).unwrap();
+    node.start_refused().await.says(&node.port.number.to_string()).says("in use");
+    drop(taken);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_beyond_loopback_is_refused_without_insecure() {
+    let cluster = Cluster::empty(Options::default());
+    let mut node = cluster.further();
+    for word in &mut node.args {
+        *word = word.replace("127.0.0.1", "0.0.0.0");
+    }
+    node.start_refused().await.says("--insecure");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_extracted_over_a_live_store_is_refused_and_changes_nothing() {
+    let mut cluster = Cluster::start(1, Options::default()).await;
+    let client = cluster.client();
+    let snapshot = client.complete_snapshot(SOON).await;
+    let (part, outcome) = client.download(&snapshot.uuid, 0, 0).await;
+    outcome.unwrap();
+    cluster.nodes[0].kill9();
+    let store = cluster.nodes[0].store.clone();
+    let tar = cluster.dir().join("part.tar");
+    fs::write(&tar, part.data).unwrap();
+    let untar = format!("tar xf {} -C {}", tar.display(), store.display());
+    shell(&untar, SOON).await.exits(0);
+    let before = contents(&store);
+    cluster.nodes[0].start_refused().await.says("manifest.json");
+    assert!(contents(&store) == before, "a refused start has changed its store");
+}
