@@ -65,7 +65,9 @@ impl Engine {
             if !group.raw.raft.has_pending_conf() {
                 let (last, alive) = (group.raw.raft.raft_log.committed, group.alive());
                 let caught_up = |n: NodeId| group.matched(n) + limits::CAUGHT_UP_ENTRIES > last && group.matched(n) > 0;
-                let step = walk::next_step(group.members(), &wanted, me, &caught_up, &|n| alive.contains(&n));
+                // Of a node that is no member yet this group has heard nothing; a learner that never answers costs it nothing.
+                let may_be_alive = |n: NodeId| alive.contains(&n) || group.raw.raft.prs().get(n.0).is_none();
+                let step = walk::next_step(group.members(), &wanted, me, &caught_up, &may_be_alive);
                 if let Some(step) = step {
                     take_step(group, step, now);
                     self.awake.insert(group.id);

@@ -638,8 +638,8 @@ impl Engine {
         if let Some(leader) = leader {
             self.hints.insert(id, leader);
         }
-        let lost = role.is_some_and(|r| r != StateRole::Leader) || leader != Some(me);
-        if lost {
+        let stepped_down = role.is_some_and(|r| r != StateRole::Leader);
+        if stepped_down || (changed && leader != Some(me)) {
             group.fence.leadership_lost();
             group.lease_until = Duration::ZERO;
             group.snapshot_sent.clear();
