@@ -176,7 +176,7 @@ async fn parts_of_two_snapshots_and_one_part_twice_are_no_set() {
     parts.cluster.client().put("shop", Bucket::Default, "k0", "between").await.unwrap();
     parts.take().await;
     parts.verify(&[&first[0], &parts.tars[1]]).await.exits(VERIFICATION_FAILED).says(&uuid).says(&parts.uuid);
-    parts.verify(&[&first[0], &first[0]]).await.exits(VERIFICATION_FAILED).says("twice");
+    parts.verify(&[&first[0], &first[0]]).await.exits(VERIFICATION_FAILED).says("verify1.tar: it is of node").says("as is");
 }
 
 #[tokio::test(flavor = "multi_thread")]

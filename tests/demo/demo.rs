@@ -178,11 +178,10 @@ async fn life_goes_on(page: &Page, cluster: &Cluster, fleet: &Fleet, snapshot: &
     cluster.client().add_site("later/shop").await.map_err(|e| format!("no later site: {e:?}"))?;
     goes_on(fleet, 500).await?;
     let tars = cluster.download_all(&snapshot.uuid).await;
-    let name = |tar: &PathBuf| tar.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned());
     for (tar, node) in tars.iter().zip(&cluster.nodes) {
         let bytes = std::fs::metadata(tar).map_err(|e| format!("{}: {e}", tar.display()))?.len();
         page.types(format!("ddbctl --endpoint {} snapshot download {} --output {}.tar", node.endpoint(), snapshot.uuid, node.name));
-        page.says(format!("{} bytes as {}", number(bytes), name(tar)));
+        page.says(format!("{} bytes", number(bytes)));
     }
     let paths: Vec<_> = tars.iter().map(|tar| tar.display().to_string()).collect();
     page.types("ddbctl snapshot verify *.tar");
