@@ -109,6 +109,9 @@ impl Engine {
     pub(super) fn apply(&mut self, id: GroupId, entries: Vec<RaftEntry>, host: &mut dyn Host) -> Result<()> {
         for entry in entries {
             let at = Position { index: entry.index, term: entry.term };
+            if entry.get_entry_type() != EntryType::EntryNormal {
+                self.commit_members(id, at.index)?;
+            }
             let effect = self.apply_entry(id, entry).map_err(|e| e.at(format!("applying entry {} of group {id}", at.index)))?;
             let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
             group.record.applied = at;
@@ -123,6 +126,16 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Makes it durable that a membership change is committed, before it takes effect. Otherwise a node that restarts from rows older than the change would
+    /// not know of it: one that once was alone in its group would elect itself, and roll back what the others have acknowledged since. With the commit
+    /// index on disk raft-rs does not stand for election before it has applied the change again.
+    fn commit_members(&mut self, id: GroupId, index: u64) -> Result<()> {
+        let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
+        let mut batch = crate::log::Batch::default();
+        group.raw.mut_store().persist_commit(index, &mut batch)?;
+        self.log.write(&mut batch, true)
     }
 
     fn apply_entry(&mut self, id: GroupId, entry: RaftEntry) -> Result<Effect> {

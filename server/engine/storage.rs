@@ -127,11 +127,17 @@ impl GroupLog {
         batch.append(self.group, entries)
     }
 
-    /// Puts the hard state into the batch when losing it could matter: a commit index that is behind does not.
+    /// Puts the hard state into the batch when losing it could matter: a commit index that is behind does not, except for membership changes.
     pub fn set_hard_state(&mut self, state: &HardState, batch: &mut Batch) -> Result<()> {
         let matters = (state.term, state.vote) != (self.hard_state.term, self.hard_state.vote);
         self.hard_state = state.clone();
         if matters { batch.hard_state(self.group, state) } else { Ok(()) }
+    }
+
+    /// Puts into the batch that everything up to an index is committed.
+    pub fn persist_commit(&mut self, index: u64, batch: &mut Batch) -> Result<()> {
+        self.hard_state.commit = self.hard_state.commit.max(index);
+        batch.hard_state(self.group, &self.hard_state)
     }
 
     pub fn set_commit(&mut self, commit: u64) {
