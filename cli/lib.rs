@@ -28,6 +28,7 @@ mod receive;
 mod sink;
 mod download;
 mod verify;
+mod snapshots;
 pub mod guide;
 #[cfg(test)]
 mod golden;
@@ -93,7 +94,7 @@ async fn dispatch(command: Command, client: &mut Client, console: &mut Console) 
         Command::Put(args) => kv::put(args, client, console).await,
         Command::Delete(args) => kv::delete(args, client, console).await,
         Command::Scan(args) => kv::scan(args, client, console).await,
-        Command::Snapshot(command) => snapshot::run(command, client, console).await,
+        Command::Snapshot(command) => snapshots::run(command, client, console).await,
         Command::Completions { shell } => console.write(&args::completions(shell)),
     }
 }

@@ -7,13 +7,11 @@ use serde::Serialize;
 use tonic::transport::Channel;
 
 use super::{
-    args,
     client::{Call, Client},
-    download,
     exit::{self, Failure},
     output::{Console, Format, View},
     table::Table,
-    text, verify, wait,
+    text,
 };
 use crate::{
     ids::SnapshotId,
@@ -63,9 +61,9 @@ pub struct Brief {
 
 /// One part of a snapshot that was asked for by its node.
 #[derive(Debug, Serialize)]
-struct OnePart {
-    uuid: String,
-    part: Part,
+pub struct OnePart {
+    pub uuid: String,
+    pub part: Part,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,34 +74,6 @@ struct Snapshots {
 #[derive(Debug, Serialize)]
 struct Deleted {
     deleted: String,
-}
-
-pub async fn run(command: args::Snapshot, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
-    match command {
-        args::Snapshot::Create { wait: false, uuid, wait_timeout: _ } => {
-            let snapshot = create(uuid, client).await?;
-            console.print(&snapshot.brief())?;
-            judge(&snapshot)
-        }
-        args::Snapshot::Create { wait: true, uuid, wait_timeout } => {
-            let snapshot = create(uuid, client).await?;
-            wait::wait(snapshot, wait_timeout.map(|span| span.0), client, console).await
-        }
-        args::Snapshot::Status { uuid, node: None } => {
-            let snapshot = Snapshot::new(find(uuid, client).await?.0);
-            console.print(&snapshot)?;
-            judge(&snapshot)
-        }
-        args::Snapshot::Status { uuid, node: Some(node) } => {
-            let part = part_of(&find(uuid, client).await?.0, node);
-            console.print(&OnePart { uuid: uuid.to_string(), part: part.clone() })?;
-            judge_part(&uuid.to_string(), &part)
-        }
-        args::Snapshot::List => list(client, console).await,
-        args::Snapshot::Download(args) => download::run(args, client, console).await,
-        args::Snapshot::Verify { paths } => verify::run(&paths, console),
-        args::Snapshot::Delete { uuid } => delete(uuid, client, console).await,
-    }
 }
 
 pub async fn create(uuid: Option<SnapshotId>, client: &mut Client) -> Result<Snapshot, Failure> {
@@ -130,7 +100,7 @@ pub fn part_of(snapshot: &v1::Snapshot, node: u64) -> Part {
     part.map_or_else(|| Part::absent(snapshot, node), Part::new)
 }
 
-async fn list(client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+pub async fn list(client: &mut Client, console: &mut Console) -> Result<(), Failure> {
     let snapshots = client
         .pages(
             &Call::new("list the snapshots"),
@@ -142,7 +112,7 @@ async fn list(client: &mut Client, console: &mut Console) -> Result<(), Failure>
     console.print(&Snapshots { snapshots: snapshots.into_iter().map(Snapshot::new).collect() })
 }
 
-async fn delete(uuid: SnapshotId, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+pub async fn delete(uuid: SnapshotId, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
     let call = Call { what: format!("delete snapshot {uuid}"), again: "repeat it".into() };
     let request = v1::DeleteSnapshotRequest { uuid: uuid.to_string() };
     client.remove(&call, request, |channel, request| async move { service(channel).delete_snapshot(request).await }).await?;

@@ -32,7 +32,7 @@ use crate::{
 };
 
 enum Order {
-    Input(Input),
+    Input(Box<Input>),
     Request { group: GroupId, body: Body, deadline: Duration, reply: oneshot::Sender<Result<Reply>> },
     Stop,
 }
@@ -41,8 +41,8 @@ enum Order {
 pub struct Outlets {
     /// Messages to peers; those that do not fit are lost.
     pub peers: Box<dyn FnMut(NodeId, PeerMessage) + Send>,
-    pub rows: tokio_mpsc::UnboundedSender<RowsToSend>,
-    pub news: tokio_mpsc::UnboundedSender<News>,
+    pub rows: tokio_mpsc::Sender<RowsToSend>,
+    pub news: tokio_mpsc::Sender<News>,
     /// Told when this node belongs to a lineage from now on.
     pub identity: tokio::sync::watch::Sender<Identity>,
 }
@@ -72,7 +72,8 @@ pub fn start(
     metrics: Arc<Metrics>,
 ) -> Result<(Driver, Handle, oneshot::Receiver<Error>)> {
     let (orders, inbox) = mpsc::sync_channel(limits::ENGINE_QUEUE_MAX);
-    let (jobs, work) = mpsc::channel();
+    // A checkpoint at a time and an installation a group: never more, so the loop never waits here.
+    let (jobs, work) = mpsc::sync_channel(engine.identity().topology.groups() as usize + 2);
     let (failed_tx, failed) = oneshot::channel();
     let topology = engine.identity().topology;
     let results = orders.clone();
@@ -128,7 +129,7 @@ impl Handle {
             // Whoever asked may have gone.
             let _ = seen.send(sight.map(see));
         });
-        self.order(Order::Input(Input::Look(Look { linearizable, deadline, see })))?;
+        self.order(Order::Input(Box::new(Input::Look(Look { linearizable, deadline, see }))))?;
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
@@ -139,7 +140,7 @@ impl Handle {
 
     /// Hands something to the engine; refused when its queue is full.
     pub fn input(&self, input: Input) -> Result<()> {
-        self.order(Order::Input(input))
+        self.order(Order::Input(Box::new(input)))
     }
 
     fn order(&self, order: Order) -> Result<()> {
@@ -158,7 +159,7 @@ fn stopping() -> Error {
 struct Shell {
     clock: Clock,
     outlets: Outlets,
-    jobs: mpsc::Sender<Job>,
+    jobs: SyncSender<Job>,
     store: Store,
     waiting: BTreeMap<Token, oneshot::Sender<Result<Reply>>>,
     last_token: u64,
@@ -184,7 +185,8 @@ impl Host for Shell {
         let _ = self.jobs.send(job);
     }
     fn send_rows(&mut self, rows: RowsToSend) {
-        let _ = self.outlets.rows.send(rows);
+        // Whoever takes these does nothing but hand them on; if the node is stopping, nobody does.
+        let _ = self.outlets.rows.blocking_send(rows);
     }
     fn tell(&mut self, news: News) {
         note(&self.metrics, &news);
@@ -195,7 +197,9 @@ impl Host for Shell {
                 None => leaders.remove(group),
             };
         }
-        let _ = self.outlets.news.send(news);
+        if matches!(news, News::Nodes(_) | News::Snapshot(_)) {
+            let _ = self.outlets.news.blocking_send(news);
+        }
     }
     fn adopt(&mut self, identity: &Identity) -> Result<()> {
         self.store.set_identity(&wire::encode_identity(identity))?;
@@ -216,7 +220,7 @@ fn note(metrics: &Metrics, news: &News) {
 impl Shell {
     fn input(&mut self, order: Order) -> Option<Input> {
         match order {
-            Order::Input(input) => Some(input),
+            Order::Input(input) => Some(*input),
             Order::Request { group, body, deadline, reply } => {
                 self.last_token += 1;
                 let token = Token(self.last_token);
@@ -272,7 +276,7 @@ fn keep_store(store: &Store, log: &Log, topology: Topology, work: &Receiver<Job>
                 let bytes: usize = layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum();
                 let stored = checkpoint(store, log, &layers, capture);
                 metrics.checkpoint(clock.now() - began, bytes);
-                Finished::Checkpoint(stored)
+                Finished::Checkpoint(stored.map(Box::new))
             }
             Job::Install { group, path, record } => {
                 let installed = (|| {
@@ -282,11 +286,11 @@ fn keep_store(store: &Store, log: &Log, topology: Topology, work: &Receiver<Job>
                     commit.finish()?;
                     store.view()
                 })();
-                Finished::Installed { group, view: installed }
+                Finished::Installed { group, view: installed.map(Box::new) }
             }
         };
         // An engine that has ended does not care.
-        let _ = results.send(Order::Input(Input::Finished(finished)));
+        let _ = results.send(Order::Input(Box::new(Input::Finished(finished))));
     }
 }
 

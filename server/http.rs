@@ -10,7 +10,7 @@ use axum::{
     routing::get,
 };
 
-use crate::{driver::Handle, ids::GroupId, limits, log::Log, metrics::Metrics, peer::Peers};
+use crate::{driver::Handle, limits, log::Log, metrics::Metrics, peer::Peers};
 
 /// What the pages show.
 #[derive(Clone)]
@@ -45,8 +45,7 @@ async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
 }
 
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
-    let now =
-        pages.handle.look(false, limits::NODE_STATUS, |s| (s.unready().is_none(), s.led().map(|(g, _): (GroupId, _)| g).count(), s.overlay_bytes())).await;
+    let now = pages.handle.look(false, limits::NODE_STATUS, |s| (s.unready().is_none(), s.led().count(), s.overlay_bytes())).await;
     let (ready, led, overlay) = now.unwrap_or_default();
     pages.metrics.now(ready, led, overlay, pages.log.bytes());
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], pages.metrics.text())

@@ -110,6 +110,13 @@ pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 pub const DOWNLOAD_PIECE_BYTES: usize = 256 << 10;
 pub const CONCURRENT_STREAMS_MAX: u32 = 1024;
 pub const RESET_STREAMS_MAX: usize = 100;
+/// A caller's deadline is kept this much early at the most, so that the answer says why there is none.
+pub const DEADLINE_EARLY_MAX: Duration = Duration::from_millis(200);
+/// How long streams may go on once a node is asked to stop.
+pub const STOP_GRACE: Duration = Duration::from_secs(3);
+/// A connection that is silent is asked whether it lives, and given up without an answer.
+pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
+pub const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 /// How often `grpc.health.v1` is brought up to date.
 pub const HEALTH_EVERY: Duration = Duration::from_millis(250);
 pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
@@ -122,6 +129,12 @@ pub const PEER_FRAME_BYTES: usize = 2 << 20;
 pub const PEER_CONNECT: Duration = Duration::from_secs(2);
 pub const PEER_RETRY_MIN: Duration = Duration::from_millis(50);
 pub const PEER_RETRY_MAX: Duration = Duration::from_secs(2);
+/// The same between nodes, where a dead one has to be noticed sooner.
+pub const PEER_KEEPALIVE: Duration = Duration::from_secs(5);
+/// How long a node waits before it asks again to join.
+pub const JOIN_AGAIN: Duration = Duration::from_millis(300);
+/// What the engine tells the rest of the node and is not taken yet.
+pub const NEWS_QUEUE_MAX: usize = 4096;
 /// How long a node waits for another when it describes the cluster.
 pub const NODE_STATUS: Duration = Duration::from_secs(1);
 /// One group's rows on their way to a replica.
@@ -157,5 +170,7 @@ pub const MANIFEST_BYTES_MAX: usize = 512 << 20;
 pub const SHELF_UNSYNCED_BYTES: u64 = 64 << 20;
 /// Problems of a part that are told one by one; further ones are counted.
 pub const PROBLEMS_MAX: usize = 100;
+/// How long a node waits before it reports again on a part that the cluster could not note.
+pub const REPORT_AGAIN: Duration = Duration::from_millis(500);
 /// The longest a read view of the store may be held while rows are copied.
 pub const VIEW_AGE_MAX: Duration = Duration::from_secs(600);

@@ -281,7 +281,7 @@ impl Cluster {
 
     /// Says where this node is, until the cluster knows: its address, version and lineage may have changed with the restart.
     pub async fn announce_until_known(&self, me: Node) {
-        let mut pause = Duration::from_millis(100);
+        let mut pause = limits::PEER_RETRY_MIN;
         let mut identity = self.peers.me().identity.clone();
         loop {
             let lineage = identity.borrow_and_update().lineage;

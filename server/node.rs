@@ -3,7 +3,7 @@
 //! Started on an empty directory a node founds a cluster, or joins one when it is told where; on an extracted part it restores it; otherwise it goes on
 //! with the store it has. The port is taken before anything is changed on disk.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio::{
     net::TcpListener,
@@ -93,7 +93,7 @@ impl Node {
     pub async fn stop(mut self) -> Result<()> {
         self.stop_server.send_replace(true);
         // Streams that do not end by themselves are cut off.
-        let _ = tokio::time::timeout(Duration::from_secs(3), &mut self.server).await;
+        let _ = tokio::time::timeout(limits::STOP_GRACE, &mut self.server).await;
         self.server.abort();
         self.tasks.shutdown().await;
         self.peers.stop().await;
@@ -172,7 +172,7 @@ async fn join(options: &Options, target: &str, address: &str) -> Result<Vec<Node
                     tracing::info!(%target, why = %e, "the cluster cannot be joined yet; trying again");
                     said = e.message;
                 }
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                tokio::time::sleep(limits::JOIN_AGAIN).await;
             }
             Err(e) => return Err(e.at(format!("joining at {target}"))),
         }
@@ -212,8 +212,8 @@ async fn run(options: Options, listener: TcpListener, address: String, claim: Cl
     let mut seen: Vec<NodeEntry> = engine.meta().nodes().values().cloned().collect();
     seen.extend(known);
 
-    let (rows_tx, mut rows) = mpsc::unbounded_channel();
-    let (news_tx, mut news) = mpsc::unbounded_channel();
+    let (rows_tx, mut rows) = mpsc::channel(limits::NEWS_QUEUE_MAX);
+    let (news_tx, mut news) = mpsc::channel(limits::NEWS_QUEUE_MAX);
     let outlets = Outlets {
         peers: {
             let peers = peers.clone();
@@ -232,7 +232,7 @@ async fn run(options: Options, listener: TcpListener, address: String, claim: Cl
     let cluster = Cluster::new(handle.clone(), peers.clone(), identity.topology);
     let parts = Parts::new(identity.node, options.snapshot_store.as_deref(), identity_rx, address.clone(), clock, cluster.clone(), metrics.clone());
     let mut tasks = tokio::task::JoinSet::new();
-    let (snapshots_tx, snapshots) = mpsc::unbounded_channel();
+    let (snapshots_tx, snapshots) = mpsc::channel(limits::NEWS_QUEUE_MAX);
     tasks.spawn(parts.clone().run(snapshots));
     tasks.spawn({
         let peers = peers.clone();
@@ -241,7 +241,7 @@ async fn run(options: Options, listener: TcpListener, address: String, claim: Cl
                 match news {
                     News::Nodes(nodes) => nodes.iter().for_each(|(id, address)| peers.learn(*id, address)),
                     // The service ends only with this task.
-                    News::Snapshot(news) => drop(snapshots_tx.send(news)),
+                    News::Snapshot(news) => drop(snapshots_tx.send(*news).await),
                     News::Leader { group, leader } => tracing::debug!(%group, ?leader, "a group's leader"),
                     News::Held(_) | News::Logged { .. } => {}
                 }
@@ -336,8 +336,8 @@ async fn serve(listener: TcpListener, doors: Routes, mut stopped: watch::Receive
         .max_concurrent_streams(limits::CONCURRENT_STREAMS_MAX)
         .http2_max_pending_accept_reset_streams(Some(limits::RESET_STREAMS_MAX))
         .http2_max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_keepalive_interval(Some(limits::KEEPALIVE_EVERY))
+        .http2_keepalive_timeout(Some(limits::KEEPALIVE_ANSWER))
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
         .add_routes(doors)

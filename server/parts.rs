@@ -6,12 +6,11 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 use tokio::sync::{mpsc, watch};
@@ -55,8 +54,9 @@ pub struct Parts {
 
 struct Shared {
     node: NodeId,
-    /// None without a snapshot store; the error when there is one that cannot be used.
-    shelf: Option<Result<Arc<Shelf>>>,
+    snapshot_store: Option<PathBuf>,
+    /// None without a snapshot store; the error when there is one that could not be used the last time it was tried.
+    shelf: Mutex<Option<Result<Arc<Shelf>>>>,
     identity: watch::Receiver<Identity>,
     address: String,
     clock: Clock,
@@ -84,17 +84,29 @@ impl Parts {
     ) -> Parts {
         let shelf = snapshot_store.map(|dir| Shelf::open(dir, node));
         if let Some(Err(e)) = &shelf {
-            tracing::error!(error = %e, "the snapshot store cannot be used: this node's parts of snapshots will fail until it is restarted with one that can");
+            tracing::error!(error = %e, "the snapshot store cannot be used: this node's parts of snapshots fail until it can");
         }
-        Parts { shared: Arc::new(Shared { node, shelf, identity, address, clock, cluster, captures: Mutex::default(), metrics }) }
+        let (snapshot_store, shelf) = (snapshot_store.map(Path::to_owned), Mutex::new(shelf));
+        let shared = Shared { node, snapshot_store, shelf, identity, address, clock, cluster, captures: Mutex::default(), metrics };
+        Parts { shared: Arc::new(shared) }
     }
 
-    fn shelf(&self) -> Result<&Arc<Shelf>> {
-        match &self.shared.shelf {
-            Some(Ok(shelf)) => Ok(shelf),
-            Some(Err(e)) => Err(e.clone()),
+    fn shelf(&self) -> Result<Arc<Shelf>> {
+        match &*self.shared.shelf.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(shelf) => shelf.clone(),
             None => Err(Error::conflict(format!("node {} has no snapshot store: start it with --snapshot-store DIR", self.shared.node))),
         }
+    }
+
+    /// The shelf for a new part. A store that could not be used, or was emptied or mounted again meanwhile, is opened anew.
+    fn shelf_to_write(&self) -> Result<Arc<Shelf>> {
+        if let Some(dir) = &self.shared.snapshot_store {
+            let stands = self.shelf().is_ok_and(|shelf| shelf.stands_on_disk());
+            if !stands {
+                *self.shared.shelf.lock().unwrap_or_else(PoisonError::into_inner) = Some(Shelf::open(dir, self.shared.node));
+            }
+        }
+        self.shelf()
     }
 
     fn captures(&self) -> std::sync::MutexGuard<'_, BTreeMap<SnapshotId, Arc<Capture>>> {
@@ -132,7 +144,7 @@ impl Parts {
 
     /// Removes this node's part. Whether there was one.
     pub async fn remove(&self, id: SnapshotId) -> Result<bool> {
-        let Ok(shelf) = self.shelf().cloned() else { return Ok(false) };
+        let Ok(shelf) = self.shelf() else { return Ok(false) };
         tokio::task::spawn_blocking(move || shelf.delete(id)).await.map_err(|e| Error::unavailable(format!("deleting a part ended unexpectedly: {e}")))?
     }
 
@@ -148,15 +160,16 @@ impl Parts {
     }
 
     /// Follows what the engine says until it says no more.
-    pub async fn run(self, mut news: mpsc::UnboundedReceiver<SnapshotNews>) {
+    pub async fn run(self, mut news: mpsc::Receiver<SnapshotNews>) {
         while let Some(news) = news.recv().await {
             match news {
-                SnapshotNews::View { id, x, view, groups, .. } => self.begin(id, x, view, groups),
+                SnapshotNews::View { id, x, view, groups, .. } => self.begin(id, x, *view, groups),
                 SnapshotNews::Sealed { id } => self.decide(id, Outcome::Sealed),
                 SnapshotNews::Aborted { id } => self.decide(id, Outcome::Given),
                 SnapshotNews::Deleted { id } => {
                     self.decide(id, Outcome::Given);
-                    self.delete(id).await;
+                    let this = self.clone();
+                    tokio::spawn(async move { this.delete(id).await });
                 }
             }
         }
@@ -214,12 +227,9 @@ impl Parts {
         mut outcome: watch::Receiver<Outcome>,
     ) -> Option<Part> {
         let began = self.shared.clock.now();
-        let shelf = match self.shelf() {
-            Ok(shelf) => shelf.clone(),
-            Err(e) => return Some(Part::failed(self.shared.node, e.message)),
-        };
         let (this, watched) = (self.clone(), capture.clone());
         let copied = tokio::task::spawn_blocking(move || {
+            let shelf = this.shelf_to_write()?;
             let mut writer = shelf.begin(id)?;
             let manifest = this.copy(&shelf, &mut writer, id, x, &view, groups, &watched)?;
             drop(view);
@@ -273,7 +283,7 @@ impl Parts {
             let reported = self.shared.cluster.change(cluster::Command::ReportPart { id, part: part.clone() }, limits::REQUEST_DEADLINE).await;
             match reported {
                 Ok(_) => return,
-                Err(e) if matches!(e.kind, Kind::Unavailable | Kind::Unknown | Kind::Exhausted) => tokio::time::sleep(Duration::from_millis(500)).await,
+                Err(e) if matches!(e.kind, Kind::Unavailable | Kind::Unknown | Kind::Exhausted) => tokio::time::sleep(limits::REPORT_AGAIN).await,
                 Err(e) => return tracing::info!(snapshot = %id, error = %e, "the cluster does not want this part any more"),
             }
         }

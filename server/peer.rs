@@ -348,8 +348,8 @@ pub async fn connect(address: &str) -> Result<PeerServiceClient<Channel>> {
 /// Opens a connection to a node.
 pub async fn channel(address: &str) -> Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| Error::invalid(format!("{address} is not host:port: {e}")))?;
-    let channel = endpoint.connect_timeout(limits::PEER_CONNECT).tcp_nodelay(true).http2_keep_alive_interval(Duration::from_secs(5));
-    let channel = channel.keep_alive_timeout(Duration::from_secs(5)).initial_stream_window_size(4 << 20).initial_connection_window_size(8 << 20);
+    let channel = endpoint.connect_timeout(limits::PEER_CONNECT).tcp_nodelay(true).http2_keep_alive_interval(limits::PEER_KEEPALIVE);
+    let channel = channel.keep_alive_timeout(limits::PEER_KEEPALIVE).initial_stream_window_size(4 << 20).initial_connection_window_size(8 << 20);
     let channel = tokio::time::timeout(limits::PEER_CONNECT, channel.connect()).await.map_err(|_| Error::unavailable(format!("{address} does not answer")))?;
     channel.map_err(|e| Error::unavailable(format!("{address} cannot be reached: {}", root_cause(&e))))
 }
@@ -495,7 +495,7 @@ pub async fn listen(peers: Peers, handle: Handle, mut stream: Streaming<DeliverR
     peers.learn(node, &hello.address);
     while let Some(Ok(request)) = stream.next().await {
         for message in request.messages {
-            let taken = handle.input(Input::Peer { from: node, message }).is_ok();
+            let taken = handle.input(Input::Peer { from: node, message: Box::new(message) }).is_ok();
             peers.shared.metrics.peer_message_received(taken);
         }
     }

@@ -209,7 +209,7 @@ impl Engine {
             Event::AssignmentsChanged => {}
             Event::SnapshotBegun(x) => self.snapshot_begun(*x, index),
             Event::SnapshotSealed(x) | Event::SnapshotAborted(x) => self.snapshot_resolved(*x, host),
-            Event::SnapshotDeleted(id) => host.tell(News::Snapshot(super::SnapshotNews::Deleted { id: *id })),
+            Event::SnapshotDeleted(id) => host.tell(News::Snapshot(Box::new(super::SnapshotNews::Deleted { id: *id }))),
             Event::LineageEstablished(lineage) => self.adopt(*lineage, host)?,
         }
         Ok(())

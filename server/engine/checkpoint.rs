@@ -27,8 +27,8 @@ pub enum Job {
 
 /// What became of a job. An error in it is the end of the node.
 pub enum Finished {
-    Checkpoint(Result<Stored>),
-    Installed { group: GroupId, view: Result<View> },
+    Checkpoint(Result<Box<Stored>>),
+    Installed { group: GroupId, view: Result<Box<View>> },
 }
 
 /// What a checkpoint has stored.
@@ -117,9 +117,9 @@ impl Engine {
 
     pub(super) fn on_finished(&mut self, finished: Finished, host: &mut dyn Host) -> Result<()> {
         match finished {
-            Finished::Installed { group, view } => self.on_installed(group, view?, host),
+            Finished::Installed { group, view } => self.on_installed(group, *view?, host),
             Finished::Checkpoint(stored) => {
-                let stored = stored?;
+                let stored = *stored?;
                 self.view = Arc::new(stored.view);
                 for (id, number, record) in self.checkpoints.running.take().unwrap_or_default() {
                     let Some(group) = self.groups.get_mut(&id) else { continue };

@@ -36,7 +36,7 @@ pub enum SnapshotNews {
         id: SnapshotId,
         x: SnapshotSeq,
         created_ms: u64,
-        view: View,
+        view: Box<View>,
         groups: Vec<Captured>,
     },
     Sealed {
@@ -246,10 +246,10 @@ impl Engine {
         let (id, sealed) = (snapshot.id, snapshot.stage == Stage::Sealed);
         if sealed {
             self.report_away(x);
-            host.tell(News::Snapshot(SnapshotNews::Sealed { id }));
+            host.tell(News::Snapshot(Box::new(SnapshotNews::Sealed { id })));
         } else {
             self.give_up(x, host);
-            host.tell(News::Snapshot(SnapshotNews::Aborted { id }));
+            host.tell(News::Snapshot(Box::new(SnapshotNews::Aborted { id })));
         }
     }
 
@@ -306,9 +306,9 @@ impl Engine {
         let Some(snapshot) = self.meta.snapshot(x) else { return };
         self.marks.handed_over.insert(x);
         let groups = capture.groups.into_values().collect();
-        host.tell(News::Snapshot(SnapshotNews::View { id: snapshot.id, x, created_ms: snapshot.created_ms, view, groups }));
+        host.tell(News::Snapshot(Box::new(SnapshotNews::View { id: snapshot.id, x, created_ms: snapshot.created_ms, view: Box::new(view), groups })));
         if snapshot.stage == Stage::Sealed {
-            host.tell(News::Snapshot(SnapshotNews::Sealed { id: snapshot.id }));
+            host.tell(News::Snapshot(Box::new(SnapshotNews::Sealed { id: snapshot.id })));
         }
     }
 

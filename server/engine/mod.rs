@@ -89,7 +89,7 @@ pub trait Host {
 pub enum News {
     /// Where nodes are, as the cluster knows it.
     Nodes(Vec<(NodeId, String)>),
-    Snapshot(SnapshotNews),
+    Snapshot(Box<SnapshotNews>),
     /// How long writes of a group waited for a cut.
     Held(Duration),
     /// Somebody else leads a group now, or nobody.
@@ -108,7 +108,7 @@ pub enum News {
 pub enum Input {
     Peer {
         from: NodeId,
-        message: PeerMessage,
+        message: Box<PeerMessage>,
     },
     Request {
         token: Token,
@@ -266,7 +266,7 @@ impl Engine {
 
     fn take(&mut self, input: Input, host: &mut dyn Host) -> Result<()> {
         match input {
-            Input::Peer { from, message } => self.on_peer(from, message, host)?,
+            Input::Peer { from, message } => self.on_peer(from, *message, host)?,
             Input::Request { token, group, body, deadline } => self.on_request(For::Caller(token), group, body, deadline, host)?,
             Input::Look(look) => self.on_look(look),
             Input::Tick => self.on_tick(host)?,

@@ -6,7 +6,8 @@ use tonic::{Request, Response, Status};
 
 use super::Porter;
 use crate::{
-    data::Read,
+    data::{Read, WrittenStep},
+    error::Error,
     ids::{RequestId, SiteId},
     kv::Kv,
     limits,
@@ -23,6 +24,11 @@ impl KvDoor {
     fn leader(&self, site: &SiteId) -> Option<v1::LeaderHint> {
         self.kv.leader(site).map(|(node, address)| v1::LeaderHint { node_id: node.0, address })
     }
+}
+
+/// What a write of one key did. Another node has said it, perhaps of another version.
+fn only_step(mut steps: Vec<WrittenStep>) -> Result<WrittenStep, Error> {
+    steps.pop().ok_or_else(|| Error::unknown("another node has answered a write without saying what it did"))
 }
 
 #[tonic::async_trait]
@@ -45,7 +51,7 @@ impl KvService for KvDoor {
                 let id = RequestId::from_slice(&request.request_id)?;
                 let write = public::parse_put(request, self.porter.clock.wall_ms())?;
                 let site = write.site().clone();
-                let done = self.kv.write(id, write, wait).await?.pop().unwrap_or_else(|| unreachable!("one step gives one result"));
+                let done = only_step(self.kv.write(id, write, wait).await?)?;
                 Ok(v1::PutResponse { context: done.context, superseded: done.superseded, leader: self.leader(&site) })
             })
             .await
@@ -57,7 +63,7 @@ impl KvService for KvDoor {
                 let id = RequestId::from_slice(&request.request_id)?;
                 let write = public::parse_delete(request, self.porter.clock.wall_ms())?;
                 let site = write.site().clone();
-                let done = self.kv.write(id, write, wait).await?.pop().unwrap_or_else(|| unreachable!("one step gives one result"));
+                let done = only_step(self.kv.write(id, write, wait).await?)?;
                 Ok(v1::DeleteResponse { context: done.context, superseded: done.superseded, leader: self.leader(&site) })
             })
             .await

@@ -60,7 +60,7 @@ impl Porter {
 /// How long the caller waits, less what the answer needs to get there in time.
 fn deadline(metadata: &MetadataMap) -> Duration {
     let said = metadata.get("grpc-timeout").and_then(|v| v.to_str().ok()).and_then(parse_timeout);
-    let early = |d: Duration| d.saturating_sub((d / 10).min(Duration::from_millis(200)));
+    let early = |d: Duration| d.saturating_sub((d / 10).min(limits::DEADLINE_EARLY_MAX));
     said.map_or(limits::REQUEST_DEADLINE, early).min(limits::REQUEST_DEADLINE_MAX)
 }
 

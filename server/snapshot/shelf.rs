@@ -144,6 +144,11 @@ impl Shelf {
         Ok(Arc::new(shelf))
     }
 
+    /// Whether its directories are still there: somebody may have emptied the store, or mounted another.
+    pub fn stands_on_disk(&self) -> bool {
+        self.chunks_dir().is_dir()
+    }
+
     /// Begins the part of a snapshot. `Conflict` if it is there already or being written.
     pub fn begin(self: &Arc<Shelf>, snapshot: SnapshotId) -> Result<PartWriter> {
         let disk = File::open(&self.home).at(self.home.display())?;

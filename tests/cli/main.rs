@@ -252,7 +252,7 @@ fn wait_for(mut fact: impl FnMut() -> bool) {
         if fact() {
             return;
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::park_timeout(Duration::from_millis(5));
     }
     panic!("it did not come about within 10 s");
 }
