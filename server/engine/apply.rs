@@ -102,6 +102,7 @@ struct Effect {
     replies: Vec<Option<Reply>>,
     marked: Option<SnapshotSeq>,
     events: Vec<Event>,
+    members_changed: bool,
 }
 
 impl Engine {
@@ -124,6 +125,9 @@ impl Engine {
             for event in effect.events {
                 self.on_event(&event, at.index, host)?;
             }
+            if effect.members_changed {
+                self.tend_group(id);
+            }
         }
         Ok(())
     }
@@ -143,7 +147,7 @@ impl Engine {
         let group = groups.get_mut(&id).expect("groups are not dropped within a round");
         if entry.get_entry_type() != EntryType::EntryNormal {
             change_members(group, &entry)?;
-            return Ok(Effect::default());
+            return Ok(Effect { members_changed: true, ..Effect::default() });
         }
         let mut effect = Effect::default();
         if entry.data.is_empty() {
@@ -206,7 +210,7 @@ impl Engine {
     fn on_event(&mut self, event: &Event, index: u64, host: &mut dyn Host) -> Result<()> {
         match event {
             Event::NodeChanged(_) => self.tell_nodes(host),
-            Event::AssignmentsChanged => {}
+            Event::AssignmentsChanged => self.tend_members(),
             Event::SnapshotBegun(x) => self.snapshot_begun(*x, index),
             Event::SnapshotSealed(x) | Event::SnapshotAborted(x) => self.snapshot_resolved(*x, host),
             Event::SnapshotDeleted(id) => host.tell(News::Snapshot(Box::new(super::SnapshotNews::Deleted { id: *id }))),

@@ -54,27 +54,29 @@ pub struct Announced {
 }
 
 impl Engine {
-    pub(super) fn tend_members(&mut self, _host: &mut dyn Host) -> Result<()> {
-        let (me, now) = (self.me(), self.now);
-        for group in self.groups.values_mut().filter(|g| g.knows_all()) {
-            let wanted = self.meta.wanted(group.id);
-            if wanted.voters.is_empty() {
-                continue;
-            }
-            watch_snapshots(group, now);
-            if !group.raw.raft.has_pending_conf() {
-                let (last, alive) = (group.raw.raft.raft_log.committed, group.alive());
-                let caught_up = |n: NodeId| group.matched(n) + limits::CAUGHT_UP_ENTRIES > last && group.matched(n) > 0;
-                // Of a node that is no member yet this group has heard nothing; a learner that never answers costs it nothing.
-                let may_be_alive = |n: NodeId| alive.contains(&n) || group.raw.raft.prs().get(n.0).is_none();
-                let step = walk::next_step(group.members(), &wanted, me, &caught_up, &may_be_alive);
-                if let Some(step) = step {
-                    take_step(group, step, now);
-                    self.awake.insert(group.id);
-                }
-            }
+    pub(super) fn tend_members(&mut self) {
+        for id in self.groups.keys().copied().collect::<Vec<_>>() {
+            self.tend_group(id);
         }
-        Ok(())
+    }
+
+    /// Takes the next step towards the wanted members of a group that this node leads, if there is one to take now.
+    pub(super) fn tend_group(&mut self, id: GroupId) {
+        let (me, now) = (self.me(), self.now);
+        let wanted = self.meta.wanted(id);
+        let Some(group) = self.groups.get_mut(&id).filter(|g| g.knows_all() && !wanted.voters.is_empty()) else { return };
+        watch_snapshots(group, now);
+        if group.raw.raft.has_pending_conf() {
+            return;
+        }
+        let (last, alive) = (group.commit(), group.alive());
+        let caught_up = |n: NodeId| group.matched(n) + limits::CAUGHT_UP_ENTRIES > last && group.matched(n) > 0;
+        // Of a node that is no member yet this group has heard nothing; a learner that never answers costs it nothing.
+        let may_be_alive = |n: NodeId| alive.contains(&n) || group.raw.raft.prs().get(n.0).is_none();
+        if let Some(step) = walk::next_step(group.members(), &wanted, me, &caught_up, &may_be_alive) {
+            take_step(group, step, now);
+            self.awake.insert(id);
+        }
     }
 
     /// Sends rows to members that asked for them, as far as the store knows those members.

@@ -320,7 +320,7 @@ impl Engine {
             self.route(number, host)?;
         }
         self.expire_looks();
-        self.tend_members(host)?;
+        self.tend_members();
         self.tend_marks(host)?;
         self.tend_sites(host)?;
         Ok(())
