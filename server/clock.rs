@@ -4,30 +4,37 @@
 
 #![allow(clippy::disallowed_methods)]
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use uuid::Uuid;
 
 /// The machine's clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    origin: Instant,
+    origin: Duration,
 }
 
 impl Clock {
     pub fn start() -> Clock {
-        Clock { origin: Instant::now() }
+        Clock { origin: since_boot() }
     }
 
-    /// Since the process started; never goes back.
+    /// Since the process started; never goes back, and goes on while the machine is suspended, so that a lease ends there too.
     pub fn now(&self) -> Duration {
-        self.origin.elapsed()
+        since_boot().saturating_sub(self.origin)
     }
 
     /// Milliseconds since 1970 as the machine believes; may jump.
     pub fn wall_ms(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
     }
+}
+
+fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }
 
 /// A generator of chance: SplitMix64 (Steele, Lea and Flood 2014). Not for secrets.

@@ -180,9 +180,8 @@ impl Host for Shell {
             let _ = reply.send(answer);
         }
     }
-    fn start(&mut self, job: Job) {
-        // The store thread ends only after this one.
-        let _ = self.jobs.send(job);
+    fn start(&mut self, job: Job) -> Result<()> {
+        self.jobs.send(job).map_err(|_| Error::unavailable("the store thread has ended"))
     }
     fn send_rows(&mut self, rows: RowsToSend) {
         // Whoever takes these does nothing but hand them on; if the node is stopping, nobody does.
@@ -270,27 +269,37 @@ fn run_engine(mut engine: Engine, inbox: &Receiver<Order>, mut shell: Shell) -> 
 /// Does the engine's jobs in order, until the engine has ended.
 fn keep_store(store: &Store, log: &Log, topology: Topology, work: &Receiver<Job>, results: &SyncSender<Order>, clock: Clock, metrics: &Metrics) {
     while let Ok(job) = work.recv() {
-        let began = clock.now();
-        let finished = match job {
-            Job::Checkpoint { layers, capture } => {
-                let bytes: usize = layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum();
-                let stored = checkpoint(store, log, &layers, capture);
-                metrics.checkpoint(clock.now() - began, bytes);
-                Finished::Checkpoint(stored.map(Box::new))
-            }
-            Job::Install { group, path, record } => {
-                let installed = (|| {
-                    let mut commit = store.begin()?;
-                    transfer::install(&path, &mut commit, topology, group)?;
-                    commit.group(group, &record)?;
-                    commit.finish()?;
-                    store.view()
-                })();
-                Finished::Installed { group, view: installed.map(Box::new) }
-            }
-        };
+        let group = if let Job::Install { group, .. } = &job { Some(*group) } else { None };
+        // A panic here must end the node, not leave it leading with a store that nobody writes.
+        let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| do_job(store, log, topology, job, clock, metrics)));
+        let finished = finished.unwrap_or_else(|_| {
+            let panicked = Error::unavailable("the store thread has panicked");
+            group.map_or(Finished::Checkpoint(Err(panicked.clone())), |group| Finished::Installed { group, view: Err(panicked) })
+        });
         // An engine that has ended does not care.
         let _ = results.send(Order::Input(Box::new(Input::Finished(finished))));
+    }
+}
+
+fn do_job(store: &Store, log: &Log, topology: Topology, job: Job, clock: Clock, metrics: &Metrics) -> Finished {
+    match job {
+        Job::Checkpoint { layers, capture } => {
+            let began = clock.now();
+            let bytes: usize = layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum();
+            let stored = checkpoint(store, log, &layers, capture);
+            metrics.checkpoint(clock.now() - began, bytes);
+            Finished::Checkpoint(stored.map(Box::new))
+        }
+        Job::Install { group, path, record } => {
+            let install = || {
+                let mut commit = store.begin()?;
+                transfer::install(&path, &mut commit, topology, group)?;
+                commit.group(group, &record)?;
+                commit.finish()?;
+                store.view()
+            };
+            Finished::Installed { group, view: install().map(Box::new) }
+        }
     }
 }
 

@@ -125,6 +125,8 @@ pub const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 // Peers.
 
 pub const PEER_QUEUE_MAX: usize = 8192;
+/// A frame and the largest log entry behind it: a batch with a context for every step.
+pub const PEER_MESSAGE_BYTES_MAX: usize = 32 << 20;
 pub const PEER_FRAME_BYTES: usize = 2 << 20;
 pub const PEER_CONNECT: Duration = Duration::from_secs(2);
 pub const PEER_RETRY_MIN: Duration = Duration::from_millis(50);
@@ -155,7 +157,9 @@ pub const PARTS_WATCHED: usize = 8;
 /// How long a node waits for its last groups to reach their mark once the snapshot is sealed; those that do not are not in its part.
 pub const MARK_GRACE: Duration = Duration::from_secs(10);
 /// A part that has not been reported this long after the last sign of its node is given up.
-pub const PART_GRACE: Duration = Duration::from_secs(20);
+pub const PART_GRACE: Duration = Duration::from_secs(5);
+/// A node that has said nothing for this long when a snapshot is sealed is not waited for.
+pub const SILENT: Duration = Duration::from_millis(2500);
 pub const CHUNK_BYTES_MIN: usize = 256 << 10;
 pub const CHUNK_BYTES_TARGET: usize = 1 << 20;
 pub const CHUNK_BYTES_MAX: usize = 4 << 20;

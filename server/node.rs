@@ -311,7 +311,7 @@ fn doors(
         .add_service(kv.max_decoding_message_size(max).max_encoding_message_size(max))
         .add_service(cluster_door.max_decoding_message_size(max).max_encoding_message_size(max))
         .add_service(snapshots.max_decoding_message_size(max).max_encoding_message_size(max))
-        .add_service(peer_door.max_decoding_message_size(max).max_encoding_message_size(max))
+        .add_service(peer_door.max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX).max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX))
         .add_service(health_service)
         .add_service(reflection))
 }

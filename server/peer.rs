@@ -342,7 +342,7 @@ pub async fn receive_rows(me: &Me, handle: &Handle, spool: &Path, mut stream: St
 /// Opens a connection to a node's peer service.
 pub async fn connect(address: &str) -> Result<PeerServiceClient<Channel>> {
     let client = PeerServiceClient::new(channel(address).await?);
-    Ok(client.max_decoding_message_size(limits::MESSAGE_BYTES_MAX).max_encoding_message_size(limits::MESSAGE_BYTES_MAX))
+    Ok(client.max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX).max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX))
 }
 
 /// Opens a connection to a node.
@@ -515,7 +515,7 @@ impl Drop for Speaking<'_> {
 
 /// Whether a node fresh from a restore may come into the lineage that this node is in already.
 async fn newcomer(handle: &Handle, node: NodeId, lineage: Lineage) -> Verdict {
-    let known = handle.look(false, limits::PEER_CONNECT, move |s| s.meta().node(node).is_some_and(|n| n.lineage == lineage)).await;
+    let known = handle.look(true, limits::PEER_CONNECT, move |s| s.meta().node(node).is_some_and(|n| n.lineage == lineage)).await;
     match known {
         Ok(false) => Verdict::Newcomer,
         Ok(true) => Verdict::Refuse(format!(

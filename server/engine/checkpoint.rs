@@ -83,7 +83,7 @@ impl Engine {
         self.checkpoints.last = self.now;
         if !layers.is_empty() || capture.is_some() {
             self.checkpoints.running = Some(running);
-            host.start(Job::Checkpoint { layers, capture });
+            host.start(Job::Checkpoint { layers, capture })?;
         }
         Ok(())
     }
@@ -108,7 +108,8 @@ impl Engine {
             group.overlay.set(keys::request(id, slot), Some(wire::encode_remembered(&remembered)));
         }
         let empty = rows_before == 0 && group.overlay.open_bytes() == 0;
-        if empty && (!always || group.record == group.stored) {
+        let same_members = group.record.members == group.stored.members;
+        if empty && same_members && (!always || group.record == group.stored) {
             return None;
         }
         let Group { overlay, record, .. } = &mut **group;

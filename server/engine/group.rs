@@ -102,6 +102,8 @@ pub struct Group {
     pub lease_until: Duration,
     /// In this term leadership was offered to another node, so that no lease can be trusted.
     pub no_lease_in: u64,
+    /// Until then this replica votes for nobody else than the leader it has heard.
+    pub promised_until: Duration,
     /// Entries up to here were in the log when the process started.
     pub replay_until: u64,
     pub installing: Option<Installing>,
@@ -129,7 +131,6 @@ impl Group {
             max_committed_size_per_ready: 16 << 20,
             check_quorum: true,
             pre_vote: true,
-            batch_append: true,
             ..Config::default()
         };
         let replay_until = log.last().index;
@@ -152,6 +153,7 @@ impl Group {
             rounds: VecDeque::new(),
             lease_until: Duration::ZERO,
             no_lease_in: 0,
+            promised_until: Duration::ZERO,
             replay_until,
             installing: None,
             leader: None,

@@ -86,7 +86,7 @@ pub(super) struct Marks {
     /// Snapshots that were handed over or given up: nothing of them is captured any more.
     over: BTreeSet<SnapshotSeq>,
     /// Those that were handed over: the snapshot service reports on them.
-    handed_over: BTreeSet<SnapshotSeq>,
+    handed_over: BTreeMap<SnapshotSeq, SnapshotId>,
     /// Who asked for marks last, and so wants to hear of them.
     asked_by: Option<NodeId>,
     /// Since when nodes have not been heard of by the meta leader.
@@ -134,7 +134,6 @@ impl Engine {
             let actions = barrier.tick(self.now);
             self.marks.barrier = Some(barrier);
             self.carry_out(actions, host)?;
-            self.settle(host)?;
         }
         Ok(())
     }
@@ -213,11 +212,11 @@ impl Engine {
         let (at, leads, replayed) = (group.record.applied, group.leads(), group.record.applied.index <= group.replay_until);
         if replayed {
             self.give_up(x, host);
-        } else if !self.marks.over.contains(&x) {
+        } else if !self.marks.over.contains(&x) && !self.marks.captures.get(&x).is_some_and(|c| c.viewing) {
             let layer = self.seal_group(id, true);
             let group = self.groups.get_mut(&id).expect("it was just looked at");
             // A layer is always closed here: the record has moved to the mark.
-            group.overlay.hold_after(layer.unwrap_or_else(|| group.overlay.last_sealed()));
+            group.overlay.hold_after(x, layer.unwrap_or_else(|| group.overlay.last_sealed()));
             let captured = Captured { group: id, at, members: group.record.members.clone() };
             let now = self.now;
             let capture = self.marks.captures.entry(x).or_insert_with(|| Capture { since: now, groups: BTreeMap::new(), viewing: false });
@@ -256,16 +255,21 @@ impl Engine {
     /// Lets go of a snapshot: nothing waits for its view any more.
     fn give_up(&mut self, x: SnapshotSeq, _host: &mut dyn Host) {
         self.marks.over.insert(x);
-        if let Some(capture) = self.marks.captures.remove(&x) {
-            self.release_layers(&capture);
+        if self.marks.captures.remove(&x).is_some() {
+            self.release_layers(x);
         }
     }
 
-    fn release_layers(&mut self, capture: &Capture) {
-        for id in capture.groups.keys() {
-            if let Some(group) = self.groups.get_mut(id) {
-                group.overlay.release();
-            }
+    fn release_layers(&mut self, x: SnapshotSeq) {
+        for group in self.groups.values_mut() {
+            group.overlay.release(x);
+        }
+    }
+
+    /// A Raft snapshot replaces a group's rows: whatever was captured of it and not yet seen by a view is gone.
+    pub(super) fn forget_captured(&mut self, id: GroupId) {
+        for capture in self.marks.captures.values_mut().filter(|c| !c.viewing) {
+            capture.groups.remove(&id);
         }
     }
 
@@ -286,7 +290,10 @@ impl Engine {
             return None;
         }
         let capture = self.marks.captures.get_mut(&x)?;
-        let waits = |g: &super::group::Group| g.has_replica() && !capture.groups.contains_key(&g.id) && !g.fence.is_marked(x);
+        let (meta, me) = (&self.meta, self.identity.node);
+        // A replica that is to go, or has gone elsewhere, is not waited for.
+        let stays = |id: GroupId| id.is_meta() || meta.assignments().get(&id).is_some_and(|nodes| nodes.contains(&me));
+        let waits = |g: &super::group::Group| g.has_replica() && stays(g.id) && !capture.groups.contains_key(&g.id) && !g.fence.is_marked(x);
         let sealed = snapshot.stage == Stage::Sealed;
         if self.groups.values().any(|g| waits(g)) && !(late && sealed) {
             if late && !sealed && self.checkpoints.is_full() {
@@ -301,10 +308,10 @@ impl Engine {
     /// The store stands at the cut and a view of it is open.
     pub(super) fn on_view(&mut self, x: SnapshotSeq, view: View, host: &mut dyn Host) {
         let Some(capture) = self.marks.captures.remove(&x) else { return };
-        self.release_layers(&capture);
+        self.release_layers(x);
         self.marks.over.insert(x);
         let Some(snapshot) = self.meta.snapshot(x) else { return };
-        self.marks.handed_over.insert(x);
+        self.marks.handed_over.insert(x, snapshot.id);
         let groups = capture.groups.into_values().collect();
         host.tell(News::Snapshot(Box::new(SnapshotNews::View { id: snapshot.id, x, created_ms: snapshot.created_ms, view: Box::new(view), groups })));
         if snapshot.stage == Stage::Sealed {
@@ -332,7 +339,7 @@ impl Engine {
         let me = self.me();
         let mine = |p: &BTreeMap<NodeId, Part>| p.get(&me).is_some_and(|p| p.status == Status::Processing);
         let recent = self.meta.snapshots().values().rev().take(limits::PARTS_WATCHED).filter(|s| mine(&s.parts) && !s.is_open());
-        let lost = recent.filter(|s| !self.marks.handed_over.contains(&s.x) && !self.marks.captures.contains_key(&s.x)).map(|s| s.id);
+        let lost = recent.filter(|s| !self.marks.handed_over.contains_key(&s.x) && !self.marks.captures.contains_key(&s.x)).map(|s| s.id);
         for id in lost.collect::<Vec<_>>() {
             let part = Part::missing(me, "the node was away or restarted while the snapshot was taken");
             self.ask(GroupId::META, Command::ReportPart { id, part }, For::Nobody, host)?;
@@ -342,8 +349,10 @@ impl Engine {
 
     /// The meta leader gives up parts of nodes that have been away for too long.
     fn watch_nodes(&mut self) {
-        let Some(meta) = self.groups.get(&GroupId::META).filter(|g| g.knows_all()) else { return };
-        let alive = meta.alive();
+        if !self.groups.get(&GroupId::META).is_some_and(|g| g.knows_all()) {
+            return;
+        }
+        let alive = self.heard_lately();
         let now = self.now;
         let nodes: Vec<NodeId> = self.meta.nodes().keys().copied().collect();
         for node in nodes {
@@ -363,10 +372,31 @@ impl Engine {
 
     /// At the seal the meta leader declares parts of nodes missing that do not answer.
     fn report_away(&mut self, x: SnapshotSeq) {
-        let Some(meta) = self.groups.get(&GroupId::META).filter(|g| g.leads()) else { return };
-        let alive = meta.alive();
+        if !self.groups.get(&GroupId::META).is_some_and(|g| g.leads()) {
+            return;
+        }
+        let alive = self.heard_lately();
         let gone: Vec<NodeId> = self.meta.nodes().keys().copied().filter(|n| !alive.contains(n)).collect();
         self.report_missing(x, &gone, "the node was not reachable while the snapshot was taken");
+    }
+
+    /// Nodes that have said anything within a few elections. raft-rs's own idea of who is active is forgotten at every check of the quorum.
+    fn heard_lately(&self) -> BTreeSet<NodeId> {
+        let lately = self.heard.iter().filter(|(_, at)| self.now.saturating_sub(**at) < limits::SILENT).map(|(n, _)| *n);
+        lately.chain([self.me()]).collect()
+    }
+
+    /// What became of snapshots whose views were handed over, when the news of it came as a whole and not one by one.
+    pub(super) fn tell_outcomes(&self, host: &mut dyn Host) {
+        for (x, id) in &self.marks.handed_over {
+            let news = match self.meta.snapshot(*x).map(|s| s.stage) {
+                Some(Stage::Begun) => continue,
+                Some(Stage::Sealed) => SnapshotNews::Sealed { id: *id },
+                Some(Stage::Aborted) => SnapshotNews::Aborted { id: *id },
+                None => SnapshotNews::Deleted { id: *id },
+            };
+            host.tell(News::Snapshot(Box::new(news)));
+        }
     }
 
     fn report_missing(&mut self, x: SnapshotSeq, nodes: &[NodeId], why: &str) {
@@ -398,14 +428,6 @@ impl Engine {
                 group.queue.push_front(nobodys(crate::entry::Command { request: None, action: set }, deadline));
                 self.awake.insert(group.id);
             }
-        }
-        Ok(())
-    }
-
-    /// What a round that changed the meta state may have made due at once.
-    fn settle(&mut self, host: &mut dyn Host) -> Result<()> {
-        while let Some(message) = self.inbox.pop_front() {
-            self.on_peer(self.me(), message, host)?;
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use crate::{
     },
     data::{self, Reply},
     entry::Position,
-    error::Result,
+    error::{Error, Result},
     ids::{GroupId, Lineage, NodeId, SiteId},
     limits,
     store::{View, transfer},
@@ -83,6 +83,8 @@ impl Engine {
     pub(super) fn tend_offers(&mut self, host: &mut dyn Host) {
         for group in self.groups.values_mut().filter(|g| g.leads()) {
             let mut offers = group.raw.store().offers.borrow_mut();
+            let members = group.members();
+            offers.retain(|to, _| members.voters.contains(to) || members.learners.contains(to));
             let wanted: Vec<NodeId> = offers.iter().filter(|(_, o)| **o == Offer::Wanted).map(|(n, _)| *n).collect();
             for to in wanted {
                 let members = &group.stored.members;
@@ -121,15 +123,20 @@ impl Engine {
 
     /// A leader has announced rows that are here: they replace what this replica had.
     pub(super) fn install(&mut self, id: GroupId, ready: raft::Ready, host: &mut dyn Host) -> Result<()> {
-        let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
         let meta = ready.snapshot().get_metadata();
         let at = Position { index: meta.index, term: meta.term };
-        let (_, path) = self.arrived.remove(&id).expect("a snapshot is stepped only when its rows are here");
+        let name = ready.snapshot().data.clone();
+        let path = self.arrived.remove(&(id, name)).expect("a snapshot is stepped only when its rows are here");
         let mut record = wire::decode_record(&transfer::record(&path)?)?;
+        if record.applied != at {
+            return Err(Error::corrupt(format!("group {id}: rows of {:?} have come for a snapshot at {at:?}", record.applied)));
+        }
+        self.forget_captured(id);
+        let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
         (record.applied, record.members) = (at, storage::membership(meta.get_conf_state()));
         group.overlay.reset();
         group.changed.clear();
-        host.start(Job::Install { group: id, path: path.clone(), record: wire::encode_record(&record) });
+        host.start(Job::Install { group: id, path: path.clone(), record: wire::encode_record(&record) })?;
         group.installing = Some(Installing { ready, record, path });
         Ok(())
     }
@@ -150,7 +157,15 @@ impl Engine {
             self.marks.meta_replaced(&self.meta);
             self.adopt(self.meta.settings().lineage, host)?;
             self.tell_nodes(host);
+            self.tell_outcomes(host);
         }
+        // Older rows of this group will not be announced any more; files that stay are removed at the next start.
+        self.arrived.retain(|(group, _), path| {
+            *group != id || {
+                drop(std::fs::remove_file(path));
+                false
+            }
+        });
         let group = self.groups.get_mut(&id).expect("a group stays while it installs");
         group.machine = machine;
         group.fence = crate::snapshot::cut::Fence::stored(record.mark);
@@ -168,6 +183,9 @@ impl Engine {
 
     /// The meta leader finishes sites that whoever asked has left half added or half removed.
     pub(super) fn tend_sites(&mut self, host: &mut dyn Host) -> Result<()> {
+        for site in std::mem::take(&mut self.site_again) {
+            self.site_step(site, host)?;
+        }
         let leads = self.groups.get(&GroupId::META).is_some_and(|g| g.knows_all());
         if !leads || self.identity.lineage == Lineage::PENDING || !self.ticks.is_multiple_of(limits::SITE_TICKS) {
             return Ok(());
@@ -196,7 +214,8 @@ impl Engine {
     pub(super) fn on_site_step(&mut self, site: SiteId, answer: Result<Reply>, host: &mut dyn Host) -> Result<()> {
         let state = self.meta.sites().site(&site);
         match (answer, state) {
-            (Ok(Reply::SiteDropped { more: true }), _) => return self.site_step(site, host),
+            // At the next tick: a lone voter would commit step after step within one round.
+            (Ok(Reply::SiteDropped { more: true }), _) => return Ok(self.site_again.push(site)),
             (Ok(Reply::SiteDropped { more: false } | Reply::Done { .. }), Some(SiteState::Removing)) => {
                 self.ask(GroupId::META, cluster::Command::SiteRemoved(site.clone()), For::Nobody, host)?;
             }

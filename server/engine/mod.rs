@@ -59,7 +59,7 @@ use crate::{
     cluster::{self, Changed},
     data::{self, Reply},
     entry::{Command, Identity, Record},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     ids::{GroupId, Lineage, NodeId, SiteId, Topology},
     limits,
     log::{Batch, Log},
@@ -76,7 +76,7 @@ pub trait Host {
     fn send(&mut self, to: NodeId, message: PeerMessage);
     fn answer(&mut self, token: Token, answer: Result<Reply>);
     /// Starts work that ends in an `Input::Finished`, one after the other.
-    fn start(&mut self, job: Job);
+    fn start(&mut self, job: Job) -> Result<()>;
     /// Sends a group's rows to a node; ends in an `Input::RowsSent`.
     fn send_rows(&mut self, rows: RowsToSend);
     fn tell(&mut self, news: News);
@@ -155,8 +155,12 @@ pub struct Engine {
     checkpoints: Checkpoints,
     /// Sites that the engine is finishing.
     site_work: BTreeSet<SiteId>,
+    /// Those of them that go on at the next tick.
+    site_again: Vec<SiteId>,
+    /// When each node was last heard.
+    heard: BTreeMap<NodeId, Duration>,
     /// Rows that have arrived for Raft snapshots that have not been announced yet.
-    arrived: BTreeMap<GroupId, (Bytes, PathBuf)>,
+    arrived: BTreeMap<(GroupId, Bytes), PathBuf>,
     /// Groups with something to do in this round.
     awake: BTreeSet<GroupId>,
     /// Messages of this node to itself.
@@ -189,6 +193,7 @@ impl Engine {
             groups.insert(id, Box::new(Group::open(identity.node, id, group_log, record, machine, &mut chance)?));
         }
         let requests = Requests::starting_at(chance.next_u64());
+        let looks = reads::Looks::starting_at(chance.next_u64());
         let awake = groups.keys().copied().collect();
         let votes_from = if restarted { now + limits::LEASE } else { now };
         let mut engine = Engine {
@@ -203,9 +208,11 @@ impl Engine {
             groups,
             hints: BTreeMap::new(),
             requests,
-            looks: Default::default(),
+            looks,
             checkpoints: Checkpoints::default(),
             site_work: BTreeSet::new(),
+            site_again: Vec::new(),
+            heard: BTreeMap::new(),
             arrived: BTreeMap::new(),
             awake,
             inbox: VecDeque::new(),
@@ -255,24 +262,29 @@ impl Engine {
                 self.on_peer(self.me(), message, host)?;
             }
             if !self.drive(host)? && self.inbox.is_empty() {
-                break;
+                self.advance_snapshots(host)?;
+                if self.inbox.is_empty() && self.awake.is_empty() {
+                    break;
+                }
             }
         }
         self.answer_reads(host)?;
-        self.advance_snapshots(host)?;
         self.start_checkpoint_if_due(host)?;
         Ok(())
     }
 
     fn take(&mut self, input: Input, host: &mut dyn Host) -> Result<()> {
         match input {
-            Input::Peer { from, message } => self.on_peer(from, *message, host)?,
+            Input::Peer { from, message } => {
+                self.heard.insert(from, self.now);
+                self.on_peer(from, *message, host)?;
+            }
             Input::Request { token, group, body, deadline } => self.on_request(For::Caller(token), group, body, deadline, host)?,
             Input::Look(look) => self.on_look(look),
             Input::Tick => self.on_tick(host)?,
             Input::Finished(finished) => self.on_finished(finished, host)?,
             Input::RowsArrived { group, name, path } => {
-                self.arrived.insert(group, (name, path));
+                self.arrived.insert((group, name), path);
             }
             Input::RowsSent { to, group, announced } => self.on_rows_sent(to, group, announced),
             Input::Adopt(lineage) => self.adopt(lineage, host)?,
@@ -291,14 +303,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a group takes part: without a lineage only the meta group does.
+    /// Whether a group takes part. Data groups do so only in a lineage, and after a restore only once the cluster knows that this node is in it: a store
+    /// that is restored a second time from the same part is then refused, since it lacks what this one has acknowledged.
     fn is_active(&self, group: GroupId) -> bool {
-        group.is_meta() || self.identity.lineage != Lineage::PENDING
+        let lineage = self.identity.lineage;
+        let known = || self.identity.restored_from.is_none() || self.meta.node(self.me()).is_some_and(|n| n.lineage == lineage);
+        group.is_meta() || (lineage != Lineage::PENDING && known())
     }
 
     fn on_tick(&mut self, host: &mut dyn Host) -> Result<()> {
         self.ticks += 1;
-        let active = self.identity.lineage != Lineage::PENDING;
+        let active = self.is_active(GroupId(0));
         for group in self.groups.values_mut().filter(|g| active || g.id.is_meta()) {
             if group.installing.is_none() {
                 group.tick(&mut self.chance);
@@ -329,7 +344,7 @@ impl Engine {
     // ---- Requests. ----
 
     fn on_request(&mut self, for_whom: For, group: GroupId, body: Body, deadline: Duration, host: &mut dyn Host) -> Result<()> {
-        let number = self.requests.add(Request { for_whom, group, body, deadline, sent: None, exposed: false });
+        let number = self.requests.add(Request { for_whom, group, body, deadline, sent: None, exposed: false, sendings: 0 });
         self.route(number, host)
     }
 
@@ -343,6 +358,7 @@ impl Engine {
     fn route(&mut self, number: u64, host: &mut dyn Host) -> Result<()> {
         let Some(request) = self.requests.open.get_mut(&number) else { return Ok(()) };
         let (id, me) = (request.group, self.identity.node);
+        request.sendings += 1;
         let local = self.groups.get_mut(&id);
         if let (Body::Read { query, stale: true }, Some(group)) = (&request.body, &local)
             && group.has_replica()
@@ -367,10 +383,20 @@ impl Engine {
             self.awake.insert(id);
             return Ok(());
         }
-        let known = self.groups.get(&id).and_then(|g| g.leader).or_else(|| self.hints.get(&id).copied());
-        let preferred = || self.meta.assignments().get(&id).and_then(|r| r.first()).copied();
-        let no_replica = !self.groups.get(&id).is_some_and(|g| g.has_replica());
-        let target = known.or_else(|| if no_replica { preferred() } else { None }).filter(|n| *n != me);
+        let unanswered = request.sent.map(|(to, _)| to);
+        if unanswered.is_some() && self.hints.get(&id).copied() == unanswered {
+            self.hints.remove(&id);
+        }
+        let replicas = self.meta.assignments().get(&id).map_or(&[][..], Vec::as_slice);
+        let follows = replicas.contains(&me) && self.groups.get(&id).is_some_and(|g| g.has_replica());
+        // A replica hears itself who leads. Others ask those that should hold the group, one after the other, until somebody knows.
+        let target = if follows {
+            self.groups.get(&id).and_then(|g| g.leader)
+        } else {
+            let next = || replicas.get(request.sendings as usize % replicas.len().max(1)).copied();
+            self.hints.get(&id).copied().or_else(next)
+        };
+        let target = target.filter(|n| *n != me);
         request.sent = target.map(|to| (to, self.now));
         if let Some(to) = target {
             request.exposed |= matches!(request.body, Body::Propose(_));
@@ -457,6 +483,12 @@ impl Engine {
         match asker {
             Asker::Nobody => {}
             Asker::Mine(number) => {
+                let earlier_copy = self.requests.open.get_mut(&number).filter(|r| r.exposed && r.sendings > 1);
+                if let (Some(request), Reply::Refused(Error { kind: Kind::Exhausted | Kind::Unavailable, .. })) = (earlier_copy, &reply) {
+                    // This copy had no effect; an earlier one may still have. It is tried again until its deadline.
+                    request.sent = None;
+                    return Ok(());
+                }
                 if let Some(request) = self.requests.open.remove(&number) {
                     let answer = if let Reply::Refused(e) = reply { Err(e) } else { Ok(reply) };
                     self.deliver(&request.for_whom, answer, host)?;
@@ -507,6 +539,11 @@ impl Engine {
         if asks_vote && self.now < self.votes_from {
             return Ok(());
         }
+        let brings_entries = message.msg_type == MessageType::MsgAppend && !message.entries.is_empty();
+        if brings_entries && self.checkpoints.is_full() {
+            // The store is behind; Raft sends them again.
+            return Ok(());
+        }
         if !self.groups.contains_key(&id) {
             self.make_room_for(id)?;
         }
@@ -514,9 +551,17 @@ impl Engine {
         if group.installing.is_some() {
             return Ok(());
         }
+        // Whoever follows a leader has promised it a lease; raft-rs forgets that when the term grows without a leader.
+        let leads = matches!(message.msg_type, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
+        if leads && message.term >= group.term() {
+            group.promised_until = self.now + limits::LEASE;
+        }
+        if asks_vote && self.now < group.promised_until && message.context[..] != CAMPAIGN_TRANSFER[..] {
+            return Ok(());
+        }
         if message.msg_type == MessageType::MsgSnapshot {
             // Its rows came first; without them it cannot be followed, and the leader sends both again.
-            let here = self.arrived.get(&id).is_some_and(|(name, _)| message.get_snapshot().data == *name);
+            let here = self.arrived.contains_key(&(id, message.get_snapshot().data.clone()));
             if !here {
                 return Ok(());
             }
@@ -568,10 +613,15 @@ impl Engine {
             }
             entries += ready.entries().len();
             sync |= ready.must_sync();
+            let committed = group.commit();
             let log = group.raw.mut_store();
             log.append(ready.entries(), &mut batch)?;
             if let Some(state) = ready.hs() {
                 log.set_hard_state(state, &mut batch)?;
+            }
+            if !ready.entries().is_empty() {
+                // It costs nothing here, and a restart then knows of membership changes up to the entries that it has acknowledged.
+                log.persist_commit(committed, &mut batch)?;
             }
             readies.push((id, ready));
         }
@@ -673,6 +723,9 @@ impl Engine {
         Ok(())
     }
 }
+
+/// What raft-rs writes into vote requests of a node that was told to take over: nobody's lease stands against it.
+const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
 
 fn message(group: GroupId, body: peer_message::Body) -> PeerMessage {
     PeerMessage { group: group.0, body: Some(body) }

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crate::{
     entry::Position,
     error::Result,
+    ids::SnapshotSeq,
     store::{Rows, View},
 };
 
@@ -52,8 +53,8 @@ pub struct Overlay {
     open_bytes: usize,
     sealed: VecDeque<Arc<Sealed>>,
     sealed_ever: u64,
-    /// Layers after this one wait for a snapshot's view.
-    held_after: Option<u64>,
+    /// For each snapshot that waits for its view, the layer that its mark closed: layers after it are not written before.
+    held_after: BTreeMap<SnapshotSeq, u64>,
 }
 
 impl Overlay {
@@ -85,17 +86,17 @@ impl Overlay {
         self.sealed_ever
     }
 
-    pub fn hold_after(&mut self, number: u64) {
-        self.held_after = Some(number);
+    pub fn hold_after(&mut self, x: SnapshotSeq, number: u64) {
+        self.held_after.insert(x, number);
     }
 
-    pub fn release(&mut self) {
-        self.held_after = None;
+    pub fn release(&mut self, x: SnapshotSeq) {
+        self.held_after.remove(&x);
     }
 
     /// What a checkpoint may write now, oldest first.
     pub fn ripe(&self) -> Vec<Arc<Sealed>> {
-        let last = self.held_after.unwrap_or(u64::MAX);
+        let last = self.held_after.values().copied().min().unwrap_or(u64::MAX);
         self.sealed.iter().filter(|l| l.number <= last).cloned().collect()
     }
 
@@ -111,7 +112,7 @@ impl Overlay {
         self.open.clear();
         self.open_bytes = 0;
         self.sealed.clear();
-        self.held_after = None;
+        self.held_after.clear();
     }
 
     fn layers(&self) -> impl Iterator<Item = &Map> {
@@ -212,7 +213,7 @@ mod tests {
                     0 | 1 => { model.insert(key.clone(), vec![value]); overlay.set(key, Some(Bytes::copy_from_slice(&[value]))); }
                     2 => { model.remove(&key); overlay.set(key, None); }
                     3 => { overlay.seal(vec![], Position::default()); }
-                    4 => { let n = overlay.seal(vec![], Position::default()); overlay.hold_after(n); overlay.release(); }
+                    4 => { let n = overlay.seal(vec![], Position::default()); overlay.hold_after(SnapshotSeq(n), n); overlay.release(SnapshotSeq(n)); }
                     _ => {
                         let ripe = overlay.ripe();
                         let mut commit = store.begin().unwrap();
@@ -240,12 +241,30 @@ mod tests {
         let mut overlay = Overlay::default();
         overlay.set(b"a".to_vec(), Some(Bytes::from("1")));
         let mark = overlay.seal(vec![], Position::default());
-        overlay.hold_after(mark);
+        overlay.hold_after(SnapshotSeq(1), mark);
         overlay.set(b"a".to_vec(), Some(Bytes::from("2")));
         overlay.seal(vec![], Position::default());
         assert_eq!(overlay.ripe().iter().map(|l| l.number).collect::<Vec<_>>(), [mark]);
         overlay.written(mark);
-        overlay.release();
+        overlay.release(SnapshotSeq(1));
         assert_eq!(overlay.ripe().len(), 1);
+    }
+
+    #[test]
+    fn two_snapshots_in_a_row_hold_each_its_own_mark() {
+        let mut overlay = Overlay::default();
+        let marks = [1, 2].map(|x| {
+            overlay.set(b"a".to_vec(), Some(Bytes::from(vec![x])));
+            let mark = overlay.seal(vec![], Position::default());
+            overlay.hold_after(SnapshotSeq(u64::from(x)), mark);
+            mark
+        });
+        overlay.set(b"a".to_vec(), Some(Bytes::from("3")));
+        overlay.seal(vec![], Position::default());
+        let ripe = |overlay: &Overlay| overlay.ripe().last().map(|l| l.number);
+        assert_eq!(ripe(&overlay), Some(marks[0]), "the second mark does not loosen the first");
+        overlay.written(marks[0]);
+        overlay.release(SnapshotSeq(1));
+        assert_eq!(ripe(&overlay), Some(marks[1]), "the first view does not loosen the second mark");
     }
 }

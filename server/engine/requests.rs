@@ -47,6 +47,8 @@ pub struct Request {
     pub sent: Option<(NodeId, Duration)>,
     /// Whether it may have been proposed.
     pub exposed: bool,
+    /// How often it was sent.
+    pub sendings: u32,
 }
 
 /// All requests that are not answered, by number.

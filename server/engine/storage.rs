@@ -53,7 +53,7 @@ impl GroupLog {
     /// Opens a group's log. `applied` is where the stored rows are: the log may have been lost up to there, never behind it.
     pub fn open(log: Log, group: GroupId, applied: Position, members: Membership) -> Result<GroupLog> {
         let found = log.find(group)?;
-        let mut hard_state = found.hard_state;
+        let mut hard_state = found.hard_state.clone();
         let mut this = GroupLog {
             group,
             hard_state: HardState::default(),
@@ -77,6 +77,12 @@ impl GroupLog {
             batch.restart(group, applied, found.last_index)?;
             this.log.write(&mut batch, true)?;
             (this.begin, this.last) = (applied, applied);
+        } else if found.last_index > found.begin.index && this.log_diverges(&found, applied)? {
+            // The same, where the log held other entries than those that the rows came with.
+            let mut batch = Batch::default();
+            batch.restart(group, applied, found.last_index)?;
+            this.log.write(&mut batch, true)?;
+            (this.begin, this.last) = (applied, applied);
         } else if found.last_index > found.begin.index {
             let last = this.log.entries(group, found.last_index, found.last_index + 1, None)?;
             let last = last.first().ok_or_else(|| Error::corrupt(format!("group {group}: log entry {} is gone", found.last_index)))?;
@@ -88,6 +94,15 @@ impl GroupLog {
         }
         this.hard_state = hard_state;
         Ok(this)
+    }
+
+    /// Whether the entry that the rows end with is another one in the log.
+    fn log_diverges(&self, found: &log::Found, applied: Position) -> Result<bool> {
+        if applied.index == found.begin.index {
+            return Ok(applied.term != found.begin.term);
+        }
+        let entries = self.log.entries(self.group, applied.index, applied.index + 1, None)?;
+        Ok(entries.first().is_none_or(|e| e.term != applied.term))
     }
 
     pub fn begin(&self) -> Position {
