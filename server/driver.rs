@@ -117,8 +117,10 @@ impl Handle {
     pub async fn request(&self, group: GroupId, body: Body, wait: Duration) -> Result<Reply> {
         let (reply, answer) = oneshot::channel();
         let deadline = self.clock.now() + wait.min(limits::REQUEST_DEADLINE_MAX);
+        let changes = matches!(body, Body::Propose(_));
         self.order(Order::Request { group, body, deadline, reply })?;
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        let unknown = "this node stops; the write may have its effect, retry it with the same request id at another node";
+        answer.await.unwrap_or_else(|_| Err(if changes { Error::unknown(unknown) } else { stopping() }))
     }
 
     /// Looks at the engine from outside. A linearizable look sees all that was acknowledged in the meta group before.

@@ -113,7 +113,9 @@ pub const RESET_STREAMS_MAX: usize = 100;
 /// A caller's deadline is kept this much early at the most, so that the answer says why there is none.
 pub const DEADLINE_EARLY_MAX: Duration = Duration::from_millis(200);
 /// How long streams may go on once a node is asked to stop.
-pub const STOP_GRACE: Duration = Duration::from_secs(3);
+pub const STOP_GRACE: Duration = Duration::from_secs(1);
+/// How long a node that is asked to stop tries to hand its leadership over.
+pub const RESIGN: Duration = Duration::from_secs(1);
 /// A connection that is silent is asked whether it lives, and given up without an answer.
 pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
 pub const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);

@@ -1,6 +1,6 @@
 //! `devicedb`: `start` runs a node; `cluster ...` are the commands of the guide, for those who know them from the program that this one replaces.
 
-use std::{env, ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{env, ffi::OsString, io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use devicedb::{
@@ -119,7 +119,7 @@ fn run(options: Options, log: &str, json: bool) -> ExitCode {
         Ok(filter) => filter,
         Err(e) => return fail(&Error::invalid(format!("log level {log:?}: {e}"))),
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     if json {
         lines.json().init()
     } else {
@@ -152,7 +152,7 @@ async fn serve(options: Options) -> Result<()> {
     };
     match failed {
         Some(e) => {
-            tracing::error!(error = %e, "the node stops: it cannot go on without its disk");
+            tracing::error!(error = %e, "the node stops: its engine has ended");
             // The reason is known already.
             let _ = node.stop().await;
             Err(e)

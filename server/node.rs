@@ -16,7 +16,7 @@ use crate::{
     clock::{Chance, Clock},
     cluster::Node as NodeEntry,
     driver::{self, Driver, Handle, Outlets},
-    engine::{Engine, News},
+    engine::{Engine, Input, News},
     entry::Identity,
     error::{Error, Result},
     http::{self, Pages},
@@ -60,6 +60,7 @@ pub struct Node {
     pub address: String,
     pub id: NodeId,
     driver: Driver,
+    handle: Handle,
     failed: oneshot::Receiver<Error>,
     peers: Peers,
     stop_server: watch::Sender<bool>,
@@ -72,9 +73,12 @@ impl Node {
     pub async fn start(options: Options) -> Result<Node> {
         if !options.listen.ip().is_loopback() && !options.insecure {
             return Err(Error::invalid(format!(
-                "{} can be reached from other machines, and nothing on it is encrypted or authenticated yet; listen on 127.0.0.1 or say --insecure",
+                "{} can be reached from other machines, and nothing on it is encrypted or authenticated yet; listen on 127.0.0.1, or use `devicedb start --insecure`",
                 options.listen
             )));
+        }
+        if options.listen.ip().is_unspecified() && options.advertise.is_none() {
+            return Err(Error::invalid(format!("{} is no address that other nodes can reach; say --advertise HOST:PORT", options.listen)));
         }
         let listener = TcpListener::bind(options.listen).await.map_err(|e| Error::unavailable(format!("cannot listen on {}: {e}", options.listen)))?;
         let listen = listener.local_addr().map_err(|e| Error::unavailable(format!("cannot listen on {}: {e}", options.listen)))?;
@@ -89,8 +93,22 @@ impl Node {
         (&mut self.failed).await.unwrap_or_else(|_| Error::unavailable("the engine has ended without a reason"))
     }
 
+    /// Hands leadership to others, for as long as `limits::RESIGN` at the most, so that nobody has to wait for an election.
+    async fn resign(&self) {
+        let resigned = async {
+            self.handle.input(Input::Resign)?;
+            while self.handle.look(false, limits::RESIGN, |s| s.led().any(|(_, m)| m.voters.len() > 1)).await? {
+                tokio::time::sleep(limits::PEER_RETRY_MIN).await;
+            }
+            Ok::<(), Error>(())
+        };
+        // Without a majority there is nobody to hand over to.
+        let _ = tokio::time::timeout(limits::RESIGN, resigned).await;
+    }
+
     /// Stops serving, then everything else. What was acknowledged is on disk long before.
     pub async fn stop(mut self) -> Result<()> {
+        self.resign().await;
         self.stop_server.send_replace(true);
         // Streams that do not end by themselves are cut off.
         let _ = tokio::time::timeout(limits::STOP_GRACE, &mut self.server).await;
@@ -269,7 +287,7 @@ async fn run(options: Options, listener: TcpListener, address: String, claim: Cl
     let doors = doors(&handle, &peers, &cluster, &parts, identity.node, identity.topology, Porter { clock, metrics }, &pages, spool, &mut tasks)?;
     let server = tokio::spawn(serve(listener, doors, stopped));
     tracing::info!(node = %identity.node, %address, version = env!("CARGO_PKG_VERSION"), "serving");
-    Ok(Node { address, id: identity.node, driver, failed, peers, stop_server, server, tasks, _claim: claim })
+    Ok(Node { address, id: identity.node, driver, handle, failed, peers, stop_server, server, tasks, _claim: claim })
 }
 
 /// Learns who is at an address that an operator gave, so that nodes find each other again after all addresses have changed.

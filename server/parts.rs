@@ -5,7 +5,7 @@
 //! sealed. What became of it is reported to the meta group until that takes it. A capture of a snapshot that is aborted gives its space back.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -62,6 +62,8 @@ struct Shared {
     clock: Clock,
     cluster: Cluster,
     captures: Mutex<BTreeMap<SnapshotId, Arc<Capture>>>,
+    /// Parts that are being accounted for.
+    reporting: Mutex<BTreeSet<SnapshotId>>,
     metrics: Arc<Metrics>,
 }
 
@@ -87,7 +89,8 @@ impl Parts {
             tracing::error!(error = %e, "the snapshot store cannot be used: this node's parts of snapshots fail until it can");
         }
         let (snapshot_store, shelf) = (snapshot_store.map(Path::to_owned), Mutex::new(shelf));
-        let shared = Shared { node, snapshot_store, shelf, identity, address, clock, cluster, captures: Mutex::default(), metrics };
+        let shared =
+            Shared { node, snapshot_store, shelf, identity, address, clock, cluster, captures: Mutex::default(), reporting: Mutex::default(), metrics };
         Parts { shared: Arc::new(shared) }
     }
 
@@ -166,6 +169,7 @@ impl Parts {
                 SnapshotNews::View { id, x, view, groups, .. } => self.begin(id, x, *view, groups),
                 SnapshotNews::Sealed { id } => self.decide(id, Outcome::Sealed),
                 SnapshotNews::Aborted { id } => self.decide(id, Outcome::Given),
+                SnapshotNews::Unreported { id } => self.account_for(id),
                 SnapshotNews::Deleted { id } => {
                     self.decide(id, Outcome::Given);
                     let this = self.clone();
@@ -176,6 +180,41 @@ impl Parts {
         for capture in self.captures().values() {
             capture.stop.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Says what became of a part that this process has not begun: it lies finished on the shelf, or it is missing for good.
+    fn account_for(&self, id: SnapshotId) {
+        if self.captures().contains_key(&id) || !self.reporting().insert(id) {
+            return;
+        }
+        let this = self.clone();
+        tokio::spawn(async move {
+            let looked = this.clone();
+            let part = tokio::task::spawn_blocking(move || looked.lying(id)).await.ok().flatten();
+            let part = part.unwrap_or_else(|| Part::missing(this.shared.node, "the node was away or restarted while the snapshot was taken"));
+            this.report(id, part).await;
+            this.reporting().remove(&id);
+        });
+    }
+
+    fn reporting(&self) -> std::sync::MutexGuard<'_, BTreeSet<SnapshotId>> {
+        self.shared.reporting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A finished part as it is to be reported; bytes that had to be written are not known any more.
+    fn lying(&self, id: SnapshotId) -> Option<Part> {
+        let info = self.finished(id)?;
+        let hold = self.shelf().ok()?.hold(id).ok()?;
+        let download_bytes = Plan::of(hold.manifest(), hold.text().len() as u64).total_bytes();
+        Some(Part {
+            status: Status::Completed,
+            groups: info.groups.iter().copied().chain(hold.manifest().meta.iter().map(|_| GroupId::META)).collect(),
+            rows: info.rows,
+            bytes: info.bytes,
+            download_bytes,
+            manifest_digest: Some(info.digest.0),
+            ..Part::processing(self.shared.node)
+        })
     }
 
     fn decide(&self, id: SnapshotId, outcome: Outcome) {

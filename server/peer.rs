@@ -430,7 +430,15 @@ async fn stream(shared: &Shared, node: NodeId, address: &str, messages: &mut mps
                 handle.input(Input::Adopt(lineage))?;
             }
         }
-        Verdict::Welcome | Verdict::Newcomer => {}
+        // The other side may be a store that was restored a second time: it is told nothing before that is ruled out.
+        Verdict::Newcomer => {
+            let handle = shared.handle.get().ok_or_else(|| Error::unavailable("this node is starting"))?;
+            let lineage = shared.me.identity.borrow().lineage;
+            if let Verdict::Refuse(why) = newcomer(handle, node, lineage).await {
+                return Err(Error::conflict(why));
+            }
+        }
+        Verdict::Welcome => {}
     }
     *lock(refusal) = None;
     tracing::debug!(%node, %address, "stream to a node is open");
@@ -488,10 +496,7 @@ pub async fn listen(peers: Peers, handle: Handle, mut stream: Streaming<DeliverR
         }
         return;
     }
-    if let Ok(Verdict::Adopt(lineage)) = verdict {
-        // The other side says hello again when its stream breaks; then it is tried again.
-        let _ = handle.input(Input::Adopt(lineage));
-    }
+    // A lineage is adopted only from whoever has accepted this node's own hello: others may not know yet that they have met it before.
     peers.learn(node, &hello.address);
     while let Some(Ok(request)) = stream.next().await {
         for message in request.messages {

@@ -182,16 +182,6 @@ impl Snapshot {
         true
     }
 
-    /// What nobody can tell after a restore: how the parts went on that were being written at the cut. Whether there were any.
-    pub fn lose_sight(&mut self) -> bool {
-        let mut any = false;
-        for part in self.parts.values_mut().filter(|p| !p.is_final()) {
-            *part = Part::missing(part.node, "not known since the restore: the cluster was captured before this part was reported");
-            any = true;
-        }
-        any
-    }
-
     /// Completed when sealed and every group, the meta group too, is in a completed part; failed when that cannot become true any more.
     pub fn overall(&self, topology: Topology) -> Overall {
         let copies = self.copies(topology);

@@ -184,7 +184,7 @@ impl State {
 
     /// What a cluster begins with that was restored from the snapshot during which this state was captured.
     ///
-    /// - The snapshot is sealed, or nobody could have restored it. What became of parts that were being written at the cut is not known.
+    /// - The snapshot is sealed, or nobody could have restored it. Parts that were being written at the cut are reported anew by their nodes, if they come.
     /// - Numbers go on from the largest one: all that the fence needs is that they grow, and records are kept by them.
     /// - The history has no name until the meta group's first leader gives it one.
     /// - Nodes, and sites that were half added or removed, are as they were. Nodes announce themselves, and the sites are finished.
@@ -193,7 +193,6 @@ impl State {
         let x = open.ok_or_else(|| Error::corrupt(format!("the meta group's rows were not captured by snapshot {snapshot}: it is not open in them")))?;
         for record in self.snapshots.values_mut() {
             record.seal();
-            record.lose_sight();
         }
         self.settings = Settings { lineage: Lineage::PENDING, restored_from: Some(snapshot), begun: x, resolved: x, ..self.settings };
         Ok(self)

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Engine, Host, News, apply::nobodys, message, requests::For};
+use super::{Engine, Host, News, apply::nobodys, message};
 use crate::{
     cluster::{
         self, Command,
@@ -48,6 +48,10 @@ pub enum SnapshotNews {
     Deleted {
         id: SnapshotId,
     },
+    /// The cluster waits for this node's part, and no capture of it is under way. Told again until the cluster knows.
+    Unreported {
+        id: SnapshotId,
+    },
 }
 
 impl std::fmt::Debug for SnapshotNews {
@@ -57,6 +61,7 @@ impl std::fmt::Debug for SnapshotNews {
             SnapshotNews::Sealed { id } => write!(f, "Sealed({id})"),
             SnapshotNews::Aborted { id } => write!(f, "Aborted({id})"),
             SnapshotNews::Deleted { id } => write!(f, "Deleted({id})"),
+            SnapshotNews::Unreported { id } => write!(f, "Unreported({id})"),
         }
     }
 }
@@ -329,22 +334,20 @@ impl Engine {
         if !self.ticks.is_multiple_of(limits::PART_TICKS) {
             return Ok(());
         }
-        self.report_own_losses(host)?;
+        self.report_own_losses(host);
         self.watch_nodes();
         Ok(())
     }
 
-    /// Parts that this node began and cannot finish: it was restarted, or came too late.
-    fn report_own_losses(&mut self, host: &mut dyn Host) -> Result<()> {
+    /// Parts that the cluster waits for and this process has not begun: it was restarted, came too late, or comes from a restore.
+    fn report_own_losses(&self, host: &mut dyn Host) {
         let me = self.me();
         let mine = |p: &BTreeMap<NodeId, Part>| p.get(&me).is_some_and(|p| p.status == Status::Processing);
         let recent = self.meta.snapshots().values().rev().take(limits::PARTS_WATCHED).filter(|s| mine(&s.parts) && !s.is_open());
         let lost = recent.filter(|s| !self.marks.handed_over.contains_key(&s.x) && !self.marks.captures.contains_key(&s.x)).map(|s| s.id);
         for id in lost.collect::<Vec<_>>() {
-            let part = Part::missing(me, "the node was away or restarted while the snapshot was taken");
-            self.ask(GroupId::META, Command::ReportPart { id, part }, For::Nobody, host)?;
+            host.tell(News::Snapshot(Box::new(SnapshotNews::Unreported { id })));
         }
-        Ok(())
     }
 
     /// The meta leader gives up parts of nodes that have been away for too long.

@@ -64,7 +64,8 @@ impl Engine {
     pub(super) fn tend_group(&mut self, id: GroupId) {
         let (me, now) = (self.me(), self.now);
         let wanted = self.meta.wanted(id);
-        let Some(group) = self.groups.get_mut(&id).filter(|g| g.knows_all() && !wanted.voters.is_empty()) else { return };
+        let resigning = self.resigning;
+        let Some(group) = self.groups.get_mut(&id).filter(|g| g.knows_all() && !wanted.voters.is_empty() && !resigning) else { return };
         watch_snapshots(group, now);
         if group.raw.raft.has_pending_conf() {
             return;
@@ -76,6 +77,21 @@ impl Engine {
         if let Some(step) = walk::next_step(group.members(), &wanted, me, &caught_up, &may_be_alive) {
             take_step(group, step, now);
             self.awake.insert(id);
+        }
+    }
+
+    /// Offers every group that this node leads to the voter that knows most, and takes none back: the node is about to stop.
+    pub(super) fn resign(&mut self) {
+        self.resigning = true;
+        let (me, now) = (self.me(), self.now);
+        for group in self.groups.values_mut().filter(|g| g.leads()) {
+            let alive = group.alive();
+            let others = group.members().voters.iter().copied().filter(|n| *n != me && alive.contains(n));
+            if let Some(heir) = others.max_by_key(|n| group.matched(*n)) {
+                group.handed_over = Duration::ZERO;
+                hand_over(group, heir, now);
+                self.awake.insert(group.id);
+            }
         }
     }
 
@@ -215,7 +231,10 @@ impl Engine {
         let state = self.meta.sites().site(&site);
         match (answer, state) {
             // At the next tick: a lone voter would commit step after step within one round.
-            (Ok(Reply::SiteDropped { more: true }), _) => return Ok(self.site_again.push(site)),
+            (Ok(Reply::SiteDropped { more: true }), _) => {
+                self.site_again.push(site);
+                return Ok(());
+            }
             (Ok(Reply::SiteDropped { more: false } | Reply::Done { .. }), Some(SiteState::Removing)) => {
                 self.ask(GroupId::META, cluster::Command::SiteRemoved(site.clone()), For::Nobody, host)?;
             }

@@ -135,6 +135,8 @@ pub enum Input {
     Adopt(Lineage),
     /// Write everything to the store now.
     Checkpoint,
+    /// Hand leadership to others: the node is about to stop.
+    Resign,
 }
 
 /// See the module.
@@ -167,6 +169,8 @@ pub struct Engine {
     inbox: VecDeque<PeerMessage>,
     /// Until then votes are withheld: before the restart this node may have promised a leader not to vote.
     votes_from: Duration,
+    /// The node is about to stop and leads only until somebody else does.
+    resigning: bool,
     ticks: u64,
 }
 
@@ -217,6 +221,7 @@ impl Engine {
             awake,
             inbox: VecDeque::new(),
             votes_from,
+            resigning: false,
             ticks: 0,
         };
         engine.stand_where_alone();
@@ -289,6 +294,7 @@ impl Engine {
             Input::RowsSent { to, group, announced } => self.on_rows_sent(to, group, announced),
             Input::Adopt(lineage) => self.adopt(lineage, host)?,
             Input::Checkpoint => self.checkpoints.wanted = true,
+            Input::Resign => self.resign(),
         }
         Ok(())
     }
