@@ -1,0 +1,193 @@
+//! The way of a request to the leader of its group, and of the answer back.
+//!
+//! A request is routed when it comes, when leadership changes, and when it was not answered. A node that leads takes it into the group's queue; any other
+//! sends it on, or says who it believes leads. A copy that is refused speaks for itself only: where an earlier one may still have its effect, the request
+//! is tried again until its deadline.
+
+use std::time::Duration;
+
+use super::{
+    Engine, Host,
+    group::{self, Asker, Waiting},
+    message,
+    requests::{Body, For, Request},
+};
+use crate::{
+    data::Reply,
+    entry::Command,
+    error::{Error, Kind, Result},
+    ids::{GroupId, NodeId},
+    limits,
+    proto::internal::v1::{self as internal, peer_message},
+    wire,
+};
+
+impl Engine {
+    pub(super) fn on_request(&mut self, for_whom: For, group: GroupId, body: Body, deadline: Duration, host: &mut dyn Host) -> Result<()> {
+        let number = self.requests.add(Request { for_whom, group, body, deadline, sent: None, exposed: false, sendings: 0 });
+        self.route(number, host)
+    }
+
+    /// Asks the cluster for something on the engine's own behalf. It is asked again later if it is still wanted, so nobody waits for the answer.
+    pub(super) fn ask(&mut self, group: GroupId, command: impl Into<Command>, for_whom: For, host: &mut dyn Host) -> Result<()> {
+        let deadline = self.now + limits::REQUEST_DEADLINE;
+        self.on_request(for_whom, group, Body::Propose(command.into()), deadline, host)
+    }
+
+    /// Hands a request to whoever is believed to lead its group.
+    pub(super) fn route(&mut self, number: u64, host: &mut dyn Host) -> Result<()> {
+        let Some(request) = self.requests.open.get_mut(&number) else { return Ok(()) };
+        let (id, me) = (request.group, self.identity.node);
+        request.sendings += 1;
+        let local = self.groups.get_mut(&id);
+        if let (Body::Read { query, stale: true }, Some(group)) = (&request.body, &local)
+            && group.has_replica()
+        {
+            let (query, asker) = (query.clone(), Asker::Mine(number));
+            return self.answer_read(id, asker, &query, host);
+        }
+        if let Some(group) = local.filter(|g| g.leads()) {
+            request.sent = Some((me, self.now));
+            let (asker, deadline) = (Asker::Mine(number), request.deadline);
+            match request.body.clone() {
+                Body::Propose(command) => {
+                    if group.queue.len() >= limits::WAITING_REQUESTS_MAX {
+                        let full = Error::exhausted(format!("{} writes already wait in group {id}; slow down", group.queue.len()));
+                        return self.finish(asker, id, Reply::Refused(full), host);
+                    }
+                    request.exposed = true;
+                    group.queue.push_back(Waiting { asker, command, deadline });
+                }
+                Body::Read { query, .. } => group.reads.push(group::Read { asker, query, deadline }),
+            }
+            self.awake.insert(id);
+            return Ok(());
+        }
+        let unanswered = request.sent.map(|(to, _)| to);
+        if unanswered.is_some() && self.hints.get(&id).copied() == unanswered {
+            self.hints.remove(&id);
+        }
+        let replicas = self.meta.assignments().get(&id).map_or(&[][..], Vec::as_slice);
+        let follows = replicas.contains(&me) && self.groups.get(&id).is_some_and(|g| g.has_replica());
+        // A replica hears itself who leads. Others ask those that should hold the group, one after the other, until somebody knows.
+        let target = if follows {
+            self.groups.get(&id).and_then(|g| g.leader)
+        } else {
+            let next = || replicas.get(request.sendings as usize % replicas.len().max(1)).copied();
+            self.hints.get(&id).copied().or_else(next)
+        };
+        let target = target.filter(|n| *n != me);
+        request.sent = target.map(|to| (to, self.now));
+        if let Some(to) = target {
+            request.exposed |= matches!(request.body, Body::Propose(_));
+            let deadline_ms = request.deadline.saturating_sub(self.now).as_millis().min(u128::from(u32::MAX)) as u32;
+            let asked = match &request.body {
+                Body::Propose(command) => internal::forward::Request::Command(wire::command(command)),
+                Body::Read { query, stale } => internal::forward::Request::Query(wire::query(query, *stale)),
+            };
+            let forward = internal::Forward { id: number, deadline_ms, request: Some(asked) };
+            host.send(to, message(id, peer_message::Body::Forward(forward)));
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_forward(&mut self, from: NodeId, id: GroupId, forward: internal::Forward, host: &mut dyn Host) -> Result<()> {
+        let deadline = self.now + Duration::from_millis(u64::from(forward.deadline_ms)).min(limits::REQUEST_DEADLINE_MAX);
+        let asker = Asker::Theirs(from, forward.id);
+        let leads = self.groups.get(&id).is_some_and(|g| g.leads());
+        match forward.request {
+            Some(internal::forward::Request::Command(command)) if leads => {
+                let command = match wire::parse_command(command) {
+                    Ok(command) => command,
+                    Err(e) => return self.finish(asker, id, Reply::Refused(e), host),
+                };
+                let group = self.groups.get_mut(&id).expect("it leads, so it is there");
+                if group.queue.len() >= limits::WAITING_REQUESTS_MAX {
+                    let full = Error::exhausted(format!("{} writes already wait in group {id}; slow down", group.queue.len()));
+                    return self.finish(asker, id, Reply::Refused(full), host);
+                }
+                group.queue.push_back(Waiting { asker, command, deadline });
+                self.awake.insert(id);
+            }
+            Some(internal::forward::Request::Query(query)) => {
+                let (query, stale) = match wire::parse_query(query) {
+                    Ok(parsed) => parsed,
+                    Err(e) => return self.finish(asker, id, Reply::Refused(e), host),
+                };
+                if leads && !stale {
+                    let group = self.groups.get_mut(&id).expect("it leads, so it is there");
+                    group.reads.push(group::Read { asker, query, deadline });
+                    self.awake.insert(id);
+                } else if stale && self.groups.get(&id).is_some_and(|g| g.has_replica()) {
+                    self.answer_read(id, asker, &query, host)?;
+                } else {
+                    self.decline(from, forward.id, id, host);
+                }
+            }
+            _ => self.decline(from, forward.id, id, host),
+        }
+        Ok(())
+    }
+
+    /// Tells a node that this one does not lead, and who does as far as it knows.
+    pub(super) fn decline(&mut self, to: NodeId, forward: u64, id: GroupId, host: &mut dyn Host) {
+        let leader = self.groups.get(&id).and_then(|g| g.leader).or_else(|| self.hints.get(&id).copied()).filter(|l| *l != self.me());
+        let reply = internal::ForwardReply { id: forward, leader: leader.map_or(0, |l| l.0), reply: None };
+        host.send(to, message(id, peer_message::Body::ForwardReply(reply)));
+    }
+
+    pub(super) fn on_forward_reply(&mut self, from: NodeId, id: GroupId, reply: internal::ForwardReply, host: &mut dyn Host) -> Result<()> {
+        if let Some(answer) = reply.reply {
+            self.hints.insert(id, from);
+            let answer = wire::parse_reply(answer).unwrap_or_else(Reply::Refused);
+            return self.finish(Asker::Mine(reply.id), id, answer, host);
+        }
+        match NodeId(reply.leader) {
+            NodeId(0) => self.hints.remove(&id),
+            leader => self.hints.insert(id, leader),
+        };
+        if let Some(request) = self.requests.open.get_mut(&reply.id)
+            && request.sent.is_some_and(|(to, _)| to == from)
+        {
+            // A node that has just lost leadership may still point at itself through others: go on at the next tick, or at once to somebody new.
+            request.sent = None;
+            if reply.leader != 0 && NodeId(reply.leader) != from {
+                self.route(reply.id, host)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives an answer to whoever asked.
+    pub(super) fn finish(&mut self, asker: Asker, id: GroupId, reply: Reply, host: &mut dyn Host) -> Result<()> {
+        match asker {
+            Asker::Nobody => {}
+            Asker::Mine(number) => {
+                let earlier_copy = self.requests.open.get_mut(&number).filter(|r| r.exposed && r.sendings > 1);
+                if let (Some(request), Reply::Refused(Error { kind: Kind::Exhausted | Kind::Unavailable, .. })) = (earlier_copy, &reply) {
+                    // This copy had no effect; an earlier one may still have. It is tried again until its deadline.
+                    request.sent = None;
+                    return Ok(());
+                }
+                if let Some(request) = self.requests.open.remove(&number) {
+                    let answer = if let Reply::Refused(e) = reply { Err(e) } else { Ok(reply) };
+                    self.deliver(&request.for_whom, answer, host)?;
+                }
+            }
+            Asker::Theirs(node, forward) => {
+                let reply = internal::ForwardReply { id: forward, leader: self.me().0, reply: Some(wire::reply(&reply)) };
+                host.send(node, message(id, peer_message::Body::ForwardReply(reply)));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn deliver(&mut self, for_whom: &For, answer: Result<Reply>, host: &mut dyn Host) -> Result<()> {
+        match for_whom {
+            For::Caller(token) => host.answer(*token, answer),
+            For::Site(site) => self.on_site_step(site.clone(), answer, host)?,
+            For::Nobody => {}
+        }
+        Ok(())
+    }
+}
