@@ -23,15 +23,15 @@ const RETRY: Duration = Duration::from_millis(20);
 const COUNTER: &str = "counter";
 
 /// Three sites in three groups, and a writer that counts through them.
-struct Column {
-    sites: [String; 3],
+pub struct Column {
+    pub sites: [String; 3],
     /// The last number that C acknowledged.
     acknowledged: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
 impl Column {
-    fn start(clients: Vec<Client>, sites: [String; 3], from: u64) -> Column {
+    pub fn start(clients: Vec<Client>, sites: [String; 3], from: u64) -> Column {
         let acknowledged = Arc::new(AtomicU64::new(from));
         let (count, to) = (acknowledged.clone(), sites.clone());
         let clients: Vec<_> = clients.into_iter().map(|client| client.with_deadline(CALL)).collect();
@@ -52,11 +52,11 @@ impl Column {
         Column { sites, acknowledged, task }
     }
 
-    fn acknowledged(&self) -> u64 {
+    pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
     }
 
-    async fn goes_on(&self, more: u64) {
+    pub async fn goes_on(&self, more: u64) {
         let goal = self.acknowledged() + more;
         eventually("the counters go on", SOON, async || match self.acknowledged() {
             count if count >= goal => Ok(()),
@@ -73,7 +73,7 @@ impl Column {
 
 /// What may happen while the snapshot is taken.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub enum Fault {
     None,
     Kill(usize),
     Pause(usize),
@@ -86,7 +86,7 @@ async fn counter(client: &Client, site: &str) -> u64 {
 }
 
 /// Names of sites that lie in groups of their own.
-fn columns(topology: Topology) -> Vec<[String; 3]> {
+pub fn columns(topology: Topology) -> Vec<[String; 3]> {
     let mut number = 0;
     let mut next = |group: u32| loop {
         number += 1;

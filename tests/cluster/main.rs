@@ -3,6 +3,7 @@
 mod harness;
 
 mod cut;
+mod cuts;
 mod durability;
 mod guide;
 mod parts;
