@@ -5,7 +5,7 @@
 use crate::{
     cluster::{self, state::Settings, walk::Membership},
     data,
-    ids::{ClusterId, Lineage, NodeId, RequestId, SnapshotId, SnapshotSeq, Topology},
+    ids::{ClusterId, Lineage, NodeId, RequestId, SiteGeneration, SnapshotId, SnapshotSeq, Topology},
 };
 
 /// A place in a log.
@@ -100,6 +100,7 @@ impl Identity {
             restored_from: self.restored_from,
             begun: SnapshotSeq(0),
             resolved: SnapshotSeq(0),
+            site_generations: SiteGeneration(0),
         }
     }
 }

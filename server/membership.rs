@@ -11,7 +11,11 @@ use std::{
 
 use crate::{
     clock::Chance,
-    cluster::{self, Node, State, sites::Relay, walk::Membership},
+    cluster::{
+        self, Node, State,
+        sites::{Relay, Site, SiteState},
+        walk::Membership,
+    },
     data::{self, Reply},
     driver::Handle,
     engine::Body,
@@ -183,24 +187,35 @@ impl Cluster {
     /// Whether the site is new. When this returns, every node takes its writes.
     pub async fn add_site(&self, site: SiteId, wait: Duration) -> Result<bool> {
         let created = self.change(cluster::Command::AddSite(site.clone()), wait).await?;
-        self.site_data(&site, data::Command::AddSite { site: site.clone() }, wait).await?;
-        self.change(cluster::Command::SiteAdded(site), wait).await?;
+        let Some(Site { state: SiteState::Adding | SiteState::Present, generation }) = self.site(&site, wait).await? else {
+            return Err(Error::conflict(format!("site {:?} was removed meanwhile; try again when it is gone", site.as_str())));
+        };
+        self.site_data(&site, data::Command::AddSite { site: site.clone(), generation }, wait).await?;
+        self.change(cluster::Command::SiteAdded { site, generation }, wait).await?;
         Ok(created)
     }
 
-    /// When this returns, nothing of the site is left.
+    /// When this returns, nothing is left of the site as it was; somebody may have added it again.
     pub async fn remove_site(&self, site: SiteId, wait: Duration) -> Result<()> {
         let deadline = self.handle.clock.now() + wait;
         self.change(cluster::Command::RemoveSite(site.clone()), wait).await?;
+        let left = deadline.saturating_sub(self.handle.clock.now());
+        // The meta leader may have been quicker.
+        let Some(Site { state: SiteState::Removing, generation }) = self.site(&site, left).await? else { return Ok(()) };
         loop {
             let left = deadline.saturating_sub(self.handle.clock.now());
-            let drop = data::Command::DropSite { site: site.clone(), rows_max: limits::SITE_DROP_ROWS };
+            let drop = data::Command::DropSite { site: site.clone(), generation, rows_max: limits::SITE_DROP_ROWS };
             if !matches!(self.site_data(&site, drop, left).await?, Reply::SiteDropped { more: true }) {
                 break;
             }
         }
         let left = deadline.saturating_sub(self.handle.clock.now());
-        self.change(cluster::Command::SiteRemoved(site), left).await.map(|_| ())
+        self.change(cluster::Command::SiteRemoved { site, generation }, left).await.map(|_| ())
+    }
+
+    async fn site(&self, site: &SiteId, wait: Duration) -> Result<Option<Site>> {
+        let site = site.clone();
+        self.look(wait, move |state| state.sites().site(&site)).await
     }
 
     async fn site_data(&self, site: &SiteId, command: data::Command, wait: Duration) -> Result<Reply> {
@@ -211,7 +226,7 @@ impl Cluster {
         let topology = self.topology;
         self.look(wait, move |state| {
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-            let there = state.sites().sites().range((from, Bound::Unbounded)).filter(|(_, s)| **s == cluster::sites::SiteState::Present);
+            let there = state.sites().sites().range((from, Bound::Unbounded)).filter(|(_, s)| s.state == SiteState::Present);
             let view = |id: &SiteId| SiteView { id: id.clone(), partition: topology.partition_of(id), relays: state.sites().relay_count(id) as u32 };
             there.take(count).map(|(id, _)| view(id)).collect()
         })

@@ -9,7 +9,7 @@ use crate::{
         snapshots::{Part, Snapshot},
     },
     error::{Error, Result},
-    ids::{GroupId, Lineage, NodeId, RelayId, SiteId, SnapshotId, SnapshotSeq},
+    ids::{GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq},
     limits,
 };
 
@@ -35,12 +35,12 @@ pub enum Command {
     AnnounceNode(Node),
     /// A site shall be.
     AddSite(SiteId),
-    /// The site's group takes writes.
-    SiteAdded(SiteId),
+    /// The site's group takes writes of this life of it.
+    SiteAdded { site: SiteId, generation: SiteGeneration },
     /// A site shall be no more.
     RemoveSite(SiteId),
-    /// The site's data is gone.
-    SiteRemoved(SiteId),
+    /// The data of this life of the site is gone.
+    SiteRemoved { site: SiteId, generation: SiteGeneration },
     /// A relay is registered; one that exists is left as it is.
     AddRelay(Relay),
     /// A relay is no more.
@@ -130,7 +130,7 @@ impl Command {
     /// - `EstablishLineage`: no snapshot can begin before it.
     pub fn is_user(&self) -> bool {
         match self {
-            Command::AddSite(_) | Command::SiteAdded(_) | Command::RemoveSite(_) | Command::SiteRemoved(_) => true,
+            Command::AddSite(_) | Command::SiteAdded { .. } | Command::RemoveSite(_) | Command::SiteRemoved { .. } => true,
             Command::AddRelay(_) | Command::RemoveRelay(_) | Command::MoveRelay(_) => true,
             Command::ReportPart { .. } | Command::DeleteSnapshot { .. } => true,
             Command::BeginSnapshot { .. } | Command::SealSnapshot { .. } | Command::AbortSnapshot { .. } => false,

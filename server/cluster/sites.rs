@@ -1,7 +1,8 @@
 //! Sites and relays, with the indexes that keep every change cheap in a cluster of a million sites.
 //!
 //! A site comes and goes in two steps, because its group has to begin or stop taking its writes in between: `Adding`, then `Present`, then `Removing`,
-//! then gone. Whoever asked drives the steps; what a crash left half done is found by `unfinished`.
+//! then gone. Whoever asked drives the steps; what a crash left half done is found by `unfinished`. A step names the life of the site that it means, by its
+//! generation, so that one that comes late does nothing to a site that was removed and added again.
 //!
 //! Relies on nothing but ids. Does not know the data of a site, nor which group holds it.
 //!
@@ -12,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     error::{Error, Result},
-    ids::{RelayId, SiteId},
+    ids::{RelayId, SiteGeneration, SiteId},
     limits,
 };
 
@@ -26,6 +27,13 @@ pub enum SiteState {
     Removing,
 }
 
+/// A site in one of its lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    pub state: SiteState,
+    pub generation: SiteGeneration,
+}
+
 /// An edge gateway and the site it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relay {
@@ -36,7 +44,7 @@ pub struct Relay {
 /// All sites and relays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sites {
-    sites: BTreeMap<SiteId, SiteState>,
+    sites: BTreeMap<SiteId, Site>,
     unfinished: BTreeSet<SiteId>,
     relays: BTreeMap<RelayId, Option<SiteId>>,
     relays_of: BTreeMap<SiteId, BTreeSet<RelayId>>,
@@ -44,9 +52,9 @@ pub struct Sites {
 
 impl Sites {
     /// Rows that contradict each other are `Corrupt`.
-    pub fn from_rows(sites: impl IntoIterator<Item = (SiteId, SiteState)>, relays: impl IntoIterator<Item = Relay>) -> Result<Sites> {
+    pub fn from_rows(sites: impl IntoIterator<Item = (SiteId, Site)>, relays: impl IntoIterator<Item = Relay>) -> Result<Sites> {
         let mut all = Sites { sites: sites.into_iter().collect(), ..Sites::default() };
-        all.unfinished = all.sites.iter().filter(|(_, state)| **state != SiteState::Present).map(|(site, _)| site.clone()).collect();
+        all.unfinished = all.sites.iter().filter(|(_, s)| s.state != SiteState::Present).map(|(site, _)| site.clone()).collect();
         for relay in relays {
             if let Some(site) = relay.site.as_ref().filter(|site| !all.takes_relays(site)) {
                 return Err(Error::corrupt(format!("relay {} belongs to site {site}, which is not there", relay.id)));
@@ -56,11 +64,11 @@ impl Sites {
         Ok(all)
     }
 
-    pub fn site(&self, site: &SiteId) -> Option<SiteState> {
+    pub fn site(&self, site: &SiteId) -> Option<Site> {
         self.sites.get(site).copied()
     }
     /// By id; pages are ranges of it.
-    pub fn sites(&self) -> &BTreeMap<SiteId, SiteState> {
+    pub fn sites(&self) -> &BTreeMap<SiteId, Site> {
         &self.sites
     }
     pub fn relay(&self, relay: &RelayId) -> Option<Relay> {
@@ -78,25 +86,25 @@ impl Sites {
         self.relays_of.get(site).map_or(0, BTreeSet::len)
     }
     /// Sites that are half added or half removed, at most `limit` of them, by id.
-    pub fn unfinished(&self, limit: usize) -> Vec<(SiteId, SiteState)> {
+    pub fn unfinished(&self, limit: usize) -> Vec<(SiteId, Site)> {
         self.unfinished.iter().take(limit).map(|site| (site.clone(), self.sites[site])).collect()
     }
 
-    /// Whether it is new.
-    pub fn add_site(&mut self, site: &SiteId) -> Result<bool> {
-        match self.site(site) {
-            None => self.set(site, SiteState::Adding),
+    /// Whether it is new, and lives under this generation from now on. It must be greater than all before.
+    pub fn add_site(&mut self, site: &SiteId, generation: SiteGeneration) -> Result<bool> {
+        match self.state(site) {
+            None => self.set(site, Site { state: SiteState::Adding, generation }),
             Some(SiteState::Adding | SiteState::Present) => return Ok(false),
             Some(SiteState::Removing) => return Err(Error::conflict(format!("site {site} is being removed; try again when it is gone"))),
         }
         Ok(true)
     }
 
-    /// Its group takes its writes. Whether that is news.
-    pub fn site_added(&mut self, site: &SiteId) -> bool {
-        let news = self.site(site) == Some(SiteState::Adding);
+    /// Its group takes its writes. Whether that is news; another life of the site stays as it is.
+    pub fn site_added(&mut self, site: &SiteId, generation: SiteGeneration) -> bool {
+        let news = self.site(site) == Some(Site { state: SiteState::Adding, generation });
         if news {
-            self.set(site, SiteState::Present);
+            self.set(site, Site { state: SiteState::Present, generation });
         }
         news
     }
@@ -105,8 +113,8 @@ impl Sites {
     pub fn remove_site(&mut self, site: &SiteId) -> Result<Option<BTreeSet<RelayId>>> {
         match self.site(site) {
             None => return Err(no_site(site)),
-            Some(SiteState::Removing) => return Ok(None),
-            Some(SiteState::Adding | SiteState::Present) => self.set(site, SiteState::Removing),
+            Some(Site { state: SiteState::Removing, .. }) => return Ok(None),
+            Some(Site { generation, .. }) => self.set(site, Site { state: SiteState::Removing, generation }),
         }
         let relays = self.relays_of.remove(site).unwrap_or_default();
         for relay in &relays {
@@ -115,9 +123,9 @@ impl Sites {
         Ok(Some(relays))
     }
 
-    /// Its data is gone, and so is it. Whether that is news; a site that is not being removed stays.
-    pub fn site_removed(&mut self, site: &SiteId) -> bool {
-        let news = self.site(site) == Some(SiteState::Removing);
+    /// Its data is gone, and so is it. Whether that is news; a site that is not being removed stays, and so does another life of it.
+    pub fn site_removed(&mut self, site: &SiteId, generation: SiteGeneration) -> bool {
+        let news = self.site(site) == Some(Site { state: SiteState::Removing, generation });
         if news {
             self.sites.remove(site);
             self.unfinished.remove(site);
@@ -153,9 +161,13 @@ impl Sites {
         Ok(true)
     }
 
-    fn set(&mut self, site: &SiteId, state: SiteState) {
-        self.sites.insert(site.clone(), state);
-        if state == SiteState::Present {
+    fn state(&self, site: &SiteId) -> Option<SiteState> {
+        self.site(site).map(|s| s.state)
+    }
+
+    fn set(&mut self, site: &SiteId, now: Site) {
+        self.sites.insert(site.clone(), now);
+        if now.state == SiteState::Present {
             self.unfinished.remove(site);
         } else {
             self.unfinished.insert(site.clone());
@@ -163,7 +175,7 @@ impl Sites {
     }
 
     fn takes_relays(&self, site: &SiteId) -> bool {
-        matches!(self.site(site), Some(SiteState::Adding | SiteState::Present))
+        matches!(self.state(site), Some(SiteState::Adding | SiteState::Present))
     }
 
     fn check_room(&self, site: Option<&SiteId>) -> Result<()> {
@@ -219,15 +231,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_indexes_are_what_the_rows_say(steps in prop::collection::vec((0..7u8, 0..4u8, 0..6u8, any::<bool>()), 1..80)) {
+        fn the_indexes_are_what_the_rows_say(steps in prop::collection::vec((0..7u8, 0..4u8, 0..6u8, any::<bool>(), 0..4u64), 1..80)) {
             let mut sites = Sites::default();
-            for (what, s, r, to_site) in steps {
-                let relay = relay(r, to_site.then_some(s));
+            for (what, s, r, to_site, generation) in steps {
+                let (relay, generation) = (relay(r, to_site.then_some(s)), SiteGeneration(generation));
                 match what {
-                    0 => drop(sites.add_site(&site(s))),
-                    1 => drop(sites.site_added(&site(s))),
+                    0 => drop(sites.add_site(&site(s), generation)),
+                    1 => drop(sites.site_added(&site(s), generation)),
                     2 => drop(sites.remove_site(&site(s))),
-                    3 => drop(sites.site_removed(&site(s))),
+                    3 => drop(sites.site_removed(&site(s), generation)),
                     4 => drop(sites.add_relay(&relay)),
                     5 => drop(sites.remove_relay(&relay.id)),
                     _ => drop(sites.move_relay(&relay)),
@@ -241,7 +253,7 @@ mod tests {
     #[test]
     fn a_site_takes_only_so_many_relays() {
         let mut sites = Sites::default();
-        sites.add_site(&site(0)).unwrap();
+        sites.add_site(&site(0), SiteGeneration(1)).unwrap();
         for n in 0..limits::SITE_RELAYS_MAX {
             sites.attach(RelayId::new(format!("r{n}")).unwrap(), Some(site(0)));
         }

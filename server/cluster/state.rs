@@ -16,12 +16,12 @@ use crate::{
     cluster::{
         command::{Applied, Changed, Command, Event, Node, Outcome},
         placement::{self, Assignments},
-        sites::{Relay, SiteState, Sites},
+        sites::{Relay, Site, Sites},
         snapshots::{Overall, Part, Snapshot},
         walk::Wanted,
     },
     error::{Error, Result},
-    ids::{ClusterId, GroupId, Lineage, NodeId, RelayId, SiteId, SnapshotId, SnapshotSeq, Topology},
+    ids::{ClusterId, GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq, Topology},
     limits,
 };
 
@@ -39,6 +39,8 @@ pub struct Settings {
     pub begun: SnapshotSeq,
     /// The newest snapshot number sealed or aborted.
     pub resolved: SnapshotSeq,
+    /// The newest life of any site: every site that is added draws the next one.
+    pub site_generations: SiteGeneration,
 }
 
 impl Settings {
@@ -47,7 +49,8 @@ impl Settings {
         if !(1..=limits::REPLICATION_FACTOR_MAX).contains(&replication_factor) {
             return Err(Error::invalid(format!("the replication factor must be 1 to {}, not {replication_factor}", limits::REPLICATION_FACTOR_MAX)));
         }
-        Ok(Settings { cluster, replication_factor, topology, lineage, restored_from: None, begun: SnapshotSeq(0), resolved: SnapshotSeq(0) })
+        let (none, site_generations) = (SnapshotSeq(0), SiteGeneration(0));
+        Ok(Settings { cluster, replication_factor, topology, lineage, restored_from: None, begun: none, resolved: none, site_generations })
     }
 }
 
@@ -56,7 +59,7 @@ impl Settings {
 pub struct Rows {
     pub settings: Settings,
     pub nodes: Vec<Node>,
-    pub sites: Vec<(SiteId, SiteState)>,
+    pub sites: Vec<(SiteId, Site)>,
     pub relays: Vec<Relay>,
     pub assignments: Vec<(GroupId, Vec<NodeId>)>,
     pub snapshots: Vec<Snapshot>,
@@ -120,7 +123,7 @@ impl State {
         &self.sites
     }
     /// Sites whose addition or removal somebody has begun, at most `limit` of them, by id.
-    pub fn unfinished_sites(&self, limit: usize) -> Vec<(SiteId, SiteState)> {
+    pub fn unfinished_sites(&self, limit: usize) -> Vec<(SiteId, Site)> {
         self.sites.unfinished(limit)
     }
     /// The data groups' and the meta group's. Of the meta group only the voters stand there.
@@ -159,14 +162,14 @@ impl State {
         let mut effects = Effects::default();
         let reply = match command {
             Command::AnnounceNode(node) => self.announce_node(node, &mut effects),
-            Command::AddSite(site) => self.sites.add_site(site).map(|news| effects.site(site, news)),
-            Command::SiteAdded(site) => {
-                let news = self.sites.site_added(site);
+            Command::AddSite(site) => self.add_site(site, &mut effects),
+            Command::SiteAdded { site, generation } => {
+                let news = self.sites.site_added(site, *generation);
                 Ok(effects.site(site, news))
             }
             Command::RemoveSite(site) => self.remove_site(site, &mut effects),
-            Command::SiteRemoved(site) => {
-                let news = self.sites.site_removed(site);
+            Command::SiteRemoved { site, generation } => {
+                let news = self.sites.site_removed(site, *generation);
                 Ok(effects.site(site, news))
             }
             Command::AddRelay(relay) => self.sites.add_relay(relay).map(|news| self.relay_reply(&relay.id, news, &mut effects)),
@@ -238,6 +241,16 @@ impl State {
         let mut new = placement::place(&capacities, old, self.settings.topology.group_ids(), self.settings.replication_factor);
         new.insert(GroupId::META, placement::meta_voters(&capacities, old.get(&GroupId::META).map_or(&[], Vec::as_slice)));
         new
+    }
+
+    fn add_site(&mut self, site: &SiteId, effects: &mut Effects) -> Result<Outcome> {
+        let generation = SiteGeneration(self.settings.site_generations.0 + 1);
+        let news = self.sites.add_site(site, generation)?;
+        if news {
+            self.settings.site_generations = generation;
+            effects.changed.push(Changed::Settings);
+        }
+        Ok(effects.site(site, news))
     }
 
     fn remove_site(&mut self, site: &SiteId, effects: &mut Effects) -> Result<Outcome> {
@@ -343,6 +356,10 @@ impl State {
         let expected: &[SnapshotSeq] = if begun > resolved { &[begun] } else { &[] };
         if resolved > begun || open != expected || self.snapshots.last_key_value().is_some_and(|(x, _)| *x > begun) {
             return Err(Error::corrupt(format!("the meta group's rows contradict each other: begun {begun}, resolved {resolved}, open {open:?}")));
+        }
+        let newest = self.settings.site_generations;
+        if let Some((site, _)) = self.sites.sites().iter().find(|(_, s)| s.generation > newest) {
+            return Err(Error::corrupt(format!("the meta group's rows contradict each other: site {site} is newer than the newest site, {newest}")));
         }
         if let Some(node) = self.assignments.values().flatten().find(|n| !self.nodes.contains_key(n)) {
             return Err(Error::corrupt(format!("the meta group's rows contradict each other: groups are assigned to node {node}, which is not there")));

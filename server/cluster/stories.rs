@@ -6,12 +6,12 @@ use uuid::Uuid;
 use crate::{
     cluster::{
         command::{Applied, Changed, Command, Event, Node, Outcome},
-        sites::Relay,
+        sites::{Relay, Site, SiteState},
         snapshots::{Part, Snapshot, Stage, Status},
         state::{Rows, Settings, State},
     },
     golden,
-    ids::{ClusterId, GroupId, Lineage, NodeId, RelayId, SiteId, SnapshotId, SnapshotSeq, Topology},
+    ids::{ClusterId, GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq, Topology},
     limits,
 };
 
@@ -50,9 +50,9 @@ fn command(words: &[&str]) -> Command {
         ["announce", id, address] => Command::AnnounceNode(node(number(id), address, true)),
         ["announce", id, address, "storeless"] => Command::AnnounceNode(node(number(id), address, false)),
         ["add-site", id] => Command::AddSite(site(id)),
-        ["site-added", id] => Command::SiteAdded(site(id)),
+        ["site-added", id, life] => Command::SiteAdded { site: site(id), generation: SiteGeneration(number(life)) },
         ["remove-site", id] => Command::RemoveSite(site(id)),
-        ["site-removed", id] => Command::SiteRemoved(site(id)),
+        ["site-removed", id, life] => Command::SiteRemoved { site: site(id), generation: SiteGeneration(number(life)) },
         ["add-relay", id, at] => Command::AddRelay(relay(id, at)),
         ["remove-relay", id] => Command::RemoveRelay(RelayId::new(id).unwrap()),
         ["move-relay", id, at] => Command::MoveRelay(relay(id, at)),
@@ -79,8 +79,8 @@ fn act(state: &mut State, line: &str) -> String {
     match words[..] {
         ["nodes"] => state.nodes().values().map(|n| format!("  {} at {}, store: {}\n", n.id, n.address, n.snapshot_store)).collect(),
         ["assignments"] => state.assignments().iter().map(|(g, nodes)| format!("  group {g}: {}\n", listed(nodes))).collect(),
-        ["sites"] => state.sites().sites().iter().map(|(s, how)| format!("  {s}: {how:?}, {} relays\n", state.sites().relay_count(s))).collect(),
-        ["unfinished"] => state.unfinished_sites(10).iter().map(|(s, how)| format!("  {s}: {how:?}\n")).collect(),
+        ["sites"] => state.sites().sites().iter().map(|(s, how)| format!("{}, {} relays\n", standing(s, how), state.sites().relay_count(s))).collect(),
+        ["unfinished"] => state.unfinished_sites(10).iter().map(|(s, how)| standing(s, how) + "\n").collect(),
         ["snapshots"] => state.snapshots().values().map(|s| shown(state, s)).collect(),
         ["restored", id] => match state.clone().restored(snapshot_id(number(id))) {
             Ok(restored) => {
@@ -91,6 +91,10 @@ fn act(state: &mut State, line: &str) -> String {
         },
         _ => told(state.apply(&command(&words))),
     }
+}
+
+fn standing(id: &SiteId, site: &Site) -> String {
+    format!("  {id}: {:?}, generation {}", site.state, site.generation)
 }
 
 fn listed(nodes: &[NodeId]) -> String {
@@ -138,9 +142,9 @@ fn a_command() -> impl Strategy<Value = Command> {
     let words = (0..16u32, 1..5u64, 0..3u64, 1..6u64).prop_map(|(what, n, s, x)| match what {
         0 | 1 => format!("announce {} node-{n}:{}", n + s, 8080 + x),
         2 => format!("add-site s{s}"),
-        3 => format!("site-added s{s}"),
+        3 => format!("site-added s{s} {x}"),
         4 => format!("remove-site s{s}"),
-        5 => format!("site-removed s{s}"),
+        5 => format!("site-removed s{s} {x}"),
         6 => format!("add-relay r{n} s{s}"),
         7 => format!("move-relay r{n} s{s}"),
         8 => format!("remove-relay r{n}"),
@@ -221,6 +225,20 @@ proptest! {
 }
 
 #[test]
+fn a_late_drop_does_not_touch_a_later_life_of_the_site() {
+    let mut state = founded(1);
+    let mut told = |line: &str| state.apply(&command(&line.split(' ').collect::<Vec<_>>())).reply.unwrap().changed();
+    assert!(["add-site s", "site-added s 1", "remove-site s", "site-removed s 1", "add-site s"].into_iter().all(&mut told));
+    assert!(!told("site-added s 1"));
+    assert!(told("site-added s 2") && told("remove-site s"));
+    assert!(!told("site-removed s 1"));
+    let removing = Site { state: SiteState::Removing, generation: SiteGeneration(2) };
+    assert_eq!(state.sites().site(&site("s")), Some(removing));
+    assert!(state.apply(&Command::SiteRemoved { site: site("s"), generation: SiteGeneration(2) }).reply.unwrap().changed());
+    assert_eq!(state.sites().site(&site("s")), None);
+}
+
+#[test]
 fn only_resolved_snapshots_are_forgotten_and_the_oldest_first() {
     let mut state = founded(1);
     let most = limits::SNAPSHOTS_REMEMBERED as u64;
@@ -238,7 +256,7 @@ fn only_resolved_snapshots_are_forgotten_and_the_oldest_first() {
 
 #[test]
 fn what_a_user_asks_for_is_fenced_and_what_opens_the_fence_is_not() {
-    let fenced = ["add-site s", "site-added s", "remove-site s", "site-removed s", "add-relay r s", "move-relay r s", "remove-relay r", "delete 1"];
+    let fenced = ["add-site s", "site-added s 1", "remove-site s", "site-removed s 1", "add-relay r s", "move-relay r s", "remove-relay r", "delete 1"];
     let free = ["begin 1", "seal 1", "abort 1 late", "announce 1 here:1", "establish 1"];
     let is_user = |line: &&str| command(&line.split(' ').collect::<Vec<_>>()).is_user();
     assert!(fenced.iter().all(is_user) && is_user(&"report 1 1 missing away"));
@@ -252,8 +270,10 @@ fn rows_that_contradict_each_other_are_refused() {
     let without_node = Rows { nodes: good.nodes[1..].to_vec(), ..good.clone() };
     let without_meta = Rows { assignments: good.assignments[..4].to_vec(), ..good.clone() };
     let begun = Rows { settings: Settings { begun: SnapshotSeq(1), ..good.settings.clone() }, ..good.clone() };
+    let unborn = Site { state: SiteState::Present, generation: SiteGeneration(1) };
+    let early_site = Rows { sites: vec![(site("s"), unborn)], ..good.clone() };
     let lost_site = Rows { relays: vec![relay("r", "nowhere")], ..good };
-    for rows in [without_node, without_meta, begun, lost_site] {
+    for rows in [without_node, without_meta, begun, early_site, lost_site] {
         assert_eq!(State::from_rows(rows).unwrap_err().kind, crate::error::Kind::Corrupt);
     }
 }

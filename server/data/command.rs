@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ids::{Lineage, SiteId},
+    ids::{Lineage, SiteGeneration, SiteId},
     limits,
 };
 
@@ -23,9 +23,9 @@ pub enum Command {
     /// Change keys of a site. The only command that a request id makes idempotent; the others are so by themselves.
     Write(Write),
     /// Begin to take writes of a site.
-    AddSite { site: SiteId },
-    /// Stop taking writes of a site and delete at most so many of its rows, at least one.
-    DropSite { site: SiteId, rows_max: u32 },
+    AddSite { site: SiteId, generation: SiteGeneration },
+    /// Stop taking writes of this life of a site and delete at most so many of its rows, at least one. Any other life stays.
+    DropSite { site: SiteId, generation: SiteGeneration, rows_max: u32 },
     /// Mint dots under this lineage from now on.
     SetLineage { lineage: Lineage },
 }

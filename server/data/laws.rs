@@ -11,7 +11,7 @@ use proptest::{collection::vec, option, prelude::*, sample::Index};
 use super::{memory::Memory, *};
 use crate::{
     error::Kind,
-    ids::{GroupId, Lineage, RequestId, SiteId, Topology},
+    ids::{GroupId, Lineage, RequestId, SiteGeneration, SiteId, Topology},
     limits,
 };
 
@@ -25,7 +25,7 @@ impl Group {
     fn found() -> Group {
         let state = State { lineage: Lineage(1), ..State::default() };
         let mut group = Group { machine: Machine::open(topology(), GroupId(0), state, []).unwrap(), rows: Memory::default(), slots: BTreeMap::new() };
-        group.apply(None, &Command::AddSite { site: shop() });
+        group.apply(None, &Command::AddSite { site: shop(), generation: SiteGeneration(1) });
         group
     }
 
@@ -382,11 +382,27 @@ fn a_request_is_forgotten_when_as_many_as_are_remembered_came_after_it() {
 }
 
 #[test]
+fn a_late_drop_does_not_touch_a_later_life_of_the_site() {
+    let mut group = Group::found();
+    let drop = |generation| Command::DropSite { site: shop(), generation: SiteGeneration(generation), rows_max: 100 };
+    let add = |generation| Command::AddSite { site: shop(), generation: SiteGeneration(generation) };
+    assert_eq!(group.apply(None, &drop(1)), Reply::SiteDropped { more: false });
+    assert_eq!(group.apply(None, &add(2)), Reply::Done { changed: true });
+    group.write(Bucket::Default, step(&key(0), value("second"), None)).unwrap();
+    let before = group.rows.rows.clone();
+    assert_eq!(group.apply(None, &drop(1)), Reply::Done { changed: false });
+    assert_eq!(group.apply(None, &add(1)), Reply::Done { changed: false });
+    assert_eq!(group.rows.rows, before);
+    assert_eq!(group.apply(None, &drop(2)), Reply::SiteDropped { more: false });
+    assert!(group.rows.rows.is_empty());
+}
+
+#[test]
 fn a_site_of_another_group_is_refused() {
     let topology = Topology::new(64, 64).unwrap();
     let home = topology.group_of_site(&shop());
     let mut machine = Machine::open(topology, GroupId((home.0 + 1) % 64), State { lineage: Lineage(1), ..State::default() }, []).unwrap();
-    let reply = machine.apply(None, &Command::AddSite { site: shop() }, &mut Memory::default()).unwrap();
+    let reply = machine.apply(None, &Command::AddSite { site: shop(), generation: SiteGeneration(1) }, &mut Memory::default()).unwrap();
     assert!(matches!(reply, Reply::Refused(e) if e.message.contains(&format!("lies in group {home}"))));
 }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ids::{GroupId, Lineage, PartitionId, RequestId, SiteId, Topology},
+    ids::{GroupId, Lineage, PartitionId, RequestId, SiteGeneration, SiteId, Topology},
 };
 
 /// The part of a group's state that stands in no row.
@@ -72,8 +72,8 @@ impl Machine {
     pub fn apply(&mut self, request: Option<RequestId>, command: &Command, rows: &mut impl Rows) -> Result<Reply> {
         match command {
             Command::Write(write) => self.at_site(write.site(), |machine, at| machine.write(request, write, at, rows)),
-            Command::AddSite { site } => self.at_site(site, |machine, at| machine.add_site(at, rows)),
-            Command::DropSite { site, rows_max } => self.at_site(site, |machine, at| machine.drop_site(at, *rows_max, rows)),
+            Command::AddSite { site, generation } => self.at_site(site, |machine, at| machine.add_site(at, *generation, rows)),
+            Command::DropSite { site, generation, rows_max } => self.at_site(site, |machine, at| machine.drop_site(at, *generation, *rows_max, rows)),
             Command::SetLineage { lineage } => Ok(self.set_lineage(*lineage)),
         }
     }
@@ -138,14 +138,15 @@ impl Machine {
         Ok(Verdict::Written { lineage: self.lineage, first, outcomes: Outcomes::pack(&outcomes) })
     }
 
-    fn add_site(&mut self, at: RowKey, rows: &mut impl Rows) -> Result<Reply> {
+    /// An older life that stands, and nobody is removing, goes on as the new one: a late command has begun it when it was over.
+    fn add_site(&mut self, at: RowKey, generation: SiteGeneration, rows: &mut impl Rows) -> Result<Reply> {
         match site_row(rows, &at)? {
-            Some(SiteRow { removing: false }) => Ok(Reply::Done { changed: false }),
-            Some(SiteRow { removing: true }) => {
+            Some(SiteRow { removing: false, generation: stands }) if stands >= generation => Ok(Reply::Done { changed: false }),
+            Some(SiteRow { removing: true, .. }) => {
                 Ok(Reply::Refused(Error::unavailable(format!("site {:?} is still being removed; retry when that is done", at.site.as_str()))))
             }
-            None => {
-                rows.set(&at, Some(Row::Site(SiteRow::default())))?;
+            _ => {
+                rows.set(&at, Some(Row::Site(SiteRow { removing: false, generation })))?;
                 self.touched.insert(at.partition);
                 Ok(Reply::Done { changed: true })
             }
@@ -153,8 +154,8 @@ impl Machine {
     }
 
     /// The site's own row goes last, so that nobody adds the site again while old rows are left.
-    fn drop_site(&mut self, at: RowKey, rows_max: u32, rows: &mut impl Rows) -> Result<Reply> {
-        let Some(site) = site_row(rows, &at)? else { return Ok(Reply::Done { changed: false }) };
+    fn drop_site(&mut self, at: RowKey, generation: SiteGeneration, rows_max: u32, rows: &mut impl Rows) -> Result<Reply> {
+        let Some(site) = site_row(rows, &at)?.filter(|site| site.generation == generation) else { return Ok(Reply::Done { changed: false }) };
         let rows_max = rows_max.max(1) as usize;
         let range = keys_range(at.partition, &at.site);
         let (mut doomed, mut more) = (Vec::new(), false);
@@ -171,7 +172,7 @@ impl Machine {
         if !more {
             rows.set(&at, None)?;
         } else if !site.removing {
-            rows.set(&at, Some(Row::Site(SiteRow { removing: true })))?;
+            rows.set(&at, Some(Row::Site(SiteRow { removing: true, generation })))?;
         }
         self.touched.insert(at.partition);
         Ok(Reply::SiteDropped { more })

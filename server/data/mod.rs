@@ -34,7 +34,7 @@ pub use siblings::{Outcome, Versions};
 pub use version::{Dot, Version, VersionVector};
 pub use window::{Outcomes, Remembered, Verdict};
 
-use crate::error::Result;
+use crate::{error::Result, ids::SiteGeneration};
 
 /// What stands under a `RowKey`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub enum Row {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SiteRow {
     pub removing: bool,
+    /// The life of the site that this is.
+    pub generation: SiteGeneration,
 }
 
 /// The rows of a group. An error means that the disk failed: the node stops, it does not guess.

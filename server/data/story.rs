@@ -3,7 +3,7 @@
 //! A line that begins with `>` is told to the machine, the lines below it are what came of it, `#` speaks to the reader.
 //!
 //! ```text
-//! add SITE | drop SITE ROWS_MAX | lineage N | restart | snapshot NAME | restore NAME | rows
+//! add SITE GENERATION | drop SITE GENERATION ROWS_MAX | lineage N | restart | snapshot NAME | restore NAME | rows
 //! put|delete SITE BUCKET KEY [VALUE] [with CONTEXT] [at MS | from MS] [as CONTEXT] [request N]
 //! batch SITE BUCKET put KEY VALUE ... ; delete KEY ... [request N]
 //! get SITE BUCKET KEY [as CONTEXT]        scan SITE BUCKET [prefix P] [after KEY] [limit N] [keys]
@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path};
 use super::{memory::Memory, *};
 use crate::{
     error::Error,
-    ids::{GroupId, Lineage, RequestId, SiteId, Topology},
+    ids::{GroupId, Lineage, RequestId, SiteGeneration, SiteId, Topology},
 };
 
 #[test]
@@ -92,10 +92,13 @@ impl World {
         let mut words = told.split_whitespace().peekable();
         let verb = words.next().unwrap();
         match verb {
-            "add" => self.apply(Command::AddSite { site: site(&mut words) }),
-            "drop" => {
+            "add" => {
                 let site = site(&mut words);
-                self.apply(Command::DropSite { site, rows_max: number(&mut words) as u32 })
+                self.apply(Command::AddSite { site, generation: SiteGeneration(number(&mut words)) })
+            }
+            "drop" => {
+                let (site, generation) = (site(&mut words), SiteGeneration(number(&mut words)));
+                self.apply(Command::DropSite { site, generation, rows_max: number(&mut words) as u32 })
             }
             "lineage" => self.apply(Command::SetLineage { lineage: Lineage(number(&mut words)) }),
             "restart" => self.start(self.disk.clone()),
@@ -251,7 +254,7 @@ fn view_line(view: &KeyView, site: &SiteId, bucket: Bucket) -> String {
 
 fn row_line(key: &RowKey, row: &Row) -> String {
     match (&key.place, row) {
-        (Place::Site, Row::Site(row)) => format!("{}: site, removing: {}\n", key.site, row.removing),
+        (Place::Site, Row::Site(row)) => format!("{}: site, generation {}, removing: {}\n", key.site, row.generation, row.removing),
         (Place::Key { bucket, key: k }, Row::Key(row)) => {
             let versions: Vec<_> = row.versions().iter().map(version_text).collect();
             format!("{}: {bucket} {k} [{}] clock {}\n", key.site, versions.join(", "), vector_text(row.clock()))

@@ -185,7 +185,7 @@ impl Engine {
     pub(super) fn deliver(&mut self, for_whom: &For, answer: Result<Reply>, host: &mut dyn Host) -> Result<()> {
         match for_whom {
             For::Caller(token) => host.answer(*token, answer),
-            For::Site(site) => self.on_site_step(site.clone(), answer, host)?,
+            For::Site(site, was) => self.on_site_step(site.clone(), *was, answer, host)?,
             For::Nobody => {}
         }
         Ok(())

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     cluster::{
         self,
-        sites::SiteState,
+        sites::{Site, SiteState},
         walk::{self, Membership, Step},
     },
     data::{self, Reply},
@@ -216,29 +216,33 @@ impl Engine {
 
     fn site_step(&mut self, site: SiteId, host: &mut dyn Host) -> Result<()> {
         let group = self.topology().group_of_site(&site);
-        let command = match self.meta.sites().site(&site) {
-            Some(SiteState::Adding) => data::Command::AddSite { site: site.clone() },
-            Some(SiteState::Removing) => data::Command::DropSite { site: site.clone(), rows_max: limits::SITE_DROP_ROWS },
-            _ => {
-                self.site_work.remove(&site);
-                return Ok(());
-            }
+        let Some(now) = self.meta.sites().site(&site).filter(|s| s.state != SiteState::Present) else {
+            self.site_work.remove(&site);
+            return Ok(());
         };
-        self.ask(group, command, For::Site(site), host)
+        let generation = now.generation;
+        let command = match now.state {
+            SiteState::Adding | SiteState::Present => data::Command::AddSite { site: site.clone(), generation },
+            SiteState::Removing => data::Command::DropSite { site: site.clone(), generation, rows_max: limits::SITE_DROP_ROWS },
+        };
+        self.ask(group, command, For::Site(site, now), host)
     }
 
-    pub(super) fn on_site_step(&mut self, site: SiteId, answer: Result<Reply>, host: &mut dyn Host) -> Result<()> {
-        let state = self.meta.sites().site(&site);
-        match (answer, state) {
+    /// What a step did follows from how the site was when it was asked for, not from how it is now.
+    pub(super) fn on_site_step(&mut self, site: SiteId, was: Site, answer: Result<Reply>, host: &mut dyn Host) -> Result<()> {
+        let generation = was.generation;
+        match (answer, was.state) {
             // At the next tick: a lone voter would commit step after step within one round.
             (Ok(Reply::SiteDropped { more: true }), _) => {
                 self.site_again.push(site);
                 return Ok(());
             }
-            (Ok(Reply::SiteDropped { more: false } | Reply::Done { .. }), Some(SiteState::Removing)) => {
-                self.ask(GroupId::META, cluster::Command::SiteRemoved(site.clone()), For::Nobody, host)?;
+            (Ok(Reply::SiteDropped { more: false } | Reply::Done { .. }), SiteState::Removing) => {
+                self.ask(GroupId::META, cluster::Command::SiteRemoved { site: site.clone(), generation }, For::Nobody, host)?;
             }
-            (Ok(Reply::Done { .. }), Some(SiteState::Adding)) => self.ask(GroupId::META, cluster::Command::SiteAdded(site.clone()), For::Nobody, host)?,
+            (Ok(Reply::Done { .. }), SiteState::Adding) => {
+                self.ask(GroupId::META, cluster::Command::SiteAdded { site: site.clone(), generation }, For::Nobody, host)?;
+            }
             _ => {}
         }
         self.site_work.remove(&site);

@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
+    cluster::sites::Site,
     data,
     entry::{Action, Command},
     error::Error,
@@ -30,8 +31,8 @@ pub enum Body {
 pub enum For {
     /// Somebody outside.
     Caller(Token),
-    /// The engine, which finishes adding or removing a site.
-    Site(SiteId),
+    /// The engine, which finishes adding or removing a site that was so when it asked.
+    Site(SiteId, Site),
     /// The engine, which looks at the state instead.
     Nobody,
 }

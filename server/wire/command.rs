@@ -8,7 +8,7 @@ use crate::{
     data::{self, Bucket, Context, Key, KeyView, Prefix, Query, Read, Reply, Scan, Stamp, Step, Value, Write, WrittenStep},
     entry::{Action, Command, Entry},
     error::{Error, Kind, Result},
-    ids::{Lineage, RequestId, SiteId, SnapshotSeq},
+    ids::{Lineage, RequestId, SiteGeneration, SiteId, SnapshotSeq},
     proto::internal::v1::{self as internal, command::Action as Wire},
 };
 
@@ -42,9 +42,11 @@ pub fn command(command: &Command) -> internal::Command {
             bucket: u32::from(write.bucket().number()),
             steps: write.steps().iter().map(step).collect(),
         }),
-        Action::Data(data::Command::AddSite { site }) => Wire::AddSiteData(internal::AddSiteData { site: site.as_str().to_owned() }),
-        Action::Data(data::Command::DropSite { site, rows_max }) => {
-            Wire::DropSiteData(internal::DropSiteData { site: site.as_str().to_owned(), rows_max: *rows_max })
+        Action::Data(data::Command::AddSite { site, generation }) => {
+            Wire::AddSiteData(internal::AddSiteData { site: site.as_str().to_owned(), generation: generation.0 })
+        }
+        Action::Data(data::Command::DropSite { site, generation, rows_max }) => {
+            Wire::DropSiteData(internal::DropSiteData { site: site.as_str().to_owned(), rows_max: *rows_max, generation: generation.0 })
         }
         Action::Data(data::Command::SetLineage { lineage }) => Wire::SetLineage(internal::SetLineage { lineage: lineage.0 }),
     };
@@ -58,8 +60,10 @@ pub fn parse_command(command: internal::Command) -> Result<Command> {
         Wire::Mark(mark) => Action::Mark(SnapshotSeq(mark.x)),
         Wire::Meta(command) => Action::Meta(meta::parse_meta_command(command)?),
         Wire::Write(write) => Action::Data(data::Command::Write(parse_write(write)?)),
-        Wire::AddSiteData(add) => Action::Data(data::Command::AddSite { site: SiteId::new(add.site)? }),
-        Wire::DropSiteData(drop) => Action::Data(data::Command::DropSite { site: SiteId::new(drop.site)?, rows_max: drop.rows_max }),
+        Wire::AddSiteData(add) => Action::Data(data::Command::AddSite { site: SiteId::new(add.site)?, generation: SiteGeneration(add.generation) }),
+        Wire::DropSiteData(drop) => {
+            Action::Data(data::Command::DropSite { site: SiteId::new(drop.site)?, generation: SiteGeneration(drop.generation), rows_max: drop.rows_max })
+        }
         Wire::SetLineage(set) => Action::Data(data::Command::SetLineage { lineage: Lineage(set.lineage) }),
     };
     Ok(Command { request, action })

@@ -10,12 +10,12 @@ use super::{absent, row, stored};
 use crate::{
     cluster::{
         self, Changed, Command, Node, State,
-        sites::{Relay, SiteState},
+        sites::{Relay, Site, SiteState},
         snapshots::{Part, Snapshot, Stage, Status},
         state::{Rows, Settings},
     },
     error::{Error, Result},
-    ids::{GroupId, Lineage, NodeId, RelayId, SiteId, SnapshotId, SnapshotSeq, Topology},
+    ids::{GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq, Topology},
     proto::internal::v1::{self as internal, meta_command::Action as Wire},
 };
 
@@ -23,9 +23,9 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
     let action = match command {
         Command::AnnounceNode(node) => Wire::AnnounceNode(node_record(node)),
         Command::AddSite(site) => Wire::AddSite(site.as_str().to_owned()),
-        Command::SiteAdded(site) => Wire::SiteAdded(site.as_str().to_owned()),
+        Command::SiteAdded { site, .. } => Wire::SiteAdded(site.as_str().to_owned()),
         Command::RemoveSite(site) => Wire::RemoveSite(site.as_str().to_owned()),
-        Command::SiteRemoved(site) => Wire::SiteRemoved(site.as_str().to_owned()),
+        Command::SiteRemoved { site, .. } => Wire::SiteRemoved(site.as_str().to_owned()),
         Command::AddRelay(relay) => Wire::AddRelay(relay_record(relay)),
         Command::RemoveRelay(relay) => Wire::RemoveRelay(relay.as_str().to_owned()),
         Command::MoveRelay(relay) => Wire::MoveRelay(relay_record(relay)),
@@ -36,16 +36,21 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
         Command::DeleteSnapshot { id } => Wire::DeleteSnapshot(uuid(*id)),
         Command::EstablishLineage { nonce } => Wire::EstablishLineage(internal::EstablishLineage { nonce: *nonce }),
     };
-    internal::MetaCommand { action: Some(action) }
+    let site_generation = match command {
+        Command::SiteAdded { generation, .. } | Command::SiteRemoved { generation, .. } => generation.0,
+        _ => 0,
+    };
+    internal::MetaCommand { action: Some(action), site_generation }
 }
 
 pub fn parse_meta_command(command: internal::MetaCommand) -> Result<Command> {
+    let generation = SiteGeneration(command.site_generation);
     Ok(match command.action.ok_or_else(|| absent("a meta command's action"))? {
         Wire::AnnounceNode(node) => Command::AnnounceNode(parse_node(node)?),
         Wire::AddSite(site) => Command::AddSite(SiteId::new(site)?),
-        Wire::SiteAdded(site) => Command::SiteAdded(SiteId::new(site)?),
+        Wire::SiteAdded(site) => Command::SiteAdded { site: SiteId::new(site)?, generation },
         Wire::RemoveSite(site) => Command::RemoveSite(SiteId::new(site)?),
-        Wire::SiteRemoved(site) => Command::SiteRemoved(SiteId::new(site)?),
+        Wire::SiteRemoved(site) => Command::SiteRemoved { site: SiteId::new(site)?, generation },
         Wire::AddRelay(relay) => Command::AddRelay(parse_relay(relay)?),
         Wire::RemoveRelay(relay) => Command::RemoveRelay(RelayId::new(relay)?),
         Wire::MoveRelay(relay) => Command::MoveRelay(parse_relay(relay)?),
@@ -95,6 +100,7 @@ pub fn settings_record(settings: &Settings) -> internal::SettingsRecord {
         restored_from: settings.restored_from.map_or(Bytes::new(), uuid),
         begun: settings.begun.0,
         resolved: settings.resolved.0,
+        site_generations: settings.site_generations.0,
     }
 }
 
@@ -107,6 +113,7 @@ pub fn parse_settings(settings: internal::SettingsRecord) -> Result<Settings> {
         restored_from: row::parse_restored_from(&settings.restored_from)?,
         begun: SnapshotSeq(settings.begun),
         resolved: SnapshotSeq(settings.resolved),
+        site_generations: SiteGeneration(settings.site_generations),
     })
 }
 
@@ -222,12 +229,13 @@ pub fn encode_meta_row(state: &State, row: &Changed) -> Option<Bytes> {
         Changed::Settings => settings_record(state.settings()).encode_to_vec(),
         Changed::Node(node) => node_record(state.node(*node)?).encode_to_vec(),
         Changed::Site(site) => {
-            let number = match state.sites().site(site)? {
+            let stands = state.sites().site(site)?;
+            let number = match stands.state {
                 SiteState::Adding => 1,
                 SiteState::Present => 2,
                 SiteState::Removing => 3,
             };
-            internal::SiteRecord { id: site.as_str().to_owned(), state: number }.encode_to_vec()
+            internal::SiteRecord { id: site.as_str().to_owned(), state: number, generation: stands.generation.0 }.encode_to_vec()
         }
         Changed::Relay(relay) => relay_record(&state.sites().relay(relay)?).encode_to_vec(),
         Changed::Assignment(group) => {
@@ -254,7 +262,7 @@ pub fn decode_meta<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Resu
                     3 => SiteState::Removing,
                     other => return Err(Error::corrupt(format!("{other} is not the state of a site"))),
                 };
-                sites.push((SiteId::new(site.id)?, state));
+                sites.push((SiteId::new(site.id)?, Site { state, generation: SiteGeneration(site.generation) }));
             }
             Some(b'r') => relays.push(parse_relay(stored(bytes, "a relay's record")?)?),
             Some(b'a') => {

@@ -10,13 +10,13 @@ use crate::{
     data::{self, Dot, Outcomes, Place, Remembered, Row, SiteRow, Value, Verdict, Version, VersionVector, Versions},
     entry::{Identity, Position, Record},
     error::{Error, Result},
-    ids::{ClusterId, Lineage, NodeId, RequestId, SnapshotId, SnapshotSeq, Topology},
+    ids::{ClusterId, Lineage, NodeId, RequestId, SiteGeneration, SnapshotId, SnapshotSeq, Topology},
     proto::internal::v1 as internal,
 };
 
 pub fn encode_row(row: &Row) -> Bytes {
     match row {
-        Row::Site(SiteRow { removing }) => internal::SiteRow { removing: *removing }.encode_to_vec().into(),
+        Row::Site(SiteRow { removing, generation }) => internal::SiteRow { removing: *removing, generation: generation.0 }.encode_to_vec().into(),
         Row::Key(versions) => {
             let clock = versions.clock().pairs().map(|(lineage, counter)| internal::Dot { lineage: lineage.0, counter }).collect();
             internal::Row { versions: versions.versions().iter().map(version).collect(), clock }.encode_to_vec().into()
@@ -27,7 +27,10 @@ pub fn encode_row(row: &Row) -> Bytes {
 /// `place` says which kind of row it is.
 pub fn decode_row(place: &Place, bytes: &Bytes) -> Result<Row> {
     match place {
-        Place::Site => stored::<internal::SiteRow>(bytes, "a site's row").map(|row| Row::Site(SiteRow { removing: row.removing })),
+        Place::Site => {
+            let row: internal::SiteRow = stored(bytes, "a site's row")?;
+            Ok(Row::Site(SiteRow { removing: row.removing, generation: SiteGeneration(row.generation) }))
+        }
         Place::Key { .. } => {
             let row = internal::Row::decode(bytes.clone()).map_err(|e| Error::corrupt(format!("a key's row cannot be read: {e}")))?;
             let versions = row.versions.into_iter().map(parse_version).collect::<Result<Vec<_>>>()?;
