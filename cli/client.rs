@@ -4,11 +4,11 @@
 //! serves all: an attempt at an endpoint, a look at its fault, the next attempt. What differs is what is said when the time is over: a call that may have had
 //! its effect says so.
 
-use std::{future::Future, time::Duration};
+use std::{error::Error as _, future::Future, time::Duration};
 
 use bytes::Bytes;
 use tonic::{
-    Request, Response, Status, Streaming,
+    Request, Response, Status, Streaming, TimeoutExpired,
     transport::{Channel, Endpoint},
 };
 
@@ -224,7 +224,7 @@ impl Client {
         let mut request = Request::new(body);
         request.set_timeout(left);
         let answer = tokio::time::timeout(left, send(channel, request)).await.map_err(|_| Fault::late(attempt.within.as_secs_f64()))?;
-        let answer = answer.map_err(|status| Fault::of(&status))?;
+        let answer = answer.map_err(|status| if timed_out(&status) { Fault::late(attempt.within.as_secs_f64()) } else { Fault::of(&status) })?;
         self.preferred = attempt.endpoint;
         Ok(answer.into_inner())
     }
@@ -288,6 +288,11 @@ async fn open(endpoint: &str, within: Duration) -> Result<Channel, Fault> {
         Ok(Err(e)) => Err(Fault::refused(fault::innermost(&e))),
         Err(_) => Err(Fault::refused(format!("no connection within {:.1} s", within.as_secs_f64()))),
     }
+}
+
+/// The channel keeps the deadline that it tells the server, too, and may be the first of us to notice that it has passed.
+fn timed_out(status: &Status) -> bool {
+    std::iter::successors(status.source(), |e: &&(dyn std::error::Error + 'static)| (*e).source()).any(|e| e.is::<TimeoutExpired>())
 }
 
 /// The last fault of each endpoint, and what they leave unsure.
