@@ -121,7 +121,7 @@ pub async fn get(args: Get, client: &mut Client, console: &mut Console) -> Resul
     let key = key(args.key, args.place.hex)?;
     let found = read(&args.place, key.clone(), args.stale, client).await?;
     let place = format!("site {:?}, bucket {}", args.place.site, bucket_name(&args.place));
-    let missing = || Failure::new(exit::NOT_FOUND, format!("key {:?} does not exist", text::escape(&key)), &place, "list what does with scan");
+    let missing = || Failure::new(exit::NOT_FOUND, format!("key \"{}\" does not exist", text::escape(&key)), &place, "list what does with scan");
     match (args.raw, found.values()) {
         (true, []) => Err(missing()),
         (true, [value]) if console.stdout_is_terminal && text::escape_block(value).as_bytes() != value.as_ref() => {
@@ -129,7 +129,7 @@ pub async fn get(args: Get, client: &mut Client, console: &mut Console) -> Resul
         }
         (true, [value]) => console.write(value),
         (true, several) => {
-            let what = format!("key {:?} holds {} concurrent values", text::escape(&key), several.len());
+            let what = format!("key \"{}\" holds {} concurrent values", text::escape(&key), several.len());
             Err(Failure::new(exit::NOT_FOUND, what, &place, "look at them without --raw, then put one with their --context"))
         }
         (false, values) => {
@@ -148,7 +148,7 @@ pub async fn get(args: Get, client: &mut Client, console: &mut Console) -> Resul
 
 /// What a key holds; nothing, with the context to go with it, where it does not exist.
 pub async fn read(place: &Place, key: Bytes, stale: bool, client: &mut Client) -> Result<Found, Failure> {
-    let call = Call::new(format!("get key {:?}", text::escape(&key)));
+    let call = Call::new(format!("get key \"{}\"", text::escape(&key)));
     let request = v1::GetRequest { site: place.site.clone(), bucket: place.bucket.proto(), key: key.clone(), consistency: consistency(stale) };
     let answer = client.call(&call, request, |channel, request| async move { kv(channel).get(request).await }).await?;
     Ok(Found::new(key, answer.body.siblings, &answer.body.context, place.hex))
@@ -169,7 +169,7 @@ pub async fn delete(args: Delete, client: &mut Client, console: &mut Console) ->
 pub async fn write(place: &Place, key: Bytes, value: Option<Bytes>, with: Write, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
     let id = with.request_id.unwrap_or_else(|| client.draw_id());
     let verb = if value.is_some() { "put" } else { "delete" };
-    let call = Call { what: format!("{verb} key {:?}", text::escape(&key)), again: format!("repeat it with --request-id {id} and it has its effect once") };
+    let call = Call { what: format!("{verb} key \"{}\"", text::escape(&key)), again: format!("repeat it with --request-id {id} and it has its effect once") };
     let (site, bucket, context) = (place.site.clone(), place.bucket.proto(), with.context.map(|token| token.0.into()));
     let (timestamp_ms, request_id) = (with.timestamp_ms, Bytes::copy_from_slice(id.as_bytes()));
     let (context, superseded) = match value {
@@ -185,7 +185,7 @@ pub async fn write(place: &Place, key: Bytes, value: Option<Bytes>, with: Write,
         }
     };
     if superseded {
-        console.warn(&format!("key {:?} holds a newer value; this {verb} changed nothing", text::escape(&key)));
+        console.warn(&format!("key \"{}\" holds a newer value; this {verb} changed nothing", text::escape(&key)));
     }
     console.print(&Written { context: text::base64(&context), superseded, request_id: id.to_string() })
 }

@@ -29,6 +29,7 @@ mod sink;
 mod download;
 mod verify;
 mod snapshots;
+mod flags;
 pub mod guide;
 #[cfg(test)]
 mod golden;
