@@ -1,6 +1,7 @@
 //! `ddbctl` against servers that break off, hang, lie or are not there. What it does against a real cluster is tested with real nodes.
 
 mod fake;
+mod guide;
 
 use std::{
     fs::{self, File},
