@@ -33,7 +33,8 @@ pub struct SiteId(String);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RelayId(String);
 
-/// One life of a site, from when it is added until nothing of it is left: a site that is added again has a greater one. 0 for sites of before they were counted.
+/// One life of a site, from when it is added until nothing of it is left: a site that is added again has a greater one.
+/// 0 for sites of before they were counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SiteGeneration(pub u64);
 
@@ -143,7 +144,8 @@ macro_rules! displays {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { write!(f, $f, self.0) }
     })* };
 }
-displays! { NodeId => "{}", PartitionId => "{}", SiteId => "{}", RelayId => "{}", SnapshotId => "{}", SnapshotSeq => "{}", SiteGeneration => "{}", ClusterId => "{}", Lineage => "{:016x}" }
+displays! { NodeId => "{}", PartitionId => "{}", SiteId => "{}", RelayId => "{}", SnapshotId => "{}", SnapshotSeq => "{}", SiteGeneration => "{}", ClusterId => "{}" }
+displays! { Lineage => "{:016x}" }
 
 impl fmt::Display for GroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
