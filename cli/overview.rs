@@ -153,6 +153,8 @@ impl Overview {
         });
         let mut table = Table::new(["NODE ID", "HOST", "PORT", "CAPACITY %"], rows);
         let shape = [format!("PARTITIONS: {}", self.partitions), format!("REPLICATION FACTOR: {}", self.replication_factor)];
+        // As wide as the largest id, so that the table has one shape whatever ids were drawn.
+        table.first_width_min = u64::MAX.to_string().len();
         table.footer = Some([String::new(), String::new()].into_iter().chain(shape).collect());
         format!("Nodes\n{}", table.render())
     }

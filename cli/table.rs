@@ -11,13 +11,15 @@ use super::text;
 pub struct Table {
     pub headings: Vec<&'static str>,
     pub rows: Vec<Vec<String>>,
+    /// The first column is at least so wide.
+    pub first_width_min: usize,
     pub footer: Option<Vec<String>>,
 }
 
 impl Table {
     pub fn new<const N: usize>(headings: [&'static str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
         let rows = rows.into_iter().map(|row| row.iter().map(|cell| text::line(cell)).collect()).collect();
-        Table { headings: headings.to_vec(), rows, footer: None }
+        Table { headings: headings.to_vec(), rows, first_width_min: 0, footer: None }
     }
 
     /// Ends with a line end.
@@ -37,6 +39,9 @@ impl Table {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(length(cell));
             }
+        }
+        if let Some(first) = widths.first_mut() {
+            *first = (*first).max(self.first_width_min);
         }
         widths
     }

@@ -51,11 +51,11 @@ pub const SNAPSHOTS_REMEMBERED: usize = 1000;
 pub const TICK: Duration = Duration::from_millis(100);
 pub const HEARTBEAT_TICKS: usize = 2;
 /// A follower stands for election after this many silent ticks at the earliest ...
-pub const ELECTION_TICKS_MIN: usize = 8;
+pub const ELECTION_TICKS_MIN: usize = 7;
 /// ... and before this many.
-pub const ELECTION_TICKS_MAX: usize = 14;
+pub const ELECTION_TICKS_MAX: usize = 11;
 /// How long a leader may answer reads alone after a quorum heard it. Shorter than the shortest election by two ticks, so that drift of two monotonic clocks does not matter.
-pub const LEASE: Duration = Duration::from_millis(600);
+pub const LEASE: Duration = Duration::from_millis(500);
 pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1 << 20;
 pub const RAFT_INFLIGHT_MAX: usize = 256;
 /// Inputs that one round of the engine takes at most.

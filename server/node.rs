@@ -23,7 +23,6 @@ use crate::{
     ids::{ClusterId, Lineage, NodeId, Topology},
     kv::Kv,
     limits,
-    log::Log,
     membership::Cluster,
     metrics::Metrics,
     parts::Parts,
@@ -221,7 +220,7 @@ async fn run(options: Options, listener: TcpListener, address: String, claim: Cl
     let (log, engine) = blocking({
         let (dir, identity, store) = (options.store.clone(), identity.clone(), store.clone());
         move || {
-            let log = Log::open(&dir)?;
+            let log = restore::open_log(&dir, &store)?;
             let engine = Engine::open(identity, &store, log.clone(), Chance::from_entropy(), clock.now())?;
             Ok((log, engine))
         }

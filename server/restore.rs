@@ -21,6 +21,7 @@ use crate::{
     entry::{Identity, LOG_BEGIN, Position, Record},
     error::{Context, Error, Result},
     ids::{GroupId, Lineage, NodeId, SnapshotSeq},
+    log::Log,
     snapshot::{chunk::ChunkHash, manifest::Manifest, source::PartSource, verify},
     store::{self, Commit, FORMAT, Store, keys},
     wire,
@@ -78,6 +79,26 @@ pub fn open(dir: &Path) -> Result<(Store, Identity)> {
         )));
     }
     Ok((store, identity))
+}
+
+/// Opens the log beside a store. One that is gone took with it what this node has acknowledged and whom it has voted for: it must not go on without.
+pub fn open_log(dir: &Path, store: &Store) -> Result<Log> {
+    let there = fs::read_dir(dir.join("log")).is_ok_and(|mut files| files.next().is_some());
+    let served = store.has_served()?;
+    if served && !there {
+        return Err(Error::conflict(format!(
+            "{} has lost its Raft log: the node would forget what it acknowledged. Bring log/ back; or restore a part into an empty directory; or start with an \
+             empty one and --join",
+            dir.display()
+        )));
+    }
+    let log = Log::open(dir)?;
+    if !served {
+        store::sync_dir(&dir.join("log"))?;
+        store::sync_dir(dir)?;
+        store.set_served()?;
+    }
+    Ok(log)
 }
 
 /// The id of a node that has not joined yet; drawn once, also when joining takes several starts.

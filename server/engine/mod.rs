@@ -388,6 +388,10 @@ impl Engine {
         if group.installing.is_some() {
             return Ok(());
         }
+        if message.msg_type == MessageType::MsgHeartbeat && message.commit > group.raw.raft.raft_log.last_index() {
+            // No leader says so of a log that it knows; raft-rs would end the process.
+            return Ok(());
+        }
         // Whoever follows a leader has promised it a lease; raft-rs forgets that when the term grows without a leader.
         let leads = matches!(message.msg_type, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
         if leads && message.term >= group.term() {

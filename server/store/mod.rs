@@ -105,6 +105,20 @@ impl Store {
         value.map(|v| Bytes::copy_from_slice(v.value())).ok_or_else(|| Error::corrupt(format!("{}: the store has no identity", self.path.display())))
     }
 
+    /// Whether a node has ever served from this store: then it has a log, and must not go on without it.
+    pub fn has_served(&self) -> Result<bool> {
+        let txn = self.db.begin_read().map_err(|e| broken(&self.path, e))?;
+        let table = txn.open_table(IDENTITY).map_err(|e| broken(&self.path, e))?;
+        Ok(table.get("served").map_err(|e| broken(&self.path, e))?.is_some())
+    }
+
+    /// Notes, durably, that a node serves from this store from now on.
+    pub fn set_served(&self) -> Result<()> {
+        let commit = self.begin()?;
+        commit.txn.open_table(IDENTITY).map_err(|e| broken(&self.path, e))?.insert("served", &b""[..]).map_err(|e| broken(&self.path, e))?;
+        commit.finish()
+    }
+
     /// Replaces the identity, durably.
     pub fn set_identity(&self, identity: &[u8]) -> Result<()> {
         let commit = self.begin()?;

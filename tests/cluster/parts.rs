@@ -1,6 +1,6 @@
 //! Parts that are not what was written: verify names what is wrong and exits 6, and a node refuses to start from them and changes nothing.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::Duration};
 
 use devicedb::{clock::Chance, proto::v1::Bucket};
 use tar::{Archive, Builder, EntryType, Header};
@@ -200,4 +200,42 @@ async fn an_old_part_started_beside_live_nodes_is_refused_and_they_serve_on() {
     assert_eq!(live.values("shop", Bucket::Default, "k0").await.unwrap(), ["newer"]);
     live.put("shop", Bucket::Default, "k1", "served on").await.unwrap();
     assert_eq!(live.values("shop", Bucket::Default, "k1").await.unwrap(), ["served on"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_extracted_a_second_time_is_refused_and_nothing_acknowledged_since_is_lost() {
+    let mut cluster = Cluster::start(3, Options::default()).await;
+    cluster.client().add_site("shop").await.unwrap();
+    let snapshot = cluster.client().complete_snapshot(SOON).await;
+    let tars = cluster.download_all(&snapshot.uuid).await;
+    cluster.lose_every_disk();
+    cluster.restore(&tars).await;
+    cluster.settled().await;
+    // Acknowledged by the first and the third node; then the third loses its disk, and the first is away.
+    cluster.nodes[1].kill9();
+    cluster.nodes[0].client().put("shop", Bucket::Default, "precious", "kept").await.unwrap();
+    cluster.nodes[0].kill9();
+    cluster.nodes[2].kill9();
+    std::fs::remove_dir_all(&cluster.nodes[2].store).unwrap();
+    std::fs::create_dir(&cluster.nodes[2].store).unwrap();
+    shell(&format!("tar xf {} -C {}", tars[2].display(), cluster.nodes[2].store.display()), SOON).await.exits(0);
+    for node in [1, 2] {
+        cluster.nodes[node].start();
+        cluster.nodes[node].wait_listening().await;
+    }
+    // The two alone would be a majority without the write.
+    let denied = cluster.nodes[1].client().with_deadline(Duration::from_secs(5)).get("shop", Bucket::Default, "precious").await;
+    assert!(denied.is_err(), "a majority without what was acknowledged has answered: {denied:?}");
+    cluster.nodes[0].start();
+    for node in [0, 1] {
+        cluster.nodes[node].wait_ready().await;
+        let client = cluster.nodes[node].client();
+        assert_eq!(client.values("shop", Bucket::Default, "precious").await.unwrap(), ["kept"], "on node {node}");
+    }
+    let again = &cluster.nodes[2];
+    eventually("the node that was restored twice says why it is refused", SOON, async || {
+        let log = again.log();
+        if log.contains("restored once more") { Ok(()) } else { Err(log) }
+    })
+    .await;
 }

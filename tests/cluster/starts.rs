@@ -2,6 +2,8 @@
 
 use std::{fs, net::TcpListener, path::Path};
 
+use devicedb::{entry::Identity, restore, store::Store, wire};
+
 use crate::harness::{Cluster, Node, Options, Port, SOON, shell};
 
 /// Every file below a directory with its bytes: what must not change.
@@ -72,4 +74,29 @@ async fn a_part_extracted_over_a_live_store_is_refused_and_changes_nothing() {
     let before = contents(&store);
     cluster.nodes[0].start_refused().await.says("manifest.json");
     assert!(contents(&store) == before, "a refused start has changed its store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_has_lost_its_log_or_is_of_a_newer_format_is_refused_with_the_reason() {
+    let mut cluster = Cluster::start(1, Options::default()).await;
+    cluster.kill9_all();
+    let node = &mut cluster.nodes[0];
+    let (log, aside) = (node.store.join("log"), node.store.join("log-elsewhere"));
+    fs::rename(&log, &aside).unwrap();
+    node.start_refused().await.says("lost its Raft log");
+    fs::create_dir(&log).unwrap();
+    node.start_refused().await.says("lost its Raft log");
+    fs::remove_dir(&log).unwrap();
+    fs::rename(&aside, &log).unwrap();
+
+    let newer = {
+        let (store, identity) = restore::open(&node.store).unwrap();
+        store.set_identity(&wire::encode_identity(&Identity { format: identity.format + 1, ..identity.clone() })).unwrap();
+        identity
+    };
+    node.start_refused().await.says("newer version");
+    let store = Store::open(&node.store).unwrap();
+    store.set_identity(&wire::encode_identity(&newer)).unwrap();
+    drop(store);
+    cluster.restart_all().await;
 }
