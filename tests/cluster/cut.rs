@@ -11,7 +11,7 @@ use std::{
 
 use devicedb::{
     ids::{SiteId, Topology},
-    proto::v1::{Bucket, PutRequest, SnapshotStatus},
+    proto::v1::{Bucket, PutRequest, Snapshot, SnapshotStatus},
 };
 use tokio::{task::JoinHandle, time::sleep};
 
@@ -20,7 +20,7 @@ use crate::harness::{Client, Cluster, Options, SOON, eventually, put_request};
 const COLUMNS: usize = 4;
 const CALL: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(20);
-const COUNTER: &str = "counter";
+pub const COUNTER: &str = "counter";
 
 /// Three sites in three groups, and a writer that counts through them.
 pub struct Column {
@@ -71,12 +71,44 @@ impl Column {
     }
 }
 
-/// What may happen while the snapshot is taken.
+/// What may happen to a node, by its place in the cluster, while the snapshot is taken.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     None,
     Kill(usize),
     Pause(usize),
+}
+
+impl Fault {
+    /// Takes a snapshot, by a node to which nothing happens, while the fault does; mends the fault when the snapshot is resolved. A snapshot that fails
+    /// does so with a reason, and one that nothing happened to is complete.
+    pub async fn while_taking(self, cluster: &mut Cluster) -> Snapshot {
+        let asked = usize::from(matches!(self, Fault::Kill(0) | Fault::Pause(0)));
+        let client = cluster.nodes[asked].client();
+        let begun = client.create_snapshot().await.unwrap();
+        match self {
+            Fault::None => {}
+            Fault::Kill(victim) => cluster.nodes[victim].kill9(),
+            Fault::Pause(victim) => cluster.nodes[victim].pause(),
+        }
+        let snapshot = client.snapshot_resolved(&begun.uuid, SOON * 2).await;
+        match self {
+            Fault::None => {}
+            Fault::Kill(_) => cluster.restart_all().await,
+            Fault::Pause(victim) => {
+                cluster.nodes[victim].resume();
+                cluster.settled().await;
+            }
+        }
+        assert!(is_complete(&snapshot) || !matches!(self, Fault::None), "nothing happened, and the snapshot is not complete: {snapshot:#?}");
+        assert!(snapshot.status() != SnapshotStatus::Failed || !snapshot.reason.is_empty(), "{self:?}: {snapshot:#?}");
+        snapshot
+    }
+}
+
+/// Whether every node has its part.
+pub fn is_complete(snapshot: &Snapshot) -> bool {
+    snapshot.parts.iter().all(|part| part.status() == SnapshotStatus::Completed)
 }
 
 async fn counter(client: &Client, site: &str) -> u64 {
@@ -113,13 +145,13 @@ async fn a_restored_cluster_holds_one_instant_whatever_happened_while_the_snapsh
             writer.goes_on(10).await;
         }
         let before: Vec<_> = writers.iter().map(Column::acknowledged).collect();
-        let (uuid, complete) = snapshot_through(&mut cluster, fault).await;
+        let snapshot = fault.while_taking(&mut cluster).await;
         for writer in &writers {
             writer.goes_on(5).await;
         }
         let sites: Vec<_> = writers.into_iter().map(Column::end).collect();
-        if complete {
-            let tars = cluster.download_all(&uuid).await;
+        if is_complete(&snapshot) {
+            let tars = cluster.download_all(&snapshot.uuid).await;
             cluster.lose_every_disk();
             cluster.restore(&tars).await;
         }
@@ -131,32 +163,4 @@ async fn a_restored_cluster_holds_one_instant_whatever_happened_while_the_snapsh
             columns.push((sites, a));
         }
     }
-}
-
-/// Takes a snapshot while the fault happens; says whether every node has its part. A snapshot that fails does so with a reason, and hurts nobody.
-async fn snapshot_through(cluster: &mut Cluster, fault: Fault) -> (String, bool) {
-    let asked = match fault {
-        Fault::Kill(0) | Fault::Pause(0) => 1,
-        _ => 0,
-    };
-    let client = cluster.nodes[asked].client();
-    let begun = client.create_snapshot().await.unwrap();
-    match fault {
-        Fault::None => {}
-        Fault::Kill(victim) => cluster.nodes[victim].kill9(),
-        Fault::Pause(victim) => cluster.nodes[victim].pause(),
-    }
-    let snapshot = client.snapshot_resolved(&begun.uuid, SOON * 2).await;
-    match fault {
-        Fault::None => {}
-        Fault::Kill(_) => cluster.restart_all().await,
-        Fault::Pause(victim) => {
-            cluster.nodes[victim].resume();
-            cluster.settled().await;
-        }
-    }
-    let complete = snapshot.parts.iter().all(|part| part.status() == SnapshotStatus::Completed);
-    assert!(complete || !matches!(fault, Fault::None), "nothing happened, and the snapshot is not complete: {snapshot:#?}");
-    assert!(snapshot.status() != SnapshotStatus::Failed || !snapshot.reason.is_empty(), "{snapshot:#?}");
-    (begun.uuid, complete)
 }
