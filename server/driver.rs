@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{
         Arc, PoisonError, RwLock,
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
@@ -19,7 +20,7 @@ use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 use crate::{
     clock::Clock,
     data::Reply,
-    engine::{Body, Engine, Finished, Host, Input, Job, Look, News, RowsToSend, Sight, Stored, Token},
+    engine::{ArrivedRows, Body, Engine, Finished, Host, Input, Job, Look, News, RowsToSend, Sight, Stored, Token},
     entry::Identity,
     error::{Error, Result},
     ids::{GroupId, NodeId, Topology},
@@ -27,13 +28,15 @@ use crate::{
     log::Log,
     metrics::Metrics,
     proto::internal::v1::PeerMessage,
+    room::{Room, Taken},
     store::{Store, transfer},
     wire,
 };
 
 enum Order {
     Input(Box<Input>),
-    Request { group: GroupId, body: Body, deadline: Duration, reply: oneshot::Sender<Result<Reply>> },
+    Peer { from: NodeId, message: Box<PeerMessage>, taken: Taken },
+    Request { group: GroupId, body: Body, deadline: Duration, reply: oneshot::Sender<Result<Reply>>, taken: Taken },
     Stop,
 }
 
@@ -52,6 +55,10 @@ pub struct Outlets {
 pub struct Handle {
     orders: SyncSender<Order>,
     leaders: Arc<RwLock<BTreeMap<GroupId, NodeId>>>,
+    /// Held by writes until they are answered.
+    requests: Room,
+    /// Held by peers' messages until the engine takes them.
+    messages: Room,
     pub clock: Clock,
 }
 
@@ -93,7 +100,8 @@ pub fn start(
         ended
     };
     let engine_thread = spawn("engine", run)?;
-    let handle = Handle { orders: orders.clone(), leaders, clock };
+    let room = || Room::of(limits::ENGINE_QUEUE_BYTES_MAX);
+    let handle = Handle { orders: orders.clone(), leaders, requests: room(), messages: room(), clock };
     Ok((Driver { orders, engine: engine_thread, store: store_thread }, handle, failed))
 }
 
@@ -118,7 +126,10 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let deadline = self.clock.now() + wait.min(limits::REQUEST_DEADLINE_MAX);
         let changes = matches!(body, Body::Propose(_));
-        self.order(Order::Request { group, body, deadline, reply })?;
+        let bytes = if let Body::Propose(command) = &body { wire::command_bytes(command) } else { 0 };
+        let full = || Error::exhausted(format!("{} bytes of writes already wait on this node; slow down", limits::ENGINE_QUEUE_BYTES_MAX));
+        let taken = self.requests.take(bytes).ok_or_else(full)?;
+        self.order(Order::Request { group, body, deadline, reply, taken })?;
         let unknown = "this node stops; the write may have its effect, retry it with the same request id at another node";
         answer.await.unwrap_or_else(|_| Err(if changes { Error::unknown(unknown) } else { stopping() }))
     }
@@ -138,6 +149,13 @@ impl Handle {
     /// Who leads a group, as the local replica knows it.
     pub fn leader(&self, group: GroupId) -> Option<NodeId> {
         self.leaders.read().unwrap_or_else(PoisonError::into_inner).get(&group).copied()
+    }
+
+    /// Hands a message of another node to the engine; refused when too many wait.
+    pub fn peer_message(&self, from: NodeId, message: PeerMessage) -> Result<()> {
+        let full = || Error::exhausted("messages of other nodes wait already");
+        let taken = self.messages.take(prost::Message::encoded_len(&message)).ok_or_else(full)?;
+        self.order(Order::Peer { from, message: Box::new(message), taken })
     }
 
     /// Hands something to the engine; refused when its queue is full.
@@ -163,7 +181,7 @@ struct Shell {
     outlets: Outlets,
     jobs: SyncSender<Job>,
     store: Store,
-    waiting: BTreeMap<Token, oneshot::Sender<Result<Reply>>>,
+    waiting: BTreeMap<Token, (oneshot::Sender<Result<Reply>>, Taken)>,
     last_token: u64,
     leaders: Arc<RwLock<BTreeMap<GroupId, NodeId>>>,
     metrics: Arc<Metrics>,
@@ -177,7 +195,7 @@ impl Host for Shell {
         (self.outlets.peers)(to, message);
     }
     fn answer(&mut self, token: Token, answer: Result<Reply>) {
-        if let Some(reply) = self.waiting.remove(&token) {
+        if let Some((reply, _taken)) = self.waiting.remove(&token) {
             // Whoever asked may have gone.
             let _ = reply.send(answer);
         }
@@ -188,6 +206,9 @@ impl Host for Shell {
     fn send_rows(&mut self, rows: RowsToSend) {
         // Whoever takes these does nothing but hand them on; if the node is stopping, nobody does.
         let _ = self.outlets.rows.blocking_send(rows);
+    }
+    fn discard(&mut self, rows: ArrivedRows) {
+        remove_rows(&rows.path);
     }
     fn tell(&mut self, news: News) {
         note(&self.metrics, &news);
@@ -209,6 +230,11 @@ impl Host for Shell {
     }
 }
 
+/// A file that cannot be removed now is removed at the next start.
+fn remove_rows(path: &Path) {
+    let _ = std::fs::remove_file(path);
+}
+
 fn note(metrics: &Metrics, news: &News) {
     match news {
         News::Held(time) => metrics.held(*time),
@@ -222,10 +248,14 @@ impl Shell {
     fn input(&mut self, order: Order) -> Option<Input> {
         match order {
             Order::Input(input) => Some(*input),
-            Order::Request { group, body, deadline, reply } => {
+            Order::Peer { from, message, taken } => {
+                drop(taken);
+                Some(Input::Peer { from, message })
+            }
+            Order::Request { group, body, deadline, reply, taken } => {
                 self.last_token += 1;
                 let token = Token(self.last_token);
-                self.waiting.insert(token, reply);
+                self.waiting.insert(token, (reply, taken));
                 Some(Input::Request { token, group, body, deadline })
             }
             Order::Stop => None,
@@ -298,6 +328,7 @@ fn do_job(store: &Store, log: &Log, topology: Topology, job: Job, clock: Clock, 
                 transfer::install(&path, &mut commit, topology, group)?;
                 commit.group(group, &record)?;
                 commit.finish()?;
+                remove_rows(&path);
                 store.view()
             };
             Finished::Installed { group, view: install().map(Box::new) }

@@ -20,6 +20,7 @@
 //! | | `error` | the one error; its kinds say what the caller does next |
 //! | | `clock` | the only doors to time and chance |
 //! | | `ids` | a type for every id; which partition and group a site lies in (`Topology`) |
+//! | | `room` | a bound in bytes for what waits in a queue |
 //! | decide | `data` | keys, siblings, contexts, remembered requests; the machine that a data group's log drives (`Machine`) |
 //! | | `cluster` | nodes, sites, relays, snapshots as the registry has them; the machine that the meta log drives (`State`); `placement`; `walk` |
 //! | | `snapshot::{cut, chunk, manifest}` | the barrier and the fence; where chunks begin and end; what a part consists of |
@@ -38,6 +39,7 @@
 //! | | `parts` | this node's parts: from the view at the cut to files on the shelf |
 //! | | `restore` | where a store comes from: founded, joined, restored |
 //! | doors | `rpc`, `http` | gRPC services, thin; metrics and health |
+//! | | `porch` | what a node answers while it joins, restores or opens its store |
 //! | | `node` | builds the above, wires it, starts it, stops it in reverse |
 //! | client | `ctl` (`cli/`) | `ddbctl`, and the guide's `devicedb cluster ...` as a translation onto it |
 //!
@@ -125,6 +127,7 @@ pub mod limits;
 pub mod error;
 pub mod clock;
 pub mod ids;
+pub mod room;
 // -- decide; `snapshot` also holds what stands below `peer`
 pub mod data;
 pub mod cluster;

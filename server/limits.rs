@@ -54,6 +54,8 @@ pub const HEARTBEAT_TICKS: usize = 2;
 pub const ELECTION_TICKS_MIN: usize = 7;
 /// ... and before this many.
 pub const ELECTION_TICKS_MAX: usize = 11;
+/// Voters of a leader that is gone stand this many ticks apart: time for one to be elected before the next one tries.
+pub const STAND_APART_TICKS: u32 = 3;
 /// How long a leader may answer reads alone after a quorum heard it. Shorter than the shortest election by two ticks, so that drift of two monotonic clocks does not matter.
 pub const LEASE: Duration = Duration::from_millis(500);
 pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1 << 20;
@@ -62,6 +64,8 @@ pub const RAFT_INFLIGHT_MAX: usize = 256;
 pub const ROUND_INPUTS_MAX: usize = 4096;
 /// Inputs that may wait for the engine; then requests are answered EXHAUSTED and peer messages are dropped.
 pub const ENGINE_QUEUE_MAX: usize = 16_384;
+/// Bytes of writes that are not answered, and of peers' messages that are not taken: beyond this it is the same.
+pub const ENGINE_QUEUE_BYTES_MAX: usize = 128 << 20;
 /// Requests of one group that may wait for a leader or the fence.
 pub const WAITING_REQUESTS_MAX: usize = 16_384;
 /// A forwarded request that got no answer is sent again after this.
@@ -130,6 +134,13 @@ pub const PEER_QUEUE_MAX: usize = 8192;
 /// A frame and the largest log entry behind it: a batch with a context for every step.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 32 << 20;
 pub const PEER_FRAME_BYTES: usize = 2 << 20;
+pub const PEER_FRAME_MESSAGES_MAX: usize = 1024;
+/// Messages to one node that wait for its stream.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// A stream on which nothing else is said says that it lives.
+pub const PEER_ALIVE: Duration = Duration::from_secs(1);
+/// A process that has said nothing for this long gives its place to another one of the same node.
+pub const PEER_SILENT: Duration = Duration::from_secs(4);
 pub const PEER_CONNECT: Duration = Duration::from_secs(2);
 pub const PEER_RETRY_MIN: Duration = Duration::from_millis(50);
 pub const PEER_RETRY_MAX: Duration = Duration::from_secs(2);
@@ -141,6 +152,12 @@ pub const JOIN_AGAIN: Duration = Duration::from_millis(300);
 pub const NEWS_QUEUE_MAX: usize = 4096;
 /// How long a node waits for another when it describes the cluster.
 pub const NODE_STATUS: Duration = Duration::from_secs(1);
+/// Rows of groups that are on their way from one node at once: each is a copy of the group on disk.
+pub const ROWS_AT_ONCE: usize = 4;
+/// Rows that have arrived for a group and are not announced; the oldest are dropped first.
+pub const ROWS_KEPT: usize = 2;
+/// How long a receiver of rows waits for the next piece.
+pub const ROWS_PIECE: Duration = Duration::from_secs(30);
 /// One group's rows on their way to a replica.
 pub const SEND_ROWS: Duration = Duration::from_secs(600);
 

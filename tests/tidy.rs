@@ -12,13 +12,13 @@ use std::{
 /// The library in reading order: a file imports only what stands above it. Inside a folder the order is that of its `mod` lines.
 /// `ctl` is the code under `cli/`; `main` are the two binaries.
 const LAYERS: &[&str] = &[
-    "limits error clock ids",
+    "limits error clock ids room",
     "data cluster snapshot/cut snapshot/chunk snapshot/manifest entry",
     "proto wire",
     "metrics store log engine driver peer",
     "snapshot/shelf snapshot/archive snapshot/source snapshot/verify snapshot/set",
     "kv membership parts restore",
-    "rpc http node",
+    "rpc http porch node",
     "ctl main",
 ];
 

@@ -9,7 +9,6 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -78,7 +77,6 @@ pub struct ReadRound {
 pub struct Installing {
     pub ready: Ready,
     pub record: Record,
-    pub path: PathBuf,
 }
 
 /// See the module.
@@ -104,6 +102,8 @@ pub struct Group {
     pub no_lease_in: u64,
     /// Until then this replica votes for nobody else than the leader it has heard.
     pub promised_until: Duration,
+    /// The leader, when its process may be gone.
+    pub suspected: Option<NodeId>,
     /// Entries up to here were in the log when the process started.
     pub replay_until: u64,
     pub installing: Option<Installing>,
@@ -154,6 +154,7 @@ impl Group {
             lease_until: Duration::ZERO,
             no_lease_in: 0,
             promised_until: Duration::ZERO,
+            suspected: None,
             replay_until,
             installing: None,
             leader: None,

@@ -6,7 +6,7 @@
 //! A replica that needs entries which the log has no more gets rows: the leader waits for a checkpoint that knows the member, sends the rows of that moment
 //! (`RowsToSend`), and lets raft-rs announce the snapshot only when they have arrived. The receiver puts them in place (`Installing`) and goes on from there.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use raft::{
@@ -31,7 +31,7 @@ use crate::{
     error::{Error, Result},
     ids::{GroupId, Lineage, NodeId, SiteId},
     limits,
-    store::{View, transfer},
+    store::View,
     wire,
 };
 
@@ -43,6 +43,16 @@ pub struct RowsToSend {
     pub record: Vec<u8>,
     pub view: Arc<View>,
     pub announced: Announced,
+}
+
+/// Rows of a group that another node has sent.
+#[derive(Debug)]
+pub struct ArrivedRows {
+    pub group: GroupId,
+    pub name: Bytes,
+    /// The group's record, as the file begins with it.
+    pub record: Vec<u8>,
+    pub path: PathBuf,
 }
 
 /// What raft-rs announces when rows have arrived.
@@ -97,6 +107,8 @@ impl Engine {
 
     /// Sends rows to members that asked for them, as far as the store knows those members.
     pub(super) fn tend_offers(&mut self, host: &mut dyn Host) {
+        let under_way = |g: &Group| g.raw.store().offers.borrow().values().filter(|o| matches!(o, Offer::Sending { .. })).count();
+        let mut free = limits::ROWS_AT_ONCE.saturating_sub(self.groups.values().map(|g| under_way(g)).sum());
         for group in self.groups.values_mut().filter(|g| g.leads()) {
             let mut offers = group.raw.store().offers.borrow_mut();
             let members = group.members();
@@ -109,6 +121,10 @@ impl Engine {
                     self.checkpoints.wanted = true;
                     continue;
                 }
+                if free == 0 {
+                    continue;
+                }
+                free -= 1;
                 let at = group.stored.applied;
                 let name = Bytes::copy_from_slice(&self.chance.next_u64().to_be_bytes());
                 offers.insert(to, Offer::Sending { at, since: self.now });
@@ -137,13 +153,24 @@ impl Engine {
         self.awake.insert(id);
     }
 
+    pub(super) fn on_rows_arrived(&mut self, rows: ArrivedRows, host: &mut dyn Host) {
+        let arrived = self.arrived.entry(rows.group).or_default();
+        arrived.push_back(rows);
+        if arrived.len() > limits::ROWS_KEPT {
+            arrived.pop_front().into_iter().for_each(|old| host.discard(old));
+        }
+    }
+
     /// A leader has announced rows that are here: they replace what this replica had.
     pub(super) fn install(&mut self, id: GroupId, ready: raft::Ready, host: &mut dyn Host) -> Result<()> {
         let meta = ready.snapshot().get_metadata();
         let at = Position { index: meta.index, term: meta.term };
         let name = ready.snapshot().data.clone();
-        let path = self.arrived.remove(&(id, name)).expect("a snapshot is stepped only when its rows are here");
-        let mut record = wire::decode_record(&transfer::record(&path)?)?;
+        // Others of this group will not be announced any more.
+        let (mine, others): (Vec<_>, Vec<_>) = self.arrived.remove(&id).unwrap_or_default().into_iter().partition(|rows| rows.name == name);
+        others.into_iter().for_each(|rows| host.discard(rows));
+        let ArrivedRows { record, path, .. } = mine.into_iter().next().expect("a snapshot is stepped only when its rows are here");
+        let mut record = wire::decode_record(&record)?;
         if record.applied != at {
             return Err(Error::corrupt(format!("group {id}: rows of {:?} have come for a snapshot at {at:?}", record.applied)));
         }
@@ -152,20 +179,18 @@ impl Engine {
         (record.applied, record.members) = (at, storage::membership(meta.get_conf_state()));
         group.overlay.reset();
         group.changed.clear();
-        host.start(Job::Install { group: id, path: path.clone(), record: wire::encode_record(&record) })?;
-        group.installing = Some(Installing { ready, record, path });
+        host.start(Job::Install { group: id, path, record: wire::encode_record(&record) })?;
+        group.installing = Some(Installing { ready, record });
         Ok(())
     }
 
     /// The rows are stored: the log begins behind them.
     pub(super) fn on_installed(&mut self, id: GroupId, view: View, host: &mut dyn Host) -> Result<()> {
         self.view = Arc::new(view);
-        let Installing { ready, record, path } = {
+        let Installing { ready, record } = {
             let group = self.groups.get_mut(&id).expect("a group stays while it installs");
             group.installing.take().expect("only an installing group has something installed")
         };
-        // A file that stays is overwritten by the next one.
-        let _ = std::fs::remove_file(&path);
         let machine = if id.is_meta() { None } else { Some(super::apply::load_machine(&self.view, self.topology(), id, record.data)?) };
         if id.is_meta() {
             self.meta = super::apply::load_meta(&self.view, &self.identity)?;
@@ -175,13 +200,6 @@ impl Engine {
             self.tell_nodes(host);
             self.tell_outcomes(host);
         }
-        // Older rows of this group will not be announced any more; files that stay are removed at the next start.
-        self.arrived.retain(|(group, _), path| {
-            *group != id || {
-                drop(std::fs::remove_file(path));
-                false
-            }
-        });
         let group = self.groups.get_mut(&id).expect("a group stays while it installs");
         group.machine = machine;
         group.fence = crate::snapshot::cut::Fence::stored(record.mark);

@@ -19,7 +19,7 @@
 //! - If the log or the store fails, the round returns the error and the node stops; it does not guess.
 //! - While nodes fresh from a restore have no lineage, only the meta group is alive.
 //!
-//! Files, in reading order: `overlay` and `storage` (a group's rows and log), `group`, `requests` and `forward` (their way to a leader and back), then the engine's duties: `apply`, `reads`, `members`
+//! Files, in reading order: `overlay` and `storage` (a group's rows and log), `group`, `requests` and `forward` (their way to a leader and back), then the engine's duties: `apply`, `reads`, `elections`, `members`
 //! (who holds a group), `marks` (the cut), `checkpoint`.
 
 pub mod overlay;
@@ -29,23 +29,22 @@ pub mod requests;
 mod forward;
 mod apply;
 mod reads;
+mod elections;
 mod members;
 mod marks;
 mod checkpoint;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use bytes::Bytes;
 use raft::{StateRole, eraftpb::MessageType};
 
 pub use self::checkpoint::{Finished, Job, Stored};
 pub use self::marks::{Captured, SnapshotNews};
-pub use self::members::{Announced, RowsToSend};
+pub use self::members::{Announced, ArrivedRows, RowsToSend};
 pub use self::reads::{Look, Sight};
 pub use self::requests::{Body, Token};
 use self::{
@@ -80,6 +79,8 @@ pub trait Host {
     fn start(&mut self, job: Job) -> Result<()>;
     /// Sends a group's rows to a node; ends in an `Input::RowsSent`.
     fn send_rows(&mut self, rows: RowsToSend);
+    /// Rows that arrived will not be installed: their file may go.
+    fn discard(&mut self, rows: ArrivedRows);
     fn tell(&mut self, news: News);
     /// Makes the identity durable before it returns: this node belongs to the lineage from now on.
     fn adopt(&mut self, identity: &Identity) -> Result<()>;
@@ -122,16 +123,16 @@ pub enum Input {
     Tick,
     Finished(Finished),
     /// Rows for a Raft snapshot have arrived and are whole.
-    RowsArrived {
-        group: GroupId,
-        name: Bytes,
-        path: PathBuf,
-    },
+    RowsArrived(ArrivedRows),
     RowsSent {
         to: NodeId,
         group: GroupId,
         announced: Option<Announced>,
     },
+    /// A node that has nothing to say lives.
+    Heard(NodeId),
+    /// The last stream of a node has ended: its process may be gone.
+    Gone(NodeId),
     /// An established cluster lets this node, fresh from a restore, into its lineage.
     Adopt(Lineage),
     /// Write everything to the store now.
@@ -163,7 +164,7 @@ pub struct Engine {
     /// When each node was last heard.
     heard: BTreeMap<NodeId, Duration>,
     /// Rows that have arrived for Raft snapshots that have not been announced yet.
-    arrived: BTreeMap<(GroupId, Bytes), PathBuf>,
+    arrived: BTreeMap<GroupId, VecDeque<ArrivedRows>>,
     /// Groups with something to do in this round.
     awake: BTreeSet<GroupId>,
     /// Messages of this node to itself.
@@ -289,10 +290,10 @@ impl Engine {
             Input::Look(look) => self.on_look(look),
             Input::Tick => self.on_tick(host)?,
             Input::Finished(finished) => self.on_finished(finished, host)?,
-            Input::RowsArrived { group, name, path } => {
-                self.arrived.insert((group, name), path);
-            }
+            Input::RowsArrived(rows) => self.on_rows_arrived(rows, host),
             Input::RowsSent { to, group, announced } => self.on_rows_sent(to, group, announced),
+            Input::Heard(node) => drop(self.heard.insert(node, self.now)),
+            Input::Gone(node) => self.on_gone(node),
             Input::Adopt(lineage) => self.adopt(lineage, host)?,
             Input::Checkpoint => self.checkpoints.wanted = true,
             Input::Resign => self.resign(),
@@ -342,6 +343,7 @@ impl Engine {
             self.route(number, host)?;
         }
         self.expire_looks();
+        self.tend_elections();
         self.tend_members();
         self.tend_marks(host)?;
         self.tend_sites(host)?;
@@ -372,10 +374,6 @@ impl Engine {
         if message.from != from.0 || message.to != self.me().0 {
             return Ok(());
         }
-        let asks_vote = matches!(message.msg_type, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
-        if asks_vote && self.now < self.votes_from {
-            return Ok(());
-        }
         let brings_entries = message.msg_type == MessageType::MsgAppend && !message.entries.is_empty();
         if brings_entries && self.checkpoints.is_full() {
             // The store is behind; Raft sends them again.
@@ -392,18 +390,13 @@ impl Engine {
             // No leader says so of a log that it knows; raft-rs would end the process.
             return Ok(());
         }
-        // Whoever follows a leader has promised it a lease; raft-rs forgets that when the term grows without a leader.
-        let leads = matches!(message.msg_type, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
-        if leads && message.term >= group.term() {
-            group.promised_until = self.now + limits::LEASE;
-        }
-        if asks_vote && self.now < group.promised_until && message.context[..] != CAMPAIGN_TRANSFER[..] {
+        if !group.may_take(&message, self.now, self.votes_from) {
             return Ok(());
         }
         if message.msg_type == MessageType::MsgSnapshot {
             // Its rows came first; without them it cannot be followed, and the leader sends both again.
-            let here = self.arrived.contains_key(&(id, message.get_snapshot().data.clone()));
-            if !here {
+            let name = &message.get_snapshot().data;
+            if !self.arrived.get(&id).is_some_and(|arrived| arrived.iter().any(|rows| rows.name == name)) {
                 return Ok(());
             }
         }
@@ -564,9 +557,6 @@ impl Engine {
         Ok(())
     }
 }
-
-/// What raft-rs writes into vote requests of a node that was told to take over: nobody's lease stands against it.
-const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
 
 fn message(group: GroupId, body: peer_message::Body) -> PeerMessage {
     PeerMessage { group: group.0, body: Some(body) }

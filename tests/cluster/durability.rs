@@ -30,6 +30,8 @@ async fn kill_9_of_one_node_loses_nothing_and_writes_go_on_within_two_seconds() 
         ledgers.push((site, bucket, writer.stop().await));
     }
     everywhere(&cluster, &ledgers).await;
+    let longest = ledgers.iter().map(|(.., ledger)| ledger.longest_pause).max().expect("there are writers");
+    println!("the longest that a write waited: {longest:?}");
     for (site, _, ledger) in &ledgers {
         assert!(ledger.longest_pause <= WRITES_WAIT_MAX, "writes of {site} waited {:?}", ledger.longest_pause);
     }

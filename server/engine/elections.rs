@@ -1,0 +1,85 @@
+//! Who may be voted for when, and what shortens the time without a leader.
+//!
+//! raft-rs holds elections; what stands here keeps them from breaking a lease, and begins them early when that is safe.
+//!
+//! - Whoever follows a leader has promised it a lease: it votes for nobody else before `promised_until`, also when raft-rs has forgotten the leader.
+//! - A node that has restarted may have promised just before: it votes for nobody until a lease has passed (`votes_from`).
+//! - When a node's last stream ends, its process may be gone. The groups that it leads need not wait for a time-out then: once the promise is over and the
+//!   leader has not been heard again, it is forgotten, and its voters stand one after the other, so that they do not split the vote. A stream that broke
+//!   while the leader lives costs nothing: it is heard again within its promise.
+
+use std::time::Duration;
+
+use raft::{
+    StateRole,
+    eraftpb::{Message, MessageType},
+};
+
+use super::{Engine, group::Group};
+use crate::{ids::NodeId, limits};
+
+/// What raft-rs writes into vote requests of a node that was told to take over: nobody's lease stands against it.
+const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
+
+impl Engine {
+    /// The last stream of a node has ended.
+    pub(super) fn on_gone(&mut self, node: NodeId) {
+        for group in self.groups.values_mut().filter(|g| g.raw.raft.leader_id == node.0) {
+            group.suspected = Some(node);
+        }
+    }
+
+    /// Stands for election where a leader is gone and it is this node's turn.
+    pub(super) fn tend_elections(&mut self) {
+        let (me, now) = (self.me(), self.now);
+        for group in self.groups.values_mut() {
+            let Some(gone) = group.suspected else { continue };
+            let turn = turn(group, me, gone).map(|turn| group.promised_until + limits::TICK * turn);
+            if now < turn.unwrap_or(group.promised_until) || now < self.votes_from || group.installing.is_some() {
+                continue;
+            }
+            group.forget_suspect();
+            group.suspected = None;
+            if turn.is_some() && group.raw.raft.state == StateRole::Follower {
+                // raft-rs refuses where this makes no sense; the time-out is still there.
+                let _ = group.raw.campaign();
+            }
+            self.awake.insert(group.id);
+        }
+    }
+}
+
+impl Group {
+    /// Whether raft-rs may see a message: a vote is not asked of it while it is promised to a leader. Takes note of leaders on the way.
+    pub(super) fn may_take(&mut self, message: &Message, now: Duration, votes_from: Duration) -> bool {
+        let leads = matches!(message.msg_type, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
+        if leads && message.term >= self.term() {
+            self.promised_until = now + limits::LEASE;
+            self.suspected = None;
+        }
+        if !matches!(message.msg_type, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) {
+            return true;
+        }
+        if now < votes_from || (now < self.promised_until && message.context[..] != *CAMPAIGN_TRANSFER) {
+            return false;
+        }
+        self.forget_suspect();
+        true
+    }
+
+    /// Has raft-rs forget a leader whose process may be gone and whose promise is over, so that it votes at once.
+    fn forget_suspect(&mut self) {
+        let raft = &mut self.raw.raft;
+        if self.suspected.is_some_and(|gone| raft.leader_id == gone.0) && raft.state == StateRole::Follower {
+            raft.become_follower(raft.term, 0);
+        }
+    }
+}
+
+/// How many ticks after the promise a voter stands; none for one that has no vote. Each group begins with another voter, so that leaders spread.
+fn turn(group: &Group, me: NodeId, gone: NodeId) -> Option<u32> {
+    let others: Vec<NodeId> = group.members().voters.iter().copied().filter(|n| *n != gone).collect();
+    let place = others.iter().position(|n| *n == me)?;
+    let turn = (place + group.id.0 as usize) % others.len();
+    Some(1 + limits::STAND_APART_TICKS * turn as u32)
+}

@@ -1,0 +1,129 @@
+//! The rows of a group on their way to a replica that the log cannot bring up any more.
+//!
+//! The sender copies them from its view into a file first, so that no view is held while the network is slow; the receiver keeps them in a file until Raft
+//! announces the snapshot that they belong to. Either file is gone when its transfer has failed. How many are on their way at once is the engine's business.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{Me, Verdict, connect, judge};
+use crate::{
+    driver::Handle,
+    engine::{ArrivedRows, Input, RowsToSend},
+    error::{Context, Error, Result},
+    ids::{GroupId, Topology},
+    limits,
+    proto::internal::v1::{SendRowsRequest, SendRowsResponse},
+    store::transfer,
+};
+
+/// A file that is removed with its owner, unless it is kept.
+struct Spooled {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Spooled {
+    /// A name that no other transfer of this process has; what an earlier process left was removed at the start.
+    fn new(spool: &Path, what: &str) -> Spooled {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        Spooled { path: spool.join(format!("{what}-{number}.rows")), kept: false }
+    }
+
+    fn keep(mut self) -> PathBuf {
+        self.kept = true;
+        self.path.clone()
+    }
+}
+
+impl Drop for Spooled {
+    fn drop(&mut self) {
+        if !self.kept {
+            // One that cannot be removed now is removed at the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Sends rows, whole or not at all.
+pub(super) async fn ship(me: &Me, address: &str, spool: &Path, rows: RowsToSend) -> Result<()> {
+    let RowsToSend { to, group, name, record, view, .. } = rows;
+    let topology: Topology = me.identity.borrow().topology;
+    let spooled = Spooled::new(spool, &format!("outgoing-{group}"));
+    let path = spooled.path.clone();
+    let written = tokio::task::spawn_blocking(move || transfer::write(&path, &record, &view, topology, group)).await;
+    let digest = written.map_err(|e| Error::unavailable(format!("copying rows ended unexpectedly: {e}")))??;
+    let head = SendRowsRequest { hello: Some(me.hello(to)), group: group.0, name, ..SendRowsRequest::default() };
+    let sent = tokio::time::timeout(limits::SEND_ROWS, ship_file(address, head, &spooled.path, digest)).await;
+    sent.map_err(|_| Error::unavailable(format!("sending rows to node {to} took longer than {:?}", limits::SEND_ROWS)))?
+}
+
+async fn ship_file(address: &str, head: SendRowsRequest, path: &Path, digest: [u8; 32]) -> Result<()> {
+    let mut client = connect(address).await?;
+    let mut file = File::open(path).await.at(path.display())?;
+    let (queue, pieces) = mpsc::channel(4);
+    let feed = async move {
+        let gone = || Error::unavailable("the receiver has gone");
+        queue.send(head).await.map_err(|_| gone())?;
+        loop {
+            let mut piece = Vec::with_capacity(1 << 20);
+            if (&mut file).take(1 << 20).read_to_end(&mut piece).await.at("reading spooled rows")? == 0 {
+                break;
+            }
+            queue.send(SendRowsRequest { rows: piece.into(), ..SendRowsRequest::default() }).await.map_err(|_| gone())?;
+        }
+        queue.send(SendRowsRequest { digest: digest.to_vec().into(), ..SendRowsRequest::default() }).await.map_err(|_| gone())
+    };
+    let (fed, answered) = tokio::join!(feed, client.send_rows(ReceiverStream::new(pieces)));
+    answered.map_err(|s| Error::unavailable(format!("{address} did not take rows: {}", s.message())))?;
+    fed
+}
+
+/// Takes rows that another node sends, whole or not at all.
+pub async fn receive_rows(me: &Me, handle: &Handle, spool: &Path, mut stream: Streaming<SendRowsRequest>) -> Result<SendRowsResponse> {
+    let head = next(&mut stream).await?;
+    let hello = head.hello.ok_or_else(|| Error::invalid("a stream of rows without a hello"))?;
+    if let Verdict::Refuse(why) = judge(&me.identity.borrow().clone(), &hello) {
+        return Err(Error::conflict(why));
+    }
+    let group = GroupId(head.group);
+    let spooled = Spooled::new(spool, &format!("incoming-{group}"));
+    let mut file = File::create(&spooled.path).await.at(spooled.path.display())?;
+    let mut hash = blake3::Hasher::new();
+    loop {
+        let piece = next(&mut stream).await?;
+        if !piece.digest.is_empty() {
+            if piece.digest != hash.finalize().as_bytes()[..] {
+                return Err(Error::corrupt(format!("rows of group {group} were changed on the way from node {}", hello.node_id)));
+            }
+            break;
+        }
+        hash.update(&piece.rows);
+        file.write_all(&piece.rows).await.at(spooled.path.display())?;
+    }
+    file.flush().await.at(spooled.path.display())?;
+    let path = spooled.path.clone();
+    let record = tokio::task::spawn_blocking(move || transfer::record(&path)).await;
+    let record = record.map_err(|e| Error::unavailable(format!("reading rows ended unexpectedly: {e}")))??;
+    handle.input(Input::RowsArrived(ArrivedRows { group, name: head.name, record, path: spooled.keep() }))?;
+    Ok(SendRowsResponse {})
+}
+
+/// The next piece, from a sender that goes on sending.
+async fn next(stream: &mut Streaming<SendRowsRequest>) -> Result<SendRowsRequest> {
+    let piece = tokio::time::timeout(limits::ROWS_PIECE, stream.message()).await;
+    let piece = piece.map_err(|_| Error::unavailable(format!("no rows have come for {:?}", limits::ROWS_PIECE)))?;
+    let piece = piece.map_err(|s: Status| Error::unavailable(format!("the stream of rows broke: {}", s.message())))?;
+    piece.ok_or_else(|| Error::unavailable("the stream of rows ended without its digest"))
+}
