@@ -155,6 +155,7 @@ pub mod restore;
 // -- doors
 pub mod rpc;
 pub mod http;
+pub mod porch;
 pub mod node;
 
 // -- client

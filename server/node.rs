@@ -1,7 +1,7 @@
 //! A node: builds what stands above, wires it, starts it, and stops it in the reverse order.
 //!
 //! Started on an empty directory a node founds a cluster, or joins one when it is told where; on an extracted part it restores it; otherwise it goes on
-//! with the store it has. The port is taken before anything is changed on disk.
+//! with the store it has. The port is taken before anything is changed on disk; until the doors open, a `Porch` answers there.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
@@ -27,6 +27,7 @@ use crate::{
     metrics::Metrics,
     parts::Parts,
     peer::{self, Me, Peers},
+    porch::Porch,
     proto::{
         self,
         internal::v1::{GetNodeStatusRequest, JoinRequest, peer_service_server::PeerServiceServer},
@@ -83,8 +84,9 @@ impl Node {
         let listen = listener.local_addr().map_err(|e| Error::unavailable(format!("cannot listen on {}: {e}", options.listen)))?;
         let address = options.advertise.clone().unwrap_or_else(|| listen.to_string());
         let claim = Claim::on(&options.store)?;
-        let (store, identity, known) = prepare(&options, &address).await?;
-        run(options, listener, address, claim, store, identity, known).await
+        let porch = Porch::open(listener)?;
+        let (store, identity, known) = prepare(&options, &address, &porch).await?;
+        run(options, porch, address, claim, store, identity, known).await
     }
 
     /// Waits until the node fails by itself. Its reason.
@@ -120,7 +122,7 @@ impl Node {
 }
 
 /// The store, whoever's it is, and nodes that are known from joining.
-async fn prepare(options: &Options, address: &str) -> Result<(Store, Identity, Vec<NodeEntry>)> {
+async fn prepare(options: &Options, address: &str, porch: &Porch) -> Result<(Store, Identity, Vec<NodeEntry>)> {
     let dir = options.store.clone();
     let mut known = Vec::new();
     match blocking({
@@ -131,6 +133,7 @@ async fn prepare(options: &Options, address: &str) -> Result<(Store, Identity, V
     {
         Holds::Store => {}
         Holds::Part => {
+            porch.say(format!("the part in {} is being restored", dir.display()));
             blocking({
                 let dir = dir.clone();
                 move || restore::restore(&dir)
@@ -138,10 +141,11 @@ async fn prepare(options: &Options, address: &str) -> Result<(Store, Identity, V
             .await?
         }
         Holds::Nothing => match &options.join {
-            Some(target) => known = join(options, target, address).await?,
+            Some(target) => known = join(options, target, address, porch).await?,
             None => found(options, address)?,
         },
     }
+    porch.say(format!("the store in {} is being opened", dir.display()));
     let (store, identity) = blocking(move || restore::open(&dir)).await?;
     Ok((store, identity, known))
 }
@@ -177,9 +181,10 @@ fn found(options: &Options, address: &str) -> Result<()> {
     Ok(())
 }
 
-async fn join(options: &Options, target: &str, address: &str) -> Result<Vec<NodeEntry>> {
+async fn join(options: &Options, target: &str, address: &str, porch: &Porch) -> Result<Vec<NodeEntry>> {
     let node = restore::node_id(&options.store, || NodeId(Chance::from_entropy().nonzero()))?;
     let request = JoinRequest { node: Some(wire::node_record(&entry(options, node, Lineage::PENDING, address))), protocol: peer::PROTOCOL };
+    porch.say(format!("the node asks {target} to join its cluster"));
     let mut said = String::new();
     let answer = loop {
         match peer::join(target, request.clone()).await {
@@ -187,6 +192,7 @@ async fn join(options: &Options, target: &str, address: &str) -> Result<Vec<Node
             Err(e) if e.kind == crate::error::Kind::Unavailable || e.kind == crate::error::Kind::Unknown => {
                 if e.message != said {
                     tracing::info!(%target, why = %e, "the cluster cannot be joined yet; trying again");
+                    porch.say(format!("the cluster cannot be joined at {target} yet: {e}"));
                     said = e.message;
                 }
                 tokio::time::sleep(limits::JOIN_AGAIN).await;
@@ -209,7 +215,7 @@ async fn join(options: &Options, target: &str, address: &str) -> Result<Vec<Node
     Ok(known)
 }
 
-async fn run(options: Options, listener: TcpListener, address: String, claim: Claim, store: Store, identity: Identity, known: Vec<NodeEntry>) -> Result<Node> {
+async fn run(options: Options, porch: Porch, address: String, claim: Claim, store: Store, identity: Identity, known: Vec<NodeEntry>) -> Result<Node> {
     let clock = Clock::start();
     let metrics = Arc::new(Metrics::default());
     let spool = restore::spool(&options.store)?;
@@ -284,7 +290,7 @@ async fn run(options: Options, listener: TcpListener, address: String, claim: Cl
     let (stop_server, stopped) = watch::channel(false);
     let pages = Pages { handle: handle.clone(), peers: peers.clone(), log, metrics: metrics.clone() };
     let doors = doors(&handle, &peers, &cluster, &parts, identity.node, identity.topology, Porter { clock, metrics }, &pages, spool, &mut tasks)?;
-    let server = tokio::spawn(serve(listener, doors, stopped));
+    let server = tokio::spawn(serve(porch.leave()?, doors, stopped));
     tracing::info!(node = %identity.node, %address, version = env!("CARGO_PKG_VERSION"), "serving");
     Ok(Node { address, id: identity.node, driver, handle, failed, peers, stop_server, server, tasks, _claim: claim })
 }

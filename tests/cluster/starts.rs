@@ -2,9 +2,10 @@
 
 use std::{fs, net::TcpListener, path::Path};
 
-use devicedb::{entry::Identity, restore, store::Store, wire};
+use devicedb::{entry::Identity, proto::v1::Bucket, restore, store::Store, wire};
+use tonic::Code;
 
-use crate::harness::{Cluster, Node, Options, Port, SOON, shell};
+use crate::harness::{Cluster, Node, Options, Port, SOON, reason, shell};
 
 /// Every file below a directory with its bytes: what must not change.
 fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
@@ -98,5 +99,22 @@ async fn a_store_that_has_lost_its_log_or_is_of_a_newer_format_is_refused_with_t
     let store = Store::open(&node.store).unwrap();
     store.set_identity(&wire::encode_identity(&newer)).unwrap();
     drop(store);
+    cluster.restart_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_waits_to_join_says_that_it_lives_and_what_it_waits_for() {
+    let mut cluster = Cluster::start(1, Options::default()).await;
+    let mut node = cluster.further();
+    let target = cluster.nodes[0].endpoint();
+    cluster.kill9_all();
+    node.start();
+    node.wait_listening().await;
+    node.wait_unready(&target).await;
+    let status = node.client().get("shop", Bucket::Default, "k").await.unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "UNAVAILABLE"), "{status:?}");
+    assert!(status.message().contains(&target), "{status:?}");
+
+    cluster.nodes.push(node);
     cluster.restart_all().await;
 }

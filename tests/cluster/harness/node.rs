@@ -95,6 +95,17 @@ impl Node {
         self.wait_for("/readyz").await;
     }
 
+    /// Waits until it says that it cannot serve yet, and why.
+    pub async fn wait_unready(&self, why: &str) {
+        let endpoint = self.endpoint();
+        eventually(&format!("{} says that it is not ready, and {why}", self.name), SOON, async || match http_get(&endpoint, "/readyz").await {
+            Ok((503, body)) if body.contains(why) => Ok(()),
+            Ok((code, body)) => Err(format!("{code} {body}")),
+            Err(e) => Err(e.to_string()),
+        })
+        .await;
+    }
+
     async fn wait_for(&mut self, path: &str) {
         let endpoint = self.endpoint();
         let what = format!("{} at {endpoint} answers GET {path} with 200", self.name);
