@@ -98,6 +98,8 @@ pub const CHECKPOINT_AGE_MAX: Duration = Duration::from_secs(5);
 pub const STORE_CACHE_BYTES: usize = 64 << 20;
 /// Rows deleted by one log entry when a site is removed.
 pub const SITE_DROP_ROWS: u32 = 4096;
+/// Bytes of values at which one such entry stops. Part of what the log means: all replicas of a group have to run with the same.
+pub const SITE_DROP_BYTES: usize = 16 << 20;
 
 // Requests and streams.
 

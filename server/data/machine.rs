@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Row, Rows, SiteRow,
+    Row, Rows, SiteRow, SiteStage,
     command::{Command, Reply, Write},
     key::{Key, Place, RowKey, keys_range},
     query::{key_row, site_row, takes_requests},
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     ids::{GroupId, Lineage, PartitionId, RequestId, SiteGeneration, SiteId, Topology},
+    limits,
 };
 
 /// The part of a group's state that stands in no row.
@@ -138,30 +139,33 @@ impl Machine {
         Ok(Verdict::Written { lineage: self.lineage, first, outcomes: Outcomes::pack(&outcomes) })
     }
 
-    /// An older life that stands, and nobody is removing, goes on as the new one: a late command has begun it when it was over.
     fn add_site(&mut self, at: RowKey, generation: SiteGeneration, rows: &mut impl Rows) -> Result<Reply> {
         match site_row(rows, &at)? {
-            Some(SiteRow { removing: false, generation: stands }) if stands >= generation => Ok(Reply::Done { changed: false }),
-            Some(SiteRow { removing: true, .. }) => {
+            // This life, or a later one, has begun already or is over.
+            Some(site) if site.generation >= generation => Ok(Reply::Done { changed: false }),
+            Some(SiteRow { stage: SiteStage::Removing, .. }) => {
                 Ok(Reply::Refused(Error::unavailable(format!("site {:?} is still being removed; retry when that is done", at.site.as_str()))))
             }
             _ => {
-                rows.set(&at, Some(Row::Site(SiteRow { removing: false, generation })))?;
-                self.touched.insert(at.partition);
+                self.set_site(&at, SiteStage::Present, generation, rows)?;
                 Ok(Reply::Done { changed: true })
             }
         }
     }
 
-    /// The site's own row goes last, so that nobody adds the site again while old rows are left.
+    /// Ends a life of a site and all before it, whether it has begun here or not: if its beginning comes late, it does nothing any more.
     fn drop_site(&mut self, at: RowKey, generation: SiteGeneration, rows_max: u32, rows: &mut impl Rows) -> Result<Reply> {
-        let Some(site) = site_row(rows, &at)?.filter(|site| site.generation == generation) else { return Ok(Reply::Done { changed: false }) };
+        let stands = site_row(rows, &at)?;
+        if stands.is_some_and(|site| site.generation > generation || (site.generation == generation && site.stage == SiteStage::Removed)) {
+            return Ok(Reply::Done { changed: false });
+        }
         let rows_max = rows_max.max(1) as usize;
         let range = keys_range(at.partition, &at.site);
-        let (mut doomed, mut more) = (Vec::new(), false);
-        rows.visit(&range.start, &range.end, &mut |key, _| {
-            more = doomed.len() == rows_max;
+        let (mut doomed, mut bytes, mut more) = (Vec::new(), 0, false);
+        rows.visit(&range.start, &range.end, &mut |key, row| {
+            more = doomed.len() == rows_max || bytes >= limits::SITE_DROP_BYTES;
             if !more {
+                bytes += row_bytes(&row);
                 doomed.push(key);
             }
             Ok(!more)
@@ -169,13 +173,14 @@ impl Machine {
         for key in &doomed {
             rows.set(key, None)?;
         }
-        if !more {
-            rows.set(&at, None)?;
-        } else if !site.removing {
-            rows.set(&at, Some(Row::Site(SiteRow { removing: true, generation })))?;
-        }
-        self.touched.insert(at.partition);
+        self.set_site(&at, if more { SiteStage::Removing } else { SiteStage::Removed }, generation, rows)?;
         Ok(Reply::SiteDropped { more })
+    }
+
+    fn set_site(&mut self, at: &RowKey, stage: SiteStage, generation: SiteGeneration, rows: &mut impl Rows) -> Result<()> {
+        rows.set(at, Some(Row::Site(SiteRow { stage, generation })))?;
+        self.touched.insert(at.partition);
+        Ok(())
     }
 
     fn set_lineage(&mut self, lineage: Lineage) -> Reply {
@@ -183,6 +188,14 @@ impl Machine {
             return Reply::Refused(Error::invalid("lineage 0 stands for none and cannot be set"));
         }
         Reply::Done { changed: mem::replace(&mut self.lineage, lineage) != lineage }
+    }
+}
+
+/// Bytes of values, about.
+fn row_bytes(row: &Row) -> usize {
+    match row {
+        Row::Site(_) => 0,
+        Row::Key(versions) => versions.versions().iter().map(|v| v.value.as_ref().map_or(0, |v| v.as_bytes().len())).sum(),
     }
 }
 

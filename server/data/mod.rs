@@ -43,12 +43,22 @@ pub enum Row {
     Key(Versions),
 }
 
-/// A site's own row: the site is read and written while it stands and is not being removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A site's own row. It outlives the site, so that a late command for a life that is over does nothing: a few bytes a removed site, for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SiteRow {
-    pub removing: bool,
+    pub stage: SiteStage,
     /// The life of the site that this is.
     pub generation: SiteGeneration,
+}
+
+/// How far a site's life is in the group that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SiteStage {
+    /// It is read and written.
+    Present,
+    /// Rows are left, and nobody sees them.
+    Removing,
+    Removed,
 }
 
 /// The rows of a group. An error means that the disk failed: the node stops, it does not guess.

@@ -4,7 +4,7 @@
 //! showed last.
 
 use super::{
-    Row, Rows,
+    Row, Rows, SiteStage,
     bucket::Bucket,
     command::{KeyView, Query, Read, Reply, Scan},
     context::Context,
@@ -101,7 +101,7 @@ fn view(site: &SiteId, bucket: Bucket, key: &Key, versions: Versions, keys_only:
 
 /// Whether the site of this row exists and is not being removed.
 pub(super) fn takes_requests(rows: &impl Rows, at: &RowKey) -> Result<bool> {
-    Ok(site_row(rows, at)?.is_some_and(|site| !site.removing))
+    Ok(site_row(rows, at)?.is_some_and(|site| site.stage == SiteStage::Present))
 }
 
 pub(super) fn site_row(rows: &impl Rows, at: &RowKey) -> Result<Option<super::SiteRow>> {

@@ -254,7 +254,7 @@ fn view_line(view: &KeyView, site: &SiteId, bucket: Bucket) -> String {
 
 fn row_line(key: &RowKey, row: &Row) -> String {
     match (&key.place, row) {
-        (Place::Site, Row::Site(row)) => format!("{}: site, generation {}, removing: {}\n", key.site, row.generation, row.removing),
+        (Place::Site, Row::Site(row)) => format!("{}: site, generation {}, {:?}\n", key.site, row.generation, row.stage),
         (Place::Key { bucket, key: k }, Row::Key(row)) => {
             let versions: Vec<_> = row.versions().iter().map(version_text).collect();
             format!("{}: {bucket} {k} [{}] clock {}\n", key.site, versions.join(", "), vector_text(row.clock()))

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::stored;
 use crate::{
     cluster::walk::Membership,
-    data::{self, Dot, Outcomes, Place, Remembered, Row, SiteRow, Value, Verdict, Version, VersionVector, Versions},
+    data::{self, Dot, Outcomes, Place, Remembered, Row, SiteRow, SiteStage, Value, Verdict, Version, VersionVector, Versions},
     entry::{Identity, Position, Record},
     error::{Error, Result},
     ids::{ClusterId, Lineage, NodeId, RequestId, SiteGeneration, SnapshotId, SnapshotSeq, Topology},
@@ -16,7 +16,10 @@ use crate::{
 
 pub fn encode_row(row: &Row) -> Bytes {
     match row {
-        Row::Site(SiteRow { removing, generation }) => internal::SiteRow { removing: *removing, generation: generation.0 }.encode_to_vec().into(),
+        Row::Site(SiteRow { stage, generation }) => {
+            let (removing, removed) = (*stage == SiteStage::Removing, *stage == SiteStage::Removed);
+            internal::SiteRow { removing, generation: generation.0, removed }.encode_to_vec().into()
+        }
         Row::Key(versions) => {
             let clock = versions.clock().pairs().map(|(lineage, counter)| internal::Dot { lineage: lineage.0, counter }).collect();
             internal::Row { versions: versions.versions().iter().map(version).collect(), clock }.encode_to_vec().into()
@@ -29,7 +32,13 @@ pub fn decode_row(place: &Place, bytes: &Bytes) -> Result<Row> {
     match place {
         Place::Site => {
             let row: internal::SiteRow = stored(bytes, "a site's row")?;
-            Ok(Row::Site(SiteRow { removing: row.removing, generation: SiteGeneration(row.generation) }))
+            let stage = match (row.removing, row.removed) {
+                (false, false) => SiteStage::Present,
+                (true, false) => SiteStage::Removing,
+                (false, true) => SiteStage::Removed,
+                (true, true) => return Err(Error::corrupt("a site's row says that it is being removed and is removed")),
+            };
+            Ok(Row::Site(SiteRow { stage, generation: SiteGeneration(row.generation) }))
         }
         Place::Key { .. } => {
             let row = internal::Row::decode(bytes.clone()).map_err(|e| Error::corrupt(format!("a key's row cannot be read: {e}")))?;
