@@ -20,7 +20,7 @@ use tokio::sync::{mpsc as tokio_mpsc, oneshot};
 use crate::{
     clock::Clock,
     data::Reply,
-    engine::{ArrivedRows, Body, Engine, Finished, Host, Input, Job, Look, News, RowsToSend, Sight, Stored, Token},
+    engine::{ArrivedRows, Body, Engine, Finished, Host, Input, Job, Look, News, RowsToSend, Sight, Token},
     entry::Identity,
     error::{Error, Result},
     ids::{GroupId, NodeId, Topology},
@@ -29,7 +29,7 @@ use crate::{
     metrics::Metrics,
     proto::internal::v1::PeerMessage,
     room::{Room, Taken},
-    store::{Store, transfer},
+    store::Store,
     wire,
 };
 
@@ -314,47 +314,12 @@ fn keep_store(store: &Store, log: &Log, topology: Topology, work: &Receiver<Job>
 }
 
 fn do_job(store: &Store, log: &Log, topology: Topology, job: Job, clock: Clock, metrics: &Metrics) -> Finished {
-    match job {
-        Job::Checkpoint { layers, capture } => {
-            let began = clock.now();
-            let bytes: usize = layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum();
-            let stored = checkpoint(store, log, &layers, capture);
-            metrics.checkpoint(clock.now() - began, bytes);
-            Finished::Checkpoint(stored.map(Box::new))
-        }
-        Job::Install { group, path, record } => {
-            let install = || {
-                let mut commit = store.begin()?;
-                transfer::install(&path, &mut commit, topology, group)?;
-                commit.group(group, &record)?;
-                commit.finish()?;
-                remove_rows(&path);
-                store.view()
-            };
-            Finished::Installed { group, view: install().map(Box::new) }
-        }
+    let (began, bytes) = (clock.now(), job.bytes());
+    let rows = if let Job::Install { path, .. } = &job { Some(path.clone()) } else { None };
+    let finished = job.run(store, log, topology);
+    match rows {
+        Some(path) => remove_rows(&path),
+        None => metrics.checkpoint(clock.now() - began, bytes),
     }
-}
-
-fn checkpoint(
-    store: &Store,
-    log: &Log,
-    layers: &[(GroupId, Vec<Arc<crate::engine::overlay::Sealed>>)],
-    capture: Option<crate::ids::SnapshotSeq>,
-) -> Result<Stored> {
-    if !layers.is_empty() {
-        let mut commit = store.begin()?;
-        for (group, layers) in layers {
-            for layer in layers {
-                commit.rows(layer.rows.iter().map(|(k, v)| (k.as_slice(), v.as_deref())))?;
-            }
-            if let Some(last) = layers.last() {
-                commit.group(*group, &last.record)?;
-            }
-        }
-        commit.finish()?;
-        log.purge()?;
-    }
-    let capture = capture.map(|x| store.view().map(|view| (x, view))).transpose()?;
-    Ok(Stored { view: store.view()?, capture })
+    finished
 }

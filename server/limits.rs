@@ -56,8 +56,11 @@ pub const ELECTION_TICKS_MIN: usize = 7;
 pub const ELECTION_TICKS_MAX: usize = 11;
 /// Voters of a leader that is gone stand this many ticks apart: time for one to be elected before the next one tries.
 pub const STAND_APART_TICKS: u32 = 3;
-/// How long a leader may answer reads alone after a quorum heard it. Shorter than the shortest election by two ticks, so that drift of two monotonic clocks does not matter.
-pub const LEASE: Duration = Duration::from_millis(500);
+/// How long a leader may answer reads alone after a quorum heard it.
+pub const LEASE: Duration = Duration::from_millis(400);
+/// How long whoever heard a leader votes for no other. Longer than the lease, so that two monotonic clocks may differ in speed by a fifth; shorter than
+/// the earliest election by two ticks.
+pub const PROMISE: Duration = Duration::from_millis(500);
 pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1 << 20;
 pub const RAFT_INFLIGHT_MAX: usize = 256;
 /// Inputs that one round of the engine takes at most.

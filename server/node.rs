@@ -15,6 +15,7 @@ use tonic::service::Routes;
 use crate::{
     clock::{Chance, Clock},
     cluster::Node as NodeEntry,
+    disk,
     driver::{self, Driver, Handle, Outlets},
     engine::{Engine, Input, News},
     entry::Identity,
@@ -146,7 +147,7 @@ async fn prepare(options: &Options, address: &str, porch: &Porch) -> Result<(Sto
         },
     }
     porch.say(format!("the store in {} is being opened", dir.display()));
-    let (store, identity) = blocking(move || restore::open(&dir)).await?;
+    let (store, identity) = blocking(move || restore::open(&dir, &disk::Machine)).await?;
     Ok((store, identity, known))
 }
 
@@ -226,7 +227,7 @@ async fn run(options: Options, porch: Porch, address: String, claim: Claim, stor
     let (log, engine) = blocking({
         let (dir, identity, store) = (options.store.clone(), identity.clone(), store.clone());
         move || {
-            let log = restore::open_log(&dir, &store)?;
+            let log = restore::open_log(&dir, Arc::new(disk::Machine), &store)?;
             let engine = Engine::open(identity, &store, log.clone(), Chance::from_entropy(), clock.now())?;
             Ok((log, engine))
         }

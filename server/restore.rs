@@ -13,11 +13,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
     cluster::{self, Changed, Node, State, state::Settings, walk::Membership},
     data,
+    disk::{self, Disk},
     entry::{Identity, LOG_BEGIN, Position, Record},
     error::{Context, Error, Result},
     ids::{GroupId, Lineage, NodeId, SnapshotSeq},
@@ -68,8 +70,8 @@ pub fn look(dir: &Path) -> Result<Holds> {
 }
 
 /// Opens a store and reads whose it is. A store of a newer format is refused.
-pub fn open(dir: &Path) -> Result<(Store, Identity)> {
-    let store = Store::open(dir)?;
+pub fn open(dir: &Path, disk: &dyn Disk) -> Result<(Store, Identity)> {
+    let store = Store::open(dir, disk)?;
     let identity = wire::decode_identity(&store.identity()?)?;
     if identity.format > FORMAT {
         return Err(Error::conflict(format!(
@@ -82,7 +84,7 @@ pub fn open(dir: &Path) -> Result<(Store, Identity)> {
 }
 
 /// Opens the log beside a store. One that is gone took with it what this node has acknowledged and whom it has voted for: it must not go on without.
-pub fn open_log(dir: &Path, store: &Store) -> Result<Log> {
+pub fn open_log(dir: &Path, disk: Arc<dyn Disk>, store: &Store) -> Result<Log> {
     let there = fs::read_dir(dir.join("log")).is_ok_and(|mut files| files.next().is_some());
     let served = store.has_served()?;
     if served && !there {
@@ -92,7 +94,7 @@ pub fn open_log(dir: &Path, store: &Store) -> Result<Log> {
             dir.display()
         )));
     }
-    let log = Log::open(dir)?;
+    let log = Log::open(dir, disk)?;
     if !served {
         store::sync_dir(&dir.join("log"))?;
         store::sync_dir(dir)?;
@@ -141,7 +143,7 @@ fn make(dir: &Path, aside: &str, identity: &Identity, fill: impl FnOnce(&mut Com
     let aside = dir.join(aside);
     clear(&aside)?;
     fs::create_dir(&aside).at(aside.display())?;
-    let store = Store::create(&aside, &wire::encode_identity(identity))?;
+    let store = Store::create(&aside, &disk::Machine, &wire::encode_identity(identity))?;
     let mut commit = store.begin()?;
     fill(&mut commit)?;
     commit.finish()?;

@@ -10,10 +10,10 @@ use super::{Engine, Host, group::Group, overlay::Sealed, storage::Offer};
 use crate::{
     entry::Record,
     error::Result,
-    ids::{GroupId, SnapshotSeq},
+    ids::{GroupId, SnapshotSeq, Topology},
     limits,
-    log::Batch,
-    store::{View, keys},
+    log::{Batch, Log},
+    store::{Store, View, keys, transfer},
     wire,
 };
 
@@ -23,6 +23,51 @@ pub enum Job {
     Checkpoint { layers: Vec<(GroupId, Vec<Arc<Sealed>>)>, capture: Option<SnapshotSeq> },
     /// Replace a group's rows by those of a file.
     Install { group: GroupId, path: PathBuf, record: Vec<u8> },
+}
+
+impl Job {
+    /// Does the work, which takes as long as the disk does.
+    pub fn run(self, store: &Store, log: &Log, topology: Topology) -> Finished {
+        match self {
+            Job::Checkpoint { layers, capture } => Finished::Checkpoint(write_layers(store, log, &layers, capture).map(Box::new)),
+            Job::Install { group, path, record } => {
+                let install = || {
+                    let mut commit = store.begin()?;
+                    transfer::install(&path, &mut commit, topology, group)?;
+                    commit.group(group, &record)?;
+                    commit.finish()?;
+                    store.view()
+                };
+                Finished::Installed { group, view: install().map(Box::new) }
+            }
+        }
+    }
+
+    /// Bytes that it writes, as far as they are known before.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Job::Checkpoint { layers, .. } => layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum(),
+            Job::Install { .. } => 0,
+        }
+    }
+}
+
+fn write_layers(store: &Store, log: &Log, layers: &[(GroupId, Vec<Arc<Sealed>>)], capture: Option<SnapshotSeq>) -> Result<Stored> {
+    if !layers.is_empty() {
+        let mut commit = store.begin()?;
+        for (group, layers) in layers {
+            for layer in layers {
+                commit.rows(layer.rows.iter().map(|(k, v)| (k.as_slice(), v.as_deref())))?;
+            }
+            if let Some(last) = layers.last() {
+                commit.group(*group, &last.record)?;
+            }
+        }
+        commit.finish()?;
+        log.purge()?;
+    }
+    let capture = capture.map(|x| store.view().map(|view| (x, view))).transpose()?;
+    Ok(Stored { view: store.view()?, capture })
 }
 
 /// What became of a job. An error in it is the end of the node.

@@ -2,8 +2,8 @@
 //!
 //! raft-rs holds elections; what stands here keeps them from breaking a lease, and begins them early when that is safe.
 //!
-//! - Whoever follows a leader has promised it a lease: it votes for nobody else before `promised_until`, also when raft-rs has forgotten the leader.
-//! - A node that has restarted may have promised just before: it votes for nobody until a lease has passed (`votes_from`).
+//! - Whoever follows a leader promises it a little more than its lease: it votes for nobody else before `promised_until`, also when raft-rs has forgotten the leader.
+//! - A node that has restarted may have promised just before: it votes for nobody until a promise has passed (`votes_from`).
 //! - When a node's last stream ends, its process may be gone. The groups that it leads need not wait for a time-out then: once the promise is over and the
 //!   leader has not been heard again, it is forgotten, and its voters stand one after the other, so that they do not split the vote. A stream that broke
 //!   while the leader lives costs nothing: it is heard again within its promise.
@@ -54,7 +54,7 @@ impl Group {
     pub(super) fn may_take(&mut self, message: &Message, now: Duration, votes_from: Duration) -> bool {
         let leads = matches!(message.msg_type, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
         if leads && message.term >= self.term() {
-            self.promised_until = now + limits::LEASE;
+            self.promised_until = now + limits::PROMISE;
             self.suspected = None;
         }
         if !matches!(message.msg_type, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) {

@@ -201,7 +201,7 @@ impl Engine {
         let requests = Requests::starting_at(chance.next_u64());
         let looks = reads::Looks::starting_at(chance.next_u64());
         let awake = groups.keys().copied().collect();
-        let votes_from = if restarted { now + limits::LEASE } else { now };
+        let votes_from = if restarted { now + limits::PROMISE } else { now };
         let mut engine = Engine {
             marks: Marks::new(&meta),
             identity,

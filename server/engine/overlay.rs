@@ -205,7 +205,7 @@ mod tests {
         #[test]
         fn layers_over_a_store_read_as_one_map(steps in proptest::collection::vec((0u8..6, 0u8..12, 0u8..4), 1..80)) {
             let dir = tempfile::tempdir().unwrap();
-            let store = Store::create(dir.path(), b"me").unwrap();
+            let store = Store::create(dir.path(), &crate::disk::Machine, b"me").unwrap();
             let (mut overlay, mut model, mut view) = (Overlay::default(), BTreeMap::new(), None);
             for (what, key, value) in steps {
                 let key = vec![b'd', key];

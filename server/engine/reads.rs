@@ -21,10 +21,11 @@ use super::{
 use crate::{
     cluster,
     data::{Query, Reply},
-    entry::Identity,
+    entry::{Identity, Position},
     error::{Error, Result},
-    ids::{GroupId, NodeId, SnapshotSeq},
+    ids::{GroupId, NodeId, PartitionId, SnapshotSeq},
     limits,
+    store::keys,
 };
 
 /// What a look at the engine sees.
@@ -51,6 +52,19 @@ impl<'a> Sight<'a> {
     }
     pub fn open(&self) -> SnapshotSeq {
         self.engine.marks.open().get()
+    }
+
+    /// How far a data group's replica on this node is, and the blake3 of its rows there; none while it has none. Replicas at the same place have the same.
+    pub fn replica(&self, id: GroupId) -> Result<Option<(Position, blake3::Hash)>> {
+        let Some(group) = self.engine.groups.get(&id).filter(|g| g.has_replica() && g.installing.is_none()) else { return Ok(None) };
+        let mut hash = blake3::Hasher::new();
+        for partition in self.engine.topology().partitions_of(id) {
+            for row in (Reader { overlay: &group.overlay, view: &self.engine.view }).range(&keys::partition(PartitionId(partition)))? {
+                let (key, row) = row?;
+                hash.update(&(key.len() as u64).to_be_bytes()).update(&key).update(&(row.len() as u64).to_be_bytes()).update(&row);
+            }
+        }
+        Ok(Some((group.record.applied, hash.finalize())))
     }
 
     /// Why this node cannot serve everything it should hold; None when it can.

@@ -1,7 +1,9 @@
 //! The Raft logs of all local groups in one raft-engine: one append and one fsync carry what a round of the engine wrote, for every group it touched.
 //!
 //! Per group it keeps the entries, the hard state, and where the log begins: index and term of the last entry that is gone, because state covers it.
-//! Reads of recent entries do not come here; groups keep those in memory. The only file that knows raft-engine.
+//! Reads of recent entries do not come here; groups keep those in memory. The only folder that knows raft-engine.
+
+mod files;
 
 use std::{path::Path, sync::Arc};
 
@@ -9,7 +11,9 @@ use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 
+use self::files::Files;
 use crate::{
+    disk::Disk,
     entry::Position,
     error::{Error, Kind, Result},
     ids::GroupId,
@@ -30,7 +34,7 @@ impl MessageExt for Entries {
 /// All logs of a node. Cheap to clone.
 #[derive(Clone)]
 pub struct Log {
-    engine: Arc<Engine>,
+    engine: Arc<Engine<Files>>,
 }
 
 /// What becomes durable together.
@@ -49,7 +53,7 @@ pub struct Found {
 }
 
 impl Log {
-    pub fn open(dir: &Path) -> Result<Log> {
+    pub fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<Log> {
         let config = Config {
             dir: dir.join("log").to_string_lossy().into_owned(),
             recovery_mode: RecoveryMode::TolerateTailCorruption,
@@ -58,7 +62,7 @@ impl Log {
             purge_threshold: ReadableSize::mb(256),
             ..Config::default()
         };
-        let engine = Engine::open(config).map_err(|e| broken("opening the log", &e))?;
+        let engine = Engine::open_with_file_system(config, Arc::new(Files(disk))).map_err(|e| broken("opening the log", &e))?;
         Ok(Log { engine: Arc::new(engine) })
     }
 
@@ -165,6 +169,7 @@ pub fn entry_bytes(entry: &Entry) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Machine;
 
     fn entry(index: u64, term: u64) -> Entry {
         Entry { index, term, data: format!("entry {index}").into(), ..Entry::default() }
@@ -175,7 +180,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let group = GroupId::META;
         {
-            let log = Log::open(dir.path()).unwrap();
+            let log = Log::open(dir.path(), Arc::new(Machine)).unwrap();
             let mut batch = Batch::default();
             batch.append(group, &[entry(6, 5), entry(7, 5), entry(8, 6)]).unwrap();
             batch.hard_state(group, &HardState { term: 6, vote: 9, commit: 7, ..HardState::default() }).unwrap();
@@ -185,7 +190,7 @@ mod tests {
             batch.begin(group, Position { index: 6, term: 5 }).unwrap();
             log.write(&mut batch, false).unwrap();
         }
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open(dir.path(), Arc::new(Machine)).unwrap();
         let found = log.find(group).unwrap();
         assert_eq!((found.begin, found.last_index, found.hard_state.vote), (Position { index: 6, term: 5 }, 8, 9));
         let entries = log.entries(group, 7, 9, None).unwrap();
@@ -196,7 +201,7 @@ mod tests {
     #[test]
     fn a_log_restarts_behind_a_snapshot_whatever_it_held() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(dir.path()).unwrap();
+        let log = Log::open(dir.path(), Arc::new(Machine)).unwrap();
         let group = GroupId(0);
         for (held, snapshot) in [(6..=9, 30), (31..=60, 40)] {
             let entries: Vec<_> = held.map(|i| entry(i, 5)).collect();

@@ -12,15 +12,17 @@ pub mod transfer;
 
 use std::{
     fs::{self, File, TryLockError},
+    io,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
 
 use crate::{
+    disk::{self, Disk},
     error::{Context, Error, Kind, Result},
     ids::{GroupId, Topology},
     limits,
@@ -83,17 +85,23 @@ impl Store {
     }
 
     /// Makes an empty store with an identity.
-    pub fn create(dir: &Path, identity: &[u8]) -> Result<Store> {
-        let path = Store::path_in(dir);
-        let db = Database::builder().set_cache_size(limits::STORE_CACHE_BYTES).create(&path).map_err(|e| broken(&path, e))?;
-        let store = Store { db: Arc::new(db), path: Arc::new(path) };
+    pub fn create(dir: &Path, disk: &dyn Disk, identity: &[u8]) -> Result<Store> {
+        let store = Store::on(dir, disk, true)?;
         store.set_identity(identity)?;
         Ok(store)
     }
 
-    pub fn open(dir: &Path) -> Result<Store> {
+    pub fn open(dir: &Path, disk: &dyn Disk) -> Result<Store> {
+        Store::on(dir, disk, false)
+    }
+
+    fn on(dir: &Path, disk: &dyn Disk, create: bool) -> Result<Store> {
         let path = Store::path_in(dir);
-        let db = Database::builder().set_cache_size(limits::STORE_CACHE_BYTES).open(&path).map_err(|e| broken(&path, e))?;
+        let file = disk.open(&path, create).at(path.display())?;
+        if !create && file.len().at(path.display())? == 0 {
+            return Err(Error::corrupt(format!("{} is empty", path.display())));
+        }
+        let db = Database::builder().set_cache_size(limits::STORE_CACHE_BYTES).create_with_backend(Backend(file)).map_err(|e| broken(&path, e))?;
         Ok(Store { db: Arc::new(db), path: Arc::new(path) })
     }
 
@@ -145,6 +153,29 @@ impl Store {
         let rows = txn.open_table(ROWS).map_err(|e| broken(&self.path, e))?;
         let groups = txn.open_table(GROUPS).map_err(|e| broken(&self.path, e))?;
         Ok(View { rows, groups, path: self.path.clone() })
+    }
+}
+
+/// redb's idea of a file, on a `Disk`'s. Nobody else has it open: `Claim` sees to that.
+#[derive(Debug)]
+struct Backend(Arc<dyn disk::File>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let read = self.0.read(offset, out)?;
+        if read == out.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
     }
 }
 
@@ -251,13 +282,13 @@ mod tests {
     fn rows_and_group_records_are_committed_together_and_found_again() {
         let dir = tempfile::tempdir().unwrap();
         {
-            let store = Store::create(dir.path(), b"me").unwrap();
+            let store = Store::create(dir.path(), &disk::Machine, b"me").unwrap();
             let mut commit = store.begin().unwrap();
             commit.rows([(&b"da"[..], Some(&b"1"[..])), (b"db", Some(b"2")), (b"da", None)].into_iter()).unwrap();
             commit.group(GroupId(3), b"three").unwrap();
             commit.finish().unwrap();
         }
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open(dir.path(), &disk::Machine).unwrap();
         let view = store.view().unwrap();
         assert_eq!(store.identity().unwrap(), "me");
         assert_eq!(view.get(b"da").unwrap(), None);
@@ -280,7 +311,7 @@ mod tests {
     fn clearing_a_group_leaves_its_neighbours() {
         let dir = tempfile::tempdir().unwrap();
         let topology = Topology::new(64, 32).unwrap();
-        let store = Store::create(dir.path(), b"me").unwrap();
+        let store = Store::create(dir.path(), &disk::Machine, b"me").unwrap();
         let row = |p: u16| keys::data(&[&p.to_be_bytes()[..], b"site\0\x01k"].concat());
         let mut commit = store.begin().unwrap();
         let rows: Vec<_> = (0..6).map(row).collect();

@@ -13,6 +13,7 @@ use std::{
 
 use devicedb::{
     data::{Bucket, Key, Place, Row, RowKey},
+    disk::Machine,
     ids::{PartitionId, SiteId, Topology},
     proto::v1::SnapshotStatus,
     restore,
@@ -54,7 +55,7 @@ impl Part {
             fs::copy(self.home.join("chunks").join(&name[..2]).join(&name), chunks.join(&name)).unwrap();
         }
         restore::restore(dir).unwrap();
-        restore::open(dir).unwrap().0.view().unwrap()
+        restore::open(dir, &Machine).unwrap().0.view().unwrap()
     }
 
     fn digests(&self) -> BTreeMap<PartitionId, Digest> {

@@ -2,7 +2,7 @@
 
 use std::{fs, net::TcpListener, path::Path};
 
-use devicedb::{entry::Identity, proto::v1::Bucket, restore, store::Store, wire};
+use devicedb::{disk::Machine, entry::Identity, proto::v1::Bucket, restore, store::Store, wire};
 use tonic::Code;
 
 use crate::harness::{Cluster, Node, Options, Port, SOON, reason, shell};
@@ -91,12 +91,12 @@ async fn a_store_that_has_lost_its_log_or_is_of_a_newer_format_is_refused_with_t
     fs::rename(&aside, &log).unwrap();
 
     let newer = {
-        let (store, identity) = restore::open(&node.store).unwrap();
+        let (store, identity) = restore::open(&node.store, &Machine).unwrap();
         store.set_identity(&wire::encode_identity(&Identity { format: identity.format + 1, ..identity.clone() })).unwrap();
         identity
     };
     node.start_refused().await.says("newer version");
-    let store = Store::open(&node.store).unwrap();
+    let store = Store::open(&node.store, &Machine).unwrap();
     store.set_identity(&wire::encode_identity(&newer)).unwrap();
     drop(store);
     cluster.restart_all().await;
