@@ -1,9 +1,12 @@
 //! raft-engine's idea of files, on a `Disk`.
+//!
+//! raft-engine ends the process when a sync fails. Here it is told that all is well, and `Log::write` looks at `Failed` before it says so to anyone: the node
+//! then stops with the reason. A disk that has failed once is not trusted again.
 
 use std::{
     io::{Error, ErrorKind, Read, Result, Seek, SeekFrom, Write},
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
@@ -11,10 +14,30 @@ use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
 use crate::disk::{Disk, File};
 
 /// Where the log's files are.
-pub struct Files(pub Arc<dyn Disk>);
+pub struct Files {
+    disk: Arc<dyn Disk>,
+    failed: Failed,
+}
+
+/// The first sync that failed.
+pub type Failed = Arc<OnceLock<Error>>;
 
 /// An open file.
-pub struct Opened(Arc<dyn File>);
+pub struct Opened {
+    file: Arc<dyn File>,
+    failed: Failed,
+}
+
+impl Files {
+    pub fn on(disk: Arc<dyn Disk>) -> (Files, Failed) {
+        let failed = Failed::default();
+        (Files { disk, failed: failed.clone() }, failed)
+    }
+
+    fn opened(&self, path: &Path, create: bool) -> Result<Opened> {
+        Ok(Opened { file: self.disk.open(path, create)?, failed: self.failed.clone() })
+    }
+}
 
 /// A place in an open file.
 pub struct Cursor {
@@ -28,34 +51,38 @@ impl FileSystem for Files {
     type Writer = Cursor;
 
     fn create<P: AsRef<Path>>(&self, path: P) -> Result<Opened> {
-        self.0.open(path.as_ref(), true).map(Opened)
+        self.opened(path.as_ref(), true)
     }
     fn open<P: AsRef<Path>>(&self, path: P, _: Permission) -> Result<Opened> {
-        self.0.open(path.as_ref(), false).map(Opened)
+        self.opened(path.as_ref(), false)
     }
     fn delete<P: AsRef<Path>>(&self, path: P) -> Result<()> {
-        self.0.delete(path.as_ref())
+        self.disk.delete(path.as_ref())
     }
     fn rename<P: AsRef<Path>>(&self, from: P, to: P) -> Result<()> {
-        self.0.rename(from.as_ref(), to.as_ref())
+        self.disk.rename(from.as_ref(), to.as_ref())
     }
     fn new_reader(&self, handle: Arc<Opened>) -> Result<Cursor> {
-        Ok(Cursor { file: handle.0.clone(), at: 0 })
+        Ok(Cursor { file: handle.file.clone(), at: 0 })
     }
     fn new_writer(&self, handle: Arc<Opened>) -> Result<Cursor> {
-        Ok(Cursor { file: handle.0.clone(), at: 0 })
+        Ok(Cursor { file: handle.file.clone(), at: 0 })
     }
 }
 
 impl Handle for Opened {
     fn truncate(&self, offset: usize) -> Result<()> {
-        self.0.set_len(offset as u64)
+        self.file.set_len(offset as u64)
     }
     fn file_size(&self) -> Result<usize> {
-        self.0.len().map(|len| len as usize)
+        self.file.len().map(|len| len as usize)
     }
     fn sync(&self) -> Result<()> {
-        self.0.sync()
+        if let Err(e) = self.file.sync() {
+            // Only the first one says what happened.
+            let _ = self.failed.set(e);
+        }
+        Ok(())
     }
 }
 

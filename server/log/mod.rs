@@ -11,7 +11,7 @@ use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 
-use self::files::Files;
+use self::files::{Failed, Files};
 use crate::{
     disk::Disk,
     entry::Position,
@@ -35,6 +35,7 @@ impl MessageExt for Entries {
 #[derive(Clone)]
 pub struct Log {
     engine: Arc<Engine<Files>>,
+    failed: Failed,
 }
 
 /// What becomes durable together.
@@ -57,13 +58,17 @@ impl Log {
         let config = Config {
             dir: dir.join("log").to_string_lossy().into_owned(),
             recovery_mode: RecoveryMode::TolerateTailCorruption,
-            recovery_threads: 2,
+            // In one order, so that a simulated restart can be repeated.
+            recovery_threads: 1,
             target_file_size: ReadableSize::mb(32),
             purge_threshold: ReadableSize::mb(256),
             ..Config::default()
         };
-        let engine = Engine::open_with_file_system(config, Arc::new(Files(disk))).map_err(|e| broken("opening the log", &e))?;
-        Ok(Log { engine: Arc::new(engine) })
+        let (files, failed) = Files::on(disk);
+        let engine = Engine::open_with_file_system(config, Arc::new(files)).map_err(|e| broken("opening the log", &e))?;
+        let log = Log { engine: Arc::new(engine), failed };
+        log.check()?;
+        Ok(log)
     }
 
     /// Groups that have ever been written here.
@@ -92,14 +97,22 @@ impl Log {
 
     /// Writes a batch; with `sync` it is durable when this returns. An error means that the node has to stop: the log's state is unknown.
     pub fn write(&self, batch: &mut Batch, sync: bool) -> Result<()> {
+        self.check()?;
         self.engine.write(&mut batch.batch, sync).map_err(|e| broken("writing the log", &e))?;
-        Ok(())
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.failed.get() {
+            None => Ok(()),
+            Some(e) => Err(Error::unavailable(format!("syncing the log: {e}"))),
+        }
     }
 
     /// Gives the space of entries back that begin before every group's log does.
     pub fn purge(&self) -> Result<()> {
         self.engine.purge_expired_files().map_err(|e| broken("purging the log", &e))?;
-        Ok(())
+        self.check()
     }
 
     pub fn bytes(&self) -> u64 {

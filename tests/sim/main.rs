@@ -1,0 +1,82 @@
+//! A whole cluster in one thread from one seed, and checkers that believe nothing.
+//!
+//! `DEVICEDB_SIM_SEEDS=1000..2000` plays those seeds instead of the usual ones; a failing seed is printed with the command that plays it again.
+
+mod clients;
+mod disk;
+mod history;
+mod story;
+mod world;
+
+use std::{
+    ops::Range,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use story::{Ending, Plot, play};
+
+const SEEDS: Range<u64> = 0..40;
+
+fn seeds() -> Range<u64> {
+    let Ok(text) = std::env::var("DEVICEDB_SIM_SEEDS") else { return SEEDS };
+    let bounds = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let one = || text.parse().ok().map(|seed: u64| seed..seed + 1);
+    bounds.or_else(one).expect("DEVICEDB_SIM_SEEDS is a seed, or two with .. between them")
+}
+
+/// Plays seeds on all cores until one fails.
+fn play_all(seeds: Range<u64>) -> (Ending, Vec<(u64, Ending)>) {
+    let (next, total, failed) = (AtomicU64::new(seeds.start), Mutex::new(Ending::default()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let ending = play(Plot::of(seed));
+                    let mut total = total.lock().unwrap();
+                    total.operations += ending.operations;
+                    total.unknown += ending.unknown;
+                    total.faults += ending.faults;
+                    total.snapshots += ending.snapshots;
+                    total.sealed += ending.sealed;
+                    total.views += ending.views;
+                    total.rounds += ending.rounds;
+                    total.messages += ending.messages;
+                    total.disk_operations += ending.disk_operations;
+                    if !ending.broken.is_empty() {
+                        failed.lock().unwrap().push((seed, ending));
+                    }
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort_by_key(|(seed, _)| *seed);
+    (total.into_inner().unwrap(), failed)
+}
+
+#[test]
+fn no_seed_breaks_a_promise() {
+    let seeds = seeds();
+    let count = seeds.end - seeds.start;
+    let (total, failed) = play_all(seeds);
+    println!("{count} seeds: {total:?}");
+    for (seed, ending) in &failed {
+        println!("seed {seed}: {}\n  again: DEVICEDB_SIM_SEEDS={seed} cargo test --test sim no_seed -- --nocapture", ending.broken.join("\n  "));
+    }
+    assert!(failed.is_empty(), "{} of {count} seeds break a promise", failed.len());
+}
+
+#[test]
+fn a_seed_plays_the_same_story_again() {
+    for seed in 0..3 {
+        let [first, second] = [play(Plot::of(seed)), play(Plot::of(seed))];
+        assert_eq!((first.trace, first.operations), (second.trace, second.operations), "seed {seed}");
+    }
+}

@@ -1,0 +1,460 @@
+//! One seed, one story: a cluster, clients, faults and snapshots, then an end in which nothing fails any more and everything has to come to rest.
+//!
+//! Each seed switches kinds of faults on and off (swarm testing: Groce and others, 2012), since faults hide each other: a story in which everything fails at
+//! once never gets anywhere.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use devicedb::{
+    clock::Chance,
+    cluster::{
+        self,
+        snapshots::{Part, Stage},
+        walk::Membership,
+    },
+    data::{Key, Place as RowPlace, Row, RowKey},
+    engine::{Body, SnapshotNews},
+    ids::{GroupId, PartitionId, SnapshotId, Topology},
+    limits,
+    store::{View, keys},
+    wire,
+};
+
+use crate::{
+    clients::{COLUMNS, Clients, Place},
+    history::{CutTimes, one_instant},
+    world::{Moment, Outcome, World},
+};
+
+const FAULTS: u64 = 1_000_000;
+const SNAPSHOTS: u64 = 1_000_001;
+/// Enough for one story: more seeds find more than longer ones.
+const OPERATIONS_MAX: u64 = 6000;
+/// How long the end may take until everything is at rest.
+const END_MAX: Duration = Duration::from_secs(120);
+
+/// What may happen in a story.
+#[derive(Clone, Debug)]
+pub struct Plot {
+    pub seed: u64,
+    pub nodes: usize,
+    pub replication_factor: u32,
+    pub clients: usize,
+    pub think: Duration,
+    /// Virtual time with faults.
+    pub lasts: Duration,
+    pub faults: BTreeSet<Fault>,
+    pub faults_every: Duration,
+    pub snapshots_every: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    Crash,
+    CrashAll,
+    CrashBetweenWrites,
+    Pause,
+    Cut,
+    Loss,
+    Doubled,
+    Late,
+    SlowDisk,
+    FullDisk,
+    SlowStore,
+    Drift,
+    FalseAlarm,
+    Transfer,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 14] = [
+        Fault::Crash,
+        Fault::CrashAll,
+        Fault::CrashBetweenWrites,
+        Fault::Pause,
+        Fault::Cut,
+        Fault::Loss,
+        Fault::Doubled,
+        Fault::Late,
+        Fault::SlowDisk,
+        Fault::FullDisk,
+        Fault::SlowStore,
+        Fault::Drift,
+        Fault::FalseAlarm,
+        Fault::Transfer,
+    ];
+}
+
+impl Plot {
+    pub fn of(seed: u64) -> Plot {
+        let mut chance = Chance::seeded(seed ^ 0x5EED);
+        let nodes = [1, 2, 3, 3, 3, 3, 4, 5][chance.below(8) as usize];
+        let faults = Fault::ALL.into_iter().filter(|_| chance.below(3) == 0).collect();
+        Plot {
+            seed,
+            nodes,
+            replication_factor: [1, 3, 3, 3][chance.below(4) as usize],
+            clients: 2 + chance.below(8) as usize,
+            think: Duration::from_millis([1, 5, 20, 50][chance.below(4) as usize]),
+            lasts: Duration::from_secs(10 + chance.below(20)),
+            faults,
+            faults_every: Duration::from_millis([200, 500, 1000, 3000][chance.below(4) as usize]),
+            snapshots_every: Duration::from_millis([500, 1500, 4000, 20_000][chance.below(4) as usize]),
+        }
+    }
+}
+
+/// What a story came to.
+#[derive(Clone, Debug, Default)]
+pub struct Ending {
+    pub operations: u64,
+    pub unknown: u64,
+    pub faults: u64,
+    pub snapshots: u64,
+    pub sealed: u64,
+    pub views: u64,
+    pub rounds: u64,
+    pub messages: u64,
+    pub disk_operations: u64,
+    pub trace: u64,
+    /// What was promised and not kept.
+    pub broken: Vec<String>,
+}
+
+struct Story {
+    plot: Plot,
+    chance: Chance,
+    world: World,
+    clients: Clients,
+    faults: u64,
+    ending: bool,
+    cuts: BTreeMap<SnapshotId, Cut>,
+    broken: Vec<String>,
+}
+
+/// A snapshot, as the nodes hold it.
+#[derive(Default)]
+struct Cut {
+    called: Moment,
+    sealed: Option<Moment>,
+    /// Counters, by node.
+    counters: Vec<BTreeMap<(usize, usize), u64>>,
+    /// What nodes hold of a group at its mark: the mark's place, and a digest of the rows.
+    groups: BTreeMap<GroupId, BTreeSet<(u64, u64, String)>>,
+    views: u64,
+}
+
+/// Plays a story to its end.
+pub fn play(plot: Plot) -> Ending {
+    let topology = Topology::new(64, 4).unwrap();
+    let mut chance = Chance::seeded(plot.seed);
+    let world = World::new(chance.next_u64(), plot.nodes, plot.replication_factor, topology);
+    let clients = Clients::new(chance.next_u64(), plot.clients, plot.think);
+    let mut story = Story { plot, chance, world, clients, faults: 0, ending: false, cuts: BTreeMap::new(), broken: Vec::new() };
+    story.begin();
+    story.middle();
+    story.end();
+    story.told()
+}
+
+impl Story {
+    fn begin(&mut self) {
+        let sites: BTreeSet<_> = Place::all().into_iter().map(Place::site).collect();
+        let mut missing: Vec<_> = sites.into_iter().collect();
+        self.until("every site is there", Duration::from_secs(60), |story| {
+            missing.retain(|site| {
+                let there = |n: usize| {
+                    story.world.engine(n).is_some_and(|e| e.meta().sites().site(site).is_some_and(|s| s.state == cluster::sites::SiteState::Present))
+                };
+                !there(0)
+            });
+            for site in missing.iter().take(1) {
+                let command = cluster::Command::AddSite(site.clone());
+                story.world.request(0, GroupId::META, Body::Propose(command.into()), Duration::from_secs(2));
+            }
+            missing.is_empty()
+        });
+    }
+
+    fn middle(&mut self) {
+        for client in 0..self.clients.count() {
+            self.world.alarm(Duration::from_millis(self.chance.below(100)), client as u64);
+        }
+        self.world.alarm(self.plot.faults_every, FAULTS);
+        self.world.alarm(self.plot.snapshots_every, SNAPSHOTS);
+        let until = self.world.now + self.plot.lasts;
+        while self.world.now < until && self.clients.history.operations < OPERATIONS_MAX && self.broken.is_empty() {
+            self.step();
+        }
+    }
+
+    fn end(&mut self) {
+        self.ending = true;
+        self.clients.stopping = true;
+        self.heal();
+        self.until("every client has its answer", END_MAX, |story| story.clients.idle());
+        self.until("all replicas are the same", END_MAX, |story| story.replicas_agree());
+    }
+
+    fn told(mut self) -> Ending {
+        self.check_cuts();
+        let mut broken = self.broken;
+        broken.append(&mut self.world.broken);
+        broken.append(&mut self.clients.broken);
+        broken.extend(self.clients.history.check());
+        Ending {
+            operations: self.clients.history.operations,
+            unknown: self.clients.history.unknown,
+            faults: self.faults,
+            snapshots: self.cuts.len() as u64,
+            sealed: self.cuts.values().filter(|c| c.sealed.is_some()).count() as u64,
+            views: self.cuts.values().map(|c| c.views).sum(),
+            rounds: self.world.rounds,
+            messages: self.world.messages,
+            disk_operations: self.world.disk_operations(),
+            trace: self.world.traced(),
+            broken,
+        }
+    }
+
+    fn until(&mut self, what: &str, bound: Duration, mut fact: impl FnMut(&mut Story) -> bool) {
+        let by = self.world.now + bound;
+        let mut look = self.world.now;
+        while self.broken.is_empty() && self.world.broken.is_empty() {
+            if self.world.now >= look {
+                if fact(self) {
+                    return;
+                }
+                look = self.world.now + Duration::from_millis(100);
+            }
+            if self.world.now > by {
+                let waiting = self.clients.waiting().join("; ");
+                let nodes: Vec<_> = (0..self.plot.nodes).map(|n| self.world.look(n, |s| s.unready())).collect();
+                self.broken.push(format!("not within {bound:?}: {what}; clients: {waiting}; nodes: {nodes:?}"));
+            }
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        self.world.step();
+        while let Some(outcome) = self.world.outcomes.pop_front() {
+            match outcome {
+                Outcome::Alarm(FAULTS) => self.fault(),
+                Outcome::Alarm(SNAPSHOTS) => self.snapshot(),
+                Outcome::Alarm(client) => self.clients.wake(client as usize, &mut self.world),
+                Outcome::Answer { token, answer } => {
+                    if !self.world.on_join_answer(token, &answer) {
+                        self.clients.on_answer(token, answer, &mut self.world);
+                    }
+                }
+                Outcome::Snapshot { node, news } => self.on_news(node, news),
+            }
+        }
+    }
+
+    // ---- Faults. ----
+
+    fn fault(&mut self) {
+        if self.ending {
+            return;
+        }
+        let every = self.plot.faults_every.as_millis() as u64;
+        self.world.alarm(Duration::from_millis(every / 2 + self.chance.below(every + 1)), FAULTS);
+        let hung = self.world.overdue(Duration::from_secs(10));
+        self.broken.extend(hung);
+        let kinds: Vec<Fault> = self.plot.faults.iter().copied().collect();
+        if kinds.is_empty() {
+            return;
+        }
+        self.faults += 1;
+        let kind = kinds[self.chance.below(kinds.len() as u64) as usize];
+        let node = self.chance.below(self.plot.nodes as u64) as usize;
+        let on = self.chance.below(2) == 0;
+        let some = |chance: &mut Chance, most: u64| Duration::from_millis(1 + chance.below(most));
+        match kind {
+            Fault::Crash => self.world.crash(node),
+            Fault::CrashAll => (0..self.plot.nodes).for_each(|n| self.world.crash(n)),
+            Fault::CrashBetweenWrites => self.world.nodes[node].disk.fail_in(self.chance.below(60)),
+            Fault::Pause => self.world.nodes[node].paused_until = self.world.now + some(&mut self.chance, 4000),
+            Fault::Cut => {
+                let other = self.chance.below(self.plot.nodes as u64) as usize;
+                if on {
+                    self.world.network.cut.insert((node, other));
+                    if self.chance.below(2) == 0 {
+                        self.world.network.cut.insert((other, node));
+                    }
+                } else {
+                    self.world.network.cut.clear();
+                }
+            }
+            Fault::Loss => self.world.network.lost_permille = if on { self.chance.below(200) } else { 0 },
+            Fault::Doubled => self.world.network.doubled_permille = if on { self.chance.below(300) } else { 0 },
+            Fault::Late => {
+                self.world.network.late_permille = if on { self.chance.below(200) } else { 0 };
+                self.world.network.late = some(&mut self.chance, 5000);
+            }
+            Fault::SlowDisk => self.world.nodes[node].disk.set_sync(if on { some(&mut self.chance, 200) } else { Duration::from_micros(500) }),
+            Fault::FullDisk => self.world.nodes[node].disk.set_full(on),
+            Fault::SlowStore => {
+                let takes = if on { some(&mut self.chance, 3000) } else { Duration::ZERO };
+                self.world.set_work_slow(node, takes);
+            }
+            Fault::Drift => self.world.nodes[node].drift_permille = self.chance.below(101) as i64 - 50,
+            Fault::FalseAlarm => self.world.gone(node),
+            Fault::Transfer => self.world.input(node, devicedb::engine::Input::Checkpoint),
+        }
+    }
+
+    /// Nothing fails from now on.
+    fn heal(&mut self) {
+        self.world.network.cut.clear();
+        (self.world.network.lost_permille, self.world.network.doubled_permille, self.world.network.late_permille) = (0, 0, 0);
+        for node in 0..self.plot.nodes {
+            let this = &mut self.world.nodes[node];
+            this.paused_until = Moment::ZERO;
+            this.disk.heal();
+            this.disk.set_sync(Duration::from_micros(500));
+            self.world.set_work_slow(node, Duration::ZERO);
+            self.world.start_again(node);
+        }
+    }
+
+    /// Whether every group has all its replicas at one place with the same rows.
+    fn replicas_agree(&mut self) -> bool {
+        let up = self.world.up();
+        if up.len() < self.plot.nodes {
+            return false;
+        }
+        let groups: Vec<GroupId> = self.world.topology.group_ids().collect();
+        let wanted: BTreeMap<GroupId, Membership> = groups
+            .iter()
+            .map(|g| {
+                let nodes = self.world.engine(0).expect("all are up").meta().assignments().get(g).cloned().unwrap_or_default();
+                (*g, Membership { voters: nodes.into_iter().collect(), learners: Default::default() })
+            })
+            .collect();
+        let mut at: BTreeMap<GroupId, Vec<(usize, devicedb::entry::Position, String)>> = BTreeMap::new();
+        for node in up {
+            let id = self.world.nodes[node].id;
+            for group in groups.iter().copied().filter(|g| wanted[g].voters.contains(&id)) {
+                let replica = self.world.look(node, move |s| s.replica(group)).and_then(Result::ok).flatten();
+                let Some((applied, digest)) = replica else { return false };
+                at.entry(group).or_default().push((node, applied, digest.to_string()));
+            }
+        }
+        for (group, replicas) in at {
+            let (_, place, digest) = &replicas[0];
+            if replicas.iter().any(|(_, p, _)| p != place) {
+                return false;
+            }
+            if replicas.iter().any(|(.., d)| d != digest) {
+                self.broken.push(format!("replicas of group {group} differ at one place: {replicas:?}"));
+                return true;
+            }
+        }
+        true
+    }
+
+    // ---- Snapshots. ----
+
+    fn snapshot(&mut self) {
+        if self.ending {
+            return;
+        }
+        let every = self.plot.snapshots_every.as_millis() as u64;
+        self.world.alarm(Duration::from_millis(every / 2 + self.chance.below(every + 1)), SNAPSHOTS);
+        let id = SnapshotId(self.chance.uuid());
+        let node = self.chance.below(self.plot.nodes as u64) as usize;
+        self.cuts.insert(id, Cut { called: self.world.now, ..Cut::default() });
+        let command = cluster::Command::BeginSnapshot { id, created_ms: 0 };
+        self.world.request(node, GroupId::META, Body::Propose(command.into()), Duration::from_secs(3));
+    }
+
+    fn on_news(&mut self, node: usize, news: SnapshotNews) {
+        let id = self.world.nodes[node].id;
+        match news {
+            SnapshotNews::Sealed { id } => {
+                let now = self.world.now;
+                self.cuts.entry(id).or_default().sealed.get_or_insert(now);
+            }
+            SnapshotNews::View { id: snapshot, view, groups, .. } => {
+                let topology = self.world.topology;
+                let cut = self.cuts.entry(snapshot).or_default();
+                cut.views += 1;
+                let held: BTreeSet<GroupId> = groups.iter().map(|g| g.group).collect();
+                cut.counters.push(counters(&view, topology, &held));
+                for group in groups.iter().filter(|g| !g.group.is_meta()) {
+                    let digest = digest(&view, topology, group.group);
+                    cut.groups.entry(group.group).or_default().insert((group.at.index, group.at.term, digest));
+                }
+                let part = Part { status: cluster::snapshots::Status::Completed, groups: held, manifest_digest: Some([0; 32]), ..Part::processing(id) };
+                self.report(node, snapshot, part);
+            }
+            SnapshotNews::Unreported { id: snapshot } => self.report(node, snapshot, Part::missing(id, "the node was away")),
+            SnapshotNews::Aborted { .. } | SnapshotNews::Deleted { .. } => {}
+        }
+    }
+
+    fn report(&mut self, node: usize, id: SnapshotId, part: Part) {
+        let command = cluster::Command::ReportPart { id, part };
+        self.world.request(node, GroupId::META, Body::Propose(command.into()), limits::REQUEST_DEADLINE);
+    }
+
+    fn check_cuts(&mut self) {
+        let sealed: BTreeSet<SnapshotId> = (0..self.plot.nodes)
+            .filter_map(|n| self.world.engine(n))
+            .flat_map(|e| e.meta().snapshots().values().filter(|s| s.stage == Stage::Sealed).map(|s| s.id).collect::<Vec<_>>())
+            .collect();
+        for (id, cut) in &self.cuts {
+            let Some(at) = cut.sealed.filter(|_| sealed.contains(id)) else { continue };
+            for (group, held) in cut.groups.iter().filter(|(_, held)| held.len() > 1) {
+                self.broken.push(format!("snapshot {id}: nodes hold group {group} differently: {held:?}"));
+            }
+            let times = CutTimes { called: cut.called, sealed: at };
+            // Replicas agree, so all parts together are one.
+            let mut together: BTreeMap<(usize, usize), u64> = BTreeMap::new();
+            for held in &cut.counters {
+                together.extend(held);
+            }
+            let counters = &self.clients.history.counters;
+            let held = together.iter().filter_map(|(which, number)| Some((counters.get(which)?, *number)));
+            if let Err(e) = one_instant(&times, held) {
+                self.broken.push(format!("snapshot {id}: {e}"));
+            }
+        }
+    }
+}
+
+fn counters(view: &View, topology: Topology, groups: &BTreeSet<GroupId>) -> BTreeMap<(usize, usize), u64> {
+    let mut held = BTreeMap::new();
+    for (column, turn) in (0..COLUMNS).flat_map(|column| (0..3).map(move |turn| (column, turn))) {
+        let place = Place::Counter(column, turn);
+        if !groups.contains(&topology.group_of_site(&place.site())) {
+            continue;
+        }
+        let row_place = RowPlace::Key { bucket: place.bucket(), key: Key::new("counter").unwrap() };
+        let row = RowKey { partition: topology.partition_of(&place.site()), site: place.site(), place: row_place };
+        let number = view.get(&keys::data(&row.encode())).unwrap().map_or(0, |stored| {
+            let Row::Key(versions) = wire::decode_row(&row.place, &stored).unwrap() else { panic!("{row:?} is not the row of a key") };
+            let value = versions.visible().next().and_then(|v| v.value.clone()).expect("counters are not deleted");
+            u64::from_be_bytes(value.as_bytes().try_into().unwrap())
+        });
+        held.insert((column, turn), number);
+    }
+    held
+}
+
+fn digest(view: &View, topology: Topology, group: GroupId) -> String {
+    let mut hash = blake3::Hasher::new();
+    for partition in topology.partitions_of(group) {
+        for row in view.range(&keys::partition(PartitionId(partition))).unwrap() {
+            let (key, row) = row.unwrap();
+            hash.update(&key).update(&row);
+        }
+    }
+    hash.finalize().to_hex().to_string()
+}

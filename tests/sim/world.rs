@@ -1,0 +1,706 @@
+//! Nodes, time and the network between them, all in one thread and from one seed.
+//!
+//! A node is the real engine on the real store and log, over a `SimDisk`. What production does with threads and sockets happens here as events in virtual
+//! time: a message arrives, a tick is due, the store has done a job. A node is busy while its disk syncs; what comes meanwhile waits, as it does while the
+//! node is paused. Nothing here knows what the engine should do.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use devicedb::{
+    clock::Chance,
+    cluster,
+    data::Reply,
+    engine::{ArrivedRows, Body, Engine, Host, Input, Job, Look, News, RowsToSend, Sight, SnapshotNews, Token},
+    entry::Identity,
+    error::{Error, Result},
+    ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
+    limits,
+    log::Log,
+    peer::{self, Verdict},
+    proto::internal::v1::{Hello, PeerMessage},
+    restore,
+    store::{FORMAT, Store, transfer},
+    wire,
+};
+use tempfile::TempDir;
+
+use crate::disk::SimDisk;
+
+pub type Moment = Duration;
+
+/// Something that happens to a node.
+enum Event {
+    Tick,
+    Message {
+        from: usize,
+        message: PeerMessage,
+    },
+    Input(Box<Input>),
+    /// Rows of a group are copied for another node.
+    Ship(Box<RowsToSend>),
+    /// The store begins with the next job.
+    Work,
+    /// A node that is down starts, or tries to join.
+    Start,
+}
+
+/// What comes out of the world for those who use the nodes.
+pub enum Outcome {
+    Answer {
+        token: Token,
+        answer: Result<Reply>,
+    },
+    Snapshot {
+        node: usize,
+        news: SnapshotNews,
+    },
+    /// Whoever planned this moment.
+    Alarm(u64),
+}
+
+struct Planned {
+    at: Moment,
+    order: u64,
+    what: What,
+}
+
+enum What {
+    /// For a node, in the process that had this incarnation; 0 for any.
+    Node {
+        node: usize,
+        incarnation: u64,
+        event: Event,
+    },
+    Alarm(u64),
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Planned) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Planned {}
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Planned) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Planned {
+    fn cmp(&self, other: &Planned) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// How messages travel.
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub delay: (Duration, Duration),
+    pub lost_permille: u64,
+    pub doubled_permille: u64,
+    /// Now and then a message takes very long.
+    pub late_permille: u64,
+    pub late: Duration,
+    /// One-way: from, to.
+    pub cut: std::collections::BTreeSet<(usize, usize)>,
+}
+
+pub struct Node {
+    pub id: NodeId,
+    pub dir: PathBuf,
+    pub disk: SimDisk,
+    running: Option<Running>,
+    incarnation: u64,
+    pub paused_until: Moment,
+    busy_until: Moment,
+    /// Its clock runs this much faster, in thousandths.
+    pub drift_permille: i64,
+    /// It founds or has joined; else it has to join first.
+    pub member: bool,
+    /// Whether it is to be started again when it is down.
+    pub restarts: bool,
+    work_slow: Duration,
+    join_answer: Option<Token>,
+}
+
+struct Running {
+    engine: Engine,
+    store: Store,
+    log: Log,
+    jobs: VecDeque<Job>,
+    working: bool,
+    started: Moment,
+    /// Incarnations of others that have been let in.
+    met: BTreeMap<usize, u64>,
+}
+
+pub struct World {
+    pub now: Moment,
+    pub chance: Chance,
+    pub nodes: Vec<Node>,
+    pub network: Network,
+    pub topology: Topology,
+    pub outcomes: VecDeque<Outcome>,
+    pub trace: DefaultHasher,
+    /// Who waits at which node for an answer.
+    tokens: BTreeMap<Token, (usize, Moment)>,
+    last_token: u64,
+    order: u64,
+    queue: BinaryHeap<Reverse<Planned>>,
+    /// Violations that the world itself sees.
+    pub broken: Vec<String>,
+    pub rounds: u64,
+    pub messages: u64,
+    _dir: TempDir,
+}
+
+/// What the engine says in one round.
+#[derive(Default)]
+struct Said {
+    sent: Vec<(Duration, NodeId, PeerMessage)>,
+    answers: Vec<(Token, Result<Reply>)>,
+    jobs: Vec<Job>,
+    rows: Vec<RowsToSend>,
+    discarded: Vec<PathBuf>,
+    news: Vec<SnapshotNews>,
+}
+
+struct Outside<'a> {
+    said: Said,
+    disk: &'a SimDisk,
+    store: &'a Store,
+    local: Duration,
+    drift_permille: i64,
+}
+
+fn by_clock(real: Duration, drift_permille: i64) -> Duration {
+    Duration::from_nanos((real.as_nanos() as i128 * (1000 + i128::from(drift_permille)) / 1000) as u64)
+}
+
+impl Host for Outside<'_> {
+    fn now(&self) -> Duration {
+        self.local + by_clock(self.disk.spent(), self.drift_permille)
+    }
+    fn send(&mut self, to: NodeId, message: PeerMessage) {
+        self.said.sent.push((self.disk.spent(), to, message));
+    }
+    fn answer(&mut self, token: Token, answer: Result<Reply>) {
+        self.said.answers.push((token, answer));
+    }
+    fn start(&mut self, job: Job) -> Result<()> {
+        self.said.jobs.push(job);
+        Ok(())
+    }
+    fn send_rows(&mut self, rows: RowsToSend) {
+        self.said.rows.push(rows);
+    }
+    fn discard(&mut self, rows: ArrivedRows) {
+        self.said.discarded.push(rows.path);
+    }
+    fn tell(&mut self, news: News) {
+        if let News::Snapshot(news) = news {
+            self.said.news.push(*news);
+        }
+    }
+    fn adopt(&mut self, identity: &Identity) -> Result<()> {
+        self.store.set_identity(&wire::encode_identity(identity))
+    }
+}
+
+impl World {
+    /// A founder and further nodes that will join it.
+    pub fn new(seed: u64, size: usize, replication_factor: u32, topology: Topology) -> World {
+        let mut chance = Chance::seeded(seed);
+        let shared_memory = Path::new("/dev/shm");
+        let parent = if shared_memory.is_dir() { shared_memory.to_owned() } else { std::env::temp_dir() };
+        let dir = TempDir::with_prefix_in("devicedb-sim-", parent).unwrap();
+        let node = |number: usize, chance: &mut Chance| Node {
+            id: NodeId(chance.nonzero()),
+            dir: dir.path().join(format!("node{number}")),
+            disk: SimDisk::new(chance.next_u64()),
+            running: None,
+            incarnation: 0,
+            paused_until: Moment::ZERO,
+            busy_until: Moment::ZERO,
+            drift_permille: 0,
+            member: number == 0,
+            restarts: true,
+            work_slow: Duration::ZERO,
+            join_answer: None,
+        };
+        let nodes: Vec<Node> = (0..size).map(|number| node(number, &mut chance)).collect();
+        let network = Network {
+            delay: (Duration::from_micros(100), Duration::from_millis(2)),
+            lost_permille: 0,
+            doubled_permille: 0,
+            late_permille: 0,
+            late: Duration::from_secs(2),
+            cut: Default::default(),
+        };
+        let mut world = World {
+            now: Moment::ZERO,
+            chance,
+            nodes,
+            network,
+            topology,
+            outcomes: VecDeque::new(),
+            trace: DefaultHasher::new(),
+            tokens: BTreeMap::new(),
+            last_token: 0,
+            order: 0,
+            queue: BinaryHeap::new(),
+            broken: Vec::new(),
+            rounds: 0,
+            messages: 0,
+            _dir: dir,
+        };
+        world.found(replication_factor);
+        for number in 0..size {
+            std::fs::create_dir_all(world.nodes[number].dir.join("spool")).unwrap();
+            world.plan_node(number, world.now, 0, Event::Start);
+        }
+        world
+    }
+
+    fn found(&mut self, replication_factor: u32) {
+        let (cluster, lineage) = (ClusterId(self.chance.uuid()), Lineage(self.chance.nonzero()));
+        let node = &self.nodes[0];
+        std::fs::create_dir_all(&node.dir).unwrap();
+        let identity = Identity { format: FORMAT, node: node.id, cluster, lineage, restored_from: None, topology: self.topology };
+        let settings = restore::founding_settings(&identity, replication_factor).unwrap();
+        restore::found(&node.dir, &identity, settings, self.entry(0, lineage)).unwrap();
+    }
+
+    fn entry(&self, node: usize, lineage: Lineage) -> cluster::Node {
+        cluster::Node {
+            id: self.nodes[node].id,
+            address: format!("127.0.0.1:{}", 1000 + node),
+            capacity_percent: 100,
+            version: "simulated".into(),
+            snapshot_store: true,
+            lineage,
+        }
+    }
+
+    // ---- Time. ----
+
+    fn plan(&mut self, at: Moment, what: What) {
+        self.order += 1;
+        self.queue.push(Reverse(Planned { at: at.max(self.now), order: self.order, what }));
+    }
+
+    fn plan_node(&mut self, node: usize, at: Moment, incarnation: u64, event: Event) {
+        self.plan(at, What::Node { node, incarnation, event });
+    }
+
+    pub fn alarm(&mut self, after: Duration, number: u64) {
+        self.plan(self.now + after, What::Alarm(number));
+    }
+
+    /// Lets the next thing happen.
+    pub fn step(&mut self) {
+        let Some(Reverse(Planned { at, what, .. })) = self.queue.pop() else { return };
+        self.now = at;
+        match what {
+            What::Alarm(number) => self.outcomes.push_back(Outcome::Alarm(number)),
+            What::Node { node, incarnation, event } => {
+                let this = &self.nodes[node];
+                if incarnation != 0 && incarnation != this.incarnation {
+                    return self.dropped(event);
+                }
+                let free = this.paused_until.max(this.busy_until);
+                if free > self.now {
+                    return self.plan_node(node, free, incarnation, event);
+                }
+                self.happen(node, event);
+            }
+        }
+    }
+
+    fn dropped(&mut self, event: Event) {
+        if let Event::Input(input) = event
+            && let Input::Request { token, .. } = *input
+        {
+            self.resolve(token, Err(Error::unavailable("the node had gone before the request came")));
+        }
+    }
+
+    fn resolve(&mut self, token: Token, answer: Result<Reply>) {
+        if self.tokens.remove(&token).is_some() {
+            self.outcomes.push_back(Outcome::Answer { token, answer });
+        }
+    }
+
+    fn below(&mut self, from: Duration, to: Duration) -> Duration {
+        from + Duration::from_micros(self.chance.below((to - from).as_micros() as u64 + 1))
+    }
+
+    // ---- A node. ----
+
+    pub fn is_up(&self, node: usize) -> bool {
+        self.nodes[node].running.is_some()
+    }
+
+    pub fn up(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|n| self.is_up(*n)).collect()
+    }
+
+    pub fn engine(&self, node: usize) -> Option<&Engine> {
+        self.nodes[node].running.as_ref().map(|r| &r.engine)
+    }
+
+    fn happen(&mut self, node: usize, event: Event) {
+        match event {
+            Event::Start => self.start(node),
+            _ if !self.is_up(node) => self.dropped(event),
+            Event::Tick => {
+                let (incarnation, drift) = (self.nodes[node].incarnation, self.nodes[node].drift_permille);
+                let next = Duration::from_nanos((limits::TICK.as_nanos() as i128 * 1000 / (1000 + i128::from(drift))) as u64);
+                self.round(node, vec![Input::Tick]);
+                self.plan_node(node, self.now + next, incarnation, Event::Tick);
+            }
+            Event::Message { from, message } => {
+                if self.may_speak(from, node) {
+                    let from = self.nodes[from].id;
+                    self.round(node, vec![Input::Peer { from, message: Box::new(message) }]);
+                }
+            }
+            Event::Input(input) => self.round(node, vec![*input]),
+            Event::Ship(rows) => self.ship(node, *rows),
+            Event::Work => self.work(node),
+        }
+    }
+
+    fn start(&mut self, node: usize) {
+        if self.is_up(node) {
+            return;
+        }
+        if !self.nodes[node].member {
+            return self.join(node);
+        }
+        match self.open(node) {
+            Ok((engine, store, log)) => {
+                let incarnation = self.chance.nonzero();
+                let this = &mut self.nodes[node];
+                this.incarnation = incarnation;
+                this.join_answer = None;
+                this.running = Some(Running { engine, store, log, jobs: VecDeque::new(), working: false, started: self.now, met: BTreeMap::new() });
+                self.plan_node(node, self.now, incarnation, Event::Tick);
+            }
+            Err(e) if self.nodes[node].disk_has_failed() => {
+                let _ = e;
+                self.crash(node);
+            }
+            Err(e) => self.broken.push(format!("node {node} does not start from its own store: {e}")),
+        }
+    }
+
+    fn open(&mut self, node: usize) -> Result<(Engine, Store, Log)> {
+        let seed = self.chance.next_u64();
+        let this = &self.nodes[node];
+        let (store, identity) = restore::open(&this.dir, &this.disk)?;
+        let log = restore::open_log(&this.dir, Arc::new(this.disk.clone()), &store)?;
+        let engine = Engine::open(identity, &store, log.clone(), Chance::seeded(seed), Duration::ZERO)?;
+        Ok((engine, store, log))
+    }
+
+    /// Asks some node to take this one in, and becomes a member once that has answered.
+    fn join(&mut self, node: usize) {
+        self.plan_node(node, self.now + Duration::from_millis(300), 0, Event::Start);
+        let up = self.up();
+        if self.nodes[node].join_answer.is_some() || up.is_empty() {
+            return;
+        }
+        let at = up[self.chance.below(up.len() as u64) as usize];
+        let lineage = self.engine(at).expect("it is up").identity().lineage;
+        if lineage == Lineage::PENDING {
+            return;
+        }
+        let command = cluster::Command::AnnounceNode(self.entry(node, lineage));
+        let token = self.request(at, GroupId::META, Body::Propose(command.into()), limits::REQUEST_DEADLINE);
+        self.nodes[node].join_answer = Some(token);
+    }
+
+    /// Whether an answer was one that a joining node waits for.
+    pub fn on_join_answer(&mut self, token: Token, answer: &Result<Reply>) -> bool {
+        let Some(node) = self.nodes.iter().position(|n| n.join_answer == Some(token)) else { return false };
+        self.nodes[node].join_answer = None;
+        let known = self.up().into_iter().find_map(|n| {
+            let settings = self.engine(n)?.meta().settings().clone();
+            (settings.lineage != Lineage::PENDING && self.engine(n)?.meta().node(self.nodes[node].id).is_some()).then_some(settings)
+        });
+        if let (Ok(Reply::Done { .. }), Some(settings)) = (answer, known) {
+            let identity = Identity {
+                format: FORMAT,
+                node: self.nodes[node].id,
+                cluster: settings.cluster,
+                lineage: settings.lineage,
+                restored_from: settings.restored_from,
+                topology: settings.topology,
+            };
+            restore::join(&self.nodes[node].dir, &identity).unwrap();
+            self.nodes[node].member = true;
+        }
+        true
+    }
+
+    fn round(&mut self, node: usize, inputs: Vec<Input>) {
+        self.rounds += 1;
+        let this = &mut self.nodes[node];
+        let Some(running) = &mut this.running else { return };
+        this.disk.take_spent();
+        let local = by_clock(self.now - running.started, this.drift_permille);
+        let mut outside = Outside { said: Said::default(), disk: &this.disk, store: &running.store, local, drift_permille: this.drift_permille };
+        let ended = running.engine.round(inputs, &mut outside);
+        let said = outside.said;
+        this.busy_until = self.now + this.disk.take_spent();
+        running.jobs.extend(said.jobs);
+        let begin = !running.working && !running.jobs.is_empty();
+        running.working |= begin;
+        let incarnation = this.incarnation;
+        let done = this.busy_until;
+        for (after, to, message) in said.sent {
+            self.send(node, self.now + after, to, message);
+        }
+        for path in said.discarded {
+            let _ = std::fs::remove_file(path);
+        }
+        match ended {
+            Ok(()) => {
+                if begin {
+                    let slow = self.nodes[node].work_slow;
+                    let at = done + self.below(Duration::from_micros(200), Duration::from_millis(5)) + slow;
+                    self.plan_node(node, at, incarnation, Event::Work);
+                }
+                for rows in said.rows {
+                    let at = done + self.below(Duration::from_millis(1), Duration::from_millis(30));
+                    self.plan_node(node, at, incarnation, Event::Ship(Box::new(rows)));
+                }
+                for (token, answer) in said.answers {
+                    self.resolve(token, answer);
+                }
+                self.outcomes.extend(said.news.into_iter().map(|news| Outcome::Snapshot { node, news }));
+            }
+            Err(e) => {
+                if !self.nodes[node].disk_has_failed() {
+                    self.broken.push(format!("node {node} ended by itself: {e}"));
+                }
+                // What it said before it failed has been said.
+                for (token, answer) in said.answers {
+                    self.resolve(token, answer);
+                }
+                self.crash(node);
+            }
+        }
+    }
+
+    fn work(&mut self, node: usize) {
+        let topology = self.topology;
+        let this = &mut self.nodes[node];
+        let Some(running) = &mut this.running else { return };
+        let Some(job) = running.jobs.pop_front() else { return };
+        let rows = if let Job::Install { path, .. } = &job { Some(path.clone()) } else { None };
+        let spent = this.disk.spent();
+        let finished = job.run(&running.store, &running.log, topology);
+        let took = this.disk.spent() - spent;
+        rows.map(std::fs::remove_file);
+        let (incarnation, slow) = (this.incarnation, this.work_slow);
+        running.working = !running.jobs.is_empty();
+        let again = running.working;
+        let at = self.now + took + slow;
+        self.plan_node(node, at, incarnation, Event::Input(Box::new(Input::Finished(finished))));
+        if again {
+            self.plan_node(node, at, incarnation, Event::Work);
+        }
+    }
+
+    /// Copies rows into a file and hands it to the other node, whole or not at all.
+    fn ship(&mut self, node: usize, rows: RowsToSend) {
+        let RowsToSend { to, group, name, record, view, announced } = rows;
+        let incarnation = self.nodes[node].incarnation;
+        let target = self.nodes.iter().position(|n| n.id == to);
+        let at = self.now + self.below(Duration::from_millis(1), Duration::from_millis(50));
+        let arrives = target.filter(|t| self.is_up(*t) && !self.network.cut.contains(&(node, *t)) && self.chance.below(1000) >= 5 * self.network.lost_permille);
+        let mut delivered = None;
+        if let Some(target) = arrives {
+            self.order += 1;
+            let path = self.nodes[target].dir.join("spool").join(format!("incoming-{}.rows", self.order));
+            transfer::write(&path, &record, &view, self.topology, group).unwrap();
+            let arrived = ArrivedRows { group, name, record, path };
+            let receiver = self.nodes[target].incarnation;
+            self.plan_node(target, at, receiver, Event::Input(Box::new(Input::RowsArrived(arrived))));
+            delivered = Some(announced);
+        }
+        drop(view);
+        let input = Input::RowsSent { to, group, announced: delivered };
+        self.plan_node(node, at + Duration::from_millis(1), incarnation, Event::Input(Box::new(input)));
+    }
+
+    /// The process is gone, and what its disk had not synced perhaps as well.
+    pub fn crash(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        this.disk.cut_off();
+        let was_up = this.running.take().is_some();
+        this.disk.crash();
+        this.incarnation = 0;
+        this.busy_until = self.now;
+        this.join_answer = None;
+        let lost: Vec<Token> = self.tokens.iter().filter(|(_, (at, _))| *at == node).map(|(t, _)| *t).collect();
+        for token in lost {
+            self.resolve(token, Err(Error::unknown("the node has gone")));
+        }
+        if was_up && self.chance.below(4) > 0 {
+            self.gone(node);
+        }
+        if self.nodes[node].restarts {
+            let at = self.now + self.below(Duration::from_millis(10), Duration::from_secs(4));
+            self.plan_node(node, at, 0, Event::Start);
+        }
+    }
+
+    /// The others notice that its streams have ended; so they do now and then when nothing is wrong.
+    pub fn gone(&mut self, node: usize) {
+        let id = self.nodes[node].id;
+        for other in self.up().into_iter().filter(|o| *o != node) {
+            let at = self.now + self.below(Duration::from_micros(100), Duration::from_millis(20));
+            let incarnation = self.nodes[other].incarnation;
+            self.plan_node(other, at, incarnation, Event::Input(Box::new(Input::Gone(id))));
+        }
+    }
+
+    /// Hands something to a node that is up.
+    pub fn input(&mut self, node: usize, input: Input) {
+        let incarnation = self.nodes[node].incarnation;
+        if self.is_up(node) {
+            self.plan_node(node, self.now, incarnation, Event::Input(Box::new(input)));
+        }
+    }
+
+    pub fn start_again(&mut self, node: usize) {
+        self.nodes[node].restarts = true;
+        if !self.is_up(node) {
+            self.plan_node(node, self.now, 0, Event::Start);
+        }
+    }
+
+    pub fn set_work_slow(&mut self, node: usize, takes: Duration) {
+        self.nodes[node].work_slow = takes;
+    }
+
+    // ---- The network. ----
+
+    fn send(&mut self, from: usize, at: Moment, to: NodeId, message: PeerMessage) {
+        let Some(target) = self.nodes.iter().position(|n| n.id == to) else { return };
+        self.messages += 1;
+        (from, target, at.as_nanos(), prost::Message::encode_to_vec(&message)).hash(&mut self.trace);
+        let network = &self.network;
+        if network.cut.contains(&(from, target)) || self.chance.below(1000) < network.lost_permille {
+            return;
+        }
+        let copies = 1 + u64::from(self.chance.below(1000) < self.network.doubled_permille);
+        for _ in 0..copies {
+            let (least, most) = self.network.delay;
+            let late = if self.chance.below(1000) < self.network.late_permille { self.network.late } else { Duration::ZERO };
+            let late = Duration::from_micros(self.chance.below(late.as_micros() as u64 + 1));
+            let arrives = at + self.below(least, most) + late;
+            self.plan_node(target, arrives, 0, Event::Message { from, message: message.clone() });
+        }
+    }
+
+    /// Judges the other side once for each pair of processes, as the first message of a stream does.
+    fn may_speak(&mut self, from: usize, to: usize) -> bool {
+        let speaker = self.nodes[from].incarnation;
+        let known = self.nodes[to].running.as_ref().is_some_and(|r| r.met.get(&from) == Some(&speaker));
+        if known {
+            return true;
+        }
+        // A process that has ended since is let in as whoever it was; its messages are old, not false.
+        let Some(theirs) = self.engine(from).map(|e| e.identity().clone()) else { return true };
+        let ours = self.engine(to).expect("it is up").identity().clone();
+        let hello = hello(&theirs, self.nodes[to].id, speaker);
+        match peer::judge(&ours, &hello) {
+            Verdict::Refuse(_) => false,
+            _ => {
+                if let Some(running) = &mut self.nodes[to].running {
+                    running.met.insert(from, speaker);
+                }
+                true
+            }
+        }
+    }
+
+    // ---- Those who use it. ----
+
+    /// Asks a node; an answer comes out in any case.
+    pub fn request(&mut self, node: usize, group: GroupId, body: Body, wait: Duration) -> Token {
+        self.last_token += 1;
+        let token = Token(self.last_token);
+        self.tokens.insert(token, (node, self.now + wait));
+        let this = &self.nodes[node];
+        match &this.running {
+            None => self.resolve(token, Err(Error::unavailable("the node is down"))),
+            Some(running) => {
+                let local = by_clock(self.now.max(this.busy_until) - running.started, this.drift_permille);
+                let input = Input::Request { token, group, body, deadline: local + wait };
+                let incarnation = this.incarnation;
+                let at = self.now + self.below(Duration::from_micros(50), Duration::from_millis(1));
+                self.plan_node(node, at, incarnation, Event::Input(Box::new(input)));
+            }
+        }
+        token
+    }
+
+    /// Looks at a node that is up, at once.
+    pub fn look<T: Send + 'static>(&mut self, node: usize, see: impl FnOnce(Sight<'_>) -> T + Send + 'static) -> Option<T> {
+        let (tell, told) = std::sync::mpsc::channel();
+        let see = Box::new(move |sight: Result<Sight<'_>>| drop(tell.send(sight.map(see))));
+        self.round(node, vec![Input::Look(Look { linearizable: false, deadline: Duration::MAX, see })]);
+        told.try_recv().ok()?.ok()
+    }
+
+    /// Requests whose time has been over for long, at nodes that run: nothing may hang.
+    pub fn overdue(&self, patience: Duration) -> Vec<String> {
+        let late = self
+            .tokens
+            .iter()
+            .filter(|(_, (node, deadline))| *deadline + patience < self.now && self.is_up(*node) && self.nodes[*node].paused_until + patience < self.now);
+        late.map(|(token, (node, deadline))| format!("{token:?} at node {node} should have been answered by {deadline:?}; it is {:?}", self.now)).collect()
+    }
+
+    pub fn disk_operations(&self) -> u64 {
+        self.nodes.iter().map(|n| n.disk.operations()).sum()
+    }
+
+    /// Everything that was sent and written, in one number.
+    pub fn traced(&self) -> u64 {
+        let mut all = self.trace.clone();
+        self.nodes.iter().for_each(|n| n.disk.trace().hash(&mut all));
+        all.finish()
+    }
+}
+
+impl Node {
+    fn disk_has_failed(&self) -> bool {
+        self.disk.has_failed()
+    }
+}
+
+fn hello(theirs: &Identity, to: NodeId, incarnation: u64) -> Hello {
+    let bytes = |id: &[u8; 16]| bytes::Bytes::copy_from_slice(id);
+    Hello {
+        protocol: peer::PROTOCOL,
+        node_id: theirs.node.0,
+        to: to.0,
+        cluster_id: bytes(theirs.cluster.0.as_bytes()),
+        lineage: theirs.lineage.0,
+        restored_from: theirs.restored_from.map_or(bytes::Bytes::new(), |id| bytes(id.0.as_bytes())),
+        address: String::new(),
+        incarnation,
+    }
+}
