@@ -378,6 +378,16 @@ fn a_server_that_never_answers_ends_a_command_in_time_and_a_write_as_unknown() {
 }
 
 #[test]
+fn a_deadline_that_ends_while_it_tries_again_names_the_last_reason_that_the_server_gave() {
+    let reason = |words| Err(refusal(Code::Unavailable, "UNAVAILABLE", words));
+    let gets = [reason("group 3 is not here"), reason("group 3 has no leader")];
+    let server = Fake::run(Script { gets: gets.into(), gets_answered: Some(2), ..Default::default() });
+    let (exit, out, words) = run(&at(&server), &["--timeout", "500ms", "get", "--site", "s", "k"]);
+    assert_eq!((exit, out.as_str(), words.lines().count()), (3, "", 1), "{words}");
+    assert!(words.contains("no answer within ") && words.contains("; before that it said: group 3 has no leader)"), "{words}");
+}
+
+#[test]
 fn a_server_that_never_answers_leaves_time_for_one_that_does() {
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = Fake::run(Script { gets: [Ok(one_value(b"v"))].into(), ..Default::default() });
