@@ -161,3 +161,13 @@ async fn a_scan_comes_in_bounded_pages_in_key_order() {
     }
     assert!(found == keys, "{} keys of {} in another order", found.len(), keys.len());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_with_a_node_down_is_unhealthy_and_counts_no_more_groups_than_it_has() {
+    let mut cluster = Cluster::start(3, Options::default()).await;
+    cluster.nodes[2].kill9();
+    cluster.settled().await;
+    let seen = cluster.client().overview().await.unwrap();
+    assert_eq!((seen.groups, seen.groups_under_replicated, seen.meta_under_replicated), (8, 8, true), "{seen:#?}");
+    cluster.ctl(&["cluster", "health"]).await.exits(1).says("8 of 8 groups have fewer replicas").says("the meta group has fewer replicas");
+}
