@@ -299,8 +299,15 @@ impl Parts {
     }
 
     fn failed(&self, id: SnapshotId, e: &Error) -> Part {
-        tracing::error!(snapshot = %id, error = %e, "part failed");
-        Part::failed(self.shared.node, e.message.clone())
+        let reason = match (&self.shared.snapshot_store, e.kind) {
+            (Some(dir), Kind::Exhausted) => format!(
+                "snapshot store {} is full: {e}; free space there or start the node with another --snapshot-store, then run create again",
+                dir.display()
+            ),
+            _ => e.message.clone(),
+        };
+        tracing::error!(snapshot = %id, reason, "part failed");
+        Part::failed(self.shared.node, reason)
     }
 
     fn completed(&self, finished: &Finished) -> Part {

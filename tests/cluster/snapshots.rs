@@ -103,7 +103,8 @@ async fn a_disk_that_fills_up_during_capture_fails_the_snapshot_and_gives_the_sp
     fill(&client, "full", 8).await;
 
     let reason = failed(&client).await;
-    assert!(reason.to_lowercase().contains("no space"), "{reason}");
+    assert!(reason.contains(&format!("snapshot store {dir} is full: ")) && reason.contains("No space left on device"), "{reason}");
+    assert!(reason.contains("free space there or start the node with another --snapshot-store, then run create again"), "{reason}");
     let inside = format!("/proc/{pid}/root{dir}");
     eventually("the space is given back", SOON, async || {
         let used = shell(&format!("du -sb {inside} | cut -f1"), SOON).await.out().trim().parse::<u64>().unwrap_or(u64::MAX);
