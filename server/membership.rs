@@ -144,9 +144,7 @@ impl Cluster {
         let led: BTreeMap<GroupId, (NodeId, &crate::proto::internal::v1::LedGroup)> =
             said.iter().flat_map(|(n, s)| s.iter().flat_map(|s| &s.led).map(|g| (GroupId(g.group), (*n, g)))).collect();
         let answers = |n: NodeId| said.get(&n).is_some_and(Option::is_some);
-        let full = |group: &GroupId, wanted: &[NodeId]| {
-            led.get(group).is_some_and(|(_, g)| wanted.iter().all(|n| g.voters.contains(&n.0) && answers(*n)))
-        };
+        let full = |group: &GroupId, wanted: &[NodeId]| led.get(group).is_some_and(|(_, g)| wanted.iter().all(|n| g.voters.contains(&n.0) && answers(*n)));
         let data = || assignments.iter().filter(|(group, _)| !group.is_meta());
         let under = |group, wanted: &[NodeId]| !full(group, wanted) || wanted.len() < settings.replication_factor as usize;
         let view = |node: &Node| {

@@ -34,6 +34,7 @@ use crate::{
     },
     restore::{self, Holds},
     rpc::{ClusterDoor, KvDoor, PeerDoor, Porter, SnapshotDoor},
+    snapshot::shelf::Shelf,
     store::{Claim, FORMAT, Store},
     wire,
 };
@@ -82,6 +83,7 @@ impl Node {
         let listener = TcpListener::bind(options.listen).await.map_err(|e| Error::unavailable(format!("cannot listen on {}: {e}", options.listen)))?;
         let listen = listener.local_addr().map_err(|e| Error::unavailable(format!("cannot listen on {}: {e}", options.listen)))?;
         let address = options.advertise.clone().unwrap_or_else(|| listen.to_string());
+        options.snapshot_store.as_deref().map_or(Ok(()), Shelf::check)?;
         let claim = Claim::on(&options.store)?;
         let (store, identity, known) = prepare(&options, &address).await?;
         run(options, listener, address, claim, store, identity, known).await
@@ -247,7 +249,7 @@ async fn run(options: Options, listener: TcpListener, address: String, claim: Cl
     }
 
     let cluster = Cluster::new(handle.clone(), peers.clone(), identity.topology);
-    let parts = Parts::new(identity.node, options.snapshot_store.as_deref(), identity_rx, address.clone(), clock, cluster.clone(), metrics.clone());
+    let parts = Parts::new(identity.node, options.snapshot_store.as_deref(), identity_rx, address.clone(), clock, cluster.clone(), metrics.clone())?;
     let mut tasks = tokio::task::JoinSet::new();
     let (snapshots_tx, snapshots) = mpsc::channel(limits::NEWS_QUEUE_MAX);
     tasks.spawn(parts.clone().run(snapshots));

@@ -83,15 +83,18 @@ impl Parts {
         clock: Clock,
         cluster: Cluster,
         metrics: Arc<Metrics>,
-    ) -> Parts {
+    ) -> Result<Parts> {
         let shelf = snapshot_store.map(|dir| Shelf::open(dir, node));
-        if let Some(Err(e)) = &shelf {
-            tracing::error!(error = %e, "the snapshot store cannot be used: this node's parts of snapshots fail until it can");
+        match &shelf {
+            // The operator has named a place that cannot work, and others would be told that this node keeps parts.
+            Some(Err(e)) if e.kind == Kind::Invalid => return Err(e.clone()),
+            Some(Err(e)) => tracing::error!(error = %e, "the snapshot store cannot be used: this node's parts of snapshots fail until it can"),
+            _ => {}
         }
         let (snapshot_store, shelf) = (snapshot_store.map(Path::to_owned), Mutex::new(shelf));
         let shared =
             Shared { node, snapshot_store, shelf, identity, address, clock, cluster, captures: Mutex::default(), reporting: Mutex::default(), metrics };
-        Parts { shared: Arc::new(shared) }
+        Ok(Parts { shared: Arc::new(shared) })
     }
 
     fn shelf(&self) -> Result<Arc<Shelf>> {
