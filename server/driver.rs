@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, PoisonError, RwLock,
-        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
+        mpsc::{self, Receiver, RecvTimeoutError, SendError, SyncSender, TrySendError},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -47,17 +47,37 @@ pub struct Outlets {
     pub identity: tokio::sync::watch::Sender<Identity>,
 }
 
+/// The way into the loop's queue, which counts what waits there.
+#[derive(Clone)]
+struct Orders {
+    queue: SyncSender<Order>,
+    metrics: Arc<Metrics>,
+}
+
+impl Orders {
+    /// Waits for room. Fails when the loop has ended.
+    fn send(&self, order: Order) -> Result<(), SendError<Order>> {
+        self.metrics.queued(1);
+        self.queue.send(order).inspect_err(|_| self.metrics.queued(-1))
+    }
+
+    fn try_send(&self, order: Order) -> Result<(), TrySendError<Order>> {
+        self.metrics.queued(1);
+        self.queue.try_send(order).inspect_err(|_| self.metrics.queued(-1))
+    }
+}
+
 /// How everyone else talks to the engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    orders: SyncSender<Order>,
+    orders: Orders,
     leaders: Arc<RwLock<BTreeMap<GroupId, NodeId>>>,
     pub clock: Clock,
 }
 
 /// The running threads.
 pub struct Driver {
-    orders: SyncSender<Order>,
+    orders: Orders,
     engine: JoinHandle<Result<()>>,
     store: JoinHandle<()>,
 }
@@ -71,7 +91,8 @@ pub fn start(
     outlets: Outlets,
     metrics: Arc<Metrics>,
 ) -> Result<(Driver, Handle, oneshot::Receiver<Error>)> {
-    let (orders, inbox) = mpsc::sync_channel(limits::ENGINE_QUEUE_MAX);
+    let (queue, inbox) = mpsc::sync_channel(limits::ENGINE_QUEUE_MAX);
+    let orders = Orders { queue, metrics: metrics.clone() };
     // A checkpoint at a time and an installation a group: never more, so the loop never waits here.
     let (jobs, work) = mpsc::sync_channel(engine.identity().topology.groups() as usize + 2);
     let (failed_tx, failed) = oneshot::channel();
@@ -190,7 +211,7 @@ impl Host for Shell {
         let _ = self.outlets.rows.blocking_send(rows);
     }
     fn tell(&mut self, news: News) {
-        note(&self.metrics, &news);
+        self.note(&news);
         if let News::Leader { group, leader } = &news {
             let mut leaders = self.leaders.write().unwrap_or_else(PoisonError::into_inner);
             match leader {
@@ -209,16 +230,16 @@ impl Host for Shell {
     }
 }
 
-fn note(metrics: &Metrics, news: &News) {
-    match news {
-        News::Held(time) => metrics.held(*time),
-        News::Leader { .. } => metrics.leader_changed(),
-        News::Logged { entries, synced } => metrics.logged(*entries, *synced),
-        News::Nodes(_) | News::Snapshot(_) => {}
-    }
-}
-
 impl Shell {
+    fn note(&self, news: &News) {
+        match news {
+            News::Held(time) => self.metrics.held(*time),
+            News::Leader { leader: Some(leader), .. } => self.metrics.leader_changed(*leader == self.outlets.identity.borrow().node),
+            News::Logged { entries, synced, took } => self.metrics.logged(*entries, synced.then_some(*took)),
+            News::Leader { leader: None, .. } | News::Nodes(_) | News::Snapshot(_) => {}
+        }
+    }
+
     fn input(&mut self, order: Order) -> Option<Input> {
         match order {
             Order::Input(input) => Some(*input),
@@ -246,6 +267,7 @@ fn run_engine(mut engine: Engine, inbox: &Receiver<Order>, mut shell: Shell) -> 
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
         while let Some(order) = next.take() {
+            shell.metrics.queued(-1);
             match shell.input(order) {
                 Some(input) => inputs.push(input),
                 None => stop = true,
@@ -269,7 +291,7 @@ fn run_engine(mut engine: Engine, inbox: &Receiver<Order>, mut shell: Shell) -> 
 }
 
 /// Does the engine's jobs in order, until the engine has ended.
-fn keep_store(store: &Store, log: &Log, topology: Topology, work: &Receiver<Job>, results: &SyncSender<Order>, clock: Clock, metrics: &Metrics) {
+fn keep_store(store: &Store, log: &Log, topology: Topology, work: &Receiver<Job>, results: &Orders, clock: Clock, metrics: &Metrics) {
     while let Ok(job) = work.recv() {
         let group = if let Job::Install { group, .. } = &job { Some(*group) } else { None };
         // A panic here must end the node, not leave it leading with a store that nobody writes.

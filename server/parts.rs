@@ -27,7 +27,7 @@ use crate::{
     ids::{GroupId, NodeId, PartitionId, SnapshotId, SnapshotSeq},
     limits,
     membership::Cluster,
-    metrics::Metrics,
+    metrics::{Metrics, PartEnd},
     proto::{internal::v1 as internal, v1},
     snapshot::{
         archive::{PartReader, Plan},
@@ -194,7 +194,10 @@ impl Parts {
         tokio::spawn(async move {
             let looked = this.clone();
             let part = tokio::task::spawn_blocking(move || looked.lying(id)).await.ok().flatten();
-            let part = part.unwrap_or_else(|| Part::missing(this.shared.node, "the node was away or restarted while the snapshot was taken"));
+            let part = part.unwrap_or_else(|| {
+                this.shared.metrics.part_ended(PartEnd::Missing);
+                Part::missing(this.shared.node, "the node was away or restarted while the snapshot was taken")
+            });
             this.report(id, part).await;
             this.reporting().remove(&id);
         });
@@ -251,6 +254,11 @@ impl Parts {
         tokio::spawn(async move {
             let outcome = capture.outcome.subscribe();
             let part = this.take(id, x, view, groups, capture, outcome).await;
+            this.shared.metrics.part_ended(match part.as_ref().map(|part| part.status) {
+                None => PartEnd::GivenUp,
+                Some(Status::Completed) => PartEnd::Completed,
+                Some(_) => PartEnd::Failed,
+            });
             if let Some(part) = part {
                 this.report(id, part).await;
             }
