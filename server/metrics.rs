@@ -95,6 +95,7 @@ pub struct Metrics {
     capture_written: Counter,
     ready: Gauge,
     view_seconds: Histogram,
+    view_age: Gauge,
 }
 
 /// From 50 µs to 26 s, a factor of 3.
@@ -140,6 +141,7 @@ impl Default for Metrics {
             capture_written: counted(r, "capture_written_bytes", "Bytes of chunks that had to be written", Counter::default()),
             ready: counted(r, "ready", "1 when every local group has caught up and can serve", Gauge::default()),
             view_seconds: timed(r, "snapshot_view_duration", "How long a capture held its view of the store", seconds()),
+            view_age: counted(r, "snapshot_view_age_seconds", "How long the oldest view that a capture holds has been held; 0 when none is", Gauge::default()),
             registry: Registry::default(),
             listing: Vec::new(),
         };
@@ -248,11 +250,12 @@ impl Metrics {
         self.view_seconds.observe(time.as_secs_f64());
     }
     /// What is looked up when somebody asks.
-    pub fn now(&self, ready: bool, groups_led: usize, overlay_bytes: usize, log_bytes: u64) {
+    pub fn now(&self, ready: bool, groups_led: usize, overlay_bytes: usize, log_bytes: u64, view_age: Duration) {
         self.ready.set(i64::from(ready));
         self.groups_led.set(groups_led as i64);
         self.overlay_bytes.set(overlay_bytes as i64);
         self.log_bytes.set(log_bytes as i64);
+        self.view_age.set(view_age.as_secs() as i64);
     }
 }
 
@@ -264,7 +267,7 @@ mod tests {
     fn what_is_counted_is_shown() {
         let metrics = Metrics::default();
         metrics.request("Put", "OK", Some(Duration::from_millis(2)));
-        metrics.now(true, 22, 10, 20);
+        metrics.now(true, 22, 10, 20, Duration::from_secs(61));
         metrics.view_held(Duration::from_secs(3));
         metrics.part_ended(PartEnd::Failed);
         let text = metrics.text();
@@ -274,6 +277,7 @@ mod tests {
         assert!(text.contains("devicedb_snapshot_parts_total{outcome=\"failed\"} 1"), "{text}");
         assert!(text.contains("devicedb_snapshot_parts_total{outcome=\"completed\"} 0"), "{text}");
         assert!(text.contains("devicedb_groups_led 22"), "{text}");
+        assert!(text.contains("devicedb_snapshot_view_age_seconds 61"), "{text}");
     }
 
     #[test]

@@ -284,7 +284,7 @@ async fn run(options: Options, listener: TcpListener, address: String, claim: Cl
     }
 
     let (stop_server, stopped) = watch::channel(false);
-    let pages = Pages { handle: handle.clone(), peers: peers.clone(), log, metrics: metrics.clone() };
+    let pages = Pages { handle: handle.clone(), peers: peers.clone(), parts: parts.clone(), log, metrics: metrics.clone() };
     let doors = doors(&handle, &peers, &cluster, &parts, identity.node, identity.topology, Porter { clock, metrics }, &pages, spool, &mut tasks)?;
     let server = tokio::spawn(serve(listener, doors, stopped));
     tracing::info!(node = %identity.node, %address, version = env!("CARGO_PKG_VERSION"), "serving");

@@ -404,6 +404,17 @@ fn the_tree_keeps_its_habits() {
 }
 
 #[test]
+fn every_limit_is_kept_somewhere() {
+    let (limits, others): (Vec<_>, Vec<_>) = all_sources().into_iter().partition(|source| source.path == "server/limits.rs");
+    let names: Vec<_> = limits[0].code.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next()).collect();
+    assert!(names.len() > 50, "only {names:?} were found");
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let kept: BTreeSet<&str> = others.iter().flat_map(|source| source.code.split(|c| !word(c))).collect();
+    let unkept: Vec<_> = names.into_iter().filter(|name| !kept.contains(name)).collect();
+    assert!(unkept.is_empty(), "server/limits.rs promises {unkept:?}, and nothing keeps them");
+}
+
+#[test]
 fn every_dependency_is_used() {
     let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
     let sections = manifest.split("\n[").filter(|section| section.split(']').next().unwrap().ends_with("dependencies"));
