@@ -139,8 +139,9 @@ impl Parts {
         part.manifest_digest = info.digest.to_string();
     }
 
-    /// Removes this node's part. Whether there was one.
+    /// Removes this node's part, or gives it up while it is written. Whether there was one.
     pub async fn remove(&self, id: SnapshotId) -> Result<bool> {
+        self.decide(id, Outcome::Given);
         let Ok(shelf) = self.shelf() else { return Ok(false) };
         tokio::task::spawn_blocking(move || shelf.delete(id)).await.map_err(|e| Error::unavailable(format!("deleting a part ended unexpectedly: {e}")))?
     }
@@ -232,16 +233,21 @@ impl Parts {
         self.captures().insert(id, capture.clone());
         let this = self.clone();
         tokio::spawn(async move {
-            let part = this.take(id, x, view, groups, capture).await;
-            this.shared.metrics.part_ended(match part.as_ref().map(|part| part.status) {
+            let part = this.take(id, x, view, groups, capture.clone()).await;
+            let end = match part.as_ref().map(|part| part.status) {
                 None => PartEnd::GivenUp,
                 Some(Status::Completed) => PartEnd::Completed,
                 Some(_) => PartEnd::Failed,
-            });
+            };
+            this.shared.metrics.part_ended(end);
             if let Some(part) = part {
                 this.report(id, part).await;
             }
             this.captures().remove(&id);
+            // Given up while it was reported. From here on nobody finds the capture any more to say so.
+            if end == PartEnd::Completed && capture.is_given() {
+                this.delete(id).await;
+            }
         });
     }
 
@@ -254,8 +260,9 @@ impl Parts {
             this.shared.metrics.view_held(watched.let_go());
             copied
         });
-        let copied: Result<(PartWriter, Manifest)> = copied.await.unwrap_or_else(|e| Err(Error::unavailable(format!("the capture ended unexpectedly: {e}"))));
-        let (writer, manifest) = match copied {
+        let copied: Result<(Arc<Shelf>, PartWriter, Manifest)> =
+            copied.await.unwrap_or_else(|e| Err(Error::unavailable(format!("the capture ended unexpectedly: {e}"))));
+        let (shelf, writer, manifest) = match copied {
             Ok(copied) => copied,
             Err(_) if capture.is_stopped() => return None,
             Err(e) => return Some(self.failed(id, &e)),
@@ -265,9 +272,11 @@ impl Parts {
             let _ = tokio::task::spawn_blocking(move || writer.abandon()).await;
             return None;
         }
-        let finished = tokio::task::spawn_blocking(move || writer.finish(manifest)).await;
+        let last = capture.clone();
+        let finished = tokio::task::spawn_blocking(move || capture::put_in_place(&last, &shelf, writer, manifest)).await;
         match finished.unwrap_or_else(|e| Err(Error::unavailable(format!("the capture ended unexpectedly: {e}")))) {
-            Ok(finished) => {
+            Ok(None) => None,
+            Ok(Some(finished)) => {
                 self.shared.metrics.captured(capture.age(), finished.info.rows, finished.info.bytes, finished.bytes_written);
                 tracing::info!(snapshot = %id, rows = finished.info.rows, bytes = finished.info.bytes, written = finished.bytes_written, "part completed");
                 Some(self.completed(&finished))
@@ -315,7 +324,7 @@ impl Parts {
 
     // ---- Copying, on a thread that may block. ----
 
-    fn copy(&self, id: SnapshotId, x: SnapshotSeq, view: &View, mut captured: Vec<Captured>, capture: &Capture) -> Result<(PartWriter, Manifest)> {
+    fn copy(&self, id: SnapshotId, x: SnapshotSeq, view: &View, mut captured: Vec<Captured>, capture: &Capture) -> Result<(Arc<Shelf>, PartWriter, Manifest)> {
         let shelf = self.shelf_to_write()?;
         let identity = self.shared.identity.borrow().clone();
         let mut copier = Copier { writer: shelf.begin(id)?, view, previous: newest_part(&shelf, &identity), capture };
@@ -349,7 +358,7 @@ impl Parts {
             }
             manifest.groups.push(GroupPart { group: group.group, mark_index: group.at.index, mark_term: group.at.term, voters, learners, partitions });
         }
-        Ok((copier.writer, manifest))
+        Ok((shelf, copier.writer, manifest))
     }
 }
 

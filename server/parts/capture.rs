@@ -21,7 +21,7 @@ use crate::{
     snapshot::{
         chunk::{self, Chunk, ChunkHash, Chunker},
         manifest::{Manifest, PartitionPart},
-        shelf::PartWriter,
+        shelf::{Finished, PartWriter, Shelf},
     },
     store::{View, keys},
 };
@@ -71,6 +71,11 @@ impl Capture {
         self.outcome.subscribe().wait_for(|o| *o != Outcome::Open).await.map_or(Outcome::Given, |o| *o)
     }
 
+    /// Nobody wants the part any more.
+    pub fn is_given(&self) -> bool {
+        *self.outcome.borrow() == Outcome::Given
+    }
+
     /// Nothing more is copied.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -110,6 +115,19 @@ impl Capture {
         }
         Ok(())
     }
+}
+
+/// Puts a part in place. None when the snapshot was aborted or deleted meanwhile: whether that came before the part was there or after, nothing of it is left.
+pub fn put_in_place(capture: &Capture, shelf: &Shelf, writer: PartWriter, manifest: Manifest) -> Result<Option<Finished>> {
+    let snapshot = manifest.snapshot;
+    let finished = writer.finish(manifest);
+    if !capture.is_given() {
+        return finished.map(Some);
+    }
+    if finished.is_ok() {
+        shelf.delete(snapshot)?;
+    }
+    Ok(None)
 }
 
 /// Copies what a view holds, on a thread that may block.
@@ -181,9 +199,58 @@ mod tests {
     use super::*;
     use crate::{
         ids::NodeId,
-        snapshot::{sample, shelf::Shelf},
+        snapshot::sample::{self, Sample},
         store::Store,
     };
+
+    /// A part that is written but for its last step, of a snapshot that is sealed.
+    fn nearly_there(dir: &std::path::Path) -> (Capture, std::sync::Arc<Shelf>, PartWriter) {
+        let shelf = Shelf::open(dir, NodeId(1)).unwrap();
+        let mut writer = shelf.begin(sample::snapshot(1)).unwrap();
+        Sample::new(1).fill(&mut writer);
+        let capture = Capture::begin(64, Clock::start());
+        capture.decide(Outcome::Sealed);
+        (capture, shelf, writer)
+    }
+
+    fn files(dir: &std::path::Path) -> usize {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
+    }
+
+    #[test]
+    fn a_part_whose_snapshot_is_given_up_during_the_last_step_does_not_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (capture, shelf, writer) = nearly_there(dir.path());
+        // As the last step sees it when it comes back: nobody told the shelf.
+        capture.decide(Outcome::Given);
+        assert_eq!(put_in_place(&capture, &shelf, writer, Sample::new(1).part().0).unwrap(), None);
+        assert!(shelf.list().is_empty());
+        assert_eq!(files(dir.path()), 0);
+    }
+
+    #[test]
+    fn a_part_that_is_deleted_during_the_last_step_has_not_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (capture, shelf, writer) = nearly_there(dir.path());
+        capture.decide(Outcome::Given);
+        assert!(shelf.delete(sample::snapshot(1)).unwrap());
+        assert_eq!(put_in_place(&capture, &shelf, writer, Sample::new(1).part().0).unwrap(), None);
+        assert_eq!(files(dir.path()), 0);
+    }
+
+    #[test]
+    fn a_part_that_is_wanted_stays_and_one_that_fails_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (capture, shelf, writer) = nearly_there(dir.path());
+        // An end of the process stops copying and takes nothing back.
+        capture.stop();
+        let finished = put_in_place(&capture, &shelf, writer, Sample::new(1).part().0).unwrap();
+        assert_eq!(shelf.list(), [finished.unwrap().info]);
+        let of_another = Sample { snapshot: sample::snapshot(2), ..Sample::new(1) };
+        let writer = shelf.begin(of_another.snapshot).unwrap();
+        put_in_place(&capture, &shelf, writer, of_another.part().0).unwrap_err();
+    }
 
     #[test]
     fn a_view_that_is_held_for_too_long_fails_its_capture_with_the_reason() {
