@@ -46,10 +46,7 @@ pub fn run(paths: &[PathBuf], console: &mut Console) -> Result<(), Failure> {
         return Err(Failure::new(exit::NOT_FOUND, "there is no such part", absent.display().to_string(), "name downloaded tars or extracted directories"));
     }
     let report = set::verify_set(paths);
-    // One part alone need not bring the cluster back; parts that are given together are to.
-    let restorable = report.complete && report.groups_without_majority.is_empty();
-    let whole = report.problems.is_empty() && report.parts.iter().all(|part| part.sound);
-    let finding = Finding::of(&report, whole && (restorable || paths.len() == 1));
+    let finding = Finding::of(&report, report.sound);
     console.print(&finding)?;
     if finding.ok {
         Ok(())

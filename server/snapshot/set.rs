@@ -23,10 +23,12 @@ use crate::ids::{GroupId, NodeId};
 /// What parts are together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Nothing is wrong and nothing is missing.
+    /// The verdict: nothing is wrong with what is here, and parts that are given together bring the cluster back. One part alone need not.
     pub sound: bool,
     /// The sound parts have every partition and the meta group.
     pub complete: bool,
+    /// They are complete, and of every group's voters most have a sound part.
+    pub restorable: bool,
     /// The snapshot that most parts belong to; empty if no manifest can be read.
     pub snapshot: String,
     pub parts: Vec<PartOutcome>,
@@ -76,9 +78,11 @@ pub fn verify_set<P: AsRef<Path>>(paths: &[P]) -> Report {
     let sound: Vec<&Manifest> = parts.iter().filter(|p| outcomes[p.outcome].sound).map(|p| &p.manifest).collect();
     let coverage = Coverage::of(parts.first().map(|p| &p.manifest), &sound);
     let complete = coverage.partitions > 0 && coverage.missing.is_empty() && coverage.meta_copies > 0;
+    let restorable = complete && coverage.without_majority.is_empty();
     Report {
-        sound: complete && between.problems.is_empty() && outcomes.iter().all(|o| o.sound),
+        sound: is_whole(&outcomes, &between.problems) && (restorable || outcomes.len() == 1),
         complete,
+        restorable,
         snapshot: parts.first().map(|p| p.manifest.snapshot.to_string()).unwrap_or_default(),
         parts: outcomes,
         problems: between.problems,
@@ -89,6 +93,10 @@ pub fn verify_set<P: AsRef<Path>>(paths: &[P]) -> Report {
         meta_copies: coverage.meta_copies,
         groups_without_majority: coverage.without_majority.iter().map(GroupId::to_string).collect(),
     }
+}
+
+fn is_whole(parts: &[PartOutcome], between: &Problems) -> bool {
+    between.is_empty() && parts.iter().all(|part| part.sound)
 }
 
 struct Part {
@@ -243,10 +251,14 @@ impl fmt::Display for Report {
         if !self.groups_without_majority.is_empty() {
             writeln!(f, "Groups without sound parts of a majority of their voters: {}.", self.groups_without_majority.join(", "))?;
         }
-        let verdict = match (self.sound, self.complete) {
-            (true, _) => "The snapshot is sound.",
-            (false, true) => "Something is wrong, but the sound parts still have everything.",
-            (false, false) => "The sound parts DO NOT have everything.",
+        let verdict = match (is_whole(&self.parts, &self.problems), self.complete, self.restorable) {
+            (true, _, true) => "The snapshot is sound, and these parts bring the cluster back.",
+            (true, ..) if self.sound => "The part is sound. Alone it does not bring the cluster back: verify it together with the others.",
+            (true, true, false) => "Nothing is wrong with the parts, but they DO NOT bring the cluster back: others of this snapshot are needed.",
+            (true, false, _) => "Nothing is wrong with the parts, but they DO NOT have everything: others of this snapshot are needed.",
+            (false, _, true) => "Something is wrong, but the sound parts still bring the cluster back.",
+            (false, true, false) => "Something is wrong. The sound parts have everything, but DO NOT bring the cluster back.",
+            (false, false, _) => "Something is wrong, and the sound parts DO NOT have everything.",
         };
         f.write_str(verdict)
     }
