@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, PoisonError, RwLock,
-        mpsc::{self, Receiver, RecvTimeoutError, SendError, SyncSender, TrySendError},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -55,15 +55,23 @@ struct Orders {
 }
 
 impl Orders {
-    /// Waits for room. Fails when the loop has ended.
-    fn send(&self, order: Order) -> Result<(), SendError<Order>> {
+    /// Waits for room. A loop that has ended takes nothing any more.
+    fn send(&self, order: Order) {
         self.metrics.queued(1);
-        self.queue.send(order).inspect_err(|_| self.metrics.queued(-1))
+        if self.queue.send(order).is_err() {
+            self.metrics.queued(-1);
+        }
     }
 
-    fn try_send(&self, order: Order) -> Result<(), TrySendError<Order>> {
+    fn try_send(&self, order: Order) -> Result<()> {
         self.metrics.queued(1);
-        self.queue.try_send(order).inspect_err(|_| self.metrics.queued(-1))
+        self.queue.try_send(order).map_err(|e| {
+            self.metrics.queued(-1);
+            match e {
+                TrySendError::Full(_) => Error::exhausted(format!("{} requests already wait on this node; slow down", limits::ENGINE_QUEUE_MAX)),
+                TrySendError::Disconnected(_) => stopping(),
+            }
+        })
     }
 }
 
@@ -125,8 +133,7 @@ fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'stati
 impl Driver {
     /// Ends the loop after what it has taken, and waits for both threads. What is applied and not checkpointed is in the log.
     pub fn stop(self) -> Result<()> {
-        // A loop that has failed does not listen any more.
-        let _ = self.orders.send(Order::Stop);
+        self.orders.send(Order::Stop);
         let ended = self.engine.join().map_err(|_| Error::unavailable("the engine thread has panicked"))?;
         self.store.join().map_err(|_| Error::unavailable("the store thread has panicked"))?;
         ended
@@ -139,7 +146,7 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         let deadline = self.clock.now() + wait.min(limits::REQUEST_DEADLINE_MAX);
         let changes = matches!(body, Body::Propose(_));
-        self.order(Order::Request { group, body, deadline, reply })?;
+        self.orders.try_send(Order::Request { group, body, deadline, reply })?;
         let unknown = "this node stops; the write may have its effect, retry it with the same request id at another node";
         answer.await.unwrap_or_else(|_| Err(if changes { Error::unknown(unknown) } else { stopping() }))
     }
@@ -152,7 +159,7 @@ impl Handle {
             // Whoever asked may have gone.
             let _ = seen.send(sight.map(see));
         });
-        self.order(Order::Input(Box::new(Input::Look(Look { linearizable, deadline, see }))))?;
+        self.orders.try_send(Order::Input(Box::new(Input::Look(Look { linearizable, deadline, see }))))?;
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
@@ -163,14 +170,7 @@ impl Handle {
 
     /// Hands something to the engine; refused when its queue is full.
     pub fn input(&self, input: Input) -> Result<()> {
-        self.order(Order::Input(Box::new(input)))
-    }
-
-    fn order(&self, order: Order) -> Result<()> {
-        self.orders.try_send(order).map_err(|e| match e {
-            TrySendError::Full(_) => Error::exhausted(format!("{} requests already wait on this node; slow down", limits::ENGINE_QUEUE_MAX)),
-            TrySendError::Disconnected(_) => stopping(),
-        })
+        self.orders.try_send(Order::Input(Box::new(input)))
     }
 }
 
@@ -300,8 +300,7 @@ fn keep_store(store: &Store, log: &Log, topology: Topology, work: &Receiver<Job>
             let panicked = Error::unavailable("the store thread has panicked");
             group.map_or(Finished::Checkpoint(Err(panicked.clone())), |group| Finished::Installed { group, view: Err(panicked) })
         });
-        // An engine that has ended does not care.
-        let _ = results.send(Order::Input(Box::new(Input::Finished(finished))));
+        results.send(Order::Input(Box::new(Input::Finished(finished))));
     }
 }
 
