@@ -287,7 +287,7 @@ fn a_part_that_fails_does_not_keep_the_others_from_being_fetched() {
     let server = Fake::run(Script { snapshots: [snapshot(State::Completed, "", &parts)].into(), ..downloads(how) });
     let (exit, _, words) = run(&at(&server), &["snapshot", "download", UUID, "--all", "--output", directory.path().to_str().unwrap()]);
     assert_eq!(exit, 1);
-    assert!(words.contains("chunk ab12 is not what was written"), "{words}");
+    assert!(words.contains(&format!("cannot download the part of node 7 of snapshot {UUID}: chunk ab12 is not what was written")), "{words}");
     assert_eq!(files(directory.path()), [format!("snapshot-{UUID}-9.tar")]);
 }
 
