@@ -196,10 +196,7 @@ impl Coverage {
         }
         let mut missing: Vec<(u32, u32)> = Vec::new();
         for id in (0..topology.partitions()).filter(|id| copies[*id as usize] == 0) {
-            match missing.last_mut() {
-                Some((_, last)) if *last + 1 == id => *last = id,
-                _ => missing.push((id, id)),
-            }
+            lengthen(&mut missing, id);
         }
         let groups = topology.group_ids().chain([GroupId::META]);
         Coverage {
@@ -211,6 +208,18 @@ impl Coverage {
             without_majority: groups.filter(|group| !has_majority(*group, sound)).collect(),
         }
     }
+}
+
+/// Adds the next id to runs of ids from the first to the last of each.
+fn lengthen(runs: &mut Vec<(u32, u32)>, id: u32) {
+    match runs.last_mut() {
+        Some((_, last)) if *last + 1 == id => *last = id,
+        _ => runs.push((id, id)),
+    }
+}
+
+fn named(runs: &[(u32, u32)]) -> Vec<String> {
+    runs.iter().map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") }).collect()
 }
 
 fn has_majority(group: GroupId, sound: &[&Manifest]) -> bool {
@@ -241,15 +250,18 @@ impl fmt::Display for Report {
             _ if self.partitions == 0 => writeln!(f, "No manifest can be read, so nothing is known of the snapshot.")?,
             [] => writeln!(f, "Sound parts cover all {} partitions, each at least {} times.", self.partitions, self.copies_min)?,
             missing => {
-                let runs: Vec<String> = missing.iter().map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") }).collect();
-                writeln!(f, "Sound parts cover {} of {} partitions; missing are {}.", self.partitions_covered, self.partitions, runs.join(", "))?
+                writeln!(f, "Sound parts cover {} of {} partitions; missing are {}.", self.partitions_covered, self.partitions, named(missing).join(", "))?
             }
         }
         if self.partitions > 0 && self.meta_copies == 0 {
             writeln!(f, "No sound part has the meta group.")?;
         }
         if !self.groups_without_majority.is_empty() {
-            writeln!(f, "Groups without sound parts of a majority of their voters: {}.", self.groups_without_majority.join(", "))?;
+            let mut runs: Vec<(u32, u32)> = Vec::new();
+            self.groups_without_majority.iter().filter_map(|group| group.parse().ok()).for_each(|id| lengthen(&mut runs, id));
+            let meta = self.groups_without_majority.iter().filter(|group| group.parse::<u32>().is_err()).cloned();
+            let groups: Vec<String> = named(&runs).into_iter().chain(meta).collect();
+            writeln!(f, "Groups without sound parts of a majority of their voters: {}.", groups.join(", "))?;
         }
         let verdict = match (is_whole(&self.parts, &self.problems), self.complete, self.restorable) {
             (true, _, true) => "The snapshot is sound, and these parts bring the cluster back.",

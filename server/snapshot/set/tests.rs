@@ -91,7 +91,7 @@ fn partitions_that_no_part_has_are_named() {
         [
             "Sound parts cover 40 of 64 partitions; missing are 16-31, 56-63.",
             "No sound part has the meta group.",
-            "Groups without sound parts of a majority of their voters: 2, 3, 7, meta.",
+            "Groups without sound parts of a majority of their voters: 2-3, 7, meta.",
             "Nothing is wrong with the parts, but they DO NOT have everything: others of this snapshot are needed.",
         ]
     );
