@@ -59,6 +59,20 @@ async fn an_address_beyond_loopback_is_refused_without_insecure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_where_nobody_can_be_found_ends_the_start_and_leaves_no_store() {
+    let cluster = Cluster::empty(Options::default());
+    let mut node = cluster.further();
+    let usual = node.args.clone();
+    for (flag, address) in [("--join", "nonsense"), ("--advertise", "node1"), ("--advertise", "node1:0"), ("--join", "http://node1:8080")] {
+        node.args = usual.iter().cloned().chain([flag.to_string(), address.to_string()]).collect();
+        node.start_refused().await.exits(2).says(flag).says(address);
+    }
+    node.args = ["cluster", "start", "-store", node.store.to_str().unwrap(), "-join", "nonsense"].map(str::to_string).to_vec();
+    node.start_refused().await.exits(2).says("\"nonsense\" lacks a port: write HOST:PORT");
+    assert!(!node.store.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_store_that_cannot_work_ends_the_start_with_the_reason_and_leaves_no_store() {
     let cluster = Cluster::empty(Options::default());
     let mut node = cluster.further();
