@@ -4,7 +4,7 @@
 //! serves all: an attempt at an endpoint, a look at its fault, the next attempt. What differs is what is said when the time is over: a call that may have had
 //! its effect says so.
 
-use std::{error::Error as _, future::Future, time::Duration};
+use std::{collections::BTreeMap, error::Error as _, future::Future, time::Duration};
 
 use bytes::Bytes;
 use tonic::{
@@ -295,10 +295,11 @@ fn timed_out(status: &Status) -> bool {
     std::iter::successors(status.source(), |e: &&(dyn std::error::Error + 'static)| (*e).source()).any(|e| e.is::<TimeoutExpired>())
 }
 
-/// The last fault of each endpoint, and what they leave unsure.
+/// The last fault of each endpoint, with the last reason that it gave before it fell silent, and what they leave unsure.
 #[derive(Debug, Default)]
 struct Faults {
     last: Vec<(usize, Fault)>,
+    reasons: BTreeMap<usize, String>,
     unsure: bool,
 }
 
@@ -306,7 +307,17 @@ impl Faults {
     fn add(&mut self, endpoint: usize, fault: Fault) {
         self.unsure |= fault.may_have_effect();
         self.last.retain(|(at, _)| *at != endpoint);
+        if fault.told {
+            self.reasons.insert(endpoint, fault.message.clone());
+        }
         self.last.push((endpoint, fault));
+    }
+
+    fn told(&self, endpoint: usize, fault: &Fault) -> String {
+        match self.reasons.get(&endpoint).filter(|_| !fault.told) {
+            Some(reason) => format!("{}; before that it said: {reason}", fault.message),
+            None => fault.message.clone(),
+        }
     }
 
     fn absent(&self) -> bool {
@@ -327,7 +338,7 @@ impl Faults {
             let unsure = if self.unsure && !call.again.is_empty() { "an earlier attempt may have taken effect" } else { "" };
             return Failure::new(last.exit, format!("cannot {}: {}", call.what, last.message), &endpoints[*at], unsure);
         }
-        let told: Vec<String> = self.last.iter().map(|(at, fault)| format!("{} ({})", endpoints[*at], fault.message)).collect();
+        let told: Vec<String> = self.last.iter().map(|(at, fault)| format!("{} ({})", endpoints[*at], self.told(*at, fault))).collect();
         let remedy = match (self.unsure, call.again.is_empty()) {
             (true, false) => format!("it may have taken effect; {}", call.again),
             _ => "see that a node runs there and can reach the others, or name others with --endpoint".to_owned(),
@@ -368,6 +379,19 @@ mod tests {
         let failure = faults.failure(&call(), &endpoints());
         assert_eq!(failure.exit, exit::UNREACHABLE);
         assert_eq!(failure.remedy, "it may have taken effect; repeat it with --request-id X");
+    }
+
+    #[test]
+    fn an_endpoint_that_fell_silent_is_quoted_with_its_last_reason() {
+        let mut faults = Faults::default();
+        for reason in ["group 3 is not here", "group 3 has no leader"] {
+            faults.add(0, Fault::of(&Status::unavailable(reason)));
+        }
+        faults.add(1, Fault::of(&Status::unavailable("shutting down")));
+        faults.add(0, Fault::late(0.2));
+        let failure = faults.failure(&Call::new("get key \"k\""), &endpoints());
+        assert_eq!(failure.exit, exit::UNREACHABLE);
+        assert_eq!(failure.place, "b:2 (shutting down), a:1 (no answer within 0.2 s; before that it said: group 3 has no leader)");
     }
 
     #[test]

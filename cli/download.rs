@@ -126,7 +126,8 @@ fn file_name(uuid: SnapshotId, node: u64) -> String {
 async fn fetch(uuid: SnapshotId, node: u64, sink: Sink, left: Left, client: &mut Client, console: &mut Console) -> Result<Fetched, Failure> {
     let receiver = Receiver::new(node, left.bytes, left.hasher);
     let mut fetch = Fetch { uuid, receiver, sink, console, bar: ProgressBar::hidden(), digest: String::new() };
-    let call = Call::new(format!("download snapshot {uuid}"));
+    let part = if node == 0 { String::new() } else { format!("the part of node {node} of ") };
+    let call = Call::new(format!("download {part}snapshot {uuid}"));
     let end = client.stream(&call, &mut fetch, |channel, request| async move { service(channel).download_snapshot(request).await }).await;
     fetch.bar.finish_and_clear();
     fetch.console.on_interrupt("");

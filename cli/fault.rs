@@ -18,6 +18,8 @@ pub struct Fault {
     pub message: String,
     pub then: Then,
     pub exit: u8,
+    /// The server's own words, and not ours about its silence.
+    pub told: bool,
 }
 
 /// What the caller may do next.
@@ -37,7 +39,7 @@ pub enum Then {
 
 impl Fault {
     fn new(message: impl Into<String>, then: Then, exit: u8) -> Fault {
-        Fault { message: message.into(), then, exit }
+        Fault { message: message.into(), then, exit, told: false }
     }
 
     /// The connection was not made, so nothing was asked.
@@ -82,7 +84,7 @@ impl Fault {
             "CORRUPT" => (Then::Stop, exit::FAILED),
             _ => return None,
         };
-        Some(Fault::new(message, then, exit))
+        Some(Fault { told: true, ..Fault::new(message, then, exit) })
     }
 
     fn of_code(code: Code, message: &str) -> Fault {
@@ -97,7 +99,7 @@ impl Fault {
             Code::Ok | Code::Internal | Code::Unimplemented | Code::DataLoss => (Then::Stop, exit::FAILED),
         };
         let message = if message.is_empty() { code.description() } else { message };
-        Fault::new(message, then, exit)
+        Fault { told: true, ..Fault::new(message, then, exit) }
     }
 
     pub fn is_final(&self) -> bool {

@@ -185,7 +185,10 @@ fn start(flags: &Flags) -> Result<StartArgs, Failure> {
         store: flags.required("store")?.into(),
         host: flags.text("host", "localhost")?,
         port: flags.number("port", 8080)?,
-        join: Some(flags.text("join", "")?).filter(|join| !join.is_empty()),
+        join: match flags.text("join", "")? {
+            none if none.is_empty() => None,
+            join => Some(args::endpoint(&join).map_err(|e| Failure::usage(e, "see -join"))?),
+        },
         replication_factor: flags.number("replication_factor", 3)?,
         partitions: flags.number("partitions", 1024)?,
         snapshot_store: flags.get("snapshot_store").filter(|path| !path.is_empty()).map(PathBuf::from),

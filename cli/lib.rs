@@ -34,6 +34,7 @@ pub mod guide;
 #[cfg(test)]
 mod golden;
 
+pub use args::endpoint;
 use args::{Args, Command};
 use client::Client;
 use exit::Failure;

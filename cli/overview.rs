@@ -25,6 +25,7 @@ pub struct Overview {
     /// Absent when nobody leads the meta group.
     #[serde(skip_serializing_if = "Option::is_none")]
     meta_leader: Option<String>,
+    meta_under_replicated: bool,
     answered_by: String,
     sites: u64,
     relays: u64,
@@ -133,6 +134,7 @@ impl Overview {
             groups_without_leader: v1.groups_without_leader,
             groups_under_replicated: v1.groups_under_replicated,
             meta_leader: id(v1.meta_leader),
+            meta_under_replicated: v1.meta_under_replicated,
             answered_by: v1.answered_by.to_string(),
             sites: v1.sites,
             relays: v1.relays,
@@ -216,10 +218,12 @@ fn problems(overview: &v1::GetOverviewResponse) -> Vec<String> {
         (true, false) => Some(format!("node {} at {} is not ready", node.id, node.address)),
         (true, true) => None,
     });
+    let of = overview.groups;
     let groups = [
         (overview.meta_leader == 0, "the meta group has no leader: the configuration cannot change".to_owned()),
-        (overview.groups_without_leader > 0, format!("{} groups have no leader: writes to their sites wait", overview.groups_without_leader)),
-        (overview.groups_under_replicated > 0, format!("{} groups have fewer replicas than they should", overview.groups_under_replicated)),
+        (overview.meta_under_replicated, "the meta group has fewer replicas than it should".to_owned()),
+        (overview.groups_without_leader > 0, format!("{} of {of} groups have no leader: writes to their sites wait", overview.groups_without_leader)),
+        (overview.groups_under_replicated > 0, format!("{} of {of} groups have fewer replicas than they should", overview.groups_under_replicated)),
         (overview.nodes.is_empty(), "there are no nodes".to_owned()),
     ];
     nodes.chain(groups.into_iter().filter_map(|(wrong, problem)| wrong.then_some(problem))).collect()
@@ -290,6 +294,7 @@ pub mod tests {
             answered_by: 4678103818387409268,
             sites: 2,
             relays: 0,
+            meta_under_replicated: false,
         }
     }
 
@@ -301,6 +306,7 @@ pub mod tests {
         overview.groups_without_leader = 3;
         overview.groups_under_replicated = 64;
         overview.meta_leader = 0;
+        overview.meta_under_replicated = true;
         overview
     }
 
@@ -341,6 +347,6 @@ pub mod tests {
     #[test]
     fn each_thing_that_is_wrong_is_named() {
         assert!(problems(&guide()).is_empty());
-        assert_eq!(problems(&sick()).len(), 5);
+        assert_eq!(problems(&sick()).len(), 6);
     }
 }

@@ -13,6 +13,8 @@ const ROUNDS_REFUSED: usize = 3;
 const SLOWER_MAX: usize = 5;
 const DELAY_MIN: Duration = Duration::from_millis(50);
 const DELAY_MAX: Duration = Duration::from_secs(1);
+/// With less time than this nothing is asked once more: what was said last tells more than a silence that was too short to mean anything.
+const AGAIN_MIN: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug)]
 pub struct Attempts {
@@ -51,7 +53,11 @@ impl Attempts {
         let after = delay(round, chance);
         let left = self.deadline.checked_sub(now + after).filter(|left| !left.is_zero())?;
         let untried = self.endpoints - self.tried % self.endpoints;
-        let attempt = Attempt { endpoint: (self.first + self.tried) % self.endpoints, after, within: left / untried as u32 };
+        let within = left / untried as u32;
+        if round > 0 && within < AGAIN_MIN {
+            return None;
+        }
+        let attempt = Attempt { endpoint: (self.first + self.tried) % self.endpoints, after, within };
         self.tried += 1;
         Some(attempt)
     }
@@ -121,6 +127,16 @@ mod tests {
         assert!(eager_took < S, "{eager_took:?}");
         let (patient, patient_took) = tries(true);
         assert!(patient > eager && patient_took > 8 * S, "{patient} {patient_took:?}");
+    }
+
+    #[test]
+    fn what_is_left_at_the_end_is_not_spent_on_an_attempt_that_cannot_be_answered() {
+        let mut chance = Chance::seeded(1);
+        let mut attempts = Attempts::begin(2, 0, Duration::ZERO, S, false);
+        let short = Duration::from_millis(950);
+        assert!(attempts.next(short, &mut chance).is_some() && attempts.next(short, &mut chance).is_some(), "each is asked once, however late");
+        attempts.connected();
+        assert_eq!(attempts.next(S - AGAIN_MIN, &mut chance), None);
     }
 
     #[test]

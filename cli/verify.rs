@@ -3,7 +3,7 @@
 //! The checks themselves are the server library's; nothing is checked here.
 
 use std::{
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
 };
 
@@ -45,17 +45,24 @@ pub fn run(paths: &[PathBuf], console: &mut Console) -> Result<(), Failure> {
     if let Some(absent) = paths.iter().find(|path| !path.exists()) {
         return Err(Failure::new(exit::NOT_FOUND, "there is no such part", absent.display().to_string(), "name downloaded tars or extracted directories"));
     }
+    if let Some(heap) = paths.iter().find(|path| holds_tars(path)) {
+        let what = "the directory holds tars, and is no extracted part";
+        return Err(Failure::new(exit::USAGE, what, heap.display().to_string(), format!("name the tars: {}", heap.join("*.tar").display())));
+    }
     let report = set::verify_set(paths);
-    // One part alone need not bring the cluster back; parts that are given together are to.
-    let restorable = report.complete && report.groups_without_majority.is_empty();
-    let whole = report.problems.is_empty() && report.parts.iter().all(|part| part.sound);
-    let finding = Finding::of(&report, whole && (restorable || paths.len() == 1));
+    let finding = Finding::of(&report, report.sound);
     console.print(&finding)?;
     if finding.ok {
         Ok(())
     } else {
         Err(Failure::new(exit::NOT_VERIFIED, "verification failed", listed(paths), "see above; do not restore from this as it is"))
     }
+}
+
+/// A directory into which parts were downloaded, and not one that a part was extracted to.
+fn holds_tars(path: &Path) -> bool {
+    let is_tar = |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "tar");
+    !path.join("manifest.json").exists() && path.read_dir().is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_tar)))
 }
 
 fn listed(paths: &[PathBuf]) -> String {
@@ -88,6 +95,17 @@ mod tests {
         assert_eq!(shown(Format::Table), "3 parts, all well\n");
         assert_eq!(shown(Format::Json), "{\n  \"parts\": 3\n}\n");
         assert_eq!(shown(Format::Yaml), "parts: 3\n");
+    }
+
+    #[test]
+    fn a_directory_of_tars_is_told_apart_from_a_broken_part() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a.tar"), "").unwrap();
+        let (mut console, ..) = Console::recording(Format::Table);
+        let failure = run(&[directory.path().to_owned()], &mut console).unwrap_err();
+        assert_eq!((failure.exit, failure.remedy), (exit::USAGE, format!("name the tars: {}/*.tar", directory.path().display())));
+        std::fs::write(directory.path().join("manifest.json"), "{").unwrap();
+        assert_eq!(run(&[directory.path().to_owned()], &mut console).unwrap_err().exit, exit::NOT_VERIFIED);
     }
 
     #[test]

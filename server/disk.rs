@@ -12,7 +12,7 @@ pub trait Disk: Debug + Send + Sync {
 }
 
 pub trait File: Debug + Send + Sync {
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
     /// As many bytes as there are, up to as many as fit.
     fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
     fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
@@ -41,7 +41,7 @@ impl Disk for Machine {
 }
 
 impl File for fs::File {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
     fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {

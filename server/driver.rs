@@ -50,10 +50,38 @@ pub struct Outlets {
     pub identity: tokio::sync::watch::Sender<Identity>,
 }
 
+/// The way into the loop's queue, which counts what waits there.
+#[derive(Clone)]
+struct Orders {
+    queue: SyncSender<Order>,
+    metrics: Arc<Metrics>,
+}
+
+impl Orders {
+    /// Waits for room. A loop that has ended takes nothing any more.
+    fn send(&self, order: Order) {
+        self.metrics.queued(1);
+        if self.queue.send(order).is_err() {
+            self.metrics.queued(-1);
+        }
+    }
+
+    fn try_send(&self, order: Order) -> Result<()> {
+        self.metrics.queued(1);
+        self.queue.try_send(order).map_err(|e| {
+            self.metrics.queued(-1);
+            match e {
+                TrySendError::Full(_) => Error::exhausted(format!("{} requests already wait on this node; slow down", limits::ENGINE_QUEUE_MAX)),
+                TrySendError::Disconnected(_) => stopping(),
+            }
+        })
+    }
+}
+
 /// How everyone else talks to the engine. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    orders: SyncSender<Order>,
+    orders: Orders,
     leaders: Arc<RwLock<BTreeMap<GroupId, NodeId>>>,
     /// Held by writes until they are answered.
     requests: Room,
@@ -64,7 +92,7 @@ pub struct Handle {
 
 /// The running threads.
 pub struct Driver {
-    orders: SyncSender<Order>,
+    orders: Orders,
     engine: JoinHandle<Result<()>>,
     store: JoinHandle<()>,
 }
@@ -78,7 +106,8 @@ pub fn start(
     outlets: Outlets,
     metrics: Arc<Metrics>,
 ) -> Result<(Driver, Handle, oneshot::Receiver<Error>)> {
-    let (orders, inbox) = mpsc::sync_channel(limits::ENGINE_QUEUE_MAX);
+    let (queue, inbox) = mpsc::sync_channel(limits::ENGINE_QUEUE_MAX);
+    let orders = Orders { queue, metrics: metrics.clone() };
     // A checkpoint at a time and an installation a group: never more, so the loop never waits here.
     let (jobs, work) = mpsc::sync_channel(engine.identity().topology.groups() as usize + 2);
     let (failed_tx, failed) = oneshot::channel();
@@ -112,8 +141,7 @@ fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'stati
 impl Driver {
     /// Ends the loop after what it has taken, and waits for both threads. What is applied and not checkpointed is in the log.
     pub fn stop(self) -> Result<()> {
-        // A loop that has failed does not listen any more.
-        let _ = self.orders.send(Order::Stop);
+        self.orders.send(Order::Stop);
         let ended = self.engine.join().map_err(|_| Error::unavailable("the engine thread has panicked"))?;
         self.store.join().map_err(|_| Error::unavailable("the store thread has panicked"))?;
         ended
@@ -129,7 +157,7 @@ impl Handle {
         let bytes = if let Body::Propose(command) = &body { wire::command_bytes(command) } else { 0 };
         let full = || Error::exhausted(format!("{} bytes of writes already wait on this node; slow down", limits::ENGINE_QUEUE_BYTES_MAX));
         let taken = self.requests.take(bytes).ok_or_else(full)?;
-        self.order(Order::Request { group, body, deadline, reply, taken })?;
+        self.orders.try_send(Order::Request { group, body, deadline, reply, taken })?;
         let unknown = "this node stops; the write may have its effect, retry it with the same request id at another node";
         answer.await.unwrap_or_else(|_| Err(if changes { Error::unknown(unknown) } else { stopping() }))
     }
@@ -142,7 +170,7 @@ impl Handle {
             // Whoever asked may have gone.
             let _ = seen.send(sight.map(see));
         });
-        self.order(Order::Input(Box::new(Input::Look(Look { linearizable, deadline, see }))))?;
+        self.orders.try_send(Order::Input(Box::new(Input::Look(Look { linearizable, deadline, see }))))?;
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
@@ -155,19 +183,12 @@ impl Handle {
     pub fn peer_message(&self, from: NodeId, message: PeerMessage) -> Result<()> {
         let full = || Error::exhausted("messages of other nodes wait already");
         let taken = self.messages.take(prost::Message::encoded_len(&message)).ok_or_else(full)?;
-        self.order(Order::Peer { from, message: Box::new(message), taken })
+        self.orders.try_send(Order::Peer { from, message: Box::new(message), taken })
     }
 
     /// Hands something to the engine; refused when its queue is full.
     pub fn input(&self, input: Input) -> Result<()> {
-        self.order(Order::Input(Box::new(input)))
-    }
-
-    fn order(&self, order: Order) -> Result<()> {
-        self.orders.try_send(order).map_err(|e| match e {
-            TrySendError::Full(_) => Error::exhausted(format!("{} requests already wait on this node; slow down", limits::ENGINE_QUEUE_MAX)),
-            TrySendError::Disconnected(_) => stopping(),
-        })
+        self.orders.try_send(Order::Input(Box::new(input)))
     }
 }
 
@@ -211,7 +232,7 @@ impl Host for Shell {
         remove_rows(&rows.path);
     }
     fn tell(&mut self, news: News) {
-        note(&self.metrics, &news);
+        self.note(&news);
         if let News::Leader { group, leader } = &news {
             let mut leaders = self.leaders.write().unwrap_or_else(PoisonError::into_inner);
             match leader {
@@ -235,16 +256,16 @@ fn remove_rows(path: &Path) {
     let _ = std::fs::remove_file(path);
 }
 
-fn note(metrics: &Metrics, news: &News) {
-    match news {
-        News::Held(time) => metrics.held(*time),
-        News::Leader { .. } => metrics.leader_changed(),
-        News::Logged { entries, synced } => metrics.logged(*entries, *synced),
-        News::Nodes(_) | News::Snapshot(_) => {}
-    }
-}
-
 impl Shell {
+    fn note(&self, news: &News) {
+        match news {
+            News::Held(time) => self.metrics.held(*time),
+            News::Leader { leader: Some(leader), .. } => self.metrics.leader_changed(*leader == self.outlets.identity.borrow().node),
+            News::Logged { entries, synced, took } => self.metrics.logged(*entries, synced.then_some(*took)),
+            News::Leader { leader: None, .. } | News::Nodes(_) | News::Snapshot(_) => {}
+        }
+    }
+
     fn input(&mut self, order: Order) -> Option<Input> {
         match order {
             Order::Input(input) => Some(*input),
@@ -276,6 +297,7 @@ fn run_engine(mut engine: Engine, inbox: &Receiver<Order>, mut shell: Shell) -> 
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         };
         while let Some(order) = next.take() {
+            shell.metrics.queued(-1);
             match shell.input(order) {
                 Some(input) => inputs.push(input),
                 None => stop = true,
@@ -299,7 +321,7 @@ fn run_engine(mut engine: Engine, inbox: &Receiver<Order>, mut shell: Shell) -> 
 }
 
 /// Does the engine's jobs in order, until the engine has ended.
-fn keep_store(store: &Store, log: &Log, topology: Topology, work: &Receiver<Job>, results: &SyncSender<Order>, clock: Clock, metrics: &Metrics) {
+fn keep_store(store: &Store, log: &Log, topology: Topology, work: &Receiver<Job>, results: &Orders, clock: Clock, metrics: &Metrics) {
     while let Ok(job) = work.recv() {
         let group = if let Job::Install { group, .. } = &job { Some(*group) } else { None };
         // A panic here must end the node, not leave it leading with a store that nobody writes.
@@ -308,8 +330,7 @@ fn keep_store(store: &Store, log: &Log, topology: Topology, work: &Receiver<Job>
             let panicked = Error::unavailable("the store thread has panicked");
             group.map_or(Finished::Checkpoint(Err(panicked.clone())), |group| Finished::Installed { group, view: Err(panicked) })
         });
-        // An engine that has ended does not care.
-        let _ = results.send(Order::Input(Box::new(Input::Finished(finished))));
+        results.send(Order::Input(Box::new(Input::Finished(finished))));
     }
 }
 

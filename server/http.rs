@@ -10,13 +10,14 @@ use axum::{
     routing::get,
 };
 
-use crate::{driver::Handle, limits, log::Log, metrics::Metrics, peer::Peers};
+use crate::{driver::Handle, limits, log::Log, metrics::Metrics, parts::Parts, peer::Peers};
 
 /// What the pages show.
 #[derive(Clone)]
 pub struct Pages {
     pub handle: Handle,
     pub peers: Peers,
+    pub parts: Parts,
     pub log: Log,
     pub metrics: Arc<Metrics>,
 }
@@ -47,6 +48,6 @@ async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     let now = pages.handle.look(false, limits::NODE_STATUS, |s| (s.unready().is_none(), s.led().count(), s.overlay_bytes())).await;
     let (ready, led, overlay) = now.unwrap_or_default();
-    pages.metrics.now(ready, led, overlay, pages.log.bytes());
+    pages.metrics.now(ready, led, overlay, pages.log.bytes(), pages.parts.view_age());
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], pages.metrics.text())
 }

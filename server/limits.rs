@@ -130,7 +130,6 @@ pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
 pub const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 /// How often `grpc.health.v1` is brought up to date.
 pub const HEALTH_EVERY: Duration = Duration::from_millis(250);
-pub const TLS_HANDSHAKE: Duration = Duration::from_secs(10);
 pub const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 
 // Peers.
@@ -200,5 +199,5 @@ pub const SHELF_UNSYNCED_BYTES: u64 = 64 << 20;
 pub const PROBLEMS_MAX: usize = 100;
 /// How long a node waits before it reports again on a part that the cluster could not note.
 pub const REPORT_AGAIN: Duration = Duration::from_millis(500);
-/// The longest a read view of the store may be held while rows are copied.
+/// The longest a read view of the store may be held while rows are copied; then the capture fails.
 pub const VIEW_AGE_MAX: Duration = Duration::from_secs(600);

@@ -4,7 +4,7 @@ use std::{env, ffi::OsString, io::IsTerminal as _, net::SocketAddr, path::PathBu
 
 use clap::{Parser, Subcommand};
 use devicedb::{
-    ctl::guide,
+    ctl::{endpoint, guide},
     error::{Error, Kind, Result},
     node::{Node, Options},
 };
@@ -38,10 +38,10 @@ struct Start {
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080", env = "DEVICEDB_LISTEN")]
     listen: SocketAddr,
     /// Where others reach this node, if that is not where it listens.
-    #[arg(long, value_name = "HOST:PORT", env = "DEVICEDB_ADVERTISE")]
+    #[arg(long, value_name = "HOST:PORT", env = "DEVICEDB_ADVERTISE", value_parser = endpoint)]
     advertise: Option<String>,
     /// A node of the cluster to join. Only an empty store joins; afterwards it is used to find the others again.
-    #[arg(long, value_name = "HOST:PORT", env = "DEVICEDB_JOIN")]
+    #[arg(long, value_name = "HOST:PORT", env = "DEVICEDB_JOIN", value_parser = endpoint)]
     join: Option<String>,
     /// How many nodes hold each piece of data. Fixed when the cluster is founded.
     #[arg(long, value_name = "N", default_value_t = 3, env = "DEVICEDB_REPLICATION_FACTOR")]

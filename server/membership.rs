@@ -54,6 +54,7 @@ pub struct Overview {
     pub groups_without_leader: u32,
     pub groups_under_replicated: u32,
     pub meta_leader: Option<NodeId>,
+    pub meta_under_replicated: bool,
     pub sites: u64,
     pub relays: u64,
 }
@@ -143,11 +144,9 @@ impl Cluster {
         let led: BTreeMap<GroupId, (NodeId, &crate::proto::internal::v1::LedGroup)> =
             said.iter().flat_map(|(n, s)| s.iter().flat_map(|s| &s.led).map(|g| (GroupId(g.group), (*n, g)))).collect();
         let answers = |n: NodeId| said.get(&n).is_some_and(Option::is_some);
-        let mut under = 0;
-        for (group, wanted) in &assignments {
-            let full = led.get(group).is_some_and(|(_, g)| wanted.iter().all(|n| g.voters.contains(&n.0) && answers(*n)));
-            under += u32::from(!full || (wanted.len() < settings.replication_factor as usize && !group.is_meta()));
-        }
+        let full = |group: &GroupId, wanted: &[NodeId]| led.get(group).is_some_and(|(_, g)| wanted.iter().all(|n| g.voters.contains(&n.0) && answers(*n)));
+        let data = || assignments.iter().filter(|(group, _)| !group.is_meta());
+        let under = |group, wanted: &[NodeId]| !full(group, wanted) || wanted.len() < settings.replication_factor as usize;
         let view = |node: &Node| {
             let status = said.get(&node.id).cloned().flatten();
             NodeView {
@@ -160,8 +159,9 @@ impl Cluster {
         };
         Ok(Overview {
             nodes: nodes.values().map(view).collect(),
-            groups_without_leader: assignments.keys().filter(|g| !led.contains_key(g)).count() as u32,
-            groups_under_replicated: under,
+            groups_without_leader: data().filter(|(g, _)| !led.contains_key(g)).count() as u32,
+            groups_under_replicated: data().filter(|(g, wanted)| under(g, wanted)).count() as u32,
+            meta_under_replicated: assignments.get(&GroupId::META).is_none_or(|wanted| !full(&GroupId::META, wanted)),
             meta_leader: led.get(&GroupId::META).map(|(n, _)| *n),
             sites: sites as u64,
             relays: relays as u64,

@@ -24,9 +24,45 @@ pub struct Described {
 
 /// A call as it is counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Call {
-    pub method: String,
-    pub code: String,
+struct Call {
+    method: &'static str,
+    code: &'static str,
+}
+
+/// A call as it is timed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Method {
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    outcome: &'static str,
+}
+
+/// How this node's part of a snapshot ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartEnd {
+    Completed,
+    Failed,
+    /// This node was away at the cut.
+    Missing,
+    /// The snapshot was aborted or deleted before the part was done.
+    GivenUp,
+}
+
+impl PartEnd {
+    const ALL: [PartEnd; 4] = [PartEnd::Completed, PartEnd::Failed, PartEnd::Missing, PartEnd::GivenUp];
+
+    fn label(self) -> Ended {
+        let outcome = match self {
+            PartEnd::Completed => "completed",
+            PartEnd::Failed => "failed",
+            PartEnd::Missing => "missing",
+            PartEnd::GivenUp => "given_up",
+        };
+        Ended { outcome }
+    }
 }
 
 /// See the module. Shared behind an `Arc`.
@@ -35,14 +71,16 @@ pub struct Metrics {
     registry: Registry,
     listing: Vec<Described>,
     requests: Family<Call, Counter>,
-    request_seconds: Histogram,
+    request_seconds: Family<Method, Histogram, fn() -> Histogram>,
     round_seconds: Histogram,
     round_inputs: Histogram,
+    queue_depth: Gauge,
     log_entries: Counter,
-    log_syncs: Counter,
+    log_sync_seconds: Histogram,
     checkpoint_seconds: Histogram,
     checkpoint_bytes: Counter,
     leader_changes: Counter,
+    elections_won: Counter,
     groups_led: Gauge,
     overlay_bytes: Gauge,
     log_bytes: Gauge,
@@ -50,12 +88,14 @@ pub struct Metrics {
     peer_dropped: Counter,
     peer_received: Counter,
     held_seconds: Histogram,
+    parts: Family<Ended, Counter>,
     capture_seconds: Histogram,
     capture_rows: Counter,
     capture_bytes: Counter,
     capture_written: Counter,
     ready: Gauge,
     view_seconds: Histogram,
+    view_age: Gauge,
 }
 
 /// From 50 µs to 26 s, a factor of 3.
@@ -69,33 +109,44 @@ impl Default for Metrics {
         let r = &mut register;
         let metrics = Metrics {
             requests: counted(r, "requests", "Requests by method and gRPC code", Family::default()),
-            request_seconds: timed(r, "request_duration", "From a request's arrival to its answer, streams left out"),
-            round_seconds: timed(r, "engine_round_duration", "One turn of the engine's loop, with its disk write"),
+            request_seconds: timed(
+                r,
+                "request_duration",
+                "From a request's arrival to its answer by method, streams left out",
+                Family::new_with_constructor(seconds),
+            ),
+            round_seconds: timed(r, "engine_round_duration", "One turn of the engine's loop, with its disk write", seconds()),
             round_inputs: {
                 let inputs = Histogram::new(std::iter::successors(Some(1.0), |n| Some(n * 4.0)).take(8));
                 counted(r, "engine_round_inputs", "Inputs that one turn of the loop took", inputs)
             },
+            queue_depth: counted(r, "engine_queue_depth", "Inputs that wait for the engine's loop", Gauge::default()),
             log_entries: counted(r, "log_entries", "Raft log entries written", Counter::default()),
-            log_syncs: counted(r, "log_syncs", "Writes of the log that were synced to disk", Counter::default()),
-            checkpoint_seconds: timed(r, "checkpoint_duration", "Writing applied rows to the store"),
+            log_sync_seconds: timed(r, "log_sync_duration", "A write of the log that was synced to disk", seconds()),
+            checkpoint_seconds: timed(r, "checkpoint_duration", "Writing applied rows to the store", seconds()),
             checkpoint_bytes: counted(r, "checkpoint_bytes", "Bytes of rows written to the store", Counter::default()),
-            leader_changes: counted(r, "leader_changes", "Changes of a group's leader that this node has seen", Counter::default()),
+            leader_changes: counted(r, "leader_changes", "Times that a group got another leader, as this node has seen", Counter::default()),
+            elections_won: counted(r, "elections_won", "Times that this node became a group's leader", Counter::default()),
             groups_led: counted(r, "groups_led", "Groups that this node leads, the meta group included", Gauge::default()),
             overlay_bytes: counted(r, "overlay_bytes", "Applied rows in memory that are not in the store yet", Gauge::default()),
             log_bytes: counted(r, "log_bytes", "Size of the Raft log on disk", Gauge::default()),
             peer_sent: counted(r, "peer_messages_sent", "Messages handed to streams to other nodes", Counter::default()),
             peer_dropped: counted(r, "peer_messages_dropped", "Messages that were lost because a queue was full or a node unknown", Counter::default()),
             peer_received: counted(r, "peer_messages_received", "Messages taken from other nodes", Counter::default()),
-            held_seconds: timed(r, "snapshot_hold_duration", "How long a group's writes waited for a snapshot's cut"),
-            capture_seconds: timed(r, "capture_duration", "From the cut to this node's part in place"),
+            held_seconds: timed(r, "snapshot_hold_duration", "How long a group's writes waited for a snapshot's cut", seconds()),
+            parts: counted(r, "snapshot_parts", "This node's parts of snapshots by how they ended", Family::default()),
+            capture_seconds: timed(r, "capture_duration", "From the cut to this node's part in place", seconds()),
             capture_rows: counted(r, "capture_rows", "Rows in this node's parts of snapshots", Counter::default()),
             capture_bytes: counted(r, "capture_bytes", "Bytes in this node's parts before compression", Counter::default()),
             capture_written: counted(r, "capture_written_bytes", "Bytes of chunks that had to be written", Counter::default()),
             ready: counted(r, "ready", "1 when every local group has caught up and can serve", Gauge::default()),
-            view_seconds: timed(r, "snapshot_view_duration", "How long a capture held its view of the store"),
+            view_seconds: timed(r, "snapshot_view_duration", "How long a capture held its view of the store", seconds()),
+            view_age: counted(r, "snapshot_view_age_seconds", "How long the oldest view that a capture holds has been held; 0 when none is", Gauge::default()),
             registry: Registry::default(),
             listing: Vec::new(),
         };
+        // What never happened is 0 and not absent: an alarm on a rise needs both.
+        PartEnd::ALL.iter().for_each(|end| drop(metrics.parts.get_or_create(&end.label())));
         Metrics { registry: register.registry, listing: register.listing, ..metrics }
     }
 }
@@ -114,8 +165,7 @@ fn counted<M: Metric + TypedMetric + Clone>(register: &mut Register, name: &str,
     metric
 }
 
-fn timed(register: &mut Register, name: &str, help: &'static str) -> Histogram {
-    let histogram = seconds();
+fn timed<M: Metric + Clone>(register: &mut Register, name: &str, help: &'static str, histogram: M) -> M {
     register.listing.push(Described { name: format!("{PREFIX}_{name}_seconds"), kind: "histogram", help });
     register.registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
     histogram
@@ -140,26 +190,38 @@ impl Metrics {
         format!("| metric | type | what it says |\n| --- | --- | --- |\n{rows}")
     }
 
-    pub fn request(&self, method: &str, code: &str, took: Option<Duration>) {
-        self.requests.get_or_create(&Call { method: method.into(), code: code.into() }).inc();
+    /// `code` by its name in gRPC; a stream has no duration.
+    pub fn request(&self, method: &'static str, code: &'static str, took: Option<Duration>) {
+        self.requests.get_or_create(&Call { method, code }).inc();
         if let Some(took) = took {
-            self.request_seconds.observe(took.as_secs_f64());
+            self.request_seconds.get_or_create(&Method { method }).observe(took.as_secs_f64());
         }
+    }
+    /// So many more inputs wait for the engine, or fewer.
+    pub fn queued(&self, more: i64) {
+        self.queue_depth.inc_by(more);
     }
     pub fn round(&self, took: Duration, inputs: usize) {
         self.round_seconds.observe(took.as_secs_f64());
         self.round_inputs.observe(inputs as f64);
     }
-    pub fn logged(&self, entries: usize, synced: bool) {
+    /// `synced` is how long the write took that reached the disk.
+    pub fn logged(&self, entries: usize, synced: Option<Duration>) {
         self.log_entries.inc_by(entries as u64);
-        self.log_syncs.inc_by(u64::from(synced));
+        if let Some(took) = synced {
+            self.log_sync_seconds.observe(took.as_secs_f64());
+        }
     }
     pub fn checkpoint(&self, took: Duration, bytes: usize) {
         self.checkpoint_seconds.observe(took.as_secs_f64());
         self.checkpoint_bytes.inc_by(bytes as u64);
     }
-    pub fn leader_changed(&self) {
+    pub fn leader_changed(&self, to_this_node: bool) {
         self.leader_changes.inc();
+        self.elections_won.inc_by(u64::from(to_this_node));
+    }
+    pub fn part_ended(&self, how: PartEnd) {
+        self.parts.get_or_create(&how.label()).inc();
     }
     pub fn peer_message(&self, sent: bool) {
         if sent {
@@ -188,11 +250,12 @@ impl Metrics {
         self.view_seconds.observe(time.as_secs_f64());
     }
     /// What is looked up when somebody asks.
-    pub fn now(&self, ready: bool, groups_led: usize, overlay_bytes: usize, log_bytes: u64) {
+    pub fn now(&self, ready: bool, groups_led: usize, overlay_bytes: usize, log_bytes: u64, view_age: Duration) {
         self.ready.set(i64::from(ready));
         self.groups_led.set(groups_led as i64);
         self.overlay_bytes.set(overlay_bytes as i64);
         self.log_bytes.set(log_bytes as i64);
+        self.view_age.set(view_age.as_secs() as i64);
     }
 }
 
@@ -204,18 +267,23 @@ mod tests {
     fn what_is_counted_is_shown() {
         let metrics = Metrics::default();
         metrics.request("Put", "OK", Some(Duration::from_millis(2)));
-        metrics.now(true, 22, 10, 20);
+        metrics.now(true, 22, 10, 20, Duration::from_secs(61));
         metrics.view_held(Duration::from_secs(3));
+        metrics.part_ended(PartEnd::Failed);
         let text = metrics.text();
         assert!(text.contains("devicedb_requests_total{method=\"Put\",code=\"OK\"} 1"), "{text}");
         assert!(text.contains("devicedb_snapshot_view_duration_seconds_sum 3.0"), "{text}");
+        assert!(text.contains("devicedb_request_duration_seconds_count{method=\"Put\"} 1"), "{text}");
+        assert!(text.contains("devicedb_snapshot_parts_total{outcome=\"failed\"} 1"), "{text}");
+        assert!(text.contains("devicedb_snapshot_parts_total{outcome=\"completed\"} 0"), "{text}");
         assert!(text.contains("devicedb_groups_led 22"), "{text}");
+        assert!(text.contains("devicedb_snapshot_view_age_seconds 61"), "{text}");
     }
 
     #[test]
     fn what_is_listed_is_what_is_exposed() {
         let metrics = Metrics::default();
-        metrics.request("Put", "OK", None);
+        metrics.request("Put", "OK", Some(Duration::from_millis(2)));
         let text = metrics.text();
         let exposed: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(str::to_owned).collect();
         let named = |metric: &Described| format!("{} {}", metric.name.strip_suffix("_total").unwrap_or(&metric.name), metric.kind);

@@ -36,6 +36,7 @@ use crate::{
     },
     restore::{self, Holds},
     rpc::{ClusterDoor, KvDoor, PeerDoor, Porter, SnapshotDoor},
+    snapshot::shelf::Shelf,
     store::{Claim, FORMAT, Store},
     wire,
 };
@@ -84,6 +85,7 @@ impl Node {
         let listener = TcpListener::bind(options.listen).await.map_err(|e| Error::unavailable(format!("cannot listen on {}: {e}", options.listen)))?;
         let listen = listener.local_addr().map_err(|e| Error::unavailable(format!("cannot listen on {}: {e}", options.listen)))?;
         let address = options.advertise.clone().unwrap_or_else(|| listen.to_string());
+        options.snapshot_store.as_deref().map_or(Ok(()), Shelf::check)?;
         let claim = Claim::on(&options.store)?;
         let porch = Porch::open(listener)?;
         let (store, identity, known) = prepare(&options, &address, &porch).await?;
@@ -254,7 +256,7 @@ async fn run(options: Options, porch: Porch, address: String, claim: Claim, stor
     }
 
     let cluster = Cluster::new(handle.clone(), peers.clone(), identity.topology);
-    let parts = Parts::new(identity.node, options.snapshot_store.as_deref(), identity_rx, address.clone(), clock, cluster.clone(), metrics.clone());
+    let parts = Parts::new(identity.node, options.snapshot_store.as_deref(), identity_rx, address.clone(), clock, cluster.clone(), metrics.clone())?;
     let mut tasks = tokio::task::JoinSet::new();
     let (snapshots_tx, snapshots) = mpsc::channel(limits::NEWS_QUEUE_MAX);
     tasks.spawn(parts.clone().run(snapshots));
@@ -289,7 +291,7 @@ async fn run(options: Options, porch: Porch, address: String, claim: Claim, stor
     }
 
     let (stop_server, stopped) = watch::channel(false);
-    let pages = Pages { handle: handle.clone(), peers: peers.clone(), log, metrics: metrics.clone() };
+    let pages = Pages { handle: handle.clone(), peers: peers.clone(), parts: parts.clone(), log, metrics: metrics.clone() };
     let doors = doors(&handle, &peers, &cluster, &parts, identity.node, identity.topology, Porter { clock, metrics }, &pages, spool, &mut tasks)?;
     let server = tokio::spawn(serve(porch.leave()?, doors, stopped));
     tracing::info!(node = %identity.node, %address, version = env!("CARGO_PKG_VERSION"), "serving");

@@ -4,15 +4,16 @@
 //! partition that has not changed since the node's newest part, lets go of the view, and puts the manifest in place only when the snapshot is known to be
 //! sealed. What became of it is reported to the meta group until that takes it. A capture of a snapshot that is aborted gives its space back.
 
+mod capture;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
+use capture::{Capture, Copied, Copier, Outcome};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -27,24 +28,16 @@ use crate::{
     ids::{GroupId, NodeId, PartitionId, SnapshotId, SnapshotSeq},
     limits,
     membership::Cluster,
-    metrics::Metrics,
+    metrics::{Metrics, PartEnd},
     proto::{internal::v1 as internal, v1},
     snapshot::{
         archive::{PartReader, Plan},
-        chunk::{self, Chunk, Chunker},
-        manifest::{GroupPart, Manifest, MetaPart, PartitionPart},
+        chunk,
+        manifest::{GroupPart, Manifest, MetaPart},
         shelf::{Finished, PartInfo, PartWriter, Shelf},
     },
     store::{View, keys},
 };
-
-/// What has been decided of a snapshot, as this node knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Open,
-    Sealed,
-    Given,
-}
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -67,13 +60,6 @@ struct Shared {
     metrics: Arc<Metrics>,
 }
 
-struct Capture {
-    outcome: watch::Sender<Outcome>,
-    done: AtomicU32,
-    partitions: u32,
-    stop: AtomicBool,
-}
-
 impl Parts {
     pub fn new(
         node: NodeId,
@@ -83,15 +69,18 @@ impl Parts {
         clock: Clock,
         cluster: Cluster,
         metrics: Arc<Metrics>,
-    ) -> Parts {
+    ) -> Result<Parts> {
         let shelf = snapshot_store.map(|dir| Shelf::open(dir, node));
-        if let Some(Err(e)) = &shelf {
-            tracing::error!(error = %e, "the snapshot store cannot be used: this node's parts of snapshots fail until it can");
+        match &shelf {
+            // The operator has named a place that cannot work, and others would be told that this node keeps parts.
+            Some(Err(e)) if e.kind == Kind::Invalid => return Err(e.clone()),
+            Some(Err(e)) => tracing::error!(error = %e, "the snapshot store cannot be used: this node's parts of snapshots fail until it can"),
+            _ => {}
         }
         let (snapshot_store, shelf) = (snapshot_store.map(Path::to_owned), Mutex::new(shelf));
         let shared =
             Shared { node, snapshot_store, shelf, identity, address, clock, cluster, captures: Mutex::default(), reporting: Mutex::default(), metrics };
-        Parts { shared: Arc::new(shared) }
+        Ok(Parts { shared: Arc::new(shared) })
     }
 
     fn shelf(&self) -> Result<Arc<Shelf>> {
@@ -121,13 +110,18 @@ impl Parts {
         self.shelf().ok()?.list().into_iter().find(|p| p.snapshot == id)
     }
 
+    /// How long the oldest view of the store has been held by a capture; zero when none is.
+    pub fn view_age(&self) -> Duration {
+        self.captures().values().map(|capture| capture.view_age()).max().unwrap_or_default()
+    }
+
     /// Parts that are being written now, for other nodes to show.
     pub fn under_way(&self) -> Vec<internal::LocalPart> {
         let captures = self.captures();
         let local = |(id, c): (&SnapshotId, &Arc<Capture>)| internal::LocalPart {
             uuid: id.0.as_bytes().to_vec().into(),
             part: None,
-            partitions_done: c.done.load(Ordering::Relaxed),
+            partitions_done: c.partitions_done(),
             partitions: c.partitions,
         };
         captures.iter().map(local).collect()
@@ -145,8 +139,9 @@ impl Parts {
         part.manifest_digest = info.digest.to_string();
     }
 
-    /// Removes this node's part. Whether there was one.
+    /// Removes this node's part, or gives it up while it is written. Whether there was one.
     pub async fn remove(&self, id: SnapshotId) -> Result<bool> {
+        self.decide(id, Outcome::Given);
         let Ok(shelf) = self.shelf() else { return Ok(false) };
         tokio::task::spawn_blocking(move || shelf.delete(id)).await.map_err(|e| Error::unavailable(format!("deleting a part ended unexpectedly: {e}")))?
     }
@@ -177,9 +172,7 @@ impl Parts {
                 }
             }
         }
-        for capture in self.captures().values() {
-            capture.stop.store(true, Ordering::Relaxed);
-        }
+        self.captures().values().for_each(|capture| capture.stop());
     }
 
     /// Says what became of a part that this process has not begun: it lies finished on the shelf, or it is missing for good.
@@ -191,7 +184,10 @@ impl Parts {
         tokio::spawn(async move {
             let looked = this.clone();
             let part = tokio::task::spawn_blocking(move || looked.lying(id)).await.ok().flatten();
-            let part = part.unwrap_or_else(|| Part::missing(this.shared.node, "the node was away or restarted while the snapshot was taken"));
+            let part = part.unwrap_or_else(|| {
+                this.shared.metrics.part_ended(PartEnd::Missing);
+                Part::missing(this.shared.node, "the node was away or restarted while the snapshot was taken")
+            });
             this.report(id, part).await;
             this.reporting().remove(&id);
         });
@@ -219,16 +215,7 @@ impl Parts {
 
     fn decide(&self, id: SnapshotId, outcome: Outcome) {
         if let Some(capture) = self.captures().get(&id) {
-            capture.outcome.send_if_modified(|now| {
-                let changed = *now == Outcome::Open || outcome == Outcome::Given;
-                if changed {
-                    *now = outcome;
-                }
-                changed
-            });
-            if outcome == Outcome::Given {
-                capture.stop.store(true, Ordering::Relaxed);
-            }
+            capture.decide(outcome);
         }
     }
 
@@ -242,55 +229,55 @@ impl Parts {
         let topology = self.shared.identity.borrow().topology;
         let each = topology.partitions() / topology.groups();
         let partitions = groups.iter().filter(|g| !g.group.is_meta()).count() as u32 * each;
-        let capture = Arc::new(Capture { outcome: watch::channel(Outcome::Open).0, done: AtomicU32::new(0), partitions, stop: AtomicBool::new(false) });
+        let capture = Arc::new(Capture::begin(partitions, self.shared.clock));
         self.captures().insert(id, capture.clone());
         let this = self.clone();
         tokio::spawn(async move {
-            let outcome = capture.outcome.subscribe();
-            let part = this.take(id, x, view, groups, capture, outcome).await;
+            let part = this.take(id, x, view, groups, capture.clone()).await;
+            let end = match part.as_ref().map(|part| part.status) {
+                None => PartEnd::GivenUp,
+                Some(Status::Completed) => PartEnd::Completed,
+                Some(_) => PartEnd::Failed,
+            };
+            this.shared.metrics.part_ended(end);
             if let Some(part) = part {
                 this.report(id, part).await;
             }
             this.captures().remove(&id);
+            // Given up while it was reported. From here on nobody finds the capture any more to say so.
+            if end == PartEnd::Completed && capture.is_given() {
+                this.delete(id).await;
+            }
         });
     }
 
     /// Writes a part. None when nobody wants it any more.
-    async fn take(
-        &self,
-        id: SnapshotId,
-        x: SnapshotSeq,
-        view: View,
-        groups: Vec<Captured>,
-        capture: Arc<Capture>,
-        mut outcome: watch::Receiver<Outcome>,
-    ) -> Option<Part> {
-        let began = self.shared.clock.now();
+    async fn take(&self, id: SnapshotId, x: SnapshotSeq, view: View, groups: Vec<Captured>, capture: Arc<Capture>) -> Option<Part> {
         let (this, watched) = (self.clone(), capture.clone());
         let copied = tokio::task::spawn_blocking(move || {
-            let shelf = this.shelf_to_write()?;
-            let mut writer = shelf.begin(id)?;
-            let manifest = this.copy(&shelf, &mut writer, id, x, &view, groups, &watched)?;
+            let copied = this.copy(id, x, &view, groups, &watched);
             drop(view);
-            this.shared.metrics.view_held(this.shared.clock.now() - began);
-            Ok((writer, manifest))
+            this.shared.metrics.view_held(watched.let_go());
+            copied
         });
-        let copied: Result<(PartWriter, Manifest)> = copied.await.unwrap_or_else(|e| Err(Error::unavailable(format!("the capture ended unexpectedly: {e}"))));
-        let (writer, manifest) = match copied {
+        let copied: Result<(Arc<Shelf>, PartWriter, Manifest)> =
+            copied.await.unwrap_or_else(|e| Err(Error::unavailable(format!("the capture ended unexpectedly: {e}"))));
+        let (shelf, writer, manifest) = match copied {
             Ok(copied) => copied,
-            Err(_) if capture.stop.load(Ordering::Relaxed) => return None,
+            Err(_) if capture.is_stopped() => return None,
             Err(e) => return Some(self.failed(id, &e)),
         };
-        let decided = outcome.wait_for(|o| *o != Outcome::Open).await.map_or(Outcome::Given, |o| *o);
-        if decided == Outcome::Given {
+        if capture.decided().await == Outcome::Given {
             // Dropping the writer gives the space back, which takes a moment.
             let _ = tokio::task::spawn_blocking(move || writer.abandon()).await;
             return None;
         }
-        let finished = tokio::task::spawn_blocking(move || writer.finish(manifest)).await;
+        let last = capture.clone();
+        let finished = tokio::task::spawn_blocking(move || capture::put_in_place(&last, &shelf, writer, manifest)).await;
         match finished.unwrap_or_else(|e| Err(Error::unavailable(format!("the capture ended unexpectedly: {e}")))) {
-            Ok(finished) => {
-                self.shared.metrics.captured(self.shared.clock.now() - began, finished.info.rows, finished.info.bytes, finished.bytes_written);
+            Ok(None) => None,
+            Ok(Some(finished)) => {
+                self.shared.metrics.captured(capture.age(), finished.info.rows, finished.info.bytes, finished.bytes_written);
                 tracing::info!(snapshot = %id, rows = finished.info.rows, bytes = finished.info.bytes, written = finished.bytes_written, "part completed");
                 Some(self.completed(&finished))
             }
@@ -299,8 +286,15 @@ impl Parts {
     }
 
     fn failed(&self, id: SnapshotId, e: &Error) -> Part {
-        tracing::error!(snapshot = %id, error = %e, "part failed");
-        Part::failed(self.shared.node, e.message.clone())
+        let reason = match (&self.shared.snapshot_store, e.kind) {
+            (Some(dir), Kind::Exhausted) => format!(
+                "snapshot store {} is full: {e}; free space there or start the node with another --snapshot-store, then run create again",
+                dir.display()
+            ),
+            _ => e.message.clone(),
+        };
+        tracing::error!(snapshot = %id, reason, "part failed");
+        Part::failed(self.shared.node, reason)
     }
 
     fn completed(&self, finished: &Finished) -> Part {
@@ -330,19 +324,10 @@ impl Parts {
 
     // ---- Copying, on a thread that may block. ----
 
-    #[allow(clippy::too_many_arguments)]
-    fn copy(
-        &self,
-        shelf: &Arc<Shelf>,
-        writer: &mut PartWriter,
-        id: SnapshotId,
-        x: SnapshotSeq,
-        view: &View,
-        mut captured: Vec<Captured>,
-        capture: &Capture,
-    ) -> Result<Manifest> {
+    fn copy(&self, id: SnapshotId, x: SnapshotSeq, view: &View, mut captured: Vec<Captured>, capture: &Capture) -> Result<(Arc<Shelf>, PartWriter, Manifest)> {
+        let shelf = self.shelf_to_write()?;
         let identity = self.shared.identity.borrow().clone();
-        let previous = newest_part(shelf, &identity);
+        let mut copier = Copier { writer: shelf.begin(id)?, view, previous: newest_part(&shelf, &identity), capture };
         captured.sort_by_key(|c| c.group);
         let mut manifest = Manifest {
             product: env!("CARGO_PKG_VERSION").into(),
@@ -361,7 +346,7 @@ impl Parts {
         for group in captured {
             let (voters, learners) = (group.members.voters.into_iter().collect(), group.members.learners.into_iter().collect());
             if group.group.is_meta() {
-                let part = self.copy_range(writer, view, &(vec![keys::META]..vec![keys::META + 1]), capture)?;
+                let part = copier.range(&(vec![keys::META]..vec![keys::META + 1]))?;
                 let Copied { rows, bytes, chunks } = part;
                 let digest = chunk::digest(&chunks, rows);
                 manifest.meta = Some(MetaPart { mark_index: group.at.index, mark_term: group.at.term, voters, learners, rows, bytes, digest, chunks });
@@ -369,68 +354,11 @@ impl Parts {
             }
             let mut partitions = Vec::new();
             for partition in identity.topology.partitions_of(group.group).map(PartitionId) {
-                partitions.push(self.copy_partition(writer, view, group.group, partition, previous.as_ref(), capture)?);
-                capture.done.fetch_add(1, Ordering::Relaxed);
+                partitions.push(copier.partition(group.group, partition)?);
             }
             manifest.groups.push(GroupPart { group: group.group, mark_index: group.at.index, mark_term: group.at.term, voters, learners, partitions });
         }
-        Ok(manifest)
-    }
-
-    fn copy_partition(
-        &self,
-        writer: &mut PartWriter,
-        view: &View,
-        group: GroupId,
-        id: PartitionId,
-        previous: Option<&Manifest>,
-        capture: &Capture,
-    ) -> Result<PartitionPart> {
-        let data_index = view.get(&keys::partition_index(id))?.and_then(|b| b.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
-        let before = previous.and_then(|m| m.group(group)).and_then(|_| previous?.partition(id)).filter(|p| p.data_index == data_index);
-        if let Some(before) = before
-            && before.chunks.iter().try_fold(true, |all, hash| writer.reuse(*hash).map(|there| all && there))?
-        {
-            return Ok(before.clone());
-        }
-        let Copied { rows, bytes, chunks } = self.copy_range(writer, view, &keys::partition(id), capture)?;
-        Ok(PartitionPart { id, data_index, rows, bytes, digest: chunk::digest(&chunks, rows), chunks })
-    }
-
-    fn copy_range(&self, writer: &mut PartWriter, view: &View, range: &std::ops::Range<Vec<u8>>, capture: &Capture) -> Result<Copied> {
-        let mut copied = Copied::default();
-        let mut chunker = Chunker::new()?;
-        for row in view.range(range)? {
-            let (key, value) = row?;
-            // Without the letter of the key space: in a part there is one space only.
-            if let Some(chunk) = chunker.push(&key[1..], &value)? {
-                copied.take(writer, &chunk)?;
-                if capture.stop.load(Ordering::Relaxed) {
-                    return Err(Error::conflict("the snapshot was given up"));
-                }
-            }
-        }
-        if let Some(chunk) = chunker.finish()? {
-            copied.take(writer, &chunk)?;
-        }
-        Ok(copied)
-    }
-}
-
-#[derive(Default)]
-struct Copied {
-    rows: u64,
-    bytes: u64,
-    chunks: Vec<chunk::ChunkHash>,
-}
-
-impl Copied {
-    fn take(&mut self, writer: &mut PartWriter, chunk: &Chunk) -> Result<()> {
-        writer.chunk(chunk)?;
-        self.rows += chunk.rows;
-        self.bytes += chunk.bytes;
-        self.chunks.push(chunk.hash);
-        Ok(())
+        Ok((shelf, copier.writer, manifest))
     }
 }
 

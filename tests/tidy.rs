@@ -39,6 +39,9 @@ const CTL: &str = "ctl proto error limits clock ids snapshot/set snapshot/verify
 
 const FILE_LINES_MAX: usize = 700;
 
+/// Crates that only what build.rs generates speaks to.
+const NAMED_BY_GENERATED_CODE: &[&str] = &["tonic-prost"];
+
 /// Names that fit everything tell nothing.
 const EMPTY_NAMES: &[&str] = &["util", "utils", "common", "helper", "helpers", "manager", "managers", "handler", "handlers"];
 
@@ -384,16 +387,45 @@ fn read(dir: &Path, root: &Path, sources: &mut Vec<Source>) {
     }
 }
 
-#[test]
-fn the_tree_keeps_its_habits() {
+fn all_sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources = vec![Source::new("build.rs", fs::read_to_string(root.join("build.rs")).unwrap())];
     for folder in ["server", "cli", "tests"] {
         read(&root.join(folder), root, &mut sources);
     }
     assert!(sources.len() > 5, "only {} files were found under {}", sources.len(), root.display());
-    let complaints = complaints(sources);
+    sources
+}
+
+#[test]
+fn the_tree_keeps_its_habits() {
+    let complaints = complaints(all_sources());
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn every_limit_is_kept_somewhere() {
+    let (limits, others): (Vec<_>, Vec<_>) = all_sources().into_iter().partition(|source| source.path == "server/limits.rs");
+    let names: Vec<_> = limits[0].code.lines().filter_map(|line| line.strip_prefix("pub const ")?.split(':').next()).collect();
+    assert!(names.len() > 50, "only {names:?} were found");
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let kept: BTreeSet<&str> = others.iter().flat_map(|source| source.code.split(|c| !word(c))).collect();
+    let unkept: Vec<_> = names.into_iter().filter(|name| !kept.contains(name)).collect();
+    assert!(unkept.is_empty(), "server/limits.rs promises {unkept:?}, and nothing keeps them");
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    let sections = manifest.split("\n[").filter(|section| section.split(']').next().unwrap().ends_with("dependencies"));
+    let names: Vec<_> = sections.flat_map(|section| section.lines().skip(1).filter_map(|line| line.split_once(" = "))).map(|(name, _)| name).collect();
+    assert!(names.len() > 10, "only {names:?} were found");
+    let mut sources = all_sources();
+    // This file names crates that it bans.
+    sources.retain(|source| source.path != "tests/tidy.rs");
+    let used = |name: &&str| NAMED_BY_GENERATED_CODE.contains(name) || sources.iter().any(|s| s.text.contains(&format!("{}::", name.replace('-', "_"))));
+    let unused: Vec<_> = names.into_iter().filter(|name| !used(name)).collect();
+    assert!(unused.is_empty(), "Cargo.toml names {unused:?}, and no file does");
 }
 
 #[test]

@@ -99,10 +99,11 @@ pub enum News {
         group: GroupId,
         leader: Option<NodeId>,
     },
-    /// Entries were written and synced.
+    /// Entries were written, and synced where they had to be.
     Logged {
         entries: usize,
         synced: bool,
+        took: Duration,
     },
 }
 
@@ -460,8 +461,9 @@ impl Engine {
             readies.push((id, ready));
         }
         if !batch.is_empty() {
+            let began = host.now();
             self.log.write(&mut batch, sync)?;
-            host.tell(News::Logged { entries, synced: sync });
+            host.tell(News::Logged { entries, synced: sync, took: host.now() - began });
         }
         let more = !readies.is_empty();
         for (id, ready) in readies {

@@ -75,7 +75,7 @@ impl Handle for Opened {
         self.file.set_len(offset as u64)
     }
     fn file_size(&self) -> Result<usize> {
-        self.file.len().map(|len| len as usize)
+        self.file.size().map(|len| len as usize)
     }
     fn sync(&self) -> Result<()> {
         if let Err(e) = self.file.sync() {
@@ -110,7 +110,7 @@ impl Seek for Cursor {
         let at = match to {
             SeekFrom::Start(at) => Some(at),
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
-            SeekFrom::End(by) => self.file.len()?.checked_add_signed(by),
+            SeekFrom::End(by) => self.file.size()?.checked_add_signed(by),
         };
         self.at = at.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "a seek to before the beginning"))?;
         Ok(self.at)

@@ -66,6 +66,7 @@ impl ClusterService for ClusterDoor {
                     answered_by: self.me.0,
                     sites: o.sites,
                     relays: o.relays,
+                    meta_under_replicated: o.meta_under_replicated,
                 })
             })
             .await

@@ -35,7 +35,7 @@ impl Porter {
     /// Runs one call: its deadline in, its answer or error out, both counted.
     async fn call<Q, A, F: Future<Output = Result<A>>>(
         &self,
-        method: &str,
+        method: &'static str,
         request: Request<Q>,
         work: impl FnOnce(Q, Duration) -> F,
     ) -> Result<Response<A>, Status> {
@@ -44,15 +44,15 @@ impl Porter {
         let answer = work(request.into_inner(), wait).await;
         let answer = answer.map(Response::new).map_err(|e| wire::status_of(&e));
         let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
-        self.metrics.request(method, &format!("{code:?}"), Some(self.clock.now() - began));
+        self.metrics.request(method, wire::code_name(code), Some(self.clock.now() - began));
         answer
     }
 
     /// Counts a stream that begins, or is refused.
-    fn stream<A>(&self, method: &str, answer: Result<A>) -> Result<Response<A>, Status> {
+    fn stream<A>(&self, method: &'static str, answer: Result<A>) -> Result<Response<A>, Status> {
         let answer = answer.map(Response::new).map_err(|e| wire::status_of(&e));
         let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
-        self.metrics.request(method, &format!("{code:?}"), None);
+        self.metrics.request(method, wire::code_name(code), None);
         answer
     }
 }

@@ -23,4 +23,4 @@ pub mod verify;
 pub mod set;
 
 #[cfg(test)]
-mod sample;
+pub mod sample;

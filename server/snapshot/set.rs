@@ -23,10 +23,12 @@ use crate::ids::{GroupId, NodeId};
 /// What parts are together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Nothing is wrong and nothing is missing.
+    /// The verdict: nothing is wrong with what is here, and parts that are given together bring the cluster back. One part alone need not.
     pub sound: bool,
     /// The sound parts have every partition and the meta group.
     pub complete: bool,
+    /// They are complete, and of every group's voters most have a sound part.
+    pub restorable: bool,
     /// The snapshot that most parts belong to; empty if no manifest can be read.
     pub snapshot: String,
     pub parts: Vec<PartOutcome>,
@@ -76,9 +78,11 @@ pub fn verify_set<P: AsRef<Path>>(paths: &[P]) -> Report {
     let sound: Vec<&Manifest> = parts.iter().filter(|p| outcomes[p.outcome].sound).map(|p| &p.manifest).collect();
     let coverage = Coverage::of(parts.first().map(|p| &p.manifest), &sound);
     let complete = coverage.partitions > 0 && coverage.missing.is_empty() && coverage.meta_copies > 0;
+    let restorable = complete && coverage.without_majority.is_empty();
     Report {
-        sound: complete && between.problems.is_empty() && outcomes.iter().all(|o| o.sound),
+        sound: is_whole(&outcomes, &between.problems) && (restorable || outcomes.len() == 1),
         complete,
+        restorable,
         snapshot: parts.first().map(|p| p.manifest.snapshot.to_string()).unwrap_or_default(),
         parts: outcomes,
         problems: between.problems,
@@ -89,6 +93,10 @@ pub fn verify_set<P: AsRef<Path>>(paths: &[P]) -> Report {
         meta_copies: coverage.meta_copies,
         groups_without_majority: coverage.without_majority.iter().map(GroupId::to_string).collect(),
     }
+}
+
+fn is_whole(parts: &[PartOutcome], between: &Problems) -> bool {
+    between.is_empty() && parts.iter().all(|part| part.sound)
 }
 
 struct Part {
@@ -188,10 +196,7 @@ impl Coverage {
         }
         let mut missing: Vec<(u32, u32)> = Vec::new();
         for id in (0..topology.partitions()).filter(|id| copies[*id as usize] == 0) {
-            match missing.last_mut() {
-                Some((_, last)) if *last + 1 == id => *last = id,
-                _ => missing.push((id, id)),
-            }
+            lengthen(&mut missing, id);
         }
         let groups = topology.group_ids().chain([GroupId::META]);
         Coverage {
@@ -203,6 +208,18 @@ impl Coverage {
             without_majority: groups.filter(|group| !has_majority(*group, sound)).collect(),
         }
     }
+}
+
+/// Adds the next id to runs of ids from the first to the last of each.
+fn lengthen(runs: &mut Vec<(u32, u32)>, id: u32) {
+    match runs.last_mut() {
+        Some((_, last)) if *last + 1 == id => *last = id,
+        _ => runs.push((id, id)),
+    }
+}
+
+fn named(runs: &[(u32, u32)]) -> Vec<String> {
+    runs.iter().map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") }).collect()
 }
 
 fn has_majority(group: GroupId, sound: &[&Manifest]) -> bool {
@@ -233,20 +250,27 @@ impl fmt::Display for Report {
             _ if self.partitions == 0 => writeln!(f, "No manifest can be read, so nothing is known of the snapshot.")?,
             [] => writeln!(f, "Sound parts cover all {} partitions, each at least {} times.", self.partitions, self.copies_min)?,
             missing => {
-                let runs: Vec<String> = missing.iter().map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") }).collect();
-                writeln!(f, "Sound parts cover {} of {} partitions; missing are {}.", self.partitions_covered, self.partitions, runs.join(", "))?
+                writeln!(f, "Sound parts cover {} of {} partitions; missing are {}.", self.partitions_covered, self.partitions, named(missing).join(", "))?
             }
         }
         if self.partitions > 0 && self.meta_copies == 0 {
             writeln!(f, "No sound part has the meta group.")?;
         }
         if !self.groups_without_majority.is_empty() {
-            writeln!(f, "Groups without sound parts of a majority of their voters: {}.", self.groups_without_majority.join(", "))?;
+            let mut runs: Vec<(u32, u32)> = Vec::new();
+            self.groups_without_majority.iter().filter_map(|group| group.parse().ok()).for_each(|id| lengthen(&mut runs, id));
+            let meta = self.groups_without_majority.iter().filter(|group| group.parse::<u32>().is_err()).cloned();
+            let groups: Vec<String> = named(&runs).into_iter().chain(meta).collect();
+            writeln!(f, "Groups without sound parts of a majority of their voters: {}.", groups.join(", "))?;
         }
-        let verdict = match (self.sound, self.complete) {
-            (true, _) => "The snapshot is sound.",
-            (false, true) => "Something is wrong, but the sound parts still have everything.",
-            (false, false) => "The sound parts DO NOT have everything.",
+        let verdict = match (is_whole(&self.parts, &self.problems), self.complete, self.restorable) {
+            (true, _, true) => "The snapshot is sound, and these parts bring the cluster back.",
+            (true, ..) if self.sound => "The part is sound. Alone it does not bring the cluster back: verify it together with the others.",
+            (true, true, false) => "Nothing is wrong with the parts, but they DO NOT bring the cluster back: others of this snapshot are needed.",
+            (true, false, _) => "Nothing is wrong with the parts, but they DO NOT have everything: others of this snapshot are needed.",
+            (false, _, true) => "Something is wrong, but the sound parts still bring the cluster back.",
+            (false, true, false) => "Something is wrong. The sound parts have everything, but DO NOT bring the cluster back.",
+            (false, false, _) => "Something is wrong, and the sound parts DO NOT have everything.",
         };
         f.write_str(verdict)
     }

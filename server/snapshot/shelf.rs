@@ -31,6 +31,8 @@ use std::{
     },
 };
 
+use rustix::fs::Access;
+
 use super::{
     chunk::{Chunk, ChunkHash, Digest},
     manifest::{ChunkEntry, Manifest},
@@ -129,8 +131,8 @@ struct Part {
 const MANIFEST: &str = "manifest.json";
 
 impl Shelf {
-    /// Opens a node's corner of `store`, which must exist and be writable, and takes away what unfinished writes have left there.
-    pub fn open(store: &Path, node: NodeId) -> Result<Arc<Shelf>> {
+    /// Whether `store` can hold shelves: `Invalid` if it is not there, no directory, or not writable. Changes nothing.
+    pub fn check(store: &Path) -> Result<()> {
         let place = format!("snapshot store {}", store.display());
         match fs::metadata(store) {
             Ok(m) if m.is_dir() => {}
@@ -138,6 +140,14 @@ impl Shelf {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Error::invalid(format!("{place} does not exist; create the directory first"))),
             Err(e) => return Err(e).at(place),
         }
+        let allowed = rustix::fs::access(store, Access::WRITE_OK | Access::EXEC_OK);
+        allowed.map_err(|e| Error::invalid(format!("{place} is not writable: {}", io::Error::from(e))))
+    }
+
+    /// Opens a node's corner of `store`, which must exist and be writable, and takes away what unfinished writes have left there.
+    pub fn open(store: &Path, node: NodeId) -> Result<Arc<Shelf>> {
+        Shelf::check(store)?;
+        let place = format!("snapshot store {}", store.display());
         let shelf = Shelf { home: store.join(format!("node-{node}")), node, asides: AtomicU64::new(0), state: Mutex::default() };
         shelf.prepare().map_err(|e| e.at(place))?;
         shelf.load()?;

@@ -98,7 +98,7 @@ impl Store {
     fn on(dir: &Path, disk: &dyn Disk, create: bool) -> Result<Store> {
         let path = Store::path_in(dir);
         let file = disk.open(&path, create).at(path.display())?;
-        if !create && file.len().at(path.display())? == 0 {
+        if !create && file.size().at(path.display())? == 0 {
             return Err(Error::corrupt(format!("{} is empty", path.display())));
         }
         let db = Database::builder().set_cache_size(limits::STORE_CACHE_BYTES).create_with_backend(Backend(file)).map_err(|e| broken(&path, e))?;
@@ -162,7 +162,7 @@ struct Backend(Arc<dyn disk::File>);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.0.size()
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let read = self.0.read(offset, out)?;

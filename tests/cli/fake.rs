@@ -38,6 +38,8 @@ pub enum End {
 pub struct Script {
     pub puts: VecDeque<Result<v1::PutResponse, Status>>,
     pub gets: VecDeque<Result<v1::GetResponse, Status>>,
+    /// After so many gets it answers none any more.
+    pub gets_answered: Option<usize>,
     pub scans: VecDeque<Flow<v1::ScanResponse>>,
     pub snapshots: VecDeque<Result<v1::Snapshot, Status>>,
     pub deletions: VecDeque<Result<(), Status>>,
@@ -60,6 +62,7 @@ pub enum Download {
 #[derive(Default)]
 pub struct Seen {
     pub request_ids: Vec<Bytes>,
+    pub gets: usize,
     pub scans: Vec<v1::ScanRequest>,
     pub downloads: Vec<v1::DownloadSnapshotRequest>,
 }
@@ -124,6 +127,15 @@ impl KvService for Fake {
     type ScanStream = Streamed<v1::ScanResponse>;
 
     async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        let asked = {
+            let mut seen = self.seen.lock().unwrap();
+            seen.gets += 1;
+            seen.gets
+        };
+        let answered = self.script.lock().unwrap().gets_answered;
+        if answered.is_some_and(|answered| asked > answered) {
+            std::future::pending::<()>().await;
+        }
         self.next(|script| &mut script.gets).map(Response::new)
     }
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {

@@ -287,7 +287,7 @@ fn a_part_that_fails_does_not_keep_the_others_from_being_fetched() {
     let server = Fake::run(Script { snapshots: [snapshot(State::Completed, "", &parts)].into(), ..downloads(how) });
     let (exit, _, words) = run(&at(&server), &["snapshot", "download", UUID, "--all", "--output", directory.path().to_str().unwrap()]);
     assert_eq!(exit, 1);
-    assert!(words.contains("chunk ab12 is not what was written"), "{words}");
+    assert!(words.contains(&format!("cannot download the part of node 7 of snapshot {UUID}: chunk ab12 is not what was written")), "{words}");
     assert_eq!(files(directory.path()), [format!("snapshot-{UUID}-9.tar")]);
 }
 
@@ -375,6 +375,16 @@ fn a_server_that_never_answers_ends_a_command_in_time_and_a_write_as_unknown() {
     let (exit, _, words) = run(&address, &["--timeout", "300ms", "snapshot", "create"]);
     assert_eq!(exit, 3);
     assert!(words.contains("look with ddbctl snapshot status "), "{words}");
+}
+
+#[test]
+fn a_deadline_that_ends_while_it_tries_again_names_the_last_reason_that_the_server_gave() {
+    let reason = |words| Err(refusal(Code::Unavailable, "UNAVAILABLE", words));
+    let gets = [reason("group 3 is not here"), reason("group 3 has no leader")];
+    let server = Fake::run(Script { gets: gets.into(), gets_answered: Some(2), ..Default::default() });
+    let (exit, out, words) = run(&at(&server), &["--timeout", "500ms", "get", "--site", "s", "k"]);
+    assert_eq!((exit, out.as_str(), words.lines().count()), (3, "", 1), "{words}");
+    assert!(words.contains("no answer within ") && words.contains("; before that it said: group 3 has no leader)"), "{words}");
 }
 
 #[test]

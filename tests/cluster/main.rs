@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod connections;
 mod cut;
 mod cuts;
 mod durability;

@@ -239,3 +239,25 @@ async fn a_part_extracted_a_second_time_is_refused_and_nothing_acknowledged_sinc
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_verify_says_of_parts_is_what_its_exit_code_says() {
+    // The meta group has four voters: two parts are no majority of it, whatever else they hold.
+    let options = Options { replication_factor: 2, ..Options::default() };
+    let cluster = Cluster::start(4, options).await;
+    let uuid = cluster.client().complete_snapshot(SOON).await.uuid;
+    let tars = cluster.download_all(&uuid).await;
+    let verify = async |count: usize| {
+        let paths: Vec<_> = tars[..count].iter().map(|tar| tar.display().to_string()).collect();
+        let args: Vec<_> = ["-o", "json", "snapshot", "verify"].into_iter().chain(paths.iter().map(String::as_str)).collect();
+        let (document, text) = (cluster.ctl(&args).await, cluster.ctl(&args[2..]).await);
+        assert_eq!(document.code, text.code);
+        let parsed: serde_json::Value = serde_json::from_slice(&document.stdout).unwrap();
+        assert_eq!(parsed["sound"].as_bool(), Some(text.code == Some(0)), "{}", document.story());
+        text
+    };
+    verify(1).await.exits(0).says("The part is sound. Alone it does not bring the cluster back");
+    let two = verify(2).await.exits(VERIFICATION_FAILED).says("Nothing is wrong with the parts, but they DO NOT");
+    assert!(!two.out().contains("snapshot is sound"), "{}", two.story());
+    verify(4).await.exits(0).says("The snapshot is sound, and these parts bring the cluster back.");
+}

@@ -9,7 +9,7 @@ use devicedb::{
 };
 use tonic::{Code, Status};
 
-use crate::harness::{Cluster, Options, SnapshotStore, reason};
+use crate::harness::{Cluster, Options, SOON, SnapshotStore, http_get, reason};
 
 #[track_caller]
 fn refused<T: std::fmt::Debug>(outcome: Result<T, Status>, code: Code, why: &str, words: &str) {
@@ -160,4 +160,37 @@ async fn a_scan_comes_in_bounded_pages_in_key_order() {
         found.extend(page.entries.into_iter().map(|entry| String::from_utf8(entry.key.to_vec()).unwrap()));
     }
     assert!(found == keys, "{} keys of {} in another order", found.len(), keys.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_with_a_node_down_is_unhealthy_and_counts_no_more_groups_than_it_has() {
+    let mut cluster = Cluster::start(3, Options::default()).await;
+    cluster.nodes[2].kill9();
+    cluster.settled().await;
+    let seen = cluster.client().overview().await.unwrap();
+    assert_eq!((seen.groups, seen.groups_under_replicated, seen.meta_under_replicated), (8, 8, true), "{seen:#?}");
+    cluster.ctl(&["cluster", "health"]).await.exits(1).says("8 of 8 groups have fewer replicas").says("the meta group has fewer replicas");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_counts_and_measures_what_it_has_done() {
+    let cluster = Cluster::start(1, Options::default()).await;
+    let client = cluster.client();
+    client.add_site("shop").await.unwrap();
+    client.put("shop", Bucket::Default, "k", "v").await.unwrap();
+    client.get("nowhere", Bucket::Default, "k").await.unwrap_err();
+    client.complete_snapshot(SOON).await;
+    let (code, text) = http_get(&client.endpoint, "/metrics").await.unwrap();
+    assert_eq!(code, 200);
+    let number = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse::<f64>().unwrap()
+    };
+    assert_eq!(number(r#"devicedb_requests_total{method="Put",code="OK"}"#), 1.0);
+    assert_eq!(number(r#"devicedb_requests_total{method="Get",code="NOT_FOUND"}"#), 1.0);
+    assert_eq!(number(r#"devicedb_request_duration_seconds_count{method="Put"}"#), 1.0);
+    assert_eq!(number(r#"devicedb_snapshot_parts_total{outcome="completed"}"#), 1.0);
+    assert_eq!(number("devicedb_elections_won_total"), 9.0, "eight groups and the meta group");
+    assert!(number("devicedb_log_sync_duration_seconds_count") >= 3.0, "a founding, a site and a value were synced");
+    assert!((0.0..100.0).contains(&number("devicedb_engine_queue_depth")), "what was taken from the queue is not in it any more");
 }

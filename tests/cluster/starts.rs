@@ -60,6 +60,42 @@ async fn an_address_beyond_loopback_is_refused_without_insecure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_where_nobody_can_be_found_ends_the_start_and_leaves_no_store() {
+    let cluster = Cluster::empty(Options::default());
+    let mut node = cluster.further();
+    let usual = node.args.clone();
+    for (flag, address) in [("--join", "nonsense"), ("--advertise", "node1"), ("--advertise", "node1:0"), ("--join", "http://node1:8080")] {
+        node.args = usual.iter().cloned().chain([flag.to_string(), address.to_string()]).collect();
+        node.start_refused().await.exits(2).says(flag).says(address);
+    }
+    node.args = ["cluster", "start", "-store", node.store.to_str().unwrap(), "-join", "nonsense"].map(str::to_string).to_vec();
+    node.start_refused().await.exits(2).says("\"nonsense\" lacks a port: write HOST:PORT");
+    assert!(!node.store.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_store_that_cannot_work_ends_the_start_with_the_reason_and_leaves_no_store() {
+    let cluster = Cluster::empty(Options::default());
+    let mut node = cluster.further();
+    let dir = node.snapshot_store.clone().unwrap();
+    let named = format!("snapshot store {}", dir.display());
+    fs::remove_dir(&dir).unwrap();
+    node.start_refused().await.exits(2).says(&format!("{named} does not exist; create the directory first"));
+    fs::write(&dir, "in the way").unwrap();
+    node.start_refused().await.exits(2).says(&format!("{named} is not a directory"));
+    fs::remove_file(&dir).unwrap();
+    fs::create_dir(&dir).unwrap();
+    // Nobody writes to a disk that is mounted read-only, root neither.
+    let read_only = r#"mount -t tmpfs -o ro small "$0" && exec "$@""#;
+    node.under = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", read_only, dir.to_str().unwrap()].map(str::to_string).to_vec();
+    node.start_refused().await.exits(2).says(&format!("{named} is not writable"));
+    assert!(!node.store.exists(), "a refused start has founded a cluster");
+    node.under.clear();
+    node.start();
+    node.wait_ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_part_extracted_over_a_live_store_is_refused_and_changes_nothing() {
     let mut cluster = Cluster::start(1, Options::default()).await;
     let client = cluster.client();

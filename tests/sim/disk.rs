@@ -237,7 +237,7 @@ impl Disk for SimDisk {
 }
 
 impl File for Opened {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         self.disk.lock().alive()?;
         Ok(self.file.metadata()?.len())
     }
@@ -271,7 +271,7 @@ impl File for Opened {
         Ok(())
     }
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
-        if self.len()? < offset + bytes { self.set_len(offset + bytes) } else { Ok(()) }
+        if self.size()? < offset + bytes { self.set_len(offset + bytes) } else { Ok(()) }
     }
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.lock();

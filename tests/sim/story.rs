@@ -26,7 +26,7 @@ use devicedb::{
 use crate::{
     clients::{COLUMNS, Clients, Place},
     history::{CutTimes, one_instant},
-    world::{Moment, Outcome, World},
+    world::{Moment, Network, Outcome, World},
 };
 
 const FAULTS: u64 = 1_000_000;
@@ -311,8 +311,7 @@ impl Story {
 
     /// Nothing fails from now on.
     fn heal(&mut self) {
-        self.world.network.cut.clear();
-        (self.world.network.lost_permille, self.world.network.doubled_permille, self.world.network.late_permille) = (0, 0, 0);
+        self.world.network = Network::whole();
         for node in 0..self.plot.nodes {
             let this = &mut self.world.nodes[node];
             this.paused_until = Moment::ZERO;

@@ -4,6 +4,8 @@
 //! time: a message arrives, a tick is due, the store has done a job. A node is busy while its disk syncs; what comes meanwhile waits, as it does while the
 //! node is paused. Nothing here knows what the engine should do.
 
+mod network;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
@@ -23,14 +25,14 @@ use devicedb::{
     ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
     limits,
     log::Log,
-    peer::{self, Verdict},
-    proto::internal::v1::{Hello, PeerMessage},
+    proto::internal::v1::PeerMessage,
     restore,
     store::{FORMAT, Store, transfer},
     wire,
 };
 use tempfile::TempDir;
 
+pub use self::network::Network;
 use crate::disk::SimDisk;
 
 pub type Moment = Duration;
@@ -40,7 +42,7 @@ enum Event {
     Tick,
     Message {
         from: usize,
-        message: PeerMessage,
+        message: Box<PeerMessage>,
     },
     Input(Box<Input>),
     /// Rows of a group are copied for another node.
@@ -96,19 +98,6 @@ impl Ord for Planned {
     fn cmp(&self, other: &Planned) -> std::cmp::Ordering {
         (self.at, self.order).cmp(&(other.at, other.order))
     }
-}
-
-/// How messages travel.
-#[derive(Clone, Debug)]
-pub struct Network {
-    pub delay: (Duration, Duration),
-    pub lost_permille: u64,
-    pub doubled_permille: u64,
-    /// Now and then a message takes very long.
-    pub late_permille: u64,
-    pub late: Duration,
-    /// One-way: from, to.
-    pub cut: std::collections::BTreeSet<(usize, usize)>,
 }
 
 pub struct Node {
@@ -235,14 +224,7 @@ impl World {
             join_answer: None,
         };
         let nodes: Vec<Node> = (0..size).map(|number| node(number, &mut chance)).collect();
-        let network = Network {
-            delay: (Duration::from_micros(100), Duration::from_millis(2)),
-            lost_permille: 0,
-            doubled_permille: 0,
-            late_permille: 0,
-            late: Duration::from_secs(2),
-            cut: Default::default(),
-        };
+        let network = Network::whole();
         let mut world = World {
             now: Moment::ZERO,
             chance,
@@ -368,7 +350,7 @@ impl World {
             Event::Message { from, message } => {
                 if self.may_speak(from, node) {
                     let from = self.nodes[from].id;
-                    self.round(node, vec![Input::Peer { from, message: Box::new(message) }]);
+                    self.round(node, vec![Input::Peer { from, message }]);
                 }
             }
             Event::Input(input) => self.round(node, vec![*input]),
@@ -593,48 +575,6 @@ impl World {
         self.nodes[node].work_slow = takes;
     }
 
-    // ---- The network. ----
-
-    fn send(&mut self, from: usize, at: Moment, to: NodeId, message: PeerMessage) {
-        let Some(target) = self.nodes.iter().position(|n| n.id == to) else { return };
-        self.messages += 1;
-        (from, target, at.as_nanos(), prost::Message::encode_to_vec(&message)).hash(&mut self.trace);
-        let network = &self.network;
-        if network.cut.contains(&(from, target)) || self.chance.below(1000) < network.lost_permille {
-            return;
-        }
-        let copies = 1 + u64::from(self.chance.below(1000) < self.network.doubled_permille);
-        for _ in 0..copies {
-            let (least, most) = self.network.delay;
-            let late = if self.chance.below(1000) < self.network.late_permille { self.network.late } else { Duration::ZERO };
-            let late = Duration::from_micros(self.chance.below(late.as_micros() as u64 + 1));
-            let arrives = at + self.below(least, most) + late;
-            self.plan_node(target, arrives, 0, Event::Message { from, message: message.clone() });
-        }
-    }
-
-    /// Judges the other side once for each pair of processes, as the first message of a stream does.
-    fn may_speak(&mut self, from: usize, to: usize) -> bool {
-        let speaker = self.nodes[from].incarnation;
-        let known = self.nodes[to].running.as_ref().is_some_and(|r| r.met.get(&from) == Some(&speaker));
-        if known {
-            return true;
-        }
-        // A process that has ended since is let in as whoever it was; its messages are old, not false.
-        let Some(theirs) = self.engine(from).map(|e| e.identity().clone()) else { return true };
-        let ours = self.engine(to).expect("it is up").identity().clone();
-        let hello = hello(&theirs, self.nodes[to].id, speaker);
-        match peer::judge(&ours, &hello) {
-            Verdict::Refuse(_) => false,
-            _ => {
-                if let Some(running) = &mut self.nodes[to].running {
-                    running.met.insert(from, speaker);
-                }
-                true
-            }
-        }
-    }
-
     // ---- Those who use it. ----
 
     /// Asks a node; an answer comes out in any case.
@@ -688,19 +628,5 @@ impl World {
 impl Node {
     fn disk_has_failed(&self) -> bool {
         self.disk.has_failed()
-    }
-}
-
-fn hello(theirs: &Identity, to: NodeId, incarnation: u64) -> Hello {
-    let bytes = |id: &[u8; 16]| bytes::Bytes::copy_from_slice(id);
-    Hello {
-        protocol: peer::PROTOCOL,
-        node_id: theirs.node.0,
-        to: to.0,
-        cluster_id: bytes(theirs.cluster.0.as_bytes()),
-        lineage: theirs.lineage.0,
-        restored_from: theirs.restored_from.map_or(bytes::Bytes::new(), |id| bytes(id.0.as_bytes())),
-        address: String::new(),
-        incarnation,
     }
 }

@@ -36,10 +36,24 @@ fn parts_of_all_nodes_are_sound_together() {
     let report = verify_set(&paths);
     assert!(report.sound && report.complete);
     assert_eq!((report.partitions_covered, report.copies_min, report.meta_copies), (64, 3, 3));
-    assert!(text(&report, &dir).ends_with("Sound parts cover all 64 partitions, each at least 3 times.\nThe snapshot is sound."), "{report}");
+    assert!(
+        text(&report, &dir)
+            .ends_with("Sound parts cover all 64 partitions, each at least 3 times.\nThe snapshot is sound, and these parts bring the cluster back."),
+        "{report}"
+    );
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["parts"][2]["part"]["node"], "18446744073709551615");
     assert_eq!(json["snapshot"], snapshot(1).to_string());
+}
+
+#[test]
+fn one_part_is_judged_by_itself_and_two_by_what_they_bring_back() {
+    let (dir, paths) = parts(|_| {});
+    let report = verify_set(&paths[..1]);
+    assert!(report.sound && report.complete && !report.restorable);
+    assert!(text(&report, &dir).ends_with("The part is sound. Alone it does not bring the cluster back: verify it together with the others."), "{report}");
+    let report = verify_set(&paths[..2]);
+    assert!(report.sound && report.restorable, "two of three voters are a majority: {report}");
 }
 
 #[test]
@@ -50,10 +64,11 @@ fn a_broken_part_is_told_apart_from_what_the_others_still_cover() {
     let report = verify_set(&paths);
     assert!(!report.sound && report.complete);
     assert_eq!((report.copies_min, report.groups_without_majority.len()), (2, 0));
-    assert!(text(&report, &dir).ends_with("Something is wrong, but the sound parts still have everything."), "{report}");
+    assert!(text(&report, &dir).ends_with("Something is wrong, but the sound parts still bring the cluster back."), "{report}");
     fs::write(paths[0].join("manifest.json"), b"{").unwrap();
     let report = verify_set(&paths);
-    assert!(!report.sound && report.complete, "one part has everything");
+    assert!(!report.sound && report.complete && !report.restorable, "one part has everything");
+    assert!(text(&report, &dir).ends_with("Something is wrong. The sound parts have everything, but DO NOT bring the cluster back."), "{report}");
     assert_eq!(report.groups_without_majority, ["0", "1", "2", "3", "4", "5", "6", "7", "meta"]);
     fs::remove_file(paths[2].join(format!("chunks/{hash}"))).unwrap();
     let report = verify_set(&paths);
@@ -76,8 +91,8 @@ fn partitions_that_no_part_has_are_named() {
         [
             "Sound parts cover 40 of 64 partitions; missing are 16-31, 56-63.",
             "No sound part has the meta group.",
-            "Groups without sound parts of a majority of their voters: 2, 3, 7, meta.",
-            "The sound parts DO NOT have everything.",
+            "Groups without sound parts of a majority of their voters: 2-3, 7, meta.",
+            "Nothing is wrong with the parts, but they DO NOT have everything: others of this snapshot are needed.",
         ]
     );
 }
@@ -90,7 +105,11 @@ fn partitions_are_covered_by_different_parts_together() {
         sample.meta = !odd;
     });
     let report = verify_set(&paths);
-    assert!(report.sound && report.complete, "{report}");
+    assert!(!report.sound && report.complete && !report.restorable, "{report}");
+    assert!(
+        report.to_string().ends_with("Nothing is wrong with the parts, but they DO NOT bring the cluster back: others of this snapshot are needed."),
+        "{report}"
+    );
     assert_eq!((report.copies_min, report.meta_copies), (1, 1));
     assert_eq!(report.groups_without_majority, ["0", "2", "4", "6", "meta"]);
 }
@@ -144,6 +163,6 @@ fn nothing_is_known_without_a_manifest() {
     assert_eq!(
         report.to_string(),
         "/nowhere: NOT SOUND\n  /nowhere: it cannot be read: No such file or directory (os error 2)\nNo manifest can be read, so nothing is known of the snapshot.\n\
-         The sound parts DO NOT have everything."
+         Something is wrong, and the sound parts DO NOT have everything."
     );
 }

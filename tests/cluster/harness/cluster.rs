@@ -122,7 +122,7 @@ impl Cluster {
             let reachable = seen.nodes.iter().filter(|node| node.reachable && node.ready).count();
             // With fewer nodes than the replication factor, every group says that it lacks some.
             let wanted = self.nodes.len().max(self.options.replication_factor as usize);
-            let whole = running < wanted || seen.groups_under_replicated == 0;
+            let whole = running < wanted || seen.groups_under_replicated == 0 && !seen.meta_under_replicated;
             if reachable == running && seen.groups_without_leader == 0 && whole { Ok(()) } else { Err(format!("{seen:#?}")) }
         })
         .await;

@@ -47,7 +47,7 @@ pub async fn eventually<T, S: Display>(what: &str, bound: Duration, mut look: im
 }
 
 /// One GET over HTTP/1.1: the status and the body.
-async fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
+pub async fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
     let mut answer = Vec::new();

@@ -1,0 +1,279 @@
+//! One capture: what has been decided about its snapshot, and the copying of rows into chunks for as long as the store's view may be held.
+//!
+//! A held view keeps the store from using pages again, so that its file grows with every write; therefore it has an age at which the capture fails and
+//! lets go. The age is looked at between chunks and partitions: a disk that does not come back from one write holds it for longer.
+//!
+//! Relies on the shelf for files and on its owner for the news of the snapshot. It does not know the cluster.
+
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    clock::Clock,
+    error::{Error, Result},
+    ids::{GroupId, PartitionId},
+    limits,
+    snapshot::{
+        chunk::{self, Chunk, ChunkHash, Chunker},
+        manifest::{Manifest, PartitionPart},
+        shelf::{Finished, PartWriter, Shelf},
+    },
+    store::{View, keys},
+};
+
+/// What has been decided of a snapshot, as this node knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Open,
+    Sealed,
+    Given,
+}
+
+pub struct Capture {
+    pub partitions: u32,
+    done: AtomicU32,
+    outcome: watch::Sender<Outcome>,
+    stop: AtomicBool,
+    clock: Clock,
+    /// When it was given its view.
+    began: Duration,
+    view_age_max: Duration,
+    viewing: AtomicBool,
+}
+
+impl Capture {
+    /// Begins with a view that was just opened.
+    pub fn begin(partitions: u32, clock: Clock) -> Capture {
+        let (done, stop, viewing) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(true));
+        Capture { partitions, done, outcome: watch::channel(Outcome::Open).0, stop, clock, began: clock.now(), view_age_max: limits::VIEW_AGE_MAX, viewing }
+    }
+
+    pub fn decide(&self, outcome: Outcome) {
+        self.outcome.send_if_modified(|now| {
+            let changed = *now == Outcome::Open || outcome == Outcome::Given;
+            if changed {
+                *now = outcome;
+            }
+            changed
+        });
+        if outcome == Outcome::Given {
+            self.stop();
+        }
+    }
+
+    /// Waits until something has been decided.
+    pub async fn decided(&self) -> Outcome {
+        self.outcome.subscribe().wait_for(|o| *o != Outcome::Open).await.map_or(Outcome::Given, |o| *o)
+    }
+
+    /// Nobody wants the part any more.
+    pub fn is_given(&self) -> bool {
+        *self.outcome.borrow() == Outcome::Given
+    }
+
+    /// Nothing more is copied.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    pub fn partitions_done(&self) -> u32 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    pub fn age(&self) -> Duration {
+        self.clock.now().saturating_sub(self.began)
+    }
+
+    /// How long it has held its view; zero when it does not hold it any more.
+    pub fn view_age(&self) -> Duration {
+        if self.viewing.load(Ordering::Relaxed) { self.age() } else { Duration::ZERO }
+    }
+
+    /// Its view is closed. How long it was held.
+    pub fn let_go(&self) -> Duration {
+        self.viewing.store(false, Ordering::Relaxed);
+        self.age()
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.is_stopped() {
+            return Err(Error::conflict("the snapshot was given up"));
+        }
+        if self.age() > self.view_age_max {
+            return Err(Error::unavailable(format!(
+                "copying rows took longer than {} s, and a view of the store may not be held for longer: see why the snapshot store is so slow, then run create again",
+                self.view_age_max.as_secs()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Puts a part in place. None when the snapshot was aborted or deleted meanwhile: whether that came before the part was there or after, nothing of it is left.
+pub fn put_in_place(capture: &Capture, shelf: &Shelf, writer: PartWriter, manifest: Manifest) -> Result<Option<Finished>> {
+    let snapshot = manifest.snapshot;
+    let finished = writer.finish(manifest);
+    if !capture.is_given() {
+        return finished.map(Some);
+    }
+    if finished.is_ok() {
+        shelf.delete(snapshot)?;
+    }
+    Ok(None)
+}
+
+/// Copies what a view holds, on a thread that may block.
+pub struct Copier<'a> {
+    pub writer: PartWriter,
+    pub view: &'a View,
+    /// The node's newest part of the same history.
+    pub previous: Option<Manifest>,
+    pub capture: &'a Capture,
+}
+
+#[derive(Debug, Default)]
+pub struct Copied {
+    pub rows: u64,
+    pub bytes: u64,
+    pub chunks: Vec<ChunkHash>,
+}
+
+impl Copier<'_> {
+    /// A partition that has not changed since the previous part keeps its chunks, and no row is read.
+    pub fn partition(&mut self, group: GroupId, id: PartitionId) -> Result<PartitionPart> {
+        self.capture.check()?;
+        let data_index = self.view.get(&keys::partition_index(id))?.and_then(|b| b.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
+        let previous = self.previous.as_ref().filter(|m| m.group(group).is_some());
+        let before = previous.and_then(|m| m.partition(id)).filter(|p| p.data_index == data_index).cloned();
+        let part = match before {
+            Some(before) if self.reuse(&before.chunks)? => before,
+            _ => {
+                let Copied { rows, bytes, chunks } = self.range(&keys::partition(id))?;
+                PartitionPart { id, data_index, rows, bytes, digest: chunk::digest(&chunks, rows), chunks }
+            }
+        };
+        self.capture.done.fetch_add(1, Ordering::Relaxed);
+        Ok(part)
+    }
+
+    fn reuse(&mut self, chunks: &[ChunkHash]) -> Result<bool> {
+        chunks.iter().try_fold(true, |all, hash| self.writer.reuse(*hash).map(|there| all && there))
+    }
+
+    pub fn range(&mut self, range: &Range<Vec<u8>>) -> Result<Copied> {
+        let mut copied = Copied::default();
+        let mut chunker = Chunker::new()?;
+        for row in self.view.range(range)? {
+            let (key, value) = row?;
+            // Without the letter of the key space: in a part there is one space only.
+            if let Some(chunk) = chunker.push(&key[1..], &value)? {
+                self.take(&chunk, &mut copied)?;
+            }
+        }
+        if let Some(chunk) = chunker.finish()? {
+            self.take(&chunk, &mut copied)?;
+        }
+        Ok(copied)
+    }
+
+    fn take(&mut self, chunk: &Chunk, copied: &mut Copied) -> Result<()> {
+        self.capture.check()?;
+        self.writer.chunk(chunk)?;
+        copied.rows += chunk.rows;
+        copied.bytes += chunk.bytes;
+        copied.chunks.push(chunk.hash);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::NodeId,
+        snapshot::sample::{self, Sample},
+        store::Store,
+    };
+
+    /// A part that is written but for its last step, of a snapshot that is sealed.
+    fn nearly_there(dir: &std::path::Path) -> (Capture, std::sync::Arc<Shelf>, PartWriter) {
+        let shelf = Shelf::open(dir, NodeId(1)).unwrap();
+        let mut writer = shelf.begin(sample::snapshot(1)).unwrap();
+        Sample::new(1).fill(&mut writer);
+        let capture = Capture::begin(64, Clock::start());
+        capture.decide(Outcome::Sealed);
+        (capture, shelf, writer)
+    }
+
+    fn files(dir: &std::path::Path) -> usize {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
+    }
+
+    #[test]
+    fn a_part_whose_snapshot_is_given_up_during_the_last_step_does_not_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (capture, shelf, writer) = nearly_there(dir.path());
+        // As the last step sees it when it comes back: nobody told the shelf.
+        capture.decide(Outcome::Given);
+        assert_eq!(put_in_place(&capture, &shelf, writer, Sample::new(1).part().0).unwrap(), None);
+        assert!(shelf.list().is_empty());
+        assert_eq!(files(dir.path()), 0);
+    }
+
+    #[test]
+    fn a_part_that_is_deleted_during_the_last_step_has_not_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (capture, shelf, writer) = nearly_there(dir.path());
+        capture.decide(Outcome::Given);
+        assert!(shelf.delete(sample::snapshot(1)).unwrap());
+        assert_eq!(put_in_place(&capture, &shelf, writer, Sample::new(1).part().0).unwrap(), None);
+        assert_eq!(files(dir.path()), 0);
+    }
+
+    #[test]
+    fn a_part_that_is_wanted_stays_and_one_that_fails_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (capture, shelf, writer) = nearly_there(dir.path());
+        // An end of the process stops copying and takes nothing back.
+        capture.stop();
+        let finished = put_in_place(&capture, &shelf, writer, Sample::new(1).part().0).unwrap();
+        assert_eq!(shelf.list(), [finished.unwrap().info]);
+        let of_another = Sample { snapshot: sample::snapshot(2), ..Sample::new(1) };
+        let writer = shelf.begin(of_another.snapshot).unwrap();
+        put_in_place(&capture, &shelf, writer, of_another.part().0).unwrap_err();
+    }
+
+    #[test]
+    fn a_view_that_is_held_for_too_long_fails_its_capture_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path(), &crate::disk::Machine, b"me").unwrap();
+        let mut commit = store.begin().unwrap();
+        let key = keys::data(b"\0\x05site\0\x01k");
+        commit.rows([(key.as_slice(), Some(&b"v"[..]))].into_iter()).unwrap();
+        commit.finish().unwrap();
+        let shelf = Shelf::open(dir.path(), NodeId(1)).unwrap();
+        let view = store.view().unwrap();
+        for (view_age_max, holds) in [(limits::VIEW_AGE_MAX, true), (Duration::ZERO, false)] {
+            let capture = Capture { view_age_max, ..Capture::begin(64, Clock::start()) };
+            while capture.age() == Duration::ZERO {}
+            let mut copier = Copier { writer: shelf.begin(sample::snapshot(1)).unwrap(), view: &view, previous: None, capture: &capture };
+            let copied = copier.partition(GroupId(0), PartitionId(5));
+            assert!(capture.view_age() > Duration::ZERO && capture.partitions_done() == u32::from(holds));
+            match copied {
+                Ok(part) => assert!(holds && part.rows == 1),
+                Err(e) => assert!(!holds && e.message.contains("copying rows took longer than 0 s"), "{e}"),
+            }
+            assert!(capture.let_go() > Duration::ZERO);
+            assert_eq!(capture.view_age(), Duration::ZERO);
+        }
+    }
+}
