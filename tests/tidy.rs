@@ -12,7 +12,7 @@ use std::{
 /// The library in reading order: a file imports only what stands above it. Inside a folder the order is that of its `mod` lines.
 /// `ctl` is the code under `cli/`; `main` are the two binaries.
 const LAYERS: &[&str] = &[
-    "limits error clock ids room disk",
+    "limits error clock ids room disk planted",
     "data cluster snapshot/cut snapshot/chunk snapshot/manifest entry",
     "proto wire",
     "metrics store log engine driver peer",

@@ -23,6 +23,7 @@ use crate::{
     error::{Error, Result},
     ids::{Lineage, RequestId},
     limits,
+    planted::{Mistake, planted},
 };
 
 /// A request that was answered.
@@ -145,7 +146,7 @@ impl Window {
 
     /// The reply to a request that was answered before; a refusal when another write came with its id.
     pub fn recall(&self, request: RequestId, fingerprint: u64, write: &Write) -> Option<Reply> {
-        let remembered = &self.ring[*self.slots.get(&request)? as usize];
+        let remembered = &self.ring[*self.slots.get(&request).filter(|_| !planted(Mistake::RetriedTwice))? as usize];
         if remembered.fingerprint == fingerprint && remembered.verdict.fits(write) {
             return Some(remembered.verdict.reply(write));
         }

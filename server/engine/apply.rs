@@ -19,6 +19,7 @@ use crate::{
     entry::{Action, Entry, Identity, Position},
     error::{Error, Result},
     ids::{GroupId, SnapshotSeq, Topology},
+    planted::{Mistake, planted},
     store::{View, keys},
     wire,
 };
@@ -156,14 +157,16 @@ impl Engine {
         let Entry { seen, commands } = wire::decode_entry(&entry.data)?;
         for command in commands {
             let reply = match command.action {
-                action if action.is_user() && group.fence.fenced(seen) => {
+                action if action.is_user() && group.fence.fenced(seen) && !planted(Mistake::NoHold) => {
                     drop(action);
                     None
                 }
                 Action::Mark(x) => {
-                    if group.fence.apply_mark(x) {
+                    if group.fence.apply_mark(x) || planted(Mistake::CapturedTwice) {
                         let at = Position { index: entry.index, term: entry.term };
-                        (group.record.mark, group.record.mark_at) = (x, at);
+                        if !planted(Mistake::MarkNotStored) {
+                            (group.record.mark, group.record.mark_at) = (x, at);
+                        }
                         effect.marked = Some(x);
                     }
                     Some(Reply::Done { changed: effect.marked.is_some() })

@@ -16,7 +16,11 @@ use raft::{
 };
 
 use super::{Engine, group::Group};
-use crate::{ids::NodeId, limits};
+use crate::{
+    ids::NodeId,
+    limits,
+    planted::{Mistake, planted},
+};
 
 /// What raft-rs writes into vote requests of a node that was told to take over: nobody's lease stands against it.
 const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
@@ -60,7 +64,8 @@ impl Group {
         if !matches!(message.msg_type, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) {
             return true;
         }
-        if now < votes_from || (now < self.promised_until && message.context[..] != *CAMPAIGN_TRANSFER) {
+        let promised = now < votes_from || (now < self.promised_until && message.context[..] != *CAMPAIGN_TRANSFER);
+        if promised && !planted(Mistake::VotesAtOnce) {
             return false;
         }
         self.forget_suspect();

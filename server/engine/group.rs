@@ -23,6 +23,7 @@ use crate::{
     error::{Error, Result},
     ids::{GroupId, NodeId, PartitionId},
     limits,
+    planted::{Mistake, planted},
     snapshot::cut::{Fence, Open},
     wire,
 };
@@ -178,7 +179,12 @@ impl Group {
 
     /// Whether a leader has applied an entry of its own term: only then does it know everything that was acknowledged before.
     pub fn knows_all(&self) -> bool {
-        self.leads() && self.record.applied.term == self.term()
+        self.leads() && (self.record.applied.term == self.term() || planted(Mistake::ReadBeforeNoop))
+    }
+
+    /// Whether nobody else can have been elected.
+    pub fn has_lease(&self, now: Duration) -> bool {
+        now < self.lease_until || (planted(Mistake::LeaseForEver) && self.lease_until > Duration::ZERO)
     }
 
     pub fn has_replica(&self) -> bool {
@@ -220,7 +226,8 @@ impl Group {
         if !self.knows_all() {
             return Ok(false);
         }
-        let held = self.fence.holds_writes(open) || !user_allowed;
+        let hold = self.fence.holds_writes(open) && !planted(Mistake::NoHold) && !planted(Mistake::SeenFromMark);
+        let held = hold || !user_allowed;
         let mut kept = VecDeque::new();
         while !self.queue.is_empty() {
             let mut commands = Vec::new();
@@ -252,7 +259,8 @@ impl Group {
     /// Appends one entry, or gives the commands back when the group takes none now.
     pub fn propose(&mut self, open: Open, commands: Vec<Waiting>) -> Result<(), Vec<Waiting>> {
         let (askers, entry): (Vec<_>, Vec<_>) = commands.into_iter().map(|w| ((w.asker, w.deadline), w.command)).unzip();
-        let entry = Entry { seen: open.get(), commands: entry };
+        let seen = if planted(Mistake::SeenFromMark) { self.fence.mark().max(open.get()) } else { open.get() };
+        let entry = Entry { seen, commands: entry };
         let proposed = self.raw.propose(Vec::new(), wire::encode_entry(&entry));
         let commands = entry.commands.into_iter().zip(askers).map(|(command, (asker, deadline))| Waiting { asker, command, deadline }).collect();
         match proposed {

@@ -24,6 +24,7 @@ use crate::{
     error::Result,
     ids::{GroupId, Lineage, NodeId, SnapshotId, SnapshotSeq},
     limits,
+    planted::{Mistake, planted},
     proto::internal::v1::{self as internal, peer_message},
     snapshot::cut::{Action, Barrier, Open},
     store::View,
@@ -150,7 +151,12 @@ impl Engine {
                 Action::AskMarks => self.tell_all(peer_message::Body::MarkRequest(internal::MarkRequest { x: x.0 }), host),
                 Action::Release => self.tell_all(peer_message::Body::Release(internal::Release { x: x.0 }), host),
                 Action::ProposeSeal => self.propose_meta(Command::SealSnapshot { x }),
-                Action::ProposeAbort(reason) => self.propose_meta(Command::AbortSnapshot { x, reason }),
+                Action::ProposeAbort(reason) => {
+                    if planted(Mistake::OpenedByProposal) {
+                        self.tell_all(peer_message::Body::Release(internal::Release { x: x.0 }), host);
+                    }
+                    self.propose_meta(Command::AbortSnapshot { x, reason });
+                }
             }
         }
         Ok(())
@@ -221,7 +227,9 @@ impl Engine {
             let layer = self.seal_group(id, true);
             let group = self.groups.get_mut(&id).expect("it was just looked at");
             // A layer is always closed here: the record has moved to the mark.
-            group.overlay.hold_after(x, layer.unwrap_or_else(|| group.overlay.last_sealed()));
+            if !planted(Mistake::CapturedLate) {
+                group.overlay.hold_after(x, layer.unwrap_or_else(|| group.overlay.last_sealed()));
+            }
             let captured = Captured { group: id, at, members: group.record.members.clone() };
             let now = self.now;
             let capture = self.marks.captures.entry(x).or_insert_with(|| Capture { since: now, groups: BTreeMap::new(), viewing: false });

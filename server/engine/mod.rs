@@ -42,7 +42,7 @@ use std::{
 
 use raft::{StateRole, eraftpb::MessageType};
 
-pub use self::checkpoint::{Finished, Job, Stored};
+pub use self::checkpoint::{Finished, Job, Sizes, Stored};
 pub use self::marks::{Captured, SnapshotNews};
 pub use self::members::{Announced, ArrivedRows, RowsToSend};
 pub use self::reads::{Look, Sight};
@@ -63,6 +63,7 @@ use crate::{
     ids::{GroupId, Lineage, NodeId, SiteId, Topology},
     limits,
     log::{Batch, Log},
+    planted::{Mistake, planted},
     proto::internal::v1::{self as internal, PeerMessage, peer_message},
     store::{Store, View},
     wire,
@@ -179,7 +180,7 @@ pub struct Engine {
 
 impl Engine {
     /// Opens every group that the store or the log knows.
-    pub fn open(identity: Identity, store: &Store, log: Log, mut chance: Chance, now: Duration) -> Result<Engine> {
+    pub fn open(identity: Identity, store: &Store, log: Log, mut chance: Chance, now: Duration, sizes: Sizes) -> Result<Engine> {
         let view = store.view()?;
         let mut meta = cluster::State::unknown(identity.unknown_settings());
         let mut records: BTreeMap<GroupId, Record> = BTreeMap::new();
@@ -216,7 +217,7 @@ impl Engine {
             hints: BTreeMap::new(),
             requests,
             looks,
-            checkpoints: Checkpoints::default(),
+            checkpoints: Checkpoints::new(sizes),
             site_work: BTreeSet::new(),
             site_again: Vec::new(),
             heard: BTreeMap::new(),
@@ -462,7 +463,7 @@ impl Engine {
         }
         if !batch.is_empty() {
             let began = host.now();
-            self.log.write(&mut batch, sync)?;
+            self.log.write(&mut batch, sync && !planted(Mistake::AckBeforeSync))?;
             host.tell(News::Logged { entries, synced: sync, took: host.now() - began });
         }
         let more = !readies.is_empty();

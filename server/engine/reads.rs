@@ -25,6 +25,7 @@ use crate::{
     error::{Error, Result},
     ids::{GroupId, NodeId, PartitionId, SnapshotSeq},
     limits,
+    planted::{Mistake, planted},
     store::keys,
 };
 
@@ -160,7 +161,7 @@ impl Engine {
         if group.reads.is_empty() && group.looks.is_empty() {
             return;
         }
-        let leased = group.knows_all() && now < group.lease_until;
+        let leased = group.knows_all() && group.has_lease(now);
         let may_ask = if group.leads() { group.knows_all() } else { group.leader.is_some() };
         if leased || !may_ask {
             return;
@@ -194,12 +195,13 @@ impl Engine {
             let group = self.groups.get_mut(&id).expect("its key was just listed");
             let (mut reads, mut looks) = (Vec::new(), Vec::new());
             let applied = group.record.applied.index;
-            if group.knows_all() && now < group.lease_until && applied >= group.commit() {
+            let behind = applied < group.commit() && !planted(Mistake::ReadBehindCommit);
+            if group.knows_all() && group.has_lease(now) && !behind {
                 reads.append(&mut group.reads);
                 looks.append(&mut group.looks);
             }
             group.rounds.retain_mut(|round| {
-                let ripe = round.index.is_some_and(|index| index <= applied);
+                let ripe = round.index.is_some_and(|index| index <= applied || planted(Mistake::ReadBehindCommit));
                 if ripe {
                     reads.append(&mut round.reads);
                     looks.append(&mut round.looks);

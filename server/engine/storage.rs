@@ -23,6 +23,7 @@ use crate::{
     ids::{GroupId, NodeId},
     limits,
     log::{self, Batch, Log},
+    planted::{Mistake, planted},
 };
 
 /// How far a Raft snapshot for one node is.
@@ -146,13 +147,13 @@ impl GroupLog {
     pub fn set_hard_state(&mut self, state: &HardState, batch: &mut Batch) -> Result<()> {
         let matters = (state.term, state.vote) != (self.hard_state.term, self.hard_state.vote);
         self.hard_state = state.clone();
-        if matters { batch.hard_state(self.group, state) } else { Ok(()) }
+        if matters { batch.hard_state(self.group, &written(state)) } else { Ok(()) }
     }
 
     /// Puts into the batch that everything up to an index is committed.
     pub fn persist_commit(&mut self, index: u64, batch: &mut Batch) -> Result<()> {
         self.hard_state.commit = self.hard_state.commit.max(index);
-        batch.hard_state(self.group, &self.hard_state)
+        batch.hard_state(self.group, &written(&self.hard_state))
     }
 
     pub fn set_commit(&mut self, commit: u64) {
@@ -249,6 +250,11 @@ impl raft::Storage for GroupLog {
             }
         }
     }
+}
+
+fn written(state: &HardState) -> HardState {
+    let vote = if planted(Mistake::VoteLost) { 0 } else { state.vote };
+    HardState { vote, ..state.clone() }
 }
 
 pub fn conf_state(members: &Membership) -> ConfState {

@@ -16,6 +16,7 @@ use std::{
     },
 };
 
+use devicedb::planted::Mistake;
 use story::{Ending, Plot, play};
 
 const SEEDS: Range<u64> = 0..40;
@@ -27,15 +28,18 @@ fn seeds() -> Range<u64> {
     bounds.or_else(one).expect("DEVICEDB_SIM_SEEDS is a seed, or two with .. between them")
 }
 
-/// Plays seeds on all cores until one fails.
-fn play_all(seeds: Range<u64>) -> (Ending, Vec<(u64, Ending)>) {
+/// Plays seeds on all cores, those that break a promise apart; with a mistake, until the first does.
+fn play_all(seeds: Range<u64>, mistake: Option<Mistake>) -> (Ending, Vec<(u64, Ending)>) {
     let (next, total, failed) = (AtomicU64::new(seeds.start), Mutex::new(Ending::default()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
             scope.spawn(|| {
+                #[cfg(feature = "planted")]
+                devicedb::planted::plant(mistake);
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds.end {
+                    let found = mistake.is_some() && !failed.lock().unwrap().is_empty();
+                    if seed >= seeds.end || found {
                         return;
                     }
                     let ending = play(Plot::of(seed));
@@ -65,7 +69,7 @@ fn play_all(seeds: Range<u64>) -> (Ending, Vec<(u64, Ending)>) {
 fn no_seed_breaks_a_promise() {
     let seeds = seeds();
     let count = seeds.end - seeds.start;
-    let (total, failed) = play_all(seeds);
+    let (total, failed) = play_all(seeds, None);
     println!("{count} seeds: {total:?}");
     for (seed, ending) in &failed {
         println!("seed {seed}: {}\n  again: DEVICEDB_SIM_SEEDS={seed} cargo test --test sim no_seed -- --nocapture", ending.broken.join("\n  "));
@@ -79,4 +83,20 @@ fn a_seed_plays_the_same_story_again() {
         let [first, second] = [play(Plot::of(seed)), play(Plot::of(seed))];
         assert_eq!((first.trace, first.operations), (second.trace, second.operations), "seed {seed}");
     }
+}
+
+/// Each mistake breaks a promise in one of a thousand stories. `DEVICEDB_SIM_MISTAKE=VoteLost` plants only that one.
+#[cfg(feature = "planted")]
+#[test]
+fn every_mistake_on_purpose_is_found() {
+    let only = std::env::var("DEVICEDB_SIM_MISTAKE").ok();
+    let wanted = |mistake: &Mistake| only.as_ref().is_none_or(|name| *name == format!("{mistake:?}"));
+    let mut missed = Vec::new();
+    for mistake in Mistake::ALL.into_iter().filter(wanted) {
+        match play_all(0..1000, Some(mistake)).1.first() {
+            Some((seed, ending)) => println!("{mistake:?}: seed {seed}: {}", ending.broken[0]),
+            None => missed.push(mistake),
+        }
+    }
+    assert!(missed.is_empty(), "not found in 1000 stories: {missed:?}");
 }

@@ -16,7 +16,7 @@ use devicedb::{
         walk::Membership,
     },
     data::{Key, Place as RowPlace, Row, RowKey},
-    engine::{Body, SnapshotNews},
+    engine::{Body, Sizes, SnapshotNews},
     ids::{GroupId, PartitionId, SnapshotId, Topology},
     limits,
     store::{View, keys},
@@ -46,6 +46,7 @@ pub struct Plot {
     pub think: Duration,
     /// Virtual time with faults.
     pub lasts: Duration,
+    pub sizes: Sizes,
     pub faults: BTreeSet<Fault>,
     pub faults_every: Duration,
     pub snapshots_every: Duration,
@@ -100,6 +101,11 @@ impl Plot {
             clients: 2 + chance.below(8) as usize,
             think: Duration::from_millis([1, 5, 20, 50][chance.below(4) as usize]),
             lasts: Duration::from_secs(10 + chance.below(20)),
+            sizes: Sizes {
+                overlay_checkpoint_bytes: [1 << 10, 16 << 10, 16 << 20][chance.below(3) as usize],
+                overlay_bytes_max: [16 << 10, 128 << 20][chance.below(2) as usize],
+                log_entries_kept: [0, 10, 100, 10_000][chance.below(4) as usize],
+            },
             faults,
             faults_every: Duration::from_millis([200, 500, 1000, 3000][chance.below(4) as usize]),
             snapshots_every: Duration::from_millis([500, 1500, 4000, 20_000][chance.below(4) as usize]),
@@ -151,7 +157,7 @@ struct Cut {
 pub fn play(plot: Plot) -> Ending {
     let topology = Topology::new(64, 4).unwrap();
     let mut chance = Chance::seeded(plot.seed);
-    let world = World::new(chance.next_u64(), plot.nodes, plot.replication_factor, topology);
+    let world = World::new(chance.next_u64(), plot.nodes, plot.replication_factor, topology, plot.sizes);
     let clients = Clients::new(chance.next_u64(), plot.clients, plot.think);
     let mut story = Story { plot, chance, world, clients, faults: 0, ending: false, cuts: BTreeMap::new(), broken: Vec::new() };
     story.begin();

@@ -1,0 +1,98 @@
+//! Mistakes on purpose, so that the simulator can show that it would find them.
+//!
+//! They are there only with the feature `planted`, which a release build refuses; otherwise `planted` is always false and costs nothing. One mistake at a time
+//! is made, by the engines of one thread.
+
+/// What is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mistake {
+    /// Entries are acknowledged before they are synced.
+    AckBeforeSync,
+    /// A lease never ends while nobody else is known to lead.
+    LeaseForEver,
+    /// A node that restarts votes at once, and a follower that has promised a lease as well.
+    VotesAtOnce,
+    /// A leader answers reads before it has applied an entry of its own term.
+    ReadBeforeNoop,
+    /// A leader answers reads before it has applied what is committed.
+    ReadBehindCommit,
+    /// The vote is not in the hard state that is written.
+    VoteLost,
+    /// The log is cut off at what is applied, not at what is stored.
+    TruncatedEarly,
+    /// A request that was answered is not recalled.
+    RetriedTwice,
+    /// Requests that were answered are forgotten by a restart.
+    RequestsNotStored,
+    /// The rows of a Raft snapshot are not put in place.
+    RowsNotInstalled,
+    /// Writes wait for nothing behind a mark, and have their effect there.
+    NoHold,
+    /// An entry says that it has seen the mark before it, whether that is resolved or not.
+    SeenFromMark,
+    /// A snapshot is released and sealed when most groups are marked.
+    ReleasedByMajority,
+    /// A snapshot whose time is over is sealed.
+    SealedByTime,
+    /// The mark of a group is forgotten by a restart.
+    MarkNotStored,
+    /// What comes behind a mark is captured with it.
+    CapturedLate,
+    /// A second mark captures again.
+    CapturedTwice,
+    /// A Raft snapshot does not say that its group is marked.
+    MarkNotSent,
+    /// The first outcome of a snapshot does not win: an abort that is not committed opens.
+    OpenedByProposal,
+}
+
+impl Mistake {
+    pub const ALL: [Mistake; 19] = [
+        Mistake::AckBeforeSync,
+        Mistake::LeaseForEver,
+        Mistake::VotesAtOnce,
+        Mistake::ReadBeforeNoop,
+        Mistake::ReadBehindCommit,
+        Mistake::VoteLost,
+        Mistake::TruncatedEarly,
+        Mistake::RetriedTwice,
+        Mistake::RequestsNotStored,
+        Mistake::RowsNotInstalled,
+        Mistake::NoHold,
+        Mistake::SeenFromMark,
+        Mistake::ReleasedByMajority,
+        Mistake::SealedByTime,
+        Mistake::MarkNotStored,
+        Mistake::CapturedLate,
+        Mistake::CapturedTwice,
+        Mistake::MarkNotSent,
+        Mistake::OpenedByProposal,
+    ];
+}
+
+#[cfg(all(feature = "planted", not(debug_assertions)))]
+compile_error!("the feature `planted` makes mistakes on purpose and is not for release builds");
+
+#[cfg(feature = "planted")]
+thread_local! {
+    static MISTAKE: std::cell::Cell<Option<Mistake>> = const { std::cell::Cell::new(None) };
+}
+
+/// Has this thread's engines make a mistake from now on, or none.
+#[cfg(feature = "planted")]
+pub fn plant(mistake: Option<Mistake>) {
+    MISTAKE.set(mistake);
+}
+
+/// Whether to make it.
+#[cfg(feature = "planted")]
+pub fn planted(mistake: Mistake) -> bool {
+    MISTAKE.get() == Some(mistake)
+}
+
+/// Whether to make it: never.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub fn planted(_: Mistake) -> bool {
+    false
+}
