@@ -1,0 +1,3 @@
+module devicedb.example/go
+
+go 1.25.0
