@@ -1,7 +1,7 @@
 # The tools that the clients are made and checked with, each at one version, installed under target/ when they are wanted. To be sourced at the root.
 
 PYTHON=${PYTHON:-python3}
-PROTOC_GEN_GO=v1.36.11
+PROTOC_GEN_GO=v1.36.12
 PROTOC_GEN_GO_GRPC=v1.6.2
 STATICCHECK=v0.8.2
 GRPCURL=v1.9.4

@@ -199,6 +199,14 @@ class Cluster:
     def resume(self, endpoint: str) -> None:
         self._signal(endpoint, signal.SIGCONT)
 
+    def pause_all(self) -> None:
+        for node in self.nodes:
+            self.pause(node.endpoint)
+
+    def resume_all(self) -> None:
+        for node in self.nodes:
+            self.resume(node.endpoint)
+
     def kill(self, endpoint: str) -> None:
         """As a power cut for the process."""
         self._node(endpoint).stop()
@@ -230,9 +238,23 @@ class Cluster:
             file.write(bytes([byte[0] ^ 1]))
         return chunk
 
-    def calls(self) -> list[list[str]]:
-        """What passed through nginx: path, status, seconds, bytes."""
-        return [line.split() for line in (self.dir / "nginx-calls.log").read_text().splitlines()]
+    def verify(self, paths: list[str]) -> None:
+        """What ddbctl says of parts."""
+        self.ctl("snapshot", "verify", *paths)
+
+    def forget_calls(self) -> None:
+        os.truncate(self.dir / "nginx-calls.log", 0)
+
+    def downloads_logged(self, least: int) -> None:
+        """Waits until so many downloads have passed through nginx: one that resumed is several."""
+
+        def look() -> bool:
+            calls = (self.dir / "nginx-calls.log").read_text()
+            count = calls.count("/DownloadSnapshot ")
+            assert count >= least, f"{count} downloads passed: {calls}"
+            return True
+
+        until(f"{least} downloads pass through nginx", look, 10)
 
     def restore(self, tars: list[str]) -> None:
         """The disaster and the way back: every store is lost, and each part is extracted into an empty one."""
