@@ -44,6 +44,11 @@ http {{
         grpc_connect_timeout 2s;
         location / {{ grpc_pass grpc://nodes; }}
     }}
+    # A long line: so slow that a download can be interrupted.
+    server {{
+        listen 127.0.0.1:{slow} http2;
+        location / {{ grpc_pass grpc://nodes; limit_rate 4m; }}
+    }}
 }}
 """
 
@@ -140,6 +145,7 @@ class Cluster:
         self.nginx: subprocess.Popen[bytes] | None = None
         try:
             self._found()
+            self.slow = ""
             self.proxy = self._front() if proxy else ""
         except BaseException:
             self.close()
@@ -160,10 +166,10 @@ class Cluster:
         self.settle()
 
     def _front(self) -> str:
-        port = Port()
+        self.port, self.slow_port = port, slow = Port(), Port()
         servers = " ".join(f"server {node.endpoint} max_fails=1 fail_timeout=1s;" for node in self.nodes)
         config = self.dir / "nginx.conf"
-        config.write_text(NGINX.format(dir=self.dir, port=port.number, servers=servers))
+        config.write_text(NGINX.format(dir=self.dir, port=port.number, slow=slow.number, servers=servers))
         self.nginx = subprocess.Popen([nginx(), "-p", str(self.dir), "-e", str(self.dir / "nginx-error.log"), "-c", str(config)], stdin=subprocess.DEVNULL)
 
         def listens() -> bool:
@@ -172,7 +178,7 @@ class Cluster:
             return not free(port.number)
 
         until("nginx listens", listens)
-        self.port = port
+        self.slow = slow.endpoint
         return port.endpoint
 
     # What a test may do to it.

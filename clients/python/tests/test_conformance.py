@@ -177,7 +177,11 @@ class Runner:
         def progress(received: int, total: int) -> None:
             nonlocal done
             assert 0 <= received <= total
-            for what, after in (("cut", step.get("cut")), ("during", step.get("during", {}).get("after_bytes")), ("stall", step.get("stall", {}).get("after_bytes"))):
+            for what, after in (
+                ("cut", step.get("cut")),
+                ("during", step.get("during", {}).get("after_bytes")),
+                ("stall", step.get("stall", {}).get("after_bytes")),
+            ):
                 if after is None or received < after or done:
                     continue
                 done = True
