@@ -288,7 +288,7 @@ func streamFault(expired bool, left time.Duration, err error) *fault {
 // so that what cannot connect is known to have had no effect.
 func (c *Client) connect(ctx context.Context, tries *attempts, next attempt) (*node, time.Duration, *fault) {
 	if !sleep(ctx, next.after) {
-		return nil, 0, notConnected("no time was left to ask")
+		return nil, 0, notConnected(noTime)
 	}
 	began := time.Now()
 	n := c.nodes[next.endpoint]
@@ -307,7 +307,7 @@ func (c *Client) connect(ctx context.Context, tries *attempts, next attempt) (*n
 	tries.connected = true
 	left := next.within - time.Since(began)
 	if left <= 0 {
-		return nil, 0, notConnected("no time was left to ask")
+		return nil, 0, notConnected(noTime)
 	}
 	return n, left, nil
 }

@@ -140,6 +140,9 @@ func late(seconds float64) *fault {
 // notConnected: the connection was not made, so nothing was asked.
 func notConnected(why string) *fault { return &fault{notSent, why} }
 
+// noTime: it was its turn, and too late to ask.
+const noTime = "no time was left to ask"
+
 func cutShort() *fault { return &fault{unsure, "the stream ended before its end"} }
 
 // neverConnected is how grpc-go says that it had no connection, so that nothing was sent.
@@ -198,6 +201,9 @@ func (c *Client) write(requestID []byte, format string, args ...any) *faults {
 }
 
 func (f *faults) add(endpoint int, one *fault) {
+	if one.message == noTime && f.last[endpoint] != nil {
+		return // What it said before says more.
+	}
 	f.unsure = f.unsure || one.unsure
 	for i, at := range f.order {
 		if at == endpoint {

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from . import _requests as requests
 from . import _shell_async as shell
 from ._attempts import Attempt, Attempts
-from ._errors import Closed, Error, Failed, Fault, Faults, Interrupted, InvalidArgument, Unavailable, late, not_connected
+from ._errors import Closed, Error, Failed, Fault, Faults, InvalidArgument, Unavailable, late, no_time, not_connected
 from ._part import Part
 from ._receive import Receiver
 from ._requests import Bucket, Delete, Put
@@ -322,7 +322,7 @@ class AsyncClient:
         attempts.connected()
         left = attempt.within - (time.monotonic() - began)
         if left <= 0:
-            raise not_connected("no time was left to ask")
+            raise no_time()
         return node, left
 
     def _note(self, attempts: Attempts, faults: Faults, attempt: Attempt, fault: Fault, site: str) -> None:
@@ -500,7 +500,7 @@ class AsyncSnapshots:
             NotFound: the cluster or the node has no such part.
             Corrupt: what came, or what lay there, can never become the part; the partial file was removed.
             LocalFile: the file cannot be written, is something else, or is being written by another download.
-            Interrupted: a KeyboardInterrupt, with the name of the partial file (only in the synchronous client).
+            KeyboardInterrupt: by the user; its text names the partial file.
         """
         name = requests.uuid_of(uuid)
         file = requests.file_path(path)
@@ -519,8 +519,9 @@ class AsyncSnapshots:
             return await shell.run(receiver.finish)
         except Error as error:
             raise receiver.cut_short(error) from error.__cause__
-        except KeyboardInterrupt:
-            raise Interrupted(receiver.interrupted(), partial=receiver.partial if os.path.exists(receiver.partial) else None) from None
+        except KeyboardInterrupt as error:
+            error.args = (receiver.interrupted(),)
+            raise
         finally:
             receiver.close()
 

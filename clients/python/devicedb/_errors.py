@@ -89,18 +89,6 @@ class Failed(Error):
     """It was understood and did not work; the text says why."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """A KeyboardInterrupt that ended a download. Its text names the partial file, with which the same call goes on.
-
-    Attributes:
-        partial: the file that holds what the download has so far, or None.
-    """
-
-    def __init__(self, message: str, *, partial: str | None) -> None:
-        super().__init__(message)
-        self.partial = partial
-
-
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """What an answer without success means: the error it ends as, and whether to ask again."""
@@ -141,6 +129,7 @@ CODES: dict[grpc.StatusCode, Rule] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: UNSURE,
 }
 NOT_SENT = Rule(Unavailable, again=True)
+NO_TIME = "no time was left to ask"
 
 
 class Fault(Exception):
@@ -160,6 +149,11 @@ def late(seconds: float) -> Fault:
 def not_connected(why: str) -> Fault:
     """The connection was not made, so nothing was asked."""
     return Fault(NOT_SENT, why)
+
+
+def no_time() -> Fault:
+    """It was its turn, and too late to ask."""
+    return Fault(NOT_SENT, NO_TIME)
 
 
 def cut_short() -> Fault:
@@ -214,6 +208,8 @@ class Faults:
         self.unsure = False
 
     def add(self, endpoint: int, fault: Fault) -> None:
+        if fault.message == NO_TIME and endpoint in self.last:
+            return  # What it said before says more.
         self.unsure |= fault.rule.unsure
         self.last.pop(endpoint, None)
         self.last[endpoint] = fault

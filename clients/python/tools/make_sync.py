@@ -16,7 +16,6 @@ WORDS = [
     (r"_shell_async", "_shell_sync"),
     (r"shared by tasks", "shared by threads"),
     (r"`async with`", "`with`"),
-    (r" \(only in the synchronous client\)", ""),
 ]
 
 text = (HERE / "_async.py").read_text()
