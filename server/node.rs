@@ -321,7 +321,9 @@ fn doors(
         PeerServiceServer::new(PeerDoor { peers: peers.clone(), handle: handle.clone(), cluster: cluster.clone(), parts: parts.clone(), spool, porter });
     let (health, health_service) = tonic_health::server::health_reporter();
     tasks.spawn(report_health(health, pages.clone()));
-    let reflection = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let reflection = reflection.build_v1().map_err(|e| Error::unavailable(format!("server reflection: {e}")))?;
     let max = limits::MESSAGE_BYTES_MAX;
     Ok(Routes::from(http::router(pages.clone()))
