@@ -4,7 +4,7 @@ PYTHON=${PYTHON:-python3}
 PROTOC_GEN_GO=v1.36.12
 PROTOC_GEN_GO_GRPC=v1.6.2
 STATICCHECK=v0.8.2
-GRPCURL=v1.9.4
+GRPCURL_VERSION=v1.9.4
 
 TOOLS=$PWD/target/tools/clients/bin
 VENV=$PWD/target/tools/clients/venv

@@ -28,9 +28,11 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"devicedb.example/go/devicedbv1"
 )
@@ -145,7 +147,7 @@ func (c *Client) Close() error {
 	c.mu.Unlock()
 	var all []error
 	for _, n := range c.nodes {
-		if err := n.conn.Close(); err != nil && !errors.Is(err, grpc.ErrClientConnClosing) {
+		if err := n.conn.Close(); err != nil && status.Code(err) != codes.Canceled {
 			all = append(all, err)
 		}
 	}

@@ -543,9 +543,8 @@ func TestAPathThatCannotBeWrittenIsNamedAndTwoDownloadsDoNotWriteOneFile(t *test
 
 // TestADiskThatIsFullKeepsWhatCame runs itself in a mount namespace with a disk that is too small.
 func TestADiskThatIsFullKeepsWhatCame(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "part.tar")
 	if small := os.Getenv("DEVICEDB_SMALL_DISK"); small != "" {
-		path = filepath.Join(small, "part.tar")
+		path := filepath.Join(small, "part.tar")
 		tar := tarWith(strings.Repeat("x", 20_000))
 		_, err := whole(tar).serve(t, 0).Snapshots.Download(t.Context(), uuid, 7, path)
 		e := wants(t, err, devicedb.ErrLocalFile, "no space left on device")

@@ -28,8 +28,13 @@ sleep = asyncio.sleep
 
 
 async def run(work: Callable[..., A], *args: Any) -> A:
-    """Runs what blocks on the processor or the disk without holding up others."""
-    return await asyncio.to_thread(work, *args)
+    """Runs what blocks on the processor or the disk without holding up others. It ends before its caller does, also when that is cancelled."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def unary(method: Any, request: Any, within: float) -> Any:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
-from cluster import Cluster, until
 
 import devicedb
+
+from cluster import Cluster, until
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "examples/backup.py"
 # Built by clients/test.sh.

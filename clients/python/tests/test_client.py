@@ -19,12 +19,13 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
-from cluster import Cluster, Port
-from fake import Fake, in_turn, refuse
 
 import devicedb
 from devicedb._attempts import Attempt, Attempts
 from devicedb.v1 import cluster_pb2, kv_pb2, snapshot_pb2, types_pb2
+
+from cluster import Cluster, Port
+from fake import Fake, in_turn, refuse
 
 CONFORMANCE = pathlib.Path(__file__).resolve().parents[2] / "conformance"
 UUID = "19a7e40e-adcc-4cc2-87a7-ae599272b050"
