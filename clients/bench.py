@@ -14,6 +14,7 @@ from collections.abc import Callable
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "conformance"))
 
 import devicedb
+
 from cluster import BIN, Cluster
 
 MEGABYTES = 256
