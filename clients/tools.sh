@@ -14,8 +14,9 @@ python_tools() {
     local wanted=clients/python/tools/requirements.txt
     cmp -s $wanted "$VENV/requirements.txt" && return
     command -v "$PYTHON" >/dev/null || { echo "python3 is missing: install Python 3.10 or later" >&2; return 1; }
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$PYTHON is too old: install Python 3.10 or later" >&2; return 1; }
     rm -rf "$VENV"
-    "$PYTHON" -m venv "$VENV"
+    "$PYTHON" -m venv "$VENV" || { echo "$PYTHON makes no venv: on Debian, sudo apt-get install python3-venv" >&2; return 1; }
     "$VENV/bin/pip" install --quiet --disable-pip-version-check --requirement $wanted
     cp $wanted "$VENV/requirements.txt"
 }

@@ -575,6 +575,14 @@ func TestAnotherModuleCanUseTheClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, twenty, _ := strings.Cut(string(readme), "```go\n")
+	twenty, _, _ = strings.Cut(twenty, "```")
+	backup := "package main\n\nimport (\n\t\"context\"\n\t\"fmt\"\n\t\"time\"\n\n\t\"devicedb.example/go/devicedb\"\n)\n\n" +
+		"var _ = backup\n\nfunc backup(ctx context.Context) error {\n" + twenty + "}\n"
 	program := `package main
 
 import (
@@ -599,7 +607,7 @@ func main() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"main.go": program, "go.sum": string(sums)} {
+	for name, text := range map[string]string{"main.go": program, "backup.go": backup, "go.sum": string(sums)} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
 			t.Fatal(err)
 		}

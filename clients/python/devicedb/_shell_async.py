@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from ._errors import Fault, cut_short, fault_of, late
+from ._errors import Fault, cut_short, fault_of, late, not_connected
 
 A = TypeVar("A")
 Channel = grpc.aio.Channel
@@ -37,9 +37,18 @@ async def run(work: Callable[..., A], *args: Any) -> A:
         raise
 
 
+def _closed() -> BaseException:
+    """What a cancellation means: gRPC cancels the calls of a channel that is closed. Python 3.10 cannot tell that from a task that is cancelled."""
+    task = asyncio.current_task()
+    asked_to = getattr(task, "cancelling", lambda: 1)()
+    return asyncio.CancelledError() if asked_to else not_connected("the channel was closed")
+
+
 async def unary(method: Any, request: Any, within: float) -> Any:
     try:
         return await method(request, timeout=within)
+    except asyncio.CancelledError:
+        raise _closed() from None
     except grpc.aio.AioRpcError as error:
         raise late(within) if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not error.trailing_metadata() else fault_of(error) from None
 
@@ -54,6 +63,8 @@ class Stream(Generic[A]):
         """None at the end, which is a fault unless `ends`."""
         try:
             message = await asyncio.wait_for(self._call.read(), within)
+        except asyncio.CancelledError:
+            raise _closed() from None
         except asyncio.TimeoutError:
             raise late(within) from None
         except grpc.aio.AioRpcError as error:

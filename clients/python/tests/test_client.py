@@ -114,6 +114,24 @@ def test_a_closed_client_says_so_also_to_calls_that_were_under_way() -> None:
                 again()
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot tell a closed channel from a cancelled task")
+def test_a_closed_asynchronous_client_says_so_also_to_calls_that_were_under_way() -> None:
+    over = threading.Event()
+
+    async def go(endpoint: str, fake: Fake) -> None:
+        client = devicedb.AsyncClient(endpoint)
+        calls = [asyncio.create_task(client.get("s", b"k")), asyncio.create_task(client.snapshots.download(UUID, 7, "/tmp/never-written"))]
+        while len({name for name, _ in fake.seen}) < 2:
+            await asyncio.sleep(0.01)
+        await client.close()
+        ends = await asyncio.gather(*calls, client.get("s", b"k"), return_exceptions=True)
+        over.set()
+        assert [type(end) for end in ends] == [devicedb.Closed] * 3
+
+    with Fake({"DownloadSnapshot": lambda *_: (over.wait(10), iter(()))[1]}, Get=lambda *_: (over.wait(10), b"")[1]) as fake:  # type: ignore[arg-type]
+        asyncio.run(go(fake.endpoint, fake))
+
+
 # Servers
 
 

@@ -6,7 +6,9 @@ import importlib.metadata
 import importlib.resources
 import json
 import os
+import pathlib
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -36,6 +38,17 @@ def test_grpcurl_reads_health_and_reflection(cluster: Cluster, through: str) -> 
     assert "rpc Get ( .devicedb.v1.GetRequest ) returns ( .devicedb.v1.GetResponse );" in grpcurl(endpoint, "describe", "devicedb.v1.KvService.Get")
     overview: dict[str, Any] = json.loads(grpcurl("-d", "{}", endpoint, "devicedb.v1.ClusterService/GetOverview"))
     assert len(overview["nodes"]) == 3
+
+
+def test_the_twenty_lines_of_the_readme_back_a_cluster_up(cluster: Cluster, tmp_path: pathlib.Path) -> None:
+    text = (pathlib.Path(__file__).resolve().parents[2] / "README.md").read_text()
+    program = text.split("```python\n", 1)[1].split("```", 1)[0]
+    assert program.count("\n") <= 20
+    program = program.replace("node1:8080,node2:8080,node3:8080", ",".join(cluster.endpoints))
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+    tars = sorted(str(path) for path in tmp_path.glob("*.tar"))
+    assert len(tars) == 3
+    cluster.ctl("snapshot", "verify", *tars)
 
 
 def test_the_wheel_has_types_and_stubs_and_everything_public_says_what_it_is() -> None:
