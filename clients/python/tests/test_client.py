@@ -115,12 +115,12 @@ def test_a_closed_client_says_so_also_to_calls_that_were_under_way() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot tell a closed channel from a cancelled task")
-def test_a_closed_asynchronous_client_says_so_also_to_calls_that_were_under_way() -> None:
+def test_a_closed_asynchronous_client_says_so_also_to_calls_that_were_under_way(tmp_path: pathlib.Path) -> None:
     over = threading.Event()
 
     async def go(endpoint: str, fake: Fake) -> None:
         client = devicedb.AsyncClient(endpoint)
-        calls = [asyncio.create_task(client.get("s", b"k")), asyncio.create_task(client.snapshots.download(UUID, 7, "/tmp/never-written"))]
+        calls = [asyncio.create_task(client.get("s", b"k")), asyncio.create_task(client.snapshots.download(UUID, 7, tmp_path / "never.tar"))]
         while len({name for name, _ in fake.seen}) < 2:
             await asyncio.sleep(0.01)
         await client.close()
@@ -222,7 +222,7 @@ def test_a_write_that_was_unsure_once_is_repeated_under_one_name_and_says_so_if_
         client.sites.remove("s")
 
 
-def test_a_server_that_is_newer_by_a_field_is_understood() -> None:
+def test_a_server_that_is_newer_by_a_field_is_understood(tmp_path: pathlib.Path) -> None:
     newer = b"\xfa\x3f\x05later"  # Field 1023, which this client does not know.
     header = snapshot_pb2.DownloadSnapshotResponse(header=snapshot_pb2.DownloadHeader(node_id=7, total_bytes=0)).SerializeToString()
     calls = {
@@ -242,7 +242,7 @@ def test_a_server_that_is_newer_by_a_field_is_understood() -> None:
         assert client.snapshots.status(UUID).status == 99
         assert [entry.key for entry in client.scan("s")] == [b"k"]
         with pytest.raises(devicedb.Unavailable, match="before its end"):
-            client.snapshots.download(UUID, 7, "/tmp/never-written")
+            client.snapshots.download(UUID, 7, tmp_path / "never.tar")
 
 
 def test_a_server_that_is_older_by_a_field_or_a_call_is_understood() -> None:
