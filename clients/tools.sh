@@ -8,6 +8,8 @@ GRPCURL_VERSION=v1.9.4
 
 TOOLS=$PWD/target/tools/clients/bin
 VENV=$PWD/target/tools/clients/venv
+# What Python tools remember stays there too.
+export PYTHONDONTWRITEBYTECODE=1 RUFF_CACHE_DIR=$PWD/target/clients/ruff MYPY_CACHE_DIR=$PWD/target/clients/mypy
 
 # A venv with what clients/python/tools/requirements.txt pins. Made anew when that file has changed.
 python_tools() {
