@@ -15,7 +15,7 @@ import pytest
 
 import devicedb
 
-from cluster import Cluster
+from cluster import Cluster, until
 
 # Built by clients/test.sh.
 GRPCURL = os.environ.get("GRPCURL", "grpcurl")
@@ -31,8 +31,9 @@ def grpcurl(*args: str) -> str:
 def test_grpcurl_reads_health_and_reflection(cluster: Cluster, through: str) -> None:
     endpoint = cluster.endpoints[0] if through == "node" else cluster.proxy
     for service in ("", "devicedb.v1.KvService", "devicedb.v1.ClusterService", "devicedb.v1.SnapshotService"):
-        health = json.loads(grpcurl("-d", json.dumps({"service": service}), endpoint, "grpc.health.v1.Health/Check"))
-        assert health == {"status": "SERVING"}
+        asked = ("-d", json.dumps({"service": service}), endpoint, "grpc.health.v1.Health/Check")
+        # Health follows readiness up to 250 ms later.
+        until(f"{service!r} is serving", lambda asked=asked: json.loads(grpcurl(*asked)) == {"status": "SERVING"}, 5)  # type: ignore[misc]
     services = grpcurl(endpoint, "list").split()
     assert {"devicedb.v1.KvService", "devicedb.v1.ClusterService", "devicedb.v1.SnapshotService", "grpc.health.v1.Health"} <= set(services)
     assert "rpc Get ( .devicedb.v1.GetRequest ) returns ( .devicedb.v1.GetResponse );" in grpcurl(endpoint, "describe", "devicedb.v1.KvService.Get")
