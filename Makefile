@@ -13,7 +13,7 @@ DENY := $(TOOLS)/deny-$(DENY_VERSION)/bin/cargo-deny
 CARGO := cargo
 LOCKED := --locked
 
-.PHONY: help demo test lint fmt-check clippy buf-lint buf-breaking deny fmt needs
+.PHONY: help demo test test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,14 +24,29 @@ demo: needs ## the whole story of a disaster and the way back, on real processes
 
 test: needs ## every test, those on real processes included
 	$(CARGO) test $(LOCKED)
+	@$(MAKE) --no-print-directory test-clients
 
-lint: fmt-check clippy buf-lint deny ## everything that is checked without running
+test-clients: needs ## the tests of the Python and Go clients, on real clusters
+	@$(CARGO) build --quiet $(LOCKED) --bins
+	@clients/test.sh
+
+clients: ## generates the Python and Go clients from the contract
+	@clients/generate.sh
+
+clients-bench: needs ## measures the clients against ddbctl; the ratios stand in clients/README.md
+	@$(CARGO) build --quiet $(LOCKED) --release --bins
+	@clients/bench.sh
+
+lint: fmt-check clippy buf-lint clients-lint deny ## everything that is checked without running
 
 fmt-check: ## the layout of Rust code
 	$(CARGO) fmt --check
 
 clippy: ## clippy without a warning
 	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+
+clients-lint: ## layout, types and mistakes of the clients
+	@clients/lint.sh
 
 buf-lint: $(BUF) ## the contract under proto/
 	$(BUF) lint

@@ -9,8 +9,7 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::service::Routes;
+use tonic::{service::Routes, transport::server::TcpIncoming};
 
 use crate::{
     clock::{Chance, Clock},
@@ -330,7 +329,9 @@ fn doors(
         PeerServiceServer::new(PeerDoor { peers: peers.clone(), handle: handle.clone(), cluster: cluster.clone(), parts: parts.clone(), spool, porter });
     let (health, health_service) = tonic_health::server::health_reporter();
     tasks.spawn(report_health(health, pages.clone()));
-    let reflection = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let reflection = reflection.build_v1().map_err(|e| Error::unavailable(format!("server reflection: {e}")))?;
     let max = limits::MESSAGE_BYTES_MAX;
     Ok(Routes::from(http::router(pages.clone()))
@@ -355,10 +356,10 @@ async fn report_health(health: tonic_health::server::HealthReporter, pages: Page
     }
 }
 
+/// The builder's own `tcp_nodelay` holds only for listeners that it binds itself; without it, an answer of several writes waits for a delayed ACK.
 async fn serve(listener: TcpListener, doors: Routes, mut stopped: watch::Receiver<bool>) -> Result<(), tonic::transport::Error> {
     tonic::transport::Server::builder()
         .accept_http1(true)
-        .tcp_nodelay(true)
         .max_concurrent_streams(limits::CONCURRENT_STREAMS_MAX)
         .http2_max_pending_accept_reset_streams(Some(limits::RESET_STREAMS_MAX))
         .http2_max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
@@ -367,7 +368,7 @@ async fn serve(listener: TcpListener, doors: Routes, mut stopped: watch::Receive
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
         .add_routes(doors)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
             // A sender that is gone stops the server as well.
             let _ = stopped.wait_for(|s| *s).await;
         })

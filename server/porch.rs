@@ -13,8 +13,7 @@ use axum::{
     routing::get,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::service::Routes;
+use tonic::{service::Routes, transport::server::TcpIncoming};
 
 use crate::{
     error::{Context, Error, Result},
@@ -42,7 +41,7 @@ impl Porch {
             .http2_max_pending_accept_reset_streams(Some(limits::RESET_STREAMS_MAX))
             .http2_max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
             .add_routes(Routes::from(pages))
-            .serve_with_incoming_shutdown(TcpListenerStream::new(again), async move {
+            .serve_with_incoming_shutdown(TcpIncoming::from(again), async move {
                 // A sender that is gone stops the server as well.
                 let _ = stopped.wait_for(|s| *s).await;
             });

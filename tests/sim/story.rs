@@ -59,6 +59,7 @@ pub enum Fault {
     CrashBetweenWrites,
     Pause,
     Cut,
+    Isolate,
     Loss,
     Doubled,
     Late,
@@ -71,12 +72,13 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 14] = [
+    pub const ALL: [Fault; 15] = [
         Fault::Crash,
         Fault::CrashAll,
         Fault::CrashBetweenWrites,
         Fault::Pause,
         Fault::Cut,
+        Fault::Isolate,
         Fault::Loss,
         Fault::Doubled,
         Fault::Late,
@@ -295,6 +297,14 @@ impl Story {
                     }
                 } else {
                     self.world.network.cut.clear();
+                }
+            }
+            Fault::Isolate => {
+                self.world.network.cut.clear();
+                if on {
+                    let others = (0..self.plot.nodes).filter(|n| *n != node);
+                    self.world.network.cut.extend(others.flat_map(|other| [(node, other), (other, node)]));
+                    self.world.gone(node);
                 }
             }
             Fault::Loss => self.world.network.lost_permille = if on { self.chance.below(200) } else { 0 },

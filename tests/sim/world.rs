@@ -300,7 +300,9 @@ impl World {
                 }
                 let free = this.paused_until.max(this.busy_until);
                 if free > self.now {
-                    return self.plan_node(node, free, incarnation, event);
+                    // What has come on different connections meanwhile is taken in any order.
+                    let at = free + self.below(Duration::ZERO, Duration::from_millis(1));
+                    return self.plan_node(node, at, incarnation, event);
                 }
                 self.happen(node, event);
             }

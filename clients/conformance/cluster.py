@@ -1,0 +1,329 @@
+"""A real cluster for the tests of both clients: devicedb processes on loopback, and nginx before them.
+
+Python tests import it. Others start it as a program and speak lines of JSON with it: it says first where the cluster is, then answers each
+{"do": name, "args": {...}} with {"ok": result} or {"error": text}. It ends, and everything with it, when its stdin does.
+
+Binaries are taken from DEVICEDB_BIN, a directory, or from target/debug.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from typing import IO, Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(os.environ.get("DEVICEDB_BIN", ROOT / "target/debug")).resolve()
+# A time is how long a test is willing to wait for a fact.
+SOON = 60.0
+
+NGINX = """
+daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/nginx-error.log warn;
+events {{ worker_connections 512; }}
+http {{
+    log_format calls '$uri $status $request_time $body_bytes_sent';
+    access_log {dir}/nginx-calls.log calls;
+    client_body_temp_path {dir}/nginx-body; proxy_temp_path {dir}/nginx-proxy; fastcgi_temp_path {dir}/nginx-fastcgi;
+    uwsgi_temp_path {dir}/nginx-uwsgi; scgi_temp_path {dir}/nginx-scgi;
+    upstream nodes {{ {servers} }}
+    server {{
+        listen 127.0.0.1:{port} http2;
+        client_max_body_size 16m;
+        # What is silent for five seconds is cut, in either direction.
+        grpc_read_timeout 5s; grpc_send_timeout 5s; send_timeout 5s; client_body_timeout 5s; keepalive_timeout 5s;
+        grpc_connect_timeout 2s;
+        location / {{ grpc_pass grpc://nodes; }}
+    }}
+    # A long line: so slow that a download can be interrupted.
+    server {{
+        listen 127.0.0.1:{slow} http2;
+        location / {{ grpc_pass grpc://nodes; limit_rate 4m; }}
+    }}
+}}
+"""
+
+
+class Port:
+    """A loopback port that no other test has: a locked file, as the Rust tests have them, below the range that the kernel draws from."""
+
+    turn = 0
+
+    def __init__(self) -> None:
+        claims = pathlib.Path(tempfile.gettempdir()) / "devicedb-test-ports"
+        claims.mkdir(exist_ok=True)
+        for _ in range(10_000):
+            Port.turn += 1
+            self.number = 20_000 + (os.getpid() * 37 + Port.turn) % 10_000
+            self.claim = open(claims / str(self.number), "w")
+            try:
+                fcntl.flock(self.claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if free(self.number):
+                return
+        raise RuntimeError("no port is free")
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.number}"
+
+
+def free(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def until(what: str, look: Any, bound: float = SOON) -> Any:
+    """Waits for a fact: `look` returns something true, or raises what is still wrong."""
+    deadline = time.monotonic() + bound
+    while True:
+        try:
+            if found := look():
+                return found
+            why: object = "not yet"
+        except (AssertionError, OSError, urllib.error.URLError, ValueError) as error:
+            why = error
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {bound:.0f} s: {what}: {why}")
+        time.sleep(0.05)
+
+
+class Node:
+    """One devicedb process with a store of its own."""
+
+    def __init__(self, name: str, directory: pathlib.Path, args: list[str]) -> None:
+        self.port = Port()
+        self.endpoint = self.port.endpoint
+        self.store = directory / name
+        self.log = directory / f"{name}.log"
+        self.args = [str(BIN / "devicedb"), "start", "--store", str(self.store), "--listen", self.endpoint, *args]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(self.args, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def wait(self, path: str) -> None:
+        def look() -> bool:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise RuntimeError(f"a node ended by itself:\n{self.log.read_text()[-2000:]}")
+            with urllib.request.urlopen(f"http://{self.endpoint}{path}", timeout=5) as answer:
+                return bool(answer.status == 200)
+
+        until(f"{self.endpoint} answers {path}", look)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+class Cluster:
+    """Three nodes, and nginx as the one endpoint that hides them."""
+
+    def __init__(self, proxy: bool = True) -> None:
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="devicedb-clients-"))
+        self.nodes: list[Node] = []
+        self.nginx: subprocess.Popen[bytes] | None = None
+        try:
+            self._found()
+            self.slow = ""
+            self.proxy = self._front() if proxy else ""
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def endpoints(self) -> list[str]:
+        return [node.endpoint for node in self.nodes]
+
+    def _found(self) -> None:
+        (self.dir / "snapshots").mkdir()
+        for number in (1, 2, 3):
+            shape = ["--join", self.nodes[0].endpoint] if self.nodes else ["--partitions=64", "--groups=8"]
+            node = Node(f"node{number}", self.dir, [*shape, "--snapshot-store", str(self.dir / "snapshots")])
+            self.nodes.append(node)
+            node.start()
+            node.wait("/healthz")
+        self.settle()
+
+    def _front(self) -> str:
+        self.port, self.slow_port = port, slow = Port(), Port()
+        servers = " ".join(f"server {node.endpoint} max_fails=1 fail_timeout=1s;" for node in self.nodes)
+        config = self.dir / "nginx.conf"
+        config.write_text(NGINX.format(dir=self.dir, port=port.number, slow=slow.number, servers=servers))
+        self.nginx = subprocess.Popen([nginx(), "-p", str(self.dir), "-e", str(self.dir / "nginx-error.log"), "-c", str(config)], stdin=subprocess.DEVNULL)
+
+        def listens() -> bool:
+            if self.nginx is None or self.nginx.poll() is not None:
+                raise RuntimeError("nginx ended by itself")
+            return not free(port.number)
+
+        until("nginx listens", listens)
+        self.slow = slow.endpoint
+        return port.endpoint
+
+    # What a test may do to it.
+
+    def settle(self) -> None:
+        """Waits until every started node is ready and the cluster says of itself that nothing is missing."""
+        for node in self.nodes:
+            if node.process is not None:
+                node.wait("/readyz")
+        running = ",".join(node.endpoint for node in self.nodes if node.process is not None)
+
+        def healthy() -> bool:
+            done = self.ctl("cluster", "health", endpoint=running, check=False)
+            if done["code"] != 0:
+                raise AssertionError(done["out"] + done["err"])
+            return True
+
+        until("the cluster is healthy", healthy)
+
+    def pause(self, endpoint: str) -> None:
+        """Stops a node in the middle of whatever it does, with its connections open."""
+        self._signal(endpoint, signal.SIGSTOP)
+
+    def resume(self, endpoint: str) -> None:
+        self._signal(endpoint, signal.SIGCONT)
+
+    def pause_all(self) -> None:
+        for node in self.nodes:
+            self.pause(node.endpoint)
+
+    def resume_all(self) -> None:
+        for node in self.nodes:
+            self.resume(node.endpoint)
+
+    def kill(self, endpoint: str) -> None:
+        """As a power cut for the process."""
+        self._node(endpoint).stop()
+
+    def start(self) -> None:
+        """Starts all nodes that are down, and waits until the cluster is whole."""
+        for node in self.nodes:
+            if node.process is None:
+                node.start()
+        self.settle()
+
+    def ctl(self, *args: str, endpoint: str = "", check: bool = True) -> dict[str, Any]:
+        """ddbctl, which both clients are compared with."""
+        command = [str(BIN / "ddbctl"), "--endpoint", endpoint or ",".join(self.endpoints), *args]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SOON)
+        if check and done.returncode != 0:
+            raise AssertionError(f"{args} exited with {done.returncode}: {done.stdout}{done.stderr}")
+        return {"code": done.returncode, "out": done.stdout, "err": done.stderr}
+
+    def damage(self, uuid: str, node: str) -> str:
+        """Changes a byte of a chunk of a node's part, where it lies on disk; returns the chunk's name."""
+        shelf = self.dir / "snapshots" / f"node-{node}"
+        manifest = json.loads((shelf / "snapshots" / uuid / "manifest.json").read_text())
+        chunk: str = max(manifest["chunks"], key=lambda c: c["stored_bytes"])["hash"]
+        with open(shelf / "chunks" / chunk[:2] / chunk, "r+b") as file:
+            file.seek(10)
+            byte = file.read(1)
+            file.seek(10)
+            file.write(bytes([byte[0] ^ 1]))
+        return chunk
+
+    def verify(self, paths: list[str]) -> None:
+        """What ddbctl says of parts."""
+        self.ctl("snapshot", "verify", *paths)
+
+    def forget_calls(self) -> None:
+        os.truncate(self.dir / "nginx-calls.log", 0)
+
+    def downloads_logged(self, least: int) -> None:
+        """Waits until so many downloads have passed through nginx: one that resumed is several."""
+
+        def look() -> bool:
+            calls = (self.dir / "nginx-calls.log").read_text()
+            count = calls.count("/DownloadSnapshot ")
+            assert count >= least, f"{count} downloads passed: {calls}"
+            return True
+
+        until(f"{least} downloads pass through nginx", look, 10)
+
+    def restore(self, tars: list[str]) -> None:
+        """The disaster and the way back: every store is lost, and each part is extracted into an empty one."""
+        for node, tar in zip(self.nodes, tars, strict=True):
+            node.stop()
+            shutil.rmtree(node.store)
+            node.store.mkdir()
+            subprocess.run(["tar", "xf", tar, "-C", str(node.store)], check=True, timeout=SOON)
+        self.start()
+
+    def close(self) -> None:
+        if self.nginx is not None:
+            self.nginx.terminate()
+            self.nginx.wait()
+        for node in self.nodes:
+            node.stop()
+        if os.environ.get("DEVICEDB_KEEP"):
+            print(f"kept: {self.dir}", file=sys.stderr)
+        else:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _node(self, endpoint: str) -> Node:
+        return next(node for node in self.nodes if node.endpoint == endpoint)
+
+    def _signal(self, endpoint: str, number: int) -> None:
+        process = self._node(endpoint).process
+        assert process is not None, f"{endpoint} does not run"
+        process.send_signal(number)
+
+
+def nginx() -> str:
+    """Debian's nginx; installed where that is allowed. Without it the tests through a proxy fail, and say so."""
+    for path in (shutil.which("nginx"), "/usr/sbin/nginx"):
+        if path and os.access(path, os.X_OK):
+            return path
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "timeout": 300}
+        subprocess.run(["apt-get", "update", "-qq"], check=True, **quiet)  # type: ignore[call-overload]
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "nginx-light"], check=True, **quiet)  # type: ignore[call-overload]
+        return "/usr/sbin/nginx"
+    raise RuntimeError("the tests through a proxy need nginx and cannot install it: sudo apt-get install nginx-light")
+
+
+def serve(asked: IO[str], told: IO[str]) -> None:
+    def tell(message: dict[str, Any]) -> None:
+        told.write(json.dumps(message) + "\n")
+        told.flush()
+
+    with Cluster() as cluster:
+        tell({"endpoints": cluster.endpoints, "proxy": cluster.proxy, "dir": str(cluster.dir)})
+        for line in asked:
+            order = json.loads(line)
+            try:
+                tell({"ok": getattr(cluster, order["do"])(*order.get("args", []))})
+            except Exception as error:
+                tell({"error": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    serve(sys.stdin, sys.stdout)

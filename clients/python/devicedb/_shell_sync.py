@@ -1,0 +1,85 @@
+"""What the synchronous client needs of gRPC and of time. `_shell_async` is the same for asyncio; the clients above them are one text."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from ._errors import cut_short, fault_of, late, not_connected
+
+A = TypeVar("A")
+Channel = grpc.Channel
+
+
+def open_channel(endpoint: str, options: list[tuple[str, Any]]) -> Channel:
+    return grpc.insecure_channel(endpoint, options=options)
+
+
+def close_channel(channel: Channel) -> None:
+    channel.close()
+
+
+sleep = time.sleep
+
+
+def run(work: Callable[..., A], *args: Any) -> A:
+    return work(*args)
+
+
+def unary(method: Any, request: Any, within: float) -> Any:
+    try:
+        return method(request, timeout=within)
+    except grpc.RpcError as error:
+        raise late(within) if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not error.trailing_metadata() else fault_of(error) from None
+    except ValueError as error:  # What gRPC says of a channel that was closed meanwhile.
+        raise not_connected(str(error)) from None
+
+
+class Stream(Generic[A]):
+    """Messages of a stream, each within its time. gRPC has a deadline for streams as a whole only, so a thread watches over the next message."""
+
+    def __init__(self, method: Any, request: Any) -> None:
+        try:
+            self._call = method(request)
+        except ValueError as error:
+            raise not_connected(str(error)) from None
+        self._due = math.inf
+        self._late = False
+        self._over = threading.Event()
+        self._watch: threading.Thread | None = None
+
+    def next(self, within: float, ends: bool) -> A | None:
+        """None at the end, which is a fault unless `ends`."""
+        self._due = time.monotonic() + within
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._keep_watch, args=(within,), name="devicedb-stream", daemon=True)
+            self._watch.start()
+        try:
+            message: A = next(self._call)
+            return message
+        except StopIteration:
+            if not ends:
+                raise cut_short() from None
+            return None
+        except grpc.RpcError as error:
+            raise late(within) if self._late else fault_of(error) from None
+        finally:
+            self._due = math.inf
+
+    def _keep_watch(self, pause: float) -> None:
+        while not self._over.wait(pause):
+            left = self._due - time.monotonic()
+            if left <= 0:
+                self._late = True
+                self._call.cancel()
+                return
+            pause = min(max(left, 0.01), 1.0)
+
+    def cancel(self) -> None:
+        self._over.set()
+        self._call.cancel()

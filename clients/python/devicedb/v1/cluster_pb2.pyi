@@ -1,0 +1,223 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Node(_message.Message):
+    __slots__ = ("id", "address", "capacity_percent", "reachable", "ready", "version", "snapshot_store", "groups_wanted", "groups_led")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    REACHABLE_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_STORE_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_WANTED_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_LED_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    address: str
+    capacity_percent: int
+    reachable: bool
+    ready: bool
+    version: str
+    snapshot_store: bool
+    groups_wanted: int
+    groups_led: int
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., capacity_percent: _Optional[int] = ..., reachable: bool = ..., ready: bool = ..., version: _Optional[str] = ..., snapshot_store: bool = ..., groups_wanted: _Optional[int] = ..., groups_led: _Optional[int] = ...) -> None: ...
+
+class GetOverviewRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetOverviewResponse(_message.Message):
+    __slots__ = ("cluster_id", "lineage", "replication_factor", "partitions", "groups", "nodes", "groups_without_leader", "groups_under_replicated", "meta_leader", "answered_by", "sites", "relays", "meta_under_replicated")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    REPLICATION_FACTOR_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_WITHOUT_LEADER_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_UNDER_REPLICATED_FIELD_NUMBER: _ClassVar[int]
+    META_LEADER_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_BY_FIELD_NUMBER: _ClassVar[int]
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    RELAYS_FIELD_NUMBER: _ClassVar[int]
+    META_UNDER_REPLICATED_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    lineage: str
+    replication_factor: int
+    partitions: int
+    groups: int
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    groups_without_leader: int
+    groups_under_replicated: int
+    meta_leader: int
+    answered_by: int
+    sites: int
+    relays: int
+    meta_under_replicated: bool
+    def __init__(self, cluster_id: _Optional[str] = ..., lineage: _Optional[str] = ..., replication_factor: _Optional[int] = ..., partitions: _Optional[int] = ..., groups: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., groups_without_leader: _Optional[int] = ..., groups_under_replicated: _Optional[int] = ..., meta_leader: _Optional[int] = ..., answered_by: _Optional[int] = ..., sites: _Optional[int] = ..., relays: _Optional[int] = ..., meta_under_replicated: bool = ...) -> None: ...
+
+class ListNodesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListNodesResponse(_message.Message):
+    __slots__ = ("nodes", "next_page_token")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    next_page_token: str
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class Partition(_message.Message):
+    __slots__ = ("id", "group", "replicas", "leader")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    group: int
+    replicas: _containers.RepeatedScalarFieldContainer[int]
+    leader: int
+    def __init__(self, id: _Optional[int] = ..., group: _Optional[int] = ..., replicas: _Optional[_Iterable[int]] = ..., leader: _Optional[int] = ...) -> None: ...
+
+class ListPartitionsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListPartitionsResponse(_message.Message):
+    __slots__ = ("partitions", "next_page_token")
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    partitions: _containers.RepeatedCompositeFieldContainer[Partition]
+    next_page_token: str
+    def __init__(self, partitions: _Optional[_Iterable[_Union[Partition, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class Site(_message.Message):
+    __slots__ = ("id", "partition", "relays")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    RELAYS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    partition: int
+    relays: int
+    def __init__(self, id: _Optional[str] = ..., partition: _Optional[int] = ..., relays: _Optional[int] = ...) -> None: ...
+
+class AddSiteRequest(_message.Message):
+    __slots__ = ("site",)
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    def __init__(self, site: _Optional[str] = ...) -> None: ...
+
+class AddSiteResponse(_message.Message):
+    __slots__ = ("site", "created")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    site: Site
+    created: bool
+    def __init__(self, site: _Optional[_Union[Site, _Mapping]] = ..., created: bool = ...) -> None: ...
+
+class RemoveSiteRequest(_message.Message):
+    __slots__ = ("site",)
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    def __init__(self, site: _Optional[str] = ...) -> None: ...
+
+class RemoveSiteResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListSitesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListSitesResponse(_message.Message):
+    __slots__ = ("sites", "next_page_token")
+    SITES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    sites: _containers.RepeatedCompositeFieldContainer[Site]
+    next_page_token: str
+    def __init__(self, sites: _Optional[_Iterable[_Union[Site, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class Relay(_message.Message):
+    __slots__ = ("id", "site")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    site: str
+    def __init__(self, id: _Optional[str] = ..., site: _Optional[str] = ...) -> None: ...
+
+class AddRelayRequest(_message.Message):
+    __slots__ = ("relay", "site")
+    RELAY_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    relay: str
+    site: str
+    def __init__(self, relay: _Optional[str] = ..., site: _Optional[str] = ...) -> None: ...
+
+class AddRelayResponse(_message.Message):
+    __slots__ = ("relay", "created")
+    RELAY_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    relay: Relay
+    created: bool
+    def __init__(self, relay: _Optional[_Union[Relay, _Mapping]] = ..., created: bool = ...) -> None: ...
+
+class RemoveRelayRequest(_message.Message):
+    __slots__ = ("relay",)
+    RELAY_FIELD_NUMBER: _ClassVar[int]
+    relay: str
+    def __init__(self, relay: _Optional[str] = ...) -> None: ...
+
+class RemoveRelayResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MoveRelayRequest(_message.Message):
+    __slots__ = ("relay", "site")
+    RELAY_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    relay: str
+    site: str
+    def __init__(self, relay: _Optional[str] = ..., site: _Optional[str] = ...) -> None: ...
+
+class MoveRelayResponse(_message.Message):
+    __slots__ = ("relay",)
+    RELAY_FIELD_NUMBER: _ClassVar[int]
+    relay: Relay
+    def __init__(self, relay: _Optional[_Union[Relay, _Mapping]] = ...) -> None: ...
+
+class ListRelaysRequest(_message.Message):
+    __slots__ = ("page_size", "page_token", "site")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    site: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., site: _Optional[str] = ...) -> None: ...
+
+class ListRelaysResponse(_message.Message):
+    __slots__ = ("relays", "next_page_token")
+    RELAYS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    relays: _containers.RepeatedCompositeFieldContainer[Relay]
+    next_page_token: str
+    def __init__(self, relays: _Optional[_Iterable[_Union[Relay, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,159 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SnapshotStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SNAPSHOT_STATUS_UNSPECIFIED: _ClassVar[SnapshotStatus]
+    SNAPSHOT_STATUS_PROCESSING: _ClassVar[SnapshotStatus]
+    SNAPSHOT_STATUS_COMPLETED: _ClassVar[SnapshotStatus]
+    SNAPSHOT_STATUS_MISSING: _ClassVar[SnapshotStatus]
+    SNAPSHOT_STATUS_FAILED: _ClassVar[SnapshotStatus]
+SNAPSHOT_STATUS_UNSPECIFIED: SnapshotStatus
+SNAPSHOT_STATUS_PROCESSING: SnapshotStatus
+SNAPSHOT_STATUS_COMPLETED: SnapshotStatus
+SNAPSHOT_STATUS_MISSING: SnapshotStatus
+SNAPSHOT_STATUS_FAILED: SnapshotStatus
+
+class SnapshotPart(_message.Message):
+    __slots__ = ("node_id", "address", "status", "reason", "partitions", "partitions_done", "rows", "bytes", "bytes_written", "download_bytes", "manifest_digest")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_DONE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    DOWNLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    address: str
+    status: SnapshotStatus
+    reason: str
+    partitions: int
+    partitions_done: int
+    rows: int
+    bytes: int
+    bytes_written: int
+    download_bytes: int
+    manifest_digest: str
+    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., status: _Optional[_Union[SnapshotStatus, str]] = ..., reason: _Optional[str] = ..., partitions: _Optional[int] = ..., partitions_done: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_written: _Optional[int] = ..., download_bytes: _Optional[int] = ..., manifest_digest: _Optional[str] = ...) -> None: ...
+
+class Snapshot(_message.Message):
+    __slots__ = ("uuid", "status", "reason", "parts", "partitions", "partitions_covered", "copies_min", "created_ms", "lineage")
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_COVERED_FIELD_NUMBER: _ClassVar[int]
+    COPIES_MIN_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    uuid: str
+    status: SnapshotStatus
+    reason: str
+    parts: _containers.RepeatedCompositeFieldContainer[SnapshotPart]
+    partitions: int
+    partitions_covered: int
+    copies_min: int
+    created_ms: int
+    lineage: str
+    def __init__(self, uuid: _Optional[str] = ..., status: _Optional[_Union[SnapshotStatus, str]] = ..., reason: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[SnapshotPart, _Mapping]]] = ..., partitions: _Optional[int] = ..., partitions_covered: _Optional[int] = ..., copies_min: _Optional[int] = ..., created_ms: _Optional[int] = ..., lineage: _Optional[str] = ...) -> None: ...
+
+class CreateSnapshotRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: bytes
+    def __init__(self, request_id: _Optional[bytes] = ...) -> None: ...
+
+class CreateSnapshotResponse(_message.Message):
+    __slots__ = ("snapshot",)
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    snapshot: Snapshot
+    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ...) -> None: ...
+
+class GetSnapshotRequest(_message.Message):
+    __slots__ = ("uuid",)
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    uuid: str
+    def __init__(self, uuid: _Optional[str] = ...) -> None: ...
+
+class GetSnapshotResponse(_message.Message):
+    __slots__ = ("snapshot", "answered_by")
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_BY_FIELD_NUMBER: _ClassVar[int]
+    snapshot: Snapshot
+    answered_by: int
+    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., answered_by: _Optional[int] = ...) -> None: ...
+
+class ListSnapshotsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListSnapshotsResponse(_message.Message):
+    __slots__ = ("snapshots", "next_page_token")
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    snapshots: _containers.RepeatedCompositeFieldContainer[Snapshot]
+    next_page_token: str
+    def __init__(self, snapshots: _Optional[_Iterable[_Union[Snapshot, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class DeleteSnapshotRequest(_message.Message):
+    __slots__ = ("uuid",)
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    uuid: str
+    def __init__(self, uuid: _Optional[str] = ...) -> None: ...
+
+class DeleteSnapshotResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DownloadSnapshotRequest(_message.Message):
+    __slots__ = ("uuid", "node_id", "offset")
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    uuid: str
+    node_id: int
+    offset: int
+    def __init__(self, uuid: _Optional[str] = ..., node_id: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class DownloadHeader(_message.Message):
+    __slots__ = ("node_id", "total_bytes", "offset")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    total_bytes: int
+    offset: int
+    def __init__(self, node_id: _Optional[int] = ..., total_bytes: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class DownloadTrailer(_message.Message):
+    __slots__ = ("total_bytes", "digest")
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    total_bytes: int
+    digest: str
+    def __init__(self, total_bytes: _Optional[int] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class DownloadSnapshotResponse(_message.Message):
+    __slots__ = ("header", "data", "trailer")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    TRAILER_FIELD_NUMBER: _ClassVar[int]
+    header: DownloadHeader
+    data: bytes
+    trailer: DownloadTrailer
+    def __init__(self, header: _Optional[_Union[DownloadHeader, _Mapping]] = ..., data: _Optional[bytes] = ..., trailer: _Optional[_Union[DownloadTrailer, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,530 @@
+"""What goes wrong: bad input, servers that are away, older, newer or lie, disks that are full. Each is told clearly and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from blake3 import blake3
+
+import devicedb
+from devicedb._attempts import Attempt, Attempts
+from devicedb.v1 import cluster_pb2, kv_pb2, snapshot_pb2, types_pb2
+
+from cluster import Cluster, Port
+from fake import Fake, in_turn, refuse
+
+CONFORMANCE = pathlib.Path(__file__).resolve().parents[2] / "conformance"
+UUID = "19a7e40e-adcc-4cc2-87a7-ae599272b050"
+TABLE = json.loads((CONFORMANCE / "errors.json").read_text())
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda c: c.put("s", "key", b"v"), "key must be bytes, not str: encode it"),
+        (lambda c: c.put("s", b"k", "v"), "value must be bytes, not str"),
+        (lambda c: c.put("s", b"k", None), "value must be bytes, not NoneType"),
+        (lambda c: c.put(b"s", b"k", b"v"), "site must be str, not bytes"),
+        (lambda c: c.put("s", b"k", b"v", context="c"), "context must be bytes or None, not str"),
+        (lambda c: c.put("s", b"k", b"v", timestamp_ms=1.5), "timestamp_ms must be int, not float"),
+        (lambda c: c.put("s", b"k", b"v", bucket="lww"), "bucket must be int, not str"),
+        (lambda c: c.put("s", b"k", b"v", timeout="1"), "timeout must be a number of seconds, not str"),
+        (lambda c: c.get("s", bytearray(b"k")), "key must be bytes, not bytearray"),
+        (lambda c: c.get("s", b"k", stale=1), "stale must be bool, not int"),
+        (lambda c: c.batch("s", [b"k"]), "an operation must be Put or Delete, not bytes"),
+        (lambda c: list(c.scan("s", "prefix")), "prefix must be bytes, not str"),
+        (lambda c: list(c.scan("s", limit=True)), "limit must be int, not bool"),
+        (lambda c: c.sites.add(None), "site must be str, not NoneType"),
+        (lambda c: c.snapshots.status(7), "uuid must be str, not int"),
+        (lambda c: c.snapshots.download(UUID, "1", "f"), "node must be int, not str"),
+        (lambda c: devicedb.verify("one.tar"), "paths must be a list"),
+        (lambda c: devicedb.Client([1]), "an endpoint must be str, not int"),
+    ],
+)
+def test_a_wrong_type_is_named_before_anything_is_sent(call: Any, says: str) -> None:
+    with Fake() as fake, devicedb.Client(fake.endpoint) as client:
+        with pytest.raises(TypeError, match=says):
+            call(client)
+        assert fake.seen == []
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda c: devicedb.Client(""), "'' is no endpoint: write host:port"),
+        (lambda c: devicedb.Client([]), "there is no endpoint"),
+        (lambda c: devicedb.Client("node1"), "'node1' is no endpoint"),
+        (lambda c: devicedb.Client("http://node1:80"), "is no endpoint"),
+        (lambda c: devicedb.Client("node1:99999"), "is no endpoint"),
+        (lambda c: devicedb.Client("a:1", timeout=0), "above 0"),
+        (lambda c: c.put("s", b"k", b"v", request_id=b"short"), "5 bytes and not 16"),
+        (lambda c: list(c.scan("s", limit=-1)), "limit is -1"),
+        (lambda c: c.snapshots.status("x"), "'x' is not a uuid"),
+        (lambda c: c.snapshots.create(wait=True, wait_timeout=-1), "above 0"),
+        (lambda c: devicedb.verify([]), "no path was given"),
+    ],
+)
+def test_an_argument_that_can_never_work_is_refused_with_what_to_write(call: Any, says: str) -> None:
+    with Fake() as fake, devicedb.Client(fake.endpoint) as client:
+        with pytest.raises(devicedb.InvalidArgument) as caught:
+            call(client)
+        assert says in str(caught.value)
+        assert fake.seen == []
+
+
+def test_a_closed_client_says_so_also_to_calls_that_were_under_way() -> None:
+    hang = threading.Event()
+    with Fake(Get=lambda request, context: (hang.wait(10), b"")[1]) as fake:
+        client = devicedb.Client(fake.endpoint)
+        caught: list[Exception] = []
+
+        def call() -> None:
+            try:
+                client.get("s", b"k")
+            except Exception as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        while ("Get", kv_pb2.GetRequest(site="s", bucket=1, key=b"k", consistency=1).SerializeToString()) not in fake.seen:
+            time.sleep(0.01)
+        client.close()
+        thread.join(5)
+        hang.set()
+        assert [type(error) for error in caught] == [devicedb.Closed]
+        for again in (lambda: client.get("s", b"k"), lambda: list(client.scan("s")), lambda: client.snapshots.list()):
+            with pytest.raises(devicedb.Closed):
+                again()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot tell a closed channel from a cancelled task")
+def test_a_closed_asynchronous_client_says_so_also_to_calls_that_were_under_way(tmp_path: pathlib.Path) -> None:
+    over = threading.Event()
+
+    async def go(endpoint: str, fake: Fake) -> None:
+        client = devicedb.AsyncClient(endpoint)
+        calls = [asyncio.create_task(client.get("s", b"k")), asyncio.create_task(client.snapshots.download(UUID, 7, tmp_path / "never.tar"))]
+        while len({name for name, _ in fake.seen}) < 2:
+            await asyncio.sleep(0.01)
+        await client.close()
+        ends = await asyncio.gather(*calls, client.get("s", b"k"), return_exceptions=True)
+        over.set()
+        assert [type(end) for end in ends] == [devicedb.Closed] * 3
+
+    with Fake({"DownloadSnapshot": lambda *_: (over.wait(10), iter(()))[1]}, Get=lambda *_: (over.wait(10), b"")[1]) as fake:  # type: ignore[arg-type]
+        asyncio.run(go(fake.endpoint, fake))
+
+
+# Servers
+
+
+def test_an_endpoint_that_is_not_there_is_named_well_inside_the_timeout() -> None:
+    began = time.monotonic()
+    with devicedb.Client("127.0.0.1:1", timeout=10) as client, pytest.raises(devicedb.Unavailable) as caught:
+        client.put("s", b"k", b"v")
+    assert "127.0.0.1:1" in str(caught.value) and "refused" in str(caught.value), caught.value
+    assert caught.value.endpoint == "127.0.0.1:1"
+    assert time.monotonic() - began < 3
+
+
+def test_an_endpoint_that_swallows_everything_costs_no_more_than_the_timeout_and_had_no_effect() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        with devicedb.Client(endpoint, timeout=1) as client, pytest.raises(devicedb.Unavailable) as caught:
+            client.put("s", b"k", b"v")
+        assert endpoint in str(caught.value)
+        assert 0.9 < time.monotonic() - began < 2
+
+
+def test_one_dead_endpoint_of_three_is_passed_over(cluster: Cluster) -> None:
+    dead = Port()
+    for turn in range(3):
+        endpoints = cluster.endpoints[:2]
+        endpoints.insert(turn, dead.endpoint)
+        with devicedb.Client(endpoints, timeout=5) as client:
+            client.sites.add("one-dead")
+            client.put("one-dead", b"k", b"v")
+            assert [s.value for s in client.get("one-dead", b"k").siblings] == [b"v"]
+            assert len(list(client.scan("one-dead"))) == 1
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row['code']}-{row['reason']}")
+def test_every_answer_ends_as_the_table_of_errors_says(row: dict[str, Any]) -> None:
+    with Fake(Get=refuse(row["code"], row["reason"]), Put=refuse(row["code"], row["reason"])) as fake:
+        with devicedb.Client(fake.endpoint, timeout=0.4) as client:
+            with pytest.raises(getattr(devicedb, row["error"])) as caught:
+                client.get("s", b"k")
+            assert type(caught.value).__name__ == row["error"]
+            # Slower ones have their own bound, and the pauses between take up most of this timeout.
+            asked = sum(name == "Get" for name, _ in fake.seen)
+            assert asked > 1 if row["again"] else asked == 1
+            with pytest.raises(devicedb.Error) as caught:
+                client.put("s", b"k", b"v")
+            assert isinstance(caught.value, devicedb.UnknownOutcome) == row["unsure"]
+            ids = {kv_pb2.PutRequest.FromString(request).request_id for name, request in fake.seen if name == "Put"}
+            assert len(ids) == 1 and len(ids.pop()) == 16
+
+
+def test_the_asynchronous_client_ends_as_the_table_says_too() -> None:
+    async def go(fake: Fake, row: dict[str, Any]) -> None:
+        async with devicedb.AsyncClient(fake.endpoint, timeout=0.2) as client:
+            with pytest.raises(getattr(devicedb, row["error"])):
+                await client.get("s", b"k")
+            with pytest.raises(getattr(devicedb, row["error"])):
+                async for _ in client.scan("s"):
+                    pass
+
+    for row in TABLE:
+        handler = refuse(row["code"], row["reason"])
+        with Fake(Get=handler, streams={"Scan": handler}) as fake:
+            asyncio.run(go(fake, row))
+
+
+def test_a_reason_of_another_domain_is_not_ours() -> None:
+    with Fake(Get=refuse("PERMISSION_DENIED", "INVALID", domain="proxy.example")) as fake, devicedb.Client(fake.endpoint) as client:
+        with pytest.raises(devicedb.NotPermitted):
+            client.get("s", b"k")
+
+
+def test_a_write_that_was_unsure_once_is_repeated_under_one_name_and_says_so_if_it_ends_badly() -> None:
+    lost, busy = refuse("UNKNOWN", "UNKNOWN_OUTCOME"), refuse("UNAVAILABLE", "UNAVAILABLE")
+    with Fake(Put=in_turn(lost, busy, lambda *_: kv_pb2.PutResponse(context=b"c").SerializeToString())) as fake, devicedb.Client(fake.endpoint) as client:
+        assert client.put("s", b"k", b"v").context == b"c"
+        assert len({kv_pb2.PutRequest.FromString(r).request_id for n, r in fake.seen if n == "Put"}) == 1
+    with Fake(Put=in_turn(lost, busy)) as fake, devicedb.Client(fake.endpoint, timeout=0.4) as client:
+        with pytest.raises(devicedb.UnknownOutcome) as caught:
+            client.put("s", b"k", b"v", request_id=b"0123456789abcdef")
+        assert caught.value.request_id == b"0123456789abcdef"
+    with Fake(Put=in_turn(lost, refuse("NOT_FOUND", "NOT_FOUND"))) as fake, devicedb.Client(fake.endpoint) as client:
+        with pytest.raises(devicedb.NotFound, match="an earlier attempt may have taken effect"):
+            client.put("s", b"k", b"v")
+    with Fake(RemoveSite=in_turn(lost, refuse("NOT_FOUND", "NOT_FOUND"))) as fake, devicedb.Client(fake.endpoint) as client:
+        client.sites.remove("s")
+
+
+def test_a_server_that_is_newer_by_a_field_is_understood(tmp_path: pathlib.Path) -> None:
+    newer = b"\xfa\x3f\x05later"  # Field 1023, which this client does not know.
+    header = snapshot_pb2.DownloadSnapshotResponse(header=snapshot_pb2.DownloadHeader(node_id=7, total_bytes=0)).SerializeToString()
+    calls = {
+        "Get": lambda *_: kv_pb2.GetResponse(siblings=[types_pb2.Sibling(value=b"v")]).SerializeToString() + newer,
+        "Put": lambda *_: kv_pb2.PutResponse().SerializeToString() + newer,
+        "GetOverview": lambda *_: cluster_pb2.GetOverviewResponse(groups=8).SerializeToString() + newer,
+        "GetSnapshot": lambda *_: snapshot_pb2.GetSnapshotResponse(snapshot=snapshot_pb2.Snapshot(status=99)).SerializeToString() + newer,  # type: ignore[arg-type]
+    }
+    streams = {
+        "Scan": lambda *_: iter([kv_pb2.ScanResponse(entries=[kv_pb2.ScanEntry(key=b"k")]).SerializeToString() + newer]),
+        "DownloadSnapshot": lambda *_: iter([header + newer, newer]),
+    }
+    with Fake(streams, **calls) as fake, devicedb.Client(fake.endpoint, timeout=0.5) as client:
+        assert client.get("s", b"k").siblings[0].value == b"v"
+        client.put("s", b"k", b"v")
+        assert client.overview().groups == 8
+        assert client.snapshots.status(UUID).status == 99
+        assert [entry.key for entry in client.scan("s")] == [b"k"]
+        with pytest.raises(devicedb.Unavailable, match="before its end"):
+            client.snapshots.download(UUID, 7, tmp_path / "never.tar")
+
+
+def test_a_server_that_is_older_by_a_field_or_a_call_is_understood() -> None:
+    with Fake(Get=lambda *_: b"", Put=lambda *_: b"", ListNodes=lambda *_: b"") as fake, devicedb.Client(fake.endpoint) as client:
+        got = client.get("s", b"k")
+        assert (list(got.siblings), got.context, got.leader.address) == ([], b"", "")
+        client.put("s", b"k", b"v")
+        assert client.nodes() == []
+        with pytest.raises(devicedb.Unsupported):
+            client.overview()
+
+
+def test_a_list_that_does_not_end_ends() -> None:
+    page = cluster_pb2.ListSitesResponse(next_page_token="the same for ever").SerializeToString()
+    with Fake(ListSites=lambda *_: page) as fake, devicedb.Client(fake.endpoint) as client:
+        with pytest.raises(devicedb.Failed, match="does not end"):
+            client.sites.list()
+
+
+def test_a_scan_whose_streams_break_has_every_key_once() -> None:
+    def scan(request: bytes, context: Any) -> Iterator[bytes]:
+        asked = kv_pb2.ScanRequest.FromString(request)
+        first = int(asked.after or b"-1") + 1
+        for n in range(first, min(first + 7, 50)):
+            if asked.limit and n - first >= asked.limit:
+                return
+            yield kv_pb2.ScanResponse(entries=[kv_pb2.ScanEntry(key=b"%d" % n)]).SerializeToString()
+        if first + 7 < 50:
+            refuse("UNAVAILABLE", None)(request, context)
+
+    with Fake({"Scan": scan}) as fake, devicedb.Client([fake.endpoint] * 2, timeout=5) as client:
+        assert [int(e.key) for e in client.scan("s")] == list(range(50))
+        assert [int(e.key) for e in client.scan("s", limit=20)] == list(range(20))
+
+        async def collect() -> list[int]:
+            async with devicedb.AsyncClient(fake.endpoint, timeout=5) as client:
+                return [int(e.key) async for e in client.scan("s", limit=30)]
+
+        assert asyncio.run(collect()) == list(range(30))
+
+
+def test_a_stream_that_falls_silent_is_given_up_in_time() -> None:
+    over = threading.Event()
+
+    def silent(request: bytes, _: Any) -> Iterator[bytes]:
+        if not kv_pb2.ScanRequest.FromString(request).after:
+            yield kv_pb2.ScanResponse(entries=[kv_pb2.ScanEntry(key=b"k")]).SerializeToString()
+        over.wait(20)
+
+    async def collect(endpoint: str) -> list[bytes]:
+        async with devicedb.AsyncClient(endpoint, timeout=0.5) as client:
+            return [entry.key async for entry in client.scan("s")]
+
+    with Fake({"Scan": silent}) as fake, devicedb.Client(fake.endpoint, timeout=0.5) as client:
+        for attempt in (lambda: list(client.scan("s")), lambda: asyncio.run(collect(fake.endpoint))):
+            began = time.monotonic()
+            with pytest.raises(devicedb.Unavailable, match="no answer within"):
+                attempt()
+            assert 0.5 <= time.monotonic() - began < 2
+        assert [entry.key for entry in client.scan("s", limit=1)] == [b"k"]
+        # A reader that is slow, or leaves, is not the stream's fault.
+        slow = client.scan("s")
+        next(slow)
+        time.sleep(0.7)
+        slow.close()
+        over.set()
+
+
+def test_snapshots_that_fail_or_are_not_over_in_time_say_why() -> None:
+    def snapshot(status: int, reason: str = "") -> bytes:
+        return snapshot_pb2.CreateSnapshotResponse(snapshot=snapshot_pb2.Snapshot(uuid=UUID, status=status, reason=reason)).SerializeToString()  # type: ignore[arg-type]
+
+    with Fake(CreateSnapshot=lambda *_: snapshot(4, "node 1: disk full")) as fake, devicedb.Client(fake.endpoint) as client:
+        with pytest.raises(devicedb.Failed, match="disk full"):
+            client.snapshots.create(wait=True)
+    with Fake(CreateSnapshot=lambda *_: snapshot(1), GetSnapshot=lambda *_: snapshot(1)) as fake, devicedb.Client(fake.endpoint) as client:
+        with pytest.raises(devicedb.Unavailable, match=f"{UUID} is still processing"):
+            client.snapshots.create(wait=True, wait_timeout=0.3, uuid=UUID)
+    with Fake(CreateSnapshot=refuse("UNKNOWN", "UNKNOWN_OUTCOME")) as fake, devicedb.Client(fake.endpoint, timeout=0.3) as client:
+        with pytest.raises(devicedb.UnknownOutcome) as caught:
+            client.snapshots.create(uuid=UUID)
+        assert caught.value.request_id is not None and caught.value.request_id.hex() == UUID.replace("-", "")
+
+
+# Downloads
+
+
+def tar_of(node: int = 7) -> bytes:
+    """The smallest part: a manifest without groups and chunks."""
+    body = f'{{"format":1,"product":"0",\n"snapshot":"{UUID}","lineage":"l","node":"{node}","chunks":[],\n'.encode()
+    text = body + f'"digest":"{blake3(body).hexdigest()}"}}\n'.encode()
+    header = bytearray(512)
+    header[:13], header[124:135], header[156:157] = b"manifest.json", b"%011o" % len(text), b"0"
+    header[148:155] = b"%07o" % (sum(header) + 8 * 32)
+    return bytes(header) + text + bytes(-len(text) % 512) + bytes(1024)
+
+
+def pieces(tar: bytes, offset: int, *, node: int = 7, total: int | None = None, digest: str | None = None, size: int = 100) -> Iterator[bytes]:
+    total = len(tar) if total is None else total
+    answers: list[Any] = [snapshot_pb2.DownloadSnapshotResponse(header=snapshot_pb2.DownloadHeader(node_id=node, total_bytes=total, offset=offset))]
+    answers += [snapshot_pb2.DownloadSnapshotResponse(data=tar[at : at + size]) for at in range(offset, len(tar), size)]
+    trailer = snapshot_pb2.DownloadTrailer(total_bytes=total, digest=digest or blake3(tar).hexdigest())
+    return (one.SerializeToString() for one in [*answers, snapshot_pb2.DownloadSnapshotResponse(trailer=trailer)])
+
+
+def offset_of(request: bytes) -> int:
+    return snapshot_pb2.DownloadSnapshotRequest.FromString(request).offset
+
+
+def test_a_download_whose_streams_break_is_whole_and_asks_only_for_the_rest(tmp_path: pathlib.Path) -> None:
+    tar = tar_of()
+
+    def breaks(request: bytes, context: Any) -> Iterator[bytes]:
+        for count, piece in enumerate(pieces(tar, offset_of(request))):
+            yield piece
+            if count == 4 and offset_of(request) < 1200:
+                refuse("INTERNAL", None)(request, context)
+
+    with Fake({"DownloadSnapshot": breaks}) as fake, devicedb.Client(fake.endpoint, timeout=5) as client:
+        part = client.snapshots.download(UUID, 0, tmp_path / "part.tar")
+        assert (part.bytes, part.node_id, part.snapshot) == (len(tar), 7, UUID)
+        assert (tmp_path / "part.tar").read_bytes() == tar
+        assert [offset_of(request) for name, request in fake.seen if name == "DownloadSnapshot"] == [0, 400, 800, 1200]
+        # From the second stream on it is the node that answered which is asked.
+        assert snapshot_pb2.DownloadSnapshotRequest.FromString(fake.seen[-1][1]).node_id == 7
+        assert os.listdir(tmp_path) == ["part.tar"]
+
+
+@pytest.mark.parametrize(
+    ("flow", "error", "says", "kept"),
+    [
+        (lambda t: pieces(t, 0, digest="00" * 32), devicedb.Corrupt, "their blake3 is", False),
+        (lambda t: pieces(t, 0, node=8), devicedb.Failed, "that of node 8 came", False),
+        (lambda t: pieces(t, 0, total=len(t) - 200), devicedb.Corrupt, "more came than", False),
+        (lambda t: pieces(t, 0, total=len(t) + 1), devicedb.Failed, "complete after", True),
+        (lambda t: pieces(t, 100), devicedb.Failed, "begins at byte 100 and not at 0", False),
+        (lambda t: pieces(t[:512] + b"x" + t[513:], 0), devicedb.Corrupt, "manifest", False),
+        (lambda t: pieces(t[:-1] + b"x", 0), devicedb.Corrupt, "more than its manifest says", False),
+        (lambda t: pieces(t + bytes(512), 0), devicedb.Corrupt, "behind its end", False),
+        (lambda t: pieces(bytes(2048), 0), devicedb.Corrupt, "header of manifest.json is damaged", False),
+        (lambda t: iter([b""]), devicedb.Failed, "does not begin with a header", False),
+    ],
+)
+def test_a_stream_that_is_not_the_part_is_refused_with_its_reason(tmp_path: pathlib.Path, flow: Any, error: Any, says: str, kept: bool) -> None:
+    path = tmp_path / "part.tar"
+    with Fake({"DownloadSnapshot": lambda request, _: flow(tar_of())}) as fake, devicedb.Client(fake.endpoint, timeout=1) as client:
+        with pytest.raises(error) as caught:
+            client.snapshots.download(UUID, 7, path)
+        assert says in str(caught.value)
+        assert not path.exists()
+        partial = pathlib.Path(devicedb.partial_path(path))
+        assert partial.exists() == kept and (caught.value.partial is not None) == kept
+
+
+def test_a_path_that_cannot_be_written_is_named_with_the_reason(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with Fake({"DownloadSnapshot": lambda request, _: pieces(tar_of(), 0)}) as fake, devicedb.Client(fake.endpoint) as client:
+        for path in (tmp_path / "absent/part.tar", tmp_path / "file/part.tar"):
+            with pytest.raises(devicedb.LocalFile) as caught:
+                client.snapshots.download(UUID, 7, path)
+            assert str(path) in str(caught.value)
+            assert isinstance(caught.value.__cause__, OSError)
+        (tmp_path / "directory").mkdir()
+        with pytest.raises(devicedb.LocalFile):
+            client.snapshots.download(UUID, 7, tmp_path / "directory")
+
+
+def test_two_downloads_do_not_write_one_file(tmp_path: pathlib.Path) -> None:
+    path, tar = tmp_path / "part.tar", tar_of()
+    with Fake({"DownloadSnapshot": lambda request, _: pieces(tar, offset_of(request))}) as fake, devicedb.Client(fake.endpoint) as client:
+
+        def second(received: int, _: int) -> None:
+            with pytest.raises(devicedb.LocalFile, match="another download is writing"):
+                client.snapshots.download(UUID, 7, path)
+
+        client.snapshots.download(UUID, 7, path, on_progress=second)
+        assert path.read_bytes() == tar
+
+
+def test_beginning_anew_forgets_what_was_left(tmp_path: pathlib.Path) -> None:
+    path, tar = tmp_path / "part.tar", tar_of()
+    pathlib.Path(devicedb.partial_path(path)).write_bytes(b"old and long" * 1000)
+    with Fake({"DownloadSnapshot": lambda request, _: pieces(tar, offset_of(request))}) as fake, devicedb.Client(fake.endpoint) as client:
+        client.snapshots.download(UUID, 7, path, resume=False)
+        assert path.read_bytes() == tar
+
+
+CHILD = """
+import os, signal, sys, devicedb
+endpoints, uuid, node, path, what = sys.argv[1:]
+def progress(received, total):
+    if what == "interrupt" and received > total // 3:
+        os.kill(os.getpid(), signal.SIGINT)
+with devicedb.Client(endpoints, timeout=5) as client:
+    print(client.snapshots.download(uuid, int(node), path, on_progress=progress).bytes)
+"""
+
+
+def download_apart(cluster: Cluster, path: pathlib.Path, uuid: str, node: int, what: str = "", under: list[str] | None = None) -> Any:
+    argv = [*(under or []), sys.executable, "-c", CHILD, ",".join(cluster.endpoints), uuid, str(node), str(path), what]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60)
+
+
+def test_ctrl_c_and_a_full_disk_keep_what_came_and_the_same_call_goes_on(cluster: Cluster, tmp_path: pathlib.Path) -> None:
+    with devicedb.Client(cluster.endpoints) as client:
+        client.sites.add("bulk")
+        for n in range(16):
+            client.put("bulk", b"%d" % n, random.Random(n).randbytes(1 << 20))
+        snapshot = client.snapshots.create(wait=True)
+        node = snapshot.parts[0].node_id
+        total = snapshot.parts[0].download_bytes
+
+        path = tmp_path / "part.tar"
+        partial = pathlib.Path(devicedb.partial_path(path))
+        done = download_apart(cluster, path, snapshot.uuid, node, "interrupt")
+        assert done.returncode in (-signal.SIGINT, 130), done
+        assert "KeyboardInterrupt: the download of" in done.stderr and str(partial) in done.stderr
+        assert total // 3 < partial.stat().st_size < total and not path.exists()
+        assert download_apart(cluster, path, snapshot.uuid, node).stdout.strip() == str(total)
+        assert path.exists() and not partial.exists()
+
+        # A disk of its own that is too small, for a process in a mount namespace.
+        assert shutil.which("unshare"), "this test needs unshare, of util-linux"
+        small, kept = tmp_path / "small", tmp_path / "kept"
+        small.mkdir()
+        script = 'mount -t tmpfs -o size=6m small "$0" && { "$@"; code=$?; cp -r "$0" "$KEPT"; exit $code; }'
+        under = ["env", f"KEPT={kept}", "unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(small)]
+        done = download_apart(cluster, small / "part.tar", snapshot.uuid, node, under=under)
+        assert done.returncode == 1 and "devicedb._errors.LocalFile" in done.stderr, done
+        assert "No space left on device" in done.stderr and str(small / "part.tar.partial") in done.stderr
+        left = kept / "part.tar.partial"
+        assert 5 << 20 < left.stat().st_size <= 6 << 20 and os.listdir(kept) == ["part.tar.partial"]
+        # With more room, it goes on with what had its place.
+        assert client.snapshots.download(snapshot.uuid, node, kept / "part.tar").bytes == total
+        client.snapshots.delete(snapshot.uuid)
+
+
+def test_a_cancelled_task_keeps_its_partial_file_and_lets_go_of_it(tmp_path: pathlib.Path) -> None:
+    path, tar = tmp_path / "part.tar", tar_of()
+    over = threading.Event()
+
+    def stops(request: bytes, _: Any) -> Iterator[bytes]:
+        flow = pieces(tar, offset_of(request))
+        if not over.is_set():
+            yield from (next(flow), next(flow), next(flow))
+            over.wait(10)
+        yield from flow
+
+    async def go(endpoint: str) -> None:
+        async with devicedb.AsyncClient(endpoint) as client:
+            task = asyncio.create_task(client.snapshots.download(UUID, 7, path))
+            while not path.with_suffix(".tar.partial").exists() or path.with_suffix(".tar.partial").stat().st_size < 200:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert path.with_suffix(".tar.partial").stat().st_size == 200
+            over.set()
+            assert (await client.snapshots.download(UUID, 7, path)).bytes == len(tar)
+
+    with Fake({"DownloadSnapshot": stops}) as fake:
+        asyncio.run(go(fake.endpoint))
+
+
+# The schedule
+
+
+def test_the_schedule_gives_every_endpoint_its_share_and_progress_moves_the_deadline() -> None:
+    attempts = Attempts(3, 1, 0.0, 9.0)
+    assert [attempts.next(now) for now in (0.0, 3.0, 6.0, 9.0)] == [Attempt(1, 0.0, 3.0), Attempt(2, 0.0, 3.0), Attempt(0, 0.0, 3.0), None]
+    refused = Attempts(2, 0, 0.0, 10.0)
+    assert sum(1 for _ in iter(lambda: refused.next(0.0), None)) == 6
+    busy = Attempts(1, 0, 0.0, 100.0)
+    asked = 0
+    while busy.next(0.0):
+        busy.connected()
+        busy.slower()
+        asked += 1
+    assert asked == 5
+    for seed in range(200):
+        chance, now = random.Random(seed), 7.0
+        attempts = Attempts(1 + seed % 4, seed % 3, now, 0.1 + seed / 20, patient=True, chance=chance)
+        while (attempt := attempts.next(now)) is not None:
+            assert attempt.within > 0 and now + attempt.after + attempt.within <= 7.0 + 0.1 + seed / 20 + 1e-9
+            now += attempt.after + attempt.within / 2
