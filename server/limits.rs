@@ -71,6 +71,8 @@ pub const ENGINE_QUEUE_MAX: usize = 16_384;
 pub const ENGINE_QUEUE_BYTES_MAX: usize = 128 << 20;
 /// Requests of one group that may wait for a leader or the fence.
 pub const WAITING_REQUESTS_MAX: usize = 16_384;
+/// How often a forwarded request is sent on at once within a tick, each time to whom the last one named.
+pub const FORWARD_HOPS_MAX: u32 = 3;
 /// A forwarded request that got no answer is sent again after this.
 pub const FORWARD_AGAIN: Duration = Duration::from_millis(1000);
 /// User commands merged into one log entry.

@@ -16,7 +16,7 @@ use crate::{
     cluster::Node as NodeEntry,
     disk,
     driver::{self, Driver, Handle, Outlets},
-    engine::{Engine, Input, News, Sizes},
+    engine::{Bounds, Engine, Input, News},
     entry::Identity,
     error::{Error, Result},
     http::{self, Pages},
@@ -229,7 +229,7 @@ async fn run(options: Options, porch: Porch, address: String, claim: Claim, stor
         let (dir, identity, store) = (options.store.clone(), identity.clone(), store.clone());
         move || {
             let log = restore::open_log(&dir, Arc::new(disk::Machine), &store)?;
-            let engine = Engine::open(identity, &store, log.clone(), Chance::from_entropy(), clock.now(), Sizes::default())?;
+            let engine = Engine::open(identity, &store, log.clone(), Chance::from_entropy(), clock.now(), Bounds::default())?;
             Ok((log, engine))
         }
     })

@@ -12,11 +12,9 @@ pub enum Mistake {
     LeaseForEver,
     /// A node that restarts votes at once, and a follower that has promised a lease as well.
     VotesAtOnce,
-    /// A leader answers reads before it has applied an entry of its own term.
-    ReadBeforeNoop,
-    /// A leader answers reads before it has applied what is committed.
-    ReadBehindCommit,
-    /// The vote is not in the hard state that is written.
+    /// Whoever believes to lead answers reads at once.
+    ReadsUnasked,
+    /// A restart forgets the vote and its term.
     VoteLost,
     /// The log is cut off at what is applied, not at what is stored.
     TruncatedEarly,
@@ -38,7 +36,7 @@ pub enum Mistake {
     MarkNotStored,
     /// What comes behind a mark is captured with it.
     CapturedLate,
-    /// A second mark captures again.
+    /// A group is marked again, and captured again.
     CapturedTwice,
     /// A Raft snapshot does not say that its group is marked.
     MarkNotSent,
@@ -47,12 +45,11 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    pub const ALL: [Mistake; 19] = [
+    pub const ALL: [Mistake; 18] = [
         Mistake::AckBeforeSync,
         Mistake::LeaseForEver,
         Mistake::VotesAtOnce,
-        Mistake::ReadBeforeNoop,
-        Mistake::ReadBehindCommit,
+        Mistake::ReadsUnasked,
         Mistake::VoteLost,
         Mistake::TruncatedEarly,
         Mistake::RetriedTwice,

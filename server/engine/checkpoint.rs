@@ -85,27 +85,29 @@ pub struct Stored {
     pub capture: Option<(SnapshotSeq, View)>,
 }
 
-/// How much is kept where before something happens; see the limits of the same names.
+/// What may be other than the limits of the same names, for those who want things to happen sooner.
 #[derive(Clone, Copy, Debug)]
-pub struct Sizes {
+pub struct Bounds {
     pub overlay_checkpoint_bytes: usize,
     pub overlay_bytes_max: usize,
     pub log_entries_kept: u64,
+    pub cut_deadline: Duration,
 }
 
-impl Default for Sizes {
-    fn default() -> Sizes {
-        Sizes {
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
             overlay_checkpoint_bytes: limits::OVERLAY_CHECKPOINT_BYTES,
             overlay_bytes_max: limits::OVERLAY_BYTES_MAX,
             log_entries_kept: limits::LOG_ENTRIES_KEPT,
+            cut_deadline: limits::CUT_DEADLINE,
         }
     }
 }
 
 /// Checkpoints of a node.
 pub(super) struct Checkpoints {
-    sizes: Sizes,
+    pub bounds: Bounds,
     /// Groups in the running one: the last layer, and the record it ends with.
     running: Option<Vec<(GroupId, u64, Record)>>,
     /// Somebody needs one.
@@ -115,13 +117,13 @@ pub(super) struct Checkpoints {
 }
 
 impl Checkpoints {
-    pub fn new(sizes: Sizes) -> Checkpoints {
-        Checkpoints { sizes, running: None, wanted: false, last: Duration::ZERO, bytes: 0 }
+    pub fn new(bounds: Bounds) -> Checkpoints {
+        Checkpoints { bounds, running: None, wanted: false, last: Duration::ZERO, bytes: 0 }
     }
 
     /// Whether writes have to wait for the store.
     pub fn is_full(&self) -> bool {
-        self.bytes > self.sizes.overlay_bytes_max
+        self.bytes > self.bounds.overlay_bytes_max
     }
 }
 
@@ -134,7 +136,7 @@ impl Engine {
         }
         let capture = self.capture_due(host);
         let old = self.now.saturating_sub(self.checkpoints.last) > limits::CHECKPOINT_AGE_MAX && self.checkpoints.bytes > 0;
-        if capture.is_none() && !self.checkpoints.wanted && !old && self.checkpoints.bytes < self.checkpoints.sizes.overlay_checkpoint_bytes {
+        if capture.is_none() && !self.checkpoints.wanted && !old && self.checkpoints.bytes < self.checkpoints.bounds.overlay_checkpoint_bytes {
             return Ok(());
         }
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
@@ -212,7 +214,7 @@ impl Engine {
 
     fn compact_logs(&mut self) -> Result<()> {
         let mut batch = Batch::default();
-        let kept = self.checkpoints.sizes.log_entries_kept;
+        let kept = self.checkpoints.bounds.log_entries_kept;
         for group in self.groups.values_mut().filter(|g| g.installing.is_none()) {
             let offered = group.raw.store().offers.borrow().values().filter_map(offered_index).min().unwrap_or(u64::MAX);
             let covered = if planted(Mistake::TruncatedEarly) { group.record.applied.index } else { group.stored.applied.index };

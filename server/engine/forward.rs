@@ -24,7 +24,7 @@ use crate::{
 
 impl Engine {
     pub(super) fn on_request(&mut self, for_whom: For, group: GroupId, body: Body, deadline: Duration, host: &mut dyn Host) -> Result<()> {
-        let number = self.requests.add(Request { for_whom, group, body, deadline, sent: None, exposed: false, sendings: 0 });
+        let number = self.requests.add(Request { for_whom, group, body, deadline, sent: None, exposed: false, sendings: 0, declined: None, hops: 0 });
         self.route(number, host)
     }
 
@@ -70,11 +70,13 @@ impl Engine {
         let replicas = self.meta.assignments().get(&id).map_or(&[][..], Vec::as_slice);
         let follows = replicas.contains(&me) && self.groups.get(&id).is_some_and(|g| g.has_replica());
         // A replica hears itself who leads. Others ask those that should hold the group, one after the other, until somebody knows.
+        let hint = self.hints.get(&id).copied();
         let target = if follows {
-            self.groups.get(&id).and_then(|g| g.leader)
+            // Whoever has just declined knows better than this replica, which has not heard of the new leader yet.
+            self.groups.get(&id).and_then(|g| g.leader).filter(|l| Some(*l) != request.declined).or(hint)
         } else {
             let next = || replicas.get(request.sendings as usize % replicas.len().max(1)).copied();
-            self.hints.get(&id).copied().or_else(next)
+            hint.or_else(next)
         };
         let target = target.filter(|n| *n != me);
         request.sent = target.map(|to| (to, self.now));
@@ -149,9 +151,10 @@ impl Engine {
         if let Some(request) = self.requests.open.get_mut(&reply.id)
             && request.sent.is_some_and(|(to, _)| to == from)
         {
-            // A node that has just lost leadership may still point at itself through others: go on at the next tick, or at once to somebody new.
-            request.sent = None;
-            if reply.leader != 0 && NodeId(reply.leader) != from {
+            // At once to somebody new, but not for ever: while an election settles, nodes may point at each other in a circle.
+            (request.sent, request.declined) = (None, Some(from));
+            if reply.leader != 0 && NodeId(reply.leader) != from && request.hops < limits::FORWARD_HOPS_MAX {
+                request.hops += 1;
                 self.route(reply.id, host)?;
             }
         }

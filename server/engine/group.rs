@@ -179,12 +179,12 @@ impl Group {
 
     /// Whether a leader has applied an entry of its own term: only then does it know everything that was acknowledged before.
     pub fn knows_all(&self) -> bool {
-        self.leads() && (self.record.applied.term == self.term() || planted(Mistake::ReadBeforeNoop))
+        self.leads() && self.record.applied.term == self.term()
     }
 
     /// Whether nobody else can have been elected.
     pub fn has_lease(&self, now: Duration) -> bool {
-        now < self.lease_until || (planted(Mistake::LeaseForEver) && self.lease_until > Duration::ZERO)
+        now < self.lease_until || (planted(Mistake::LeaseForEver) && self.lease_until > Duration::ZERO) || planted(Mistake::ReadsUnasked)
     }
 
     pub fn has_replica(&self) -> bool {

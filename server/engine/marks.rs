@@ -136,7 +136,7 @@ impl Engine {
         }
         if self.marks.barrier.as_ref().map(|b| b.x()) != open {
             let groups = self.topology().group_ids().chain([GroupId::META]);
-            let mut barrier = Barrier::new(open.expect("it was just looked at"), groups, self.now, limits::CUT_DEADLINE);
+            let mut barrier = Barrier::new(open.expect("it was just looked at"), groups, self.now, self.checkpoints.bounds.cut_deadline);
             let actions = barrier.tick(self.now);
             self.marks.barrier = Some(barrier);
             self.carry_out(actions, host)?;
@@ -192,9 +192,9 @@ impl Engine {
         let (open, deadline) = (self.marks.open, self.now + limits::REQUEST_DEADLINE);
         let mut marked = Vec::new();
         for group in self.groups.values_mut().filter(|g| g.leads()) {
-            if group.fence.is_marked(x) {
+            if group.fence.is_marked(x) && !planted(Mistake::CapturedTwice) {
                 marked.push(group.id.0);
-            } else if group.fence.may_propose_mark(x, group.knows_all()) {
+            } else if group.fence.may_propose_mark(x, group.knows_all()) || (planted(Mistake::CapturedTwice) && group.knows_all()) {
                 let mark = crate::entry::Command { request: None, action: Logged::Mark(x) };
                 if group.propose(open, vec![nobodys(mark, deadline)]).is_ok() {
                     group.fence.proposed(x);

@@ -42,7 +42,7 @@ use std::{
 
 use raft::{StateRole, eraftpb::MessageType};
 
-pub use self::checkpoint::{Finished, Job, Sizes, Stored};
+pub use self::checkpoint::{Bounds, Finished, Job, Stored};
 pub use self::marks::{Captured, SnapshotNews};
 pub use self::members::{Announced, ArrivedRows, RowsToSend};
 pub use self::reads::{Look, Sight};
@@ -180,7 +180,7 @@ pub struct Engine {
 
 impl Engine {
     /// Opens every group that the store or the log knows.
-    pub fn open(identity: Identity, store: &Store, log: Log, mut chance: Chance, now: Duration, sizes: Sizes) -> Result<Engine> {
+    pub fn open(identity: Identity, store: &Store, log: Log, mut chance: Chance, now: Duration, bounds: Bounds) -> Result<Engine> {
         let view = store.view()?;
         let mut meta = cluster::State::unknown(identity.unknown_settings());
         let mut records: BTreeMap<GroupId, Record> = BTreeMap::new();
@@ -217,7 +217,7 @@ impl Engine {
             hints: BTreeMap::new(),
             requests,
             looks,
-            checkpoints: Checkpoints::new(sizes),
+            checkpoints: Checkpoints::new(bounds),
             site_work: BTreeSet::new(),
             site_again: Vec::new(),
             heard: BTreeMap::new(),
@@ -341,6 +341,7 @@ impl Engine {
                 self.deliver(&request.for_whom, Err(request.too_late()), host)?;
             }
         }
+        self.requests.open.values_mut().for_each(|request| request.hops = 0);
         for number in self.requests.stale(self.now, self.me()) {
             self.route(number, host)?;
         }

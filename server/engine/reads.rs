@@ -25,7 +25,6 @@ use crate::{
     error::{Error, Result},
     ids::{GroupId, NodeId, PartitionId, SnapshotSeq},
     limits,
-    planted::{Mistake, planted},
     store::keys,
 };
 
@@ -195,13 +194,12 @@ impl Engine {
             let group = self.groups.get_mut(&id).expect("its key was just listed");
             let (mut reads, mut looks) = (Vec::new(), Vec::new());
             let applied = group.record.applied.index;
-            let behind = applied < group.commit() && !planted(Mistake::ReadBehindCommit);
-            if group.knows_all() && group.has_lease(now) && !behind {
+            if group.knows_all() && group.has_lease(now) && applied >= group.commit() {
                 reads.append(&mut group.reads);
                 looks.append(&mut group.looks);
             }
             group.rounds.retain_mut(|round| {
-                let ripe = round.index.is_some_and(|index| index <= applied || planted(Mistake::ReadBehindCommit));
+                let ripe = round.index.is_some_and(|index| index <= applied);
                 if ripe {
                     reads.append(&mut round.reads);
                     looks.append(&mut round.looks);

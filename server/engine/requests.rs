@@ -50,6 +50,10 @@ pub struct Request {
     pub exposed: bool,
     /// How often it was sent.
     pub sendings: u32,
+    /// Who last said that they do not lead.
+    pub declined: Option<NodeId>,
+    /// How often it was sent on at once since the last tick, because of such an answer.
+    pub hops: u32,
 }
 
 /// All requests that are not answered, by number.

@@ -253,8 +253,7 @@ impl raft::Storage for GroupLog {
 }
 
 fn written(state: &HardState) -> HardState {
-    let vote = if planted(Mistake::VoteLost) { 0 } else { state.vote };
-    HardState { vote, ..state.clone() }
+    if planted(Mistake::VoteLost) { HardState { commit: state.commit, ..HardState::default() } } else { state.clone() }
 }
 
 pub fn conf_state(members: &Membership) -> ConfState {

@@ -45,7 +45,7 @@ fn play_all(seeds: Range<u64>, mistake: Option<Mistake>) -> (Ending, Vec<(u64, E
                     if seed >= seeds.end || found {
                         return;
                     }
-                    let ending = play(Plot::of(seed));
+                    let ending = played(seed);
                     let mut total = total.lock().unwrap();
                     total.operations += ending.operations;
                     total.unknown += ending.unknown;
@@ -66,6 +66,15 @@ fn play_all(seeds: Range<u64>, mistake: Option<Mistake>) -> (Ending, Vec<(u64, E
     let mut failed = failed.into_inner().unwrap();
     failed.sort_by_key(|(seed, _)| *seed);
     (total.into_inner().unwrap(), failed)
+}
+
+/// Plays a seed; a panic breaks a promise too.
+fn played(seed: u64) -> Ending {
+    let told = std::panic::catch_unwind(|| play(Plot::of(seed)));
+    told.unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+        Ending { broken: vec![format!("a panic: {}", words.unwrap_or_default())], ..Ending::default() }
+    })
 }
 
 #[test]

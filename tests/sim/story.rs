@@ -16,7 +16,7 @@ use devicedb::{
         walk::Membership,
     },
     data::{Key, Place as RowPlace, Row, RowKey},
-    engine::{Body, Sizes, SnapshotNews},
+    engine::{Body, Bounds, SnapshotNews},
     ids::{GroupId, PartitionId, SnapshotId, Topology},
     limits,
     store::{View, keys},
@@ -33,6 +33,8 @@ const FAULTS: u64 = 1_000_000;
 const SNAPSHOTS: u64 = 1_000_001;
 /// Enough for one story: more seeds find more than longer ones.
 const OPERATIONS_MAX: u64 = 6000;
+/// Several times what a story needs.
+const ROUNDS_MAX: u64 = 600_000;
 /// How long the end may take until everything is at rest.
 const END_MAX: Duration = Duration::from_secs(120);
 
@@ -46,7 +48,7 @@ pub struct Plot {
     pub think: Duration,
     /// Virtual time with faults.
     pub lasts: Duration,
-    pub sizes: Sizes,
+    pub bounds: Bounds,
     pub faults: BTreeSet<Fault>,
     pub faults_every: Duration,
     pub snapshots_every: Duration,
@@ -103,10 +105,11 @@ impl Plot {
             clients: 2 + chance.below(8) as usize,
             think: Duration::from_millis([1, 5, 20, 50][chance.below(4) as usize]),
             lasts: Duration::from_secs(10 + chance.below(20)),
-            sizes: Sizes {
+            bounds: Bounds {
                 overlay_checkpoint_bytes: [1 << 10, 16 << 10, 16 << 20][chance.below(3) as usize],
                 overlay_bytes_max: [16 << 10, 128 << 20][chance.below(2) as usize],
                 log_entries_kept: [0, 10, 100, 10_000][chance.below(4) as usize],
+                cut_deadline: Duration::from_millis([300, 1000, 10_000][chance.below(3) as usize]),
             },
             faults,
             faults_every: Duration::from_millis([200, 500, 1000, 3000][chance.below(4) as usize]),
@@ -159,7 +162,7 @@ struct Cut {
 pub fn play(plot: Plot) -> Ending {
     let topology = Topology::new(64, 4).unwrap();
     let mut chance = Chance::seeded(plot.seed);
-    let world = World::new(chance.next_u64(), plot.nodes, plot.replication_factor, topology, plot.sizes);
+    let world = World::new(chance.next_u64(), plot.nodes, plot.replication_factor, topology, plot.bounds);
     let clients = Clients::new(chance.next_u64(), plot.clients, plot.think);
     let mut story = Story { plot, chance, world, clients, faults: 0, ending: false, cuts: BTreeMap::new(), broken: Vec::new() };
     story.begin();
@@ -249,6 +252,9 @@ impl Story {
 
     fn step(&mut self) {
         self.world.step();
+        if self.world.rounds > ROUNDS_MAX && self.broken.is_empty() {
+            self.broken.push(format!("{ROUNDS_MAX} turns of engines, and it is only {:?}: they keep each other busy", self.world.now));
+        }
         while let Some(outcome) = self.world.outcomes.pop_front() {
             match outcome {
                 Outcome::Alarm(FAULTS) => self.fault(),

@@ -19,7 +19,7 @@ use devicedb::{
     clock::Chance,
     cluster,
     data::Reply,
-    engine::{ArrivedRows, Body, Engine, Host, Input, Job, Look, News, RowsToSend, Sight, Sizes, SnapshotNews, Token},
+    engine::{ArrivedRows, Body, Bounds, Engine, Host, Input, Job, Look, News, RowsToSend, Sight, SnapshotNews, Token},
     entry::Identity,
     error::{Error, Result},
     ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
@@ -135,7 +135,7 @@ pub struct World {
     pub nodes: Vec<Node>,
     pub network: Network,
     pub topology: Topology,
-    sizes: Sizes,
+    bounds: Bounds,
     pub outcomes: VecDeque<Outcome>,
     pub trace: DefaultHasher,
     /// Who waits at which node for an answer.
@@ -205,7 +205,7 @@ impl Host for Outside<'_> {
 
 impl World {
     /// A founder and further nodes that will join it.
-    pub fn new(seed: u64, size: usize, replication_factor: u32, topology: Topology, sizes: Sizes) -> World {
+    pub fn new(seed: u64, size: usize, replication_factor: u32, topology: Topology, bounds: Bounds) -> World {
         let mut chance = Chance::seeded(seed);
         let shared_memory = Path::new("/dev/shm");
         let parent = if shared_memory.is_dir() { shared_memory.to_owned() } else { std::env::temp_dir() };
@@ -232,7 +232,7 @@ impl World {
             nodes,
             network,
             topology,
-            sizes,
+            bounds,
             outcomes: VecDeque::new(),
             trace: DefaultHasher::new(),
             tokens: BTreeMap::new(),
@@ -392,7 +392,7 @@ impl World {
         let this = &self.nodes[node];
         let (store, identity) = restore::open(&this.dir, &this.disk)?;
         let log = restore::open_log(&this.dir, Arc::new(this.disk.clone()), &store)?;
-        let engine = Engine::open(identity, &store, log.clone(), Chance::seeded(seed), Duration::ZERO, self.sizes)?;
+        let engine = Engine::open(identity, &store, log.clone(), Chance::seeded(seed), Duration::ZERO, self.bounds)?;
         Ok((engine, store, log))
     }
 
