@@ -121,7 +121,9 @@ pub fn start(
     let leaders = Arc::new(RwLock::default());
     let shell = Shell { clock, outlets, jobs, store, waiting: BTreeMap::new(), last_token: 0, leaders: leaders.clone(), metrics };
     let run = move || {
-        let ended = run_engine(engine, &inbox, shell);
+        // raft-rs panics where its log cannot be read: that too ends the node with a reason.
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_engine(engine, &inbox, shell)));
+        let ended = ended.unwrap_or_else(|panicked| Err(Error::unavailable(format!("the engine has panicked: {}", words_of(&*panicked)))));
         if let Err(e) = &ended {
             // Nobody listens any more when the node is already stopping.
             let _ = failed_tx.send(e.clone());
@@ -132,6 +134,10 @@ pub fn start(
     let room = || Room::of(limits::ENGINE_QUEUE_BYTES_MAX);
     let handle = Handle { orders: orders.clone(), leaders, requests: room(), messages: room(), clock };
     Ok((Driver { orders, engine: engine_thread, store: store_thread }, handle, failed))
+}
+
+fn words_of(panicked: &(dyn std::any::Any + Send)) -> &str {
+    panicked.downcast_ref::<String>().map(String::as_str).or_else(|| panicked.downcast_ref::<&str>().copied()).unwrap_or("without a word")
 }
 
 fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {

@@ -10,6 +10,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -443,7 +444,9 @@ impl World {
         this.disk.take_spent();
         let local = by_clock(self.now - running.started, this.drift_permille);
         let mut outside = Outside { said: Said::default(), disk: &this.disk, store: &running.store, local, drift_permille: this.drift_permille };
-        let ended = running.engine.round(inputs, &mut outside);
+        let ended = panic::catch_unwind(AssertUnwindSafe(|| running.engine.round(inputs, &mut outside)));
+        // raft-rs knows no other answer to a log that cannot be read; the process ends either way.
+        let ended = ended.unwrap_or_else(|panicked| if this.disk.has_failed() { Err(Error::unavailable("a panic")) } else { panic::resume_unwind(panicked) });
         let said = outside.said;
         this.busy_until = self.now + this.disk.take_spent();
         running.jobs.extend(said.jobs);
@@ -490,20 +493,20 @@ impl World {
         let topology = self.topology;
         let this = &mut self.nodes[node];
         let Some(running) = &mut this.running else { return };
-        let Some(job) = running.jobs.pop_front() else { return };
+        let Some(job) = running.jobs.pop_front() else {
+            running.working = false;
+            return;
+        };
         let rows = if let Job::Install { path, .. } = &job { Some(path.clone()) } else { None };
         let spent = this.disk.spent();
         let finished = job.run(&running.store, &running.log, topology);
         let took = this.disk.spent() - spent;
         rows.map(std::fs::remove_file);
         let (incarnation, slow) = (this.incarnation, this.work_slow);
-        running.working = !running.jobs.is_empty();
-        let again = running.working;
         let at = self.now + took + slow;
         self.plan_node(node, at, incarnation, Event::Input(Box::new(Input::Finished(finished))));
-        if again {
-            self.plan_node(node, at, incarnation, Event::Work);
-        }
+        // The next one begins when this one has ended, so that results come in order.
+        self.plan_node(node, at, incarnation, Event::Work);
     }
 
     /// Copies rows into a file and hands it to the other node, whole or not at all.
