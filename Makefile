@@ -13,7 +13,7 @@ DENY := $(TOOLS)/deny-$(DENY_VERSION)/bin/cargo-deny
 CARGO := cargo
 LOCKED := --locked
 
-.PHONY: help demo test test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
+.PHONY: help demo test soak soak-cuts test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,7 +24,16 @@ demo: needs ## the whole story of a disaster and the way back, on real processes
 
 test: needs ## every test, those on real processes included
 	$(CARGO) test $(LOCKED)
+	$(CARGO) test $(LOCKED) --features planted --test sim
 	@$(MAKE) --no-print-directory test-clients
+
+SEEDS := 1000..5000
+soak: needs ## the simulator at length: make soak SEEDS=1000..5000
+	DEVICEDB_SIM_SEEDS=$(SEEDS) $(CARGO) test $(LOCKED) --features planted --test sim no_seed -- --nocapture
+
+ROUNDS := 3000
+soak-cuts: needs ## snapshots of a running cluster, each restored: make soak-cuts ROUNDS=3000
+	DEVICEDB_CUT_ROUNDS=$(ROUNDS) $(CARGO) test $(LOCKED) --test cluster every_part_of_many -- --nocapture
 
 test-clients: needs ## the tests of the Python and Go clients, on real clusters
 	@$(CARGO) build --quiet $(LOCKED) --bins

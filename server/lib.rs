@@ -45,6 +45,8 @@
 //! | | `node` | builds the above, wires it, starts it, stops it in reverse |
 //! | client | `ctl` (`cli/`) | `ddbctl`, and the guide's `devicedb cluster ...` as a translation onto it |
 //!
+//! `tests/sim/` puts a simulated world around `engine`, `store` and `log`: its own `Host`, and a `Disk` that fails.
+//!
 //! # A put
 //!
 //! 1. `rpc::KvDoor::put` parses the request (`wire::public::parse_put`): what comes out is valid. `Porter::call` keeps the caller's deadline, a little early.

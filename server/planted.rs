@@ -10,11 +10,11 @@ pub enum Mistake {
     AckBeforeSync,
     /// A lease never ends while nobody else is known to lead.
     LeaseForEver,
-    /// A node that restarts votes at once, and a follower that has promised a lease as well.
+    /// A follower stands and votes at once when a stream of its leader ends, whatever it has promised.
     VotesAtOnce,
     /// Whoever believes to lead answers reads at once.
     ReadsUnasked,
-    /// A restart forgets the vote and its term.
+    /// A restart forgets the vote and its term, and the node votes at once.
     VoteLost,
     /// The log is cut off at what is applied, not at what is stored.
     TruncatedEarly,
@@ -40,8 +40,8 @@ pub enum Mistake {
     CapturedTwice,
     /// A Raft snapshot does not say that its group is marked.
     MarkNotSent,
-    /// The first outcome of a snapshot does not win: an abort that is not committed opens.
-    OpenedByProposal,
+    /// A snapshot whose time is over is released, and sealed when its marks come after all.
+    OpenedByTime,
 }
 
 impl Mistake {
@@ -63,7 +63,7 @@ impl Mistake {
         Mistake::CapturedLate,
         Mistake::CapturedTwice,
         Mistake::MarkNotSent,
-        Mistake::OpenedByProposal,
+        Mistake::OpenedByTime,
     ];
 }
 

@@ -39,7 +39,8 @@ impl Engine {
         for group in self.groups.values_mut() {
             let Some(gone) = group.suspected else { continue };
             let turn = turn(group, me, gone).map(|turn| group.promised_until + limits::TICK * turn);
-            if now < turn.unwrap_or(group.promised_until) || now < self.votes_from || group.installing.is_some() {
+            let early = (now < turn.unwrap_or(group.promised_until) || now < self.votes_from) && !planted(Mistake::VotesAtOnce);
+            if early || group.installing.is_some() {
                 continue;
             }
             group.forget_suspect();
@@ -64,7 +65,7 @@ impl Group {
         if !matches!(message.msg_type, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote) {
             return true;
         }
-        let promised = now < votes_from || (now < self.promised_until && message.context[..] != *CAMPAIGN_TRANSFER);
+        let promised = (now < votes_from && !planted(Mistake::VoteLost)) || (now < self.promised_until && message.context[..] != *CAMPAIGN_TRANSFER);
         if promised && !planted(Mistake::VotesAtOnce) {
             return false;
         }

@@ -151,12 +151,7 @@ impl Engine {
                 Action::AskMarks => self.tell_all(peer_message::Body::MarkRequest(internal::MarkRequest { x: x.0 }), host),
                 Action::Release => self.tell_all(peer_message::Body::Release(internal::Release { x: x.0 }), host),
                 Action::ProposeSeal => self.propose_meta(Command::SealSnapshot { x }),
-                Action::ProposeAbort(reason) => {
-                    if planted(Mistake::OpenedByProposal) {
-                        self.tell_all(peer_message::Body::Release(internal::Release { x: x.0 }), host);
-                    }
-                    self.propose_meta(Command::AbortSnapshot { x, reason });
-                }
+                Action::ProposeAbort(reason) => self.propose_meta(Command::AbortSnapshot { x, reason }),
             }
         }
         Ok(())

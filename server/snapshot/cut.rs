@@ -186,6 +186,9 @@ impl Barrier {
     /// To be called now and then while the snapshot is open; every `limits::TICK` is good.
     pub fn tick(&mut self, now: Duration) -> Vec<Action> {
         if self.phase == Phase::Asking && now >= self.deadline {
+            if planted(Mistake::OpenedByTime) {
+                return vec![Action::Release, Action::AskMarks];
+            }
             self.phase = if planted(Mistake::SealedByTime) { Phase::Sealing } else { Phase::Aborting(self.why()) };
         }
         match &self.phase {

@@ -41,6 +41,8 @@ struct Inner {
     /// The process is gone: what its remains still do has no effect.
     gone: bool,
     full: bool,
+    /// For lack of space, since the last crash.
+    refused: bool,
     /// What a sync takes.
     sync: Duration,
     /// What syncs have taken since somebody asked.
@@ -74,6 +76,7 @@ impl SimDisk {
             failed: false,
             gone: false,
             full: false,
+            refused: false,
             sync: Duration::from_micros(500),
             spent: Duration::ZERO,
             trace: DefaultHasher::new(),
@@ -105,9 +108,10 @@ impl SimDisk {
     pub fn cut_off(&self) {
         self.lock().gone = true;
     }
+    /// Whether it has failed a process since the last crash.
     pub fn has_failed(&self) -> bool {
         let inner = self.lock();
-        inner.failed || inner.full
+        inner.failed || inner.refused
     }
     pub fn take_spent(&self) -> Duration {
         std::mem::take(&mut self.lock().spent)
@@ -140,7 +144,8 @@ impl SimDisk {
             }
         }
         inner.files.clear();
-        (inner.fails_in, inner.failed, inner.gone, inner.full, inner.spent) = (None, false, false, false, Duration::ZERO);
+        (inner.fails_in, inner.failed, inner.gone, inner.full, inner.refused) = (None, false, false, false, false);
+        inner.spent = Duration::ZERO;
     }
 }
 
@@ -160,6 +165,7 @@ impl Inner {
             return Err(io::Error::other("the simulated disk has failed"));
         }
         if self.full && what != "sync" {
+            self.refused = true;
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.operations += 1;

@@ -1,6 +1,7 @@
 //! A whole cluster in one thread from one seed, and checkers that believe nothing.
 //!
-//! `DEVICEDB_SIM_SEEDS=1000..2000` plays those seeds instead of the usual ones; a failing seed is printed with the command that plays it again.
+//! `DEVICEDB_SIM_SEEDS=1000..2000` plays those seeds instead of the usual ones; a failing seed is printed with the command that plays it again. With the
+//! feature `planted`, mistakes are made on purpose, to show that the checkers see them.
 
 mod clients;
 mod disk;
@@ -19,10 +20,11 @@ use std::{
 use devicedb::planted::Mistake;
 use story::{Ending, Plot, play};
 
-const SEEDS: Range<u64> = 0..40;
+/// The build that makes mistakes on purpose is the simulator's own; there it plays at length.
+const SEEDS: Range<u64> = if cfg!(feature = "planted") { 0..850 } else { 0..40 };
 /// In so many stories every mistake on purpose has to show.
 #[cfg(feature = "planted")]
-const MISTAKE_SEEDS: u64 = 150;
+const MISTAKE_SEEDS: u64 = 1000;
 
 fn seeds() -> Range<u64> {
     let Ok(text) = std::env::var("DEVICEDB_SIM_SEEDS") else { return SEEDS };

@@ -548,7 +548,9 @@ impl World {
             self.gone(node);
         }
         if self.nodes[node].restarts {
-            let at = self.now + self.below(Duration::from_millis(10), Duration::from_secs(4));
+            // Half of them at once, as a supervisor does.
+            let most = if self.chance.below(2) == 0 { Duration::from_millis(60) } else { Duration::from_secs(4) };
+            let at = self.now + self.below(Duration::from_millis(10), most);
             self.plan_node(node, at, 0, Event::Start);
         }
     }
