@@ -93,8 +93,8 @@ impl Fault {
             Code::NotFound => (Then::Absent, exit::NOT_FOUND),
             Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => (Then::Stop, exit::NOT_FOUND),
             Code::PermissionDenied | Code::Unauthenticated => (Then::Stop, exit::NOT_PERMITTED),
-            Code::Unavailable => (Then::Again, exit::UNREACHABLE),
-            Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => (Then::AgainUnsure, exit::UNREACHABLE),
+            // Also what a proxy says when a node broke off after it had the request.
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => (Then::AgainUnsure, exit::UNREACHABLE),
             Code::ResourceExhausted => (Then::Slower, exit::FAILED),
             Code::Ok | Code::Internal | Code::Unimplemented | Code::DataLoss => (Then::Stop, exit::FAILED),
         };

@@ -161,8 +161,16 @@ func (r *receiver) finish() (*Part, error) {
 	if r.file == nil {
 		return part, nil
 	}
-	if err := errors.Join(r.file.Sync(), os.Rename(r.partial, r.path), r.file.Close(), syncDirectory(filepath.Dir(r.path))); err != nil {
-		return nil, r.unusable(err)
+	// One after the other: what could not be synced does not get its name.
+	for _, step := range []func() error{
+		r.file.Sync,
+		func() error { return os.Rename(r.partial, r.path) },
+		r.file.Close,
+		func() error { return syncDirectory(filepath.Dir(r.path)) },
+	} {
+		if err := step(); err != nil {
+			return nil, r.unusable(err)
+		}
 	}
 	r.file = nil
 	return part, nil
