@@ -344,7 +344,8 @@ pub fn explain(e: &clap::Error, console: &mut Console) -> ExitCode {
         console.say(e.render().to_string().trim_end());
         Failure::usage("a command is missing", "see above")
     } else {
-        Failure::usage(sentence(&e.render().to_string()), "see --help")
+        let rendered = e.render().to_string();
+        Failure::usage(sentence(&rendered), remedy(&rendered))
     };
     console.complain(&failure);
     ExitCode::from(exit::USAGE)
@@ -356,6 +357,12 @@ fn sentence(rendered: &str) -> String {
     let told = told.split("\n\nFor more information").next().unwrap_or_default();
     let lines: Vec<&str> = told.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+/// How the command is used, where clap knows which one was meant.
+fn remedy(rendered: &str) -> String {
+    let usage = rendered.split("\n\nUsage: ").nth(1).and_then(|rest| rest.lines().next()).map(str::trim);
+    usage.map_or("see --help".to_owned(), |usage| format!("it is used as `{usage}`; see --help"))
 }
 
 pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
