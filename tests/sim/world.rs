@@ -170,6 +170,13 @@ struct Outside<'a> {
     drift_permille: i64,
 }
 
+/// Where files cost no disk, if there is room for them.
+fn memory() -> PathBuf {
+    let shared = Path::new("/dev/shm");
+    let room = rustix::fs::statvfs(shared).map_or(0, |fs| fs.f_bavail * fs.f_frsize);
+    if room > 1 << 30 { shared.to_owned() } else { std::env::temp_dir() }
+}
+
 fn by_clock(real: Duration, drift_permille: i64) -> Duration {
     Duration::from_nanos((real.as_nanos() as i128 * (1000 + i128::from(drift_permille)) / 1000) as u64)
 }
@@ -208,9 +215,7 @@ impl World {
     /// A founder and further nodes that will join it.
     pub fn new(seed: u64, size: usize, replication_factor: u32, topology: Topology, bounds: Bounds) -> World {
         let mut chance = Chance::seeded(seed);
-        let shared_memory = Path::new("/dev/shm");
-        let parent = if shared_memory.is_dir() { shared_memory.to_owned() } else { std::env::temp_dir() };
-        let dir = TempDir::with_prefix_in("devicedb-sim-", parent).unwrap();
+        let dir = TempDir::with_prefix_in("devicedb-sim-", memory()).unwrap();
         let node = |number: usize, chance: &mut Chance| Node {
             id: NodeId(chance.nonzero()),
             dir: dir.path().join(format!("node{number}")),
