@@ -25,7 +25,7 @@ use devicedb::{
     error::{Error, Result},
     ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
     limits,
-    log::Log,
+    log::{Batch, Log},
     proto::internal::v1::PeerMessage,
     restore,
     store::{FORMAT, Store, transfer},
@@ -52,6 +52,29 @@ enum Event {
     Work,
     /// A node that is down starts, or tries to join.
     Start,
+}
+
+/// raft-engine remembers the last block that a thread has read by the number of its file, whichever engine it belongs to. A node has one engine; here several
+/// share a thread, so another log is read whenever something else may read next.
+struct Decoy(Log);
+
+impl Decoy {
+    const BYTES: usize = 4099;
+
+    fn new(dir: &Path) -> Decoy {
+        let dir = dir.join("decoy");
+        std::fs::create_dir(&dir).unwrap();
+        let log = Log::open(&dir, Arc::new(devicedb::disk::Machine)).unwrap();
+        let mut batch = Batch::default();
+        let data: Vec<u8> = (0..Decoy::BYTES as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        batch.append(GroupId(0), &[raft::eraftpb::Entry { index: 1, term: 1, data: data.into(), ..Default::default() }]).unwrap();
+        log.write(&mut batch, false).unwrap();
+        Decoy(log)
+    }
+
+    fn read(&self) {
+        assert_eq!(self.0.entries(GroupId(0), 1, 2, None).unwrap()[0].data.len(), Decoy::BYTES);
+    }
 }
 
 /// What comes out of the world for those who use the nodes.
@@ -148,6 +171,7 @@ pub struct World {
     pub broken: Vec<String>,
     pub rounds: u64,
     pub messages: u64,
+    decoy: Decoy,
     _dir: TempDir,
 }
 
@@ -248,6 +272,7 @@ impl World {
             broken: Vec::new(),
             rounds: 0,
             messages: 0,
+            decoy: Decoy::new(dir.path()),
             _dir: dir,
         };
         world.found(replication_factor);
@@ -348,6 +373,7 @@ impl World {
     }
 
     fn happen(&mut self, node: usize, event: Event) {
+        self.decoy.read();
         match event {
             Event::Start => self.start(node),
             _ if !self.is_up(node) => self.dropped(event),
