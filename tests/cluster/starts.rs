@@ -145,7 +145,7 @@ async fn a_node_that_waits_to_join_says_that_it_lives_and_what_it_waits_for() {
     let target = cluster.nodes[0].endpoint();
     cluster.kill9_all();
     node.start();
-    node.wait_listening().await;
+    node.wait_alive().await;
     node.wait_unready(&target).await;
     let status = node.client().get("shop", Bucket::Default, "k").await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "UNAVAILABLE"), "{status:?}");

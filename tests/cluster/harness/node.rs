@@ -86,8 +86,13 @@ impl Node {
     }
 
     /// Waits until it answers at all.
-    pub async fn wait_listening(&mut self) {
+    pub async fn wait_alive(&mut self) {
         self.wait_for("/healthz").await;
+    }
+
+    /// Waits until its doors are open: it has its store, and speaks to other nodes.
+    pub async fn wait_listening(&mut self) {
+        self.wait_for("/metrics").await;
     }
 
     /// Waits until it says that it can serve all it holds.
