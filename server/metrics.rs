@@ -1,6 +1,6 @@
 //! What a node counts and measures, in Prometheus' text format.
 //!
-//! Names, types and help stand here and nowhere else; the README's table is checked against them. Durations are in seconds, bounds in bytes.
+//! Names, types and help stand here and nowhere else; the README's table is checked against them. Durations are in seconds, sizes in bytes.
 
 use std::time::Duration;
 

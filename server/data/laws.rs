@@ -150,7 +150,7 @@ fn play(group: &mut Group, acts: &[Act], pool: &mut Pool, model: &mut BTreeMap<u
 }
 
 /// Random batches on both kinds of bucket, with contexts that may be stale.
-fn batches(acts: &[Act], bounds: &[usize]) -> Vec<Command> {
+fn batches(acts: &[Act], sizes: &[usize]) -> Vec<Command> {
     let mut group = Group::found();
     let mut contexts = pool();
     let mut acts = acts.iter();
@@ -170,7 +170,7 @@ fn batches(acts: &[Act], bounds: &[usize]) -> Vec<Command> {
         }
         Some(command)
     };
-    bounds.iter().map_while(batch).collect()
+    sizes.iter().map_while(batch).collect()
 }
 
 proptest! {
@@ -246,8 +246,8 @@ proptest! {
     }
 
     #[test]
-    fn the_same_commands_give_the_same_rows_and_replies_also_across_restarts(acts in acts(40), bounds in vec(1..5usize, 1..20), restarts in vec(any::<Index>(), 0..4)) {
-        let commands = batches(&acts, &bounds);
+    fn the_same_commands_give_the_same_rows_and_replies_also_across_restarts(acts in acts(40), sizes in vec(1..5usize, 1..20), restarts in vec(any::<Index>(), 0..4)) {
+        let commands = batches(&acts, &sizes);
         let restarts: BTreeSet<usize> = restarts.iter().map(|at| at.index(commands.len())).collect();
         let (mut one, mut other) = (Group::found(), Group::found());
         for (number, command) in commands.iter().enumerate() {
@@ -262,8 +262,8 @@ proptest! {
     }
 
     #[test]
-    fn a_retry_has_the_same_answer_and_no_effect_wherever_it_comes(acts in acts(40), bounds in vec(1..5usize, 1..20), of in any::<Index>(), at in any::<Index>()) {
-        let commands = batches(&acts, &bounds);
+    fn a_retry_has_the_same_answer_and_no_effect_wherever_it_comes(acts in acts(40), sizes in vec(1..5usize, 1..20), of in any::<Index>(), at in any::<Index>()) {
+        let commands = batches(&acts, &sizes);
         let of = of.index(commands.len());
         let at = of + at.index(commands.len() - of);
         let (mut plain, mut retried) = (Group::found(), Group::found());

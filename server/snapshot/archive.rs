@@ -8,7 +8,7 @@
 //!
 //! `PartTar` reads one that came back, without ever unpacking it. Since the manifest says what must stand where, every header is compared with the one that was written;
 //! one that differs is then looked at closely, only to say what it is. Whatever is not expected is a problem, and reading goes on behind it where that is possible.
-//! Nothing of a tar's own claims is believed: bounds are bounded by the manifest and by the file. Tars made by other programs, and pipes, are not read; extract them.
+//! Nothing of a tar's own claims is believed: sizes are bounded by the manifest and by the file. Tars made by other programs, and pipes, are not read; extract them.
 
 use std::{
     collections::VecDeque,

@@ -537,7 +537,7 @@ mod tests {
         if std::env::var_os("GOLDEN").is_some() && !std::path::Path::new(GOLDEN).exists() {
             std::fs::write(GOLDEN, &text).unwrap();
         }
-        // Chunks' frames may change with zstd, and with them only their bounds and digests in the table.
+        // Chunks' frames may change with zstd, and with them only their sizes and digests in the table.
         let stable = |text: &str| text.lines().filter(|l| !l.contains("stored_") && !l.starts_with("\"digest\"")).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(stable(std::str::from_utf8(&text).unwrap()), stable(&std::fs::read_to_string(GOLDEN).unwrap()));
     }
