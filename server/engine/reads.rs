@@ -3,7 +3,7 @@
 //! A leader that has applied an entry of its own term may answer a read from what it has applied, if it is certain to be the leader still. It is certain
 //! - within its lease: a quorum answered heartbeats that were sent less than `limits::LEASE` ago, and whoever answered does not vote for another until
 //!   longer after (Raft thesis 6.4.1). The lease counts from the sending, on this node's monotonic clock; a leader that has offered its place to another
-//!   has none for the rest of its term, since that one may be elected at once; and a node that has restarted votes only after a lease has passed.
+//!   has none for the rest of its term, since that one may be elected at once; and a node that has restarted votes only after a promise has passed (see `elections`).
 //! - otherwise after a round of heartbeats begun after the read came (ReadIndex, 6.4). One round serves all reads that wait, and renews the lease.
 //!
 //! The meta state is on every node: a look at it asks the leader for the commit index and waits until that is applied here.

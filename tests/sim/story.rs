@@ -16,7 +16,7 @@ use devicedb::{
         walk::Membership,
     },
     data::{Key, Place as RowPlace, Row, RowKey},
-    engine::{Body, Bounds, SnapshotNews},
+    engine::{Body, Bounds, Input, SnapshotNews},
     ids::{GroupId, PartitionId, SnapshotId, Topology},
     limits,
     store::{View, keys},
@@ -70,7 +70,7 @@ pub enum Fault {
     SlowStore,
     Drift,
     FalseAlarm,
-    Transfer,
+    Checkpoint,
 }
 
 impl Fault {
@@ -89,7 +89,7 @@ impl Fault {
         Fault::SlowStore,
         Fault::Drift,
         Fault::FalseAlarm,
-        Fault::Transfer,
+        Fault::Checkpoint,
     ];
 }
 
@@ -327,7 +327,7 @@ impl Story {
             }
             Fault::Drift => self.world.nodes[node].drift_permille = self.chance.below(101) as i64 - 50,
             Fault::FalseAlarm => self.world.gone(node),
-            Fault::Transfer => self.world.input(node, devicedb::engine::Input::Checkpoint),
+            Fault::Checkpoint => self.world.input(node, Input::Checkpoint),
         }
     }
 
