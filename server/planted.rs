@@ -22,6 +22,10 @@ pub enum Mistake {
     RetriedTwice,
     /// Requests that were answered are forgotten by a restart.
     RequestsNotStored,
+    /// Of a batch only the first changed key is written.
+    BatchInPart,
+    /// Now and then nobody is told what became of a request.
+    NotAnswered,
     /// The rows of a Raft snapshot are not put in place.
     RowsNotInstalled,
     /// Writes wait for nothing behind a mark, and have their effect there.
@@ -45,7 +49,7 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    pub const ALL: [Mistake; 18] = [
+    pub const ALL: [Mistake; 20] = [
         Mistake::AckBeforeSync,
         Mistake::LeaseForEver,
         Mistake::VotesAtOnce,
@@ -54,6 +58,8 @@ impl Mistake {
         Mistake::TruncatedEarly,
         Mistake::RetriedTwice,
         Mistake::RequestsNotStored,
+        Mistake::BatchInPart,
+        Mistake::NotAnswered,
         Mistake::RowsNotInstalled,
         Mistake::NoHold,
         Mistake::SeenFromMark,

@@ -24,6 +24,7 @@ use crate::{
     error::{Error, Result},
     ids::{GroupId, Lineage, PartitionId, RequestId, SiteGeneration, SiteId, Topology},
     limits,
+    planted::{Mistake, planted},
 };
 
 /// The part of a group's state that stands in no row.
@@ -130,7 +131,8 @@ impl Machine {
             dots += u64::from(outcome.minted());
             outcomes.push(outcome);
         }
-        for (key, Scratch { versions, .. }) in scratch.into_iter().filter(|(_, scratch)| scratch.changed) {
+        let written = if planted(Mistake::BatchInPart) { 1 } else { usize::MAX };
+        for (key, Scratch { versions, .. }) in scratch.into_iter().filter(|(_, scratch)| scratch.changed).take(written) {
             at.place = Place::Key { bucket: write.bucket(), key: key.clone() };
             rows.set(&at, Some(Row::Key(versions)))?;
             self.touched.insert(at.partition);

@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Kind, Result},
     ids::{GroupId, NodeId},
     limits,
+    planted::{Mistake, planted},
     proto::internal::v1::{self as internal, peer_message},
     wire,
 };
@@ -172,7 +173,8 @@ impl Engine {
                     request.sent = None;
                     return Ok(());
                 }
-                if let Some(request) = self.requests.open.remove(&number) {
+                let told = !(planted(Mistake::NotAnswered) && number.is_multiple_of(50));
+                if let Some(request) = self.requests.open.remove(&number).filter(|_| told) {
                     let answer = if let Reply::Refused(e) = reply { Err(e) } else { Ok(reply) };
                     self.deliver(&request.for_whom, answer, host)?;
                 }
