@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,12 +24,17 @@ import devicedb
 from devicedb._attempts import Attempt, Attempts
 from devicedb.v1 import cluster_pb2, kv_pb2, snapshot_pb2, types_pb2
 
-from cluster import Cluster, Port
+from cluster import Cluster, Port, until
 from fake import Fake, in_turn, refuse
 
 CONFORMANCE = pathlib.Path(__file__).resolve().parents[2] / "conformance"
 UUID = "19a7e40e-adcc-4cc2-87a7-ae599272b050"
 TABLE = json.loads((CONFORMANCE / "errors.json").read_text())
+
+
+async def soon(what: str, fact: Callable[[], bool]) -> None:
+    """Waits for a fact without holding up the loop; `until` bounds it."""
+    await asyncio.to_thread(until, what, fact)
 
 
 # Arguments
@@ -103,8 +108,8 @@ def test_a_closed_client_says_so_also_to_calls_that_were_under_way() -> None:
 
         thread = threading.Thread(target=call)
         thread.start()
-        while ("Get", kv_pb2.GetRequest(site="s", bucket=1, key=b"k", consistency=1).SerializeToString()) not in fake.seen:
-            time.sleep(0.01)
+        asked = ("Get", kv_pb2.GetRequest(site="s", bucket=1, key=b"k", consistency=1).SerializeToString())
+        until("the server is asked", lambda: asked in fake.seen)
         client.close()
         thread.join(5)
         hang.set()
@@ -121,8 +126,7 @@ def test_a_closed_asynchronous_client_says_so_also_to_calls_that_were_under_way(
     async def go(endpoint: str, fake: Fake) -> None:
         client = devicedb.AsyncClient(endpoint)
         calls = [asyncio.create_task(client.get("s", b"k")), asyncio.create_task(client.snapshots.download(UUID, 7, tmp_path / "never.tar"))]
-        while len({name for name, _ in fake.seen}) < 2:
-            await asyncio.sleep(0.01)
+        await soon("both are asked", lambda: len({name for name, _ in fake.seen}) == 2)
         await client.close()
         ends = await asyncio.gather(*calls, client.get("s", b"k"), return_exceptions=True)
         over.set()
@@ -494,12 +498,12 @@ def test_a_cancelled_task_keeps_its_partial_file_and_lets_go_of_it(tmp_path: pat
     async def go(endpoint: str) -> None:
         async with devicedb.AsyncClient(endpoint) as client:
             task = asyncio.create_task(client.snapshots.download(UUID, 7, path))
-            while not path.with_suffix(".tar.partial").exists() or path.with_suffix(".tar.partial").stat().st_size < 200:
-                await asyncio.sleep(0.01)
+            partial = path.with_suffix(".tar.partial")
+            await soon("some of the part is there", lambda: partial.exists() and partial.stat().st_size >= 200)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert path.with_suffix(".tar.partial").stat().st_size == 200
+            assert partial.stat().st_size == 200
             over.set()
             assert (await client.snapshots.download(UUID, 7, path)).bytes == len(tar)
 
