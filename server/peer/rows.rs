@@ -127,3 +127,24 @@ async fn next(stream: &mut Streaming<SendRowsRequest>) -> Result<SendRowsRequest
     let piece = piece.map_err(|s: Status| Error::unavailable(format!("the stream of rows broke: {}", s.message())))?;
     piece.ok_or_else(|| Error::unavailable("the stream of rows ended without its digest"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spooled_file_is_gone_with_its_transfer_unless_it_is_kept() {
+        let spool = tempfile::tempdir().unwrap();
+        let write = || {
+            let spooled = Spooled::new(spool.path(), "incoming-7");
+            std::fs::write(&spooled.path, b"rows").unwrap();
+            spooled
+        };
+        let (failed, kept) = (write(), write());
+        assert_ne!(failed.path, kept.path);
+        let (gone, stays) = (failed.path.clone(), kept.keep());
+        drop(failed);
+        assert!(!gone.exists());
+        assert_eq!(std::fs::read(stays).unwrap(), b"rows");
+    }
+}
