@@ -4,7 +4,7 @@
 //! partition that has not changed since the node's newest part, lets go of the view, and puts the manifest in place only when the snapshot is known to be
 //! sealed. What became of it is reported to the meta group until that takes it. A capture of a snapshot that is aborted gives its space back.
 
-mod capture;
+pub mod capture;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use capture::{Capture, Copied, Copier, Outcome};
+use capture::{Capture, Head, Outcome};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -25,18 +25,17 @@ use crate::{
     engine::{Captured, SnapshotNews},
     entry::Identity,
     error::{Error, Kind, Result},
-    ids::{GroupId, NodeId, PartitionId, SnapshotId, SnapshotSeq},
+    ids::{NodeId, SnapshotId, SnapshotSeq},
     limits,
     membership::Cluster,
     metrics::{Metrics, PartEnd},
     proto::{internal::v1 as internal, v1},
     snapshot::{
         archive::{PartReader, Plan},
-        chunk,
-        manifest::{GroupPart, Manifest, MetaPart},
-        shelf::{Finished, PartInfo, PartWriter, Shelf},
+        manifest::Manifest,
+        shelf::{PartInfo, PartWriter, Shelf},
     },
-    store::{View, keys},
+    store::View,
 };
 
 /// The service. Cheap to clone.
@@ -182,8 +181,8 @@ impl Parts {
         }
         let this = self.clone();
         tokio::spawn(async move {
-            let looked = this.clone();
-            let part = tokio::task::spawn_blocking(move || looked.lying(id)).await.ok().flatten();
+            let shelf = this.shelf();
+            let part = tokio::task::spawn_blocking(move || shelf.ok().and_then(|shelf| capture::lying(&shelf, id))).await.ok().flatten();
             let part = part.unwrap_or_else(|| {
                 this.shared.metrics.part_ended(PartEnd::Missing);
                 Part::missing(this.shared.node, "the node was away or restarted while the snapshot was taken")
@@ -195,22 +194,6 @@ impl Parts {
 
     fn reporting(&self) -> std::sync::MutexGuard<'_, BTreeSet<SnapshotId>> {
         self.shared.reporting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A finished part as it is to be reported; bytes that had to be written are not known any more.
-    fn lying(&self, id: SnapshotId) -> Option<Part> {
-        let info = self.finished(id)?;
-        let hold = self.shelf().ok()?.hold(id).ok()?;
-        let download_bytes = Plan::of(hold.manifest(), hold.text().len() as u64).total_bytes();
-        Some(Part {
-            status: Status::Completed,
-            groups: info.groups.iter().copied().chain(hold.manifest().meta.iter().map(|_| GroupId::META)).collect(),
-            rows: info.rows,
-            bytes: info.bytes,
-            download_bytes,
-            manifest_digest: Some(info.digest.0),
-            ..Part::processing(self.shared.node)
-        })
     }
 
     fn decide(&self, id: SnapshotId, outcome: Outcome) {
@@ -279,7 +262,7 @@ impl Parts {
             Ok(Some(finished)) => {
                 self.shared.metrics.captured(capture.age(), finished.info.rows, finished.info.bytes, finished.bytes_written);
                 tracing::info!(snapshot = %id, rows = finished.info.rows, bytes = finished.info.bytes, written = finished.bytes_written, "part completed");
-                Some(self.completed(&finished))
+                Some(capture::completed(&finished))
             }
             Err(e) => Some(self.failed(id, &e)),
         }
@@ -297,19 +280,6 @@ impl Parts {
         Part::failed(self.shared.node, reason)
     }
 
-    fn completed(&self, finished: &Finished) -> Part {
-        Part {
-            status: Status::Completed,
-            groups: finished.info.groups.iter().copied().chain(finished.manifest.meta.iter().map(|_| GroupId::META)).collect(),
-            rows: finished.info.rows,
-            bytes: finished.info.bytes,
-            bytes_written: finished.bytes_written,
-            download_bytes: Plan::of(&finished.manifest, finished.info.manifest_bytes).total_bytes(),
-            manifest_digest: Some(finished.info.digest.0),
-            ..Part::processing(self.shared.node)
-        }
-    }
-
     /// Tells the meta group how a part stands until it takes the word, or knows better.
     async fn report(&self, id: SnapshotId, part: Part) {
         loop {
@@ -324,46 +294,11 @@ impl Parts {
 
     // ---- Copying, on a thread that may block. ----
 
-    fn copy(&self, id: SnapshotId, x: SnapshotSeq, view: &View, mut captured: Vec<Captured>, capture: &Capture) -> Result<(Arc<Shelf>, PartWriter, Manifest)> {
+    fn copy(&self, id: SnapshotId, x: SnapshotSeq, view: &View, captured: Vec<Captured>, capture: &Capture) -> Result<(Arc<Shelf>, PartWriter, Manifest)> {
         let shelf = self.shelf_to_write()?;
         let identity = self.shared.identity.borrow().clone();
-        let mut copier = Copier { writer: shelf.begin(id)?, view, previous: newest_part(&shelf, &identity), capture };
-        captured.sort_by_key(|c| c.group);
-        let mut manifest = Manifest {
-            product: env!("CARGO_PKG_VERSION").into(),
-            cluster: identity.cluster,
-            lineage: identity.lineage,
-            snapshot: id,
-            x,
-            node: self.shared.node,
-            address: self.shared.address.clone(),
-            written_ms: self.shared.clock.wall_ms(),
-            topology: identity.topology,
-            meta: None,
-            groups: Vec::new(),
-            chunks: Vec::new(),
-        };
-        for group in captured {
-            let (voters, learners) = (group.members.voters.into_iter().collect(), group.members.learners.into_iter().collect());
-            if group.group.is_meta() {
-                let part = copier.range(&(vec![keys::META]..vec![keys::META + 1]))?;
-                let Copied { rows, bytes, chunks } = part;
-                let digest = chunk::digest(&chunks, rows);
-                manifest.meta = Some(MetaPart { mark_index: group.at.index, mark_term: group.at.term, voters, learners, rows, bytes, digest, chunks });
-                continue;
-            }
-            let mut partitions = Vec::new();
-            for partition in identity.topology.partitions_of(group.group).map(PartitionId) {
-                partitions.push(copier.partition(group.group, partition)?);
-            }
-            manifest.groups.push(GroupPart { group: group.group, mark_index: group.at.index, mark_term: group.at.term, voters, learners, partitions });
-        }
-        Ok((shelf, copier.writer, manifest))
+        let head = Head { snapshot: id, x, identity: &identity, address: &self.shared.address, written_ms: self.shared.clock.wall_ms() };
+        let (writer, manifest) = capture::copy(&shelf, &head, view, captured, capture)?;
+        Ok((shelf, writer, manifest))
     }
-}
-
-/// The newest part of the same history, for what has not changed since. One that cannot be read is as good as none.
-fn newest_part(shelf: &Shelf, identity: &Identity) -> Option<Manifest> {
-    let newest = shelf.list().into_iter().filter(|p| p.lineage == identity.lineage).max_by_key(|p| p.x)?;
-    shelf.manifest(newest.snapshot).ok()
 }

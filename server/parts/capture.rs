@@ -7,7 +7,10 @@
 
 use std::{
     ops::Range,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,13 +18,17 @@ use tokio::sync::watch;
 
 use crate::{
     clock::Clock,
+    cluster::snapshots::{Part, Status},
+    engine::Captured,
+    entry::Identity,
     error::{Error, Result},
-    ids::{GroupId, PartitionId},
+    ids::{GroupId, PartitionId, SnapshotId, SnapshotSeq},
     limits,
     snapshot::{
+        archive::Plan,
         chunk::{self, Chunk, ChunkHash, Chunker},
-        manifest::{Manifest, PartitionPart},
-        shelf::{Finished, PartWriter, Shelf},
+        manifest::{GroupPart, Manifest, MetaPart, PartitionPart},
+        shelf::{Finished, PartInfo, PartWriter, Shelf},
     },
     store::{View, keys},
 };
@@ -71,9 +78,14 @@ impl Capture {
         self.outcome.subscribe().wait_for(|o| *o != Outcome::Open).await.map_or(Outcome::Given, |o| *o)
     }
 
+    /// What has been decided so far.
+    pub fn outcome(&self) -> Outcome {
+        *self.outcome.borrow()
+    }
+
     /// Nobody wants the part any more.
     pub fn is_given(&self) -> bool {
-        *self.outcome.borrow() == Outcome::Given
+        self.outcome() == Outcome::Given
     }
 
     /// Nothing more is copied.
@@ -130,25 +142,99 @@ pub fn put_in_place(capture: &Capture, shelf: &Shelf, writer: PartWriter, manife
     Ok(None)
 }
 
+/// What a part says of itself beside its rows.
+pub struct Head<'a> {
+    pub snapshot: SnapshotId,
+    pub x: SnapshotSeq,
+    pub identity: &'a Identity,
+    pub address: &'a str,
+    pub written_ms: u64,
+}
+
+/// Copies all that a view holds of the groups that were captured into a part of its own, which is not in place yet.
+pub fn copy(shelf: &Arc<Shelf>, head: &Head, view: &View, mut captured: Vec<Captured>, capture: &Capture) -> Result<(PartWriter, Manifest)> {
+    let identity = head.identity;
+    let mut copier = Copier { writer: shelf.begin(head.snapshot)?, view, previous: newest_part(shelf, identity), capture };
+    captured.sort_by_key(|c| c.group);
+    let mut manifest = Manifest {
+        product: env!("CARGO_PKG_VERSION").into(),
+        cluster: identity.cluster,
+        lineage: identity.lineage,
+        snapshot: head.snapshot,
+        x: head.x,
+        node: identity.node,
+        address: head.address.to_owned(),
+        written_ms: head.written_ms,
+        topology: identity.topology,
+        meta: None,
+        groups: Vec::new(),
+        chunks: Vec::new(),
+    };
+    for group in captured {
+        let (voters, learners) = (group.members.voters.into_iter().collect(), group.members.learners.into_iter().collect());
+        if group.group.is_meta() {
+            let Copied { rows, bytes, chunks } = copier.range(&(vec![keys::META]..vec![keys::META + 1]))?;
+            let digest = chunk::digest(&chunks, rows);
+            manifest.meta = Some(MetaPart { mark_index: group.at.index, mark_term: group.at.term, voters, learners, rows, bytes, digest, chunks });
+            continue;
+        }
+        let mut partitions = Vec::new();
+        for partition in identity.topology.partitions_of(group.group).map(PartitionId) {
+            partitions.push(copier.partition(group.group, partition)?);
+        }
+        manifest.groups.push(GroupPart { group: group.group, mark_index: group.at.index, mark_term: group.at.term, voters, learners, partitions });
+    }
+    Ok((copier.writer, manifest))
+}
+
+/// The newest part of the same history, for what has not changed since. One that cannot be read is as good as none.
+fn newest_part(shelf: &Shelf, identity: &Identity) -> Option<Manifest> {
+    let newest = shelf.list().into_iter().filter(|p| p.lineage == identity.lineage).max_by_key(|p| p.x)?;
+    shelf.manifest(newest.snapshot).ok()
+}
+
+/// A part that was just put in place, as it is reported.
+pub fn completed(finished: &Finished) -> Part {
+    Part { bytes_written: finished.bytes_written, ..reported(&finished.info, &finished.manifest) }
+}
+
+/// A finished part that lies on the shelf, as it is reported; how many bytes had to be written is not known any more.
+pub fn lying(shelf: &Arc<Shelf>, id: SnapshotId) -> Option<Part> {
+    let info = shelf.list().into_iter().find(|p| p.snapshot == id)?;
+    Some(reported(&info, shelf.hold(id).ok()?.manifest()))
+}
+
+fn reported(info: &PartInfo, manifest: &Manifest) -> Part {
+    Part {
+        status: Status::Completed,
+        groups: info.groups.iter().copied().chain(manifest.meta.iter().map(|_| GroupId::META)).collect(),
+        rows: info.rows,
+        bytes: info.bytes,
+        download_bytes: Plan::of(manifest, info.manifest_bytes).total_bytes(),
+        manifest_digest: Some(info.digest.0),
+        ..Part::processing(manifest.node)
+    }
+}
+
 /// Copies what a view holds, on a thread that may block.
-pub struct Copier<'a> {
-    pub writer: PartWriter,
-    pub view: &'a View,
+struct Copier<'a> {
+    writer: PartWriter,
+    view: &'a View,
     /// The node's newest part of the same history.
-    pub previous: Option<Manifest>,
-    pub capture: &'a Capture,
+    previous: Option<Manifest>,
+    capture: &'a Capture,
 }
 
 #[derive(Debug, Default)]
-pub struct Copied {
-    pub rows: u64,
-    pub bytes: u64,
-    pub chunks: Vec<ChunkHash>,
+struct Copied {
+    rows: u64,
+    bytes: u64,
+    chunks: Vec<ChunkHash>,
 }
 
 impl Copier<'_> {
     /// A partition that has not changed since the previous part keeps its chunks, and no row is read.
-    pub fn partition(&mut self, group: GroupId, id: PartitionId) -> Result<PartitionPart> {
+    fn partition(&mut self, group: GroupId, id: PartitionId) -> Result<PartitionPart> {
         self.capture.check()?;
         let data_index = self.view.get(&keys::partition_index(id))?.and_then(|b| b.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
         let previous = self.previous.as_ref().filter(|m| m.group(group).is_some());
@@ -168,7 +254,7 @@ impl Copier<'_> {
         chunks.iter().try_fold(true, |all, hash| self.writer.reuse(*hash).map(|there| all && there))
     }
 
-    pub fn range(&mut self, range: &Range<Vec<u8>>) -> Result<Copied> {
+    fn range(&mut self, range: &Range<Vec<u8>>) -> Result<Copied> {
         let mut copied = Copied::default();
         let mut chunker = Chunker::new()?;
         for row in self.view.range(range)? {

@@ -1,7 +1,8 @@
 //! Clients: what they ask, how they retry, and what they write down.
 //!
 //! Each works on its own kind of keys, so that each promise has a history that can be checked: registers with many writers, counters with one writer that go
-//! through sites A, B and C in turn, values side by side with contexts that may be stale, and pairs of keys that only batches write.
+//! through sites A, B and C in turn, values side by side with contexts that may be stale, values with timestamps of their writers' choice, pairs of keys that
+//! only batches write, and a site that is added, used and removed again and again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,15 +11,16 @@ use std::{
 
 use devicedb::{
     clock::Chance,
-    data::{self, Bucket, Context, Key, Prefix, Query, Read, Reply, Scan, Stamp, Step, Value, Write},
+    cluster,
+    data::{self, Bucket, Context, Key, Prefix, Query, Read, Reply, Scan, Stamp, Step, Value, Versions, Write},
     engine::{Body, Token},
     entry::{Action, Command},
     error::{Error, Kind, Result},
-    ids::{RequestId, SiteId},
+    ids::{GroupId, RequestId, SiteId},
 };
 
 use crate::{
-    history::{Counter, Op, Register, Sibling, linearizable, obey_contexts},
+    history::{Counter, Newest, Op, Register, Sibling, linearizable, newest_stands, obey_contexts},
     world::{Moment, World},
 };
 
@@ -26,6 +28,9 @@ pub const COLUMNS: usize = 3;
 const REGISTERS: u64 = 4;
 const SIBLINGS: u64 = 3;
 const PAIRS: u64 = 2;
+const NEWEST: u64 = 2;
+/// So often a site that was added may be unknown to its group before it is added once more: an old request to remove it may have come late.
+const UNKNOWN_SITE_MAX: u32 = 20;
 
 /// A key, and what is promised of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +40,10 @@ pub enum Place {
     /// One of two keys that batches write together.
     Pair(u64, bool),
     Counter(usize, usize),
+    /// The newest timestamp stands.
+    Newest(u64),
+    /// The key of one life of the site that comes and goes.
+    Life(u64),
 }
 
 impl Place {
@@ -44,6 +53,8 @@ impl Place {
             Place::Sibling(n) => format!("sibling{}", n % 2),
             Place::Pair(n, _) => format!("pair{n}"),
             Place::Counter(column, turn) => format!("column{column}{}", ["a", "b", "c"][turn]),
+            Place::Newest(n) => format!("newest{n}"),
+            Place::Life(_) => "comes-and-goes".into(),
         };
         SiteId::new(name).unwrap()
     }
@@ -52,22 +63,27 @@ impl Place {
             Place::Register(n) | Place::Sibling(n) => format!("key{n}"),
             Place::Pair(n, second) => format!("pair{n}{}", if second { "y" } else { "x" }),
             Place::Counter(..) => "counter".into(),
+            Place::Newest(n) => format!("key{n}"),
+            Place::Life(life) => format!("life{life}"),
         };
         Key::new(name).unwrap()
     }
     pub fn bucket(self) -> Bucket {
         match self {
             Place::Register(n) if n % 2 == 0 => Bucket::Lww,
+            Place::Newest(_) => Bucket::Lww,
             Place::Sibling(_) => Bucket::Cloud,
             _ => Bucket::Default,
         }
     }
 
+    /// Those whose sites are always there.
     pub fn all() -> Vec<Place> {
         let mut all: Vec<Place> = (0..REGISTERS).map(Place::Register).collect();
         all.extend((0..SIBLINGS).map(Place::Sibling));
         all.extend((0..PAIRS).flat_map(|n| [Place::Pair(n, false), Place::Pair(n, true)]));
         all.extend((0..COLUMNS).flat_map(|column| (0..3).map(move |turn| Place::Counter(column, turn))));
+        all.extend((0..NEWEST).map(Place::Newest));
         all
     }
 }
@@ -76,10 +92,23 @@ impl Place {
 enum Doing {
     Put { place: Place, value: u64 },
     Get { place: Place },
-    PutBeside { place: Place, value: u64, covers: BTreeSet<u64>, context: Option<Context> },
+    /// A value, or none: a deletion.
+    PutBeside { place: Place, value: Option<u64>, covers: BTreeSet<u64>, context: Context },
+    PutNewest { place: Place, value: Option<u64>, stamp: u64 },
     PutPair { pair: u64, value: u64 },
     ScanPair { pair: u64 },
     Count { column: usize, turn: usize, number: u64 },
+    Live { life: u64, deed: Deed },
+}
+
+/// What is done to the site that comes and goes, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    Add,
+    Put,
+    Scan,
+    /// Until it is gone.
+    Remove,
 }
 
 #[derive(Debug)]
@@ -87,7 +116,7 @@ struct Asked {
     doing: Doing,
     request: RequestId,
     called: Moment,
-    /// When the client has no more patience; none for counters.
+    /// When the client has no more patience; none for counters and lives.
     until: Option<Moment>,
     /// An attempt may have had its effect.
     maybe: bool,
@@ -108,6 +137,7 @@ struct Client {
 enum Role {
     Any,
     Counts { column: usize, turn: usize },
+    Lives { life: u64, deed: Deed, unknown: u32 },
 }
 
 #[derive(Default)]
@@ -115,6 +145,7 @@ pub struct History {
     pub registers: BTreeMap<Place, Vec<Op<Register>>>,
     pub siblings: BTreeMap<Place, Vec<Op<Sibling>>>,
     pub counters: BTreeMap<(usize, usize), Counter>,
+    pub newest: BTreeMap<Place, Vec<Op<Newest>>>,
     pub operations: u64,
     pub unknown: u64,
 }
@@ -130,9 +161,13 @@ pub struct Clients {
 impl Clients {
     pub fn new(seed: u64, count: usize, think: Duration) -> Clients {
         let mut chance = Chance::seeded(seed);
-        let role = |number: usize| if number < COLUMNS { Role::Counts { column: number, turn: 0 } } else { Role::Any };
+        let role = |number: usize| match number {
+            0 => Role::Lives { life: 0, deed: Deed::Add, unknown: 0 },
+            column if column <= COLUMNS => Role::Counts { column: column - 1, turn: 0 },
+            _ => Role::Any,
+        };
         let mut client = |number: usize| Client { chance: Chance::seeded(chance.next_u64()), asked: None, role: role(number), seen: BTreeMap::new(), next: 0 };
-        let clients = (0..COLUMNS + count).map(&mut client).collect();
+        let clients = (0..1 + COLUMNS + count).map(&mut client).collect();
         Clients { clients, history: History::default(), stopping: false, think, broken: Vec::new() }
     }
 
@@ -157,7 +192,7 @@ impl Clients {
                 return;
             }
             let doing = client.choose(number, world.now, &mut self.history);
-            let until = if matches!(doing, Doing::Count { .. }) { None } else { Some(world.now + Duration::from_millis(300 + client.chance.below(6000))) };
+            let until = if matches!(doing, Doing::Count { .. } | Doing::Live { .. }) { None } else { Some(world.now + Duration::from_millis(300 + client.chance.below(6000))) };
             let request = RequestId(*client.chance.uuid().as_bytes());
             client.asked = Some(Asked { doing, request, called: world.now, until, maybe: false, token: None });
         }
@@ -170,8 +205,12 @@ impl Clients {
         let node = client.chance.below(world.nodes.len() as u64) as usize;
         let left = asked.until.map_or(Duration::from_secs(5), |until| until.saturating_sub(world.now));
         let wait = left.min(Duration::from_millis(200 + client.chance.below(4000)));
-        let site = asked.doing.place().site();
-        asked.token = Some(world.request(node, world.topology.group_of_site(&site), asked.body(), wait));
+        let group = match asked.doing {
+            Doing::Live { deed: Deed::Add | Deed::Remove, .. } => GroupId::META,
+            _ => world.topology.group_of_site(&asked.doing.place().site()),
+        };
+        let body = asked.body(&mut client.chance);
+        asked.token = Some(world.request(node, group, body, wait));
     }
 
     /// Whether the answer was for one of them.
@@ -186,6 +225,7 @@ impl Clients {
             Err(Error { kind: Kind::Unknown, .. }) => asked.maybe = true,
             // The only refusal there is for what these clients ask.
             Err(Error { kind: Kind::Conflict, .. }) if matches!(asked.doing, Doing::PutBeside { .. }) => client.asked = None,
+            Err(Error { kind: Kind::Conflict | Kind::NotFound, .. }) if matches!(asked.doing, Doing::Live { .. }) => client.live_on(),
             Err(e) => {
                 self.broken.push(format!("{:?} was refused: {e}", asked.doing));
                 client.asked = None;
@@ -230,6 +270,10 @@ impl Clients {
                     history.counters.entry((*column, *turn)).or_default().know(value, now);
                 }
             }
+            (Doing::Get { place: place @ Place::Newest(_) }, Reply::Found(view)) => {
+                let found = view.versions.first().map(|v| (v.timestamp_ms, v.value.as_ref().map(parse).expect("tombstones are not shown")));
+                history.newest.entry(*place).or_default().push(Op { called, answered, kind: Newest::Read(found) });
+            }
             (Doing::Get { place }, Reply::Found(view)) => {
                 if view.versions.len() > 1 {
                     self.broken.push(format!("{place:?} was only ever overwritten and has siblings: {view:?}"));
@@ -239,6 +283,20 @@ impl Clients {
             (Doing::PutBeside { place, value, covers, .. }, Reply::Written(_)) => {
                 let kind = Sibling::Write { value: *value, covers: covers.clone() };
                 history.siblings.entry(*place).or_default().push(Op { called, answered, kind });
+            }
+            (Doing::PutNewest { place, value, stamp }, Reply::Written(_)) => {
+                let kind = Newest::Write { stamp: *stamp, value: *value };
+                history.newest.entry(*place).or_default().push(Op { called, answered, kind });
+            }
+            (Doing::Live { deed: Deed::Add | Deed::Put, .. }, Reply::Done { .. } | Reply::Written(_)) => client.asked_next(&asked),
+            // It is being removed; whether it is gone is told by a refusal.
+            (Doing::Live { deed: Deed::Remove, .. }, Reply::Done { .. }) => {}
+            (Doing::Live { life, deed: Deed::Scan }, Reply::Page { keys, .. }) => {
+                let own = Place::Life(*life).key().into_bytes();
+                if let Some(other) = keys.iter().find(|k| k.key != own) {
+                    self.broken.push(format!("a site that was removed and added again still has {:?} in life {life}", other.key));
+                }
+                client.asked_next(&asked);
             }
             (Doing::ScanPair { pair }, Reply::Page { keys, .. }) => {
                 let values: Vec<Option<u64>> = [false, true]
@@ -260,6 +318,70 @@ impl Clients {
     }
 }
 
+/// What a key holds where a history begins that goes on from another.
+#[derive(Clone, Debug)]
+pub struct Held {
+    pub place: Place,
+    pub versions: Versions,
+}
+
+impl Clients {
+    /// All servers are gone: nobody gets an answer any more.
+    pub fn cut_off(&mut self) {
+        for client in &mut self.clients {
+            if let Some(asked) = client.asked.take() {
+                let maybe = asked.maybe || asked.token.is_some();
+                self.history.give_up(&Asked { maybe, ..asked });
+            }
+        }
+    }
+
+    /// Goes on with what a restored cluster holds. Contexts stay: who holds one has seen values that may be gone, and others that are back.
+    pub fn go_on_from(&mut self, held: &[Held], now: Moment) {
+        let before = std::mem::take(&mut self.history);
+        let history = &mut self.history;
+        (history.operations, history.unknown) = (before.operations, before.unknown);
+        let answered = Some(now);
+        for Held { place, versions } in held {
+            let value = || versions.visible().next().map(|v| parse(v.value.as_ref().expect("it is visible")));
+            match place {
+                Place::Register(_) | Place::Pair(..) => value().into_iter().for_each(|value| history.register(*place, now, answered, Register::Write(value))),
+                Place::Counter(column, turn) => {
+                    let counter = history.counters.entry((*column, *turn)).or_default();
+                    while value().is_some_and(|number| counter.call(now) < number) {}
+                    value().into_iter().for_each(|number| counter.answer(number, now));
+                }
+                Place::Newest(_) => {
+                    for version in versions.versions() {
+                        let kind = Newest::Write { stamp: version.timestamp_ms, value: version.value.as_ref().map(parse) };
+                        history.newest.entry(*place).or_default().push(Op { called: now, answered, kind });
+                    }
+                }
+                Place::Sibling(_) => {
+                    for version in versions.visible() {
+                        let value = version.value.as_ref().map(parse);
+                        let kind = Sibling::Write { value, covers: BTreeSet::new() };
+                        history.siblings.entry(*place).or_default().push(Op { called: now, answered, kind });
+                        for (covers, context) in self.clients.iter_mut().filter_map(|c| c.seen.get_mut(place)) {
+                            covers.extend(value.filter(|_| context.covers(version.dot)));
+                        }
+                    }
+                }
+                Place::Life(_) => {}
+            }
+        }
+        for (number, client) in self.clients.iter_mut().enumerate() {
+            client.role = match client.role {
+                Role::Any => Role::Any,
+                Role::Counts { column, .. } => Role::Counts { column, turn: 0 },
+                // What the site holds is of any life.
+                Role::Lives { life, .. } => Role::Lives { life, deed: Deed::Remove, unknown: 0 },
+            };
+            assert!(client.asked.is_none(), "client {number} was cut off");
+        }
+    }
+}
+
 fn parse(value: &Value) -> u64 {
     u64::from_be_bytes(value.as_bytes().try_into().expect("clients write numbers"))
 }
@@ -269,14 +391,44 @@ fn single(versions: &[data::Version]) -> Option<u64> {
 }
 
 impl Client {
+    /// After a deed that has succeeded.
+    fn asked_next(&mut self, asked: &Asked) {
+        let Doing::Live { life, deed } = asked.doing else { return };
+        let next = match deed {
+            Deed::Add => Deed::Put,
+            Deed::Put => Deed::Scan,
+            Deed::Scan | Deed::Remove => Deed::Remove,
+        };
+        self.role = Role::Lives { life, deed: next, unknown: 0 };
+    }
+
+    /// After a refusal: the site is not there yet, not there any more, or is still being removed.
+    fn live_on(&mut self) {
+        let (Some(Asked { doing: Doing::Live { life, deed }, .. }), Role::Lives { unknown, .. }) = (self.asked.take(), self.role) else { return };
+        self.role = match deed {
+            Deed::Remove => Role::Lives { life: life + 1, deed: Deed::Add, unknown: 0 },
+            _ if unknown == UNKNOWN_SITE_MAX => Role::Lives { life, deed: Deed::Add, unknown: 0 },
+            _ => Role::Lives { life, deed, unknown: unknown + 1 },
+        };
+    }
+
     fn choose(&mut self, number: usize, now: Moment, history: &mut History) -> Doing {
-        if let Role::Counts { column, turn } = self.role {
-            return Doing::Count { column, turn, number: history.counters.entry((column, turn)).or_default().call(now) };
+        match self.role {
+            Role::Counts { column, turn } => return Doing::Count { column, turn, number: history.counters.entry((column, turn)).or_default().call(now) },
+            Role::Lives { life, deed, .. } => return Doing::Live { life, deed },
+            Role::Any => {}
         }
         self.next += 1;
         let value = (number as u64) << 32 | self.next;
         let chance = &mut self.chance;
-        match chance.below(100) {
+        match chance.below(115) {
+            100..106 => Doing::Get { place: Place::Newest(chance.below(NEWEST)) },
+            106..115 => {
+                // Within some seconds of one another, so that the later write often is the older one.
+                let stamp = (now.as_millis() as u64 + chance.below(4000)) << 24 | (number as u64) << 16 | self.next & 0xFFFF;
+                let value = (chance.below(4) > 0).then_some(value);
+                Doing::PutNewest { place: Place::Newest(chance.below(NEWEST)), value, stamp }
+            }
             0..25 => Doing::Put { place: Place::Register(chance.below(REGISTERS)), value },
             25..50 => Doing::Get { place: Place::Register(chance.below(REGISTERS)) },
             50..65 => Doing::Get { place: Place::Sibling(chance.below(SIBLINGS)) },
@@ -288,7 +440,8 @@ impl Client {
                 if !stale {
                     self.seen.remove(&place);
                 }
-                Doing::PutBeside { place, value, covers, context: Some(context) }
+                let value = (chance.below(5) > 0).then_some(value);
+                Doing::PutBeside { place, value, covers, context }
             }
             80..87 => Doing::PutPair { pair: chance.below(PAIRS), value },
             87..94 => Doing::ScanPair { pair: chance.below(PAIRS) },
@@ -300,7 +453,8 @@ impl Client {
 impl Doing {
     fn place(&self) -> Place {
         match self {
-            Doing::Put { place, .. } | Doing::Get { place } | Doing::PutBeside { place, .. } => *place,
+            Doing::Put { place, .. } | Doing::Get { place } | Doing::PutBeside { place, .. } | Doing::PutNewest { place, .. } => *place,
+            Doing::Live { life, .. } => Place::Life(*life),
             Doing::PutPair { pair, .. } | Doing::ScanPair { pair } => Place::Pair(*pair, false),
             Doing::Count { column, turn, .. } => Place::Counter(*column, *turn),
         }
@@ -308,24 +462,31 @@ impl Doing {
 }
 
 impl Asked {
-    fn body(&self) -> Body {
+    fn body(&self, chance: &mut Chance) -> Body {
         let place = self.doing.place();
-        let step = |place: Place, value: u64, context: Option<Context>| Step {
+        let step = |place: Place, value: Option<u64>, context: Option<Context>, stamp: Stamp| Step {
             key: place.key(),
-            value: Some(Value::new(value.to_be_bytes().to_vec()).unwrap()),
+            value: value.map(|value| Value::new(value.to_be_bytes().to_vec()).unwrap()),
             context,
-            stamp: Stamp::Floor(0),
+            stamp,
         };
+        // The clocks of servers are anywhere.
+        let clock = Stamp::Floor(chance.below(1 << 41));
+        let plain = |place: Place, value: u64| step(place, Some(value), None, clock);
         let steps = match &self.doing {
-            Doing::Put { place, value } => vec![step(*place, *value, None)],
-            Doing::Count { number, .. } => vec![step(place, *number, None)],
-            Doing::PutBeside { place, value, context, .. } => vec![step(*place, *value, context.clone())],
-            Doing::PutPair { pair, value } => [false, true].map(|second| step(Place::Pair(*pair, second), *value, None)).into(),
+            Doing::Put { place, value } => vec![plain(*place, *value)],
+            Doing::Count { number, .. } => vec![plain(place, *number)],
+            Doing::PutBeside { place, value, context, .. } => vec![step(*place, *value, Some(context.clone()), clock)],
+            Doing::PutNewest { place, value, stamp } => vec![step(*place, *value, None, Stamp::Chosen(*stamp))],
+            Doing::PutPair { pair, value } => [false, true].map(|second| plain(Place::Pair(*pair, second), *value)).into(),
             Doing::Get { place } => return read(*place, Read::Get { key: place.key() }),
-            Doing::ScanPair { .. } => {
+            Doing::ScanPair { .. } | Doing::Live { deed: Deed::Scan, .. } => {
                 let scan = Scan { prefix: Prefix::default(), after: None, limit: 0, keys_only: false };
                 return read(place, Read::Scan(scan));
             }
+            Doing::Live { deed: Deed::Put, life } => vec![plain(place, *life)],
+            Doing::Live { deed: Deed::Add, .. } => return Body::Propose(cluster::Command::AddSite(place.site()).into()),
+            Doing::Live { deed: Deed::Remove, .. } => return Body::Propose(cluster::Command::RemoveSite(place.site()).into()),
         };
         let write = Write::new(place.site(), place.bucket(), steps).unwrap();
         Body::Propose(Command { request: Some(self.request), action: Action::Data(data::Command::Write(write)) })
@@ -359,6 +520,10 @@ impl History {
                 let kind = Sibling::Write { value: *value, covers: covers.clone() };
                 self.siblings.entry(*place).or_default().push(Op { called, answered: None, kind });
             }
+            Doing::PutNewest { place, value, stamp } => {
+                let kind = Newest::Write { stamp: *stamp, value: *value };
+                self.newest.entry(*place).or_default().push(Op { called, answered: None, kind });
+            }
             _ => {}
         }
     }
@@ -366,6 +531,7 @@ impl History {
     pub fn check(&self) -> Vec<String> {
         let registers = self.registers.iter().filter_map(|(place, history)| linearizable(history).err().map(|e| format!("{place:?}: {e}")));
         let siblings = self.siblings.iter().filter_map(|(place, history)| obey_contexts(history).err().map(|e| format!("{place:?}: {e}")));
-        registers.chain(siblings).collect()
+        let newest = self.newest.iter().filter_map(|(place, history)| newest_stands(history).err().map(|e| format!("{place:?}: {e}")));
+        registers.chain(siblings).chain(newest).collect()
     }
 }

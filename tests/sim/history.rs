@@ -25,12 +25,24 @@ pub enum Register {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sibling {
-    /// Writes a value in the place of all values that its context knew of.
+    /// Writes a value in the place of all values that its context knew of, or only removes those.
     Write {
-        value: u64,
+        value: Option<u64>,
         covers: BTreeSet<u64>,
     },
     Read(BTreeSet<u64>),
+}
+
+/// On a key whose writers choose the timestamps. No two of them choose the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newest {
+    /// A value, or a deletion.
+    Write {
+        stamp: u64,
+        value: Option<u64>,
+    },
+    /// The timestamp and the value that it found.
+    Read(Option<(u64, u64)>),
 }
 
 const FOR_EVER: Moment = Moment::MAX;
@@ -127,8 +139,10 @@ pub fn obey_contexts(history: &[Op<Sibling>]) -> Result<(), String> {
         for old in &all {
             covered_by.entry(*old).or_default().push(op);
         }
-        covers.insert(*value, all);
-        written.insert(*value, op);
+        if let Some(value) = value {
+            covers.insert(*value, all);
+            written.insert(*value, op);
+        }
     }
     for read in history {
         let (Sibling::Read(found), Some(answered)) = (&read.kind, read.answered) else { continue };
@@ -150,6 +164,39 @@ pub fn obey_contexts(history: &[Op<Sibling>]) -> Result<(), String> {
                 return Err(format!("a read from {:?} to {answered:?} found {found:?} and not {value}, acknowledged at {:?}", read.called, write.answered));
             }
         }
+    }
+    Ok(())
+}
+
+// ---- The newest timestamp. ----
+
+/// Whether every read finds the newest of all writes that were acknowledged before it was called, or a newer one that had been called by then; and nothing older
+/// than an earlier read has found. A read that finds nothing has found a deletion, or the time before every write.
+pub fn newest_stands(history: &[Op<Newest>]) -> Result<(), String> {
+    // Called, answered, stamp, value; the first stands for the time before.
+    let mut writes = vec![(Moment::ZERO, Moment::ZERO, 0, None)];
+    let mut reads = Vec::new();
+    for op in history {
+        let answered = op.answered.unwrap_or(FOR_EVER);
+        match op.kind {
+            Newest::Write { stamp, value } => writes.push((op.called, answered, stamp, value)),
+            Newest::Read(found) => reads.push((answered, op.called, found)),
+        }
+    }
+    writes.sort_by_key(|(.., stamp, _)| *stamp);
+    reads.sort();
+    // When a read was answered that had found a stamp.
+    let mut known: Vec<(Moment, u64)> = Vec::new();
+    for (answered, called, found) in reads {
+        let acknowledged = writes.iter().filter(|(_, at, ..)| *at < called).map(|(.., stamp, _)| *stamp);
+        let floor = acknowledged.chain(known.iter().filter(|(at, _)| *at < called).map(|(_, stamp)| *stamp)).max().unwrap_or(0);
+        let fits = |(begun, _, stamp, value): &&(Moment, Moment, u64, Option<u64>)| {
+            *begun <= answered && *stamp >= floor && found.map_or(value.is_none(), |(at, read)| at == *stamp && *value == Some(read))
+        };
+        let Some((.., stamp, _)) = writes.iter().find(fits) else {
+            return Err(format!("a read from {called:?} to {answered:?} found {found:?}, and the timestamp {floor} had been written or read before"));
+        };
+        known.push((answered, *stamp));
     }
     Ok(())
 }
@@ -276,8 +323,11 @@ mod tests {
     }
 
     fn put(value: u64, covers: &[u64], called: u64, answered: impl Into<Option<u64>>) -> Op<Sibling> {
-        let kind = Sibling::Write { value, covers: covers.iter().copied().collect() };
+        let kind = Sibling::Write { value: Some(value), covers: covers.iter().copied().collect() };
         Op { called: at(called), answered: answered.into().map(at), kind }
+    }
+    fn delete(covers: &[u64], called: u64, answered: u64) -> Op<Sibling> {
+        Op { called: at(called), answered: Some(at(answered)), kind: Sibling::Write { value: None, covers: covers.iter().copied().collect() } }
     }
     fn found(values: &[u64], called: u64, answered: u64) -> Op<Sibling> {
         Op { called: at(called), answered: Some(at(answered)), kind: Sibling::Read(values.iter().copied().collect()) }
@@ -289,6 +339,7 @@ mod tests {
             &[put(1, &[], 1, 2), put(2, &[], 3, 4), found(&[1, 2], 5, 6), put(3, &[1, 2], 7, 8), found(&[3], 9, 10)],
             &[put(1, &[], 1, 2), put(2, &[1], 3, None), found(&[1], 5, 6), found(&[2], 7, 8)],
             &[put(1, &[], 1, 2), put(2, &[1], 3, 4), put(3, &[1], 5, 6), found(&[2, 3], 7, 8)],
+            &[put(1, &[], 1, 2), put(2, &[], 3, 4), delete(&[1], 5, 6), found(&[2], 7, 8)],
         ];
         let wrong: &[&[Op<Sibling>]] = &[
             &[put(1, &[], 1, 2), put(2, &[], 3, 4), found(&[2], 5, 6)],
@@ -296,12 +347,44 @@ mod tests {
             &[put(1, &[], 1, 2), put(2, &[1], 3, 4), put(3, &[2], 5, 6), found(&[1, 3], 7, 8)],
             &[found(&[1], 1, 2), put(1, &[], 3, 4)],
             &[found(&[9], 1, 2)],
+            &[put(1, &[], 1, 2), delete(&[1], 3, 4), found(&[1], 5, 6)],
+            &[put(1, &[], 1, 2), put(2, &[], 3, 4), delete(&[1], 5, 6), found(&[], 7, 8)],
         ];
         for history in fine {
             obey_contexts(history).unwrap();
         }
         for history in wrong {
             assert!(obey_contexts(history).is_err(), "{history:?}");
+        }
+    }
+
+    #[test]
+    fn histories_of_timestamps_are_told_apart() {
+        let write = |stamp, value: Option<u64>, called, answered: Option<u64>| Op {
+            called: at(called),
+            answered: answered.map(at),
+            kind: Newest::Write { stamp, value },
+        };
+        let read = |found, called, answered| Op { called: at(called), answered: Some(at(answered)), kind: Newest::Read(found) };
+        let fine = [
+            vec![read(None, 1, 2), write(20, Some(1), 3, Some(4)), write(10, Some(2), 5, Some(6)), read(Some((20, 1)), 7, 8)],
+            vec![write(20, None, 1, Some(2)), write(10, Some(2), 3, Some(4)), read(None, 5, 6)],
+            vec![write(10, Some(1), 1, None), read(None, 2, 3), read(Some((10, 1)), 4, 5)],
+            vec![write(10, Some(1), 1, Some(2)), write(20, None, 3, Some(9)), read(Some((10, 1)), 4, 5), read(None, 6, 7)],
+        ];
+        let wrong = [
+            vec![write(20, Some(1), 1, Some(2)), write(10, Some(2), 3, Some(4)), read(Some((10, 2)), 5, 6)],
+            // A deletion was forgotten, and an older write came late.
+            vec![write(20, None, 1, Some(2)), write(10, Some(2), 3, Some(4)), read(Some((10, 2)), 5, 6)],
+            vec![write(10, Some(1), 1, Some(2)), read(None, 3, 4)],
+            vec![write(10, Some(1), 1, None), read(Some((10, 1)), 2, 3), read(None, 4, 5)],
+            vec![read(Some((10, 1)), 1, 2), write(10, Some(1), 3, Some(4))],
+        ];
+        for history in fine {
+            newest_stands(&history).unwrap();
+        }
+        for history in wrong {
+            assert!(newest_stands(&history).is_err(), "{history:?}");
         }
     }
 

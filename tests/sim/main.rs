@@ -4,8 +4,10 @@
 //! feature `planted`, mistakes are made on purpose, to show that the checkers see them.
 
 mod clients;
+mod disaster;
 mod disk;
 mod history;
+mod parts;
 mod story;
 mod world;
 
@@ -54,7 +56,9 @@ fn play_all(seeds: Range<u64>, mistake: Option<Mistake>) -> (Ending, Vec<(u64, E
                     total.faults += ending.faults;
                     total.snapshots += ending.snapshots;
                     total.sealed += ending.sealed;
-                    total.views += ending.views;
+                    total.parts += ending.parts;
+                    total.restores += ending.restores;
+                    total.refused_parts += ending.refused_parts;
                     total.rounds += ending.rounds;
                     total.messages += ending.messages;
                     total.disk_operations += ending.disk_operations;

@@ -10,15 +10,10 @@ use std::{
 
 use devicedb::{
     clock::Chance,
-    cluster::{
-        self,
-        snapshots::{Part, Stage},
-        walk::Membership,
-    },
-    data::{Key, Place as RowPlace, Row, RowKey},
+    cluster::{self, walk::Membership},
+    data::{Place as RowPlace, Row, RowKey, Versions},
     engine::{Body, Bounds, Input, SnapshotNews},
-    ids::{GroupId, PartitionId, SnapshotId, Topology},
-    limits,
+    ids::{GroupId, SnapshotId, Topology},
     store::{View, keys},
     wire,
 };
@@ -26,17 +21,18 @@ use devicedb::{
 use crate::{
     clients::{COLUMNS, Clients, Place},
     history::{CutTimes, one_instant},
+    parts::{self, Parts},
     world::{Moment, Network, Outcome, World},
 };
 
 const FAULTS: u64 = 1_000_000;
 const SNAPSHOTS: u64 = 1_000_001;
 /// Enough for one story: more seeds find more than longer ones.
-const OPERATIONS_MAX: u64 = 6000;
+pub const OPERATIONS_MAX: u64 = 6000;
 /// Several times what a story needs.
 const ROUNDS_MAX: u64 = 600_000;
 /// How long the end may take until everything is at rest.
-const END_MAX: Duration = Duration::from_secs(120);
+pub const END_MAX: Duration = Duration::from_secs(120);
 
 /// What may happen in a story.
 #[derive(Clone, Debug)]
@@ -52,6 +48,8 @@ pub struct Plot {
     pub faults: BTreeSet<Fault>,
     pub faults_every: Duration,
     pub snapshots_every: Duration,
+    /// How often the whole cluster is lost and restored.
+    pub disasters: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,7 +94,7 @@ impl Fault {
 impl Plot {
     pub fn of(seed: u64) -> Plot {
         let mut chance = Chance::seeded(seed ^ 0x5EED);
-        let nodes = [1, 2, 3, 3, 3, 3, 4, 5][chance.below(8) as usize];
+        let nodes = [1, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 7][chance.below(16) as usize];
         let faults = Fault::ALL.into_iter().filter(|_| chance.below(3) == 0).collect();
         Plot {
             seed,
@@ -114,6 +112,7 @@ impl Plot {
             faults,
             faults_every: Duration::from_millis([200, 500, 1000, 3000][chance.below(4) as usize]),
             snapshots_every: Duration::from_millis([500, 1500, 4000, 20_000][chance.below(4) as usize]),
+            disasters: [0, 0, 0, 1, 1, 2][chance.below(6) as usize],
         }
     }
 }
@@ -126,7 +125,9 @@ pub struct Ending {
     pub faults: u64,
     pub snapshots: u64,
     pub sealed: u64,
-    pub views: u64,
+    pub parts: u64,
+    pub restores: u64,
+    pub refused_parts: u64,
     pub rounds: u64,
     pub messages: u64,
     pub disk_operations: u64,
@@ -135,27 +136,32 @@ pub struct Ending {
     pub broken: Vec<String>,
 }
 
-struct Story {
-    plot: Plot,
-    chance: Chance,
-    world: World,
-    clients: Clients,
-    faults: u64,
+pub struct Story {
+    pub plot: Plot,
+    pub chance: Chance,
+    pub world: World,
+    pub clients: Clients,
+    pub parts: Parts,
+    pub faults: u64,
     ending: bool,
-    cuts: BTreeMap<SnapshotId, Cut>,
-    broken: Vec<String>,
+    pub cuts: BTreeMap<SnapshotId, Cut>,
+    pub restores: u64,
+    /// Parts that were damaged and not restored.
+    pub refused_parts: u64,
+    pub broken: Vec<String>,
 }
 
 /// A snapshot, as the nodes hold it.
 #[derive(Default)]
-struct Cut {
+pub struct Cut {
     called: Moment,
-    sealed: Option<Moment>,
+    pub sealed: Option<Moment>,
     /// Counters, by node.
     counters: Vec<BTreeMap<(usize, usize), u64>>,
     /// What nodes hold of a group at its mark: the mark's place, and a digest of the rows.
-    groups: BTreeMap<GroupId, BTreeSet<(u64, u64, String)>>,
-    views: u64,
+    pub groups: BTreeMap<GroupId, BTreeSet<(u64, u64, String)>>,
+    /// The history in which it was taken is over and was checked.
+    checked: bool,
 }
 
 /// Plays a story to its end.
@@ -164,9 +170,17 @@ pub fn play(plot: Plot) -> Ending {
     let mut chance = Chance::seeded(plot.seed);
     let world = World::new(chance.next_u64(), plot.nodes, plot.replication_factor, topology, plot.bounds);
     let clients = Clients::new(chance.next_u64(), plot.clients, plot.think);
-    let mut story = Story { plot, chance, world, clients, faults: 0, ending: false, cuts: BTreeMap::new(), broken: Vec::new() };
+    let parts = Parts::new(chance.next_u64(), (0..plot.nodes).map(|n| world.root.join(format!("shelf{n}"))).collect());
+    let mut story =
+        Story { plot, chance, world, clients, parts, faults: 0, ending: false, cuts: BTreeMap::new(), restores: 0, refused_parts: 0, broken: Vec::new() };
     story.begin();
+    story.arm();
     story.middle();
+    for _ in 0..story.plot.disasters {
+        if story.is_whole() && story.disaster() {
+            story.middle();
+        }
+    }
     story.end();
     story.told()
 }
@@ -190,16 +204,26 @@ impl Story {
         });
     }
 
-    fn middle(&mut self) {
+    /// Clients, faults and snapshots begin.
+    pub fn arm(&mut self) {
         for client in 0..self.clients.count() {
             self.world.alarm(Duration::from_millis(self.chance.below(100)), client as u64);
         }
         self.world.alarm(self.plot.faults_every, FAULTS);
         self.world.alarm(self.plot.snapshots_every, SNAPSHOTS);
+    }
+
+    fn middle(&mut self) {
         let until = self.world.now + self.plot.lasts;
-        while self.world.now < until && self.clients.history.operations < OPERATIONS_MAX && self.broken.is_empty() {
+        let operations = self.clients.history.operations + OPERATIONS_MAX / (1 + self.plot.disasters);
+        while self.world.now < until && self.clients.history.operations < operations && self.is_whole() {
             self.step();
         }
+    }
+
+    /// No promise has been broken so far.
+    pub fn is_whole(&self) -> bool {
+        self.broken.is_empty() && self.world.broken.is_empty() && self.clients.broken.is_empty() && self.parts.broken.is_empty()
     }
 
     fn end(&mut self) {
@@ -211,18 +235,20 @@ impl Story {
     }
 
     fn told(mut self) -> Ending {
-        self.check_cuts();
+        self.check_history();
         let mut broken = self.broken;
         broken.append(&mut self.world.broken);
         broken.append(&mut self.clients.broken);
-        broken.extend(self.clients.history.check());
+        broken.append(&mut self.parts.broken);
         Ending {
             operations: self.clients.history.operations,
             unknown: self.clients.history.unknown,
             faults: self.faults,
             snapshots: self.cuts.len() as u64,
             sealed: self.cuts.values().filter(|c| c.sealed.is_some()).count() as u64,
-            views: self.cuts.values().map(|c| c.views).sum(),
+            parts: self.parts.completed,
+            restores: self.restores,
+            refused_parts: self.refused_parts,
             rounds: self.world.rounds,
             messages: self.world.messages,
             disk_operations: self.world.disk_operations(),
@@ -231,10 +257,10 @@ impl Story {
         }
     }
 
-    fn until(&mut self, what: &str, bound: Duration, mut fact: impl FnMut(&mut Story) -> bool) {
+    pub fn until(&mut self, what: &str, bound: Duration, mut fact: impl FnMut(&mut Story) -> bool) {
         let by = self.world.now + bound;
         let mut look = self.world.now;
-        while self.broken.is_empty() && self.world.broken.is_empty() {
+        while self.is_whole() {
             if self.world.now >= look {
                 if fact(self) {
                     return;
@@ -250,7 +276,7 @@ impl Story {
         }
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         self.world.step();
         if self.world.rounds > ROUNDS_MAX && self.broken.is_empty() {
             self.broken.push(format!("{ROUNDS_MAX} turns of engines, and it is only {:?}: they keep each other busy", self.world.now));
@@ -259,9 +285,10 @@ impl Story {
             match outcome {
                 Outcome::Alarm(FAULTS) => self.fault(),
                 Outcome::Alarm(SNAPSHOTS) => self.snapshot(),
+                Outcome::Alarm(number) if number >= parts::ALARMS => self.parts.on_alarm(number, &mut self.world),
                 Outcome::Alarm(client) => self.clients.wake(client as usize, &mut self.world),
                 Outcome::Answer { token, answer } => {
-                    if !self.world.on_join_answer(token, &answer) {
+                    if !self.world.on_join_answer(token, &answer) && !self.parts.on_answer(token, &answer, &mut self.world) {
                         self.clients.on_answer(token, answer, &mut self.world);
                     }
                 }
@@ -332,7 +359,7 @@ impl Story {
     }
 
     /// Nothing fails from now on.
-    fn heal(&mut self) {
+    pub fn heal(&mut self) {
         self.world.network = Network::whole();
         for node in 0..self.plot.nodes {
             let this = &mut self.world.nodes[node];
@@ -388,50 +415,50 @@ impl Story {
         }
         let every = self.plot.snapshots_every.as_millis() as u64;
         self.world.alarm(Duration::from_millis(every / 2 + self.chance.below(every + 1)), SNAPSHOTS);
-        let id = SnapshotId(self.chance.uuid());
         let node = self.chance.below(self.plot.nodes as u64) as usize;
+        if self.chance.below(6) == 0 && !self.cuts.is_empty() {
+            let ids: Vec<SnapshotId> = self.cuts.keys().copied().collect();
+            let command = cluster::Command::DeleteSnapshot { id: ids[self.chance.below(ids.len() as u64) as usize] };
+            self.world.request(node, GroupId::META, Body::Propose(command.into()), Duration::from_secs(3));
+        }
+        let id = SnapshotId(self.chance.uuid());
         self.cuts.insert(id, Cut { called: self.world.now, ..Cut::default() });
         let command = cluster::Command::BeginSnapshot { id, created_ms: 0 };
         self.world.request(node, GroupId::META, Body::Propose(command.into()), Duration::from_secs(3));
     }
 
     fn on_news(&mut self, node: usize, news: SnapshotNews) {
-        let id = self.world.nodes[node].id;
-        match news {
+        match &news {
             SnapshotNews::Sealed { id } => {
                 let now = self.world.now;
-                self.cuts.entry(id).or_default().sealed.get_or_insert(now);
+                self.cuts.entry(*id).or_default().sealed.get_or_insert(now);
             }
-            SnapshotNews::View { id: snapshot, view, groups, .. } => {
+            SnapshotNews::View { id, view, groups, .. } => {
                 let topology = self.world.topology;
-                let cut = self.cuts.entry(snapshot).or_default();
-                cut.views += 1;
+                let cut = self.cuts.entry(*id).or_default();
                 let held: BTreeSet<GroupId> = groups.iter().map(|g| g.group).collect();
-                cut.counters.push(counters(&view, topology, &held));
+                cut.counters.push(counters(view, topology, &held));
+                let mut rows = parts::rows(view, topology, held.into_iter().filter(|g| !g.is_meta()));
                 for group in groups.iter().filter(|g| !g.group.is_meta()) {
-                    let digest = digest(&view, topology, group.group);
+                    let digest = rows.remove(&group.group).expect("it was asked for");
                     cut.groups.entry(group.group).or_default().insert((group.at.index, group.at.term, digest));
                 }
-                let part = Part { status: cluster::snapshots::Status::Completed, groups: held, manifest_digest: Some([0; 32]), ..Part::processing(id) };
-                self.report(node, snapshot, part);
             }
-            SnapshotNews::Unreported { id: snapshot } => self.report(node, snapshot, Part::missing(id, "the node was away")),
-            SnapshotNews::Aborted { .. } | SnapshotNews::Deleted { .. } => {}
+            _ => {}
         }
+        self.parts.on_news(node, news, &mut self.world);
     }
 
-    fn report(&mut self, node: usize, id: SnapshotId, part: Part) {
-        let command = cluster::Command::ReportPart { id, part };
-        self.world.request(node, GroupId::META, Body::Propose(command.into()), limits::REQUEST_DEADLINE);
+    /// Whether what clients and snapshots have seen of the history so far keeps the promises.
+    pub fn check_history(&mut self) {
+        self.broken.extend(self.clients.history.check());
+        self.check_cuts();
     }
 
     fn check_cuts(&mut self) {
-        let sealed: BTreeSet<SnapshotId> = (0..self.plot.nodes)
-            .filter_map(|n| self.world.engine(n))
-            .flat_map(|e| e.meta().snapshots().values().filter(|s| s.stage == Stage::Sealed).map(|s| s.id).collect::<Vec<_>>())
-            .collect();
-        for (id, cut) in &self.cuts {
-            let Some(at) = cut.sealed.filter(|_| sealed.contains(id)) else { continue };
+        for (id, cut) in self.cuts.iter_mut().filter(|(_, cut)| !cut.checked) {
+            cut.checked = true;
+            let Some(at) = cut.sealed else { continue };
             for (group, held) in cut.groups.iter().filter(|(_, held)| held.len() > 1) {
                 self.broken.push(format!("snapshot {id}: nodes hold group {group} differently: {held:?}"));
             }
@@ -457,10 +484,7 @@ fn counters(view: &View, topology: Topology, groups: &BTreeSet<GroupId>) -> BTre
         if !groups.contains(&topology.group_of_site(&place.site())) {
             continue;
         }
-        let row_place = RowPlace::Key { bucket: place.bucket(), key: Key::new("counter").unwrap() };
-        let row = RowKey { partition: topology.partition_of(&place.site()), site: place.site(), place: row_place };
-        let number = view.get(&keys::data(&row.encode())).unwrap().map_or(0, |stored| {
-            let Row::Key(versions) = wire::decode_row(&row.place, &stored).unwrap() else { panic!("{row:?} is not the row of a key") };
+        let number = versions(view, topology, place).map_or(0, |versions| {
             let value = versions.visible().next().and_then(|v| v.value.clone()).expect("counters are not deleted");
             u64::from_be_bytes(value.as_bytes().try_into().unwrap())
         });
@@ -469,13 +493,11 @@ fn counters(view: &View, topology: Topology, groups: &BTreeSet<GroupId>) -> BTre
     held
 }
 
-fn digest(view: &View, topology: Topology, group: GroupId) -> String {
-    let mut hash = blake3::Hasher::new();
-    for partition in topology.partitions_of(group) {
-        for row in view.range(&keys::partition(PartitionId(partition))).unwrap() {
-            let (key, row) = row.unwrap();
-            hash.update(&key).update(&row);
-        }
-    }
-    hash.finalize().to_hex().to_string()
+/// What a store holds of a key.
+pub fn versions(view: &View, topology: Topology, place: Place) -> Option<Versions> {
+    let row_place = RowPlace::Key { bucket: place.bucket(), key: place.key() };
+    let row = RowKey { partition: topology.partition_of(&place.site()), site: place.site(), place: row_place };
+    let stored = view.get(&keys::data(&row.encode())).unwrap()?;
+    let Row::Key(versions) = wire::decode_row(&row.place, &stored).unwrap() else { panic!("{row:?} is not the row of a key") };
+    Some(versions)
 }

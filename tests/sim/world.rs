@@ -43,6 +43,8 @@ enum Event {
     Tick,
     Message {
         from: usize,
+        /// Who the sender was when it sent this.
+        speaker: Speaker,
         message: Box<PeerMessage>,
     },
     Input(Box<Input>),
@@ -52,6 +54,15 @@ enum Event {
     Work,
     /// A node that is down starts, or tries to join.
     Start,
+    /// It says where it is until the cluster knows.
+    Announce,
+}
+
+/// One process, as its hello says.
+#[derive(Clone)]
+struct Speaker {
+    identity: Arc<Identity>,
+    incarnation: u64,
 }
 
 /// raft-engine remembers the last block that a thread has read by the number of its file, whichever engine it belongs to. A node has one engine; here several
@@ -129,7 +140,9 @@ pub struct Node {
     pub dir: PathBuf,
     pub disk: SimDisk,
     running: Option<Running>,
-    incarnation: u64,
+    /// Of its process; 0 while there is none.
+    pub incarnation: u64,
+    port: usize,
     pub paused_until: Moment,
     busy_until: Moment,
     /// Its clock runs this much faster, in thousandths.
@@ -171,7 +184,11 @@ pub struct World {
     pub broken: Vec<String>,
     pub rounds: u64,
     pub messages: u64,
+    /// Of disks that are gone.
+    disk_operations: u64,
     decoy: Decoy,
+    /// Where all files are.
+    pub root: PathBuf,
     _dir: TempDir,
 }
 
@@ -246,6 +263,7 @@ impl World {
             disk: SimDisk::new(chance.next_u64()),
             running: None,
             incarnation: 0,
+            port: 1000 + number,
             paused_until: Moment::ZERO,
             busy_until: Moment::ZERO,
             drift_permille: 0,
@@ -272,7 +290,9 @@ impl World {
             broken: Vec::new(),
             rounds: 0,
             messages: 0,
+            disk_operations: 0,
             decoy: Decoy::new(dir.path()),
+            root: dir.path().to_owned(),
             _dir: dir,
         };
         world.found(replication_factor);
@@ -295,7 +315,7 @@ impl World {
     fn entry(&self, node: usize, lineage: Lineage) -> cluster::Node {
         cluster::Node {
             id: self.nodes[node].id,
-            address: format!("127.0.0.1:{}", 1000 + node),
+            address: format!("127.0.0.1:{}", self.nodes[node].port),
             capacity_percent: 100,
             version: "simulated".into(),
             snapshot_store: true,
@@ -337,6 +357,20 @@ impl World {
                 }
                 self.happen(node, event);
             }
+        }
+    }
+
+    /// Nobody waits for a moment any more.
+    pub fn clear_alarms(&mut self) {
+        self.queue.retain(|Reverse(planned)| matches!(planned.what, What::Node { .. }));
+        self.outcomes.clear();
+    }
+
+    /// All processes end at once and nobody starts them again. What is on the network still arrives.
+    pub fn all_gone(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.nodes[node].restarts = false;
+            self.crash(node);
         }
     }
 
@@ -383,16 +417,32 @@ impl World {
                 self.round(node, vec![Input::Tick]);
                 self.plan_node(node, self.now + next, incarnation, Event::Tick);
             }
-            Event::Message { from, message } => {
-                if self.may_speak(from, node) {
-                    let from = self.nodes[from].id;
-                    self.round(node, vec![Input::Peer { from, message }]);
+            Event::Message { from, speaker, message } => {
+                if self.may_speak(from, &speaker, node) {
+                    self.round(node, vec![Input::Peer { from: speaker.identity.node, message }]);
                 }
             }
             Event::Input(input) => self.round(node, vec![*input]),
             Event::Ship(rows) => self.ship(node, *rows),
             Event::Work => self.work(node),
+            Event::Announce => self.announce(node),
         }
+    }
+
+    /// As production does after every start: the address or the lineage may be news.
+    fn announce(&mut self, node: usize) {
+        let engine = self.engine(node).expect("it is up");
+        let lineage = engine.identity().lineage;
+        let entry = self.entry(node, lineage);
+        if engine.meta().node(entry.id) == Some(&entry) {
+            return;
+        }
+        if lineage != Lineage::PENDING {
+            let command = cluster::Command::AnnounceNode(entry);
+            self.request(node, GroupId::META, Body::Propose(command.into()), Duration::from_secs(2));
+        }
+        let incarnation = self.nodes[node].incarnation;
+        self.plan_node(node, self.now + Duration::from_millis(300), incarnation, Event::Announce);
     }
 
     fn start(&mut self, node: usize) {
@@ -410,6 +460,7 @@ impl World {
                 this.join_answer = None;
                 this.running = Some(Running { engine, store, log, jobs: VecDeque::new(), working: false, started: self.now, met: BTreeMap::new() });
                 self.plan_node(node, self.now, incarnation, Event::Tick);
+                self.plan_node(node, self.now, incarnation, Event::Announce);
             }
             Err(e) if self.nodes[node].disk_has_failed() => {
                 let _ = e;
@@ -611,6 +662,26 @@ impl World {
         }
     }
 
+    /// Another machine stands in the place of a node that is down: with a store in `dir`, or with nothing, and then it has to join under another id.
+    pub fn replace(&mut self, node: usize, dir: PathBuf, store_of: Option<NodeId>) {
+        assert!(!self.is_up(node), "only a node that is down is replaced");
+        std::fs::create_dir_all(dir.join("spool")).unwrap();
+        self.nodes[node].disk.trace().hash(&mut self.trace);
+        self.disk_operations += self.nodes[node].disk.operations();
+        let disk = SimDisk::new(self.chance.next_u64());
+        let id = store_of.unwrap_or_else(|| NodeId(self.chance.nonzero()));
+        let this = &mut self.nodes[node];
+        (this.dir, this.disk, this.member) = (dir, disk, store_of.is_some());
+        this.port += if store_of.is_none() { 1000 } else { 0 };
+        this.id = id;
+        (this.restarts, this.join_answer, this.paused_until, this.busy_until) = (false, None, Moment::ZERO, self.now);
+    }
+
+    pub fn start_later(&mut self, node: usize, after: Duration) {
+        self.nodes[node].restarts = true;
+        self.plan_node(node, self.now + after, 0, Event::Start);
+    }
+
     pub fn set_work_slow(&mut self, node: usize, takes: Duration) {
         self.nodes[node].work_slow = takes;
     }
@@ -654,7 +725,7 @@ impl World {
     }
 
     pub fn disk_operations(&self) -> u64 {
-        self.nodes.iter().map(|n| n.disk.operations()).sum()
+        self.disk_operations + self.nodes.iter().map(|n| n.disk.operations()).sum::<u64>()
     }
 
     /// Everything that was sent and written, in one number.

@@ -1,16 +1,17 @@
 //! How messages travel between nodes, and who may speak to whom.
 
-use std::{collections::BTreeSet, hash::Hash as _, time::Duration};
+use std::{collections::BTreeSet, hash::Hash as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use devicedb::{
+    engine::Input,
     entry::Identity,
-    ids::NodeId,
+    ids::{Lineage, NodeId},
     peer::{self, Verdict},
     proto::internal::v1::{Hello, PeerMessage},
 };
 
-use super::{Event, Moment, World};
+use super::{Event, Moment, Speaker, World};
 
 /// How messages travel.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ impl World {
         let Some(target) = self.nodes.iter().position(|n| n.id == to) else { return };
         self.messages += 1;
         (from, target, at.as_nanos(), prost::Message::encode_to_vec(&message)).hash(&mut self.trace);
+        let Some(identity) = self.engine(from).map(|e| Arc::new(e.identity().clone())) else { return };
+        let speaker = Speaker { identity, incarnation: self.nodes[from].incarnation };
         let network = &self.network;
         if network.cut.contains(&(from, target)) || self.chance.below(1000) < network.lost_permille {
             return;
@@ -48,30 +51,41 @@ impl World {
             let late = if self.chance.below(1000) < self.network.late_permille { self.network.late } else { Duration::ZERO };
             let late = Duration::from_micros(self.chance.below(late.as_micros() as u64 + 1));
             let arrives = at + self.below(least, most) + late;
-            self.plan_node(target, arrives, 0, Event::Message { from, message: Box::new(message.clone()) });
+            let event = Event::Message { from, speaker: speaker.clone(), message: Box::new(message.clone()) };
+            self.plan_node(target, arrives, 0, event);
         }
     }
 
-    /// Judges the other side once for each pair of processes, as the first message of a stream does.
-    pub(super) fn may_speak(&mut self, from: usize, to: usize) -> bool {
-        let speaker = self.nodes[from].incarnation;
-        let known = self.nodes[to].running.as_ref().is_some_and(|r| r.met.get(&from) == Some(&speaker));
+    /// Judges the other side once for each pair of processes, as the first messages of a stream do, in both directions.
+    pub(super) fn may_speak(&mut self, from: usize, speaker: &Speaker, to: usize) -> bool {
+        let known = self.nodes[to].running.as_ref().is_some_and(|r| r.met.get(&from) == Some(&speaker.incarnation));
         if known {
             return true;
         }
-        // A process that has ended since is let in as whoever it was; its messages are old, not false.
-        let Some(theirs) = self.engine(from).map(|e| e.identity().clone()) else { return true };
         let ours = self.engine(to).expect("it is up").identity().clone();
-        let hello = hello(&theirs, self.nodes[to].id, speaker);
-        match peer::judge(&ours, &hello) {
-            Verdict::Refuse(_) => false,
-            _ => {
-                if let Some(running) = &mut self.nodes[to].running {
-                    running.met.insert(from, speaker);
-                }
-                true
+        let theirs = &speaker.identity;
+        let verdict = peer::judge(&ours, &hello(theirs, ours.node, speaker.incarnation));
+        if matches!(verdict, Verdict::Refuse(_)) || (verdict == Verdict::Newcomer && self.has_met(theirs.node, ours.lineage)) {
+            return false;
+        }
+        // The answer's hello, as the caller judges it, if that process is still there.
+        if self.nodes[from].incarnation == speaker.incarnation {
+            match peer::judge(theirs, &hello(&ours, theirs.node, self.nodes[to].incarnation)) {
+                Verdict::Refuse(_) => return false,
+                Verdict::Newcomer if self.has_met(ours.node, theirs.lineage) => return false,
+                Verdict::Adopt(lineage) => self.input(from, Input::Adopt(lineage)),
+                Verdict::Newcomer | Verdict::Welcome => {}
             }
         }
+        if let Some(running) = &mut self.nodes[to].running {
+            running.met.insert(from, speaker.incarnation);
+        }
+        true
+    }
+
+    /// Whether a node has taken part in a lineage, as a linearizable look at the registry would tell.
+    fn has_met(&self, node: NodeId, lineage: Lineage) -> bool {
+        self.up().into_iter().filter_map(|n| self.engine(n)).any(|e| e.meta().node(node).is_some_and(|n| n.lineage == lineage))
     }
 }
 
