@@ -86,7 +86,7 @@ pub struct Stored {
 }
 
 /// What may be other than the limits of the same names, for those who want things to happen sooner.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     pub overlay_checkpoint_bytes: usize,
     pub overlay_bytes_max: usize,

@@ -1,7 +1,6 @@
 //! One seed, one story: a cluster, clients, faults and snapshots, then an end in which nothing fails any more and everything has to come to rest.
 //!
-//! Each seed switches kinds of faults on and off (swarm testing: Groce and others, 2012), since faults hide each other: a story in which everything fails at
-//! once never gets anywhere.
+//! What may happen in it stands in its plot; what did is told with the end.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +11,7 @@ use devicedb::{
     clock::Chance,
     cluster::{self, walk::Membership},
     data::{Place as RowPlace, Row, RowKey, Versions},
-    engine::{Body, Bounds, Input, SnapshotNews},
+    engine::{Body, Input, SnapshotNews},
     ids::{GroupId, SnapshotId, Topology},
     store::{View, keys},
     wire,
@@ -22,6 +21,7 @@ use crate::{
     clients::{COLUMNS, Clients, Place},
     history::{CutTimes, one_instant},
     parts::{self, Parts},
+    plot::{Fault, Plot},
     world::{Moment, Network, Outcome, World},
 };
 
@@ -33,89 +33,6 @@ pub const OPERATIONS_MAX: u64 = 6000;
 const ROUNDS_MAX: u64 = 600_000;
 /// How long the end may take until everything is at rest.
 pub const END_MAX: Duration = Duration::from_secs(120);
-
-/// What may happen in a story.
-#[derive(Clone, Debug)]
-pub struct Plot {
-    pub seed: u64,
-    pub nodes: usize,
-    pub replication_factor: u32,
-    pub clients: usize,
-    pub think: Duration,
-    /// Virtual time with faults.
-    pub lasts: Duration,
-    pub bounds: Bounds,
-    pub faults: BTreeSet<Fault>,
-    pub faults_every: Duration,
-    pub snapshots_every: Duration,
-    /// How often the whole cluster is lost and restored.
-    pub disasters: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    Crash,
-    CrashAll,
-    CrashBetweenWrites,
-    Pause,
-    Cut,
-    Isolate,
-    Loss,
-    Doubled,
-    Late,
-    SlowDisk,
-    FullDisk,
-    SlowStore,
-    Drift,
-    FalseAlarm,
-    Checkpoint,
-}
-
-impl Fault {
-    pub const ALL: [Fault; 15] = [
-        Fault::Crash,
-        Fault::CrashAll,
-        Fault::CrashBetweenWrites,
-        Fault::Pause,
-        Fault::Cut,
-        Fault::Isolate,
-        Fault::Loss,
-        Fault::Doubled,
-        Fault::Late,
-        Fault::SlowDisk,
-        Fault::FullDisk,
-        Fault::SlowStore,
-        Fault::Drift,
-        Fault::FalseAlarm,
-        Fault::Checkpoint,
-    ];
-}
-
-impl Plot {
-    pub fn of(seed: u64) -> Plot {
-        let mut chance = Chance::seeded(seed ^ 0x5EED);
-        let nodes = [1, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 7][chance.below(16) as usize];
-        let faults = Fault::ALL.into_iter().filter(|_| chance.below(3) == 0).collect();
-        Plot {
-            seed,
-            nodes,
-            replication_factor: [1, 3, 3, 3][chance.below(4) as usize],
-            clients: 2 + chance.below(8) as usize,
-            think: Duration::from_millis([1, 5, 20, 50][chance.below(4) as usize]),
-            lasts: Duration::from_secs(10 + chance.below(20)),
-            bounds: Bounds {
-                overlay_checkpoint_bytes: [1 << 10, 16 << 10, 16 << 20][chance.below(3) as usize],
-                overlay_bytes_max: [16 << 10, 128 << 20][chance.below(2) as usize],
-                log_entries_kept: [0, 10, 100, 10_000][chance.below(4) as usize],
-                cut_deadline: Duration::from_millis([300, 1000, 10_000][chance.below(3) as usize]),
-            },
-            faults,
-            faults_every: Duration::from_millis([200, 500, 1000, 3000][chance.below(4) as usize]),
-            snapshots_every: Duration::from_millis([500, 1500, 4000, 20_000][chance.below(4) as usize]),
-            disasters: [0, 0, 0, 1, 1, 2][chance.below(6) as usize],
-        }
-    }
-}
 
 /// What a story came to.
 #[derive(Clone, Debug, Default)]
@@ -132,6 +49,8 @@ pub struct Ending {
     pub messages: u64,
     pub disk_operations: u64,
     pub trace: u64,
+    /// Faults and snapshots, as they came.
+    pub told: Vec<String>,
     /// What was promised and not kept.
     pub broken: Vec<String>,
 }
@@ -148,6 +67,7 @@ pub struct Story {
     pub restores: u64,
     /// Parts that were damaged and not restored.
     pub refused_parts: u64,
+    told: Vec<String>,
     pub broken: Vec<String>,
 }
 
@@ -172,7 +92,7 @@ pub fn play(plot: Plot) -> Ending {
     let clients = Clients::new(chance.next_u64(), plot.clients, plot.think);
     let parts = Parts::new(chance.next_u64(), (0..plot.nodes).map(|n| world.root.join(format!("shelf{n}"))).collect());
     let mut story =
-        Story { plot, chance, world, clients, parts, faults: 0, ending: false, cuts: BTreeMap::new(), restores: 0, refused_parts: 0, broken: Vec::new() };
+        Story { plot, chance, world, clients, parts, faults: 0, ending: false, cuts: BTreeMap::new(), restores: 0, refused_parts: 0, told: Vec::new(), broken: Vec::new() };
     story.begin();
     story.arm();
     story.middle();
@@ -253,6 +173,7 @@ impl Story {
             messages: self.world.messages,
             disk_operations: self.world.disk_operations(),
             trace: self.world.traced(),
+            told: self.told,
             broken,
         }
     }
@@ -297,6 +218,10 @@ impl Story {
         }
     }
 
+    pub fn tell(&mut self, what: String) {
+        self.told.push(format!("{:>9.3} s  {what}", self.world.now.as_secs_f64()));
+    }
+
     // ---- Faults. ----
 
     fn fault(&mut self) {
@@ -311,21 +236,28 @@ impl Story {
         if kinds.is_empty() {
             return;
         }
+        // Each draws from a source of its own, so that a story goes on much the same when some do not happen.
+        let mut chance = Chance::seeded(self.chance.next_u64());
+        let number = self.faults;
         self.faults += 1;
-        let kind = kinds[self.chance.below(kinds.len() as u64) as usize];
-        let node = self.chance.below(self.plot.nodes as u64) as usize;
-        let on = self.chance.below(2) == 0;
+        let kind = kinds[chance.below(kinds.len() as u64) as usize];
+        let node = chance.below(self.plot.nodes as u64) as usize;
+        let on = chance.below(2) == 0;
+        if self.plot.without.contains(&number) {
+            return;
+        }
+        self.tell(format!("fault {number}: {kind:?}, node {node}, {}", if on { "on" } else { "off" }));
         let some = |chance: &mut Chance, most: u64| Duration::from_millis(1 + chance.below(most));
         match kind {
             Fault::Crash => self.world.crash(node),
             Fault::CrashAll => (0..self.plot.nodes).for_each(|n| self.world.crash(n)),
-            Fault::CrashBetweenWrites => self.world.nodes[node].disk.fail_in(self.chance.below(60)),
-            Fault::Pause => self.world.nodes[node].paused_until = self.world.now + some(&mut self.chance, 4000),
+            Fault::CrashBetweenWrites => self.world.nodes[node].disk.fail_in(chance.below(60)),
+            Fault::Pause => self.world.nodes[node].paused_until = self.world.now + some(&mut chance, 4000),
             Fault::Cut => {
-                let other = self.chance.below(self.plot.nodes as u64) as usize;
+                let other = chance.below(self.plot.nodes as u64) as usize;
                 if on {
                     self.world.network.cut.insert((node, other));
-                    if self.chance.below(2) == 0 {
+                    if chance.below(2) == 0 {
                         self.world.network.cut.insert((other, node));
                     }
                 } else {
@@ -340,19 +272,19 @@ impl Story {
                     self.world.gone(node);
                 }
             }
-            Fault::Loss => self.world.network.lost_permille = if on { self.chance.below(200) } else { 0 },
-            Fault::Doubled => self.world.network.doubled_permille = if on { self.chance.below(300) } else { 0 },
+            Fault::Loss => self.world.network.lost_permille = if on { chance.below(200) } else { 0 },
+            Fault::Doubled => self.world.network.doubled_permille = if on { chance.below(300) } else { 0 },
             Fault::Late => {
-                self.world.network.late_permille = if on { self.chance.below(200) } else { 0 };
-                self.world.network.late = some(&mut self.chance, 5000);
+                self.world.network.late_permille = if on { chance.below(200) } else { 0 };
+                self.world.network.late = some(&mut chance, 5000);
             }
-            Fault::SlowDisk => self.world.nodes[node].disk.set_sync(if on { some(&mut self.chance, 200) } else { Duration::from_micros(500) }),
+            Fault::SlowDisk => self.world.nodes[node].disk.set_sync(if on { some(&mut chance, 200) } else { Duration::from_micros(500) }),
             Fault::FullDisk => self.world.nodes[node].disk.set_full(on),
             Fault::SlowStore => {
-                let takes = if on { some(&mut self.chance, 3000) } else { Duration::ZERO };
+                let takes = if on { some(&mut chance, 3000) } else { Duration::ZERO };
                 self.world.set_work_slow(node, takes);
             }
-            Fault::Drift => self.world.nodes[node].drift_permille = self.chance.below(101) as i64 - 50,
+            Fault::Drift => self.world.nodes[node].drift_permille = chance.below(101) as i64 - 50,
             Fault::FalseAlarm => self.world.gone(node),
             Fault::Checkpoint => self.world.input(node, Input::Checkpoint),
         }
@@ -424,6 +356,7 @@ impl Story {
         let id = SnapshotId(self.chance.uuid());
         self.cuts.insert(id, Cut { called: self.world.now, ..Cut::default() });
         let command = cluster::Command::BeginSnapshot { id, created_ms: 0 };
+        self.tell(format!("snapshot {id}, asked of node {node}"));
         self.world.request(node, GroupId::META, Body::Propose(command.into()), Duration::from_secs(3));
     }
 
@@ -431,6 +364,9 @@ impl Story {
         match &news {
             SnapshotNews::Sealed { id } => {
                 let now = self.world.now;
+                if self.cuts.get(id).is_none_or(|cut| cut.sealed.is_none()) {
+                    self.tell(format!("snapshot {id} is sealed, says node {node}"));
+                }
                 self.cuts.entry(*id).or_default().sealed.get_or_insert(now);
             }
             SnapshotNews::View { id, view, groups, .. } => {

@@ -1,0 +1,243 @@
+//! What may happen in a story: drawn from its seed, and made smaller when the story breaks a promise.
+//!
+//! Each seed switches kinds of faults on and off (swarm testing: Groce and others, 2012), since faults hide each other: a story in which everything fails at
+//! once never gets anywhere. A broken story is shortened as in delta debugging (Zeller and Hildebrandt, 2002): less is tried, and kept while it still breaks.
+
+use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
+
+use devicedb::{clock::Chance, engine::Bounds};
+
+/// What may happen in a story. As text it is its seed and what differs from that seed's plot: `seed=7 nodes=3 lasts=4000 faults=Crash,Cut without=0,3`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plot {
+    pub seed: u64,
+    pub nodes: usize,
+    pub replication_factor: u32,
+    pub clients: usize,
+    pub think: Duration,
+    /// Virtual time with faults.
+    pub lasts: Duration,
+    pub bounds: Bounds,
+    pub faults: BTreeSet<Fault>,
+    pub faults_every: Duration,
+    pub snapshots_every: Duration,
+    /// How often the whole cluster is lost and restored.
+    pub disasters: u64,
+    /// Faults that do not happen after all, by their number.
+    pub without: BTreeSet<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    Crash,
+    CrashAll,
+    CrashBetweenWrites,
+    Pause,
+    Cut,
+    Isolate,
+    Loss,
+    Doubled,
+    Late,
+    SlowDisk,
+    FullDisk,
+    SlowStore,
+    Drift,
+    FalseAlarm,
+    Checkpoint,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 15] = [
+        Fault::Crash,
+        Fault::CrashAll,
+        Fault::CrashBetweenWrites,
+        Fault::Pause,
+        Fault::Cut,
+        Fault::Isolate,
+        Fault::Loss,
+        Fault::Doubled,
+        Fault::Late,
+        Fault::SlowDisk,
+        Fault::FullDisk,
+        Fault::SlowStore,
+        Fault::Drift,
+        Fault::FalseAlarm,
+        Fault::Checkpoint,
+    ];
+}
+
+impl Plot {
+    pub fn of(seed: u64) -> Plot {
+        let mut chance = Chance::seeded(seed ^ 0x5EED);
+        let nodes = [1, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 7][chance.below(16) as usize];
+        let faults = Fault::ALL.into_iter().filter(|_| chance.below(3) == 0).collect();
+        Plot {
+            seed,
+            nodes,
+            replication_factor: [1, 3, 3, 3][chance.below(4) as usize],
+            clients: 2 + chance.below(8) as usize,
+            think: Duration::from_millis([1, 5, 20, 50][chance.below(4) as usize]),
+            lasts: Duration::from_secs(10 + chance.below(20)),
+            bounds: Bounds {
+                overlay_checkpoint_bytes: [1 << 10, 16 << 10, 16 << 20][chance.below(3) as usize],
+                overlay_bytes_max: [16 << 10, 128 << 20][chance.below(2) as usize],
+                log_entries_kept: [0, 10, 100, 10_000][chance.below(4) as usize],
+                cut_deadline: Duration::from_millis([300, 1000, 10_000][chance.below(3) as usize]),
+            },
+            faults,
+            faults_every: Duration::from_millis([200, 500, 1000, 3000][chance.below(4) as usize]),
+            snapshots_every: Duration::from_millis([500, 1500, 4000, 20_000][chance.below(4) as usize]),
+            disasters: [0, 0, 0, 1, 1, 2][chance.below(6) as usize],
+            without: BTreeSet::new(),
+        }
+    }
+}
+
+impl fmt::Display for Plot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = Plot::of(self.seed);
+        write!(f, "seed={}", self.seed)?;
+        for ((name, value), (_, usual)) in self.words().into_iter().zip(whole.words()) {
+            if value != usual {
+                write!(f, " {name}={value}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Plot {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Plot, String> {
+        let words = text.split_whitespace().map(|word| word.split_once('=').ok_or_else(|| format!("{word:?} is not name=value")));
+        let words = words.collect::<Result<Vec<_>, _>>()?;
+        let [("seed", seed), rest @ ..] = words.as_slice() else { return Err("a plot begins with seed=NUMBER".into()) };
+        let mut plot = Plot::of(number(seed)?);
+        for (name, value) in rest {
+            plot.set(name, value)?;
+        }
+        Ok(plot)
+    }
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a number"))
+}
+
+fn listed<T>(text: &str, read: impl FnMut(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    text.split(',').filter(|word| !word.is_empty()).map(read).collect()
+}
+
+impl Plot {
+    /// What can be made smaller, as words. Times are in milliseconds.
+    fn words(&self) -> Vec<(&'static str, String)> {
+        let ms = |time: Duration| time.as_millis().to_string();
+        let faults: Vec<String> = self.faults.iter().map(|fault| format!("{fault:?}")).collect();
+        let without: Vec<String> = self.without.iter().map(u64::to_string).collect();
+        vec![
+            ("nodes", self.nodes.to_string()),
+            ("clients", self.clients.to_string()),
+            ("lasts", ms(self.lasts)),
+            ("snapshots", ms(self.snapshots_every)),
+            ("disasters", self.disasters.to_string()),
+            ("faults", faults.join(",")),
+            ("without", without.join(",")),
+        ]
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let fault = |name: &str| Fault::ALL.into_iter().find(|f| format!("{f:?}") == name).ok_or_else(|| format!("{name:?} is not a kind of fault"));
+        match name {
+            "nodes" => self.nodes = number(value)?.max(1) as usize,
+            "clients" => self.clients = number(value)? as usize,
+            "lasts" => self.lasts = Duration::from_millis(number(value)?),
+            "snapshots" => self.snapshots_every = Duration::from_millis(number(value)?.max(1)),
+            "disasters" => self.disasters = number(value)?,
+            "faults" => self.faults = listed(value, fault)?.into_iter().collect(),
+            "without" => self.without = listed(value, number)?.into_iter().collect(),
+            _ => return Err(format!("a plot has no {name:?}")),
+        }
+        Ok(())
+    }
+
+    /// Smaller plots, those that leave most out first. `faults` is how many happened.
+    fn smaller(&self, faults: u64) -> Vec<Plot> {
+        let mut smaller = Vec::new();
+        let mut with = |change: &dyn Fn(&mut Plot)| {
+            let mut plot = self.clone();
+            change(&mut plot);
+            if plot != *self {
+                smaller.push(plot);
+            }
+        };
+        with(&|plot| plot.disasters = 0);
+        with(&|plot| plot.disasters = plot.disasters.min(1));
+        with(&|plot| plot.snapshots_every = plot.snapshots_every.max(NO_SNAPSHOTS));
+        [1, 2, 3, 4].into_iter().for_each(|nodes| with(&|plot| plot.nodes = plot.nodes.min(nodes)));
+        [2, 4].into_iter().for_each(|part| with(&|plot| plot.lasts = plot.lasts - plot.lasts / part));
+        [2, 4].into_iter().for_each(|part| with(&|plot| plot.clients -= plot.clients / part));
+        for kind in &self.faults {
+            with(&|plot| plot.faults.retain(|other| other != kind));
+        }
+        let left: Vec<u64> = (0..faults).filter(|number| !self.without.contains(number)).collect();
+        let mut size = left.len().div_ceil(2);
+        while size > 0 {
+            left.chunks(size).for_each(|some| with(&|plot| plot.without.extend(some)));
+            size = if size == 1 { 0 } else { size.div_ceil(2) };
+        }
+        smaller
+    }
+
+    /// Makes a plot smaller as long as it still breaks a promise, in at most so many attempts. `faults` plays a plot and says how many faults happened, or nothing
+    /// if no promise was broken.
+    pub fn shrink(self, attempts: u32, mut faults: impl FnMut(&Plot) -> Option<u64>) -> Plot {
+        let (mut plot, mut left) = (self, attempts);
+        let Some(mut happened) = faults(&plot) else { return plot };
+        'again: loop {
+            for smaller in plot.smaller(happened) {
+                if left == 0 {
+                    return plot;
+                }
+                left -= 1;
+                if let Some(count) = faults(&smaller) {
+                    (plot, happened) = (smaller, count);
+                    continue 'again;
+                }
+            }
+            return plot;
+        }
+    }
+}
+
+const NO_SNAPSHOTS: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plot_is_read_back_from_its_text() {
+        for seed in 0..50 {
+            let plot = Plot::of(seed);
+            assert_eq!(plot.to_string(), format!("seed={seed}"));
+            for smaller in plot.smaller(5) {
+                assert_eq!(smaller.to_string().parse(), Ok(smaller));
+            }
+        }
+        for wrong in ["", "nodes=3", "seed=x", "seed=1 nodes", "seed=1 faults=Flood", "seed=1 weather=fine"] {
+            wrong.parse::<Plot>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn what_is_not_needed_to_break_a_promise_is_left_out() {
+        // A story that breaks where its 8th fault happens, on at least two nodes, with pauses.
+        let plot = Plot { nodes: 5, faults: Fault::ALL.into(), disasters: 2, ..Plot::of(1) };
+        let breaks = |plot: &Plot| (plot.nodes >= 2 && plot.faults.contains(&Fault::Pause) && !plot.without.contains(&7)).then_some(20);
+        let shrunk = plot.shrink(1000, breaks);
+        assert_eq!(shrunk.faults, [Fault::Pause].into());
+        assert_eq!((shrunk.nodes, shrunk.disasters), (2, 0));
+        assert_eq!(shrunk.without, (0..20).filter(|number| *number != 7).collect());
+    }
+}
