@@ -101,6 +101,7 @@ impl Identity {
             begun: SnapshotSeq(0),
             resolved: SnapshotSeq(0),
             site_generations: SiteGeneration(0),
+            deleted: Vec::new(),
         }
     }
 }

@@ -45,6 +45,8 @@ pub const ADDRESS_BYTES_MAX: usize = 261;
 pub const REQUESTS_REMEMBERED: u64 = 4096;
 /// Snapshots that the cluster remembers; the oldest resolved ones are forgotten first.
 pub const SNAPSHOTS_REMEMBERED: usize = 1000;
+/// Deleted snapshots whose uuid is not taken again.
+pub const SNAPSHOTS_DELETED_REMEMBERED: usize = 256;
 
 // Raft and the engine.
 

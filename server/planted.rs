@@ -26,6 +26,14 @@ pub enum Mistake {
     BatchInPart,
     /// Now and then nobody is told what became of a request.
     NotAnswered,
+    /// A deleted key's row goes at once, with what it knew of older values.
+    TombstoneDropped,
+    /// A restored history is named by its snapshot alone, so that a second restore mints the dots of the first again.
+    LineageWithoutNonce,
+    /// Nodes talk to each other whatever their histories are.
+    HistoriesMixed,
+    /// A part takes over the chunks of the part before, though rows have changed.
+    StaleReuse,
     /// The rows of a Raft snapshot are not put in place.
     RowsNotInstalled,
     /// Writes wait for nothing behind a mark, and have their effect there.
@@ -49,7 +57,7 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    pub const ALL: [Mistake; 20] = [
+    pub const ALL: [Mistake; 24] = [
         Mistake::AckBeforeSync,
         Mistake::LeaseForEver,
         Mistake::VotesAtOnce,
@@ -60,6 +68,10 @@ impl Mistake {
         Mistake::RequestsNotStored,
         Mistake::BatchInPart,
         Mistake::NotAnswered,
+        Mistake::TombstoneDropped,
+        Mistake::LineageWithoutNonce,
+        Mistake::HistoriesMixed,
+        Mistake::StaleReuse,
         Mistake::RowsNotInstalled,
         Mistake::NoHold,
         Mistake::SeenFromMark,

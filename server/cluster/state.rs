@@ -23,6 +23,7 @@ use crate::{
     error::{Error, Result},
     ids::{ClusterId, GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq, Topology},
     limits,
+    planted::{Mistake, planted},
 };
 
 /// Everything that there is one of.
@@ -41,6 +42,8 @@ pub struct Settings {
     pub resolved: SnapshotSeq,
     /// The newest life of any site: every site that is added draws the next one.
     pub site_generations: SiteGeneration,
+    /// The snapshots that were deleted last, oldest first: a request to take one that comes late, or once more, must not bring it back.
+    pub deleted: Vec<SnapshotId>,
 }
 
 impl Settings {
@@ -50,7 +53,7 @@ impl Settings {
             return Err(Error::invalid(format!("the replication factor must be 1 to {}, not {replication_factor}", limits::REPLICATION_FACTOR_MAX)));
         }
         let (none, site_generations) = (SnapshotSeq(0), SiteGeneration(0));
-        Ok(Settings { cluster, replication_factor, topology, lineage, restored_from: None, begun: none, resolved: none, site_generations })
+        Ok(Settings { cluster, replication_factor, topology, lineage, restored_from: None, begun: none, resolved: none, site_generations, deleted: Vec::new() })
     }
 }
 
@@ -272,6 +275,9 @@ impl State {
         if let Some(known) = self.snapshot_named(id) {
             return Ok(Outcome::Snapshot { snapshot: Box::new(known.clone()), changed: false });
         }
+        if self.settings.deleted.contains(&id) {
+            return Err(Error::conflict(format!("snapshot {id} was deleted; take another one under a new uuid")));
+        }
         if let Some(open) = self.open_snapshot() {
             return Err(Error::conflict(format!("snapshot {} is being taken; wait for it", open.id)));
         }
@@ -332,6 +338,10 @@ impl State {
             return Err(Error::conflict(format!("snapshot {id} is being taken; wait for it, then delete it")));
         }
         self.snapshots.remove(&x);
+        let deleted = &mut self.settings.deleted;
+        deleted.push(id);
+        deleted.drain(..deleted.len().saturating_sub(limits::SNAPSHOTS_DELETED_REMEMBERED));
+        effects.row(Changed::Settings);
         effects.events.push(Event::SnapshotDeleted(id));
         Ok(effects.row(Changed::Snapshot(x)))
     }
@@ -345,6 +355,7 @@ impl State {
         let (Lineage::PENDING, Some(from)) = (self.settings.lineage, self.settings.restored_from) else {
             return Outcome::Done { changed: false };
         };
+        let nonce = if planted(Mistake::LineageWithoutNonce) { 0 } else { nonce };
         self.settings.lineage = Lineage::derive(from, nonce);
         effects.events.push(Event::LineageEstablished(self.settings.lineage));
         effects.row(Changed::Settings)

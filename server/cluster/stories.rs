@@ -255,6 +255,19 @@ fn only_resolved_snapshots_are_forgotten_and_the_oldest_first() {
 }
 
 #[test]
+fn a_deleted_snapshot_is_not_taken_again_by_a_request_that_comes_late() {
+    let mut state = founded(1);
+    let id = snapshot_id(7);
+    let begin = Command::BeginSnapshot { id, created_ms: 0 };
+    state.apply(&begin).reply.unwrap();
+    state.apply(&Command::SealSnapshot { x: SnapshotSeq(1) }).reply.unwrap();
+    state.apply(&Command::DeleteSnapshot { id }).reply.unwrap();
+    let late = state.apply(&begin).reply.unwrap_err();
+    assert!(late.message.ends_with("was deleted; take another one under a new uuid"), "{late}");
+    assert!(state.snapshots().is_empty());
+}
+
+#[test]
 fn what_a_user_asks_for_is_fenced_and_what_opens_the_fence_is_not() {
     let fenced = ["add-site s", "site-added s 1", "remove-site s", "site-removed s 1", "add-relay r s", "move-relay r s", "remove-relay r", "delete 1"];
     let free = ["begin 1", "seal 1", "abort 1 late", "announce 1 here:1", "establish 1"];

@@ -134,7 +134,8 @@ impl Machine {
         let written = if planted(Mistake::BatchInPart) { 1 } else { usize::MAX };
         for (key, Scratch { versions, .. }) in scratch.into_iter().filter(|(_, scratch)| scratch.changed).take(written) {
             at.place = Place::Key { bucket: write.bucket(), key: key.clone() };
-            rows.set(&at, Some(Row::Key(versions)))?;
+            let row = Some(Row::Key(versions)).filter(|row| !planted(Mistake::TombstoneDropped) || !matches!(row, Row::Key(v) if v.is_deleted()));
+            rows.set(&at, row)?;
             self.touched.insert(at.partition);
         }
         let first = mem::replace(&mut self.dots, dots) + 1;

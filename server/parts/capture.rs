@@ -24,6 +24,7 @@ use crate::{
     error::{Error, Result},
     ids::{GroupId, PartitionId, SnapshotId, SnapshotSeq},
     limits,
+    planted::{Mistake, planted},
     snapshot::{
         archive::Plan,
         chunk::{self, Chunk, ChunkHash, Chunker},
@@ -238,7 +239,7 @@ impl Copier<'_> {
         self.capture.check()?;
         let data_index = self.view.get(&keys::partition_index(id))?.and_then(|b| b.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
         let previous = self.previous.as_ref().filter(|m| m.group(group).is_some());
-        let before = previous.and_then(|m| m.partition(id)).filter(|p| p.data_index == data_index).cloned();
+        let before = previous.and_then(|m| m.partition(id)).filter(|p| p.data_index == data_index || planted(Mistake::StaleReuse)).cloned();
         let part = match before {
             Some(before) if self.reuse(&before.chunks)? => before,
             _ => {

@@ -43,7 +43,7 @@ pub struct Report {
     pub copies_min: u32,
     /// Sound parts that have the meta group.
     pub meta_copies: u32,
-    /// Groups of which no majority of voters has a sound part.
+    /// Groups of which no majority of voters has a sound part that its node can be restored from: with the meta group.
     pub groups_without_majority: Vec<String>,
 }
 
@@ -199,13 +199,15 @@ impl Coverage {
             lengthen(&mut missing, id);
         }
         let groups = topology.group_ids().chain([GroupId::META]);
+        // A node whose part lacks the meta group cannot be restored from it.
+        let bringing: Vec<&Manifest> = sound.iter().copied().filter(|m| m.meta.is_some()).collect();
         Coverage {
             partitions: topology.partitions(),
             covered: copies.iter().filter(|copies| **copies > 0).count() as u32,
             missing,
             copies_min: copies.iter().copied().min().unwrap_or(0),
             meta_copies: sound.iter().filter(|m| m.meta.is_some()).count() as u32,
-            without_majority: groups.filter(|group| !has_majority(*group, sound)).collect(),
+            without_majority: groups.filter(|group| !has_majority(*group, &bringing)).collect(),
         }
     }
 }
@@ -256,12 +258,15 @@ impl fmt::Display for Report {
         if self.partitions > 0 && self.meta_copies == 0 {
             writeln!(f, "No sound part has the meta group.")?;
         }
+        for part in self.parts.iter().filter(|part| part.sound && self.meta_copies > 0 && part.part.as_ref().is_some_and(|report| !report.meta)) {
+            writeln!(f, "{} lacks the meta group: its node cannot be restored, and comes back with an empty store and --join when the others are up.", part.path)?;
+        }
         if !self.groups_without_majority.is_empty() {
             let mut runs: Vec<(u32, u32)> = Vec::new();
             self.groups_without_majority.iter().filter_map(|group| group.parse().ok()).for_each(|id| lengthen(&mut runs, id));
             let meta = self.groups_without_majority.iter().filter(|group| group.parse::<u32>().is_err()).cloned();
             let groups: Vec<String> = named(&runs).into_iter().chain(meta).collect();
-            writeln!(f, "Groups without sound parts of a majority of their voters: {}.", groups.join(", "))?;
+            writeln!(f, "Groups that a majority of their voters cannot be restored for: {}.", groups.join(", "))?;
         }
         let verdict = match (is_whole(&self.parts, &self.problems), self.complete, self.restorable) {
             (true, _, true) => "The snapshot is sound, and these parts bring the cluster back.",

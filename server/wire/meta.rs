@@ -101,6 +101,7 @@ pub fn settings_record(settings: &Settings) -> internal::SettingsRecord {
         begun: settings.begun.0,
         resolved: settings.resolved.0,
         site_generations: settings.site_generations.0,
+        deleted: settings.deleted.iter().map(|id| uuid(*id)).collect(),
     }
 }
 
@@ -114,6 +115,7 @@ pub fn parse_settings(settings: internal::SettingsRecord) -> Result<Settings> {
         begun: SnapshotSeq(settings.begun),
         resolved: SnapshotSeq(settings.resolved),
         site_generations: SiteGeneration(settings.site_generations),
+        deleted: settings.deleted.iter().map(|id| SnapshotId::from_slice(id)).collect::<Result<_>>()?,
     })
 }
 

@@ -16,7 +16,7 @@ use devicedb::{
     disk::Machine,
     ids::{GroupId, NodeId, SnapshotId},
     restore,
-    snapshot::{manifest::Manifest, set, source::PartSource},
+    snapshot::{manifest::Manifest, set, source::PartSource, verify},
     store::{Store, View},
 };
 
@@ -106,7 +106,7 @@ impl Story {
                 let shelf = self.fresh_dir("shelf");
                 self.parts.set_shelf(node, shelf);
             }
-            let Some(tar) = set.tars.get(&node) else {
+            let Some(tar) = set.tars.get(&node).filter(|tar| has_meta(tar)) else {
                 // It comes with an empty store, as the guide says, when the others are there.
                 self.world.replace(node, dir, None);
                 self.world.start_later(node, Duration::from_millis(10));
@@ -121,7 +121,7 @@ impl Story {
             drop((view, store));
             ids.insert(node, id);
             self.world.replace(node, dir.clone(), Some(id));
-            let strange = other.and_then(|other| other.tars.get(&node)).filter(|_| stranger.is_none() && self.spares(set, node));
+            let strange = other.and_then(|other| other.tars.get(&node)).filter(|tar| stranger.is_none() && has_meta(tar) && self.spares(set, node));
             if let Some(tar) = strange.filter(|_| self.chance.below(2) == 0) {
                 let wrong = self.fresh_dir("machine");
                 let Some((wrong_id, _)) = self.restore_part(tar, &wrong) else { return };
@@ -221,6 +221,11 @@ impl Story {
         }
         groups
     }
+}
+
+/// Whether a node can be restored from its part.
+fn has_meta(tar: &Path) -> bool {
+    verify::verify_part(tar).is_ok_and(|report| report.meta)
 }
 
 /// Damages a file of an extracted part, in one of the ways in which that happens.

@@ -212,7 +212,8 @@ def _check_set(parts: list[Part], manifests: list[dict[str, Any]]) -> None:
                 first, by = said.setdefault(about, (fact, part.path))
                 if first != fact:
                     raise Corrupt(f"{part.path}: {about[0]} {about[1]} is {fact} here and {first} in {by}")
-            voters.setdefault(group["group"], (group["voters"], set()))[1].add(m["node"])
+            # A node whose part lacks the meta group cannot be restored from it.
+            voters.setdefault(group["group"], (group["voters"], set()))[1].update({m["node"]} if m["meta"] else ())
     missing = [p for p in range(manifests[0]["partitions"]) if ("partition", p) not in said]
     if missing:
         raise Corrupt(f"the parts lack {len(missing)} partitions, the first of them {missing[0]}")

@@ -91,7 +91,7 @@ fn partitions_that_no_part_has_are_named() {
         [
             "Sound parts cover 40 of 64 partitions; missing are 16-31, 56-63.",
             "No sound part has the meta group.",
-            "Groups without sound parts of a majority of their voters: 2-3, 7, meta.",
+            "Groups that a majority of their voters cannot be restored for: 0-7, meta.",
             "Nothing is wrong with the parts, but they DO NOT have everything: others of this snapshot are needed.",
         ]
     );
@@ -111,7 +111,18 @@ fn partitions_are_covered_by_different_parts_together() {
         "{report}"
     );
     assert_eq!((report.copies_min, report.meta_copies), (1, 1));
-    assert_eq!(report.groups_without_majority, ["0", "2", "4", "6", "meta"]);
+    assert_eq!(report.groups_without_majority, ["0", "1", "2", "3", "4", "5", "6", "7", "meta"]);
+}
+
+#[test]
+fn a_node_whose_part_lacks_the_meta_group_does_not_count_for_a_majority() {
+    let (dir, paths) = parts(|sample| sample.meta = sample.node.0 == 1);
+    let report = verify_set(&paths);
+    assert!(!report.sound && report.complete && !report.restorable, "{report}");
+    assert!(text(&report, &dir).contains("c lacks the meta group: its node cannot be restored, and comes back with an empty store and --join"), "{report}");
+    let (_dir, paths) = parts(|sample| sample.meta = sample.node.0 != 2);
+    let report = verify_set(&paths);
+    assert!(report.sound && report.restorable, "{report}");
 }
 
 #[test]
