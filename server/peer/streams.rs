@@ -23,6 +23,7 @@ use crate::{
     driver::Handle,
     engine::{Input, RowsToSend},
     error::{Error, Result},
+    failpoint::{Failpoint, failpoint},
     ids::NodeId,
     limits,
     metrics::Metrics,
@@ -248,6 +249,7 @@ async fn stream(shared: &Shared, node: NodeId, address: &str, messages: &mut mps
     let mut client = connect(address).await?;
     let (frames, outgoing) = mpsc::channel(16);
     let hello = DeliverRequest { hello: Some(shared.me.hello(node)), messages: Vec::new() };
+    failpoint(Failpoint::HelloSending);
     frames.send(hello).await.map_err(|_| Error::unavailable("the stream closed"))?;
     let answers = tokio::time::timeout(limits::PEER_CONNECT, client.deliver(ReceiverStream::new(outgoing))).await;
     let answers = answers.map_err(|_| Error::unavailable(format!("{address} does not answer the hello")))?;
@@ -286,7 +288,9 @@ async fn stream(shared: &Shared, node: NodeId, address: &str, messages: &mut mps
         tokio::select! {
             batch = tokio::time::timeout(limits::PEER_ALIVE, gather(messages)) => {
                 let Some(batch) = batch.unwrap_or(Some(Vec::new())) else { return Ok(()) };
+                failpoint(Failpoint::FrameSending);
                 frames.send(DeliverRequest { hello: None, messages: batch }).await.map_err(|_| Error::unavailable("the stream closed"))?;
+                failpoint(Failpoint::FrameSent);
             }
             ended = answers.next() => {
                 let why = match ended { Some(Err(s)) => s.message().to_owned(), _ => "the node has closed the stream".into() };
@@ -330,7 +334,9 @@ pub async fn listen(peers: Peers, handle: Handle, mut stream: Streaming<DeliverR
     let _speaking = verdict.is_ok().then(|| Speaking { peers: &peers, handle: &handle, node, incarnation: hello.incarnation });
     let refused = verdict.as_ref().err().cloned().unwrap_or_default();
     let answer = DeliverResponse { hello: Some(me.hello(node)), refused: refused.clone() };
-    if answers.send(Ok(answer)).await.is_err() || !refused.is_empty() {
+    let answered = answers.send(Ok(answer)).await;
+    failpoint(Failpoint::HelloAnswered);
+    if answered.is_err() || !refused.is_empty() {
         if !refused.is_empty() {
             tracing::warn!(%node, address = %hello.address, why = %refused, "refused a node");
         }
@@ -346,6 +352,7 @@ pub async fn listen(peers: Peers, handle: Handle, mut stream: Streaming<DeliverR
             // A full queue knows that there is life.
             let _ = handle.input(Input::Heard(node));
         }
+        failpoint(Failpoint::FrameCame);
         for message in request.messages {
             let taken = handle.peer_message(node, message).is_ok();
             peers.shared.metrics.peer_message_received(taken);
