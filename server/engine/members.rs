@@ -155,6 +155,16 @@ impl Engine {
         self.awake.insert(id);
     }
 
+    /// A process that has ended has lost the rows that it had not put in place: the next one is not left waiting for them. If only its stream has ended, they
+    /// are sent once more.
+    pub(super) fn take_offers_back(&mut self, node: NodeId) {
+        for group in self.groups.values_mut().filter(|g| g.leads()) {
+            if group.raw.mut_store().offers.get_mut().remove(&node).is_some() {
+                group.raw.report_snapshot(node.0, SnapshotStatus::Failure);
+            }
+        }
+    }
+
     pub(super) fn on_rows_arrived(&mut self, rows: ArrivedRows, host: &mut dyn Host) {
         let arrived = self.arrived.entry(rows.group).or_default();
         arrived.push_back(rows);

@@ -53,6 +53,8 @@ struct Line {
     room: Room,
     address: watch::Sender<String>,
     refusal: Arc<Mutex<Option<String>>>,
+    /// Whether what is queued is sent, and not lost.
+    open: watch::Receiver<bool>,
 }
 
 type Queued = (PeerMessage, Taken);
@@ -119,8 +121,9 @@ impl Peers {
                 let (queue, messages) = mpsc::channel(limits::PEER_QUEUE_MAX);
                 let (address, at) = watch::channel(address.to_owned());
                 let refusal = Arc::new(Mutex::new(None));
-                lock(&self.shared.tasks).spawn(speak(self.shared.clone(), node, messages, at, refusal.clone()));
-                lines.insert(node, Line { queue, room: Room::of(limits::PEER_QUEUE_BYTES_MAX), address, refusal });
+                let (opened, open) = watch::channel(false);
+                lock(&self.shared.tasks).spawn(speak(self.shared.clone(), node, messages, at, refusal.clone(), opened));
+                lines.insert(node, Line { queue, room: Room::of(limits::PEER_QUEUE_BYTES_MAX), address, refusal, open });
             }
         }
     }
@@ -176,14 +179,16 @@ impl Peers {
         last
     }
 
-    /// Sends rows in the background and tells the engine what became of it.
+    /// Sends rows in the background and tells the engine what became of it. Not before the stream to the node is open: what announces them comes by it, and would
+    /// be lost, and with it the rows.
     pub fn send_rows(&self, rows: RowsToSend) {
         let shared = self.shared.clone();
-        let address = self.address(rows.to);
+        let line = lock(&self.shared.lines).get(&rows.to).map(|line| (line.address.borrow().clone(), line.open.clone()));
         self.spawn(async move {
             let (to, group, announced) = (rows.to, rows.group, rows.announced.clone());
-            let sent = match address {
-                Some(address) => rows::ship(&shared.me, &address, &shared.spool, rows).await,
+            let sent = match line {
+                Some((address, open)) if opens(open.clone()).await => rows::ship(&shared.me, &address, &shared.spool, rows).await,
+                Some(_) => Err(Error::unavailable(format!("there is no stream to node {to}"))),
                 None => Err(Error::unavailable(format!("the address of node {to} is not known"))),
             };
             if let Err(e) = &sent {
@@ -203,15 +208,28 @@ impl Peers {
     }
 }
 
+/// Waits for a stream as long as it takes to try again.
+async fn opens(mut open: watch::Receiver<bool>) -> bool {
+    tokio::time::timeout(limits::PEER_RETRY_MAX, open.wait_for(|open| *open)).await.is_ok_and(|open| open.is_ok())
+}
+
 /// Keeps one stream to one node for as long as the node is known.
-async fn speak(shared: Arc<Shared>, node: NodeId, mut messages: mpsc::Receiver<Queued>, at: watch::Receiver<String>, refusal: Arc<Mutex<Option<String>>>) {
+async fn speak(
+    shared: Arc<Shared>,
+    node: NodeId,
+    mut messages: mpsc::Receiver<Queued>,
+    at: watch::Receiver<String>,
+    refusal: Arc<Mutex<Option<String>>>,
+    open: watch::Sender<bool>,
+) {
     let mut pause = limits::PEER_RETRY_MIN;
     let mut chance = Chance::from_entropy();
     let mut said = String::new();
     loop {
         let address = at.borrow().clone();
         let began = shared.handle.get().map(|h| h.clock.now());
-        let end = stream(&shared, node, &address, &mut messages, &refusal).await;
+        let end = stream(&shared, node, &address, &mut messages, &refusal, &open).await;
+        open.send_replace(false);
         let why = match end {
             Ok(()) => return,
             Err(e) => e.to_string(),
@@ -245,7 +263,14 @@ async fn speak(shared: Arc<Shared>, node: NodeId, mut messages: mpsc::Receiver<Q
 }
 
 /// One stream, from the hello to its end. Ok when the node is not known any more.
-async fn stream(shared: &Shared, node: NodeId, address: &str, messages: &mut mpsc::Receiver<Queued>, refusal: &Mutex<Option<String>>) -> Result<()> {
+async fn stream(
+    shared: &Shared,
+    node: NodeId,
+    address: &str,
+    messages: &mut mpsc::Receiver<Queued>,
+    refusal: &Mutex<Option<String>>,
+    open: &watch::Sender<bool>,
+) -> Result<()> {
     let mut client = connect(address).await?;
     let (frames, outgoing) = mpsc::channel(16);
     let hello = DeliverRequest { hello: Some(shared.me.hello(node)), messages: Vec::new() };
@@ -283,6 +308,7 @@ async fn stream(shared: &Shared, node: NodeId, address: &str, messages: &mut mps
         Verdict::Welcome => {}
     }
     *lock(refusal) = None;
+    open.send_replace(true);
     tracing::debug!(%node, %address, "stream to a node is open");
     loop {
         tokio::select! {
