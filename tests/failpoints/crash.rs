@@ -16,7 +16,7 @@ use devicedb::{
 };
 use tokio::time::sleep;
 
-use crate::harness::{Client, Cluster, Ledger, Node, Options, Ran, SOON, Writer, eventually, shell};
+use crate::harness::{Client, Cluster, Node, Options, Ran, SOON, Writer, eventually, shell};
 
 const ABORTED: i32 = 6;
 const AGAIN: Duration = Duration::from_millis(20);
@@ -77,50 +77,72 @@ impl Crash {
 
 /// What every site must hold: every key that was acknowledged, and no other.
 #[derive(Clone, Default)]
-pub struct Books(BTreeMap<String, BTreeMap<Bytes, Bytes>>);
+pub struct Books(BTreeMap<&'static str, BTreeMap<Bytes, Bytes>>);
 
 impl Books {
-    pub fn add(&mut self, site: &str, ledger: Ledger) {
-        self.0.entry(site.to_owned()).or_default().extend(ledger.acknowledged);
-    }
-
     pub async fn check(&self, client: &Client) {
         for (site, wanted) in &self.0 {
             let found = client.scan(site, Bucket::Default, "").await.unwrap_or_else(|e| panic!("{site} at {}: {e:?}", client.endpoint));
-            let wanted: Vec<_> = wanted.iter().map(|(key, value)| (key.clone(), vec![value.clone()])).collect();
-            let differing = found.iter().chain(&wanted).find(|row| !found.contains(row) || !wanted.contains(row)).map(|(key, _)| key);
-            assert!(found == wanted, "{site} at {}: {} keys, not {}; the first that differs is {differing:?}", client.endpoint, found.len(), wanted.len());
+            let found: BTreeMap<_, _> = found.into_iter().collect();
+            for (key, value) in wanted {
+                let held = found.get(key);
+                assert_eq!(held, Some(&vec![value.clone()]), "{site} at {}: {key:?} was acknowledged and is not as it should be", client.endpoint);
+            }
+            let more: Vec<_> = found.keys().filter(|key| !wanted.contains_key(*key)).collect();
+            assert!(more.is_empty(), "{site} at {}: nobody has written {more:?}", client.endpoint);
         }
+    }
+
+    fn keys(&self) -> usize {
+        self.0.values().map(BTreeMap::len).sum()
     }
 }
 
-/// Writers to sites that are there, each by a node of its own; they go on through crashes.
-pub struct Writers(Vec<Writer>);
+/// A writer to each site; each writes by one node until that fails, and goes on through crashes.
+pub struct Writers(Vec<(&'static str, Writer)>);
 
 impl Writers {
-    pub fn start(clients: &[Client], sites: &[&str], name: &str) -> Writers {
-        let start = |(number, site): (usize, &&str)| {
+    pub fn start(clients: &[Client], name: &str) -> Writers {
+        let start = |(number, site): (usize, &&'static str)| {
             let mut clients: Vec<_> = clients.iter().map(|client| client.clone().with_deadline(CALL)).collect();
             let first = number % clients.len();
             clients.rotate_left(first);
-            Writer::start(&clients, site, Bucket::Default, name)
+            (*site, Writer::start(&clients, site, Bucket::Default, name))
         };
-        Writers(sites.iter().enumerate().map(start).collect())
+        Writers(SITES.iter().enumerate().map(start).collect())
     }
 
     /// Every writer is acknowledged something new.
     pub async fn go_on(&self) {
-        for writer in &self.0 {
+        for (_, writer) in &self.0 {
             writer.goes_on(3, SOON).await;
         }
     }
 
     /// What was under way is tried until it is acknowledged; so the books are exact.
     pub async fn stop(self, books: &mut Books) {
-        for writer in self.0 {
-            let site = writer.site.clone();
-            books.add(&site, writer.stop().await);
+        for (site, writer) in self.0 {
+            books.0.entry(site).or_default().extend(writer.stop().await.acknowledged);
         }
+    }
+}
+
+/// Starts what is down. Then writes are taken, those that a crash has interrupted too, and every node has all that was acknowledged and nothing else.
+pub async fn recovers(cluster: &mut Cluster, interrupted: Vec<Writers>, books: &mut Books) {
+    cluster.restart_all().await;
+    let fresh = Writers::start(&cluster.clients(), &format!("after {} keys", books.keys()));
+    for writers in interrupted.into_iter().chain([fresh]) {
+        writers.go_on().await;
+        writers.stop(books).await;
+    }
+    for client in cluster.clients() {
+        books.check(&client).await;
+    }
+}
+
+pub async fn add_sites(cluster: &Cluster) {
+    for site in SITES {
+        cluster.client().add_site(site).await.unwrap();
     }
 }
 
@@ -186,7 +208,8 @@ pub struct Prepared {
     pub books: Books,
 }
 
-pub const SITES: [&str; 3] = ["shop", "depot", "van"];
+/// One in each of the groups.
+const SITES: [&str; 8] = ["pier", "depot", "silo", "van", "shop", "yard", "attic", "kiosk"];
 
 /// Two replicas, so that a second node makes the cluster whole.
 fn options() -> Options {
@@ -198,17 +221,15 @@ impl Prepared {
         let mut cluster = Cluster::start(1, options()).await;
         let client = cluster.client();
         let mut books = Books::default();
-        for site in SITES {
-            client.add_site(site).await.unwrap();
-        }
-        let writers = Writers::start(&cluster.clients(), &SITES, "before");
+        add_sites(&cluster).await;
+        let writers = Writers::start(&cluster.clients(), "before");
         writers.go_on().await;
         writers.stop(&mut books).await;
         // A value that no compression makes small, so that a part has several pieces.
         let mut chance = Chance::seeded(7);
         let large: Vec<u8> = (0..(1 << 20) / 8).flat_map(|_| chance.next_u64().to_be_bytes()).collect();
         client.put(SITES[0], Bucket::Default, "large", &large).await.unwrap();
-        books.0.get_mut(SITES[0]).expect("it has been written to").insert(Bytes::from_static(b"large"), large.into());
+        books.0.entry(SITES[0]).or_default().insert(Bytes::from_static(b"large"), large.into());
         let uuid = client.complete_snapshot(SOON).await.uuid;
         let tar = cluster.download_all(&uuid).await.remove(0);
         cluster.kill9_all();

@@ -7,23 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use devicedb::proto::v1::SnapshotStatus;
+use devicedb::proto::v1::{Bucket, SnapshotStatus};
 
 use crate::{
-    crash::{Books, Crash, Prepared, SITES, Writers, ask_for_snapshot, snapshots_work, until_done, verify},
-    harness::{Cluster, Options},
+    crash::{Books, Crash, Prepared, Writers, add_sites, ask_for_snapshot, recovers, snapshots_work, until_done, verify},
+    harness::{Cluster, Options, SOON, shell},
 };
 
 const NAME: Bytes = Bytes::from_static(&[9; 16]);
-
-/// Starts what is down, and goes through what must hold.
-async fn recovers(cluster: &mut Cluster, mut books: Books) {
-    cluster.restart_all().await;
-    let writers = Writers::start(&cluster.clients(), &SITES, "after");
-    writers.go_on().await;
-    writers.stop(&mut books).await;
-    books.check(&cluster.client()).await;
-}
 
 pub async fn founding(crash: Crash) {
     let mut cluster = Cluster::empty(Options::default());
@@ -31,10 +22,8 @@ pub async fn founding(crash: Crash) {
     crash.kills(slice::from_mut(&mut node), async {}).await;
     cluster.nodes.push(node);
     cluster.restart_all().await;
-    for site in SITES {
-        cluster.client().add_site(site).await.unwrap();
-    }
-    recovers(&mut cluster, Books::default()).await;
+    add_sites(&cluster).await;
+    recovers(&mut cluster, Vec::new(), &mut Books::default()).await;
     snapshots_work(&cluster, None).await;
 }
 
@@ -42,7 +31,7 @@ pub async fn start(crash: Crash, prepared: &Prepared) {
     let mut cluster = prepared.copy().await;
     let left = leave_unfinished(cluster.nodes[0].snapshot_store.as_deref().expect("it takes snapshots"));
     crash.kills(&mut cluster.nodes, async {}).await;
-    recovers(&mut cluster, prepared.books.clone()).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
     for path in left {
         assert!(!path.exists(), "{} was left behind", path.display());
     }
@@ -63,23 +52,17 @@ fn leave_unfinished(snapshot_store: &Path) -> [PathBuf; 3] {
 
 pub async fn writes(crash: Crash, prepared: &Prepared) {
     let (mut cluster, mut books) = (prepared.copy().await, prepared.books.clone());
-    let writers = Writers::start(&cluster.clients(), &SITES, "meanwhile");
+    let writers = Writers::start(&cluster.clients(), "meanwhile");
     crash.kills(&mut cluster.nodes, async {}).await;
-    cluster.restart_all().await;
-    writers.go_on().await;
-    writers.stop(&mut books).await;
-    recovers(&mut cluster, books).await;
+    recovers(&mut cluster, vec![writers], &mut books).await;
 }
 
 pub async fn snapshot(crash: Crash, prepared: &Prepared) {
     let (mut cluster, mut books) = (prepared.copy().await, prepared.books.clone());
-    let writers = Writers::start(&cluster.clients(), &SITES, "meanwhile");
+    let writers = Writers::start(&cluster.clients(), "meanwhile");
     let asking = ask_for_snapshot(cluster.clients(), NAME);
     crash.kills(&mut cluster.nodes, asking).await;
-    cluster.restart_all().await;
-    writers.go_on().await;
-    writers.stop(&mut books).await;
-    recovers(&mut cluster, books).await;
+    recovers(&mut cluster, vec![writers], &mut books).await;
     // Whether it was begun before the crash or not, it is the same snapshot.
     let interrupted = cluster.client().create_snapshot_named(NAME).await.unwrap();
     snapshots_work(&cluster, Some(&interrupted.uuid)).await;
@@ -90,7 +73,7 @@ pub async fn delete(crash: Crash, prepared: &Prepared) {
     let mut cluster = prepared.copy().await;
     let (client, uuid) = (cluster.nodes[0].client(), prepared.uuid.clone());
     crash.kills(&mut cluster.nodes, async move { until_done(async || client.delete_snapshot(&uuid).await).await }).await;
-    recovers(&mut cluster, prepared.books.clone()).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
     let again = cluster.client().delete_snapshot(&prepared.uuid).await;
     assert!(again.is_ok() || again.as_ref().is_err_and(|e| e.code() == tonic::Code::NotFound), "{again:?}");
     assert_eq!(cluster.client().snapshot(&prepared.uuid).await.unwrap().status(), SnapshotStatus::Missing);
@@ -110,11 +93,11 @@ pub async fn download(crash: Crash, prepared: &Prepared) {
     let (node, words) = (cluster.nodes[0].endpoint(), format!("--timeout 2s snapshot download {} --output {}", prepared.uuid, tar.display()));
     let line = format!("ddbctl --endpoint {node} {words} --resume");
     let deed = async move {
-        let begun = |line: String| async move { crate::harness::shell(&line, crate::harness::SOON).await.code.filter(|code| *code == 0).ok_or(()) };
+        let begun = |line: String| async move { shell(&line, SOON).await.code.filter(|code| *code == 0).ok_or(()) };
         until_done(async || begun(line.clone()).await).await;
     };
     crash.kills(&mut cluster.nodes, deed).await;
-    recovers(&mut cluster, prepared.books.clone()).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
     resumes(&cluster, &prepared.uuid, &tar, &prepared.tar).await;
 }
 
@@ -143,9 +126,7 @@ pub async fn fetch(crashes: &[Crash], prepared: &Prepared) {
 pub async fn restore(crash: Crash, prepared: &Prepared) {
     let mut cluster = prepared.extracted().await;
     crash.kills(&mut cluster.nodes, async {}).await;
-    cluster.restart_all().await;
-    prepared.books.check(&cluster.client()).await;
-    recovers(&mut cluster, prepared.books.clone()).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
     let store = cluster.nodes[0].store.clone();
     for left in ["manifest.json", "chunks", "restoring"] {
         assert!(!store.join(left).exists(), "{left} was left behind");
@@ -154,19 +135,19 @@ pub async fn restore(crash: Crash, prepared: &Prepared) {
 }
 
 pub async fn site(crash: Crash, prepared: &Prepared) {
-    let mut cluster = prepared.copy().await;
+    let (mut cluster, mut books) = (prepared.copy().await, prepared.books.clone());
     let client = cluster.nodes[0].client();
     let deed = async move {
         until_done(async || client.add_site("new").await).await;
-        until_done(async || client.put("new", devicedb::proto::v1::Bucket::Default, "k", "v").await).await;
+        until_done(async || client.put("new", Bucket::Default, "k", "v").await).await;
         until_done(async || client.remove_site("new").await).await;
     };
     crash.kills(&mut cluster.nodes, deed).await;
-    recovers(&mut cluster, prepared.books.clone()).await;
+    recovers(&mut cluster, Vec::new(), &mut books).await;
     let client = cluster.client();
     let again = client.remove_site("new").await;
     assert!(again.is_ok() || again.as_ref().is_err_and(|e| e.code() == tonic::Code::NotFound), "{again:?}");
     client.add_site("new").await.unwrap();
-    assert_eq!(client.scan("new", devicedb::proto::v1::Bucket::Default, "").await.unwrap(), []);
-    recovers(&mut cluster, prepared.books.clone()).await;
+    assert_eq!(client.scan("new", Bucket::Default, "").await.unwrap(), []);
+    recovers(&mut cluster, Vec::new(), &mut books).await;
 }

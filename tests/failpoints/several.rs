@@ -6,68 +6,46 @@ use bytes::Bytes;
 use devicedb::proto::v1::SnapshotStatus;
 
 use crate::{
-    crash::{Books, Crash, Prepared, SITES, Writers, ask_for_snapshot, snapshots_work, until_done},
+    crash::{Books, Crash, Prepared, Writers, add_sites, ask_for_snapshot, recovers, snapshots_work, until_done},
     harness::{Cluster, Options, SOON},
 };
-
-/// Starts what is down; then every node has all that was acknowledged, takes writes, and has its part in a snapshot.
-async fn recovers(cluster: &mut Cluster, books: &mut Books) {
-    cluster.restart_all().await;
-    let writers = Writers::start(&cluster.clients(), &SITES, &format!("after{}", cluster.nodes.iter().map(|node| node.log().len()).sum::<usize>()));
-    writers.go_on().await;
-    writers.stop(books).await;
-    for client in cluster.clients() {
-        books.check(&client).await;
-    }
-}
 
 pub async fn join(crash: Crash, prepared: &Prepared) {
     let (mut cluster, mut books) = (prepared.copy().await, prepared.books.clone());
     cluster.restart_all().await;
-    let writers = Writers::start(&cluster.clients(), &SITES, "meanwhile");
+    let writers = Writers::start(&cluster.clients(), "meanwhile");
     let mut newcomer = cluster.further();
     crash.kills(slice::from_mut(&mut newcomer), async {}).await;
     cluster.nodes.push(newcomer);
-    cluster.restart_all().await;
-    writers.go_on().await;
-    writers.stop(&mut books).await;
-    recovers(&mut cluster, &mut books).await;
+    recovers(&mut cluster, vec![writers], &mut books).await;
     snapshots_work(&cluster, None).await;
 }
 
 pub async fn welcome(crash: Crash, prepared: &Prepared) {
     let (mut cluster, mut books) = (prepared.copy().await, prepared.books.clone());
-    let writers = Writers::start(&cluster.clients(), &SITES, "meanwhile");
+    let writers = Writers::start(&cluster.clients(), "meanwhile");
     let mut newcomer = cluster.further();
     newcomer.start();
     crash.kills(&mut cluster.nodes[..1], async {}).await;
     cluster.nodes.push(newcomer);
-    cluster.restart_all().await;
-    writers.go_on().await;
-    writers.stop(&mut books).await;
-    recovers(&mut cluster, &mut books).await;
+    recovers(&mut cluster, vec![writers], &mut books).await;
     snapshots_work(&cluster, None).await;
 }
 
 /// With one replica of each group, half of the groups go to the second node.
 pub async fn groups_move(crash: Crash) {
     let (mut cluster, mut books) = sites_on(1, 1).await;
-    let writers = Writers::start(&cluster.clients(), &SITES, "meanwhile");
+    let writers = Writers::start(&cluster.clients(), "meanwhile");
     let mut newcomer = cluster.further();
     crash.kills(slice::from_mut(&mut newcomer), async {}).await;
     cluster.nodes.push(newcomer);
-    cluster.restart_all().await;
-    writers.go_on().await;
-    writers.stop(&mut books).await;
-    recovers(&mut cluster, &mut books).await;
+    recovers(&mut cluster, vec![writers], &mut books).await;
     snapshots_work(&cluster, None).await;
 }
 
 async fn sites_on(nodes: usize, replication_factor: u32) -> (Cluster, Books) {
     let cluster = Cluster::start(nodes, Options { replication_factor, ..Options::default() }).await;
-    for site in SITES {
-        cluster.client().add_site(site).await.unwrap();
-    }
+    add_sites(&cluster).await;
     (cluster, Books::default())
 }
 
@@ -78,23 +56,21 @@ pub async fn talk(crashes: &[Crash]) {
     for (number, crash) in crashes.iter().enumerate() {
         let victim = number % cluster.nodes.len();
         cluster.nodes[victim].kill9();
-        let writers = Writers::start(&cluster.clients(), &SITES, &format!("during{number}"));
-        // Parts of other nodes go through the victim.
-        let (client, uuid, ids) = (cluster.nodes[victim].client(), uuid.clone(), ids.clone());
-        let deed = async move {
-            for id in ids.into_iter().cycle() {
-                until_done(async || client.download(&uuid, id, 0).await.1).await;
+        let (clients, its_client) = (cluster.clients(), cluster.nodes[victim].client());
+        let mut writers = Vec::new();
+        // Half of the writes, and parts of other nodes, go through the victim, as soon as it can take them.
+        let deed = async {
+            until_done(async || its_client.overview().await).await;
+            for (way, clients) in [("by", std::slice::from_ref(&its_client)), ("beside", &clients)] {
+                writers.push(Writers::start(clients, &format!("{way} it {number}")));
+            }
+            for id in ids.iter().cycle() {
+                until_done(async || its_client.download(&uuid, *id, 0).await.1).await;
             }
         };
         crash.kills(&mut cluster.nodes[victim..=victim], deed).await;
-        cluster.restart_all().await;
-        writers.go_on().await;
-        writers.stop(&mut books).await;
-        for client in cluster.clients() {
-            books.check(&client).await;
-        }
+        recovers(&mut cluster, writers, &mut books).await;
     }
-    recovers(&mut cluster, &mut books).await;
     snapshots_work(&cluster, Some(&uuid)).await;
 }
 
@@ -103,15 +79,10 @@ pub async fn cut(crashes: &[Crash]) {
     for (number, crash) in crashes.iter().enumerate() {
         cluster.kill9_all();
         let name = Bytes::copy_from_slice(&[number as u8 + 1; 16]);
-        let writers = Writers::start(&cluster.clients(), &SITES, &format!("during{number}"));
+        let writers = Writers::start(&cluster.clients(), &format!("during{number}"));
         let asking = ask_for_snapshot(cluster.clients(), name.clone());
         crash.kills(&mut cluster.nodes, asking).await;
-        cluster.restart_all().await;
-        writers.go_on().await;
-        writers.stop(&mut books).await;
-        for client in cluster.clients() {
-            books.check(&client).await;
-        }
+        recovers(&mut cluster, vec![writers], &mut books).await;
         let interrupted = cluster.client().create_snapshot_named(name).await.unwrap();
         snapshots_work(&cluster, Some(&interrupted.uuid)).await;
     }
@@ -119,16 +90,13 @@ pub async fn cut(crashes: &[Crash]) {
 
 pub async fn abort(crash: Crash) {
     let (mut cluster, mut books) = sites_on(3, 1).await;
-    let writers = Writers::start(&cluster.clients(), &SITES, "meanwhile");
+    let writers = Writers::start(&cluster.clients(), "meanwhile");
     writers.go_on().await;
     cluster.kill9_all();
     let name = Bytes::from_static(&[5; 16]);
     let asking = ask_for_snapshot(cluster.clients()[..2].to_vec(), name.clone());
     crash.kills(&mut cluster.nodes[..2], asking).await;
-    cluster.restart_all().await;
-    writers.go_on().await;
-    writers.stop(&mut books).await;
-    recovers(&mut cluster, &mut books).await;
+    recovers(&mut cluster, vec![writers], &mut books).await;
     let interrupted = cluster.client().create_snapshot_named(name).await.unwrap();
     let resolved = cluster.client().snapshot_resolved(&interrupted.uuid, SOON).await;
     assert!(resolved.status() != SnapshotStatus::Processing);
