@@ -196,6 +196,22 @@ fn alone<T>(deed: impl Future<Output = T>) -> T {
 }
 
 #[test]
+fn a_name_that_no_failpoint_has_ends_the_start_and_lists_those_there_are() {
+    alone(async {
+        let cluster = harness::Cluster::empty(harness::Options::default());
+        let mut node = cluster.further();
+        for word in ["log.writen", "log.written:0", "log.written:x"] {
+            node.under = ["env", &format!("DEVICEDB_FAILPOINT={word}")].map(str::to_string).to_vec();
+            let ran = node.start_refused().await.exits(2).says(word);
+            for point in Failpoint::ALL {
+                assert!(ran.stderr.contains(point.name()), "{}", ran.story());
+            }
+        }
+        assert!(!node.store.exists());
+    });
+}
+
+#[test]
 fn there_are_failpoints_wherever_something_could_be_left_half_done() {
     assert!(Failpoint::ALL.len() >= 60, "only {} are left", Failpoint::ALL.len());
     let places: std::collections::BTreeSet<_> = Failpoint::ALL.iter().filter_map(|point| point.name().split('.').next()).collect();
