@@ -146,7 +146,7 @@ pub async fn add_sites(cluster: &Cluster) {
     }
 }
 
-/// Does something again until it is done, or cannot be done any more.
+/// Does something again until it is done.
 pub async fn until_done<T, E>(mut deed: impl AsyncFnMut() -> Result<T, E>) -> T {
     loop {
         match deed().await {
@@ -167,7 +167,6 @@ pub async fn snapshots_work(cluster: &Cluster, interrupted: Option<&str>) {
     let client = cluster.client();
     if let Some(uuid) = interrupted {
         let snapshot = client.snapshot_resolved(uuid, SOON).await;
-        // It may have been forgotten, or never begun; then there is nothing of it.
         let unexplained = |snapshot: &Snapshot| snapshot.status() != SnapshotStatus::Completed && snapshot.reason.is_empty();
         assert!(!unexplained(&snapshot), "it does not say why: {snapshot:#?}");
         are_sound(cluster, &snapshot).await;
