@@ -13,7 +13,7 @@ DENY := $(TOOLS)/deny-$(DENY_VERSION)/bin/cargo-deny
 CARGO := cargo
 LOCKED := --locked
 
-.PHONY: help demo test soak soak-cuts test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
+.PHONY: help demo test failpoints soak soak-cuts test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,8 +24,11 @@ demo: needs ## the whole story of a disaster and the way back, on real processes
 
 test: needs ## every test, those on real processes included
 	$(CARGO) test $(LOCKED)
-	$(CARGO) test $(LOCKED) --features planted --test sim
+	$(CARGO) test $(LOCKED) --features planted --test sim --test failpoints
 	@$(MAKE) --no-print-directory test-clients
+
+failpoints: needs ## the places at which a test kills a node on purpose, and what happens there
+	@$(CARGO) run --quiet $(LOCKED) --features planted --bin devicedb -- --failpoints
 
 SEEDS := 1000..5000
 soak: needs ## the simulator at length: make soak SEEDS=1000..5000

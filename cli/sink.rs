@@ -14,6 +14,7 @@ use super::{
     exit::{self, Failure},
     output::Console,
 };
+use crate::failpoint::{Failpoint, failpoint};
 
 pub enum Sink {
     Stdout,
@@ -61,6 +62,7 @@ impl Sink {
         let Sink::File(to) = self else { return Ok(()) };
         if to.file.is_none() {
             let file = lock(open(&to.partial)?, &to.partial)?;
+            failpoint(Failpoint::FetchFileMade);
             file.set_len(0).map_err(|e| unusable(&to.partial, &e))?;
             to.file = Some(file);
         }
@@ -70,7 +72,11 @@ impl Sink {
     pub fn write(&mut self, bytes: &[u8], console: &mut Console) -> io::Result<()> {
         match self {
             Sink::Stdout => console.try_write(bytes),
-            Sink::File(to) => to.file.as_mut().map_or_else(|| Err(io::Error::other("the file was never opened")), |file| file.write_all(bytes)),
+            Sink::File(to) => to
+                .file
+                .as_mut()
+                .map_or_else(|| Err(io::Error::other("the file was never opened")), |file| file.write_all(bytes))
+                .inspect(|()| failpoint(Failpoint::FetchPieceWritten)),
             Sink::Whole(_) => Err(io::Error::other("the file has its name and is not whole; move it away")),
         }
     }
@@ -78,8 +84,18 @@ impl Sink {
     /// Everything is there and is what was sent: gives it its name.
     pub fn finish(&mut self) -> Result<(), Failure> {
         let Sink::File(to) = self else { return Ok(()) };
-        let settled = to.file.as_ref().map_or(Ok(()), File::sync_all).and_then(|()| fs::rename(&to.partial, &to.path)).and_then(|()| sync_directory(&to.path));
-        settled.map_err(|e| Failure::new(exit::FAILED, format!("everything came and could not be kept: {e}"), place(&to.partial), "go on with --resume"))
+        let settle = || {
+            to.file.as_ref().map_or(Ok(()), File::sync_all)?;
+            failpoint(Failpoint::FetchSynced);
+            fs::rename(&to.partial, &to.path)?;
+            failpoint(Failpoint::FetchRenamed);
+            sync_directory(&to.path)?;
+            failpoint(Failpoint::FetchDirSynced);
+            Ok(())
+        };
+        settle().map_err(|e: io::Error| {
+            Failure::new(exit::FAILED, format!("everything came and could not be kept: {e}"), place(&to.partial), "go on with --resume")
+        })
     }
 
     /// Takes back what can never become the part, or holds nothing of it. Says whether something was taken back.

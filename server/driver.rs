@@ -23,6 +23,7 @@ use crate::{
     engine::{ArrivedRows, Body, Engine, Finished, Host, Input, Job, Look, News, RowsToSend, Sight, Token},
     entry::Identity,
     error::{Error, Result},
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, NodeId, Topology},
     limits,
     log::Log,
@@ -223,8 +224,10 @@ impl Host for Shell {
     }
     fn answer(&mut self, token: Token, answer: Result<Reply>) {
         if let Some((reply, _taken)) = self.waiting.remove(&token) {
+            failpoint(Failpoint::Answering);
             // Whoever asked may have gone.
             let _ = reply.send(answer);
+            failpoint(Failpoint::Answered);
         }
     }
     fn start(&mut self, job: Job) -> Result<()> {
@@ -252,6 +255,7 @@ impl Host for Shell {
     }
     fn adopt(&mut self, identity: &Identity) -> Result<()> {
         self.store.set_identity(&wire::encode_identity(identity))?;
+        failpoint(Failpoint::LineageStored);
         self.outlets.identity.send_replace(identity.clone());
         Ok(())
     }
@@ -345,7 +349,10 @@ fn do_job(store: &Store, log: &Log, topology: Topology, job: Job, clock: Clock, 
     let rows = if let Job::Install { path, .. } = &job { Some(path.clone()) } else { None };
     let finished = job.run(store, log, topology);
     match rows {
-        Some(path) => remove_rows(&path),
+        Some(path) => {
+            remove_rows(&path);
+            failpoint(Failpoint::InstallFileRemoved);
+        }
         None => metrics.checkpoint(clock.now() - began, bytes),
     }
     finished

@@ -22,7 +22,7 @@
 //! | | `ids` | a type for every id; which partition and group a site lies in (`Topology`) |
 //! | | `room` | a bound in bytes for what waits in a queue |
 //! | | `disk` | the files below the log and the store, which a simulator can put its own in place of |
-//! | | `planted` | mistakes on purpose, for the simulator to find |
+//! | | `planted`, `failpoint` | mistakes on purpose, for the simulator to find; places to die at on purpose, for tests to come back from |
 //! | decide | `data` | keys, siblings, contexts, remembered requests; the machine that a data group's log drives (`Machine`) |
 //! | | `cluster` | nodes, sites, relays, snapshots as the registry has them; the machine that the meta log drives (`State`); `placement`; `walk` |
 //! | | `snapshot::{cut, chunk, manifest}` | the barrier and the fence; where chunks begin and end; what a part consists of |
@@ -134,6 +134,7 @@ pub mod ids;
 pub mod room;
 pub mod disk;
 pub mod planted;
+pub mod failpoint;
 // -- decide; `snapshot` also holds what stands below `peer`
 pub mod data;
 pub mod cluster;

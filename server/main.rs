@@ -70,6 +70,10 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "planted")]
+    if env::args_os().nth(1).is_some_and(|arg| arg == "--failpoints") {
+        return list_failpoints();
+    }
     if env::args_os().nth(1).is_some_and(|arg| arg == "cluster") {
         return match guide::main(env::args_os().skip(2)) {
             guide::Outcome::Start(args) => match guide_start(args) {
@@ -114,7 +118,20 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
     Ok((options, args.log_level))
 }
 
+/// For whoever crashes nodes on purpose: every place where one can be, one a line.
+#[cfg(feature = "planted")]
+fn list_failpoints() -> ExitCode {
+    for point in devicedb::failpoint::Failpoint::ALL {
+        println!("{:28} {}", point.name(), point.about());
+    }
+    ExitCode::SUCCESS
+}
+
 fn run(options: Options, log: &str, json: bool) -> ExitCode {
+    #[cfg(feature = "planted")]
+    if let Err(e) = devicedb::failpoint::check() {
+        return fail(&e);
+    }
     let filter = match EnvFilter::try_new(log) {
         Ok(filter) => filter,
         Err(e) => return fail(&Error::invalid(format!("log level {log:?}: {e}"))),

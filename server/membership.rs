@@ -21,6 +21,7 @@ use crate::{
     engine::Body,
     entry::Command,
     error::{Error, Kind, Result},
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, Lineage, NodeId, PartitionId, RelayId, SiteId, SnapshotId, Topology},
     kv::unexpected,
     limits,
@@ -187,10 +188,12 @@ impl Cluster {
     /// Whether the site is new. When this returns, every node takes its writes.
     pub async fn add_site(&self, site: SiteId, wait: Duration) -> Result<bool> {
         let created = self.change(cluster::Command::AddSite(site.clone()), wait).await?;
+        failpoint(Failpoint::SiteRegistered);
         let Some(Site { state: SiteState::Adding | SiteState::Present, generation }) = self.site(&site, wait).await? else {
             return Err(Error::conflict(format!("site {:?} was removed meanwhile; try again when it is gone", site.as_str())));
         };
         self.site_data(&site, data::Command::AddSite { site: site.clone(), generation }, wait).await?;
+        failpoint(Failpoint::SiteDataAdded);
         self.change(cluster::Command::SiteAdded { site, generation }, wait).await?;
         Ok(created)
     }
@@ -199,6 +202,7 @@ impl Cluster {
     pub async fn remove_site(&self, site: SiteId, wait: Duration) -> Result<()> {
         let deadline = self.handle.clock.now() + wait;
         self.change(cluster::Command::RemoveSite(site.clone()), wait).await?;
+        failpoint(Failpoint::SiteRemoving);
         let left = deadline.saturating_sub(self.handle.clock.now());
         // The meta leader may have been quicker.
         let Some(Site { state: SiteState::Removing, generation }) = self.site(&site, left).await? else { return Ok(()) };
@@ -209,6 +213,7 @@ impl Cluster {
                 break;
             }
         }
+        failpoint(Failpoint::SiteDropped);
         let left = deadline.saturating_sub(self.handle.clock.now());
         self.change(cluster::Command::SiteRemoved { site, generation }, left).await.map(|_| ())
     }
@@ -307,10 +312,16 @@ impl Cluster {
                 let same = |k: &Node| Node { capacity_percent: node.capacity_percent, ..k.clone() } == node;
                 match known {
                     Ok(Some(known)) if same(&known) => return,
-                    Ok(_) => match self.announce(node.clone(), limits::REQUEST_DEADLINE).await {
-                        Ok(_) => continue,
-                        Err(e) => tracing::debug!(error = %e, "this node could not announce itself yet"),
-                    },
+                    Ok(_) => {
+                        failpoint(Failpoint::Announcing);
+                        match self.announce(node.clone(), limits::REQUEST_DEADLINE).await {
+                            Ok(_) => {
+                                failpoint(Failpoint::Announced);
+                                continue;
+                            }
+                            Err(e) => tracing::debug!(error = %e, "this node could not announce itself yet"),
+                        }
+                    }
                     Err(e) => tracing::debug!(error = %e, "this node could not announce itself yet"),
                 }
             }

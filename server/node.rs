@@ -19,6 +19,7 @@ use crate::{
     engine::{Bounds, Engine, Input, News},
     entry::Identity,
     error::{Error, Result},
+    failpoint::{Failpoint, failpoint},
     http::{self, Pages},
     ids::{ClusterId, Lineage, NodeId, Topology},
     kv::Kv,
@@ -83,9 +84,11 @@ impl Node {
         }
         let listener = TcpListener::bind(options.listen).await.map_err(|e| Error::unavailable(format!("cannot listen on {}: {e}", options.listen)))?;
         let listen = listener.local_addr().map_err(|e| Error::unavailable(format!("cannot listen on {}: {e}", options.listen)))?;
+        failpoint(Failpoint::PortBound);
         let address = options.advertise.clone().unwrap_or_else(|| listen.to_string());
         options.snapshot_store.as_deref().map_or(Ok(()), Shelf::check)?;
         let claim = Claim::on(&options.store)?;
+        failpoint(Failpoint::StoreClaimed);
         let porch = Porch::open(listener)?;
         let (store, identity, known) = prepare(&options, &address, &porch).await?;
         run(options, porch, address, claim, store, identity, known).await
@@ -149,6 +152,7 @@ async fn prepare(options: &Options, address: &str, porch: &Porch) -> Result<(Sto
     }
     porch.say(format!("the store in {} is being opened", dir.display()));
     let (store, identity) = blocking(move || restore::open(&dir, &disk::Machine)).await?;
+    failpoint(Failpoint::StoreOpened);
     Ok((store, identity, known))
 }
 
@@ -189,6 +193,7 @@ async fn join(options: &Options, target: &str, address: &str, porch: &Porch) -> 
     porch.say(format!("the node asks {target} to join its cluster"));
     let mut said = String::new();
     let answer = loop {
+        failpoint(Failpoint::JoinAsking);
         match peer::join(target, request.clone()).await {
             Ok(answer) => break answer,
             Err(e) if e.kind == crate::error::Kind::Unavailable || e.kind == crate::error::Kind::Unknown => {
@@ -202,6 +207,7 @@ async fn join(options: &Options, target: &str, address: &str, porch: &Porch) -> 
             Err(e) => return Err(e.at(format!("joining at {target}"))),
         }
     };
+    failpoint(Failpoint::JoinAnswered);
     let settings = wire::parse_settings(answer.settings.ok_or_else(|| Error::invalid(format!("{target} has answered without settings")))?)?;
     let known = answer.nodes.into_iter().map(wire::parse_node).collect::<Result<Vec<_>>>()?;
     let identity = Identity {
@@ -249,6 +255,7 @@ async fn run(options: Options, porch: Porch, address: String, claim: Claim, stor
         identity: identity_tx,
     };
     let (driver, handle, failed) = driver::start(engine, store, log.clone(), clock, outlets, metrics.clone())?;
+    failpoint(Failpoint::ThreadsStarted);
     peers.connect(handle.clone());
     for node in &seen {
         peers.learn(node.id, &node.address);
@@ -292,6 +299,7 @@ async fn run(options: Options, porch: Porch, address: String, claim: Claim, stor
     let (stop_server, stopped) = watch::channel(false);
     let pages = Pages { handle: handle.clone(), peers: peers.clone(), parts: parts.clone(), log, metrics: metrics.clone() };
     let doors = doors(&handle, &peers, &cluster, &parts, identity.node, identity.topology, Porter { clock, metrics }, &pages, spool, &mut tasks)?;
+    failpoint(Failpoint::DoorsOpening);
     let server = tokio::spawn(serve(porch.leave()?, doors, stopped));
     tracing::info!(node = %identity.node, %address, version = env!("CARGO_PKG_VERSION"), "serving");
     Ok(Node { address, id: identity.node, driver, handle, failed, peers, stop_server, server, tasks, _claim: claim })

@@ -25,6 +25,7 @@ use crate::{
     engine::{Captured, SnapshotNews},
     entry::Identity,
     error::{Error, Kind, Result},
+    failpoint::{Failpoint, failpoint},
     ids::{NodeId, SnapshotId, SnapshotSeq},
     limits,
     membership::Cluster,
@@ -236,11 +237,13 @@ impl Parts {
 
     /// Writes a part. None when nobody wants it any more.
     async fn take(&self, id: SnapshotId, x: SnapshotSeq, view: View, groups: Vec<Captured>, capture: Arc<Capture>) -> Option<Part> {
+        failpoint(Failpoint::CaptureBegun);
         let (this, watched) = (self.clone(), capture.clone());
         let copied = tokio::task::spawn_blocking(move || {
             let copied = this.copy(id, x, &view, groups, &watched);
             drop(view);
             this.shared.metrics.view_held(watched.let_go());
+            failpoint(Failpoint::CaptureCopied);
             copied
         });
         let copied: Result<(Arc<Shelf>, PartWriter, Manifest)> =
@@ -283,9 +286,10 @@ impl Parts {
     /// Tells the meta group how a part stands until it takes the word, or knows better.
     async fn report(&self, id: SnapshotId, part: Part) {
         loop {
+            failpoint(Failpoint::ReportSending);
             let reported = self.shared.cluster.change(cluster::Command::ReportPart { id, part: part.clone() }, limits::REQUEST_DEADLINE).await;
             match reported {
-                Ok(_) => return,
+                Ok(_) => return failpoint(Failpoint::ReportTaken),
                 Err(e) if matches!(e.kind, Kind::Unavailable | Kind::Unknown | Kind::Exhausted) => tokio::time::sleep(limits::REPORT_AGAIN).await,
                 Err(e) => return tracing::info!(snapshot = %id, error = %e, "the cluster does not want this part any more"),
             }

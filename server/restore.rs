@@ -22,6 +22,7 @@ use crate::{
     disk::{self, Disk},
     entry::{Identity, LOG_BEGIN, Position, Record},
     error::{Context, Error, Result},
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, Lineage, NodeId, SnapshotSeq},
     log::Log,
     snapshot::{chunk::ChunkHash, manifest::Manifest, source::PartSource, verify},
@@ -96,9 +97,12 @@ pub fn open_log(dir: &Path, disk: Arc<dyn Disk>, store: &Store) -> Result<Log> {
     }
     let log = Log::open(dir, disk)?;
     if !served {
+        failpoint(Failpoint::LogOpened);
         store::sync_dir(&dir.join("log"))?;
         store::sync_dir(dir)?;
+        failpoint(Failpoint::LogDirSynced);
         store.set_served()?;
+        failpoint(Failpoint::ServedNoted);
     }
     Ok(log)
 }
@@ -110,8 +114,11 @@ pub fn node_id(dir: &Path, draw: impl FnOnce() -> NodeId) -> Result<NodeId> {
         Ok(text) => text.trim().parse().map(NodeId).map_err(|e| Error::corrupt(format!("{}: {:?} is not a node id: {e}", path.display(), text.trim()))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let id = draw();
-            fs::write(&path, format!("{id}\n")).and_then(|()| fs::File::open(&path)?.sync_all()).at(path.display())?;
+            fs::write(&path, format!("{id}\n")).at(path.display())?;
+            failpoint(Failpoint::IdWritten);
+            fs::File::open(&path).and_then(|file| file.sync_all()).at(path.display())?;
             store::sync_dir(dir)?;
+            failpoint(Failpoint::IdSynced);
             Ok(id)
         }
         Err(e) => Err(e).at(path.display()),
@@ -121,6 +128,7 @@ pub fn node_id(dir: &Path, draw: impl FnOnce() -> NodeId) -> Result<NodeId> {
 /// Makes the store of a cluster's first node.
 pub fn found(dir: &Path, identity: &Identity, settings: Settings, node: Node) -> Result<()> {
     let state = State::found(settings, node)?;
+    failpoint(Failpoint::FoundingBegun);
     make(dir, FOUNDING, identity, |commit| {
         let members = Membership { voters: [identity.node].into(), learners: Default::default() };
         for group in identity.topology.group_ids().chain([GroupId::META]) {
@@ -130,29 +138,37 @@ pub fn found(dir: &Path, identity: &Identity, settings: Settings, node: Node) ->
         }
         put_meta(commit, &state)
     })?;
-    put_in_place(dir, FOUNDING)
+    failpoint(Failpoint::FoundingMade);
+    put_in_place(dir, FOUNDING, Failpoint::FoundingInPlace)
 }
 
 /// Makes the store of a node that has been taken into a cluster; its rows come from the others.
 pub fn join(dir: &Path, identity: &Identity) -> Result<()> {
     make(dir, FOUNDING, identity, |_| Ok(()))?;
-    put_in_place(dir, FOUNDING)
+    failpoint(Failpoint::JoinMade);
+    put_in_place(dir, FOUNDING, Failpoint::JoinInPlace)
 }
 
 fn make(dir: &Path, aside: &str, identity: &Identity, fill: impl FnOnce(&mut Commit) -> Result<()>) -> Result<()> {
     let aside = dir.join(aside);
     clear(&aside)?;
     fs::create_dir(&aside).at(aside.display())?;
+    failpoint(Failpoint::AsideDirMade);
     let store = Store::create(&aside, &disk::Machine, &wire::encode_identity(identity))?;
+    failpoint(Failpoint::AsideCreated);
     let mut commit = store.begin()?;
     fill(&mut commit)?;
+    failpoint(Failpoint::AsideFilled);
     commit.finish()?;
+    failpoint(Failpoint::AsideCommitted);
     store::sync_dir(&aside)
 }
 
-fn put_in_place(dir: &Path, aside: &str) -> Result<()> {
+fn put_in_place(dir: &Path, aside: &str, done: Failpoint) -> Result<()> {
     Store::put_in_place(&dir.join(aside), dir)?;
+    failpoint(done);
     clear(&dir.join(aside))?;
+    failpoint(Failpoint::AsideRemoved);
     clear(&dir.join(NODE))
 }
 
@@ -187,6 +203,7 @@ pub fn restore(dir: &Path) -> Result<()> {
     let report = verify::verify_part(dir)
         .map_err(|problems| Error::corrupt(format!("{} does not hold a part that can be restored; nothing was changed:\n{problems}", dir.display())))?;
     tracing::info!(%report, "every byte of the part is as it was written");
+    failpoint(Failpoint::RestoreChecked);
     let source = PartSource::open(dir)?;
     let manifest = source.manifest();
     let identity = Identity {
@@ -202,10 +219,13 @@ pub fn restore(dir: &Path) -> Result<()> {
         put_meta(commit, &state)?;
         load(commit, &source, manifest)
     })?;
+    failpoint(Failpoint::RestoreMade);
     let aside = dir.join(ASIDE);
     fs::rename(dir.join(MANIFEST), aside.join(MANIFEST)).at(aside.display())?;
+    failpoint(Failpoint::RestoreManifestMoved);
     store::sync_dir(&aside)?;
     store::sync_dir(dir)?;
+    failpoint(Failpoint::RestoreManifestSynced);
     finish(dir)
 }
 
@@ -215,8 +235,11 @@ fn finish(dir: &Path) -> Result<()> {
     if Store::exists(&aside) {
         Store::put_in_place(&aside, dir)?;
     }
+    failpoint(Failpoint::RestoreInPlace);
     clear(&dir.join("chunks"))?;
+    failpoint(Failpoint::RestoreChunksRemoved);
     clear(&aside)?;
+    failpoint(Failpoint::RestoreAsideRemoved);
     store::sync_dir(dir)
 }
 
@@ -273,6 +296,7 @@ fn each_row(source: &PartSource, chunks: &[ChunkHash], mut each: impl FnMut(&[u8
 pub fn spool(dir: &Path) -> Result<PathBuf> {
     let spool = dir.join("spool");
     clear(&spool)?;
+    failpoint(Failpoint::SpoolRemoved);
     fs::create_dir(&spool).at(spool.display())?;
     Ok(spool)
 }

@@ -18,6 +18,7 @@ use crate::{
     data::{self, Machine, Reply, Row, RowKey},
     entry::{Action, Entry, Identity, Position},
     error::{Error, Result},
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, SnapshotSeq, Topology},
     planted::{Mistake, planted},
     store::{View, keys},
@@ -118,6 +119,7 @@ impl Engine {
             let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
             group.record.applied = at;
             group.raw.advance_apply_to(at.index);
+            failpoint(Failpoint::Applied);
             let asked = take_proposed(group, at);
             self.answer_entry(id, asked, effect.replies, host)?;
             if let Some(x) = effect.marked {
@@ -140,7 +142,9 @@ impl Engine {
         let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
         let mut batch = crate::log::Batch::default();
         group.raw.mut_store().persist_commit(index, &mut batch)?;
-        self.log.write(&mut batch, true)
+        self.log.write(&mut batch, true)?;
+        failpoint(Failpoint::ChangeCommitted);
+        Ok(())
     }
 
     fn apply_entry(&mut self, id: GroupId, entry: RaftEntry) -> Result<Effect> {
@@ -242,6 +246,7 @@ fn change_members(group: &mut Group, entry: &RaftEntry) -> Result<()> {
     group.record.members = storage::membership(&state);
     let members = group.record.members.clone();
     group.raw.mut_store().set_members(members);
+    failpoint(Failpoint::MembersChanged);
     Ok(())
 }
 

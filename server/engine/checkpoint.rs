@@ -10,6 +10,7 @@ use super::{Engine, Host, group::Group, overlay::Sealed, storage::Offer};
 use crate::{
     entry::Record,
     error::Result,
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, SnapshotSeq, Topology},
     limits,
     log::{Batch, Log},
@@ -38,7 +39,9 @@ impl Job {
                         transfer::install(&path, &mut commit, topology, group)?;
                     }
                     commit.group(group, &record)?;
+                    failpoint(Failpoint::InstallWritten);
                     commit.finish()?;
+                    failpoint(Failpoint::InstallCommitted);
                     store.view()
                 };
                 Finished::Installed { group, view: install().map(Box::new) }
@@ -62,14 +65,20 @@ fn write_layers(store: &Store, log: &Log, layers: &[(GroupId, Vec<Arc<Sealed>>)]
             for layer in layers {
                 commit.rows(layer.rows.iter().map(|(k, v)| (k.as_slice(), v.as_deref())))?;
             }
+            failpoint(Failpoint::CheckpointRowsWritten);
             if let Some(last) = layers.last() {
                 commit.group(*group, &last.record)?;
             }
         }
+        failpoint(Failpoint::CheckpointGroupsWritten);
         commit.finish()?;
+        failpoint(Failpoint::CheckpointCommitted);
         log.purge()?;
     }
     let capture = capture.map(|x| store.view().map(|view| (x, view))).transpose()?;
+    if capture.is_some() {
+        failpoint(Failpoint::ViewOpened);
+    }
     Ok(Stored { view: store.view()?, capture })
 }
 
@@ -155,6 +164,7 @@ impl Engine {
         self.checkpoints.last = self.now;
         if !layers.is_empty() || capture.is_some() {
             self.checkpoints.running = Some(running);
+            failpoint(Failpoint::LayersSealed);
             host.start(Job::Checkpoint { layers, capture })?;
         }
         Ok(())
@@ -204,6 +214,7 @@ impl Engine {
                         group.stored = record;
                     }
                 }
+                failpoint(Failpoint::CheckpointNoted);
                 if let Some((x, view)) = stored.capture {
                     self.on_view(x, view, host);
                 }

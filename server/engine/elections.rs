@@ -31,6 +31,7 @@ impl Engine {
         for group in self.groups.values_mut().filter(|g| g.raw.raft.leader_id == node.0) {
             group.suspected = Some(node);
         }
+        self.take_offers_back(node);
     }
 
     /// Stands for election where a leader is gone and it is this node's turn.

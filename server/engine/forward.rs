@@ -16,6 +16,7 @@ use crate::{
     data::Reply,
     entry::Command,
     error::{Error, Kind, Result},
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, NodeId},
     limits,
     planted::{Mistake, planted},
@@ -89,7 +90,9 @@ impl Engine {
                 Body::Read { query, stale } => internal::forward::Request::Query(wire::query(query, *stale)),
             };
             let forward = internal::Forward { id: number, deadline_ms, request: Some(asked) };
+            failpoint(Failpoint::Forwarding);
             host.send(to, message(id, peer_message::Body::Forward(forward)));
+            failpoint(Failpoint::Forwarded);
         }
         Ok(())
     }
@@ -181,7 +184,9 @@ impl Engine {
             }
             Asker::Theirs(node, forward) => {
                 let reply = internal::ForwardReply { id: forward, leader: self.me().0, reply: Some(wire::reply(&reply)) };
+                failpoint(Failpoint::ForwardAnswering);
                 host.send(node, message(id, peer_message::Body::ForwardReply(reply)));
+                failpoint(Failpoint::ForwardAnswered);
             }
         }
         Ok(())

@@ -22,6 +22,7 @@ use crate::{
     },
     entry::{Action as Logged, Position},
     error::Result,
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, Lineage, NodeId, SnapshotId, SnapshotSeq},
     limits,
     planted::{Mistake, planted},
@@ -148,10 +149,24 @@ impl Engine {
         let Some(x) = self.marks.barrier.as_ref().map(|b| b.x()) else { return Ok(()) };
         for action in actions {
             match action {
-                Action::AskMarks => self.tell_all(peer_message::Body::MarkRequest(internal::MarkRequest { x: x.0 }), host),
-                Action::Release => self.tell_all(peer_message::Body::Release(internal::Release { x: x.0 }), host),
-                Action::ProposeSeal => self.propose_meta(Command::SealSnapshot { x }),
-                Action::ProposeAbort(reason) => self.propose_meta(Command::AbortSnapshot { x, reason }),
+                Action::AskMarks => {
+                    failpoint(Failpoint::MarksAsking);
+                    self.tell_all(peer_message::Body::MarkRequest(internal::MarkRequest { x: x.0 }), host);
+                    failpoint(Failpoint::MarksAsked);
+                }
+                Action::Release => {
+                    failpoint(Failpoint::Releasing);
+                    self.tell_all(peer_message::Body::Release(internal::Release { x: x.0 }), host);
+                    failpoint(Failpoint::Released);
+                }
+                Action::ProposeSeal => {
+                    self.propose_meta(Command::SealSnapshot { x });
+                    failpoint(Failpoint::SealProposed);
+                }
+                Action::ProposeAbort(reason) => {
+                    self.propose_meta(Command::AbortSnapshot { x, reason });
+                    failpoint(Failpoint::AbortProposed);
+                }
             }
         }
         Ok(())
@@ -193,6 +208,7 @@ impl Engine {
                 let mark = crate::entry::Command { request: None, action: Logged::Mark(x) };
                 if group.propose(open, vec![nobodys(mark, deadline)]).is_ok() {
                     group.fence.proposed(x);
+                    failpoint(Failpoint::MarkProposed);
                     self.awake.insert(group.id);
                 }
             }
@@ -230,9 +246,11 @@ impl Engine {
             let capture = self.marks.captures.entry(x).or_insert_with(|| Capture { since: now, groups: BTreeMap::new(), viewing: false });
             capture.groups.insert(id, captured);
         }
+        failpoint(Failpoint::MarkApplied);
         if leads && let Some(asked_by) = self.marks.asked_by {
             let marked = internal::Marked { x: x.0, groups: vec![id.0] };
             self.send(asked_by, message(GroupId::META, peer_message::Body::Marked(marked)), host);
+            failpoint(Failpoint::MarkReported);
         }
         Ok(())
     }
@@ -253,6 +271,7 @@ impl Engine {
         let (id, sealed) = (snapshot.id, snapshot.stage == Stage::Sealed);
         if sealed {
             self.report_away(x);
+            failpoint(Failpoint::Sealed);
             host.tell(News::Snapshot(Box::new(SnapshotNews::Sealed { id })));
         } else {
             self.give_up(x, host);
@@ -422,6 +441,7 @@ impl Engine {
             if meta_leader && self.meta.settings().restored_from.is_some() {
                 let nonce = self.chance.next_u64();
                 self.propose_meta(Command::EstablishLineage { nonce });
+                failpoint(Failpoint::LineageProposed);
             }
             return Ok(());
         }
@@ -432,6 +452,7 @@ impl Engine {
             let set = Logged::Data(crate::data::Command::SetLineage { lineage });
             if behind && !asked.into_iter().any(|c| c.action == set) {
                 group.queue.push_front(nobodys(crate::entry::Command { request: None, action: set }, deadline));
+                failpoint(Failpoint::LineageQueued);
                 self.awake.insert(group.id);
             }
         }

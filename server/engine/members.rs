@@ -29,6 +29,7 @@ use crate::{
     data::{self, Reply},
     entry::Position,
     error::{Error, Result},
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, Lineage, NodeId, SiteId},
     limits,
     planted::{Mistake, planted},
@@ -154,6 +155,16 @@ impl Engine {
         self.awake.insert(id);
     }
 
+    /// A process that has ended has lost the rows that it had not put in place: the next one is not left waiting for them. If only its stream has ended, they
+    /// are sent once more.
+    pub(super) fn take_offers_back(&mut self, node: NodeId) {
+        for group in self.groups.values_mut().filter(|g| g.leads()) {
+            if group.raw.mut_store().offers.get_mut().remove(&node).is_some() {
+                group.raw.report_snapshot(node.0, SnapshotStatus::Failure);
+            }
+        }
+    }
+
     pub(super) fn on_rows_arrived(&mut self, rows: ArrivedRows, host: &mut dyn Host) {
         let arrived = self.arrived.entry(rows.group).or_default();
         arrived.push_back(rows);
@@ -183,6 +194,7 @@ impl Engine {
         (record.applied, record.members) = (at, storage::membership(meta.get_conf_state()));
         group.overlay.reset();
         group.changed.clear();
+        failpoint(Failpoint::InstallBegun);
         host.start(Job::Install { group: id, path, record: wire::encode_record(&record) })?;
         group.installing = Some(Installing { ready, record });
         Ok(())
@@ -216,6 +228,7 @@ impl Engine {
         }
         (group.record, group.stored) = (record.clone(), record);
         self.log.write(&mut batch, true)?;
+        failpoint(Failpoint::InstallLogRestarted);
         self.after_write(id, ready, host)
     }
 
@@ -273,10 +286,10 @@ impl Engine {
 }
 
 fn take_step(group: &mut Group, step: Step, now: Duration) {
-    let (node, kind) = match step {
-        Step::AddLearner(node) => (node, ConfChangeType::AddLearnerNode),
-        Step::Promote(node) => (node, ConfChangeType::AddNode),
-        Step::Remove(node) => (node, ConfChangeType::RemoveNode),
+    let (node, kind, proposed) = match step {
+        Step::AddLearner(node) => (node, ConfChangeType::AddLearnerNode, Failpoint::LearnerProposed),
+        Step::Promote(node) => (node, ConfChangeType::AddNode, Failpoint::PromotionProposed),
+        Step::Remove(node) => (node, ConfChangeType::RemoveNode, Failpoint::RemovalProposed),
         Step::HandOver(node) => return hand_over(group, node, now),
     };
     let mut change = ConfChange::default();
@@ -284,6 +297,7 @@ fn take_step(group: &mut Group, step: Step, now: Duration) {
     change.node_id = node.0;
     // Dropped while leadership is on its way elsewhere; the next leader thinks of it again.
     let _ = group.raw.propose_conf_change(Vec::new(), change);
+    failpoint(proposed);
 }
 
 /// Offers leadership to a node. From now on this term has no lease: that node may be elected at once, at any later moment.
@@ -295,6 +309,7 @@ fn hand_over(group: &mut Group, to: NodeId, now: Duration) {
     group.no_lease_in = group.term();
     group.lease_until = Duration::ZERO;
     group.raw.transfer_leader(to.0);
+    failpoint(Failpoint::LeadershipOffered);
 }
 
 /// Forgets Raft snapshots that have done their work, and those that have not within their time.

@@ -60,6 +60,7 @@ use crate::{
     data::{self, Reply},
     entry::{Identity, Record},
     error::Result,
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, Lineage, NodeId, SiteId, Topology},
     limits,
     log::{Batch, Log},
@@ -441,9 +442,7 @@ impl Engine {
                 continue;
             }
             let mut ready = group.raw.ready();
-            for sent in ready.take_messages() {
-                host.send(NodeId(sent.to), raft_message(id, sent));
-            }
+            send_all(id, ready.take_messages(), [Failpoint::EarlySending, Failpoint::EarlySent], host);
             if !ready.snapshot().is_empty() {
                 self.install(id, ready, host)?;
                 continue;
@@ -464,7 +463,9 @@ impl Engine {
         }
         if !batch.is_empty() {
             let began = host.now();
+            failpoint(Failpoint::LogGathered);
             self.log.write(&mut batch, sync && !planted(Mistake::AckBeforeSync))?;
+            failpoint(Failpoint::LogWritten);
             host.tell(News::Logged { entries, synced: sync, took: host.now() - began });
         }
         let more = !readies.is_empty();
@@ -495,14 +496,10 @@ impl Engine {
     /// What had to wait for the disk: messages, then committed entries.
     fn after_write(&mut self, id: GroupId, mut ready: raft::Ready, host: &mut dyn Host) -> Result<()> {
         let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
-        for sent in ready.take_persisted_messages() {
-            host.send(NodeId(sent.to), raft_message(id, sent));
-        }
+        send_all(id, ready.take_persisted_messages(), [Failpoint::LateSending, Failpoint::LateSent], host);
         let (role, mut committed, states) = (ready.ss().map(|s| s.raft_state), ready.take_committed_entries(), ready.take_read_states());
         let mut light = group.raw.advance_append(ready);
-        for sent in light.take_messages() {
-            host.send(NodeId(sent.to), raft_message(id, sent));
-        }
+        send_all(id, light.take_messages(), [Failpoint::LateSending, Failpoint::LateSent], host);
         if let Some(commit) = light.commit_index() {
             group.raw.mut_store().set_commit(commit);
         }
@@ -564,6 +561,18 @@ impl Engine {
 
 fn message(group: GroupId, body: peer_message::Body) -> PeerMessage {
     PeerMessage { group: group.0, body: Some(body) }
+}
+
+/// Sends what raft-rs has to say, if it has.
+fn send_all(group: GroupId, messages: Vec<raft::eraftpb::Message>, [before, after]: [Failpoint; 2], host: &mut dyn Host) {
+    if messages.is_empty() {
+        return;
+    }
+    failpoint(before);
+    for sent in messages {
+        host.send(NodeId(sent.to), raft_message(group, sent));
+    }
+    failpoint(after);
 }
 
 fn raft_message(group: GroupId, raft: raft::eraftpb::Message) -> PeerMessage {

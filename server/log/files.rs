@@ -11,7 +11,10 @@ use std::{
 
 use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
 
-use crate::disk::{Disk, File};
+use crate::{
+    disk::{Disk, File},
+    failpoint::{Failpoint, failpoint},
+};
 
 /// Where the log's files are.
 pub struct Files {
@@ -51,7 +54,9 @@ impl FileSystem for Files {
     type Writer = Cursor;
 
     fn create<P: AsRef<Path>>(&self, path: P) -> Result<Opened> {
-        self.opened(path.as_ref(), true)
+        let made = self.opened(path.as_ref(), true)?;
+        failpoint(Failpoint::LogFileMade);
+        Ok(made)
     }
     fn open<P: AsRef<Path>>(&self, path: P, _: Permission) -> Result<Opened> {
         self.opened(path.as_ref(), false)
@@ -82,6 +87,7 @@ impl Handle for Opened {
             // Only the first one says what happened.
             let _ = self.failed.set(e);
         }
+        failpoint(Failpoint::LogSynced);
         Ok(())
     }
 }
@@ -97,6 +103,7 @@ impl Read for Cursor {
 impl Write for Cursor {
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         self.file.write(self.at, bytes)?;
+        failpoint(Failpoint::LogBytesWritten);
         self.at += bytes.len() as u64;
         Ok(bytes.len())
     }
@@ -124,6 +131,8 @@ impl WriteExt for Cursor {
         Ok(())
     }
     fn allocate(&mut self, offset: usize, size: usize) -> Result<()> {
-        self.file.allocate(offset as u64, size as u64)
+        self.file.allocate(offset as u64, size as u64)?;
+        failpoint(Failpoint::LogRoomTaken);
+        Ok(())
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     disk::Disk,
     entry::Position,
     error::{Error, Kind, Result},
+    failpoint::{Failpoint, failpoint},
     ids::GroupId,
 };
 
@@ -112,6 +113,7 @@ impl Log {
     /// Gives the space of entries back that begin before every group's log does.
     pub fn purge(&self) -> Result<()> {
         self.engine.purge_expired_files().map_err(|e| broken("purging the log", &e))?;
+        failpoint(Failpoint::LogPurged);
         self.check()
     }
 

@@ -21,6 +21,7 @@ use crate::{
     driver::Handle,
     engine::{ArrivedRows, Input, RowsToSend},
     error::{Context, Error, Result},
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, Topology},
     limits,
     proto::internal::v1::{SendRowsRequest, SendRowsResponse},
@@ -64,6 +65,7 @@ pub(super) async fn ship(me: &Me, address: &str, spool: &Path, rows: RowsToSend)
     let path = spooled.path.clone();
     let written = tokio::task::spawn_blocking(move || transfer::write(&path, &record, &view, topology, group)).await;
     let digest = written.map_err(|e| Error::unavailable(format!("copying rows ended unexpectedly: {e}")))??;
+    failpoint(Failpoint::RowsSpooled);
     let head = SendRowsRequest { hello: Some(me.hello(to)), group: group.0, name, ..SendRowsRequest::default() };
     let sent = tokio::time::timeout(limits::SEND_ROWS, ship_file(address, head, &spooled.path, digest)).await;
     sent.map_err(|_| Error::unavailable(format!("sending rows to node {to} took longer than {:?}", limits::SEND_ROWS)))?
@@ -76,17 +78,22 @@ async fn ship_file(address: &str, head: SendRowsRequest, path: &Path, digest: [u
     let feed = async move {
         let gone = || Error::unavailable("the receiver has gone");
         queue.send(head).await.map_err(|_| gone())?;
+        failpoint(Failpoint::RowsHeadSent);
         loop {
             let mut piece = Vec::with_capacity(1 << 20);
             if (&mut file).take(1 << 20).read_to_end(&mut piece).await.at("reading spooled rows")? == 0 {
                 break;
             }
             queue.send(SendRowsRequest { rows: piece.into(), ..SendRowsRequest::default() }).await.map_err(|_| gone())?;
+            failpoint(Failpoint::RowsPieceSent);
         }
-        queue.send(SendRowsRequest { digest: digest.to_vec().into(), ..SendRowsRequest::default() }).await.map_err(|_| gone())
+        queue.send(SendRowsRequest { digest: digest.to_vec().into(), ..SendRowsRequest::default() }).await.map_err(|_| gone())?;
+        failpoint(Failpoint::RowsDigestSent);
+        Ok(())
     };
     let (fed, answered) = tokio::join!(feed, client.send_rows(ReceiverStream::new(pieces)));
     answered.map_err(|s| Error::unavailable(format!("{address} did not take rows: {}", s.message())))?;
+    failpoint(Failpoint::RowsTaken);
     fed
 }
 
@@ -100,6 +107,7 @@ pub async fn receive_rows(me: &Me, handle: &Handle, spool: &Path, mut stream: St
     let group = GroupId(head.group);
     let spooled = Spooled::new(spool, &format!("incoming-{group}"));
     let mut file = File::create(&spooled.path).await.at(spooled.path.display())?;
+    failpoint(Failpoint::RowsFileMade);
     let mut hash = blake3::Hasher::new();
     loop {
         let piece = next(&mut stream).await?;
@@ -111,12 +119,15 @@ pub async fn receive_rows(me: &Me, handle: &Handle, spool: &Path, mut stream: St
         }
         hash.update(&piece.rows);
         file.write_all(&piece.rows).await.at(spooled.path.display())?;
+        failpoint(Failpoint::RowsPieceWritten);
     }
     file.flush().await.at(spooled.path.display())?;
+    failpoint(Failpoint::RowsChecked);
     let path = spooled.path.clone();
     let record = tokio::task::spawn_blocking(move || transfer::record(&path)).await;
     let record = record.map_err(|e| Error::unavailable(format!("reading rows ended unexpectedly: {e}")))??;
     handle.input(Input::RowsArrived(ArrivedRows { group, name: head.name, record, path: spooled.keep() }))?;
+    failpoint(Failpoint::RowsArrived);
     Ok(SendRowsResponse {})
 }
 

@@ -23,6 +23,7 @@ use crate::{
     driver::Handle,
     engine::{Input, RowsToSend},
     error::{Error, Result},
+    failpoint::{Failpoint, failpoint},
     ids::NodeId,
     limits,
     metrics::Metrics,
@@ -52,6 +53,8 @@ struct Line {
     room: Room,
     address: watch::Sender<String>,
     refusal: Arc<Mutex<Option<String>>>,
+    /// Whether what is queued is sent, and not lost.
+    open: watch::Receiver<bool>,
 }
 
 type Queued = (PeerMessage, Taken);
@@ -118,8 +121,9 @@ impl Peers {
                 let (queue, messages) = mpsc::channel(limits::PEER_QUEUE_MAX);
                 let (address, at) = watch::channel(address.to_owned());
                 let refusal = Arc::new(Mutex::new(None));
-                lock(&self.shared.tasks).spawn(speak(self.shared.clone(), node, messages, at, refusal.clone()));
-                lines.insert(node, Line { queue, room: Room::of(limits::PEER_QUEUE_BYTES_MAX), address, refusal });
+                let (opened, open) = watch::channel(false);
+                lock(&self.shared.tasks).spawn(speak(self.shared.clone(), node, messages, at, refusal.clone(), opened));
+                lines.insert(node, Line { queue, room: Room::of(limits::PEER_QUEUE_BYTES_MAX), address, refusal, open });
             }
         }
     }
@@ -175,14 +179,16 @@ impl Peers {
         last
     }
 
-    /// Sends rows in the background and tells the engine what became of it.
+    /// Sends rows in the background and tells the engine what became of it. Not before the stream to the node is open: what announces them comes by it, and would
+    /// be lost, and with it the rows.
     pub fn send_rows(&self, rows: RowsToSend) {
         let shared = self.shared.clone();
-        let address = self.address(rows.to);
+        let line = lock(&self.shared.lines).get(&rows.to).map(|line| (line.address.borrow().clone(), line.open.clone()));
         self.spawn(async move {
             let (to, group, announced) = (rows.to, rows.group, rows.announced.clone());
-            let sent = match address {
-                Some(address) => rows::ship(&shared.me, &address, &shared.spool, rows).await,
+            let sent = match line {
+                Some((address, open)) if opens(open.clone()).await => rows::ship(&shared.me, &address, &shared.spool, rows).await,
+                Some(_) => Err(Error::unavailable(format!("there is no stream to node {to}"))),
                 None => Err(Error::unavailable(format!("the address of node {to} is not known"))),
             };
             if let Err(e) = &sent {
@@ -202,15 +208,28 @@ impl Peers {
     }
 }
 
+/// Waits for a stream as long as it takes to try again.
+async fn opens(mut open: watch::Receiver<bool>) -> bool {
+    tokio::time::timeout(limits::PEER_RETRY_MAX, open.wait_for(|open| *open)).await.is_ok_and(|open| open.is_ok())
+}
+
 /// Keeps one stream to one node for as long as the node is known.
-async fn speak(shared: Arc<Shared>, node: NodeId, mut messages: mpsc::Receiver<Queued>, at: watch::Receiver<String>, refusal: Arc<Mutex<Option<String>>>) {
+async fn speak(
+    shared: Arc<Shared>,
+    node: NodeId,
+    mut messages: mpsc::Receiver<Queued>,
+    at: watch::Receiver<String>,
+    refusal: Arc<Mutex<Option<String>>>,
+    open: watch::Sender<bool>,
+) {
     let mut pause = limits::PEER_RETRY_MIN;
     let mut chance = Chance::from_entropy();
     let mut said = String::new();
     loop {
         let address = at.borrow().clone();
         let began = shared.handle.get().map(|h| h.clock.now());
-        let end = stream(&shared, node, &address, &mut messages, &refusal).await;
+        let end = stream(&shared, node, &address, &mut messages, &refusal, &open).await;
+        open.send_replace(false);
         let why = match end {
             Ok(()) => return,
             Err(e) => e.to_string(),
@@ -244,10 +263,18 @@ async fn speak(shared: Arc<Shared>, node: NodeId, mut messages: mpsc::Receiver<Q
 }
 
 /// One stream, from the hello to its end. Ok when the node is not known any more.
-async fn stream(shared: &Shared, node: NodeId, address: &str, messages: &mut mpsc::Receiver<Queued>, refusal: &Mutex<Option<String>>) -> Result<()> {
+async fn stream(
+    shared: &Shared,
+    node: NodeId,
+    address: &str,
+    messages: &mut mpsc::Receiver<Queued>,
+    refusal: &Mutex<Option<String>>,
+    open: &watch::Sender<bool>,
+) -> Result<()> {
     let mut client = connect(address).await?;
     let (frames, outgoing) = mpsc::channel(16);
     let hello = DeliverRequest { hello: Some(shared.me.hello(node)), messages: Vec::new() };
+    failpoint(Failpoint::HelloSending);
     frames.send(hello).await.map_err(|_| Error::unavailable("the stream closed"))?;
     let answers = tokio::time::timeout(limits::PEER_CONNECT, client.deliver(ReceiverStream::new(outgoing))).await;
     let answers = answers.map_err(|_| Error::unavailable(format!("{address} does not answer the hello")))?;
@@ -281,12 +308,15 @@ async fn stream(shared: &Shared, node: NodeId, address: &str, messages: &mut mps
         Verdict::Welcome => {}
     }
     *lock(refusal) = None;
+    open.send_replace(true);
     tracing::debug!(%node, %address, "stream to a node is open");
     loop {
         tokio::select! {
             batch = tokio::time::timeout(limits::PEER_ALIVE, gather(messages)) => {
                 let Some(batch) = batch.unwrap_or(Some(Vec::new())) else { return Ok(()) };
+                failpoint(Failpoint::FrameSending);
                 frames.send(DeliverRequest { hello: None, messages: batch }).await.map_err(|_| Error::unavailable("the stream closed"))?;
+                failpoint(Failpoint::FrameSent);
             }
             ended = answers.next() => {
                 let why = match ended { Some(Err(s)) => s.message().to_owned(), _ => "the node has closed the stream".into() };
@@ -330,7 +360,9 @@ pub async fn listen(peers: Peers, handle: Handle, mut stream: Streaming<DeliverR
     let _speaking = verdict.is_ok().then(|| Speaking { peers: &peers, handle: &handle, node, incarnation: hello.incarnation });
     let refused = verdict.as_ref().err().cloned().unwrap_or_default();
     let answer = DeliverResponse { hello: Some(me.hello(node)), refused: refused.clone() };
-    if answers.send(Ok(answer)).await.is_err() || !refused.is_empty() {
+    let answered = answers.send(Ok(answer)).await;
+    failpoint(Failpoint::HelloAnswered);
+    if answered.is_err() || !refused.is_empty() {
         if !refused.is_empty() {
             tracing::warn!(%node, address = %hello.address, why = %refused, "refused a node");
         }
@@ -346,6 +378,7 @@ pub async fn listen(peers: Peers, handle: Handle, mut stream: Streaming<DeliverR
             // A full queue knows that there is life.
             let _ = handle.input(Input::Heard(node));
         }
+        failpoint(Failpoint::FrameCame);
         for message in request.messages {
             let taken = handle.peer_message(node, message).is_ok();
             peers.shared.metrics.peer_message_received(taken);

@@ -10,6 +10,7 @@ use super::Porter;
 use crate::{
     driver::Handle,
     error::Error,
+    failpoint::{Failpoint, failpoint},
     ids::Lineage,
     membership::Cluster,
     parts::Parts,
@@ -51,7 +52,9 @@ impl PeerService for PeerDoor {
                 if lineage == Lineage::PENDING {
                     return Err(Error::unavailable("the restored nodes have not agreed on a lineage yet; retry"));
                 }
+                failpoint(Failpoint::JoinAnnouncing);
                 self.cluster.announce(crate::cluster::Node { lineage, ..node }, wait).await?;
+                failpoint(Failpoint::JoinAnnounced);
                 self.cluster
                     .look(wait, |s| JoinResponse {
                         settings: Some(wire::settings_record(s.settings())),

@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use super::{Porter, cut_page, page_size, parse_number_token};
 use crate::{
     error::{Error, Result},
+    failpoint::{Failpoint, failpoint},
     ids::{NodeId, SnapshotId},
     limits,
     membership::Cluster,
@@ -85,6 +86,7 @@ impl SnapshotDoor {
                 if pieces.send(piece).await.is_err() || end {
                     return;
                 }
+                failpoint(Failpoint::DownloadRelayed);
             }
         });
         Ok(ReceiverStream::new(stream))
@@ -98,6 +100,7 @@ fn send_part(parts: &Parts, me: NodeId, id: SnapshotId, offset: u64, pieces: &mp
         let mut reader = parts.open(id, offset).map_err(Some)?;
         let total_bytes = reader.total_bytes();
         send(Piece::Header(DownloadHeader { node_id: me.0, total_bytes, offset }))?;
+        failpoint(Failpoint::DownloadHeaderSent);
         while reader.catch_up(4 << 20).map_err(Some)? {
             if pieces.is_closed() {
                 return Err(None);
@@ -105,9 +108,12 @@ fn send_part(parts: &Parts, me: NodeId, id: SnapshotId, offset: u64, pieces: &mp
         }
         while let Some(data) = reader.next(limits::DOWNLOAD_PIECE_BYTES).map_err(Some)? {
             send(Piece::Data(data))?;
+            failpoint(Failpoint::DownloadPieceSent);
         }
         let digest = reader.digest().ok_or_else(|| Some(Error::corrupt("a part ended before its end")))?;
-        send(Piece::Trailer(DownloadTrailer { total_bytes, digest: digest.to_string() }))
+        send(Piece::Trailer(DownloadTrailer { total_bytes, digest: digest.to_string() }))?;
+        failpoint(Failpoint::DownloadTrailerSent);
+        Ok(())
     })();
     // None: whoever downloaded has gone.
     if let Err(Some(e)) = sent {
@@ -158,6 +164,7 @@ impl SnapshotService for SnapshotDoor {
             .call("DeleteSnapshot", request, |request, wait| async move {
                 let id: SnapshotId = request.uuid.parse()?;
                 let known = self.cluster.delete_snapshot(id, wait).await?;
+                failpoint(Failpoint::DeleteAgreed);
                 // A part of another history is known only to the shelf that it lies on.
                 if !self.parts.remove(id).await? && !known {
                     return Err(Error::not_found(format!("snapshot {id} is not known")));

@@ -39,6 +39,7 @@ use super::{
 };
 use crate::{
     error::{Context as _, Error, Result},
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, Lineage, NodeId, SnapshotId, SnapshotSeq},
     limits,
 };
@@ -236,8 +237,10 @@ impl Shelf {
                     _ => {}
                 }
             }
+            failpoint(Failpoint::ShelfDirsMade);
             for entry in fs::read_dir(self.aside_dir())? {
                 fs::remove_file(entry?.path())?;
+                failpoint(Failpoint::ShelfAsideRemoved);
             }
             File::create(self.aside_dir().join("writable"))?;
             fs::remove_file(self.aside_dir().join("writable"))
@@ -258,6 +261,7 @@ impl Shelf {
             if !path.join(MANIFEST).try_exists().at(path.display())? {
                 // A crash came between the directory and the manifest. What else may lie there is not ours to remove.
                 let _ = fs::remove_dir(&path);
+                failpoint(Failpoint::ShelfDirRemoved);
                 continue;
             }
             match self.read_manifest(snapshot) {
@@ -274,6 +278,7 @@ impl Shelf {
             for (path, name) in names(&dir)? {
                 if name.parse().is_ok_and(|hash: ChunkHash| !state.chunks.contains_key(&hash)) {
                     fs::remove_file(&path).at(path.display())?;
+                    failpoint(Failpoint::ShelfChunkSwept);
                 }
             }
         }
@@ -302,7 +307,9 @@ impl Shelf {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).at(path.display()),
             _ => {}
         }
+        failpoint(Failpoint::DeleteManifestRemoved);
         File::open(&dir).and_then(|d| d.sync_all()).at(dir.display())?;
+        failpoint(Failpoint::DeleteSynced);
         let _ = fs::remove_dir(&dir);
         Ok(())
     }
@@ -325,7 +332,7 @@ impl Shelf {
             let path = self.chunk_path(*hash);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => result = result.and(Err(e).at(path.display())),
-                _ => {}
+                _ => failpoint(Failpoint::DeleteChunkRemoved),
             }
         }
         result
@@ -338,6 +345,7 @@ impl Shelf {
         if written.is_err() {
             let _ = fs::remove_file(&path);
         }
+        failpoint(Failpoint::CaptureAsideWritten);
         written.at(path.display()).map(|()| path)
     }
 
@@ -357,6 +365,7 @@ impl Shelf {
             return Ok(kept.entry);
         }
         fs::rename(aside, &path).at(path.display())?;
+        failpoint(Failpoint::CaptureChunkPlaced);
         state.chunks.entry(entry.hash).and_modify(|kept| kept.entry = entry).or_insert(Kept { entry, count: 1 });
         Ok(entry)
     }
@@ -481,8 +490,11 @@ impl PartWriter {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
                 _ => {}
             }
+            failpoint(Failpoint::CaptureDirMade);
             fs::rename(aside, &path)?;
+            failpoint(Failpoint::CaptureManifestRenamed);
             File::open(dir)?.sync_all()?;
+            failpoint(Failpoint::CaptureDirSynced);
             File::open(shelf.snapshots_dir())?.sync_all()
         };
         if let Err(e) = put() {
@@ -493,6 +505,7 @@ impl PartWriter {
         for entry in &manifest.chunks {
             self.chunks.remove(&entry.hash);
         }
+        failpoint(Failpoint::CaptureInPlace);
         // From here on a delete finds the part, not its writer.
         state.writing.remove(&self.snapshot);
         self.settled = true;
@@ -502,6 +515,7 @@ impl PartWriter {
     fn sync(&mut self) -> Result<()> {
         rustix::fs::syncfs(&self.disk).map_err(io::Error::from).at(self.shelf.home.display())?;
         self.unsynced = 0;
+        failpoint(Failpoint::CaptureSynced);
         Ok(())
     }
 

@@ -24,6 +24,7 @@ use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBack
 use crate::{
     disk::{self, Disk},
     error::{Context, Error, Kind, Result},
+    failpoint::{Failpoint, failpoint},
     ids::{GroupId, Topology},
     limits,
 };
@@ -137,6 +138,7 @@ impl Store {
     /// Puts a store that was made aside in place, durably: from now on the directory has one.
     pub fn put_in_place(made_in: &Path, dir: &Path) -> Result<()> {
         fs::rename(Store::path_in(made_in), Store::path_in(dir)).at(format!("putting the store in place in {}", dir.display()))?;
+        failpoint(Failpoint::StoreRenamed);
         sync_dir(dir)
     }
 
@@ -169,13 +171,19 @@ impl StorageBackend for Backend {
         if read == out.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.0.set_len(len)?;
+        failpoint(Failpoint::StoreResized);
+        Ok(())
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync()
+        self.0.sync()?;
+        failpoint(Failpoint::StoreSynced);
+        Ok(())
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
+        self.0.write(offset, data)?;
+        failpoint(Failpoint::StorePageWritten);
+        Ok(())
     }
 }
 

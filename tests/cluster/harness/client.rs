@@ -221,8 +221,9 @@ pub fn reason(status: &Status) -> String {
 /// Whether an error says that a retry with the same request id may help.
 pub fn may_be_retried(status: &Status) -> bool {
     let answered = ["UNAVAILABLE", "UNKNOWN_OUTCOME", "EXHAUSTED"].contains(&reason(status).as_str());
-    // What never reached a server carries no reason.
-    answered || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
+    // What never reached a server carries no reason, and what broke on the way has a source.
+    let broke = std::error::Error::source(status).is_some();
+    answered || broke || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
 }
 
 pub fn put_request(site: &str, bucket: Bucket, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> PutRequest {

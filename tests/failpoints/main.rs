@@ -1,0 +1,221 @@
+//! Every failpoint: a real process dies there, is started again, and nothing that was promised is lost.
+//!
+//! `plan` says for each what has to go on for it to be passed. What it must hold afterwards is checked in the same way everywhere: whoever died did so at
+//! that very place; every acknowledged write is there and no other; new writes are taken; and what was interrupted can be done again and ends well.
+//!
+//! An abort takes what a process had in memory and not what it gave to the kernel: the simulator's disk does that. `DEVICEDB_FAILPOINTS=capture,log.written`
+//! crashes only at those whose names begin so.
+
+#[allow(dead_code, unused_imports, reason = "the tests of clusters use the rest of it")]
+#[path = "../cluster/harness/mod.rs"]
+mod harness;
+
+mod crash;
+mod one;
+mod several;
+
+use std::{collections::VecDeque, sync::Mutex, thread};
+
+use devicedb::{clock::Clock, failpoint::Failpoint};
+
+use crash::{Crash, Prepared};
+
+/// Clusters at a time.
+const LANES: usize = 2;
+
+/// What goes on when a process dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scene {
+    /// A cluster is founded.
+    Founding,
+    /// A node starts on what an earlier process left.
+    Start,
+    /// A node takes writes.
+    Writes,
+    /// A node takes writes and a snapshot.
+    Snapshot,
+    /// A snapshot is deleted.
+    Delete,
+    /// A part is downloaded, and the server dies.
+    Download,
+    /// The same, and `ddbctl` dies.
+    Fetch,
+    /// A part is restored.
+    Restore,
+    /// A site is added, or removed.
+    Site,
+    /// A node joins, and dies.
+    Join,
+    /// A node joins, and the one that was there dies.
+    Welcome,
+    /// Groups move from one node to another.
+    Move,
+    /// One node of three dies while all take writes.
+    Talk,
+    /// Three nodes take a snapshot under writes, and whoever passes dies.
+    Cut,
+    /// A snapshot cannot be sealed, since groups have no leader.
+    Abort,
+}
+
+impl Scene {
+    /// Whether its crashes follow each other in one cluster.
+    fn goes_on(self) -> bool {
+        matches!(self, Scene::Talk | Scene::Cut | Scene::Fetch)
+    }
+}
+
+/// The scene in which a failpoint is crashed at, and at which pass.
+fn plan(point: Failpoint) -> (Scene, u32) {
+    use Failpoint::*;
+    match point {
+        PortBound | StoreClaimed | FoundingBegun | FoundingMade | FoundingInPlace | LogOpened | LogDirSynced | ServedNoted => (Scene::Founding, 1),
+        LogFileMade | LogRoomTaken => (Scene::Founding, 1),
+
+        StoreOpened | SpoolRemoved | ThreadsStarted | DoorsOpening | Announcing | Announced => (Scene::Start, 1),
+        ShelfDirsMade | ShelfAsideRemoved | ShelfDirRemoved | ShelfChunkSwept => (Scene::Start, 1),
+
+        // Later than what a start writes and answers.
+        LogGathered | LogWritten | LogSynced | Applied | Answering | Answered => (Scene::Writes, 40),
+        LogBytesWritten => (Scene::Writes, 41),
+
+        LayersSealed | CheckpointRowsWritten | CheckpointGroupsWritten | CheckpointCommitted | CheckpointNoted | LogPurged => (Scene::Snapshot, 1),
+        StorePageWritten => (Scene::Snapshot, 12),
+        StoreSynced | StoreResized => (Scene::Snapshot, 1),
+        ViewOpened | CaptureBegun | CaptureChunkPlaced | CaptureCopied | CaptureSynced => (Scene::Snapshot, 1),
+        CaptureAsideWritten => (Scene::Snapshot, 2),
+        CaptureDirMade | CaptureManifestRenamed | CaptureDirSynced | CaptureInPlace | ReportSending | ReportTaken => (Scene::Snapshot, 1),
+
+        DeleteAgreed | DeleteManifestRemoved | DeleteSynced => (Scene::Delete, 1),
+        DeleteChunkRemoved => (Scene::Delete, 2),
+
+        DownloadHeaderSent | DownloadTrailerSent => (Scene::Download, 1),
+        DownloadPieceSent => (Scene::Download, 2),
+        FetchFileMade | FetchSynced | FetchRenamed | FetchDirSynced => (Scene::Fetch, 1),
+        FetchPieceWritten => (Scene::Fetch, 2),
+
+        AsideDirMade | AsideCreated | AsideFilled | AsideCommitted | StoreRenamed => (Scene::Restore, 1),
+        RestoreChecked | RestoreMade | RestoreManifestMoved | RestoreManifestSynced | RestoreInPlace | RestoreChunksRemoved => (Scene::Restore, 1),
+        RestoreAsideRemoved | LineageProposed | LineageStored | LineageQueued => (Scene::Restore, 1),
+
+        SiteRegistered | SiteDataAdded | SiteRemoving | SiteDropped => (Scene::Site, 1),
+
+        IdWritten | IdSynced | JoinAsking | JoinAnswered | JoinMade | JoinInPlace | AsideRemoved => (Scene::Join, 1),
+        RowsFileMade | RowsPieceWritten | RowsChecked | RowsArrived => (Scene::Join, 1),
+        InstallBegun | InstallWritten | InstallCommitted | InstallFileRemoved | InstallLogRestarted => (Scene::Join, 1),
+        JoinAnnouncing | JoinAnnounced | RowsSpooled | RowsHeadSent | RowsPieceSent | RowsDigestSent | RowsTaken => (Scene::Welcome, 1),
+        LearnerProposed | PromotionProposed | ChangeCommitted | MembersChanged | LeadershipOffered => (Scene::Welcome, 1),
+        RemovalProposed => (Scene::Move, 1),
+
+        EarlySending | EarlySent | LateSending | LateSent | FrameSending | FrameSent | FrameCame => (Scene::Talk, 60),
+        Forwarding | Forwarded | ForwardAnswering | ForwardAnswered => (Scene::Talk, 20),
+        HelloSending | HelloAnswered | DownloadRelayed => (Scene::Talk, 1),
+
+        MarksAsking | MarksAsked | MarkProposed | MarkApplied | MarkReported | Releasing | Released | SealProposed | Sealed => (Scene::Cut, 1),
+        AbortProposed => (Scene::Abort, 1),
+    }
+}
+
+/// Crashes that follow each other in one cluster.
+type Story = (Scene, Vec<Crash>);
+
+fn stories() -> VecDeque<Story> {
+    let wanted = std::env::var("DEVICEDB_FAILPOINTS").unwrap_or_default();
+    let chosen = |point: &Failpoint| wanted.split(',').any(|prefix| point.name().starts_with(prefix));
+    let mut stories = VecDeque::<Story>::new();
+    for point in Failpoint::ALL.iter().copied().filter(chosen) {
+        let (scene, pass) = plan(point);
+        let crash = Crash { point, pass };
+        match stories.iter_mut().find(|(other, _)| *other == scene && scene.goes_on()) {
+            Some((_, crashes)) => crashes.push(crash),
+            None => stories.push_back((scene, vec![crash])),
+        }
+    }
+    // The long ones first, so that both lanes end together.
+    stories.make_contiguous().sort_by_key(|(scene, crashes)| std::cmp::Reverse((crashes.len(), *scene == Scene::Abort)));
+    stories
+}
+
+async fn play(scene: Scene, crashes: Vec<Crash>, prepared: &Prepared) {
+    match scene {
+        Scene::Talk => return several::talk(&crashes).await,
+        Scene::Cut => return several::cut(&crashes).await,
+        Scene::Fetch => return one::fetch(&crashes, prepared).await,
+        _ => {}
+    }
+    let [crash] = crashes[..] else { panic!("{scene:?} has a cluster for each crash") };
+    match scene {
+        Scene::Founding => one::founding(crash).await,
+        Scene::Start => one::start(crash, prepared).await,
+        Scene::Writes => one::writes(crash, prepared).await,
+        Scene::Snapshot => one::snapshot(crash, prepared).await,
+        Scene::Delete => one::delete(crash, prepared).await,
+        Scene::Download => one::download(crash, prepared).await,
+        Scene::Restore => one::restore(crash, prepared).await,
+        Scene::Site => one::site(crash, prepared).await,
+        Scene::Join => several::join(crash, prepared).await,
+        Scene::Welcome => several::welcome(crash, prepared).await,
+        Scene::Move => several::groups_move(crash).await,
+        Scene::Abort => several::abort(crash).await,
+        Scene::Talk | Scene::Cut | Scene::Fetch => unreachable!("played above"),
+    }
+}
+
+#[test]
+fn a_node_that_dies_at_any_failpoint_comes_back_with_all_it_has_promised() {
+    let clock = Clock::start();
+    let stories = stories();
+    let crashes: usize = stories.iter().map(|(_, crashes)| crashes.len()).sum();
+    assert!(crashes > 0, "DEVICEDB_FAILPOINTS begins no name of a failpoint");
+    let prepared = alone(Prepared::make());
+    let (stories, failed) = (Mutex::new(stories), Mutex::new(Vec::new()));
+    let next = || stories.lock().unwrap().pop_front();
+    let lane = || {
+        while let Some((scene, crashes)) = next() {
+            let began = clock.now();
+            let names: Vec<_> = crashes.iter().map(|crash| crash.point.name()).collect();
+            let names = format!("{scene:?}: {}", names.join(", "));
+            let end = thread::scope(|scope| scope.spawn(|| alone(play(scene, crashes, &prepared))).join());
+            let took = clock.now() - began;
+            println!("{:>6.2} s  {names}{}", took.as_secs_f32(), if end.is_err() { "  FAILED" } else { "" });
+            if end.is_err() {
+                failed.lock().unwrap().push(names);
+            }
+        }
+    };
+    thread::scope(|scope| (0..LANES).for_each(|_| drop(scope.spawn(lane))));
+    println!("{crashes} crashes in {:.0} s", clock.now().as_secs_f32());
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "not recovered from, or never reached:\n{}", failed.join("\n"));
+}
+
+/// To its end, on threads of its own.
+fn alone<T>(deed: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a machine that runs tests has threads").block_on(deed)
+}
+
+#[test]
+fn a_name_that_no_failpoint_has_ends_the_start_and_lists_those_there_are() {
+    alone(async {
+        let cluster = harness::Cluster::empty(harness::Options::default());
+        let mut node = cluster.further();
+        for word in ["log.writen", "log.written:0", "log.written:x"] {
+            node.under = ["env", &format!("DEVICEDB_FAILPOINT={word}")].map(str::to_string).to_vec();
+            let ran = node.start_refused().await.exits(2).says(word);
+            for point in Failpoint::ALL {
+                assert!(ran.stderr.contains(point.name()), "{}", ran.story());
+            }
+        }
+        assert!(!node.store.exists());
+    });
+}
+
+#[test]
+fn there_are_failpoints_wherever_something_could_be_left_half_done() {
+    assert!(Failpoint::ALL.len() >= 60, "only {} are left", Failpoint::ALL.len());
+    let places: std::collections::BTreeSet<_> = Failpoint::ALL.iter().filter_map(|point| point.name().split('.').next()).collect();
+    for place in ["engine", "log", "store", "checkpoint", "cut", "capture", "delete", "download", "fetch", "restore", "join", "rows", "install"] {
+        assert!(places.contains(place), "{place} has none of {places:?}");
+    }
+}

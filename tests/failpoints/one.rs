@@ -1,0 +1,153 @@
+//! Crashes of a cluster of one node, and of `ddbctl` beside it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    slice,
+};
+
+use bytes::Bytes;
+use devicedb::proto::v1::{Bucket, SnapshotStatus};
+
+use crate::{
+    crash::{Books, Crash, Prepared, Writers, add_sites, ask_for_snapshot, recovers, snapshots_work, until_done, verify},
+    harness::{Cluster, Options, SOON, shell},
+};
+
+const NAME: Bytes = Bytes::from_static(&[9; 16]);
+
+pub async fn founding(crash: Crash) {
+    let mut cluster = Cluster::empty(Options::default());
+    let mut node = cluster.further();
+    crash.kills(slice::from_mut(&mut node), async {}).await;
+    cluster.nodes.push(node);
+    cluster.restart_all().await;
+    add_sites(&cluster).await;
+    recovers(&mut cluster, Vec::new(), &mut Books::default()).await;
+    snapshots_work(&cluster, None).await;
+}
+
+pub async fn start(crash: Crash, prepared: &Prepared) {
+    let mut cluster = prepared.copy().await;
+    let left = leave_unfinished(cluster.nodes[0].snapshot_store.as_deref().expect("it takes snapshots"));
+    crash.kills(&mut cluster.nodes, async {}).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
+    for path in left {
+        assert!(!path.exists(), "{} was left behind", path.display());
+    }
+    snapshots_work(&cluster, Some(&prepared.uuid)).await;
+}
+
+/// What a process leaves in its corner of a snapshot store when it dies while it writes a part.
+fn leave_unfinished(snapshot_store: &Path) -> [PathBuf; 3] {
+    let home = fs::read_dir(snapshot_store).unwrap().next().expect("the node has its corner").unwrap().path();
+    let chunks = home.join("chunks").join("00");
+    let left = [home.join("aside").join("7"), chunks.join("00".repeat(32)), home.join("snapshots").join("19a7e40e-adcc-4cc2-87a7-ae599272b050")];
+    fs::create_dir_all(chunks).unwrap();
+    fs::write(&left[0], "half a chunk").unwrap();
+    fs::write(&left[1], "a chunk of no part").unwrap();
+    fs::create_dir(&left[2]).unwrap();
+    left
+}
+
+pub async fn writes(crash: Crash, prepared: &Prepared) {
+    let (mut cluster, mut books) = (prepared.copy().await, prepared.books.clone());
+    let writers = Writers::start(&cluster.clients(), "meanwhile");
+    crash.kills(&mut cluster.nodes, async {}).await;
+    recovers(&mut cluster, vec![writers], &mut books).await;
+}
+
+pub async fn snapshot(crash: Crash, prepared: &Prepared) {
+    let (mut cluster, mut books) = (prepared.copy().await, prepared.books.clone());
+    let writers = Writers::start(&cluster.clients(), "meanwhile");
+    let asking = ask_for_snapshot(cluster.clients(), NAME);
+    crash.kills(&mut cluster.nodes, asking).await;
+    recovers(&mut cluster, vec![writers], &mut books).await;
+    // Whether it was begun before the crash or not, it is the same snapshot.
+    let interrupted = cluster.client().create_snapshot_named(NAME).await.unwrap();
+    snapshots_work(&cluster, Some(&interrupted.uuid)).await;
+    snapshots_work(&cluster, Some(&prepared.uuid)).await;
+}
+
+pub async fn delete(crash: Crash, prepared: &Prepared) {
+    let mut cluster = prepared.copy().await;
+    let (client, uuid) = (cluster.nodes[0].client(), prepared.uuid.clone());
+    crash.kills(&mut cluster.nodes, async move { until_done(async || client.delete_snapshot(&uuid).await).await }).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
+    let again = cluster.client().delete_snapshot(&prepared.uuid).await;
+    assert!(again.is_ok() || again.as_ref().is_err_and(|e| e.code() == tonic::Code::NotFound), "{again:?}");
+    assert_eq!(cluster.client().snapshot(&prepared.uuid).await.unwrap().status(), SnapshotStatus::Missing);
+    let store = cluster.nodes[0].snapshot_store.clone().expect("it takes snapshots");
+    assert_eq!(files(&store), 0, "a deleted part takes room in {}", store.display());
+    snapshots_work(&cluster, None).await;
+}
+
+fn files(dir: &Path) -> usize {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
+}
+
+pub async fn download(crash: Crash, prepared: &Prepared) {
+    let mut cluster = prepared.copy().await;
+    let tar = cluster.dir().join("part.tar");
+    let (node, words) = (cluster.nodes[0].endpoint(), format!("--timeout 2s snapshot download {} --output {}", prepared.uuid, tar.display()));
+    let line = format!("ddbctl --endpoint {node} {words} --resume");
+    let deed = async move {
+        let begun = |line: String| async move { shell(&line, SOON).await.code.filter(|code| *code == 0).ok_or(()) };
+        until_done(async || begun(line.clone()).await).await;
+    };
+    crash.kills(&mut cluster.nodes, deed).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
+    resumes(&cluster, &prepared.uuid, &tar, &prepared.tar).await;
+}
+
+/// A download that was cut short goes on, and gives the very part.
+async fn resumes(cluster: &Cluster, uuid: &str, tar: &Path, whole: &Path) {
+    let output = tar.display().to_string();
+    cluster.ctl(&["snapshot", "download", uuid, "--output", &output, "--resume"]).await.exits(0);
+    assert!(fs::read(tar).unwrap() == fs::read(whole).unwrap(), "{output} is not the part");
+    assert!(!Path::new(&format!("{output}.partial")).exists());
+    verify(cluster, &[tar.to_owned()]).await;
+}
+
+pub async fn fetch(crashes: &[Crash], prepared: &Prepared) {
+    let mut cluster = prepared.copy().await;
+    cluster.restart_all().await;
+    for crash in crashes {
+        let tar = cluster.dir().join(format!("{}.tar", crash.point.name()));
+        let line = format!("ddbctl --endpoint {} snapshot download {} --output {}", cluster.nodes[0].endpoint(), prepared.uuid, tar.display());
+        crash.kills_command(&line).await;
+        let whole = fs::read(&prepared.tar).unwrap();
+        assert!(!tar.exists() || fs::read(&tar).unwrap() == whole, "half a part has the name of a whole one");
+        resumes(&cluster, &prepared.uuid, &tar, &prepared.tar).await;
+    }
+}
+
+pub async fn restore(crash: Crash, prepared: &Prepared) {
+    let mut cluster = prepared.extracted().await;
+    crash.kills(&mut cluster.nodes, async {}).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
+    let store = cluster.nodes[0].store.clone();
+    for left in ["manifest.json", "chunks", "restoring"] {
+        assert!(!store.join(left).exists(), "{left} was left behind");
+    }
+    snapshots_work(&cluster, None).await;
+}
+
+pub async fn site(crash: Crash, prepared: &Prepared) {
+    let (mut cluster, mut books) = (prepared.copy().await, prepared.books.clone());
+    let client = cluster.nodes[0].client();
+    let deed = async move {
+        until_done(async || client.add_site("new").await).await;
+        until_done(async || client.put("new", Bucket::Default, "k", "v").await).await;
+        until_done(async || client.remove_site("new").await).await;
+    };
+    crash.kills(&mut cluster.nodes, deed).await;
+    recovers(&mut cluster, Vec::new(), &mut books).await;
+    let client = cluster.client();
+    let again = client.remove_site("new").await;
+    assert!(again.is_ok() || again.as_ref().is_err_and(|e| e.code() == tonic::Code::NotFound), "{again:?}");
+    client.add_site("new").await.unwrap();
+    assert_eq!(client.scan("new", Bucket::Default, "").await.unwrap(), []);
+    recovers(&mut cluster, Vec::new(), &mut books).await;
+}
