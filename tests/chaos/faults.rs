@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    process::ExitStatus,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -156,6 +157,14 @@ impl Saboteur {
         self.note(stage, "everything is mended".into());
         self.mend(stage, Duration::MAX).await;
         self.look_after(stage).await;
+        // One that was short of room may be about to end still. It is asked to, so that nobody waits for it in vain.
+        for number in self.squeezed.clone() {
+            let status = stage.cluster.nodes[number].terminate().await;
+            if !status.success() {
+                self.note_end(stage, number, status);
+            }
+            stage.start(number, 0);
+        }
     }
 
     fn time(&mut self, most_ms: u64) -> Duration {
@@ -307,13 +316,7 @@ impl Saboteur {
                 continue;
             }
             let status = node.wait_ended().await;
-            let last = node.log().lines().last().unwrap_or_default().to_string();
-            self.timeline.note(stage.clock.now(), format!("node{number} has ended: {status}: {last}"));
-            if self.squeezed.remove(&number) && status.code() == Some(1) && last.contains(FULL) {
-                self.ended_full += 1;
-            } else {
-                self.broken.push(format!("node{number} ended by itself: {status}: {last}"));
-            }
+            self.note_end(stage, number, status);
             let room = self.open.iter_mut().find(|(_, mend)| matches!(mend, Mend::MakeRoom(node) if *node == number));
             match room {
                 // It would end again until there is room; the start comes behind it.
@@ -323,6 +326,17 @@ impl Saboteur {
                 }
                 None => stage.start(number, 0),
             }
+        }
+    }
+
+    fn note_end(&mut self, stage: &Stage, number: usize, status: ExitStatus) {
+        let log = stage.cluster.nodes[number].log();
+        let last = log.lines().last().unwrap_or_default();
+        self.note(stage, format!("node{number} has ended: {status}: {last}"));
+        if self.squeezed.remove(&number) && status.code() == Some(1) && last.contains(FULL) {
+            self.ended_full += 1;
+        } else {
+            self.broken.push(format!("node{number} ended by itself: {status}: {last}"));
         }
     }
 
