@@ -8,7 +8,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,11 +34,11 @@ use crate::{
 
 const COLUMNS: usize = 3;
 /// Those that count, and those that do anything else.
-const CLIENTS: usize = COLUMNS + 7;
+const CLIENTS: usize = COLUMNS + 9;
 const REGISTERS: u64 = 4;
 const SIBLINGS: u64 = 3;
 const PAIRS: u64 = 2;
-const THINK: Duration = Duration::from_millis(40);
+const THINK: Duration = Duration::from_millis(20);
 const PAUSE_MS: u64 = 60;
 /// A call that is not over this long after its deadline is given up from outside.
 const LATE: Duration = Duration::from_secs(3);
@@ -120,12 +123,14 @@ enum Doing {
 #[derive(Clone)]
 pub struct Shared {
     pub clock: Clock,
+    /// How many of the nodes were ever started; nobody asks the others.
+    pub started: Arc<AtomicUsize>,
     history: Arc<Mutex<History>>,
 }
 
 impl Shared {
-    pub fn new(clock: Clock) -> Shared {
-        Shared { clock, history: Arc::default() }
+    pub fn new(clock: Clock, started: Arc<AtomicUsize>) -> Shared {
+        Shared { clock, started, history: Arc::default() }
     }
 
     pub fn history(&self) -> MutexGuard<'_, History> {
@@ -223,8 +228,11 @@ impl One {
 
     /// Whichever node, with the deadline of one call.
     fn any(&mut self) -> (Client, Duration) {
-        let node = self.nodes[self.chance.below(self.nodes.len() as u64) as usize].clone();
-        let deadline = Duration::from_millis(300 + self.chance.below(4000));
+        // Whoever waits long at a node that is away asks nobody else meanwhile, who might answer what is old.
+        let most_ms = if self.chance.below(5) == 0 { 4000 } else { 600 };
+        let deadline = Duration::from_millis(200 + self.chance.below(most_ms));
+        let started = self.shared.started.load(Ordering::SeqCst).min(self.nodes.len());
+        let node = self.nodes[self.chance.below(started as u64) as usize].clone();
         (node.with_deadline(deadline), deadline)
     }
 

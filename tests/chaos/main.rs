@@ -73,7 +73,7 @@ async fn no_fault_of_processes_links_disks_or_clocks_breaks_a_promise() {
         stage.cluster.client().add_site(&place.site()).await.unwrap();
     }
 
-    let shared = Shared::new(stage.clock);
+    let shared = Shared::new(stage.clock, stage.started.clone());
     let crowd = Crowd::start(|| stage.clients(), shared.clone(), &mut chance);
     let (began, (stop, stopped)) = (Arc::new(Notify::new()), watch::channel(false));
     let options = &stage.cluster.options;

@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -111,7 +111,8 @@ impl Photographer {
     }
 
     fn any(&mut self) -> Client {
-        self.nodes[self.chance.below(self.nodes.len() as u64) as usize].clone().with_deadline(CALL)
+        let started = self.shared.started.load(Ordering::SeqCst);
+        self.nodes[self.chance.below(started as u64) as usize].clone().with_deadline(CALL)
     }
 
     async fn create(&mut self) -> Option<String> {

@@ -1,6 +1,13 @@
 //! The cluster that chaos happens to: nodes that reach each other through `links` only, each on a machine of its own where that is permitted.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use devicedb::clock::{Chance, Clock};
 
@@ -19,6 +26,8 @@ pub struct Stage {
     pub links: Links,
     /// All that were started once.
     pub cluster: Cluster,
+    /// How many these are, for clients.
+    pub started: Arc<AtomicUsize>,
     /// Those that were not, the next one last.
     further: Vec<Node>,
     /// Why there are none, otherwise.
@@ -57,7 +66,7 @@ impl Stage {
             further.push(Node::new(&format!("node{number}"), port, &dir, store, args));
         }
         further.reverse();
-        let mut stage = Stage { clock: Clock::start(), links, cluster, further, machines };
+        let mut stage = Stage { clock: Clock::start(), links, cluster, started: Arc::default(), further, machines };
         for _ in 0..FOUNDERS {
             let node = stage.add();
             stage.cluster.nodes[node].wait_listening().await;
@@ -81,6 +90,7 @@ impl Stage {
         self.cluster.nodes.push(node);
         let number = self.cluster.nodes.len() - 1;
         self.start(number, 0);
+        self.started.store(number + 1, Ordering::SeqCst);
         number
     }
 
