@@ -113,7 +113,7 @@ impl Saboteur {
             possible.swap(at, chance.below(at as u64 + 1) as usize);
         }
         let most = possible.len() as u64;
-        let count = (most / 2 + chance.below(most / 2 + 2)).min(span.as_secs() / 6) as usize;
+        let count = (most / 2 + chance.below(most / 2 + 2)).min(span.as_secs() / 8) as usize;
         possible.truncate(count.max(1));
         let (kinds, fresh) = (possible.clone(), possible);
         let open = Vec::new();
@@ -136,12 +136,14 @@ impl Saboteur {
     pub async fn work(&mut self, stage: &mut Stage, span: Duration, began: &Notify) {
         let end = stage.now() + span;
         let mut next = stage.now() + self.time(CALM_MS);
-        while stage.now() < end {
+        // Those that have not struck yet find their victims in the end: no fault lasts, and no other kind begins before them.
+        while stage.now() < end || !self.fresh.is_empty() {
             self.mend(stage, stage.now()).await;
             self.look_after(stage).await;
             if stage.now() >= next {
-                let kind = self.fresh.last().copied().unwrap_or_else(|| self.kinds[self.chance.below(self.kinds.len() as u64) as usize]);
-                self.strike(kind, stage);
+                let any = self.kinds[self.chance.below(self.kinds.len() as u64) as usize];
+                let turn = if self.fresh.is_empty() { vec![any] } else { self.fresh.clone() };
+                turn.into_iter().any(|kind| self.strike(kind, stage));
                 next = stage.now() + self.time(CALM_MS);
             }
             tokio::select! {
@@ -216,7 +218,6 @@ impl Saboteur {
             }
             Join => {
                 if !stage.may_add() {
-                    self.fresh.retain(|fresh| *fresh != Join);
                     return None;
                 }
                 let node = stage.add();
