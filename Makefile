@@ -13,7 +13,7 @@ DENY := $(TOOLS)/deny-$(DENY_VERSION)/bin/cargo-deny
 CARGO := cargo
 LOCKED := --locked
 
-.PHONY: help demo test failpoints soak soak-cuts test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
+.PHONY: help demo test failpoints soak soak-cuts chaos test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -37,6 +37,10 @@ soak: needs ## the simulator at length: make soak SEEDS=1000..5000
 ROUNDS := 3000
 soak-cuts: needs ## snapshots of a running cluster, each restored: make soak-cuts ROUNDS=3000
 	DEVICEDB_CUT_ROUNDS=$(ROUNDS) $(CARGO) test $(LOCKED) --test cluster every_part_of_many -- --nocapture
+
+SECONDS := 3600
+chaos: needs ## faults of real processes, links and disks at length: make chaos SECONDS=3600
+	DEVICEDB_CHAOS_SECONDS=$(SECONDS) $(CARGO) test $(LOCKED) --test chaos no_fault -- --nocapture
 
 test-clients: needs ## the tests of the Python and Go clients, on real clusters
 	@$(CARGO) build --quiet $(LOCKED) --bins

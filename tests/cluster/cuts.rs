@@ -18,7 +18,7 @@ use devicedb::{
     proto::v1::SnapshotStatus,
     restore,
     snapshot::{chunk::Digest, manifest::Manifest},
-    store::{View, keys},
+    store::{Store, View, keys},
     wire,
 };
 
@@ -45,8 +45,8 @@ impl Part {
         Part { home, path, manifest }
     }
 
-    /// Puts it into an empty store directory as extracting its tar would, and has it restored.
-    fn restored(&self, dir: &Path) -> View {
+    /// Puts it into an empty store directory as extracting its tar would, and has it restored. A view reads only while its store is held.
+    fn restored(&self, dir: &Path) -> (View, Store) {
         let chunks = dir.join("chunks");
         fs::create_dir_all(&chunks).unwrap();
         fs::copy(&self.path, dir.join("manifest.json")).unwrap();
@@ -55,7 +55,8 @@ impl Part {
             fs::copy(self.home.join("chunks").join(&name[..2]).join(&name), chunks.join(&name)).unwrap();
         }
         restore::restore(dir).unwrap();
-        restore::open(dir, &Machine).unwrap().0.view().unwrap()
+        let (store, _) = restore::open(dir, &Machine).unwrap();
+        (store.view().unwrap(), store)
     }
 
     fn digests(&self) -> BTreeMap<PartitionId, Digest> {
@@ -104,15 +105,15 @@ async fn every_part_of_many_snapshots_restores_to_one_instant_whatever_happens_t
         let parts: Vec<Part> = completed.map(|p| Part::of(&cluster, p.node_id, &snapshot.uuid)).collect();
         for part in &parts {
             let dir = cluster.dir().join("restored");
-            let store = part.restored(&dir);
+            let (view, store) = part.restored(&dir);
             for (writer, floor) in writers.iter().zip(&before) {
-                let [a, b, c] = counters(&store, topology, &writer.sites);
+                let [a, b, c] = counters(&view, topology, &writer.sites);
                 let place = format!("round {round}, {fault:?}, {}: {:?} hold {a}, {b}, {c}", part.path.display(), writer.sites);
                 assert!(a >= b && b >= c, "not one instant: {place}");
                 assert!(c >= *floor, "{floor} was acknowledged before create was called: {place}");
             }
             assert_eq!(part.digests(), parts[0].digests(), "round {round}: {} and {} differ", part.path.display(), parts[0].path.display());
-            drop(store);
+            drop((view, store));
             fs::remove_dir_all(&dir).unwrap();
             restored += 1;
         }

@@ -3,9 +3,13 @@
 //! Every checker takes a plain history and gives back what is wrong with it, so that each is tested with histories that are. An operation whose outcome
 //! is unknown may have happened at any time after its call, or never.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use crate::world::Moment;
+/// Since the beginning of the history, by one clock for all clients.
+pub type Moment = Duration;
 
 /// One operation on one key, as a client saw it. Values are unique: no two writes of a history write the same one.
 #[derive(Clone, Debug)]

@@ -35,8 +35,7 @@ use tempfile::TempDir;
 
 pub use self::network::Network;
 use crate::disk::SimDisk;
-
-pub type Moment = Duration;
+pub use crate::history::Moment;
 
 /// Something that happens to a node.
 enum Event {

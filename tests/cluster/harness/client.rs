@@ -88,7 +88,10 @@ impl Client {
     }
 
     pub async fn batch(&self, site: &str, bucket: Bucket, operations: Vec<BatchOperation>) -> Result<BatchResponse, Status> {
-        let batch = BatchRequest { site: site.into(), bucket: bucket.into(), operations, request_id: request_id() };
+        self.batch_request(BatchRequest { site: site.into(), bucket: bucket.into(), operations, request_id: request_id() }).await
+    }
+
+    pub async fn batch_request(&self, batch: BatchRequest) -> Result<BatchResponse, Status> {
         Ok(self.kv.clone().batch(self.request(batch)).await?.into_inner())
     }
 

@@ -1,0 +1,114 @@
+//! The cluster that chaos happens to: nodes that reach each other through `links` only, each on a machine of its own where that is permitted.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use devicedb::clock::{Chance, Clock};
+
+use crate::{
+    harness::{Client, Cluster, Node, Options, Port},
+    links::Links,
+    machines::Machines,
+};
+
+/// Nodes from the beginning; the others join while everything else happens.
+pub const FOUNDERS: usize = 3;
+pub const NODES: usize = 4;
+
+pub struct Stage {
+    pub clock: Clock,
+    pub links: Links,
+    /// All that were started once.
+    pub cluster: Cluster,
+    /// How many these are, for clients.
+    pub started: Arc<AtomicUsize>,
+    /// Those that were not, the next one last.
+    further: Vec<Node>,
+    /// Why there are none, otherwise.
+    pub machines: Result<Machines, String>,
+}
+
+impl Stage {
+    pub async fn set() -> Stage {
+        let options = Options::default();
+        let cluster = Cluster::empty(options.clone());
+        let dir = cluster.dir().to_path_buf();
+        let disks: Vec<_> = (0..NODES).map(|node| dir.join(format!("disk{node}"))).collect();
+        for disk in &disks {
+            fs::create_dir(disk).unwrap();
+        }
+        let machines = Machines::with_disks(disks.clone());
+        let ports: Vec<_> = (0..NODES).map(|_| Port::claim()).collect();
+        let links = Links::between(&ports.iter().map(Port::endpoint).collect::<Vec<_>>()).await;
+        let snapshots = dir.join("snapshots");
+        fs::create_dir(&snapshots).unwrap();
+        let mut further = Vec::new();
+        for (number, (port, disk)) in ports.into_iter().zip(disks).enumerate() {
+            let store = disk.join("store");
+            let mut args = vec!["start".to_string()];
+            let mut say = |flag: &str, word: String| args.extend([flag.to_string(), word]);
+            say("--store", store.display().to_string());
+            say("--listen", port.endpoint());
+            say("--advertise", links.address(number));
+            say("--snapshot-store", snapshots.display().to_string());
+            if number > 0 {
+                say("--join", links.address(0));
+            }
+            say("--partitions", options.partitions.to_string());
+            say("--groups", options.groups.to_string());
+            say("--replication-factor", options.replication_factor.to_string());
+            further.push(Node::new(&format!("node{number}"), port, &dir, store, args));
+        }
+        further.reverse();
+        let mut stage = Stage { clock: Clock::start(), links, cluster, started: Arc::default(), further, machines };
+        for _ in 0..FOUNDERS {
+            let node = stage.add();
+            stage.cluster.nodes[node].wait_listening().await;
+        }
+        stage.cluster.settled().await;
+        stage
+    }
+
+    /// Clients of all nodes, those that do not run yet included.
+    pub fn clients(&self) -> Vec<Client> {
+        self.cluster.nodes.iter().chain(self.further.iter().rev()).map(Node::client).collect()
+    }
+
+    pub fn may_add(&self) -> bool {
+        !self.further.is_empty()
+    }
+
+    /// Starts one more node.
+    pub fn add(&mut self) -> usize {
+        let node = self.further.pop().expect("there is one more");
+        self.cluster.nodes.push(node);
+        let number = self.cluster.nodes.len() - 1;
+        self.start(number, 0);
+        self.started.store(number + 1, Ordering::SeqCst);
+        number
+    }
+
+    /// Starts a node with its clocks shifted by so many seconds.
+    pub fn start(&mut self, number: usize, shift_seconds: u64) {
+        let node = &mut self.cluster.nodes[number];
+        if let Ok(machines) = &self.machines {
+            node.under = machines.under(shift_seconds);
+        }
+        node.start();
+        self.links.is_process(number, node.pid());
+    }
+
+    pub fn another_shift(&self, chance: &mut Chance) -> u64 {
+        self.machines.as_ref().map_or(0, |machines| machines.another_shift(chance))
+    }
+
+    pub fn now(&self) -> Duration {
+        self.clock.now()
+    }
+}
