@@ -22,7 +22,7 @@ use crate::{
     proto::v1::{self, kv_service_client::KvServiceClient},
 };
 
-const KEY_BYTES: usize = 16;
+pub const KEY_BYTES: usize = 16;
 /// What a row costs in a batch beside its key and value.
 const FRAME_BYTES: usize = 32;
 /// A log entry takes no more.
@@ -106,19 +106,19 @@ impl Field {
         (site as usize, first..(first + rows).min(self.keys_per_site))
     }
 
-    fn value(&self, chance: &mut Chance) -> Bytes {
+    pub fn value(&self, chance: &mut Chance) -> Bytes {
         let words = self.value_bytes.div_ceil(8);
         let mut value: Vec<u8> = (0..words).flat_map(|_| chance.next_u64().to_le_bytes()).collect();
         value.truncate(self.value_bytes);
         value.into()
     }
 
-    fn row_bytes(&self) -> u64 {
+    pub fn row_bytes(&self) -> u64 {
         (KEY_BYTES + self.value_bytes) as u64
     }
 }
 
-fn key(number: u64) -> Bytes {
+pub fn key(number: u64) -> Bytes {
     format!("key-{number:012}").into()
 }
 
