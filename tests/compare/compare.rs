@@ -185,7 +185,7 @@ fn note(results: &mut Results, measured: Measured) {
     let Measured { nodes, round, verb, clients, name, tally, used } = measured;
     let latency = Latency::of(&tally.latency());
     let rate = tally.per_second();
-    eprintln!("{nodes} nodes, round {}: {verb}, {clients} clients, {name}: {rate:.0}/s, p50 {:.2} ms, p99 {:.2} ms", round + 1, latency.p50, latency.p99);
+    eprintln!("{nodes} nodes, round {}: {verb}, clients: {clients}, {name}: {rate:.0}/s, p50 {:.2} ms, p99 {:.2} ms", round + 1, latency.p50, latency.p99);
     let typical = clients == TYPICAL;
     let processor_micros = used * 1e6 / tally.all.requests.max(1) as f64;
     let numbers = [
@@ -194,10 +194,11 @@ fn note(results: &mut Results, measured: Measured) {
         ("p99, ms", Better::Less, typical, latency.p99),
         ("p99.9, ms", Better::Less, false, latency.p99_9),
         ("max, ms", Better::Less, false, latency.max),
-        ("processor time of all nodes, µs", Better::Less, typical, processor_micros),
+        ("processor time of all nodes for one, µs", Better::Less, typical, processor_micros),
     ];
+    let many = if clients == 1 { "1 client".to_string() } else { format!("{clients} clients") };
     for (what, better, shown, value) in numbers {
-        let what = format!("{verb}, {clients} clients: {what}");
+        let what = format!("{verb}, {many}: {what}");
         results.samples.push(Sample { nodes, what, better, shown, subject: name, round, value });
     }
     for (kind, failures) in &tally.failures {
