@@ -13,7 +13,7 @@ DENY := $(TOOLS)/deny-$(DENY_VERSION)/bin/cargo-deny
 CARGO := cargo
 LOCKED := --locked
 
-.PHONY: help demo test failpoints soak soak-cuts chaos test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
+.PHONY: help demo test compare failpoints soak soak-cuts chaos test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -21,6 +21,16 @@ help: ## what there is to make
 demo: needs ## the whole story of a disaster and the way back, on real processes
 	@$(CARGO) build --quiet $(LOCKED) --bins --example demo
 	@"$${CARGO_TARGET_DIR:-target}/debug/examples/demo"
+
+# Debian's etcd, or with ETCD=v3.5.35 that one, built with Go. Neither is installed: Debian's package would start a server.
+ETCD :=
+ETCD_DIR := $(TOOLS)/etcd$(if $(ETCD),-$(ETCD))
+SECONDS := 5
+KEYS := 1000000
+compare: ROUNDS := 3
+compare: needs $(ETCD_DIR)/etcdctl ## DeviceDB beside etcd: make compare ROUNDS=3 SECONDS=5 ONLY=put,get,snapshot ETCD=v3.5.35
+	@$(CARGO) build --quiet $(LOCKED) --release --bins --example compare
+	@PATH="$(ETCD_DIR):$$PATH" "$${CARGO_TARGET_DIR:-target}/release/examples/compare" --rounds=$(ROUNDS) --seconds=$(SECONDS) --keys=$(KEYS) --only=$(ONLY)
 
 test: needs ## every test, those on real processes included
 	$(CARGO) test $(LOCKED)
@@ -86,6 +96,18 @@ needs:
 	@command -v cc >/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq gcc g++ libc6-dev >&2; \
 	  else echo "a C compiler is missing: sudo apt-get install gcc g++ libc6-dev" >&2; exit 1; fi; }
+
+$(TOOLS)/etcd/etcdctl:
+	@command -v apt-get >/dev/null || { echo "apt-get is missing, and etcd comes from Debian's packages: try ETCD=v3.5.35, which takes Go" >&2; exit 1; }
+	@mkdir -p "$(@D)" && cd "$(@D)" && { [ "$$(id -u)" != 0 ] || apt-get update -qq; } && \
+	apt-get download -qq -o APT::Sandbox::User="$$(id -un)" etcd-server etcd-client && \
+	for package in *.deb; do dpkg-deb -x "$$package" .; done && rm -f *.deb && mv usr/bin/etcd usr/bin/etcdctl . && touch etcdctl
+
+$(TOOLS)/etcd-%/etcdctl:
+	@command -v go >/dev/null || { echo "go is missing, and etcd $* is built with it: install Go 1.26 or later, https://go.dev/dl" >&2; exit 1; }
+	@mkdir -p "$(@D)" && cd "$(@D)" && { [ -f go.mod ] || go mod init etcd-$*; } && \
+	go get go.etcd.io/etcd/server/v3@$* go.etcd.io/etcd/etcdctl/v3@$* && export CGO_ENABLED=0 && \
+	go build -o etcd go.etcd.io/etcd/server/v3 && go build -o etcdctl go.etcd.io/etcd/etcdctl/v3
 
 $(BUF):
 	@command -v go >/dev/null || { echo "go is missing, and buf is built with it: install Go 1.26 or later, https://go.dev/dl" >&2; exit 1; }

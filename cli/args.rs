@@ -12,6 +12,9 @@ use super::{
 };
 use crate::{ids::SnapshotId, proto::v1};
 
+mod bench;
+pub use bench::{Bench, Ground, Timed};
+
 /// Speaks to a DeviceDB cluster.
 #[derive(Debug, Parser)]
 #[command(name = "ddbctl", version, disable_help_subcommand = true, after_help = EXITS)]
@@ -57,6 +60,9 @@ pub enum Command {
     /// Consistent snapshots of the whole cluster
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Measure the cluster from here: rates and latencies of requests
+    #[command(subcommand)]
+    Bench(Bench),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -406,6 +412,13 @@ mod tests {
             "ddbctl snapshot download b54a61d9-b64c-45e0-94b7-80c9e36b86fa --all --output dir --resume",
             "ddbctl snapshot download b54a61d9-b64c-45e0-94b7-80c9e36b86fa --output -",
             "ddbctl snapshot verify a.tar b.tar",
+            "ddbctl bench put --clients 64 --connections 8 --seconds 5 --sites 4 --keys 1000 --value-bytes 0 --cleanup",
+            "ddbctl bench get --rate 5000 --direct --prefix mine- --plot latency.svg",
+            "ddbctl bench mixed --reads 0 -o json",
+            "ddbctl bench scan --rows 1000",
+            "ddbctl bench load --keys 1000000 --rows 4096",
+            "ddbctl bench snapshot --endpoint a:1,b:2",
+            "ddbctl bench cleanup --prefix mine-",
             "ddbctl completions bash",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -434,6 +447,16 @@ mod tests {
             "ddbctl node list --endpoint http://a:1",
             "ddbctl node list -o xml",
             "ddbctl nodes list",
+            "ddbctl bench",
+            "ddbctl bench puts",
+            "ddbctl bench put --clients 0",
+            "ddbctl bench put --rate 0",
+            "ddbctl bench put --seconds 1.5",
+            "ddbctl bench put --value-bytes 1048577",
+            "ddbctl bench put --rows 5",
+            "ddbctl bench mixed --reads 101",
+            "ddbctl bench load --seconds 5",
+            "ddbctl bench load --rows 4097",
         ] {
             let e = parse(line).unwrap_err();
             story += &format!("{line}\n  {}\n", sentence(&e.render().to_string()));

@@ -4,11 +4,11 @@
 //! serves all: an attempt at an endpoint, a look at its fault, the next attempt. What differs is what is said when the time is over: a call that may have had
 //! its effect says so.
 
-use std::{collections::BTreeMap, error::Error as _, future::Future, time::Duration};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use bytes::Bytes;
 use tonic::{
-    Request, Response, Status, Streaming, TimeoutExpired,
+    Request, Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
@@ -102,6 +102,23 @@ impl Client {
 
     pub fn now(&self) -> Duration {
         self.clock.now()
+    }
+
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// A generator of chance that shares nothing with this one.
+    pub fn draw_chance(&mut self) -> Chance {
+        Chance::seeded(self.chance.next_u64())
+    }
+
+    pub fn endpoints(&self) -> &[String] {
+        &self.endpoints
+    }
+
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// One question, one answer.
@@ -224,7 +241,7 @@ impl Client {
         let mut request = Request::new(body);
         request.set_timeout(left);
         let answer = tokio::time::timeout(left, send(channel, request)).await.map_err(|_| Fault::late(attempt.within.as_secs_f64()))?;
-        let answer = answer.map_err(|status| if timed_out(&status) { Fault::late(attempt.within.as_secs_f64()) } else { Fault::of(&status) })?;
+        let answer = answer.map_err(|status| if fault::timed_out(&status) { Fault::late(attempt.within.as_secs_f64()) } else { Fault::of(&status) })?;
         self.preferred = attempt.endpoint;
         Ok(answer.into_inner())
     }
@@ -279,7 +296,8 @@ impl Client {
     }
 }
 
-async fn open(endpoint: &str, within: Duration) -> Result<Channel, Fault> {
+/// A connection of its own.
+pub async fn open(endpoint: &str, within: Duration) -> Result<Channel, Fault> {
     let endpoint = Endpoint::from_shared(Bytes::from(format!("http://{endpoint}"))).map_err(|e| Fault::refused(fault::innermost(&e)))?;
     let named = endpoint.user_agent(concat!("ddbctl/", env!("CARGO_PKG_VERSION"))).map_err(|e| Fault::refused(e.to_string()))?;
     let roomy = named.tcp_nodelay(true).initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
@@ -288,11 +306,6 @@ async fn open(endpoint: &str, within: Duration) -> Result<Channel, Fault> {
         Ok(Err(e)) => Err(Fault::refused(fault::innermost(&e))),
         Err(_) => Err(Fault::refused(format!("no connection within {:.1} s", within.as_secs_f64()))),
     }
-}
-
-/// The channel keeps the deadline that it tells the server, too, and may be the first of us to notice that it has passed.
-fn timed_out(status: &Status) -> bool {
-    std::iter::successors(status.source(), |e: &&(dyn std::error::Error + 'static)| (*e).source()).any(|e| e.is::<TimeoutExpired>())
 }
 
 /// The last fault of each endpoint, with the last reason that it gave before it fell silent, and what they leave unsure.

@@ -5,7 +5,7 @@
 
 use std::error::Error as _;
 
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
 use super::exit;
@@ -111,6 +111,22 @@ impl Fault {
     }
 }
 
+/// One word for counting: our reason, or what became of the connection, or the code.
+pub fn kind(status: &Status) -> String {
+    let reason = status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason);
+    let silent = || match status.source() {
+        _ if timed_out(status) => "TIMEOUT".to_owned(),
+        Some(_) => "CONNECTION".to_owned(),
+        None => format!("{:?}", status.code()),
+    };
+    reason.unwrap_or_else(silent)
+}
+
+/// The channel keeps the deadline that it tells the server, too, and may be the first of us to notice that it has passed.
+pub fn timed_out(status: &Status) -> bool {
+    std::iter::successors(status.source(), |e: &&(dyn std::error::Error + 'static)| (*e).source()).any(|e| e.is::<TimeoutExpired>())
+}
+
 /// What is behind a transport's error: "Connection refused" and not "transport error".
 pub fn innermost(e: &(dyn std::error::Error + 'static)) -> String {
     let mut e = e;
@@ -149,6 +165,7 @@ mod tests {
         let status = Status::from_error(Box::new(std::io::Error::other("cable cut")));
         let fault = Fault::of(&status);
         assert_eq!(fault, Fault::broken("cable cut"));
+        assert_eq!(kind(&status), "CONNECTION");
         assert!(fault.may_have_effect());
     }
 
@@ -156,5 +173,7 @@ mod tests {
     fn a_reason_of_another_domain_is_not_ours() {
         let status = Status::with_error_details(Code::PermissionDenied, "no", ErrorDetails::with_error_info("INVALID", "proxy.example", []));
         assert_eq!(Fault::of(&status).exit, exit::NOT_PERMITTED);
+        assert_eq!(kind(&status), "PermissionDenied");
+        assert_eq!(kind(&ours(Code::PermissionDenied, "INVALID")), "INVALID");
     }
 }

@@ -64,7 +64,7 @@ struct Line {
 
 /// A write that is done.
 #[derive(Debug, Serialize)]
-struct Written {
+pub struct Written {
     /// Base64.
     context: String,
     superseded: bool,
@@ -165,29 +165,39 @@ pub async fn delete(args: Delete, client: &mut Client, console: &mut Console) ->
     write(&args.place, key, None, args.write, client, console).await
 }
 
-/// Writes a value, or none: a deletion.
+/// Writes a value, or none: a deletion. Says how it ended.
 pub async fn write(place: &Place, key: Bytes, value: Option<Bytes>, with: Write, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+    let verb = verb(value.as_ref());
+    let written = store(place, key.clone(), value, with, client).await?;
+    if written.superseded {
+        console.warn(&format!("key \"{}\" holds a newer value; this {verb} changed nothing", text::escape(&key)));
+    }
+    console.print(&written)
+}
+
+pub async fn store(place: &Place, key: Bytes, value: Option<Bytes>, with: Write, client: &mut Client) -> Result<Written, Failure> {
     let id = with.request_id.unwrap_or_else(|| client.draw_id());
-    let verb = if value.is_some() { "put" } else { "delete" };
-    let call = Call { what: format!("{verb} key \"{}\"", text::escape(&key)), again: format!("repeat it with --request-id {id} and it has its effect once") };
+    let what = format!("{} key \"{}\"", verb(value.as_ref()), text::escape(&key));
+    let call = Call { what, again: format!("repeat it with --request-id {id} and it has its effect once") };
     let (site, bucket, context) = (place.site.clone(), place.bucket.proto(), with.context.map(|token| token.0.into()));
     let (timestamp_ms, request_id) = (with.timestamp_ms, Bytes::copy_from_slice(id.as_bytes()));
     let (context, superseded) = match value {
         Some(value) => {
-            let request = v1::PutRequest { site, bucket, key: key.clone(), value, context, timestamp_ms, request_id };
+            let request = v1::PutRequest { site, bucket, key, value, context, timestamp_ms, request_id };
             let body = client.call(&call, request, |channel, request| async move { kv(channel).put(request).await }).await?.body;
             (body.context, body.superseded)
         }
         None => {
-            let request = v1::DeleteRequest { site, bucket, key: key.clone(), context, timestamp_ms, request_id };
+            let request = v1::DeleteRequest { site, bucket, key, context, timestamp_ms, request_id };
             let body = client.call(&call, request, |channel, request| async move { kv(channel).delete(request).await }).await?.body;
             (body.context, body.superseded)
         }
     };
-    if superseded {
-        console.warn(&format!("key \"{}\" holds a newer value; this {verb} changed nothing", text::escape(&key)));
-    }
-    console.print(&Written { context: text::base64(&context), superseded, request_id: id.to_string() })
+    Ok(Written { context: text::base64(&context), superseded, request_id: id.to_string() })
+}
+
+fn verb(value: Option<&Bytes>) -> &'static str {
+    if value.is_some() { "put" } else { "delete" }
 }
 
 pub async fn scan(args: Scan, client: &mut Client, console: &mut Console) -> Result<(), Failure> {

@@ -5,7 +5,7 @@
 //!
 //! Modules stand in reading order: what is said, to whom, how often; then one module for each noun of the command line; then the guide.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode, thread::available_parallelism};
 
 use clap::Parser as _;
 
@@ -29,6 +29,7 @@ mod sink;
 mod download;
 mod verify;
 mod snapshots;
+pub mod bench;
 mod flags;
 pub mod guide;
 #[cfg(test)]
@@ -57,10 +58,20 @@ enum Deed {
     Guide(guide::Client),
 }
 
+impl Deed {
+    /// What measures a cluster must not be what holds it up.
+    fn threads(&self) -> usize {
+        match self {
+            Deed::Ctl(Command::Bench(_)) => available_parallelism().map_or(2, |cores| cores.get().max(2)),
+            _ => 2,
+        }
+    }
+}
+
 /// Carries a deed out and turns its end into an exit code. An interrupt ends it at once, also while it is stuck in a write to a pipe that nobody reads.
 fn conduct(deed: Deed, client: Client, console: Console) -> ExitCode {
     let farewell = console.farewell();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(deed.threads()).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
             console.finish(Err(Failure::new(exit::FAILED, format!("cannot start: {e}"), "this machine", "free threads or file descriptors")));
@@ -97,6 +108,7 @@ async fn dispatch(command: Command, client: &mut Client, console: &mut Console) 
         Command::Delete(args) => kv::delete(args, client, console).await,
         Command::Scan(args) => kv::scan(args, client, console).await,
         Command::Snapshot(command) => snapshots::run(command, client, console).await,
+        Command::Bench(command) => bench::run(command, client, console).await,
         Command::Completions { shell } => console.write(&args::completions(shell)),
     }
 }

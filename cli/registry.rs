@@ -104,18 +104,14 @@ pub async fn relay(command: Relay, client: &mut Client, console: &mut Console) -
 }
 
 pub async fn add_site(site: String, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
-    let call = Call::new(format!("add site {site:?}"));
-    let request = v1::AddSiteRequest { site: site.clone() };
-    let Answer { body, repeated } = client.call(&call, request, |channel, request| async move { cluster(channel).add_site(request).await }).await?;
+    let Answer { body, repeated } = register_site(&site, client).await?;
     let created = body.created || repeated;
     confirm(console, &format!("site {site:?} {}", if created { "added" } else { "was there before" }));
     console.print(&SiteLine::new(body.site.unwrap_or_default(), Some(created)))
 }
 
 pub async fn remove_site(site: String, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
-    let call = Call { what: format!("remove site {site:?}"), again: "repeat it".into() };
-    let request = v1::RemoveSiteRequest { site: site.clone() };
-    client.remove(&call, request, |channel, request| async move { cluster(channel).remove_site(request).await }).await?;
+    drop_site(&site, client).await?;
     confirm(console, &format!("site {site:?} removed with all its data"));
     console.print(&Removed { removed: site })
 }
@@ -153,7 +149,7 @@ pub async fn find_relay(relay: &str, client: &mut Client) -> Result<v1::Relay, F
     found.ok_or_else(|| Failure::new(exit::NOT_FOUND, format!("relay {relay:?} does not exist"), "", "register it with relay add"))
 }
 
-async fn list_sites(client: &mut Client) -> Result<Vec<v1::Site>, Failure> {
+pub async fn list_sites(client: &mut Client) -> Result<Vec<v1::Site>, Failure> {
     client
         .pages(
             &Call::new("list the sites"),
@@ -173,6 +169,16 @@ async fn list_relays(site: Option<String>, client: &mut Client) -> Result<Vec<v1
             |page| (page.relays, page.next_page_token),
         )
         .await
+}
+
+pub async fn register_site(site: &str, client: &mut Client) -> Result<Answer<v1::AddSiteResponse>, Failure> {
+    let call = Call::new(format!("add site {site:?}"));
+    client.call(&call, v1::AddSiteRequest { site: site.to_owned() }, |channel, request| async move { cluster(channel).add_site(request).await }).await
+}
+
+pub async fn drop_site(site: &str, client: &mut Client) -> Result<(), Failure> {
+    let call = Call { what: format!("remove site {site:?}"), again: "repeat it".into() };
+    client.remove(&call, v1::RemoveSiteRequest { site: site.to_owned() }, |channel, request| async move { cluster(channel).remove_site(request).await }).await
 }
 
 /// Words for a person; a document says it by itself.

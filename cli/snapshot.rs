@@ -112,10 +112,14 @@ pub async fn list(client: &mut Client, console: &mut Console) -> Result<(), Fail
     console.print(&Snapshots { snapshots: snapshots.into_iter().map(Snapshot::new).collect() })
 }
 
-pub async fn delete(uuid: SnapshotId, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+pub async fn remove(uuid: SnapshotId, client: &mut Client) -> Result<(), Failure> {
     let call = Call { what: format!("delete snapshot {uuid}"), again: "repeat it".into() };
     let request = v1::DeleteSnapshotRequest { uuid: uuid.to_string() };
-    client.remove(&call, request, |channel, request| async move { service(channel).delete_snapshot(request).await }).await?;
+    client.remove(&call, request, |channel, request| async move { service(channel).delete_snapshot(request).await }).await
+}
+
+pub async fn delete(uuid: SnapshotId, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+    remove(uuid, client).await?;
     if console.format == Format::Table {
         console.say(&format!("snapshot {uuid} deleted"));
     }

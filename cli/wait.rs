@@ -29,13 +29,17 @@ enum Outcome {
     Over(Vec<String>),
 }
 
-fn outcome(snapshot: &v1::Snapshot) -> Outcome {
-    let under_way = match snapshot.status() {
+/// Whether the snapshot or a part of it may still change.
+pub fn under_way(snapshot: &v1::Snapshot) -> bool {
+    match snapshot.status() {
         Status::Processing => true,
         Status::Missing | Status::Failed => false,
         _ => snapshot.parts.iter().any(|part| part.status() == Status::Processing),
-    };
-    if under_way {
+    }
+}
+
+fn outcome(snapshot: &v1::Snapshot) -> Outcome {
+    if under_way(snapshot) {
         return Outcome::Wait;
     }
     let absent = snapshot.parts.iter().filter(|part| part.status() != Status::Completed);

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod bench;
 mod connections;
 mod cut;
 mod cuts;

@@ -499,6 +499,7 @@ impl World {
     pub fn on_join_answer(&mut self, token: Token, answer: &Result<Reply>) -> bool {
         let Some(node) = self.nodes.iter().position(|n| n.join_answer == Some(token)) else { return false };
         self.nodes[node].join_answer = None;
+        eprintln!("{:?} join answer of node {node}: {answer:?}", self.now);
         let known = self.up().into_iter().find_map(|n| {
             let settings = self.engine(n)?.meta().settings().clone();
             (settings.lineage != Lineage::PENDING && self.engine(n)?.meta().node(self.nodes[node].id).is_some()).then_some(settings)
