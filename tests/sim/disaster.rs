@@ -88,7 +88,7 @@ impl Story {
         sets
     }
 
-    fn fresh_dir(&mut self, what: &str) -> PathBuf {
+    pub fn fresh_dir(&mut self, what: &str) -> PathBuf {
         let dir = self.world.root.join(format!("{what}-{:016x}", self.chance.next_u64()));
         fs::create_dir_all(&dir).unwrap();
         dir
@@ -160,8 +160,7 @@ impl Story {
         };
         self.until("all know the restored node", END_MAX, |story| known(story));
         let right = self.world.nodes[node].dir.clone();
-        self.world.nodes[node].restarts = false;
-        self.world.crash(node);
+        self.world.stop(node);
         let wrong = self.fresh_dir("machine");
         let (id, _) = self.restore_part(&set.tars[&node], &wrong)?;
         self.world.replace(node, wrong, Some(id));
@@ -185,8 +184,7 @@ impl Story {
                 self.broken.push(format!("node {node} was let into a history that is not its own"));
             }
         }
-        self.world.nodes[node].restarts = false;
-        self.world.crash(node);
+        self.world.stop(node);
         self.world.replace(node, right, Some(id));
         self.world.start_later(node, Duration::from_millis(1));
     }

@@ -44,10 +44,12 @@ pub enum Fault {
     Drift,
     FalseAlarm,
     Checkpoint,
+    /// A bit of a log rots while its node is down: once in a story, and where two others hold everything.
+    Rot,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 15] = [
+    pub const ALL: [Fault; 16] = [
         Fault::Crash,
         Fault::CrashAll,
         Fault::CrashBetweenWrites,
@@ -63,6 +65,7 @@ impl Fault {
         Fault::Drift,
         Fault::FalseAlarm,
         Fault::Checkpoint,
+        Fault::Rot,
     ];
 }
 

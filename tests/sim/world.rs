@@ -150,6 +150,8 @@ pub struct Node {
     pub member: bool,
     /// Whether it is to be started again when it is down.
     pub restarts: bool,
+    /// A bit of its log was flipped: it may fail, and say so, at any time.
+    pub rotten: bool,
     work_slow: Duration,
     join_answer: Option<Token>,
 }
@@ -183,6 +185,8 @@ pub struct World {
     pub broken: Vec<String>,
     pub rounds: u64,
     pub messages: u64,
+    /// A bit has rotted: one is enough for a cluster that has a replica to spare.
+    pub rotted: bool,
     /// Of disks that are gone.
     disk_operations: u64,
     decoy: Decoy,
@@ -268,6 +272,7 @@ impl World {
             drift_permille: 0,
             member: number == 0,
             restarts: true,
+            rotten: false,
             work_slow: Duration::ZERO,
             join_answer: None,
         };
@@ -289,6 +294,7 @@ impl World {
             broken: Vec::new(),
             rounds: 0,
             messages: 0,
+            rotted: false,
             disk_operations: 0,
             decoy: Decoy::new(dir.path()),
             root: dir.path().to_owned(),
@@ -367,10 +373,32 @@ impl World {
 
     /// All processes end at once and nobody starts them again. What is on the network still arrives.
     pub fn all_gone(&mut self) {
-        for node in 0..self.nodes.len() {
-            self.nodes[node].restarts = false;
-            self.crash(node);
+        (0..self.nodes.len()).for_each(|node| self.stop(node));
+    }
+
+    /// Its process ends, and nobody starts it again.
+    pub fn stop(&mut self, node: usize) {
+        self.nodes[node].restarts = false;
+        self.crash(node);
+    }
+
+    /// Crashes a node and flips a bit in the older half of one of its log's files, where no crash can have left half a record.
+    pub fn rot(&mut self, node: usize) {
+        self.crash(node);
+        let files = std::fs::read_dir(self.nodes[node].dir.join("log")).into_iter().flatten().map(|entry| entry.unwrap().path());
+        let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|kind| kind == "raftlog")).collect();
+        files.sort();
+        self.rotted = true;
+        let Some(file) = files.get(self.chance.below(files.len().max(1) as u64) as usize) else { return };
+        let mut bytes = std::fs::read(file).unwrap();
+        let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if written < 2 {
+            return;
         }
+        let at = self.chance.below(written as u64 / 2) as usize;
+        bytes[at] ^= 1 << self.chance.below(8);
+        std::fs::write(file, bytes).unwrap();
+        self.nodes[node].rotten = true;
     }
 
     fn dropped(&mut self, event: Event) {
@@ -461,7 +489,7 @@ impl World {
                 self.plan_node(node, self.now, incarnation, Event::Tick);
                 self.plan_node(node, self.now, incarnation, Event::Announce);
             }
-            Err(e) if self.nodes[node].disk_has_failed() => {
+            Err(e) if self.nodes[node].may_fail() => {
                 let _ = e;
                 self.crash(node);
             }
@@ -499,7 +527,6 @@ impl World {
     pub fn on_join_answer(&mut self, token: Token, answer: &Result<Reply>) -> bool {
         let Some(node) = self.nodes.iter().position(|n| n.join_answer == Some(token)) else { return false };
         self.nodes[node].join_answer = None;
-        eprintln!("{:?} join answer of node {node}: {answer:?}", self.now);
         let known = self.up().into_iter().find_map(|n| {
             let settings = self.engine(n)?.meta().settings().clone();
             (settings.lineage != Lineage::PENDING && self.engine(n)?.meta().node(self.nodes[node].id).is_some()).then_some(settings)
@@ -528,7 +555,7 @@ impl World {
         let mut outside = Outside { said: Said::default(), disk: &this.disk, store: &running.store, local, drift_permille: this.drift_permille };
         let ended = panic::catch_unwind(AssertUnwindSafe(|| running.engine.round(inputs, &mut outside)));
         // raft-rs knows no other answer to a log that cannot be read; the process ends either way.
-        let ended = ended.unwrap_or_else(|panicked| if this.disk.has_failed() { Err(Error::unavailable("a panic")) } else { panic::resume_unwind(panicked) });
+        let ended = ended.unwrap_or_else(|panicked| if this.disk.has_failed() || this.rotten { Err(Error::unavailable("a panic")) } else { panic::resume_unwind(panicked) });
         let said = outside.said;
         this.busy_until = self.now + this.disk.take_spent();
         running.jobs.extend(said.jobs);
@@ -559,7 +586,7 @@ impl World {
                 self.outcomes.extend(said.news.into_iter().map(|news| Outcome::Snapshot { node, news }));
             }
             Err(e) => {
-                if !self.nodes[node].disk_has_failed() {
+                if !self.nodes[node].may_fail() {
                     self.broken.push(format!("node {node} ended by itself: {e}"));
                 }
                 // What it said before it failed has been said.
@@ -674,6 +701,7 @@ impl World {
         (this.dir, this.disk, this.member) = (dir, disk, store_of.is_some());
         this.port += if store_of.is_none() { 1000 } else { 0 };
         this.id = id;
+        this.rotten = false;
         (this.restarts, this.join_answer, this.paused_until, this.busy_until) = (false, None, Moment::ZERO, self.now);
     }
 
@@ -737,7 +765,8 @@ impl World {
 }
 
 impl Node {
-    fn disk_has_failed(&self) -> bool {
-        self.disk.has_failed()
+    /// Its disk has failed its process, or may do so now.
+    fn may_fail(&self) -> bool {
+        self.disk.has_failed() || self.rotten
     }
 }
