@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{absent, row, stored};
+use super::{absent, as_corrupt, row, stored};
 use crate::{
     cluster::{
         self, Changed, Command, Node, State,
@@ -249,6 +249,10 @@ pub fn encode_meta_row(state: &State, row: &Changed) -> Option<Bytes> {
 
 /// The whole state from its rows.
 pub fn decode_meta<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<State> {
+    parse_rows(rows).map_err(as_corrupt)
+}
+
+fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<State> {
     let (mut settings, mut nodes, mut sites, mut relays, mut assignments, mut snapshots) = (None, vec![], vec![], vec![], vec![], vec![]);
     for (name, bytes) in rows {
         match name.first() {

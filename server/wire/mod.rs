@@ -33,3 +33,33 @@ fn as_corrupt(e: Error) -> Error {
 fn absent(what: &str) -> Error {
     Error::invalid(format!("{what} is absent; a newer version may have sent it"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cluster::State, data::Place, proto::internal::v1 as internal};
+
+    fn settings(replication_factor: u32, begun: u64) -> internal::SettingsRecord {
+        let cluster_id = vec![7; 16].into();
+        internal::SettingsRecord { cluster_id, replication_factor, partitions: 64, groups: 4, lineage: 5, begun, ..Default::default() }
+    }
+
+    fn state_of(settings: &internal::SettingsRecord) -> Result<State> {
+        decode_meta([(&b"s"[..], &settings.encode_to_vec()[..])].into_iter())
+    }
+
+    #[test]
+    fn what_is_damaged_on_disk_is_corrupt_and_no_mistake_of_whoever_asks() {
+        let long = internal::Version { dot: Some(internal::Dot { lineage: 1, counter: 1 }), value: Some(vec![0; 2 << 20].into()), timestamp_ms: 0 };
+        let row = internal::Row { versions: vec![long], clock: vec![] }.encode_to_vec().into();
+        let at = Place::Key { bucket: crate::data::Bucket::Default, key: crate::data::Key::new("k").unwrap() };
+        let short = internal::RequestRow { request_id: vec![1].into(), ..Default::default() }.encode_to_vec();
+        let kinds = [
+            decode_identity(&[]).unwrap_err().kind,
+            decode_remembered(&short).unwrap_err().kind,
+            decode_row(&at, &row).unwrap_err().kind,
+            state_of(&internal::SettingsRecord::default()).unwrap_err().kind,
+        ];
+        assert_eq!(kinds, [Kind::Corrupt; 4]);
+    }
+}
