@@ -105,7 +105,7 @@ pub fn settings_record(settings: &Settings) -> internal::SettingsRecord {
 }
 
 pub fn parse_settings(settings: internal::SettingsRecord) -> Result<Settings> {
-    Ok(Settings {
+    let settings = Settings {
         cluster: row::parse_cluster(&settings.cluster_id)?,
         replication_factor: settings.replication_factor,
         topology: Topology::new(settings.partitions, settings.groups)?,
@@ -114,7 +114,9 @@ pub fn parse_settings(settings: internal::SettingsRecord) -> Result<Settings> {
         begun: SnapshotSeq(settings.begun),
         resolved: SnapshotSeq(settings.resolved),
         site_generations: SiteGeneration(settings.site_generations),
-    })
+    };
+    settings.check()?;
+    Ok(settings)
 }
 
 fn relay_record(relay: &Relay) -> internal::RelayRecord {

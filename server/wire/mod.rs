@@ -62,4 +62,13 @@ mod tests {
         ];
         assert_eq!(kinds, [Kind::Corrupt; 4]);
     }
+
+    #[test]
+    fn settings_under_which_nothing_can_be_placed_or_numbered_are_refused() {
+        for (replication_factor, begun) in [(0, 0), (8, 0), (3, u64::MAX)] {
+            assert_eq!(parse_settings(settings(replication_factor, begun)).unwrap_err().kind, Kind::Invalid);
+            assert_eq!(state_of(&settings(replication_factor, begun)).unwrap_err().kind, Kind::Corrupt);
+        }
+        assert!(parse_settings(settings(3, 9)).is_ok());
+    }
 }
