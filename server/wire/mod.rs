@@ -71,4 +71,12 @@ mod tests {
         }
         assert!(parse_settings(settings(3, 9)).is_ok());
     }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_may_have_been_a_yes() {
+        let empty = internal::Found { key: None };
+        for answer in [None, Some(internal::reply::Answer::Found(empty))] {
+            assert_eq!(parse_reply(internal::Reply { answer }).unwrap_err().kind, Kind::Unknown);
+        }
+    }
 }
