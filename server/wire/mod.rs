@@ -37,7 +37,11 @@ fn absent(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cluster::State, data::Place, proto::internal::v1 as internal};
+    use crate::{
+        cluster::{self, State},
+        data::Place,
+        proto::internal::v1 as internal,
+    };
 
     fn settings(replication_factor: u32, begun: u64) -> internal::SettingsRecord {
         let cluster_id = vec![7; 16].into();
@@ -70,6 +74,23 @@ mod tests {
             assert_eq!(state_of(&settings(replication_factor, begun)).unwrap_err().kind, Kind::Corrupt);
         }
         assert!(parse_settings(settings(3, 9)).is_ok());
+    }
+
+    #[test]
+    fn a_row_of_the_configuration_lies_under_its_own_name() {
+        let relay = internal::RelayRecord { id: "r1".into(), site: String::new() }.encode_to_vec();
+        let node = internal::NodeRecord { id: 1, address: "a:1".into(), ..Default::default() };
+        let settings = settings(1, 0);
+        let state = State::found(parse_settings(settings).unwrap(), parse_node(node).unwrap()).unwrap();
+        let groups = state.assignments().keys().map(|group| cluster::Changed::Assignment(*group));
+        let rows = groups.chain([cluster::Changed::Settings, cluster::Changed::Node(crate::ids::NodeId(1))]);
+        let rows: Vec<_> = rows.map(|row| (meta_row_name(&row), encode_meta_row(&state, &row).unwrap().to_vec())).collect();
+        let with = |name: &'static [u8]| {
+            let rows = rows.iter().map(|(name, row)| (name.as_slice(), row.as_slice()));
+            decode_meta(rows.chain([(name, relay.as_slice())])).map(|state| state.sites().relays().len()).map_err(|e| e.message)
+        };
+        assert_eq!(with(b"rr1"), Ok(1));
+        assert!(with(b"rr2").unwrap_err().contains("\"rr2\" which is that of Relay"));
     }
 
     #[test]
