@@ -34,6 +34,7 @@ pub fn rows(input: &[u8]) -> bool {
             // One state has one set of rows; what was read may have had others beside them, of unknown fields for one.
             let rows = all_rows(&state);
             assert_eq!(decode(&rows).as_ref(), Ok(&state));
+            assert!(rows.keys().eq(stored.keys()), "a row says nothing, or two say the same");
             play(state, rows, &mut feed);
             true
         }
