@@ -374,6 +374,9 @@ impl State {
         if let Some(node) = self.assignments.values().flatten().find(|n| !self.nodes.contains_key(n)) {
             return Err(Error::corrupt(format!("the meta group's rows contradict each other: groups are assigned to node {node}, which is not there")));
         }
+        if let Some(group) = self.assignments.keys().find(|group| !self.settings.topology.has(**group)) {
+            return Err(Error::corrupt(format!("the meta group's rows contradict each other: group {group} is assigned, and there is no such group")));
+        }
         let unassigned = |g: &GroupId| self.assignments.get(g).is_none_or(Vec::is_empty);
         if let Some(group) = self.settings.topology.group_ids().chain([GroupId::META]).find(unassigned) {
             return Err(Error::corrupt(format!("the meta group's rows contradict each other: group {group} is assigned to no node")));
