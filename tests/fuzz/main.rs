@@ -20,7 +20,7 @@ use devicedb::clock::Chance;
 use targets::{TARGETS, Target};
 
 /// Inputs of each target ...
-const INPUTS: u64 = 5000;
+const INPUTS: u64 = 8000;
 /// ... and twenty times as many of those that decode a message and do no more: it is the same to the clock.
 const QUICK: [&str; 6] = ["request", "context", "peer", "hello", "status", "stored"];
 
