@@ -7,13 +7,15 @@ SHELL := /bin/bash
 # Tools that cargo does not bring, each at one version.
 BUF_VERSION := v1.75.0
 DENY_VERSION := 0.20.2
+FUZZ_VERSION := 0.13.1
 TOOLS := $(CURDIR)/target/tools
 BUF := $(TOOLS)/buf-$(BUF_VERSION)/buf
 DENY := $(TOOLS)/deny-$(DENY_VERSION)/bin/cargo-deny
+FUZZ := $(TOOLS)/fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 CARGO := cargo
 LOCKED := --locked
 
-.PHONY: help demo test compare failpoints soak soak-cuts chaos test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
+.PHONY: help demo test compare failpoints soak soak-cuts chaos fuzz test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -25,7 +27,7 @@ demo: needs ## the whole story of a disaster and the way back, on real processes
 # Debian's etcd, or with ETCD=v3.5.35 that one, built with Go. Neither is installed: Debian's package would start a server.
 ETCD :=
 ETCD_DIR := $(TOOLS)/etcd$(if $(ETCD),-$(ETCD))
-SECONDS := 5
+compare: SECONDS := 5
 KEYS := 1000000
 compare: ROUNDS := 3
 compare: needs $(ETCD_DIR)/etcdctl ## DeviceDB beside etcd: make compare ROUNDS=3 SECONDS=5 ONLY=put,get,snapshot ETCD=v3.5.35
@@ -48,9 +50,25 @@ ROUNDS := 3000
 soak-cuts: needs ## snapshots of a running cluster, each restored: make soak-cuts ROUNDS=3000
 	DEVICEDB_CUT_ROUNDS=$(ROUNDS) $(CARGO) test $(LOCKED) --test cluster every_part_of_many -- --nocapture
 
-SECONDS := 3600
+chaos: SECONDS := 3600
 chaos: needs ## faults of real processes, links and disks at length: make chaos SECONDS=3600
 	DEVICEDB_CHAOS_SECONDS=$(SECONDS) $(CARGO) test $(LOCKED) --test chaos no_fault -- --nocapture
+
+# cargo-fuzz asks for what rustc only gives a nightly, or whoever says so. Without a sanitizer, which would watch for what `unsafe` could do: there is none.
+# The versions are those that the database is built with.
+fuzz: SECONDS := 30
+DOORS = $(shell awk -F'"' '/^    ."[a-z_]+", [a-z]+::/ { print $$2 }' tests/fuzz/targets/mod.rs)
+fuzz: needs $(FUZZ) ## every door for bytes from outside under cargo-fuzz, each so long: make fuzz SECONDS=30 [DOORS=tar]
+	@cp Cargo.lock tests/fuzz/cargo/Cargo.lock
+	@export RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$(CURDIR)/target/fuzz"; cd tests/fuzz/cargo; \
+	for door in $(DOORS); do \
+	  corpus="$$CARGO_TARGET_DIR/corpus/$$door"; found="$(CURDIR)/tests/fuzz/found/$$door"; mkdir -p "$$corpus" "$$found"; echo "== $$door"; \
+	  DEVICEDB_FUZZ_TARGET=$$door DEVICEDB_FUZZ_CORPUS="$$corpus" $(FUZZ) run --fuzz-dir . --sanitizer none doors "$$corpus" -- \
+	    -artifact_prefix="$$found/" -max_total_time=$(SECONDS) -max_len=65536 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 2>&1 \
+	    | sed -E '/^#[0-9]+\s+(NEW|REDUCE|pulse|RELOAD)/d; /NEW_FUNC/d; /Recommended dictionary/,/End of recommended/d' || broken="$${broken-} $$door"; \
+	  rmdir --ignore-fail-on-non-empty "$$found"; \
+	done; \
+	[ -z "$${broken-}" ] || { echo "broken:$$broken; the inputs lie in tests/fuzz/found/, where 'cargo test --test fuzz' plays them"; exit 1; }
 
 test-clients: needs ## the tests of the Python and Go clients, on real clusters
 	@$(CARGO) build --quiet $(LOCKED) --bins
@@ -112,6 +130,9 @@ $(TOOLS)/etcd-%/etcdctl:
 $(BUF):
 	@command -v go >/dev/null || { echo "go is missing, and buf is built with it: install Go 1.26 or later, https://go.dev/dl" >&2; exit 1; }
 	GOBIN="$(@D)" GOFLAGS=-buildvcs=false CGO_ENABLED=0 go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+
+$(FUZZ):
+	$(CARGO) install --quiet --debug --locked --root "$(TOOLS)/fuzz-$(FUZZ_VERSION)" cargo-fuzz@$(FUZZ_VERSION)
 
 $(DENY):
 	$(CARGO) install --quiet --debug --locked --root "$(TOOLS)/deny-$(DENY_VERSION)" cargo-deny@$(DENY_VERSION)

@@ -73,6 +73,13 @@ enum Task {
     NotYet(&'static str),
 }
 
+impl Client {
+    /// The node that it is for.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+}
+
 /// A site and a bucket.
 #[derive(Debug, PartialEq, Eq)]
 struct In {
@@ -80,8 +87,9 @@ struct In {
     bucket: Bucket,
 }
 
+/// What the words of a command line say.
 #[derive(Debug, PartialEq, Eq)]
-enum Command {
+pub enum Command {
     Start(StartArgs),
     Client(Client),
     Help,
@@ -161,7 +169,8 @@ const CLIENT: &[(&str, &[&str])] = &[
     ("replace", &["node", "replacement_node"]),
 ];
 
-fn parse(args: &[OsString]) -> Result<Command, Failure> {
+/// Only understands; `main` carries out.
+pub fn parse(args: &[OsString]) -> Result<Command, Failure> {
     let Some((name, rest)) = args.split_first() else { return Err(Failure::usage("a command is missing", "see devicedb cluster -help")) };
     let name = name.to_string_lossy();
     match name.as_ref() {

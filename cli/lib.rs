@@ -35,8 +35,8 @@ pub mod guide;
 #[cfg(test)]
 mod golden;
 
-pub use args::endpoint;
-use args::{Args, Command};
+use args::Command;
+pub use args::{Args, endpoint};
 use client::Client;
 use exit::Failure;
 use output::{Console, Farewell};

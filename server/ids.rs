@@ -196,6 +196,10 @@ impl Topology {
         (0..self.groups).map(GroupId)
     }
 
+    pub fn has(self, group: GroupId) -> bool {
+        group.is_meta() || group.0 < self.groups
+    }
+
     /// The top bits of a hash of the site's id.
     pub fn partition_of(self, site: &SiteId) -> PartitionId {
         let hash = first_u64(blake3::hash(site.as_str().as_bytes()).as_bytes());

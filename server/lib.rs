@@ -45,7 +45,7 @@
 //! | | `node` | builds the above, wires it, starts it, stops it in reverse |
 //! | client | `ctl` (`cli/`) | `ddbctl`, and the guide's `devicedb cluster ...` as a translation onto it |
 //!
-//! `tests/sim/` puts a simulated world around `engine`, `store` and `log`: its own `Host`, and a `Disk` that fails.
+//! `tests/sim/` puts a simulated world around `engine`, `store` and `log`: its own `Host`, and a `Disk` that fails. `tests/fuzz/` is bytes from outside at every door.
 //!
 //! # A put
 //!

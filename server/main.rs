@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 /// A distributed database for fleets of devices.
 #[derive(Parser)]
 #[command(name = "devicedb", version)]
-struct Args {
+pub struct Args {
     #[command(subcommand)]
     command: Command,
 }
@@ -30,7 +30,7 @@ enum Command {
 }
 
 #[derive(clap::Args)]
-struct Start {
+pub struct Start {
     /// The directory of this node's data. Created if it is not there.
     #[arg(long, value_name = "DIR", env = "DEVICEDB_STORE")]
     store: PathBuf,
@@ -83,19 +83,35 @@ fn main() -> ExitCode {
             guide::Outcome::Done(code) => code,
         };
     }
-    let Command::Start(start) = Args::parse().command else { return ExitCode::from(USAGE) };
-    let options = Options {
-        store: start.store,
-        listen: start.listen,
-        advertise: start.advertise,
-        join: start.join,
-        replication_factor: start.replication_factor,
-        partitions: start.partitions,
-        groups: start.groups,
-        snapshot_store: start.snapshot_store,
-        insecure: start.insecure,
-    };
-    run(options, &start.log, start.log_json)
+    let Some(start) = Args::parse().start() else { return ExitCode::from(USAGE) };
+    let (options, log, json) = start.options();
+    run(options, &log, json)
+}
+
+impl Args {
+    /// None for what is no start: the guide's commands are taken before clap sees them.
+    pub fn start(self) -> Option<Start> {
+        let Command::Start(start) = self.command else { return None };
+        Some(start)
+    }
+}
+
+impl Start {
+    /// How the node is started, what it logs, and whether as JSON.
+    pub fn options(self) -> (Options, String, bool) {
+        let options = Options {
+            store: self.store,
+            listen: self.listen,
+            advertise: self.advertise,
+            join: self.join,
+            replication_factor: self.replication_factor,
+            partitions: self.partitions,
+            groups: self.groups,
+            snapshot_store: self.snapshot_store,
+            insecure: self.insecure,
+        };
+        (options, self.log, self.log_json)
+    }
 }
 
 /// The guide names host and port apart, and others reach the node by that name.

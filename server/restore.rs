@@ -110,19 +110,22 @@ pub fn open_log(dir: &Path, disk: Arc<dyn Disk>, store: &Store) -> Result<Log> {
 /// The id of a node that has not joined yet; drawn once, also when joining takes several starts.
 pub fn node_id(dir: &Path, draw: impl FnOnce() -> NodeId) -> Result<NodeId> {
     let path = dir.join(NODE);
-    match fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map(NodeId).map_err(|e| Error::corrupt(format!("{}: {:?} is not a node id: {e}", path.display(), text.trim()))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let id = draw();
-            fs::write(&path, format!("{id}\n")).at(path.display())?;
-            failpoint(Failpoint::IdWritten);
-            fs::File::open(&path).and_then(|file| file.sync_all()).at(path.display())?;
-            store::sync_dir(dir)?;
-            failpoint(Failpoint::IdSynced);
-            Ok(id)
-        }
-        Err(e) => Err(e).at(path.display()),
+    let text = match fs::read_to_string(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        read => read.at(path.display())?,
+    };
+    // A line without its end was cut short by a crash, before anybody was told that id.
+    if !text.ends_with('\n') {
+        let id = draw();
+        fs::write(&path, format!("{id}\n")).at(path.display())?;
+        failpoint(Failpoint::IdWritten);
+        fs::File::open(&path).and_then(|file| file.sync_all()).at(path.display())?;
+        store::sync_dir(dir)?;
+        failpoint(Failpoint::IdSynced);
+        return Ok(id);
     }
+    let id = text.trim().parse().map(NodeId).ok().filter(|id| *id != NodeId(0));
+    id.ok_or_else(|| Error::corrupt(format!("{}: {:?} is not a node id", path.display(), text.trim())))
 }
 
 /// Makes the store of a cluster's first node.
@@ -304,4 +307,23 @@ pub fn spool(dir: &Path) -> Result<PathBuf> {
 /// A founding cluster's settings.
 pub fn founding_settings(identity: &Identity, replication_factor: u32) -> Result<Settings> {
     cluster::state::Settings::founding(identity.cluster, identity.lineage, replication_factor, identity.topology)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn an_id_is_drawn_once_but_for_one_that_a_crash_cut_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = |text: &str| {
+            fs::write(dir.path().join(NODE), text).unwrap();
+            node_id(dir.path(), || NodeId(7)).map_err(|e| e.kind)
+        };
+        assert_eq!(node_id(dir.path(), || NodeId(5)), Ok(NodeId(5)));
+        assert_eq!(node_id(dir.path(), || NodeId(6)), Ok(NodeId(5)));
+        assert_eq!([found("123\n"), found("12"), found("")], [Ok(NodeId(123)), Ok(NodeId(7)), Ok(NodeId(7))]);
+        assert_eq!([found("0\n"), found("node\n"), found("\n")], [Err(Kind::Corrupt); 3]);
+    }
 }

@@ -49,11 +49,21 @@ pub struct Settings {
 impl Settings {
     /// Those of a cluster that has not taken a snapshot yet.
     pub fn founding(cluster: ClusterId, lineage: Lineage, replication_factor: u32, topology: Topology) -> Result<Settings> {
-        if !(1..=limits::REPLICATION_FACTOR_MAX).contains(&replication_factor) {
-            return Err(Error::invalid(format!("the replication factor must be 1 to {}, not {replication_factor}", limits::REPLICATION_FACTOR_MAX)));
-        }
         let (none, site_generations) = (SnapshotSeq(0), SiteGeneration(0));
-        Ok(Settings { cluster, replication_factor, topology, lineage, restored_from: None, begun: none, resolved: none, site_generations, deleted: Vec::new() })
+        let settings = Settings { cluster, replication_factor, topology, lineage, restored_from: None, begun: none, resolved: none, site_generations, deleted: Vec::new() };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// What types do not say: nothing can be placed without replicas, and numbers that only grow must not be at their end.
+    pub fn check(&self) -> Result<()> {
+        if !(1..=limits::REPLICATION_FACTOR_MAX).contains(&self.replication_factor) {
+            return Err(Error::invalid(format!("the replication factor must be 1 to {}, not {}", limits::REPLICATION_FACTOR_MAX, self.replication_factor)));
+        }
+        if self.begun.0.max(self.resolved.0).max(self.site_generations.0) == u64::MAX {
+            return Err(Error::invalid("no number is left for another snapshot or site"));
+        }
+        Ok(())
     }
 }
 
@@ -374,6 +384,9 @@ impl State {
         }
         if let Some(node) = self.assignments.values().flatten().find(|n| !self.nodes.contains_key(n)) {
             return Err(Error::corrupt(format!("the meta group's rows contradict each other: groups are assigned to node {node}, which is not there")));
+        }
+        if let Some(group) = self.assignments.keys().find(|group| !self.settings.topology.has(**group)) {
+            return Err(Error::corrupt(format!("the meta group's rows contradict each other: group {group} is assigned, and there is no such group")));
         }
         let unassigned = |g: &GroupId| self.assignments.get(g).is_none_or(Vec::is_empty);
         if let Some(group) = self.settings.topology.group_ids().chain([GroupId::META]).find(unassigned) {

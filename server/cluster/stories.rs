@@ -282,11 +282,13 @@ fn rows_that_contradict_each_other_are_refused() {
     assert!(State::from_rows(good.clone()).is_ok());
     let without_node = Rows { nodes: good.nodes[1..].to_vec(), ..good.clone() };
     let without_meta = Rows { assignments: good.assignments[..4].to_vec(), ..good.clone() };
+    let fewer = Topology::new(64, 2).unwrap();
+    let stray = Rows { settings: Settings { topology: fewer, ..good.settings.clone() }, ..good.clone() };
     let begun = Rows { settings: Settings { begun: SnapshotSeq(1), ..good.settings.clone() }, ..good.clone() };
     let unborn = Site { state: SiteState::Present, generation: SiteGeneration(1) };
     let early_site = Rows { sites: vec![(site("s"), unborn)], ..good.clone() };
     let lost_site = Rows { relays: vec![relay("r", "nowhere")], ..good };
-    for rows in [without_node, without_meta, begun, early_site, lost_site] {
+    for rows in [without_node, without_meta, stray, begun, early_site, lost_site] {
         assert_eq!(State::from_rows(rows).unwrap_err().kind, crate::error::Kind::Corrupt);
     }
 }

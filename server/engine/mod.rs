@@ -358,7 +358,7 @@ impl Engine {
 
     fn on_peer(&mut self, from: NodeId, message: PeerMessage, host: &mut dyn Host) -> Result<()> {
         let id = GroupId(message.group);
-        if !self.is_active(id) || !(id.is_meta() || id.0 < self.topology().groups()) {
+        if !self.is_active(id) || !self.topology().has(id) {
             return Ok(());
         }
         match message.body {

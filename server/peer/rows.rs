@@ -26,6 +26,7 @@ use crate::{
     limits,
     proto::internal::v1::{SendRowsRequest, SendRowsResponse},
     store::transfer,
+    wire,
 };
 
 /// A file that is removed with its owner, unless it is kept.
@@ -105,6 +106,10 @@ pub async fn receive_rows(me: &Me, handle: &Handle, spool: &Path, mut stream: St
         return Err(Error::conflict(why));
     }
     let group = GroupId(head.group);
+    let topology: Topology = me.identity.borrow().topology;
+    if !topology.has(group) {
+        return Err(Error::invalid(format!("node {} sends rows of group {group}, and there are only {}", hello.node_id, topology.groups())));
+    }
     let spooled = Spooled::new(spool, &format!("incoming-{group}"));
     let mut file = File::create(&spooled.path).await.at(spooled.path.display())?;
     failpoint(Failpoint::RowsFileMade);
@@ -124,8 +129,9 @@ pub async fn receive_rows(me: &Me, handle: &Handle, spool: &Path, mut stream: St
     file.flush().await.at(spooled.path.display())?;
     failpoint(Failpoint::RowsChecked);
     let path = spooled.path.clone();
-    let record = tokio::task::spawn_blocking(move || transfer::record(&path)).await;
+    let record = tokio::task::spawn_blocking(move || transfer::check(&path, topology, group)).await;
     let record = record.map_err(|e| Error::unavailable(format!("reading rows ended unexpectedly: {e}")))??;
+    wire::decode_record(&record)?;
     handle.input(Input::RowsArrived(ArrivedRows { group, name: head.name, record, path: spooled.keep() }))?;
     failpoint(Failpoint::RowsArrived);
     Ok(SendRowsResponse {})

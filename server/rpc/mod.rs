@@ -93,7 +93,8 @@ fn cut_page<T>(mut items: Vec<T>, size: usize, token: impl Fn(&T) -> String) -> 
     (items, next)
 }
 
-fn parse_number_token(token: &str) -> Result<Option<u64>> {
+/// A page token that is a number; none for the first page.
+pub fn parse_number_token(token: &str) -> Result<Option<u64>> {
     if token.is_empty() {
         return Ok(None);
     }

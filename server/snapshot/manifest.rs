@@ -144,6 +144,10 @@ impl Manifest {
         let raw: Text = serde_json::from_slice(text).map_err(|e| Error::corrupt(format!("it is not what this program writes: {e}")))?;
         let manifest = raw.into_manifest()?;
         manifest.check()?;
+        // One manifest has one text, and so one digest.
+        if text.strip_prefix(manifest.body().as_bytes()) != Some(last_line(&digest).as_bytes()) {
+            return Err(Error::corrupt("it is not laid out as this program writes it"));
+        }
         Ok((manifest, digest))
     }
 
@@ -628,6 +632,10 @@ mod tests {
             ("\"x\":1", "\"x\":1,\"y\":2"),
             ("\"x\":1", "\"x\":1,\"x\":1"),
             ("\"x\":1", "\"x\":-1"),
+            ("\"x\":1", "\"x\": 1"),
+            ("\"address\":\"1", "\"address\":\"\\u0031"),
+            ("\"parts\":[\n", "\"parts\":["),
+            ("\n\"digest\"", "\n \"digest\""),
             ("\"written\":\"2023", "\"written\":\"2024"),
         ] {
             assert!(text.contains(from), "{from} shows nothing");

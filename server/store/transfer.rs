@@ -17,6 +17,10 @@ use crate::{
     limits,
 };
 
+/// Rows are put in place so many bytes at a time, each counted with what it takes beside its bytes.
+const WRITE_BYTES: usize = 1 << 20;
+const ROW_BYTES: usize = 64;
+
 /// Writes a group's record and rows. Returns the blake3 of the file.
 pub fn write(path: &Path, record: &[u8], view: &View, topology: Topology, group: GroupId) -> Result<[u8; 32]> {
     let file = File::create(path).at(path.display())?;
@@ -32,24 +36,48 @@ pub fn write(path: &Path, record: &[u8], view: &View, topology: Topology, group:
     Ok(*out.hash.finalize().as_bytes())
 }
 
-/// The record that a file begins with.
-pub fn record(path: &Path) -> Result<Vec<u8>> {
+/// Reads a file to its end and returns the record that it begins with. `Corrupt` unless it could have been written for this group: once its rows are being
+/// put in place, it is too late to refuse them.
+pub fn check(path: &Path, topology: Topology, group: GroupId) -> Result<Vec<u8>> {
+    let wrong = |what: &str| Error::corrupt(format!("{} is not the rows of group {group}: {what}", path.display()));
     let mut rows = Rows::open(path)?;
-    match rows.next() {
-        Some(row) => row.map(|(_, record)| record),
-        None => Err(Error::corrupt(format!("{} is empty", path.display()))),
+    let (mut last, record) = rows.next().ok_or_else(|| wrong("it is empty"))??;
+    if !last.is_empty() {
+        return Err(wrong("it does not begin with a record"));
     }
+    let ranges = keys::group(topology, group);
+    for row in rows {
+        let (key, _) = row?;
+        if key <= last || !ranges.iter().any(|range| range.contains(&key)) {
+            return Err(wrong(&format!("it holds a row of another group, or out of order: {}", key.escape_ascii())));
+        }
+        last = key;
+    }
+    Ok(record)
 }
 
-/// Replaces a group's rows by those of a file.
+/// Replaces a group's rows by those of a file that was checked.
 pub fn install(path: &Path, commit: &mut Commit, topology: Topology, group: GroupId) -> Result<()> {
     commit.clear_group(topology, group)?;
     let mut rows = Rows::open(path)?.skip(1).peekable();
     while rows.peek().is_some() {
-        let some = rows.by_ref().take(4096).collect::<Result<Vec<_>>>()?;
+        let some = some_of(&mut rows)?;
         commit.rows(some.iter().map(|(k, v)| (k.as_slice(), Some(v.as_slice()))))?;
     }
     Ok(())
+}
+
+/// The next rows, up to the one that makes them fill a write.
+fn some_of(rows: &mut impl Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let (mut some, mut bytes) = (Vec::new(), 0);
+    while bytes < WRITE_BYTES
+        && let Some(row) = rows.next()
+    {
+        let row = row?;
+        bytes += row.0.len() + row.1.len() + ROW_BYTES;
+        some.push(row);
+    }
+    Ok(some)
 }
 
 struct Hashed {
@@ -101,5 +129,47 @@ impl Iterator for Rows {
 
     fn next(&mut self) -> Option<Self::Item> {
         (self.left > 0).then(|| self.row())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{disk, error::Kind, store::Store};
+
+    #[test]
+    fn rows_are_taken_only_for_the_group_that_they_are_of_and_whole() {
+        let (dir, topology) = (tempfile::tempdir().unwrap(), Topology::new(64, 32).unwrap());
+        let (path, store) = (dir.path().join("rows"), Store::create(dir.path(), &disk::Machine, b"me").unwrap());
+        let mut commit = store.begin().unwrap();
+        let keys = [&[b'd', 0, 2][..], &[b'd', 0, 3], &[b'd', 0, 4]];
+        commit.rows(keys.iter().map(|key| (*key, Some(&b"row"[..])))).unwrap();
+        commit.finish().unwrap();
+        write(&path, b"record", &store.view().unwrap(), topology, GroupId(1)).unwrap();
+        assert_eq!(check(&path, topology, GroupId(1)).unwrap(), b"record");
+        let damaged = |text: Vec<u8>| {
+            std::fs::write(&path, text).unwrap();
+            check(&path, topology, GroupId(1)).unwrap_err().kind
+        };
+        let whole = std::fs::read(&path).unwrap();
+        let (head, row) = (14, 14);
+        assert_eq!(whole.len(), head + 2 * row);
+        let twice = [&whole[..head + row], &whole[head..]].concat();
+        let mut foreign = whole.clone();
+        foreign[head + row + 10] = 4;
+        for text in [Vec::new(), whole[..whole.len() - 1].to_vec(), whole[head..].to_vec(), twice, foreign] {
+            assert_eq!(damaged(text), Kind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn large_rows_are_put_in_place_a_few_at_a_time() {
+        let row = |bytes: usize| move |n: u32| Ok((n.to_be_bytes().to_vec(), vec![0; bytes]));
+        let mut large = (0..5000).map(row(WRITE_BYTES / 4));
+        assert_eq!(some_of(&mut large).unwrap().len(), 4);
+        let mut small = (0..5000).map(row(0));
+        let taken: Vec<usize> = std::iter::from_fn(|| Some(some_of(&mut small).unwrap().len()).filter(|n| *n > 0)).collect();
+        assert_eq!(taken.iter().sum::<usize>(), 5000);
+        assert!(taken[0] > 4000, "{taken:?}");
     }
 }

@@ -137,7 +137,12 @@ pub fn reply(reply: &Reply) -> internal::Reply {
     internal::Reply { answer: Some(answer) }
 }
 
+/// An answer that cannot be read is `Unknown`: what was asked may have had its effect.
 pub fn parse_reply(reply: internal::Reply) -> Result<Reply> {
+    read_reply(reply).map_err(|e| Error::unknown(format!("another node has given an answer that cannot be read: {e}")))
+}
+
+fn read_reply(reply: internal::Reply) -> Result<Reply> {
     use internal::reply::Answer;
     Ok(match reply.answer.ok_or_else(|| absent("a reply's answer"))? {
         Answer::Done(done) => Reply::Done { changed: done.changed },

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{absent, row, stored};
+use super::{absent, as_corrupt, row, stored};
 use crate::{
     cluster::{
         self, Changed, Command, Node, State,
@@ -106,7 +106,7 @@ pub fn settings_record(settings: &Settings) -> internal::SettingsRecord {
 }
 
 pub fn parse_settings(settings: internal::SettingsRecord) -> Result<Settings> {
-    Ok(Settings {
+    let settings = Settings {
         cluster: row::parse_cluster(&settings.cluster_id)?,
         replication_factor: settings.replication_factor,
         topology: Topology::new(settings.partitions, settings.groups)?,
@@ -116,7 +116,9 @@ pub fn parse_settings(settings: internal::SettingsRecord) -> Result<Settings> {
         resolved: SnapshotSeq(settings.resolved),
         site_generations: SiteGeneration(settings.site_generations),
         deleted: settings.deleted.iter().map(|id| SnapshotId::from_slice(id)).collect::<Result<_>>()?,
-    })
+    };
+    settings.check()?;
+    Ok(settings)
 }
 
 fn relay_record(relay: &Relay) -> internal::RelayRecord {
@@ -251,32 +253,52 @@ pub fn encode_meta_row(state: &State, row: &Changed) -> Option<Bytes> {
 
 /// The whole state from its rows.
 pub fn decode_meta<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<State> {
+    parse_rows(rows).map_err(as_corrupt)
+}
+
+fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<State> {
     let (mut settings, mut nodes, mut sites, mut relays, mut assignments, mut snapshots) = (None, vec![], vec![], vec![], vec![], vec![]);
     for (name, bytes) in rows {
-        match name.first() {
-            Some(b's') => settings = Some(parse_settings(stored(bytes, "the cluster's settings")?)?),
-            Some(b'n') => nodes.push(parse_node(stored(bytes, "a node's record")?)?),
-            Some(b'i') => {
-                let site: internal::SiteRecord = stored(bytes, "a site's record")?;
-                let state = match site.state {
-                    1 => SiteState::Adding,
-                    2 => SiteState::Present,
-                    3 => SiteState::Removing,
-                    other => return Err(Error::corrupt(format!("{other} is not the state of a site"))),
-                };
-                sites.push((SiteId::new(site.id)?, Site { state, generation: SiteGeneration(site.generation) }));
+        let row = match name.first() {
+            Some(b's') => {
+                settings = Some(parse_settings(stored(bytes, "the cluster's settings")?)?);
+                Changed::Settings
             }
-            Some(b'r') => relays.push(parse_relay(stored(bytes, "a relay's record")?)?),
+            Some(b'n') => added(&mut nodes, parse_node(stored(bytes, "a node's record")?)?, |node| Changed::Node(node.id)),
+            Some(b'i') => added(&mut sites, parse_site(stored(bytes, "a site's record")?)?, |(site, _)| Changed::Site(site.clone())),
+            Some(b'r') => added(&mut relays, parse_relay(stored(bytes, "a relay's record")?)?, |relay| Changed::Relay(relay.id.clone())),
             Some(b'a') => {
                 let assignment: internal::AssignmentRecord = stored(bytes, "an assignment")?;
-                assignments.push((GroupId(assignment.group), assignment.replicas.into_iter().map(NodeId).collect()));
+                let replicas = assignment.replicas.into_iter().map(NodeId).collect();
+                added(&mut assignments, (GroupId(assignment.group), replicas), |(group, _)| Changed::Assignment(*group))
             }
-            Some(b'x') => snapshots.push(parse_snapshot(stored(bytes, "a snapshot's record")?)?),
+            Some(b'x') => added(&mut snapshots, parse_snapshot(stored(bytes, "a snapshot's record")?)?, |snapshot| Changed::Snapshot(snapshot.x)),
             _ => return Err(Error::corrupt(format!("the meta group has a row of an unknown kind, named {name:?}; a newer version has written it"))),
+        };
+        // So no two rows are of one thing.
+        if meta_row_name(&row) != name {
+            return Err(Error::corrupt(format!("the meta group has a row named \"{}\" which is that of {row:?}", name.escape_ascii())));
         }
     }
     let settings = settings.ok_or_else(|| Error::corrupt("the meta group has no settings"))?;
     cluster::State::from_rows(Rows { settings, nodes, sites, relays, assignments, snapshots })
+}
+
+/// Adds what a row holds, and says which row that is.
+fn added<T>(all: &mut Vec<T>, one: T, row: impl FnOnce(&T) -> Changed) -> Changed {
+    let row = row(&one);
+    all.push(one);
+    row
+}
+
+fn parse_site(site: internal::SiteRecord) -> Result<(SiteId, Site)> {
+    let state = match site.state {
+        1 => SiteState::Adding,
+        2 => SiteState::Present,
+        3 => SiteState::Removing,
+        other => return Err(Error::corrupt(format!("{other} is not the state of a site"))),
+    };
+    Ok((SiteId::new(site.id)?, Site { state, generation: SiteGeneration(site.generation) }))
 }
 
 fn uuid(id: SnapshotId) -> Bytes {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use uuid::Uuid;
 
-use super::stored;
+use super::{absent, as_corrupt, stored};
 use crate::{
     cluster::walk::Membership,
     data::{self, Dot, Outcomes, Place, Remembered, Row, SiteRow, SiteStage, Value, Verdict, Version, VersionVector, Versions},
@@ -42,7 +42,7 @@ pub fn decode_row(place: &Place, bytes: &Bytes) -> Result<Row> {
         }
         Place::Key { .. } => {
             let row = internal::Row::decode(bytes.clone()).map_err(|e| Error::corrupt(format!("a key's row cannot be read: {e}")))?;
-            let versions = row.versions.into_iter().map(parse_version).collect::<Result<Vec<_>>>()?;
+            let versions = row.versions.into_iter().map(parse_version).collect::<Result<Vec<_>>>().map_err(as_corrupt)?;
             let clock = VersionVector::from_sorted(row.clock.into_iter().map(|d| (Lineage(d.lineage), d.counter)));
             let clock = clock.ok_or_else(|| Error::corrupt("a key's clock is not sorted"))?;
             Versions::from_parts(versions, clock).map(Row::Key)
@@ -59,7 +59,7 @@ pub(super) fn version(version: &Version) -> internal::Version {
 }
 
 pub(super) fn parse_version(version: internal::Version) -> Result<Version> {
-    let dot = version.dot.ok_or_else(|| Error::corrupt("a version has no dot"))?;
+    let dot = version.dot.ok_or_else(|| absent("a version's dot"))?;
     Ok(Version {
         dot: Dot { lineage: Lineage(dot.lineage), counter: dot.counter },
         value: version.value.map(Value::new).transpose()?,
@@ -83,7 +83,7 @@ pub fn encode_remembered(remembered: &Remembered) -> Bytes {
 pub fn decode_remembered(bytes: &[u8]) -> Result<Remembered> {
     use internal::request_row::Verdict as Wire;
     let row: internal::RequestRow = stored(bytes, "a remembered request")?;
-    let request = RequestId::from_slice(&row.request_id)?.ok_or_else(|| Error::corrupt("a remembered request has no id"))?;
+    let request = RequestId::from_slice(&row.request_id).map_err(as_corrupt)?.ok_or_else(|| Error::corrupt("a remembered request has no id"))?;
     let verdict = match row.verdict.ok_or_else(|| Error::corrupt("a remembered request has no verdict"))? {
         Wire::Written(w) => Verdict::Written { lineage: Lineage(w.lineage), first: w.first, outcomes: Outcomes::from_bytes(w.outcomes.to_vec()) },
         Wire::NoSite(_) => Verdict::NoSite,
@@ -135,7 +135,10 @@ pub fn encode_identity(identity: &Identity) -> Vec<u8> {
 }
 
 pub fn decode_identity(bytes: &[u8]) -> Result<Identity> {
-    let r: internal::IdentityRecord = stored(bytes, "the store's identity")?;
+    parse_identity(stored(bytes, "the store's identity")?).map_err(as_corrupt)
+}
+
+fn parse_identity(r: internal::IdentityRecord) -> Result<Identity> {
     Ok(Identity {
         format: r.format,
         node: NodeId(r.node_id),

@@ -1,0 +1,85 @@
+//! Command lines: words into a plan of what to do, or an answer that says what is wrong. Nothing is carried out.
+//!
+//! What may be said by an environment variable is read by the same parsers as the flag of that name, so the words stand for both.
+
+use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
+
+use clap::Parser as _;
+use devicedb::{
+    cluster::state::Settings,
+    ctl::{self, guide},
+    ids::{ClusterId, Lineage, Topology},
+    limits,
+};
+
+/// A binary's own arguments are in no library.
+#[allow(dead_code)]
+#[path = "../../../server/main.rs"]
+mod server;
+
+/// One word a line, as a process gets them: any bytes but NUL.
+fn words(first: &'static str, input: &[u8]) -> Vec<OsString> {
+    let lines = input.split(|b| *b == b'\n').map(|line| OsString::from_vec(line.iter().copied().filter(|b| *b != 0).collect()));
+    std::iter::once(first.into()).chain(lines).collect()
+}
+
+/// `devicedb ...`: a node would start with these options.
+pub fn start(input: &[u8]) -> bool {
+    let parsed = server::Args::try_parse_from(words("devicedb", input));
+    let start = match parsed.map(server::Args::start) {
+        Ok(Some(start)) => start,
+        Ok(None) => return false,
+        Err(e) => return explained(&e),
+    };
+    let (options, log, _) = start.options();
+    for address in [&options.advertise, &options.join].into_iter().flatten() {
+        endpoint(address);
+    }
+    let shape = Topology::new(options.partitions, options.groups);
+    let founding = shape.and_then(|shape| Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(1), options.replication_factor, shape));
+    if let Ok(settings) = &founding {
+        let (partitions, groups) = (settings.topology.partitions(), settings.topology.groups());
+        assert!(partitions.is_multiple_of(groups) && (limits::PARTITIONS_MIN..=limits::PARTITIONS_MAX).contains(&partitions));
+        assert_eq!(settings.topology.group_ids().flat_map(|g| settings.topology.partitions_of(g)).count(), partitions as usize);
+    }
+    founding.is_ok() && tracing_subscriber::EnvFilter::try_new(&log).is_ok()
+}
+
+/// `ddbctl ...`
+pub fn ctl(input: &[u8]) -> bool {
+    match ctl::Args::try_parse_from(words("ddbctl", input)) {
+        Ok(args) => {
+            assert!(!args.endpoint.0.is_empty());
+            args.endpoint.0.iter().for_each(|address| endpoint(address));
+            assert!(!args.timeout.0.is_zero() && args.timeout.0.as_secs() <= 7 * 86_400);
+            true
+        }
+        Err(e) => explained(&e),
+    }
+}
+
+/// `devicedb cluster ...`
+pub fn guide(input: &[u8]) -> bool {
+    match guide::parse(&words("", input)[1..]) {
+        Ok(guide::Command::Start(start)) => start.join.iter().for_each(|address| endpoint(address)),
+        Ok(guide::Command::Client(client)) => endpoint(client.endpoint()),
+        Ok(guide::Command::Help) => {}
+        Err(failure) => {
+            let said = failure.to_string();
+            assert!(!said.is_empty() && !said.contains(char::is_control), "a mistake is told in one line: {said:?}");
+            return false;
+        }
+    }
+    true
+}
+
+/// Someone reads it, so there is something to read.
+fn explained(e: &clap::Error) -> bool {
+    assert!(!e.render().to_string().trim().is_empty());
+    false
+}
+
+fn endpoint(address: &str) {
+    assert_eq!(ctl::endpoint(address).as_deref(), Ok(address));
+    assert!(tonic::transport::Endpoint::from_shared(format!("http://{address}")).is_ok(), "{address:?} passed for an address");
+}
