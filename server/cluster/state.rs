@@ -50,7 +50,17 @@ impl Settings {
     /// Those of a cluster that has not taken a snapshot yet.
     pub fn founding(cluster: ClusterId, lineage: Lineage, replication_factor: u32, topology: Topology) -> Result<Settings> {
         let (none, site_generations) = (SnapshotSeq(0), SiteGeneration(0));
-        let settings = Settings { cluster, replication_factor, topology, lineage, restored_from: None, begun: none, resolved: none, site_generations, deleted: Vec::new() };
+        let settings = Settings {
+            cluster,
+            replication_factor,
+            topology,
+            lineage,
+            restored_from: None,
+            begun: none,
+            resolved: none,
+            site_generations,
+            deleted: Vec::new(),
+        };
         settings.check()?;
         Ok(settings)
     }

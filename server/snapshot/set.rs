@@ -259,7 +259,11 @@ impl fmt::Display for Report {
             writeln!(f, "No sound part has the meta group.")?;
         }
         for part in self.parts.iter().filter(|part| part.sound && self.meta_copies > 0 && part.part.as_ref().is_some_and(|report| !report.meta)) {
-            writeln!(f, "{} lacks the meta group: its node cannot be restored, and comes back with an empty store and --join when the others are up.", part.path)?;
+            writeln!(
+                f,
+                "{} lacks the meta group: its node cannot be restored, and comes back with an empty store and --join when the others are up.",
+                part.path
+            )?;
         }
         if !self.groups_without_majority.is_empty() {
             let mut runs: Vec<(u32, u32)> = Vec::new();

@@ -90,15 +90,41 @@ impl Place {
 
 #[derive(Clone, Debug)]
 enum Doing {
-    Put { place: Place, value: u64 },
-    Get { place: Place },
+    Put {
+        place: Place,
+        value: u64,
+    },
+    Get {
+        place: Place,
+    },
     /// A value, or none: a deletion.
-    PutBeside { place: Place, value: Option<u64>, covers: BTreeSet<u64>, context: Context },
-    PutNewest { place: Place, value: Option<u64>, stamp: u64 },
-    PutPair { pair: u64, value: u64 },
-    ScanPair { pair: u64 },
-    Count { column: usize, turn: usize, number: u64 },
-    Live { life: u64, deed: Deed },
+    PutBeside {
+        place: Place,
+        value: Option<u64>,
+        covers: BTreeSet<u64>,
+        context: Context,
+    },
+    PutNewest {
+        place: Place,
+        value: Option<u64>,
+        stamp: u64,
+    },
+    PutPair {
+        pair: u64,
+        value: u64,
+    },
+    ScanPair {
+        pair: u64,
+    },
+    Count {
+        column: usize,
+        turn: usize,
+        number: u64,
+    },
+    Live {
+        life: u64,
+        deed: Deed,
+    },
 }
 
 /// What is done to the site that comes and goes, in this order.
@@ -192,7 +218,11 @@ impl Clients {
                 return;
             }
             let doing = client.choose(number, world.now, &mut self.history);
-            let until = if matches!(doing, Doing::Count { .. } | Doing::Live { .. }) { None } else { Some(world.now + Duration::from_millis(300 + client.chance.below(6000))) };
+            let until = if matches!(doing, Doing::Count { .. } | Doing::Live { .. }) {
+                None
+            } else {
+                Some(world.now + Duration::from_millis(300 + client.chance.below(6000)))
+            };
             let request = RequestId(*client.chance.uuid().as_bytes());
             client.asked = Some(Asked { doing, request, called: world.now, until, maybe: false, token: None });
         }

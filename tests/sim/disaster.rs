@@ -156,7 +156,9 @@ impl Story {
         let node = nodes[self.chance.below(nodes.len() as u64) as usize];
         let known = |story: &Story| {
             let lineage = story.world.engine(node).map(|e| e.identity().lineage);
-            lineage.is_some_and(|l| story.world.up().iter().all(|n| story.world.engine(*n).is_some_and(|e| e.meta().node(ids[&node]).is_some_and(|n| n.lineage == l))))
+            lineage.is_some_and(|l| {
+                story.world.up().iter().all(|n| story.world.engine(*n).is_some_and(|e| e.meta().node(ids[&node]).is_some_and(|n| n.lineage == l)))
+            })
         };
         self.until("all know the restored node", END_MAX, |story| known(story));
         let right = self.world.nodes[node].dir.clone();

@@ -41,10 +41,7 @@ pub enum Sibling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Newest {
     /// A value, or a deletion.
-    Write {
-        stamp: u64,
-        value: Option<u64>,
-    },
+    Write { stamp: u64, value: Option<u64> },
     /// The timestamp and the value that it found.
     Read(Option<(u64, u64)>),
 }

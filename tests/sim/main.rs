@@ -26,7 +26,7 @@ use plot::Plot;
 use story::{Ending, play};
 
 /// The build that makes mistakes on purpose is the simulator's own; there it plays at length.
-const SEEDS: Range<u64> = if cfg!(feature = "planted") { 0..850 } else { 0..40 };
+const SEEDS: Range<u64> = if cfg!(feature = "planted") { 0..700 } else { 0..40 };
 /// In so many stories every mistake on purpose has to show.
 #[cfg(feature = "planted")]
 const MISTAKE_SEEDS: u64 = 1000;

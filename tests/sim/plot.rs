@@ -44,12 +44,10 @@ pub enum Fault {
     Drift,
     FalseAlarm,
     Checkpoint,
-    /// A bit of a log rots while its node is down: once in a story, and where two others hold everything.
-    Rot,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 16] = [
+    pub const ALL: [Fault; 15] = [
         Fault::Crash,
         Fault::CrashAll,
         Fault::CrashBetweenWrites,
@@ -65,7 +63,6 @@ impl Fault {
         Fault::Drift,
         Fault::FalseAlarm,
         Fault::Checkpoint,
-        Fault::Rot,
     ];
 }
 

@@ -68,6 +68,8 @@ pub struct Story {
     /// Parts that were damaged and not restored.
     pub refused_parts: u64,
     told: Vec<String>,
+    /// Why it has not come to rest yet.
+    restless: String,
     pub broken: Vec<String>,
 }
 
@@ -91,8 +93,21 @@ pub fn play(plot: Plot) -> Ending {
     let world = World::new(chance.next_u64(), plot.nodes, plot.replication_factor, topology, plot.bounds);
     let clients = Clients::new(chance.next_u64(), plot.clients, plot.think);
     let parts = Parts::new(chance.next_u64(), (0..plot.nodes).map(|n| world.root.join(format!("shelf{n}"))).collect());
-    let mut story =
-        Story { plot, chance, world, clients, parts, faults: 0, ending: false, cuts: BTreeMap::new(), restores: 0, refused_parts: 0, told: Vec::new(), broken: Vec::new() };
+    let mut story = Story {
+        plot,
+        chance,
+        world,
+        clients,
+        parts,
+        faults: 0,
+        ending: false,
+        cuts: BTreeMap::new(),
+        restores: 0,
+        refused_parts: 0,
+        told: Vec::new(),
+        restless: String::new(),
+        broken: Vec::new(),
+    };
     story.begin();
     story.arm();
     story.middle();
@@ -191,7 +206,7 @@ impl Story {
             if self.world.now > by {
                 let waiting = self.clients.waiting().join("; ");
                 let nodes: Vec<_> = (0..self.plot.nodes).map(|n| self.world.look(n, |s| s.unready())).collect();
-                self.broken.push(format!("not within {bound:?}: {what}; clients: {waiting}; nodes: {nodes:?}"));
+                self.broken.push(format!("not within {bound:?}: {what}; clients: {waiting}; nodes: {nodes:?}; {}", self.restless));
             }
             self.step();
         }
@@ -287,22 +302,7 @@ impl Story {
             Fault::Drift => self.world.nodes[node].drift_permille = chance.below(101) as i64 - 50,
             Fault::FalseAlarm => self.world.gone(node),
             Fault::Checkpoint => self.world.input(node, Input::Checkpoint),
-            Fault::Rot => {
-                if !self.world.rotted && self.spares_any() {
-                    self.world.rot(node);
-                }
-            }
         }
-    }
-
-    /// Whether every group is led, and has a voter that it can do without.
-    fn spares_any(&mut self) -> bool {
-        let mut spared = BTreeSet::new();
-        for node in self.world.up() {
-            let led = self.world.look(node, |sight| sight.led().filter(|(_, members)| members.voters.len() >= 3).map(|(group, _)| group).collect::<Vec<_>>());
-            spared.extend(led.into_iter().flatten());
-        }
-        spared.len() == self.world.topology.groups() as usize + 1
     }
 
     /// Nothing fails from now on.
@@ -314,12 +314,6 @@ impl Story {
             this.disk.heal();
             this.disk.set_sync(Duration::from_micros(500));
             self.world.set_work_slow(node, Duration::ZERO);
-            if self.world.nodes[node].rotten {
-                // Whoever has to look after it gives up its disk.
-                self.world.stop(node);
-                let dir = self.fresh_dir("machine");
-                self.world.replace(node, dir, None);
-            }
             self.world.start_again(node);
         }
     }
@@ -328,6 +322,7 @@ impl Story {
     fn replicas_agree(&mut self) -> bool {
         let up = self.world.up();
         if up.len() < self.plot.nodes {
+            self.restless = format!("only nodes {up:?} are up");
             return false;
         }
         let groups: Vec<GroupId> = self.world.topology.group_ids().collect();
@@ -343,13 +338,17 @@ impl Story {
             let id = self.world.nodes[node].id;
             for group in groups.iter().copied().filter(|g| wanted[g].voters.contains(&id)) {
                 let replica = self.world.look(node, move |s| s.replica(group)).and_then(Result::ok).flatten();
-                let Some((applied, digest)) = replica else { return false };
+                let Some((applied, digest)) = replica else {
+                    self.restless = format!("node {node} has no replica of group {group}, which should be on {:?}", wanted[&group].voters);
+                    return false;
+                };
                 at.entry(group).or_default().push((node, applied, digest.to_string()));
             }
         }
         for (group, replicas) in at {
             let (_, place, digest) = &replicas[0];
             if replicas.iter().any(|(_, p, _)| p != place) {
+                self.restless = format!("replicas of group {group} are at different places: {replicas:?}");
                 return false;
             }
             if replicas.iter().any(|(.., d)| d != digest) {

@@ -5,6 +5,7 @@
 //! node is paused. Nothing here knows what the engine should do.
 
 mod network;
+mod process;
 
 use std::{
     cmp::Reverse,
@@ -20,7 +21,7 @@ use devicedb::{
     clock::Chance,
     cluster,
     data::Reply,
-    engine::{ArrivedRows, Body, Bounds, Engine, Host, Input, Job, Look, News, RowsToSend, Sight, SnapshotNews, Token},
+    engine::{ArrivedRows, Body, Bounds, Engine, Finished, Host, Input, Job, Look, News, RowsToSend, Sight, SnapshotNews, Token},
     entry::Identity,
     error::{Error, Result},
     ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
@@ -51,6 +52,8 @@ enum Event {
     Ship(Box<RowsToSend>),
     /// The store begins with the next job.
     Work,
+    /// It has ended one, and says so; in the order in which they ended, whenever the engine comes to listen.
+    Worked,
     /// A node that is down starts, or tries to join.
     Start,
     /// It says where it is until the cluster knows.
@@ -150,8 +153,6 @@ pub struct Node {
     pub member: bool,
     /// Whether it is to be started again when it is down.
     pub restarts: bool,
-    /// A bit of its log was flipped: it may fail, and say so, at any time.
-    pub rotten: bool,
     work_slow: Duration,
     join_answer: Option<Token>,
 }
@@ -161,6 +162,7 @@ struct Running {
     store: Store,
     log: Log,
     jobs: VecDeque<Job>,
+    finished: VecDeque<Finished>,
     working: bool,
     started: Moment,
     /// Incarnations of others that have been let in.
@@ -185,8 +187,6 @@ pub struct World {
     pub broken: Vec<String>,
     pub rounds: u64,
     pub messages: u64,
-    /// A bit has rotted: one is enough for a cluster that has a replica to spare.
-    pub rotted: bool,
     /// Of disks that are gone.
     disk_operations: u64,
     decoy: Decoy,
@@ -272,7 +272,6 @@ impl World {
             drift_permille: 0,
             member: number == 0,
             restarts: true,
-            rotten: false,
             work_slow: Duration::ZERO,
             join_answer: None,
         };
@@ -294,7 +293,6 @@ impl World {
             broken: Vec::new(),
             rounds: 0,
             messages: 0,
-            rotted: false,
             disk_operations: 0,
             decoy: Decoy::new(dir.path()),
             root: dir.path().to_owned(),
@@ -371,36 +369,6 @@ impl World {
         self.outcomes.clear();
     }
 
-    /// All processes end at once and nobody starts them again. What is on the network still arrives.
-    pub fn all_gone(&mut self) {
-        (0..self.nodes.len()).for_each(|node| self.stop(node));
-    }
-
-    /// Its process ends, and nobody starts it again.
-    pub fn stop(&mut self, node: usize) {
-        self.nodes[node].restarts = false;
-        self.crash(node);
-    }
-
-    /// Crashes a node and flips a bit in the older half of one of its log's files, where no crash can have left half a record.
-    pub fn rot(&mut self, node: usize) {
-        self.crash(node);
-        let files = std::fs::read_dir(self.nodes[node].dir.join("log")).into_iter().flatten().map(|entry| entry.unwrap().path());
-        let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|kind| kind == "raftlog")).collect();
-        files.sort();
-        self.rotted = true;
-        let Some(file) = files.get(self.chance.below(files.len().max(1) as u64) as usize) else { return };
-        let mut bytes = std::fs::read(file).unwrap();
-        let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-        if written < 2 {
-            return;
-        }
-        let at = self.chance.below(written as u64 / 2) as usize;
-        bytes[at] ^= 1 << self.chance.below(8);
-        std::fs::write(file, bytes).unwrap();
-        self.nodes[node].rotten = true;
-    }
-
     fn dropped(&mut self, event: Event) {
         if let Event::Input(input) = event
             && let Input::Request { token, .. } = *input
@@ -452,98 +420,12 @@ impl World {
             Event::Input(input) => self.round(node, vec![*input]),
             Event::Ship(rows) => self.ship(node, *rows),
             Event::Work => self.work(node),
+            Event::Worked => {
+                let finished = self.nodes[node].running.as_mut().and_then(|r| r.finished.pop_front());
+                self.round(node, finished.into_iter().map(Input::Finished).collect());
+            }
             Event::Announce => self.announce(node),
         }
-    }
-
-    /// As production does after every start: the address or the lineage may be news.
-    fn announce(&mut self, node: usize) {
-        let engine = self.engine(node).expect("it is up");
-        let lineage = engine.identity().lineage;
-        let entry = self.entry(node, lineage);
-        if engine.meta().node(entry.id) == Some(&entry) {
-            return;
-        }
-        if lineage != Lineage::PENDING {
-            let command = cluster::Command::AnnounceNode(entry);
-            self.request(node, GroupId::META, Body::Propose(command.into()), Duration::from_secs(2));
-        }
-        let incarnation = self.nodes[node].incarnation;
-        self.plan_node(node, self.now + Duration::from_millis(300), incarnation, Event::Announce);
-    }
-
-    fn start(&mut self, node: usize) {
-        if self.is_up(node) {
-            return;
-        }
-        if !self.nodes[node].member {
-            return self.join(node);
-        }
-        match self.open(node) {
-            Ok((engine, store, log)) => {
-                let incarnation = self.chance.nonzero();
-                let this = &mut self.nodes[node];
-                this.incarnation = incarnation;
-                this.join_answer = None;
-                this.running = Some(Running { engine, store, log, jobs: VecDeque::new(), working: false, started: self.now, met: BTreeMap::new() });
-                self.plan_node(node, self.now, incarnation, Event::Tick);
-                self.plan_node(node, self.now, incarnation, Event::Announce);
-            }
-            Err(e) if self.nodes[node].may_fail() => {
-                let _ = e;
-                self.crash(node);
-            }
-            Err(e) => self.broken.push(format!("node {node} does not start from its own store: {e}")),
-        }
-    }
-
-    fn open(&mut self, node: usize) -> Result<(Engine, Store, Log)> {
-        let seed = self.chance.next_u64();
-        let this = &self.nodes[node];
-        let (store, identity) = restore::open(&this.dir, &this.disk)?;
-        let log = restore::open_log(&this.dir, Arc::new(this.disk.clone()), &store)?;
-        let engine = Engine::open(identity, &store, log.clone(), Chance::seeded(seed), Duration::ZERO, self.bounds)?;
-        Ok((engine, store, log))
-    }
-
-    /// Asks some node to take this one in, and becomes a member once that has answered.
-    fn join(&mut self, node: usize) {
-        self.plan_node(node, self.now + Duration::from_millis(300), 0, Event::Start);
-        let up = self.up();
-        if self.nodes[node].join_answer.is_some() || up.is_empty() {
-            return;
-        }
-        let at = up[self.chance.below(up.len() as u64) as usize];
-        let lineage = self.engine(at).expect("it is up").identity().lineage;
-        if lineage == Lineage::PENDING {
-            return;
-        }
-        let command = cluster::Command::AnnounceNode(self.entry(node, lineage));
-        let token = self.request(at, GroupId::META, Body::Propose(command.into()), limits::REQUEST_DEADLINE);
-        self.nodes[node].join_answer = Some(token);
-    }
-
-    /// Whether an answer was one that a joining node waits for.
-    pub fn on_join_answer(&mut self, token: Token, answer: &Result<Reply>) -> bool {
-        let Some(node) = self.nodes.iter().position(|n| n.join_answer == Some(token)) else { return false };
-        self.nodes[node].join_answer = None;
-        let known = self.up().into_iter().find_map(|n| {
-            let settings = self.engine(n)?.meta().settings().clone();
-            (settings.lineage != Lineage::PENDING && self.engine(n)?.meta().node(self.nodes[node].id).is_some()).then_some(settings)
-        });
-        if let (Ok(Reply::Done { .. }), Some(settings)) = (answer, known) {
-            let identity = Identity {
-                format: FORMAT,
-                node: self.nodes[node].id,
-                cluster: settings.cluster,
-                lineage: settings.lineage,
-                restored_from: settings.restored_from,
-                topology: settings.topology,
-            };
-            restore::join(&self.nodes[node].dir, &identity).unwrap();
-            self.nodes[node].member = true;
-        }
-        true
     }
 
     fn round(&mut self, node: usize, inputs: Vec<Input>) {
@@ -555,7 +437,7 @@ impl World {
         let mut outside = Outside { said: Said::default(), disk: &this.disk, store: &running.store, local, drift_permille: this.drift_permille };
         let ended = panic::catch_unwind(AssertUnwindSafe(|| running.engine.round(inputs, &mut outside)));
         // raft-rs knows no other answer to a log that cannot be read; the process ends either way.
-        let ended = ended.unwrap_or_else(|panicked| if this.disk.has_failed() || this.rotten { Err(Error::unavailable("a panic")) } else { panic::resume_unwind(panicked) });
+        let ended = ended.unwrap_or_else(|panicked| if this.disk.has_failed() { Err(Error::unavailable("a panic")) } else { panic::resume_unwind(panicked) });
         let said = outside.said;
         this.busy_until = self.now + this.disk.take_spent();
         running.jobs.extend(said.jobs);
@@ -586,7 +468,7 @@ impl World {
                 self.outcomes.extend(said.news.into_iter().map(|news| Outcome::Snapshot { node, news }));
             }
             Err(e) => {
-                if !self.nodes[node].may_fail() {
+                if !self.nodes[node].disk.has_failed() {
                     self.broken.push(format!("node {node} ended by itself: {e}"));
                 }
                 // What it said before it failed has been said.
@@ -613,7 +495,8 @@ impl World {
         rows.map(std::fs::remove_file);
         let (incarnation, slow) = (this.incarnation, this.work_slow);
         let at = self.now + took + slow;
-        self.plan_node(node, at, incarnation, Event::Input(Box::new(Input::Finished(finished))));
+        running.finished.push_back(finished);
+        self.plan_node(node, at, incarnation, Event::Worked);
         // The next one begins when this one has ended, so that results come in order.
         self.plan_node(node, at, incarnation, Event::Work);
     }
@@ -640,74 +523,12 @@ impl World {
         self.plan_node(node, at + Duration::from_millis(1), incarnation, Event::Input(Box::new(input)));
     }
 
-    /// The process is gone, and what its disk had not synced perhaps as well.
-    pub fn crash(&mut self, node: usize) {
-        let this = &mut self.nodes[node];
-        this.disk.cut_off();
-        let was_up = this.running.take().is_some();
-        this.disk.crash();
-        this.incarnation = 0;
-        this.busy_until = self.now;
-        this.join_answer = None;
-        let lost: Vec<Token> = self.tokens.iter().filter(|(_, (at, _))| *at == node).map(|(t, _)| *t).collect();
-        for token in lost {
-            self.resolve(token, Err(Error::unknown("the node has gone")));
-        }
-        if was_up && self.chance.below(4) > 0 {
-            self.gone(node);
-        }
-        if self.nodes[node].restarts {
-            // Half of them at once, as a supervisor does.
-            let most = if self.chance.below(2) == 0 { Duration::from_millis(60) } else { Duration::from_secs(4) };
-            let at = self.now + self.below(Duration::from_millis(10), most);
-            self.plan_node(node, at, 0, Event::Start);
-        }
-    }
-
-    /// The others notice that its streams have ended; so they do now and then when nothing is wrong.
-    pub fn gone(&mut self, node: usize) {
-        let id = self.nodes[node].id;
-        for other in self.up().into_iter().filter(|o| *o != node) {
-            let at = self.now + self.below(Duration::from_micros(100), Duration::from_millis(20));
-            let incarnation = self.nodes[other].incarnation;
-            self.plan_node(other, at, incarnation, Event::Input(Box::new(Input::Gone(id))));
-        }
-    }
-
     /// Hands something to a node that is up.
     pub fn input(&mut self, node: usize, input: Input) {
         let incarnation = self.nodes[node].incarnation;
         if self.is_up(node) {
             self.plan_node(node, self.now, incarnation, Event::Input(Box::new(input)));
         }
-    }
-
-    pub fn start_again(&mut self, node: usize) {
-        self.nodes[node].restarts = true;
-        if !self.is_up(node) {
-            self.plan_node(node, self.now, 0, Event::Start);
-        }
-    }
-
-    /// Another machine stands in the place of a node that is down: with a store in `dir`, or with nothing, and then it has to join under another id.
-    pub fn replace(&mut self, node: usize, dir: PathBuf, store_of: Option<NodeId>) {
-        assert!(!self.is_up(node), "only a node that is down is replaced");
-        std::fs::create_dir_all(dir.join("spool")).unwrap();
-        self.nodes[node].disk.trace().hash(&mut self.trace);
-        self.disk_operations += self.nodes[node].disk.operations();
-        let disk = SimDisk::new(self.chance.next_u64());
-        let id = store_of.unwrap_or_else(|| NodeId(self.chance.nonzero()));
-        let this = &mut self.nodes[node];
-        (this.dir, this.disk, this.member) = (dir, disk, store_of.is_some());
-        this.port += if store_of.is_none() { 1000 } else { 0 };
-        this.id = id;
-        this.rotten = false;
-        (this.restarts, this.join_answer, this.paused_until, this.busy_until) = (false, None, Moment::ZERO, self.now);
-    }
-
-    pub fn start_later(&mut self, node: usize, after: Duration) {
-        self.nodes[node].restarts = true;
-        self.plan_node(node, self.now + after, 0, Event::Start);
     }
 
     pub fn set_work_slow(&mut self, node: usize, takes: Duration) {
@@ -761,12 +582,5 @@ impl World {
         let mut all = self.trace.clone();
         self.nodes.iter().for_each(|n| n.disk.trace().hash(&mut all));
         all.finish()
-    }
-}
-
-impl Node {
-    /// Its disk has failed its process, or may do so now.
-    fn may_fail(&self) -> bool {
-        self.disk.has_failed() || self.rotten
     }
 }

@@ -1,0 +1,199 @@
+//! A node's process: how it starts and joins, how it ends, and how another machine takes its place.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    hash::Hash as _,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use devicedb::{
+    clock::Chance,
+    cluster,
+    data::Reply,
+    engine::{Body, Engine, Input, Token},
+    entry::Identity,
+    error::{Error, Result},
+    ids::{GroupId, Lineage, NodeId},
+    limits,
+    log::Log,
+    restore,
+    store::{FORMAT, Store},
+};
+
+use super::{Event, Moment, Running, World};
+use crate::disk::SimDisk;
+
+impl World {
+    pub(super) fn start(&mut self, node: usize) {
+        if self.is_up(node) {
+            return;
+        }
+        if !self.nodes[node].member {
+            return self.join(node);
+        }
+        match self.open(node) {
+            Ok((engine, store, log)) => {
+                let incarnation = self.chance.nonzero();
+                let this = &mut self.nodes[node];
+                this.incarnation = incarnation;
+                this.join_answer = None;
+                this.running = Some(Running {
+                    engine,
+                    store,
+                    log,
+                    jobs: VecDeque::new(),
+                    finished: VecDeque::new(),
+                    working: false,
+                    started: self.now,
+                    met: BTreeMap::new(),
+                });
+                self.plan_node(node, self.now, incarnation, Event::Tick);
+                self.plan_node(node, self.now, incarnation, Event::Announce);
+            }
+            Err(e) if self.nodes[node].disk.has_failed() => {
+                let _ = e;
+                self.crash(node);
+            }
+            Err(e) => self.broken.push(format!("node {node} does not start from its own store: {e}")),
+        }
+    }
+
+    fn open(&mut self, node: usize) -> Result<(Engine, Store, Log)> {
+        let seed = self.chance.next_u64();
+        let this = &self.nodes[node];
+        let (store, identity) = restore::open(&this.dir, &this.disk)?;
+        let log = restore::open_log(&this.dir, Arc::new(this.disk.clone()), &store)?;
+        let engine = Engine::open(identity, &store, log.clone(), Chance::seeded(seed), Duration::ZERO, self.bounds)?;
+        Ok((engine, store, log))
+    }
+
+    /// As production does after every start: the address or the lineage may be news.
+    pub(super) fn announce(&mut self, node: usize) {
+        let engine = self.engine(node).expect("it is up");
+        let lineage = engine.identity().lineage;
+        let entry = self.entry(node, lineage);
+        if engine.meta().node(entry.id) == Some(&entry) {
+            return;
+        }
+        if lineage != Lineage::PENDING {
+            let command = cluster::Command::AnnounceNode(entry);
+            self.request(node, GroupId::META, Body::Propose(command.into()), Duration::from_secs(2));
+        }
+        let incarnation = self.nodes[node].incarnation;
+        self.plan_node(node, self.now + Duration::from_millis(300), incarnation, Event::Announce);
+    }
+
+    /// Asks some node to take this one in, and becomes a member once that has answered.
+    fn join(&mut self, node: usize) {
+        self.plan_node(node, self.now + Duration::from_millis(300), 0, Event::Start);
+        let up = self.up();
+        if self.nodes[node].join_answer.is_some() || up.is_empty() {
+            return;
+        }
+        let at = up[self.chance.below(up.len() as u64) as usize];
+        let lineage = self.engine(at).expect("it is up").identity().lineage;
+        if lineage == Lineage::PENDING {
+            return;
+        }
+        let command = cluster::Command::AnnounceNode(self.entry(node, lineage));
+        let token = self.request(at, GroupId::META, Body::Propose(command.into()), limits::REQUEST_DEADLINE);
+        self.nodes[node].join_answer = Some(token);
+    }
+
+    /// Whether an answer was one that a joining node waits for.
+    pub fn on_join_answer(&mut self, token: Token, answer: &Result<Reply>) -> bool {
+        let Some(node) = self.nodes.iter().position(|n| n.join_answer == Some(token)) else { return false };
+        self.nodes[node].join_answer = None;
+        let known = self.up().into_iter().find_map(|n| {
+            let settings = self.engine(n)?.meta().settings().clone();
+            (settings.lineage != Lineage::PENDING && self.engine(n)?.meta().node(self.nodes[node].id).is_some()).then_some(settings)
+        });
+        if let (Ok(Reply::Done { .. }), Some(settings)) = (answer, known) {
+            let identity = Identity {
+                format: FORMAT,
+                node: self.nodes[node].id,
+                cluster: settings.cluster,
+                lineage: settings.lineage,
+                restored_from: settings.restored_from,
+                topology: settings.topology,
+            };
+            restore::join(&self.nodes[node].dir, &identity).unwrap();
+            self.nodes[node].member = true;
+        }
+        true
+    }
+
+    /// Its process ends, and nobody starts it again.
+    pub fn stop(&mut self, node: usize) {
+        self.nodes[node].restarts = false;
+        self.crash(node);
+    }
+
+    /// All processes end at once and nobody starts them again. What is on the network still arrives.
+    pub fn all_gone(&mut self) {
+        (0..self.nodes.len()).for_each(|node| self.stop(node));
+    }
+
+    /// The process is gone, and what its disk had not synced perhaps as well.
+    pub fn crash(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        this.disk.cut_off();
+        let was_up = this.running.take().is_some();
+        this.disk.crash();
+        this.incarnation = 0;
+        this.busy_until = self.now;
+        this.join_answer = None;
+        let lost: Vec<Token> = self.tokens.iter().filter(|(_, (at, _))| *at == node).map(|(t, _)| *t).collect();
+        for token in lost {
+            self.resolve(token, Err(Error::unknown("the node has gone")));
+        }
+        if was_up && self.chance.below(4) > 0 {
+            self.gone(node);
+        }
+        if self.nodes[node].restarts {
+            // Half of them at once, as a supervisor does.
+            let most = if self.chance.below(2) == 0 { Duration::from_millis(60) } else { Duration::from_secs(4) };
+            let at = self.now + self.below(Duration::from_millis(10), most);
+            self.plan_node(node, at, 0, Event::Start);
+        }
+    }
+
+    /// The others notice that its streams have ended; so they do now and then when nothing is wrong.
+    pub fn gone(&mut self, node: usize) {
+        let id = self.nodes[node].id;
+        for other in self.up().into_iter().filter(|o| *o != node) {
+            let at = self.now + self.below(Duration::from_micros(100), Duration::from_millis(20));
+            let incarnation = self.nodes[other].incarnation;
+            self.plan_node(other, at, incarnation, Event::Input(Box::new(Input::Gone(id))));
+        }
+    }
+
+    pub fn start_again(&mut self, node: usize) {
+        self.nodes[node].restarts = true;
+        if !self.is_up(node) {
+            self.plan_node(node, self.now, 0, Event::Start);
+        }
+    }
+
+    pub fn start_later(&mut self, node: usize, after: Duration) {
+        self.nodes[node].restarts = true;
+        self.plan_node(node, self.now + after, 0, Event::Start);
+    }
+
+    /// Another machine stands in the place of a node that is down: with a store in `dir`, or with nothing, and then it has to join under another id.
+    pub fn replace(&mut self, node: usize, dir: PathBuf, store_of: Option<NodeId>) {
+        assert!(!self.is_up(node), "only a node that is down is replaced");
+        std::fs::create_dir_all(dir.join("spool")).unwrap();
+        self.nodes[node].disk.trace().hash(&mut self.trace);
+        self.disk_operations += self.nodes[node].disk.operations();
+        let disk = SimDisk::new(self.chance.next_u64());
+        let id = store_of.unwrap_or_else(|| NodeId(self.chance.nonzero()));
+        let this = &mut self.nodes[node];
+        (this.dir, this.disk, this.member) = (dir, disk, store_of.is_some());
+        this.port += if store_of.is_none() { 1000 } else { 0 };
+        this.id = id;
+        (this.restarts, this.join_answer, this.paused_until, this.busy_until) = (false, None, Moment::ZERO, self.now);
+    }
+}
