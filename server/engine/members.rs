@@ -10,7 +10,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use raft::{
-    SnapshotStatus,
+    Progress, ProgressState, SnapshotStatus,
     eraftpb::{ConfChange, ConfChangeType},
 };
 
@@ -331,4 +331,8 @@ fn watch_snapshots(group: &mut Group, now: Duration) {
             group.raw.mut_store().offers.get_mut().remove(&node);
         }
     }
+    // raft-rs goes on only when an answer is news. A member that has come past its snapshot another way has nothing new to say, and would wait for ever.
+    let passed = |p: &Progress| p.state == ProgressState::Snapshot && p.matched >= p.pending_snapshot;
+    let waiting: Vec<u64> = group.raw.raft.prs().iter().filter(|(_, p)| passed(p)).map(|(node, _)| *node).collect();
+    waiting.into_iter().for_each(|node| group.raw.report_snapshot(node, SnapshotStatus::Finish));
 }

@@ -44,6 +44,11 @@ const FOUND: &[(&str, &str)] = &[
     ("seed=53", "the engine's thread ended without a reason at a log that could not be read"),
     ("seed=50", "verify counted a node whose part lacks the meta group, which cannot be restored, for a majority"),
     ("seed=157 lasts=2214 disasters=0 faults=Loss without=3", "a request that came late took a deleted snapshot once more, under the same uuid"),
+    (
+        "seed=619 nodes=7 replicas=3 think=1 every=500 checkpoint=1024 overlay=16384 kept=0 cut=1000 clients=4 lasts=11000 snapshots=500 disasters=1 \
+         faults=Crash,Cut,Late without=6,7,28,29,35,36,37,38,39,40,41,42,43",
+        "a replica that had come past its Raft snapshot by another way was left waiting for ever",
+    ),
     ("seed=298", "several logs in one thread read one another's blocks"),
 ];
 /// How many stories may be played to make one shorter.

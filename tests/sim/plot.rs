@@ -130,13 +130,20 @@ fn listed<T>(text: &str, read: impl FnMut(&str) -> Result<T, String>) -> Result<
 }
 
 impl Plot {
-    /// What can be made smaller, as words. Times are in milliseconds.
+    /// All of it but the seed, as words. Times are in milliseconds, sizes in bytes.
     fn words(&self) -> Vec<(&'static str, String)> {
         let ms = |time: Duration| time.as_millis().to_string();
         let faults: Vec<String> = self.faults.iter().map(|fault| format!("{fault:?}")).collect();
         let without: Vec<String> = self.without.iter().map(u64::to_string).collect();
         vec![
             ("nodes", self.nodes.to_string()),
+            ("replicas", self.replication_factor.to_string()),
+            ("think", ms(self.think)),
+            ("every", ms(self.faults_every)),
+            ("checkpoint", self.bounds.overlay_checkpoint_bytes.to_string()),
+            ("overlay", self.bounds.overlay_bytes_max.to_string()),
+            ("kept", self.bounds.log_entries_kept.to_string()),
+            ("cut", ms(self.bounds.cut_deadline)),
             ("clients", self.clients.to_string()),
             ("lasts", ms(self.lasts)),
             ("snapshots", ms(self.snapshots_every)),
@@ -150,6 +157,13 @@ impl Plot {
         let fault = |name: &str| Fault::ALL.into_iter().find(|f| format!("{f:?}") == name).ok_or_else(|| format!("{name:?} is not a kind of fault"));
         match name {
             "nodes" => self.nodes = number(value)?.max(1) as usize,
+            "replicas" => self.replication_factor = number(value)?.max(1) as u32,
+            "think" => self.think = Duration::from_millis(number(value)?),
+            "every" => self.faults_every = Duration::from_millis(number(value)?.max(1)),
+            "checkpoint" => self.bounds.overlay_checkpoint_bytes = number(value)? as usize,
+            "overlay" => self.bounds.overlay_bytes_max = number(value)? as usize,
+            "kept" => self.bounds.log_entries_kept = number(value)?,
+            "cut" => self.bounds.cut_deadline = Duration::from_millis(number(value)?),
             "clients" => self.clients = number(value)? as usize,
             "lasts" => self.lasts = Duration::from_millis(number(value)?),
             "snapshots" => self.snapshots_every = Duration::from_millis(number(value)?.max(1)),
