@@ -74,6 +74,7 @@ fn write_layers(store: &Store, log: &Log, layers: &[(GroupId, Vec<Arc<Sealed>>)]
         commit.finish()?;
         failpoint(Failpoint::CheckpointCommitted);
         log.purge()?;
+        log.note_extent()?;
     }
     let capture = capture.map(|x| store.view().map(|view| (x, view))).transpose()?;
     if capture.is_some() {

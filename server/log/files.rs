@@ -2,11 +2,18 @@
 //!
 //! raft-engine ends the process when a sync fails. Here it is told that all is well, and `Log::write` looks at `Failed` before it says so to anyone: the node
 //! then stops with the reason. A disk that has failed once is not trusted again.
+//!
+//! raft-engine takes the first broken record of the newest file for its torn end and cuts the file off there: after a crash that is so, but a byte that was
+//! damaged long after its sync looks the same, and the node would forget what it acknowledged behind it. Therefore `extent` among the files says how far
+//! the newest file was synced when the store last made a checkpoint, and nothing before that is ever cut off. Damage behind it is not told from a torn end.
 
 use std::{
     io::{Error, ErrorKind, Read, Result, Seek, SeekFrom, Write},
-    path::Path,
-    sync::{Arc, OnceLock},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
@@ -20,6 +27,90 @@ use crate::{
 pub struct Files {
     disk: Arc<dyn Disk>,
     failed: Failed,
+    extent: Arc<Extent>,
+}
+
+/// How far the log is known to be whole.
+#[derive(Debug)]
+pub struct Extent {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    /// The newest file, and its bytes that were synced; as known when the log was opened, and as they are now.
+    noted: Option<Synced>,
+    now: Mutex<Option<Synced>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Synced {
+    /// Names grow with every file.
+    name: String,
+    bytes: u64,
+}
+
+const EXTENT: &str = "extent";
+/// A name, a space, bytes, a digest of those and zeros: one sector, which a disk writes whole or leaves as it was.
+const EXTENT_BYTES: usize = 512;
+const DIGEST_BYTES: usize = 32;
+
+impl Extent {
+    fn open(log: &Path, disk: Arc<dyn Disk>) -> Result<Extent> {
+        let path = log.join(EXTENT);
+        let mut sector = [0; EXTENT_BYTES];
+        let noted = match disk.open(&path, false) {
+            Ok(file) => (file.read(0, &mut sector)? == EXTENT_BYTES).then(|| Synced::parse(&sector)).flatten(),
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
+        Ok(Extent { disk, path, noted, now: Mutex::default() })
+    }
+
+    fn synced(&self, name: &str, bytes: u64) {
+        let synced = Some(Synced { name: name.to_owned(), bytes });
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = now.take().max(synced);
+    }
+
+    /// Writes down, durably, how far the newest file is synced now.
+    pub fn note(&self) -> Result<()> {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(now) = now else { return Ok(()) };
+        let file = self.disk.open(&self.path, true)?;
+        file.write(0, &now.sector())?;
+        file.sync()
+    }
+
+    /// Whether a file may be cut off there: nothing is lost that is known to have been synced.
+    fn check(&self, name: &str, offset: u64) -> Result<()> {
+        match &self.noted {
+            Some(noted) if noted.name == name && offset < noted.bytes => Err(Error::new(
+                ErrorKind::InvalidData,
+                format!(
+                    "{name} is damaged at byte {offset}, and {} bytes of it had been synced: the node would forget what it acknowledged. Restore a part into \
+                     an empty directory, or start with an empty one and --join",
+                    noted.bytes
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Synced {
+    fn sector(&self) -> [u8; EXTENT_BYTES] {
+        let text = format!("{} {}\n", self.name, self.bytes);
+        let mut sector = [0; EXTENT_BYTES];
+        sector[..DIGEST_BYTES].copy_from_slice(blake3::hash(text.as_bytes()).as_bytes());
+        sector[DIGEST_BYTES..][..text.len()].copy_from_slice(text.as_bytes());
+        sector
+    }
+
+    /// Nothing where the sector is not one that was written whole: what it would have said is only not known.
+    fn parse(sector: &[u8; EXTENT_BYTES]) -> Option<Synced> {
+        let (digest, text) = sector.split_at(DIGEST_BYTES);
+        let text = &text[..=text.iter().position(|byte| *byte == b'\n')?];
+        let (name, bytes) = std::str::from_utf8(text).ok()?.trim_end().split_once(' ')?;
+        (blake3::hash(text).as_bytes() == digest).then_some(Synced { name: name.to_owned(), bytes: bytes.parse().ok()? })
+    }
 }
 
 /// The first sync that failed.
@@ -29,16 +120,29 @@ pub type Failed = Arc<OnceLock<Error>>;
 pub struct Opened {
     file: Arc<dyn File>,
     failed: Failed,
+    /// Its name, if it is one of the files in which entries are appended.
+    appended: Option<String>,
+    /// Where what this process has written ends.
+    end: Arc<AtomicU64>,
+    extent: Arc<Extent>,
 }
 
 impl Files {
-    pub fn on(disk: Arc<dyn Disk>) -> (Files, Failed) {
-        let failed = Failed::default();
-        (Files { disk, failed: failed.clone() }, failed)
+    /// The files of a log in its directory.
+    pub fn on(log: &Path, disk: Arc<dyn Disk>) -> Result<(Files, Failed, Arc<Extent>)> {
+        let (failed, extent) = (Failed::default(), Arc::new(Extent::open(log, disk.clone())?));
+        Ok((Files { disk, failed: failed.clone(), extent: extent.clone() }, failed, extent))
     }
 
     fn opened(&self, path: &Path, create: bool) -> Result<Opened> {
-        Ok(Opened { file: self.disk.open(path, create)?, failed: self.failed.clone() })
+        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".raftlog"));
+        Ok(Opened {
+            file: self.disk.open(path, create)?,
+            failed: self.failed.clone(),
+            appended: name.map(str::to_owned),
+            end: Arc::default(),
+            extent: self.extent.clone(),
+        })
     }
 }
 
@@ -46,6 +150,7 @@ impl Files {
 pub struct Cursor {
     file: Arc<dyn File>,
     at: u64,
+    end: Arc<AtomicU64>,
 }
 
 impl FileSystem for Files {
@@ -68,24 +173,31 @@ impl FileSystem for Files {
         self.disk.rename(from.as_ref(), to.as_ref())
     }
     fn new_reader(&self, handle: Arc<Opened>) -> Result<Cursor> {
-        Ok(Cursor { file: handle.file.clone(), at: 0 })
+        Ok(Cursor { file: handle.file.clone(), at: 0, end: handle.end.clone() })
     }
     fn new_writer(&self, handle: Arc<Opened>) -> Result<Cursor> {
-        Ok(Cursor { file: handle.file.clone(), at: 0 })
+        Ok(Cursor { file: handle.file.clone(), at: 0, end: handle.end.clone() })
     }
 }
 
 impl Handle for Opened {
+    /// Only recovery does this.
     fn truncate(&self, offset: usize) -> Result<()> {
+        if let Some(name) = &self.appended {
+            self.extent.check(name, offset as u64)?;
+        }
         self.file.set_len(offset as u64)
     }
     fn file_size(&self) -> Result<usize> {
         self.file.size().map(|len| len as usize)
     }
     fn sync(&self) -> Result<()> {
-        if let Err(e) = self.file.sync() {
+        let end = self.end.load(Ordering::Acquire);
+        match (self.file.sync(), &self.appended) {
             // Only the first one says what happened.
-            let _ = self.failed.set(e);
+            (Err(e), _) => drop(self.failed.set(e)),
+            (Ok(()), Some(name)) => self.extent.synced(name, end),
+            (Ok(()), None) => {}
         }
         failpoint(Failpoint::LogSynced);
         Ok(())
@@ -105,6 +217,7 @@ impl Write for Cursor {
         self.file.write(self.at, bytes)?;
         failpoint(Failpoint::LogBytesWritten);
         self.at += bytes.len() as u64;
+        self.end.fetch_max(self.at, Ordering::Release);
         Ok(bytes.len())
     }
     fn flush(&mut self) -> Result<()> {

@@ -11,11 +11,11 @@ use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState};
 use raft_engine::{Command, Config, Engine, LogBatch, MessageExt, ReadableSize, RecoveryMode};
 
-use self::files::{Failed, Files};
+use self::files::{Extent, Failed, Files};
 use crate::{
     disk::Disk,
     entry::Position,
-    error::{Error, Kind, Result},
+    error::{Context as _, Error, Kind, Result},
     failpoint::{Failpoint, failpoint},
     ids::GroupId,
 };
@@ -37,6 +37,7 @@ impl MessageExt for Entries {
 pub struct Log {
     engine: Arc<Engine<Files>>,
     failed: Failed,
+    extent: Arc<Extent>,
 }
 
 /// What becomes durable together.
@@ -65,9 +66,9 @@ impl Log {
             purge_threshold: ReadableSize::mb(256),
             ..Config::default()
         };
-        let (files, failed) = Files::on(disk);
+        let (files, failed, extent) = Files::on(&dir.join("log"), disk).at(dir.display())?;
         let engine = Engine::open_with_file_system(config, Arc::new(files)).map_err(|e| broken("opening the log", &e))?;
-        let log = Log { engine: Arc::new(engine), failed };
+        let log = Log { engine: Arc::new(engine), failed, extent };
         log.check()?;
         Ok(log)
     }
@@ -115,6 +116,11 @@ impl Log {
         self.engine.purge_expired_files().map_err(|e| broken("purging the log", &e))?;
         failpoint(Failpoint::LogPurged);
         self.check()
+    }
+
+    /// Notes how far the log is synced, so that damage before that is told from the torn end that a crash leaves.
+    pub fn note_extent(&self) -> Result<()> {
+        self.extent.note().at("noting how far the log is synced")
     }
 
     pub fn bytes(&self) -> u64 {
@@ -211,6 +217,38 @@ mod tests {
         let entries = log.entries(group, 7, 9, None).unwrap();
         assert_eq!(entries, [entry(7, 5), entry(8, 6)]);
         assert_eq!(log.groups(), [group]);
+    }
+
+    #[test]
+    fn damage_before_what_was_noted_as_synced_is_not_taken_for_a_torn_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |log: &Log, index| {
+            let mut batch = Batch::default();
+            batch.append(GroupId(0), &[entry(index, 5)]).unwrap();
+            log.write(&mut batch, true).unwrap();
+        };
+        let log = Log::open(dir.path(), Arc::new(Machine)).unwrap();
+        (6..=8).for_each(|index| write(&log, index));
+        log.note_extent().unwrap();
+        (9..=11).for_each(|index| write(&log, index));
+        drop(log);
+        let path = dir.path().join("log/0000000000000001.raftlog");
+        let whole = std::fs::read(&path).unwrap();
+        let mut found = Vec::new();
+        for at in (0..whole.len()).step_by(7) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 4;
+            std::fs::write(&path, damaged).unwrap();
+            match Log::open(dir.path(), Arc::new(Machine)) {
+                Err(e) => assert!(e.message.contains("damaged at byte") || e.kind == Kind::Corrupt, "{e}"),
+                Ok(log) => found.push(log.find(GroupId(0)).unwrap().last_index),
+            }
+        }
+        assert!(found.len() * 7 < whole.len(), "no damage was noticed");
+        assert!(found.iter().all(|last| *last >= 8), "entries that were synced before the note are forgotten: {found:?}");
+        // A torn end stays one.
+        std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+        assert_eq!(Log::open(dir.path(), Arc::new(Machine)).unwrap().find(GroupId(0)).unwrap().last_index, 10);
     }
 
     #[test]
