@@ -16,6 +16,8 @@ pub enum Mistake {
     ReadsUnasked,
     /// A restart forgets the vote and its term, and the node votes at once.
     VoteLost,
+    /// What is known of the log's synced end is forgotten by a restart.
+    ExtentForgotten,
     /// The log is cut off at what is applied, not at what is stored.
     TruncatedEarly,
     /// A request that was answered is not recalled.
@@ -57,12 +59,13 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    pub const ALL: [Mistake; 24] = [
+    pub const ALL: [Mistake; 25] = [
         Mistake::AckBeforeSync,
         Mistake::LeaseForEver,
         Mistake::VotesAtOnce,
         Mistake::ReadsUnasked,
         Mistake::VoteLost,
+        Mistake::ExtentForgotten,
         Mistake::TruncatedEarly,
         Mistake::RetriedTwice,
         Mistake::RequestsNotStored,

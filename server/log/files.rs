@@ -21,6 +21,7 @@ use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
 use crate::{
     disk::{Disk, File},
     failpoint::{Failpoint, failpoint},
+    planted::{Mistake, planted},
 };
 
 /// Where the log's files are.
@@ -61,6 +62,7 @@ impl Extent {
             Err(e) if e.kind() == ErrorKind::NotFound => None,
             Err(e) => return Err(e),
         };
+        let noted = noted.filter(|_| !planted(Mistake::ExtentForgotten));
         Ok(Extent { disk, path, noted, now: Mutex::default() })
     }
 

@@ -44,10 +44,12 @@ pub enum Fault {
     Drift,
     FalseAlarm,
     Checkpoint,
+    /// A bit of a log rots while its node is down: once in a story, and where every group can do without a voter.
+    Rot,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 15] = [
+    pub const ALL: [Fault; 16] = [
         Fault::Crash,
         Fault::CrashAll,
         Fault::CrashBetweenWrites,
@@ -63,6 +65,7 @@ impl Fault {
         Fault::Drift,
         Fault::FalseAlarm,
         Fault::Checkpoint,
+        Fault::Rot,
     ];
 }
 
@@ -70,8 +73,8 @@ impl Plot {
     pub fn of(seed: u64) -> Plot {
         let mut chance = Chance::seeded(seed ^ 0x5EED);
         let nodes = [1, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 7][chance.below(16) as usize];
-        let faults = Fault::ALL.into_iter().filter(|_| chance.below(3) == 0).collect();
-        Plot {
+        let faults = Fault::ALL.into_iter().filter(|fault| *fault != Fault::Rot && chance.below(3) == 0).collect();
+        let mut plot = Plot {
             seed,
             nodes,
             replication_factor: [1, 3, 3, 3][chance.below(4) as usize],
@@ -89,7 +92,10 @@ impl Plot {
             snapshots_every: Duration::from_millis([500, 1500, 4000, 20_000][chance.below(4) as usize]),
             disasters: [0, 0, 0, 1, 1, 2][chance.below(6) as usize],
             without: BTreeSet::new(),
-        }
+        };
+        // What came later is drawn last, so that a seed's plot stays what it was but for that.
+        plot.faults.extend((chance.below(3) == 0).then_some(Fault::Rot));
+        plot
     }
 }
 

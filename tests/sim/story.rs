@@ -302,7 +302,22 @@ impl Story {
             Fault::Drift => self.world.nodes[node].drift_permille = chance.below(101) as i64 - 50,
             Fault::FalseAlarm => self.world.gone(node),
             Fault::Checkpoint => self.world.input(node, Input::Checkpoint),
+            Fault::Rot => {
+                if !self.world.rotted && self.spares_any() {
+                    self.world.rot(node);
+                }
+            }
         }
+    }
+
+    /// Whether every group is led, and has a voter that it can do without.
+    fn spares_any(&mut self) -> bool {
+        let mut spared = BTreeSet::new();
+        for node in self.world.up() {
+            let led = self.world.look(node, |sight| sight.led().filter(|(_, members)| members.voters.len() >= 3).map(|(group, _)| group).collect::<Vec<_>>());
+            spared.extend(led.into_iter().flatten());
+        }
+        spared.len() == self.world.topology.groups() as usize + 1
     }
 
     /// Nothing fails from now on.
@@ -314,6 +329,12 @@ impl Story {
             this.disk.heal();
             this.disk.set_sync(Duration::from_micros(500));
             self.world.set_work_slow(node, Duration::ZERO);
+            if self.world.nodes[node].rotten {
+                // Whoever has to look after it gives up its disk.
+                self.world.stop(node);
+                let dir = self.fresh_dir("machine");
+                self.world.replace(node, dir, None);
+            }
             self.world.start_again(node);
         }
     }

@@ -153,6 +153,8 @@ pub struct Node {
     pub member: bool,
     /// Whether it is to be started again when it is down.
     pub restarts: bool,
+    /// A bit of its log was flipped: it may fail, and say so, at any time.
+    pub rotten: bool,
     work_slow: Duration,
     join_answer: Option<Token>,
 }
@@ -187,6 +189,8 @@ pub struct World {
     pub broken: Vec<String>,
     pub rounds: u64,
     pub messages: u64,
+    /// A bit has rotted: one is enough for a cluster that has a replica to spare.
+    pub rotted: bool,
     /// Of disks that are gone.
     disk_operations: u64,
     decoy: Decoy,
@@ -272,6 +276,7 @@ impl World {
             drift_permille: 0,
             member: number == 0,
             restarts: true,
+            rotten: false,
             work_slow: Duration::ZERO,
             join_answer: None,
         };
@@ -293,6 +298,7 @@ impl World {
             broken: Vec::new(),
             rounds: 0,
             messages: 0,
+            rotted: false,
             disk_operations: 0,
             decoy: Decoy::new(dir.path()),
             root: dir.path().to_owned(),
@@ -437,7 +443,8 @@ impl World {
         let mut outside = Outside { said: Said::default(), disk: &this.disk, store: &running.store, local, drift_permille: this.drift_permille };
         let ended = panic::catch_unwind(AssertUnwindSafe(|| running.engine.round(inputs, &mut outside)));
         // raft-rs knows no other answer to a log that cannot be read; the process ends either way.
-        let ended = ended.unwrap_or_else(|panicked| if this.disk.has_failed() { Err(Error::unavailable("a panic")) } else { panic::resume_unwind(panicked) });
+        let ended = ended
+            .unwrap_or_else(|panicked| if this.disk.has_failed() || this.rotten { Err(Error::unavailable("a panic")) } else { panic::resume_unwind(panicked) });
         let said = outside.said;
         this.busy_until = self.now + this.disk.take_spent();
         running.jobs.extend(said.jobs);
@@ -468,7 +475,7 @@ impl World {
                 self.outcomes.extend(said.news.into_iter().map(|news| Outcome::Snapshot { node, news }));
             }
             Err(e) => {
-                if !self.nodes[node].disk.has_failed() {
+                if !self.nodes[node].may_fail() {
                     self.broken.push(format!("node {node} ended by itself: {e}"));
                 }
                 // What it said before it failed has been said.
@@ -582,5 +589,12 @@ impl World {
         let mut all = self.trace.clone();
         self.nodes.iter().for_each(|n| n.disk.trace().hash(&mut all));
         all.finish()
+    }
+}
+
+impl Node {
+    /// Its disk has failed its process, or may do so now.
+    fn may_fail(&self) -> bool {
+        self.disk.has_failed() || self.rotten
     }
 }

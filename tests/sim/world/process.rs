@@ -52,7 +52,7 @@ impl World {
                 self.plan_node(node, self.now, incarnation, Event::Tick);
                 self.plan_node(node, self.now, incarnation, Event::Announce);
             }
-            Err(e) if self.nodes[node].disk.has_failed() => {
+            Err(e) if self.nodes[node].may_fail() => {
                 let _ = e;
                 self.crash(node);
             }
@@ -131,6 +131,20 @@ impl World {
         self.crash(node);
     }
 
+    /// Crashes a node and flips a bit of its newest log file, before what it knows to have been synced.
+    pub fn rot(&mut self, node: usize) {
+        self.crash(node);
+        let log = self.nodes[node].dir.join("log");
+        let extent = std::fs::read(log.join("extent")).unwrap_or_default();
+        let noted = extent.get(32..).and_then(|text| std::str::from_utf8(text).ok()?.split_once('\n')?.0.split_once(' '));
+        let Some((name, synced)) = noted else { return };
+        let Ok(mut bytes) = std::fs::read(log.join(name)) else { return };
+        let at = self.chance.below(synced.parse().expect("a number of bytes")) as usize;
+        bytes[at] ^= 1 << self.chance.below(8);
+        std::fs::write(log.join(name), bytes).unwrap();
+        (self.nodes[node].rotten, self.rotted) = (true, true);
+    }
+
     /// All processes end at once and nobody starts them again. What is on the network still arrives.
     pub fn all_gone(&mut self) {
         (0..self.nodes.len()).for_each(|node| self.stop(node));
@@ -194,6 +208,7 @@ impl World {
         (this.dir, this.disk, this.member) = (dir, disk, store_of.is_some());
         this.port += if store_of.is_none() { 1000 } else { 0 };
         this.id = id;
+        this.rotten = false;
         (this.restarts, this.join_answer, this.paused_until, this.busy_until) = (false, None, Moment::ZERO, self.now);
     }
 }
