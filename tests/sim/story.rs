@@ -310,12 +310,14 @@ impl Story {
         }
     }
 
-    /// Whether every group is led, and has a voter that it can do without.
+    /// Whether every group is led, and can do without any one of its voters that are up; some may be gone for good.
     fn spares_any(&mut self) -> bool {
         let mut spared = BTreeSet::new();
+        let up: BTreeSet<_> = self.world.up().into_iter().map(|node| self.world.nodes[node].id).collect();
         for node in self.world.up() {
-            let led = self.world.look(node, |sight| sight.led().filter(|(_, members)| members.voters.len() >= 3).map(|(group, _)| group).collect::<Vec<_>>());
-            spared.extend(led.into_iter().flatten());
+            let led = self.world.look(node, |sight| sight.led().map(|(group, members)| (group, members.voters.clone())).collect::<Vec<_>>());
+            let spares = |voters: &BTreeSet<_>| voters.intersection(&up).count() > voters.len() / 2 + 1;
+            spared.extend(led.into_iter().flatten().filter(|(_, voters)| spares(voters)).map(|(group, _)| group));
         }
         spared.len() == self.world.topology.groups() as usize + 1
     }
