@@ -1,4 +1,5 @@
 import pathlib
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -7,6 +8,9 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "conformance"))
 
 from cluster import Cluster
+
+# Who runs tests in the background of a script ignores Ctrl-C, and so would everything that is started here. What is caught is not handed down.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module")
