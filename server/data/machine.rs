@@ -134,8 +134,8 @@ impl Machine {
         let written = if planted(Mistake::BatchInPart) { 1 } else { usize::MAX };
         for (key, Scratch { versions, .. }) in scratch.into_iter().filter(|(_, scratch)| scratch.changed).take(written) {
             at.place = Place::Key { bucket: write.bucket(), key: key.clone() };
-            let row = Some(Row::Key(versions)).filter(|row| !planted(Mistake::TombstoneDropped) || !matches!(row, Row::Key(v) if v.is_deleted()));
-            rows.set(&at, row)?;
+            let dropped = planted(Mistake::TombstoneDropped) && versions.is_deleted();
+            rows.set(&at, (!dropped).then_some(Row::Key(versions)))?;
             self.touched.insert(at.partition);
         }
         let first = mem::replace(&mut self.dots, dots) + 1;
