@@ -144,6 +144,10 @@ failpoints! {
     LogWritten "log.written"
     /// Entries that every group has dropped have given back their space.
     LogPurged "log.purged"
+    /// How far the log is synced is noted, and that note is not.
+    ExtentWritten "log.extent-written"
+    /// The note is durable.
+    ExtentSynced "log.extent-synced"
 
     // What the engine says.
     /// A leader's messages are about to go, before its own disk has them.

@@ -78,7 +78,10 @@ impl Extent {
         let Some(now) = now else { return Ok(()) };
         let file = self.disk.open(&self.path, true)?;
         file.write(0, &now.sector())?;
-        file.sync()
+        failpoint(Failpoint::ExtentWritten);
+        file.sync()?;
+        failpoint(Failpoint::ExtentSynced);
+        Ok(())
     }
 
     /// Whether a file may be cut off there: nothing is lost that is known to have been synced.
@@ -87,8 +90,9 @@ impl Extent {
             Some(noted) if noted.name == name && offset < noted.bytes => Err(Error::new(
                 ErrorKind::InvalidData,
                 format!(
-                    "{name} is damaged at byte {offset}, and {} bytes of it had been synced: the node would forget what it acknowledged. Restore a part into \
-                     an empty directory, or start with an empty one and --join",
+                    "{} is damaged at byte {offset}, and {} bytes of it had been synced: the node would forget what it acknowledged. Restore a part into an \
+                     empty directory, or start with an empty one and --join",
+                    self.path.with_file_name(name).display(),
                     noted.bytes
                 ),
             )),

@@ -177,6 +177,7 @@ fn broken(doing: &str, e: &raft_engine::Error) -> Error {
     let kind = match e {
         raft_engine::Error::Corruption(_) | raft_engine::Error::Codec(_) | raft_engine::Error::Protobuf(_) => Kind::Corrupt,
         raft_engine::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,
+        raft_engine::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData => Kind::Corrupt,
         _ => Kind::Unavailable,
     };
     Error::new(kind, format!("{doing}: {e}"))
@@ -240,7 +241,7 @@ mod tests {
             damaged[at] ^= 4;
             std::fs::write(&path, damaged).unwrap();
             match Log::open(dir.path(), Arc::new(Machine)) {
-                Err(e) => assert!(e.message.contains("damaged at byte") || e.kind == Kind::Corrupt, "{e}"),
+                Err(e) => assert!(e.kind == Kind::Corrupt && e.message.contains("0000000000000001.raftlog is damaged at byte "), "{e}"),
                 Ok(log) => found.push(log.find(GroupId(0)).unwrap().last_index),
             }
         }

@@ -79,7 +79,9 @@ fn plan(point: Failpoint) -> (Scene, u32) {
         LogGathered | LogWritten | LogSynced | Applied | Answering | Answered => (Scene::Writes, 40),
         LogBytesWritten => (Scene::Writes, 41),
 
-        LayersSealed | CheckpointRowsWritten | CheckpointGroupsWritten | CheckpointCommitted | CheckpointNoted | LogPurged => (Scene::Snapshot, 1),
+        LayersSealed | CheckpointRowsWritten | CheckpointGroupsWritten | CheckpointCommitted | CheckpointNoted | LogPurged | ExtentWritten | ExtentSynced => {
+            (Scene::Snapshot, 1)
+        }
         StorePageWritten => (Scene::Snapshot, 12),
         StoreSynced | StoreResized => (Scene::Snapshot, 1),
         ViewOpened | CaptureBegun | CaptureChunkPlaced | CaptureCopied | CaptureSynced => (Scene::Snapshot, 1),
