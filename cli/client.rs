@@ -25,6 +25,8 @@ use crate::{
 /// How long one attempt to connect may take, so that an address that swallows packets does not eat the whole deadline.
 const CONNECT: Duration = Duration::from_secs(3);
 /// What a server may send ahead: a download over a long line is not held up by every piece's round trip.
+/// A deadline is told rounded down, in milliseconds at the coarsest: the other side's may end by so much before ours.
+const TIMEOUT_UNIT: Duration = Duration::from_millis(1);
 const WINDOW_BYTES: u32 = 4 << 20;
 /// The largest answer: one key with every sibling at its largest, and what frames it.
 pub const ANSWER_BYTES_MAX: usize = limits::ROW_BYTES_MAX + (1 << 20);
@@ -241,7 +243,9 @@ impl Client {
         let mut request = Request::new(body);
         request.set_timeout(left);
         let answer = tokio::time::timeout(left, send(channel, request)).await.map_err(|_| Fault::late(attempt.within.as_secs_f64()))?;
-        let answer = answer.map_err(|status| if fault::timed_out(&status) { Fault::late(attempt.within.as_secs_f64()) } else { Fault::of(&status) })?;
+        let ends = self.clock.now() + left;
+        let late = |status: &Status| fault::timed_out(status) || (self.clock.now() + TIMEOUT_UNIT >= ends && fault::may_be_the_deadline(status));
+        let answer = answer.map_err(|status| if late(&status) { Fault::late(attempt.within.as_secs_f64()) } else { Fault::of(&status) })?;
         self.preferred = attempt.endpoint;
         Ok(answer.into_inner())
     }

@@ -127,6 +127,11 @@ pub fn timed_out(status: &Status) -> bool {
     std::iter::successors(status.source(), |e: &&(dyn std::error::Error + 'static)| (*e).source()).any(|e| e.is::<TimeoutExpired>())
 }
 
+/// A server or a proxy that keeps the deadline, too, and is the first to notice that it has passed, says so by a code alone.
+pub fn may_be_the_deadline(status: &Status) -> bool {
+    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) && status.get_details_error_info().is_none()
+}
+
 /// What is behind a transport's error: "Connection refused" and not "transport error".
 pub fn innermost(e: &(dyn std::error::Error + 'static)) -> String {
     let mut e = e;
@@ -158,6 +163,14 @@ mod tests {
             story += &format!("{code:?} without a reason: {:?}, exit {}\n", fault.then, fault.exit);
         }
         crate::ctl::golden::check("faults.txt", &story);
+    }
+
+    #[test]
+    fn a_deadline_that_the_other_side_noticed_is_told_by_a_code_alone() {
+        assert!(may_be_the_deadline(&Status::cancelled("Timeout expired")));
+        assert!(may_be_the_deadline(&Status::deadline_exceeded("upstream request timeout")));
+        assert!(!may_be_the_deadline(&ours(Code::DeadlineExceeded, "UNKNOWN_OUTCOME")));
+        assert!(!may_be_the_deadline(&Status::unavailable("Timeout expired")));
     }
 
     #[test]
