@@ -36,15 +36,15 @@ use crate::{
 
 enum Order {
     Input(Box<Input>),
-    Peer { from: NodeId, message: Box<PeerMessage>, taken: Taken },
+    Peer { from: NodeId, messages: Vec<PeerMessage>, taken: Taken },
     Request { group: GroupId, body: Body, deadline: Duration, reply: oneshot::Sender<Result<Reply>>, taken: Taken },
     Stop,
 }
 
 /// What the engine sends to others on the node.
 pub struct Outlets {
-    /// Messages to peers; those that do not fit are lost.
-    pub peers: Box<dyn FnMut(NodeId, PeerMessage) + Send>,
+    /// Messages to a peer; if they do not fit they are lost.
+    pub peers: Box<dyn FnMut(NodeId, Vec<PeerMessage>) + Send>,
     pub rows: tokio_mpsc::Sender<RowsToSend>,
     pub news: tokio_mpsc::Sender<News>,
     /// Told when this node belongs to a lineage from now on.
@@ -120,7 +120,8 @@ pub fn start(
     };
     let store_thread = spawn("store", keeper)?;
     let leaders = Arc::new(RwLock::default());
-    let shell = Shell { clock, outlets, jobs, store, waiting: BTreeMap::new(), last_token: 0, leaders: leaders.clone(), metrics };
+    let (leaders_known, said) = (leaders.clone(), BTreeMap::new());
+    let shell = Shell { clock, outlets, said, jobs, store, waiting: BTreeMap::new(), last_token: 0, leaders: leaders_known, metrics };
     let run = move || {
         // raft-rs panics where its log cannot be read: that too ends the node with a reason.
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_engine(engine, &inbox, shell)));
@@ -186,11 +187,11 @@ impl Handle {
         self.leaders.read().unwrap_or_else(PoisonError::into_inner).get(&group).copied()
     }
 
-    /// Hands a message of another node to the engine; refused when too many wait.
-    pub fn peer_message(&self, from: NodeId, message: PeerMessage) -> Result<()> {
+    /// Hands messages of another node to the engine, in their order; all are refused when too many wait.
+    pub fn peer_messages(&self, from: NodeId, messages: Vec<PeerMessage>) -> Result<()> {
         let full = || Error::exhausted("messages of other nodes wait already");
-        let taken = self.messages.take(prost::Message::encoded_len(&message)).ok_or_else(full)?;
-        self.orders.try_send(Order::Peer { from, message: Box::new(message), taken })
+        let taken = self.messages.take(wire::peer_bytes(&messages)).ok_or_else(full)?;
+        self.orders.try_send(Order::Peer { from, messages, taken })
     }
 
     /// Hands something to the engine; refused when its queue is full.
@@ -207,6 +208,8 @@ fn stopping() -> Error {
 struct Shell {
     clock: Clock,
     outlets: Outlets,
+    /// What is said to each peer until the next flush.
+    said: BTreeMap<NodeId, Vec<PeerMessage>>,
     jobs: SyncSender<Job>,
     store: Store,
     waiting: BTreeMap<Token, (oneshot::Sender<Result<Reply>>, Taken)>,
@@ -220,7 +223,12 @@ impl Host for Shell {
         self.clock.now()
     }
     fn send(&mut self, to: NodeId, message: PeerMessage) {
-        (self.outlets.peers)(to, message);
+        self.said.entry(to).or_default().push(message);
+    }
+    fn flush(&mut self) {
+        for (to, messages) in self.said.iter_mut().filter(|(_, messages)| !messages.is_empty()) {
+            (self.outlets.peers)(*to, std::mem::take(messages));
+        }
     }
     fn answer(&mut self, token: Token, answer: Result<Reply>) {
         if let Some((reply, _taken)) = self.waiting.remove(&token) {
@@ -276,21 +284,23 @@ impl Shell {
         }
     }
 
-    fn input(&mut self, order: Order) -> Option<Input> {
+    /// Adds what an order brings. False for the last one.
+    fn take(&mut self, order: Order, inputs: &mut Vec<Input>) -> bool {
         match order {
-            Order::Input(input) => Some(*input),
-            Order::Peer { from, message, taken } => {
+            Order::Input(input) => inputs.push(*input),
+            Order::Peer { from, messages, taken } => {
                 drop(taken);
-                Some(Input::Peer { from, message })
+                inputs.extend(messages.into_iter().map(|message| Input::Peer { from, message: Box::new(message) }));
             }
             Order::Request { group, body, deadline, reply, taken } => {
                 self.last_token += 1;
                 let token = Token(self.last_token);
                 self.waiting.insert(token, (reply, taken));
-                Some(Input::Request { token, group, body, deadline })
+                inputs.push(Input::Request { token, group, body, deadline });
             }
-            Order::Stop => None,
+            Order::Stop => return false,
         }
+        true
     }
 }
 
@@ -308,10 +318,7 @@ fn run_engine(mut engine: Engine, inbox: &Receiver<Order>, mut shell: Shell) -> 
         };
         while let Some(order) = next.take() {
             shell.metrics.queued(-1);
-            match shell.input(order) {
-                Some(input) => inputs.push(input),
-                None => stop = true,
-            }
+            stop |= !shell.take(order, &mut inputs);
             if inputs.len() < limits::ROUND_INPUTS_MAX && !stop {
                 next = inbox.try_recv().ok();
             }

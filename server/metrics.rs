@@ -223,19 +223,13 @@ impl Metrics {
     pub fn part_ended(&self, how: PartEnd) {
         self.parts.get_or_create(&how.label()).inc();
     }
-    pub fn peer_message(&self, sent: bool) {
-        if sent {
-            self.peer_sent.inc()
-        } else {
-            self.peer_dropped.inc()
-        };
+    pub fn peer_messages(&self, count: usize, sent: bool) {
+        let counter = if sent { &self.peer_sent } else { &self.peer_dropped };
+        counter.inc_by(count as u64);
     }
-    pub fn peer_message_received(&self, taken: bool) {
-        if taken {
-            self.peer_received.inc()
-        } else {
-            self.peer_dropped.inc()
-        };
+    pub fn peer_messages_received(&self, count: usize, taken: bool) {
+        let counter = if taken { &self.peer_received } else { &self.peer_dropped };
+        counter.inc_by(count as u64);
     }
     pub fn held(&self, time: Duration) {
         self.held_seconds.observe(time.as_secs_f64());

@@ -248,7 +248,7 @@ async fn run(options: Options, porch: Porch, address: String, claim: Claim, stor
     let outlets = Outlets {
         peers: {
             let peers = peers.clone();
-            Box::new(move |to, message| peers.send(to, message))
+            Box::new(move |to, messages| peers.send(to, messages))
         },
         rows: rows_tx,
         news: news_tx,

@@ -74,8 +74,10 @@ use crate::{
 pub trait Host {
     /// Monotonic. Asked at the beginning of a round, and again before a lease is trusted: the disk may have taken its time in between.
     fn now(&self) -> Duration;
-    /// Sends a message; it may be lost.
+    /// Sends a message, at the next flush at the latest; it may be lost.
     fn send(&mut self, to: NodeId, message: PeerMessage);
+    /// What was sent goes out now: the engine is about to wait for the disk, or for what comes next.
+    fn flush(&mut self);
     fn answer(&mut self, token: Token, answer: Result<Reply>);
     /// Starts work that ends in an `Input::Finished`, one after the other.
     fn start(&mut self, job: Job) -> Result<()>;
@@ -279,6 +281,7 @@ impl Engine {
             }
         }
         self.answer_reads(host)?;
+        host.flush();
         self.start_checkpoint_if_due(host)?;
         Ok(())
     }
@@ -462,6 +465,7 @@ impl Engine {
             readies.push((id, ready));
         }
         if !batch.is_empty() {
+            host.flush();
             let began = host.now();
             failpoint(Failpoint::LogGathered);
             self.log.write(&mut batch, sync && !planted(Mistake::AckBeforeSync))?;

@@ -29,6 +29,7 @@ use crate::{
     metrics::Metrics,
     proto::internal::v1::{DeliverRequest, DeliverResponse, PeerMessage},
     room::{Room, Taken},
+    wire,
 };
 
 /// The streams to all other nodes.
@@ -57,7 +58,7 @@ struct Line {
     open: watch::Receiver<bool>,
 }
 
-type Queued = (PeerMessage, Taken);
+type Queued = (Vec<PeerMessage>, Taken);
 
 struct Speaker {
     incarnation: u64,
@@ -94,12 +95,12 @@ impl Peers {
         &self.shared.me
     }
 
-    /// Queues a message; it is lost when the queue is full or the node unknown.
-    pub fn send(&self, to: NodeId, message: PeerMessage) {
-        let bytes = prost::Message::encoded_len(&message);
-        let queue = |line: &Line| line.room.take(bytes).is_some_and(|taken| line.queue.try_send((message, taken)).is_ok());
+    /// Queues messages in their order; they are lost when the queue is full or the node unknown.
+    pub fn send(&self, to: NodeId, messages: Vec<PeerMessage>) {
+        let (count, bytes) = (messages.len(), wire::peer_bytes(&messages));
+        let queue = |line: &Line| line.room.take(bytes).is_some_and(|taken| line.queue.try_send((messages, taken)).is_ok());
         let sent = lock(&self.shared.lines).get(&to).is_some_and(queue);
-        self.shared.metrics.peer_message(sent);
+        self.shared.metrics.peer_messages(count, sent);
     }
 
     /// Says where a node is; the newest word counts.
@@ -328,15 +329,14 @@ async fn stream(
 
 /// The messages that are there, up to a frame's bytes; waits for the first.
 async fn gather(messages: &mut mpsc::Receiver<Queued>) -> Option<Vec<PeerMessage>> {
-    let (first, taken) = messages.recv().await?;
+    let (mut batch, taken) = messages.recv().await?;
     let mut bytes = taken.bytes();
-    let mut batch = vec![first];
     while bytes < limits::PEER_FRAME_BYTES
         && batch.len() < limits::PEER_FRAME_MESSAGES_MAX
-        && let Ok((message, taken)) = messages.try_recv()
+        && let Ok((more, taken)) = messages.try_recv()
     {
         bytes += taken.bytes();
-        batch.push(message);
+        batch.extend(more);
     }
     Some(batch)
 }
@@ -374,15 +374,15 @@ pub async fn listen(peers: Peers, handle: Handle, mut stream: Streaming<DeliverR
         if !peers.hear(node, hello.incarnation, handle.clock.now()) {
             return tracing::info!(%node, "another process of a node has taken the place of this one");
         }
+        failpoint(Failpoint::FrameCame);
         if request.messages.is_empty() {
             // A full queue knows that there is life.
             let _ = handle.input(Input::Heard(node));
+            continue;
         }
-        failpoint(Failpoint::FrameCame);
-        for message in request.messages {
-            let taken = handle.peer_message(node, message).is_ok();
-            peers.shared.metrics.peer_message_received(taken);
-        }
+        let count = request.messages.len();
+        let taken = handle.peer_messages(node, request.messages).is_ok();
+        peers.shared.metrics.peer_messages_received(count, taken);
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot};
 
-use crate::proto::internal::v1::{self as internal, RaftEntryType, RaftMessageType};
+use prost::Message as _;
+
+use crate::proto::internal::v1::{self as internal, PeerMessage, RaftEntryType, RaftMessageType, peer_message::Body};
 
 const TYPES: &[(MessageType, RaftMessageType)] = &[
     (MessageType::MsgAppend, RaftMessageType::Append),
@@ -27,6 +29,16 @@ const ENTRY_TYPES: &[(EntryType, RaftEntryType)] = &[
     (EntryType::EntryConfChange, RaftEntryType::ConfChange),
     (EntryType::EntryConfChangeV2, RaftEntryType::ConfChangeV2),
 ];
+
+/// Bytes that messages take while they wait, for bounds. Raft's own are most of them, and what they carry is known without encoding them.
+pub fn peer_bytes(messages: &[PeerMessage]) -> usize {
+    let body = |message: &PeerMessage| match &message.body {
+        Some(Body::Raft(raft)) => raft.context.len() + raft.entries.iter().map(|e| size_of::<internal::RaftEntry>() + e.data.len()).sum::<usize>(),
+        Some(_) => message.encoded_len(),
+        None => 0,
+    };
+    messages.iter().map(|message| size_of::<PeerMessage>() + body(message)).sum()
+}
 
 pub fn raft(mut message: Message) -> internal::RaftMessage {
     let kind = TYPES.iter().find(|(ours, _)| *ours == message.msg_type).map_or(RaftMessageType::Unspecified, |(_, wire)| *wire);

@@ -236,6 +236,7 @@ impl Host for Outside<'_> {
     fn send(&mut self, to: NodeId, message: PeerMessage) {
         self.said.sent.push((self.disk.spent(), to, message));
     }
+    fn flush(&mut self) {}
     fn answer(&mut self, token: Token, answer: Result<Reply>) {
         self.said.answers.push((token, answer));
     }
