@@ -110,6 +110,7 @@ struct Effect {
 impl Engine {
     /// Applies committed entries of one group, in order.
     pub(super) fn apply(&mut self, id: GroupId, entries: Vec<RaftEntry>, host: &mut dyn Host) -> Result<()> {
+        let bytes_before = self.groups.get(&id).map_or(0, |g| g.overlay.bytes());
         for entry in entries {
             let at = Position { index: entry.index, term: entry.term };
             if entry.get_entry_type() != EntryType::EntryNormal {
@@ -132,6 +133,8 @@ impl Engine {
                 self.tend_group(id);
             }
         }
+        let bytes = self.groups.get(&id).map_or(0, |g| g.overlay.bytes());
+        self.checkpoints.bytes += bytes.saturating_sub(bytes_before);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! member its rows. It seals every group's open layer with the group's record; when it is done, readers move to a view that holds those rows, the layers
 //! are dropped, and logs are cut off behind, but for what followers that are a little late will ask for.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Engine, Host, group::Group, overlay::Sealed, storage::Offer};
 use crate::{
@@ -123,12 +123,15 @@ pub(super) struct Checkpoints {
     /// Somebody needs one.
     pub wanted: bool,
     last: Duration,
-    bytes: usize,
+    /// Of all overlays, as of the last round and what was applied since.
+    pub bytes: usize,
+    /// Something else than applying has changed them.
+    pub uncounted: bool,
 }
 
 impl Checkpoints {
     pub fn new(bounds: Bounds) -> Checkpoints {
-        Checkpoints { bounds, running: None, wanted: false, last: Duration::ZERO, bytes: 0 }
+        Checkpoints { bounds, running: None, wanted: false, last: Duration::ZERO, bytes: 0, uncounted: true }
     }
 
     /// Whether writes have to wait for the store.
@@ -140,7 +143,11 @@ impl Checkpoints {
 impl Engine {
     pub(super) fn start_checkpoint_if_due(&mut self, host: &mut dyn Host) -> Result<()> {
         self.tend_offers(host);
-        self.checkpoints.bytes = self.groups.values().map(|g| g.overlay.bytes()).sum();
+        let count = |groups: &BTreeMap<GroupId, Box<Group>>| groups.values().map(|g| g.overlay.bytes()).sum::<usize>();
+        if std::mem::take(&mut self.checkpoints.uncounted) {
+            self.checkpoints.bytes = count(&self.groups);
+        }
+        debug_assert_eq!(self.checkpoints.bytes, count(&self.groups), "rows came or went uncounted");
         if self.checkpoints.running.is_some() {
             return Ok(());
         }
@@ -174,6 +181,7 @@ impl Engine {
     /// Closes a group's open layer where it is now; with `always` also when only the record has changed. Its number, if a layer was closed.
     pub(super) fn seal_group(&mut self, id: GroupId, always: bool) -> Option<u64> {
         let meta_rows = if id.is_meta() { self.changed_meta_rows() } else { Vec::new() };
+        self.checkpoints.uncounted = true;
         let group = self.groups.get_mut(&id)?;
         if group.installing.is_some() || !group.has_replica() {
             return None;
@@ -208,6 +216,7 @@ impl Engine {
             Finished::Checkpoint(stored) => {
                 let stored = *stored?;
                 self.view = Arc::new(stored.view);
+                self.checkpoints.uncounted = true;
                 for (id, number, record) in self.checkpoints.running.take().unwrap_or_default() {
                     let Some(group) = self.groups.get_mut(&id) else { continue };
                     group.overlay.written(number);

@@ -114,6 +114,9 @@ pub struct Group {
     /// When the leader last tried to hand leadership to where it belongs.
     pub handed_over: Duration,
     pub held_since: Option<Duration>,
+    /// That entries up to here are committed, followers are told at once. Of later ones they hear with the next entry or heartbeat: nobody waits for them
+    /// to apply what users write.
+    urgent_until: u64,
     election: (u64, StateRole, u64),
     election_ticks: usize,
 }
@@ -162,6 +165,7 @@ impl Group {
             snapshot_sent: Default::default(),
             handed_over: Duration::ZERO,
             held_since: None,
+            urgent_until: if id.is_meta() { u64::MAX } else { 0 },
             election: (u64::MAX, StateRole::Follower, 0),
             election_ticks: limits::ELECTION_TICKS_MAX - 1,
         };
@@ -182,6 +186,11 @@ impl Group {
         self.leads() && self.record.applied.term == self.term()
     }
 
+    /// Whether reads or looks wait here.
+    pub fn is_asked(&self) -> bool {
+        !(self.reads.is_empty() && self.looks.is_empty() && self.rounds.is_empty())
+    }
+
     /// Whether nobody else can have been elected.
     pub fn has_lease(&self, now: Duration) -> bool {
         now < self.lease_until || (planted(Mistake::LeaseForEver) && self.lease_until > Duration::ZERO) || planted(Mistake::ReadsUnasked)
@@ -200,6 +209,7 @@ impl Group {
     }
 
     pub fn step(&mut self, message: Message, chance: &mut Chance) {
+        self.raw.raft.skip_bcast_commit(self.commit() >= self.urgent_until);
         // raft-rs refuses what makes no sense; a message may always be lost.
         let _ = self.raw.step(message);
         self.steady_election(chance);
@@ -258,6 +268,7 @@ impl Group {
 
     /// Appends one entry, or gives the commands back when the group takes none now.
     pub fn propose(&mut self, open: Open, commands: Vec<Waiting>) -> Result<(), Vec<Waiting>> {
+        let urgent = commands.iter().any(|waiting| !waiting.command.action.is_user());
         let (askers, entry): (Vec<_>, Vec<_>) = commands.into_iter().map(|w| ((w.asker, w.deadline), w.command)).unzip();
         let seen = if planted(Mistake::SeenFromMark) { self.fence.mark().max(open.get()) } else { open.get() };
         let entry = Entry { seen, commands: entry };
@@ -266,6 +277,9 @@ impl Group {
         match proposed {
             Ok(()) => {
                 let at = Position { index: self.raw.raft.raft_log.last_index(), term: self.term() };
+                if urgent {
+                    self.urgent_until = self.urgent_until.max(at.index);
+                }
                 self.proposed.push_back(Proposed { at, commands });
                 Ok(())
             }

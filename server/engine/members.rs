@@ -110,6 +110,9 @@ impl Engine {
     /// Sends rows to members that asked for them, as far as the store knows those members.
     pub(super) fn tend_offers(&mut self, host: &mut dyn Host) {
         let under_way = |g: &Group| g.raw.store().offers.borrow().values().filter(|o| matches!(o, Offer::Sending { .. })).count();
+        if self.groups.values().all(|g| g.raw.store().offers.borrow().is_empty()) {
+            return;
+        }
         let mut free = limits::ROWS_AT_ONCE.saturating_sub(self.groups.values().map(|g| under_way(g)).sum());
         for group in self.groups.values_mut().filter(|g| g.leads()) {
             let mut offers = group.raw.store().offers.borrow_mut();
@@ -190,6 +193,7 @@ impl Engine {
             return Err(Error::corrupt(format!("group {id}: rows of {:?} have come for a snapshot at {at:?}", record.applied)));
         }
         self.forget_captured(id);
+        self.checkpoints.uncounted = true;
         let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
         (record.applied, record.members) = (at, storage::membership(meta.get_conf_state()));
         group.overlay.reset();

@@ -189,7 +189,8 @@ impl Engine {
     /// Answers every read that may be answered now.
     pub(super) fn answer_reads(&mut self, host: &mut dyn Host) -> Result<()> {
         self.now = host.now();
-        for id in self.groups.keys().copied().collect::<Vec<_>>() {
+        let asked = self.groups.values().filter(|g| g.is_asked()).map(|g| g.id);
+        for id in asked.collect::<Vec<_>>() {
             let now = self.now;
             let group = self.groups.get_mut(&id).expect("its key was just listed");
             let (mut reads, mut looks) = (Vec::new(), Vec::new());
