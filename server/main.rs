@@ -10,6 +10,15 @@ use devicedb::{
 };
 use tracing_subscriber::EnvFilter;
 
+/// A put allocates some dozens of times on its way, and the system's allocator took a sixth of its time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Threads that serve connections: one core is the engine's.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1))
+}
+
 /// A distributed database for fleets of devices.
 #[derive(Parser)]
 #[command(name = "devicedb", version)]
@@ -158,7 +167,7 @@ fn run(options: Options, log: &str, json: bool) -> ExitCode {
     } else {
         lines.with_target(false).init()
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(&Error::unavailable(format!("cannot start: {e}"))),
     };
