@@ -62,12 +62,17 @@ impl File for fs::File {
     fn set_len(&self, len: u64) -> io::Result<()> {
         fs::File::set_len(self, len)
     }
+    /// Zeros are written, not only promised: a sync of what is written there later has no size and no extent to make durable, which takes most file systems a
+    /// second write, or a commit of their journal.
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
         match rustix::fs::fallocate(self, rustix::fs::FallocateFlags::empty(), offset, bytes) {
             // Then a write may fail for lack of room, which ends the node as well.
-            Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-            done => Ok(done?),
+            Err(rustix::io::Errno::OPNOTSUPP) => return Ok(()),
+            done => done?,
         }
+        let zeros = [0; 64 << 10];
+        let end = offset + bytes;
+        (offset..end).step_by(zeros.len()).try_for_each(|at| self.write_all_at(&zeros[..zeros.len().min((end - at) as usize)], at))
     }
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
