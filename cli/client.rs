@@ -19,14 +19,15 @@ use super::{
 };
 use crate::{
     clock::{Chance, Clock},
+    cork,
     limits,
 };
 
 /// How long one attempt to connect may take, so that an address that swallows packets does not eat the whole deadline.
 const CONNECT: Duration = Duration::from_secs(3);
-/// What a server may send ahead: a download over a long line is not held up by every piece's round trip.
 /// A deadline is told rounded down, in milliseconds at the coarsest: the other side's may end by so much before ours.
 const TIMEOUT_UNIT: Duration = Duration::from_millis(1);
+/// What a server may send ahead: a download over a long line is not held up by every piece's round trip.
 const WINDOW_BYTES: u32 = 4 << 20;
 /// The largest answer: one key with every sibling at its largest, and what frames it.
 pub const ANSWER_BYTES_MAX: usize = limits::ROW_BYTES_MAX + (1 << 20);
@@ -242,8 +243,8 @@ impl Client {
         let (channel, left) = self.connect(attempts, attempt).await?;
         let mut request = Request::new(body);
         request.set_timeout(left);
-        let answer = tokio::time::timeout(left, send(channel, request)).await.map_err(|_| Fault::late(attempt.within.as_secs_f64()))?;
         let ends = self.clock.now() + left;
+        let answer = tokio::time::timeout(left, send(channel, request)).await.map_err(|_| Fault::late(attempt.within.as_secs_f64()))?;
         let late = |status: &Status| fault::timed_out(status) || (self.clock.now() + TIMEOUT_UNIT >= ends && fault::may_be_the_deadline(status));
         let answer = answer.map_err(|status| if late(&status) { Fault::late(attempt.within.as_secs_f64()) } else { Fault::of(&status) })?;
         self.preferred = attempt.endpoint;
@@ -304,8 +305,8 @@ impl Client {
 pub async fn open(endpoint: &str, within: Duration) -> Result<Channel, Fault> {
     let endpoint = Endpoint::from_shared(Bytes::from(format!("http://{endpoint}"))).map_err(|e| Fault::refused(fault::innermost(&e)))?;
     let named = endpoint.user_agent(concat!("ddbctl/", env!("CARGO_PKG_VERSION"))).map_err(|e| Fault::refused(e.to_string()))?;
-    let roomy = named.tcp_nodelay(true).initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
-    match tokio::time::timeout(within, roomy.connect()).await {
+    let roomy = named.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
+    match tokio::time::timeout(within, cork::connect(&roomy)).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(e)) => Err(Fault::refused(fault::innermost(&e))),
         Err(_) => Err(Fault::refused(format!("no connection within {:.1} s", within.as_secs_f64()))),

@@ -132,6 +132,7 @@ pub mod error;
 pub mod clock;
 pub mod ids;
 pub mod room;
+pub mod cork;
 pub mod disk;
 pub mod planted;
 pub mod failpoint;

@@ -9,11 +9,12 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot, watch},
 };
-use tonic::{service::Routes, transport::server::TcpIncoming};
+use tonic::service::Routes;
 
 use crate::{
     clock::{Chance, Clock},
     cluster::Node as NodeEntry,
+    cork,
     disk,
     driver::{self, Driver, Handle, Outlets},
     engine::{Bounds, Engine, Input, News},
@@ -376,7 +377,7 @@ async fn serve(listener: TcpListener, doors: Routes, mut stopped: watch::Receive
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
         .add_routes(doors)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+        .serve_with_incoming_shutdown(cork::incoming(listener), async move {
             // A sender that is gone stops the server as well.
             let _ = stopped.wait_for(|s| *s).await;
         })

@@ -6,6 +6,7 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use devicedb::{
     clock::{Chance, Clock},
+    cork,
     ctl::bench::{
         load::{Lasts, Load, Plan, Work},
         requests::{Field, Kind, Lines, Requests, key},
@@ -70,8 +71,8 @@ impl Subject {
         let endpoints = self.endpoints();
         let mut connections = Vec::new();
         for at in (0..endpoints.len()).cycle().take(CONNECTIONS) {
-            let endpoint = Endpoint::from_shared(format!("http://{}", endpoints[at])).unwrap().tcp_nodelay(true).connect_timeout(SOON);
-            connections.push((at, endpoint.connect().await.unwrap()));
+            let endpoint = Endpoint::from_shared(format!("http://{}", endpoints[at])).unwrap().connect_timeout(SOON);
+            connections.push((at, cork::connect(&endpoint).await.unwrap()));
         }
         connections
     }
