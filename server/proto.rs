@@ -1,6 +1,41 @@
-//! The contract as Rust types, generated from `proto/` when the project is built. Nothing here is written by hand but the module tree.
+//! The contract as Rust types, generated from `proto/` when the project is built. By hand are only the module tree and the codec.
 
 #![allow(clippy::all, missing_docs)]
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use tonic::codec::{self, BufferSettings};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+/// Protobuf, in buffers of the size that most messages have. tonic takes 8 KiB for each message in and out, which is a page fault or two a put; larger
+/// messages make room for themselves.
+#[derive(Debug)]
+pub struct Codec<T, U>(PhantomData<(T, U)>);
+
+fn buffers() -> BufferSettings {
+    BufferSettings::new(512, 32 << 10)
+}
+
+impl<T, U> Default for Codec<T, U> {
+    fn default() -> Self {
+        Codec(PhantomData)
+    }
+}
+
+impl<T: Message + Send + 'static, U: Message + Default + Send + 'static> codec::Codec for Codec<T, U> {
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = ProstDecoder<U>;
+
+    fn encoder(&mut self) -> ProstEncoder<T> {
+        ProstCodec::<T, U>::raw_encoder(buffers())
+    }
+    fn decoder(&mut self) -> ProstDecoder<U> {
+        ProstCodec::<T, U>::raw_decoder(buffers())
+    }
+}
 
 pub mod v1 {
     tonic::include_proto!("devicedb.v1");

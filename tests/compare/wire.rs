@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tonic::{Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
-use tonic_prost::ProstCodec;
+use devicedb::proto::Codec;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct RangeRequest {
@@ -77,5 +77,5 @@ where
 {
     let mut grpc = Grpc::new(channel);
     grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
-    Ok(grpc.unary(request, PathAndQuery::from_static(path), ProstCodec::default()).await?.into_inner())
+    Ok(grpc.unary(request, PathAndQuery::from_static(path), Codec::default()).await?.into_inner())
 }
