@@ -200,6 +200,8 @@ failpoints! {
     StoreResized "store.resized"
     /// A page of the store is written and not synced.
     StorePageWritten "store.page-written"
+    /// A block of checksums of the store's pages is written and not synced.
+    StoreSumsWritten "store.sums-written"
     /// The store's file is synced, and nobody knows.
     StoreSynced "store.synced"
 

@@ -102,7 +102,8 @@ pub const OVERLAY_CHECKPOINT_BYTES: usize = 16 << 20;
 pub const OVERLAY_BYTES_MAX: usize = 128 << 20;
 /// A checkpoint happens at least this often while there is something to write.
 pub const CHECKPOINT_AGE_MAX: Duration = Duration::from_secs(5);
-pub const STORE_CACHE_BYTES: usize = 64 << 20;
+/// In the build for simulations next to nothing, so that pages come from the disk again.
+pub const STORE_CACHE_BYTES: usize = if cfg!(feature = "planted") { 32 << 10 } else { 64 << 20 };
 /// Rows deleted by one log entry when a site is removed.
 pub const SITE_DROP_ROWS: u32 = 4096;
 /// Bytes of values at which one such entry stops. Part of what the log means: all replicas of a group have to run with the same.

@@ -18,6 +18,8 @@ pub enum Mistake {
     VoteLost,
     /// What is known of the log's synced end is forgotten by a restart.
     ExtentForgotten,
+    /// Pages of the store are not checked when they are read.
+    PagesUnchecked,
     /// The log is cut off at what is applied, not at what is stored.
     TruncatedEarly,
     /// A request that was answered is not recalled.
@@ -59,13 +61,14 @@ pub enum Mistake {
 }
 
 impl Mistake {
-    pub const ALL: [Mistake; 25] = [
+    pub const ALL: [Mistake; 26] = [
         Mistake::AckBeforeSync,
         Mistake::LeaseForEver,
         Mistake::VotesAtOnce,
         Mistake::ReadsUnasked,
         Mistake::VoteLost,
         Mistake::ExtentForgotten,
+        Mistake::PagesUnchecked,
         Mistake::TruncatedEarly,
         Mistake::RetriedTwice,
         Mistake::RequestsNotStored,

@@ -2,12 +2,14 @@
 //!
 //! - A commit is durable when it returns, and holds rows and group records together or not at all.
 //! - The file is locked: a second process on the same store is told so.
-//! - A store of a newer format is refused before anything is read from it.
+//! - A store of a newer format is refused before anything is read from it, an older one too.
+//! - A page that is not what was written is never read: `Corrupt`, from then on, for whatever needs the file. A repair after a crash reads it all.
 //!
 //! It knows rows as bytes under the spaces of `keys`; what they mean is said elsewhere. A view stops redb from reusing pages, so holders let go of it soon.
 //! The only file that knows redb.
 
 pub mod keys;
+mod pages;
 pub mod transfer;
 
 use std::{
@@ -21,8 +23,9 @@ use std::{
 use bytes::Bytes;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
 
+use self::pages::Pages;
 use crate::{
-    disk::{self, Disk},
+    disk::Disk,
     error::{Context, Error, Kind, Result},
     failpoint::{Failpoint, failpoint},
     ids::{GroupId, Topology},
@@ -34,7 +37,7 @@ const GROUPS: TableDefinition<u32, &[u8]> = TableDefinition::new("groups");
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
 
 /// The version of what stands in a store directory.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// A directory that belongs to this process alone while it is held.
 #[derive(Debug)]
@@ -60,20 +63,20 @@ impl Claim {
 #[derive(Clone)]
 pub struct Store {
     db: Arc<Database>,
-    path: Arc<PathBuf>,
+    pages: Arc<Pages>,
 }
 
 /// What the store held at one moment.
 pub struct View {
     rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
     groups: ReadOnlyTable<u32, &'static [u8]>,
-    path: Arc<PathBuf>,
+    pages: Arc<Pages>,
 }
 
 /// Changes that become durable together.
 pub struct Commit {
     txn: WriteTransaction,
-    path: Arc<PathBuf>,
+    pages: Arc<Pages>,
 }
 
 impl Store {
@@ -102,36 +105,42 @@ impl Store {
         if !create && file.size().at(path.display())? == 0 {
             return Err(Error::corrupt(format!("{} is empty", path.display())));
         }
-        let db = Database::builder().set_cache_size(limits::STORE_CACHE_BYTES).create_with_backend(Backend(file)).map_err(|e| broken(&path, e))?;
-        Ok(Store { db: Arc::new(db), path: Arc::new(path) })
+        let pages = Arc::new(Pages::open(file, &path)?);
+        let mut builder = Database::builder();
+        builder.set_cache_size(limits::STORE_CACHE_BYTES);
+        let repaired = pages.clone();
+        builder.set_repair_callback(move |_| repaired.mend(true));
+        let db = builder.create_with_backend(Backend(pages.clone())).map_err(|e| broken(&pages, e))?;
+        pages.mend(false);
+        Ok(Store { db: Arc::new(db), pages })
     }
 
     pub fn identity(&self) -> Result<Bytes> {
-        let at = |e: redb::Error| broken(&self.path, e);
+        let at = |e: redb::Error| broken(&self.pages, e);
         let txn = self.db.begin_read().map_err(|e| at(e.into()))?;
         let table = txn.open_table(IDENTITY).map_err(|e| at(e.into()))?;
         let value = table.get("identity").map_err(|e| at(e.into()))?;
-        value.map(|v| Bytes::copy_from_slice(v.value())).ok_or_else(|| Error::corrupt(format!("{}: the store has no identity", self.path.display())))
+        value.map(|v| Bytes::copy_from_slice(v.value())).ok_or_else(|| Error::corrupt(format!("{}: the store has no identity", self.pages.path().display())))
     }
 
     /// Whether a node has ever served from this store: then it has a log, and must not go on without it.
     pub fn has_served(&self) -> Result<bool> {
-        let txn = self.db.begin_read().map_err(|e| broken(&self.path, e))?;
-        let table = txn.open_table(IDENTITY).map_err(|e| broken(&self.path, e))?;
-        Ok(table.get("served").map_err(|e| broken(&self.path, e))?.is_some())
+        let txn = self.db.begin_read().map_err(|e| broken(&self.pages, e))?;
+        let table = txn.open_table(IDENTITY).map_err(|e| broken(&self.pages, e))?;
+        Ok(table.get("served").map_err(|e| broken(&self.pages, e))?.is_some())
     }
 
     /// Notes, durably, that a node serves from this store from now on.
     pub fn set_served(&self) -> Result<()> {
         let commit = self.begin()?;
-        commit.txn.open_table(IDENTITY).map_err(|e| broken(&self.path, e))?.insert("served", &b""[..]).map_err(|e| broken(&self.path, e))?;
+        commit.txn.open_table(IDENTITY).map_err(|e| broken(&self.pages, e))?.insert("served", &b""[..]).map_err(|e| broken(&self.pages, e))?;
         commit.finish()
     }
 
     /// Replaces the identity, durably.
     pub fn set_identity(&self, identity: &[u8]) -> Result<()> {
         let commit = self.begin()?;
-        commit.txn.open_table(IDENTITY).map_err(|e| broken(&self.path, e))?.insert("identity", identity).map_err(|e| broken(&self.path, e))?;
+        commit.txn.open_table(IDENTITY).map_err(|e| broken(&self.pages, e))?.insert("identity", identity).map_err(|e| broken(&self.pages, e))?;
         commit.finish()
     }
 
@@ -143,32 +152,31 @@ impl Store {
     }
 
     pub fn begin(&self) -> Result<Commit> {
-        let txn = self.db.begin_write().map_err(|e| broken(&self.path, e))?;
+        let txn = self.db.begin_write().map_err(|e| broken(&self.pages, e))?;
         for opened in [txn.open_table(ROWS).map(drop), txn.open_table(GROUPS).map(drop)] {
-            opened.map_err(|e| broken(&self.path, e))?;
+            opened.map_err(|e| broken(&self.pages, e))?;
         }
-        Ok(Commit { txn, path: self.path.clone() })
+        Ok(Commit { txn, pages: self.pages.clone() })
     }
 
     pub fn view(&self) -> Result<View> {
-        let txn = self.db.begin_read().map_err(|e| broken(&self.path, e))?;
-        let rows = txn.open_table(ROWS).map_err(|e| broken(&self.path, e))?;
-        let groups = txn.open_table(GROUPS).map_err(|e| broken(&self.path, e))?;
-        Ok(View { rows, groups, path: self.path.clone() })
+        let txn = self.db.begin_read().map_err(|e| broken(&self.pages, e))?;
+        let rows = txn.open_table(ROWS).map_err(|e| broken(&self.pages, e))?;
+        let groups = txn.open_table(GROUPS).map_err(|e| broken(&self.pages, e))?;
+        Ok(View { rows, groups, pages: self.pages.clone() })
     }
 }
 
-/// redb's idea of a file, on a `Disk`'s. Nobody else has it open: `Claim` sees to that.
+/// redb's idea of a file. Nobody else has it open: `Claim` sees to that.
 #[derive(Debug)]
-struct Backend(Arc<dyn disk::File>);
+struct Backend(Arc<Pages>);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.size()
+        Ok(self.0.bytes())
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let read = self.0.read(offset, out)?;
-        if read == out.len() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        self.0.read(offset, out)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)?;
@@ -195,61 +203,66 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
 impl Commit {
     /// Sets or deletes rows.
     pub fn rows<'a>(&mut self, rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Result<()> {
-        let mut table = self.txn.open_table(ROWS).map_err(|e| broken(&self.path, e))?;
+        let mut table = self.txn.open_table(ROWS).map_err(|e| broken(&self.pages, e))?;
         for (key, value) in rows {
             match value {
                 Some(value) => table.insert(key, value).map(drop),
                 None => table.remove(key).map(drop),
             }
-            .map_err(|e| broken(&self.path, e))?;
+            .map_err(|e| broken(&self.pages, e))?;
         }
         Ok(())
     }
 
     pub fn group(&mut self, group: GroupId, record: &[u8]) -> Result<()> {
-        let mut table = self.txn.open_table(GROUPS).map_err(|e| broken(&self.path, e))?;
-        table.insert(group.0, record).map_err(|e| broken(&self.path, e))?;
+        let mut table = self.txn.open_table(GROUPS).map_err(|e| broken(&self.pages, e))?;
+        table.insert(group.0, record).map_err(|e| broken(&self.pages, e))?;
         Ok(())
     }
 
     /// Deletes all rows of a group, before others take their place.
     pub fn clear_group(&mut self, topology: Topology, group: GroupId) -> Result<()> {
-        let mut table = self.txn.open_table(ROWS).map_err(|e| broken(&self.path, e))?;
+        let mut table = self.txn.open_table(ROWS).map_err(|e| broken(&self.pages, e))?;
         for range in keys::group(topology, group) {
-            table.retain_in(range.start.as_slice()..range.end.as_slice(), |_, _| false).map_err(|e| broken(&self.path, e))?;
+            table.retain_in(range.start.as_slice()..range.end.as_slice(), |_, _| false).map_err(|e| broken(&self.pages, e))?;
         }
         Ok(())
     }
 
     /// Durable when it returns.
     pub fn finish(self) -> Result<()> {
-        self.txn.commit().map_err(|e| broken(&self.path, e))
+        self.txn.commit().map_err(|e| broken(&self.pages, e))
     }
 }
 
 impl View {
+    /// `Corrupt` once any page of the store, whoever read it, has turned out to be damaged.
+    pub fn whole(&self) -> Result<()> {
+        self.pages.damage().map_or(Ok(()), |damage| Err(Error::corrupt(damage)))
+    }
+
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        let value = self.rows.get(key).map_err(|e| broken(&self.path, e))?;
+        let value = self.rows.get(key).map_err(|e| broken(&self.pages, e))?;
         Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
     }
 
     pub fn range(&self, range: &Range<Vec<u8>>) -> Result<Rows> {
         if range.start >= range.end {
-            return Ok(Rows { rows: None, path: self.path.clone() });
+            return Ok(Rows { rows: None, pages: self.pages.clone() });
         }
-        let rows = self.rows.range(range.start.as_slice()..range.end.as_slice()).map_err(|e| broken(&self.path, e))?;
-        Ok(Rows { rows: Some(rows), path: self.path.clone() })
+        let rows = self.rows.range(range.start.as_slice()..range.end.as_slice()).map_err(|e| broken(&self.pages, e))?;
+        Ok(Rows { rows: Some(rows), pages: self.pages.clone() })
     }
 
     pub fn group(&self, group: GroupId) -> Result<Option<Bytes>> {
-        let value = self.groups.get(group.0).map_err(|e| broken(&self.path, e))?;
+        let value = self.groups.get(group.0).map_err(|e| broken(&self.pages, e))?;
         Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
     }
 
     pub fn groups(&self) -> Result<Vec<(GroupId, Bytes)>> {
-        let all = self.groups.iter().map_err(|e| broken(&self.path, e))?;
+        let all = self.groups.iter().map_err(|e| broken(&self.pages, e))?;
         all.map(|item| {
-            let (group, record) = item.map_err(|e| broken(&self.path, e))?;
+            let (group, record) = item.map_err(|e| broken(&self.pages, e))?;
             Ok((GroupId(group.value()), Bytes::copy_from_slice(record.value())))
         })
         .collect()
@@ -259,7 +272,7 @@ impl View {
 /// Rows of a range in key order.
 pub struct Rows {
     rows: Option<redb::Range<'static, &'static [u8], &'static [u8]>>,
-    path: Arc<PathBuf>,
+    pages: Arc<Pages>,
 }
 
 impl Iterator for Rows {
@@ -267,24 +280,33 @@ impl Iterator for Rows {
 
     fn next(&mut self) -> Option<Self::Item> {
         let item = self.rows.as_mut()?.next()?;
-        Some(item.map(|(k, v)| (k.value().to_vec(), Bytes::copy_from_slice(v.value()))).map_err(|e| broken(&self.path, e)))
+        Some(item.map(|(k, v)| (k.value().to_vec(), Bytes::copy_from_slice(v.value()))).map_err(|e| broken(&self.pages, e)))
     }
 }
 
-fn broken(path: &Path, e: impl Into<redb::Error>) -> Error {
+fn broken(pages: &Pages, e: impl Into<redb::Error>) -> Error {
+    // redb goes on with other words once a read has failed.
+    if let Some(damage) = pages.damage() {
+        return Error::corrupt(damage);
+    }
     let e = e.into();
     let kind = match &e {
         redb::Error::DatabaseAlreadyOpen => Kind::Conflict,
         redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) | redb::Error::TableDoesNotExist(_) => Kind::Corrupt,
-        redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => Kind::Exhausted,
+        redb::Error::Io(io) => match io.kind() {
+            io::ErrorKind::StorageFull => Kind::Exhausted,
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Kind::Corrupt,
+            _ => Kind::Unavailable,
+        },
         _ => Kind::Unavailable,
     };
-    Error::new(kind, format!("{}: {e}", path.display()))
+    Error::new(kind, format!("{}: {e}", pages.path().display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk;
 
     #[test]
     fn rows_and_group_records_are_committed_together_and_found_again() {
@@ -329,5 +351,65 @@ mod tests {
         let view = store.view().unwrap();
         let left: Vec<bool> = rows.iter().map(|k| view.get(k).unwrap().is_some()).collect();
         assert_eq!(left, [true, true, false, false, true, true]);
+    }
+
+    /// A store of some rows, closed as a node that stops closes it, or left as one that is killed leaves it; and its rows after each commit.
+    fn filled(dir: &Path, killed: bool) -> Vec<Vec<(Vec<u8>, Bytes)>> {
+        let store = Store::create(dir, &disk::Machine, b"me").unwrap();
+        let row = |n: u32| (keys::data(format!("{:05}", n * 7919 % 10_000).as_bytes()), Bytes::from(vec![n as u8; (n * 13 % 700) as usize]));
+        let mut rows: Vec<_> = (0..600).map(row).collect();
+        rows.push((keys::data(b"large"), Bytes::from(vec![9; 20_000])));
+        let mut after = Vec::new();
+        for (turn, some) in rows.chunks(200).enumerate() {
+            let mut commit = store.begin().unwrap();
+            commit.rows(some.iter().map(|(key, value)| (key.as_slice(), Some(value.as_ref())))).unwrap();
+            commit.group(GroupId(3), b"three").unwrap();
+            commit.finish().unwrap();
+            let mut so_far = rows[..turn * 200 + some.len()].to_vec();
+            so_far.sort();
+            after.push(so_far);
+        }
+        if killed {
+            std::fs::copy(Store::path_in(dir), dir.join("killed")).unwrap();
+            drop(store);
+            std::fs::rename(dir.join("killed"), Store::path_in(dir)).unwrap();
+        }
+        after
+    }
+
+    fn all_of(dir: &Path) -> Result<Vec<(Vec<u8>, Bytes)>> {
+        let store = Store::open(dir, &disk::Machine)?;
+        let view = store.view()?;
+        assert_eq!(store.identity()?, "me");
+        assert_eq!(view.group(GroupId(3))?.unwrap(), "three");
+        let rows = view.range(&(vec![keys::DATA]..vec![keys::DATA + 1]))?.collect::<Result<Vec<_>>>();
+        assert_eq!(rows.is_err(), view.whole().is_err());
+        rows
+    }
+
+    #[test]
+    fn a_bit_that_rots_in_any_page_is_noticed_or_of_no_account() {
+        for killed in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let (after, path) = (filled(dir.path(), killed), Store::path_in(dir.path()));
+            let whole = std::fs::read(&path).unwrap();
+            let used: Vec<usize> = (0..whole.len() / 4096).filter(|block| *block != 1 && whole[block * 4096..][..4096].iter().any(|byte| *byte != 0)).collect();
+            let mut noticed = 0;
+            for (turn, block) in used.iter().enumerate() {
+                let mut rotten = whole.clone();
+                rotten[block * 4096 + turn * 1237 % 4096] ^= 1 << (turn % 8);
+                std::fs::write(&path, rotten).unwrap();
+                match all_of(dir.path()) {
+                    // A repair that finds the last commit damaged takes it for one that the crash tore, and goes back to the one before.
+                    Ok(read) => assert!(after[after.len() - 1 - usize::from(killed)..].contains(&read), "block {block}"),
+                    Err(e) => {
+                        assert_eq!(e.kind, Kind::Corrupt, "block {block}: {e}");
+                        assert!(e.message.contains(&path.display().to_string()), "{e}");
+                        noticed += 1;
+                    }
+                }
+            }
+            assert!(noticed > used.len() / 4, "{noticed} of {}", used.len());
+        }
     }
 }

@@ -83,7 +83,7 @@ fn plan(point: Failpoint) -> (Scene, u32) {
             (Scene::Snapshot, 1)
         }
         StorePageWritten => (Scene::Snapshot, 12),
-        StoreSynced | StoreResized => (Scene::Snapshot, 1),
+        StoreSynced | StoreResized | StoreSumsWritten => (Scene::Snapshot, 1),
         ViewOpened | CaptureBegun | CaptureChunkPlaced | CaptureCopied | CaptureSynced => (Scene::Snapshot, 1),
         CaptureAsideWritten => (Scene::Snapshot, 2),
         CaptureDirMade | CaptureManifestRenamed | CaptureDirSynced | CaptureInPlace | ReportSending | ReportTaken => (Scene::Snapshot, 1),
