@@ -116,7 +116,7 @@ impl Story {
             let view = store.view().unwrap();
             let groups = self.compare(set.id, node, &view);
             for place in Place::all().into_iter().filter(|p| groups.contains(&topology.group_of_site(&p.site()))) {
-                held.extend(versions(&view, topology, place).map(|versions| (place, Held { place, versions })));
+                held.extend(versions(&view, topology, place).unwrap().map(|versions| (place, Held { place, versions })));
             }
             drop((view, store));
             ids.insert(node, id);
@@ -213,7 +213,7 @@ impl Story {
     /// The groups that a restored store holds, which are those of the cut.
     fn compare(&mut self, id: SnapshotId, node: usize, view: &View) -> Vec<GroupId> {
         let groups: Vec<GroupId> = view.groups().unwrap().into_iter().map(|(group, _)| group).filter(|g| !g.is_meta()).collect();
-        for (group, rows) in parts::rows(view, self.world.topology, groups.iter().copied()) {
+        for (group, rows) in parts::rows(view, self.world.topology, groups.iter().copied()).unwrap() {
             let cut = self.cuts.get(&id).and_then(|cut| cut.groups.get(&group));
             if cut.is_none_or(|cut| !cut.iter().any(|(.., digest)| *digest == rows)) {
                 self.broken.push(format!("node {node} restored from {id} holds {rows} of group {group}, and the cut is {cut:?}"));

@@ -100,7 +100,7 @@ impl Parts {
         let incarnation = world.nodes[node].incarnation;
         match news {
             SnapshotNews::View { id, x, view, groups, .. } => {
-                let rows = rows(&view, world.topology, groups.iter().map(|g| g.group));
+                let rows = rows(&view, world.topology, groups.iter().map(|g| g.group)).expect("the story has just read them");
                 let capture = Capture::begin(groups.len() as u32, Clock::start());
                 let taken = Taken { capture, x, view: Some((*view, groups)), rows, copied: None };
                 self.of(node, world).captures.insert(id, taken);
@@ -168,7 +168,9 @@ impl Parts {
                 Err(_) if taken.capture.is_stopped() => {}
                 Err(e) => {
                     let part = Part::failed(me, e.message.clone());
-                    self.broken.push(format!("node {node} cannot capture {id}: {e}"));
+                    if !world.nodes[node].may_fail_to_read(&e) {
+                        self.broken.push(format!("node {node} cannot capture {id}: {e}"));
+                    }
                     return self.report(Report { node, incarnation, id, part }, world);
                 }
             }
@@ -323,18 +325,20 @@ pub fn rows_of_part(dir: &Path) -> Result<Rows> {
 }
 
 /// What a view holds of some groups.
-pub fn rows(view: &View, topology: Topology, groups: impl IntoIterator<Item = GroupId>) -> Rows {
+pub fn rows(view: &View, topology: Topology, groups: impl IntoIterator<Item = GroupId>) -> Result<Rows> {
     let digest = |group: GroupId| {
         let mut hash = blake3::Hasher::new();
         let ranges = match group.is_meta() {
             true => vec![vec![keys::META]..vec![keys::META + 1]],
             false => topology.partitions_of(group).map(|p| keys::partition(PartitionId(p))).collect(),
         };
-        for row in ranges.iter().flat_map(|range| view.range(range).unwrap()) {
-            let (key, row) = row.unwrap();
-            hash.update(&key[1..]).update(&row);
+        for range in &ranges {
+            for row in view.range(range)? {
+                let (key, row) = row?;
+                hash.update(&key[1..]).update(&row);
+            }
         }
-        hash.finalize().to_hex().to_string()
+        Ok((group, hash.finalize().to_hex().to_string()))
     };
-    groups.into_iter().map(|group| (group, digest(group))).collect()
+    groups.into_iter().map(digest).collect()
 }

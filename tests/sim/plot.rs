@@ -44,12 +44,14 @@ pub enum Fault {
     Drift,
     FalseAlarm,
     Checkpoint,
-    /// A bit of a log rots while its node is down: once in a story, and where every group can do without a voter.
+    /// A bit of a log rots while its node is down: once in a story, that or the next, and where every group can do without a voter.
     Rot,
+    /// Bits in pages of a store rot, whether its node runs or is down.
+    StoreRot,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 16] = [
+    pub const ALL: [Fault; 17] = [
         Fault::Crash,
         Fault::CrashAll,
         Fault::CrashBetweenWrites,
@@ -66,6 +68,7 @@ impl Fault {
         Fault::FalseAlarm,
         Fault::Checkpoint,
         Fault::Rot,
+        Fault::StoreRot,
     ];
 }
 
@@ -73,7 +76,7 @@ impl Plot {
     pub fn of(seed: u64) -> Plot {
         let mut chance = Chance::seeded(seed ^ 0x5EED);
         let nodes = [1, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 7][chance.below(16) as usize];
-        let faults = Fault::ALL.into_iter().filter(|fault| *fault != Fault::Rot && chance.below(3) == 0).collect();
+        let faults = Fault::ALL.into_iter().filter(|fault| !matches!(fault, Fault::Rot | Fault::StoreRot) && chance.below(3) == 0).collect();
         let mut plot = Plot {
             seed,
             nodes,
@@ -95,6 +98,7 @@ impl Plot {
         };
         // What came later is drawn last, so that a seed's plot stays what it was but for that.
         plot.faults.extend((chance.below(3) == 0).then_some(Fault::Rot));
+        plot.faults.extend((chance.below(3) == 0).then_some(Fault::StoreRot));
         plot
     }
 }

@@ -12,6 +12,7 @@ use devicedb::{
     cluster::{self, walk::Membership},
     data::{Place as RowPlace, Row, RowKey, Versions},
     engine::{Body, Input, SnapshotNews},
+    error::Result,
     ids::{GroupId, SnapshotId, Topology},
     store::{View, keys},
     wire,
@@ -307,6 +308,11 @@ impl Story {
                     self.world.rot(node);
                 }
             }
+            Fault::StoreRot => {
+                if !self.world.rotted && self.spares_any() {
+                    self.world.rot_store(node);
+                }
+            }
         }
     }
 
@@ -331,7 +337,7 @@ impl Story {
             this.disk.heal();
             this.disk.set_sync(Duration::from_micros(500));
             self.world.set_work_slow(node, Duration::ZERO);
-            if self.world.nodes[node].rotten {
+            if self.world.nodes[node].is_rotten() {
                 // Whoever has to look after it gives up its disk.
                 self.world.stop(node);
                 let dir = self.fresh_dir("machine");
@@ -416,8 +422,12 @@ impl Story {
                 let topology = self.world.topology;
                 let cut = self.cuts.entry(*id).or_default();
                 let held: BTreeSet<GroupId> = groups.iter().map(|g| g.group).collect();
-                cut.counters.push(counters(view, topology, &held));
-                let mut rows = parts::rows(view, topology, held.into_iter().filter(|g| !g.is_meta()));
+                let seen = counters(view, topology, &held).and_then(|counters| Ok((counters, parts::rows(view, topology, held)?)));
+                let (counters, mut rows) = match seen {
+                    Ok(seen) => seen,
+                    Err(e) => return self.world.unreadable(node, &e),
+                };
+                cut.counters.push(counters);
                 for group in groups.iter().filter(|g| !g.group.is_meta()) {
                     let digest = rows.remove(&group.group).expect("it was asked for");
                     cut.groups.entry(group.group).or_default().insert((group.at.index, group.at.term, digest));
@@ -456,27 +466,27 @@ impl Story {
     }
 }
 
-fn counters(view: &View, topology: Topology, groups: &BTreeSet<GroupId>) -> BTreeMap<(usize, usize), u64> {
+fn counters(view: &View, topology: Topology, groups: &BTreeSet<GroupId>) -> Result<BTreeMap<(usize, usize), u64>> {
     let mut held = BTreeMap::new();
     for (column, turn) in (0..COLUMNS).flat_map(|column| (0..3).map(move |turn| (column, turn))) {
         let place = Place::Counter(column, turn);
         if !groups.contains(&topology.group_of_site(&place.site())) {
             continue;
         }
-        let number = versions(view, topology, place).map_or(0, |versions| {
+        let number = versions(view, topology, place)?.map_or(0, |versions| {
             let value = versions.visible().next().and_then(|v| v.value.clone()).expect("counters are not deleted");
             u64::from_be_bytes(value.as_bytes().try_into().unwrap())
         });
         held.insert((column, turn), number);
     }
-    held
+    Ok(held)
 }
 
 /// What a store holds of a key.
-pub fn versions(view: &View, topology: Topology, place: Place) -> Option<Versions> {
+pub fn versions(view: &View, topology: Topology, place: Place) -> Result<Option<Versions>> {
     let row_place = RowPlace::Key { bucket: place.bucket(), key: place.key() };
     let row = RowKey { partition: topology.partition_of(&place.site()), site: place.site(), place: row_place };
-    let stored = view.get(&keys::data(&row.encode())).unwrap()?;
+    let Some(stored) = view.get(&keys::data(&row.encode()))? else { return Ok(None) };
     let Row::Key(versions) = wire::decode_row(&row.place, &stored).unwrap() else { panic!("{row:?} is not the row of a key") };
-    Some(versions)
+    Ok(Some(versions))
 }

@@ -23,7 +23,7 @@ use devicedb::{
     data::Reply,
     engine::{ArrivedRows, Body, Bounds, Engine, Finished, Host, Input, Job, Look, News, RowsToSend, Sight, SnapshotNews, Token},
     entry::Identity,
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
     limits,
     log::{Batch, Log},
@@ -153,10 +153,17 @@ pub struct Node {
     pub member: bool,
     /// Whether it is to be started again when it is down.
     pub restarts: bool,
-    /// A bit of its log was flipped: it may fail, and say so, at any time.
-    pub rotten: bool,
+    /// What of it was damaged: it may fail, and say so, at any time.
+    rotten: Option<Rot>,
     work_slow: Duration,
     join_answer: Option<Token>,
+}
+
+/// Where bits were flipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rot {
+    Log,
+    Store,
 }
 
 struct Running {
@@ -277,7 +284,7 @@ impl World {
             drift_permille: 0,
             member: number == 0,
             restarts: true,
-            rotten: false,
+            rotten: None,
             work_slow: Duration::ZERO,
             join_answer: None,
         };
@@ -444,8 +451,8 @@ impl World {
         let mut outside = Outside { said: Said::default(), disk: &this.disk, store: &running.store, local, drift_permille: this.drift_permille };
         let ended = panic::catch_unwind(AssertUnwindSafe(|| running.engine.round(inputs, &mut outside)));
         // raft-rs knows no other answer to a log that cannot be read; the process ends either way.
-        let ended = ended
-            .unwrap_or_else(|panicked| if this.disk.has_failed() || this.rotten { Err(Error::unavailable("a panic")) } else { panic::resume_unwind(panicked) });
+        let may_panic = this.disk.has_failed() || this.rotten == Some(Rot::Log);
+        let ended = ended.unwrap_or_else(|panicked| if may_panic { Err(Error::unavailable("a panic")) } else { panic::resume_unwind(panicked) });
         let said = outside.said;
         this.busy_until = self.now + this.disk.take_spent();
         running.jobs.extend(said.jobs);
@@ -520,11 +527,15 @@ impl World {
         if let Some(target) = arrives {
             self.order += 1;
             let path = self.nodes[target].dir.join("spool").join(format!("incoming-{}.rows", self.order));
-            transfer::write(&path, &record, &view, self.topology, group).unwrap();
-            let arrived = ArrivedRows { group, name, record, path };
-            let receiver = self.nodes[target].incarnation;
-            self.plan_node(target, at, receiver, Event::Input(Box::new(Input::RowsArrived(arrived))));
-            delivered = Some(announced);
+            match transfer::write(&path, &record, &view, self.topology, group) {
+                Ok(_) => {
+                    let arrived = ArrivedRows { group, name, record, path };
+                    let receiver = self.nodes[target].incarnation;
+                    self.plan_node(target, at, receiver, Event::Input(Box::new(Input::RowsArrived(arrived))));
+                    delivered = Some(announced);
+                }
+                Err(e) => self.unreadable(node, &e),
+            }
         }
         drop(view);
         let input = Input::RowsSent { to, group, announced: delivered };
@@ -541,6 +552,13 @@ impl World {
 
     pub fn set_work_slow(&mut self, node: usize, takes: Duration) {
         self.nodes[node].work_slow = takes;
+    }
+
+    /// Somebody beside the engine could not read a node's store.
+    pub fn unreadable(&mut self, node: usize, e: &Error) {
+        if !self.nodes[node].may_fail_to_read(e) {
+            self.broken.push(format!("node {node}: its store cannot be read: {e}"));
+        }
     }
 
     // ---- Those who use it. ----
@@ -596,6 +614,15 @@ impl World {
 impl Node {
     /// Its disk has failed its process, or may do so now.
     fn may_fail(&self) -> bool {
-        self.disk.has_failed() || self.rotten
+        self.disk.has_failed() || self.is_rotten()
+    }
+
+    pub fn is_rotten(&self) -> bool {
+        self.rotten.is_some()
+    }
+
+    /// Whether it need not be able to read its store: its disk has failed, or the store is damaged, and the error says so.
+    pub fn may_fail_to_read(&self, e: &Error) -> bool {
+        self.disk.has_failed() || self.rotten == Some(Rot::Store) && e.kind == Kind::Corrupt
     }
 }

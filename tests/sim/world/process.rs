@@ -22,8 +22,10 @@ use devicedb::{
     store::{FORMAT, Store},
 };
 
-use super::{Event, Moment, Running, World};
+use super::{Event, Moment, Rot, Running, World};
 use crate::disk::SimDisk;
+
+const PAGE: usize = 4096;
 
 impl World {
     pub(super) fn start(&mut self, node: usize) {
@@ -142,7 +144,32 @@ impl World {
         let at = self.chance.below(synced.parse().expect("a number of bytes")) as usize;
         bytes[at] ^= 1 << self.chance.below(8);
         std::fs::write(log.join(name), bytes).unwrap();
-        (self.nodes[node].rotten, self.rotted) = (true, true);
+        (self.nodes[node].rotten, self.rotted) = (Some(Rot::Log), true);
+    }
+
+    /// Flips a bit in one, some or all pages of a node's store: while it runs, is stopped, or is down after a crash, when it has to repair the store.
+    pub fn rot_store(&mut self, node: usize) {
+        match self.chance.below(4) {
+            0 => self.crash(node),
+            1 => {
+                // What it has open is closed with its process.
+                self.nodes[node].running = None;
+                self.crash(node);
+            }
+            _ => {}
+        }
+        let path = Store::path_in(&self.nodes[node].dir);
+        let Ok(mut bytes) = std::fs::read(&path) else { return };
+        // Behind redb's header, which has checksums of its own, but not everywhere.
+        let used: Vec<usize> = (2..bytes.len() / PAGE).filter(|page| bytes[page * PAGE..][..PAGE].iter().any(|byte| *byte != 0)).collect();
+        let one_in = [1, 4, 1 + used.len() as u64][self.chance.below(3) as usize];
+        for page in used {
+            if self.chance.below(one_in) == 0 {
+                bytes[page * PAGE + self.chance.below(PAGE as u64) as usize] ^= 1 << self.chance.below(8);
+            }
+        }
+        std::fs::write(path, bytes).unwrap();
+        (self.nodes[node].rotten, self.rotted) = (Some(Rot::Store), true);
     }
 
     /// All processes end at once and nobody starts them again. What is on the network still arrives.
@@ -208,7 +235,7 @@ impl World {
         (this.dir, this.disk, this.member) = (dir, disk, store_of.is_some());
         this.port += if store_of.is_none() { 1000 } else { 0 };
         this.id = id;
-        this.rotten = false;
+        this.rotten = None;
         (this.restarts, this.join_answer, this.paused_until, this.busy_until) = (false, None, Moment::ZERO, self.now);
     }
 }
