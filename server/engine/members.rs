@@ -77,8 +77,12 @@ impl Engine {
         let (me, now) = (self.me(), self.now);
         let wanted = self.meta.wanted(id);
         let resigning = self.resigning;
-        let Some(group) = self.groups.get_mut(&id).filter(|g| g.knows_all() && !wanted.voters.is_empty() && !resigning) else { return };
+        let Some(group) = self.groups.get_mut(&id).filter(|g| g.leads()) else { return };
+        // Also before it has committed an entry of its term: the voter that it lacks for that may be the one that waits for rows.
         watch_snapshots(group, now);
+        if !group.knows_all() || wanted.voters.is_empty() || resigning {
+            return;
+        }
         if group.raw.raft.has_pending_conf() {
             return;
         }

@@ -207,7 +207,8 @@ impl Story {
             if self.world.now > by {
                 let waiting = self.clients.waiting().join("; ");
                 let nodes: Vec<_> = (0..self.plot.nodes).map(|n| self.world.look(n, |s| s.unready())).collect();
-                self.broken.push(format!("not within {bound:?}: {what}; clients: {waiting}; nodes: {nodes:?}; {}", self.restless));
+                let overdue = self.world.overdue(Duration::ZERO).join("; ");
+                self.broken.push(format!("not within {bound:?}: {what}; clients: {waiting}; nodes: {nodes:?}; {overdue}; {}", self.restless));
             }
             self.step();
         }
