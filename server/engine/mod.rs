@@ -265,7 +265,7 @@ impl Engine {
 
     /// One turn of the loop; see the module. An error is the end of the node.
     pub fn round(&mut self, inputs: impl IntoIterator<Item = Input>, host: &mut dyn Host) -> Result<()> {
-        // Others read from the store as well: for a snapshot, or for another node.
+        // Others read from the store as well, for a snapshot or for another node. What failed for them ends the node too.
         self.view.whole()?;
         self.now = host.now();
         for input in inputs {

@@ -236,9 +236,9 @@ impl Commit {
 }
 
 impl View {
-    /// `Corrupt` once any page of the store, whoever read it, has turned out to be damaged.
+    /// Fails once any read of the store's file has failed, whoever it was for: `Corrupt` if a page was not what was written.
     pub fn whole(&self) -> Result<()> {
-        self.pages.damage().map_or(Ok(()), |damage| Err(Error::corrupt(damage)))
+        self.pages.whole()
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
@@ -286,8 +286,8 @@ impl Iterator for Rows {
 
 fn broken(pages: &Pages, e: impl Into<redb::Error>) -> Error {
     // redb goes on with other words once a read has failed.
-    if let Some(damage) = pages.damage() {
-        return Error::corrupt(damage);
+    if let Err(e) = pages.whole() {
+        return e;
     }
     let e = e.into();
     let kind = match &e {

@@ -17,7 +17,7 @@
 //!   as redb does then, sees which pages count; `mend` takes their checksums from what is there.
 //! - The first page is redb's header. It is written in place, so that after a crash its checksum could be right for the header before; redb's slots in it
 //!   have checksums of their own.
-//! - Once a page is found damaged, the file says so for as long as it is open.
+//! - Once a page is found damaged or cannot be read, the file says so for as long as it is open.
 
 use std::{
     collections::BTreeSet,
@@ -52,7 +52,7 @@ pub struct Pages {
     path: PathBuf,
     sums: Mutex<Sums>,
     mending: AtomicBool,
-    damage: OnceLock<String>,
+    failed: OnceLock<Error>,
 }
 
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ impl Pages {
             of.extend(block[MAGIC.len()..].chunks_exact(SUM_BYTES).take(left).map(|sum| u32::from_be_bytes(sum.try_into().expect("four bytes"))));
         }
         let sums = Mutex::new(Sums { of, changed: BTreeSet::new() });
-        Ok(Pages { file, path: path.to_owned(), sums, mending: AtomicBool::new(false), damage: OnceLock::new() })
+        Ok(Pages { file, path: path.to_owned(), sums, mending: AtomicBool::new(false), failed: OnceLock::new() })
     }
 
     pub fn path(&self) -> &Path {
@@ -91,9 +91,9 @@ impl Pages {
         self.lock().of.len() as u64 * PAGE
     }
 
-    /// Which page was found damaged, and what to do about it.
-    pub fn damage(&self) -> Option<&str> {
-        self.damage.get().map(String::as_str)
+    /// The first read that failed: `Corrupt` if a page was not what was written.
+    pub fn whole(&self) -> Result<()> {
+        self.failed.get().map_or(Ok(()), |e| Err(e.clone()))
     }
 
     /// From now on a page that does not match its checksum gets another, or not any more.
@@ -102,6 +102,14 @@ impl Pages {
     }
 
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.read_checked(offset, out).inspect_err(|e| {
+            let failed: Result<()> = Err(io::Error::new(e.kind(), e.to_string())).at(self.path.display());
+            // Only the first one says what happened.
+            failed.err().map(|e| self.failed.set(e));
+        })
+    }
+
+    fn read_checked(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         if in_header(offset, out.len()) {
             return read_whole(&*self.file, PAGE + offset, out);
         }
@@ -116,7 +124,7 @@ impl Pages {
             if wrong && self.mending.load(Ordering::Acquire) {
                 sums.set(page, read);
             } else if wrong && !planted(Mistake::PagesUnchecked) {
-                return Err(self.damaged(page));
+                return Err(damaged(page));
             }
         }
         Ok(())
@@ -163,18 +171,6 @@ impl Pages {
     fn lock(&self) -> MutexGuard<'_, Sums> {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn damaged(&self, page: u64) -> io::Error {
-        let damage = self.damage.get_or_init(|| {
-            format!(
-                "{} is damaged: page {page}, at byte {}, is not what was written there. Nothing of it is served. Restore a part into an empty directory, or start \
-                 with an empty one and --join",
-                self.path.display(),
-                place_of(page)
-            )
-        });
-        io::Error::new(io::ErrorKind::InvalidData, damage.as_str())
-    }
 }
 
 impl Sums {
@@ -204,6 +200,15 @@ fn foreign(path: &Path, block: &[u8]) -> Error {
         ));
     }
     Error::corrupt(format!("{} is damaged, or was not written by DeviceDB: it does not begin as a store does", path.display()))
+}
+
+fn damaged(page: u64) -> io::Error {
+    let place = place_of(page);
+    let text = format!(
+        "page {page}, at byte {place}, is damaged: it is not what was written there. Nothing of the store is served. Restore a part into an empty directory, or \
+         start with an empty one and --join"
+    );
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 fn in_header(offset: u64, bytes: usize) -> bool {
@@ -304,7 +309,7 @@ mod tests {
             let (pages, mut out) = (opened(&path), page(0));
             pages.mend(mend);
             let read = pages.read(n * PAGE, &mut out);
-            assert_eq!(read.is_err(), pages.damage().is_some());
+            assert_eq!(read.is_err(), pages.whole().is_err_and(|e| e.kind == Kind::Corrupt && e.message.contains(&path.display().to_string())));
             read.map(|()| out[0])
         };
         assert_eq!(read(&whole, 2, false).unwrap(), 2);
@@ -314,7 +319,7 @@ mod tests {
             rotten[at] ^= 1;
             let e = read(&rotten, 2, false).unwrap_err();
             assert_eq!(e.kind(), io::ErrorKind::InvalidData);
-            assert!(e.to_string().contains(&format!("{} is damaged: page 2, at byte {place},", path.display())), "{e}");
+            assert!(e.to_string().contains(&format!("page 2, at byte {place}, is damaged")), "{e}");
             assert_eq!(read(&rotten, 3, false).unwrap(), 3);
             read(&rotten, 2, true).unwrap();
         }
