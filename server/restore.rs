@@ -25,7 +25,7 @@ use crate::{
     failpoint::{Failpoint, failpoint},
     ids::{GroupId, Lineage, NodeId, SnapshotSeq},
     log::Log,
-    snapshot::{chunk::ChunkHash, manifest::Manifest, source::PartSource, verify},
+    snapshot::{chunk::ChunkHash, lanes, manifest::Manifest, source::PartSource, verify},
     store::{self, Commit, FORMAT, Store, keys},
     wire,
 };
@@ -272,16 +272,15 @@ fn load(commit: &mut Commit, source: &PartSource, manifest: &Manifest) -> Result
     }
     for group in &manifest.groups {
         commit.group(group.group, &wire::encode_record(&record(group.mark_index, group.mark_term, &group.voters, &group.learners)))?;
-        for partition in &group.partitions {
-            for hash in &partition.chunks {
-                let rows = source.chunk(*hash)?;
-                let rows: Vec<(Vec<u8>, &[u8])> = rows.iter().map(|(k, v)| (keys::data(k), v)).collect();
-                commit.rows(rows.iter().map(|(k, v)| (k.as_slice(), Some(*v))))?;
-            }
-            let index = partition.data_index.to_be_bytes();
-            let key = keys::partition_index(partition.id);
-            commit.rows([(key.as_slice(), Some(&index[..]))].into_iter())?;
-        }
+    }
+    let partitions = || manifest.groups.iter().flat_map(|group| &group.partitions);
+    // Groups and their partitions stand in the order of their keys.
+    let chunks = partitions().flat_map(|partition| &partition.chunks);
+    lanes::in_order(chunks, |hash| source.chunk(*hash), |rows| commit.load(keys::DATA, rows?.iter()))?;
+    for partition in partitions() {
+        let index = partition.data_index.to_be_bytes();
+        let key = keys::partition_index(partition.id);
+        commit.rows([(key.as_slice(), Some(&index[..]))].into_iter())?;
     }
     Ok(())
 }

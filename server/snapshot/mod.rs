@@ -9,9 +9,10 @@
 //! - `shelf`: one node's finished parts on disk. Chunks that parts share are there once.
 //! - `archive`: a part as a tar whose bytes are the same every time, to be streamed from any offset; and the reader of such a tar.
 //! - `source`: a part as an operator has extracted it.
+//! - `lanes`: many chunks are worked on at the same time, and taken in order.
 //! - `verify`, `set`: check one part, and all parts of a snapshot together; name everything that is wrong, and say what the rest still covers.
 //!
-//! Everything here is synchronous and blocks on the disk; who calls it from a task does so from a thread of its own. `cut`, `chunk` and `manifest` are pure.
+//! Everything here is synchronous and blocks on the disk and on the threads that `lanes` starts; who calls it from a task does so from a thread of its own. `cut`, `chunk` and `manifest` are pure.
 
 pub mod cut;
 pub mod chunk;
@@ -19,6 +20,7 @@ pub mod manifest;
 pub mod shelf;
 pub mod archive;
 pub mod source;
+pub mod lanes;
 pub mod verify;
 pub mod set;
 

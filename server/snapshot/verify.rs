@@ -3,7 +3,7 @@
 //! Checked are: the manifest against its digest and itself; every chunk against its name, the manifest and its partition; the order of rows within and across chunks;
 //! that nothing is missing and nothing is there that does not belong. Problems are collected, not thrown, up to a bound; further ones are counted.
 //!
-//! Memory holds the manifest, two keys a chunk, and one chunk, however large the part is. What parts say together is the matter of `set`.
+//! Memory holds the manifest, two keys a chunk, and a few chunks a core, however large the part is. What parts say together is the matter of `set`.
 
 use std::{
     fmt,
@@ -16,7 +16,8 @@ use serde::Serialize;
 use super::{
     archive::{PartTar, Step},
     chunk::{ChunkHash, Digest},
-    manifest::{Manifest, Owner},
+    lanes,
+    manifest::{ChunkEntry, Manifest, Owner},
     source::PartSource,
 };
 use crate::{
@@ -100,7 +101,8 @@ pub(super) fn examine(path: &Path) -> Examined {
     };
     let (manifest, digest) = opened.manifest();
     let report = PartReport::of(path, manifest, digest);
-    let mut check = Check::of(path, manifest, &mut problems);
+    let plan = Plan::of(manifest);
+    let mut check = Check { path: path.display().to_string(), plan: &plan, ends: vec![None; manifest.chunks.len()], problems: &mut problems };
     match &opened {
         Opened::Tar { file, text_bytes, .. } => check.tar(file, *text_bytes),
         Opened::Directory(source) => check.directory(source),
@@ -150,45 +152,84 @@ impl Opened {
 /// The first and the last key of a chunk.
 type Ends = (Box<[u8]>, Box<[u8]>);
 
+/// What a part should hold.
+struct Plan<'a> {
+    manifest: &'a Manifest,
+    /// By the chunks' place in the manifest's table.
+    owners: Vec<Owner>,
+}
+
+/// What looking at one place of a part came to.
+enum Looked {
+    Chunk { hash: ChunkHash, offset: Option<u64>, ends: Result<Ends> },
+    Problem { offset: u64, chunk: Option<ChunkHash>, what: String },
+}
+
 struct Check<'a> {
     path: String,
-    manifest: &'a Manifest,
-    /// By the chunks' place in the manifest's table, as are the ends.
-    owners: Vec<Owner>,
-    /// Of chunks that are what they should be.
+    plan: &'a Plan<'a>,
+    /// Of chunks that are what they should be, by their place in the manifest's table.
     ends: Vec<Option<Ends>>,
     problems: &'a mut Problems,
 }
 
-impl<'a> Check<'a> {
-    fn of(path: &Path, manifest: &'a Manifest, problems: &'a mut Problems) -> Check<'a> {
+impl<'a> Plan<'a> {
+    fn of(manifest: &'a Manifest) -> Plan<'a> {
         let mut owners = vec![Owner::Meta; manifest.chunks.len()];
         for (owner, hash) in manifest.lists().flat_map(|(owner, chunks)| chunks.iter().map(move |hash| (owner, *hash))) {
             owners[manifest.position(hash).expect("a manifest that was parsed has its chunks in its table")] = owner;
         }
-        Check { path: path.display().to_string(), manifest, owners, ends: vec![None; manifest.chunks.len()], problems }
+        Plan { manifest, owners }
     }
 
+    fn place(&self, hash: ChunkHash) -> usize {
+        self.manifest.position(hash).expect("only chunks of the manifest are read")
+    }
+
+    fn ends_of(&self, hash: ChunkHash, data: &[u8]) -> Result<Ends> {
+        let at = self.place(hash);
+        let (entry, owner) = (&self.manifest.chunks[at], &self.owners[at]);
+        let rows = entry.open(data)?;
+        let mut keys = rows.iter().map(|(key, _)| key);
+        let first = keys.next().expect("a chunk has rows");
+        let last = keys.last().unwrap_or(first);
+        if !owner.owns(first, last) {
+            return Err(Error::corrupt(format!("chunk {hash} holds rows of other partitions than {owner}")));
+        }
+        Ok((first.into(), last.into()))
+    }
+}
+
+impl Check<'_> {
     fn tar(&mut self, file: &File, text_bytes: u64) {
-        let read = file.try_clone().map_err(|e| Error::unavailable(e.to_string())).and_then(|file| PartTar::read(file, self.manifest, text_bytes));
+        let read = file.try_clone().map_err(|e| Error::unavailable(e.to_string())).and_then(|file| PartTar::read(file, self.plan.manifest, text_bytes));
         let mut tar = match read {
             Ok(tar) => tar,
             Err(e) => return self.problem(None, None, e.message),
         };
-        loop {
-            match tar.step() {
-                Ok(Some(Step::Chunk { hash, offset, data })) => self.chunk(hash, Some(offset), Ok(data)),
-                Ok(Some(Step::Problem { offset, chunk, what })) => self.problem(Some(offset), chunk, what),
-                Ok(None) => return,
-                Err(e) => return self.problem(None, None, e.message),
-            }
+        let plan = self.plan;
+        let look = |step| match step {
+            Step::Chunk { hash, offset, data } => Looked::Chunk { hash, offset: Some(offset), ends: plan.ends_of(hash, &data) },
+            Step::Problem { offset, chunk, what } => Looked::Problem { offset, chunk, what },
+        };
+        let steps = std::iter::from_fn(|| tar.step().transpose());
+        let noted = lanes::in_order(steps, |step| step.map(look), |looked| looked.map(|looked| self.note(looked)));
+        if let Err(e) = noted {
+            self.problem(None, None, e.message);
         }
     }
 
     fn directory(&mut self, source: &PartSource) {
-        for entry in &self.manifest.chunks {
-            self.chunk(entry.hash, None, source.stored(entry));
-        }
+        let plan = self.plan;
+        let look = |entry: &ChunkEntry| {
+            let ends = source.stored(entry).and_then(|data| plan.ends_of(entry.hash, &data));
+            Looked::Chunk { hash: entry.hash, offset: None, ends }
+        };
+        let noted = lanes::in_order(plan.manifest.chunks.iter(), look, |looked| {
+            self.note(looked);
+            Ok(())
+        });
+        noted.expect("noting what was seen does not fail");
         match source.extra() {
             Err(e) => self.problem(None, None, e.message),
             Ok((extra, count)) => {
@@ -198,29 +239,17 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn chunk(&mut self, hash: ChunkHash, offset: Option<u64>, data: Result<Vec<u8>>) {
-        let i = self.manifest.position(hash).expect("only chunks of the manifest are read");
-        match data.and_then(|data| self.ends_of(i, &data)) {
-            Ok(ends) => self.ends[i] = Some(ends),
-            Err(e) => self.problem(offset, Some(hash), e.message),
+    fn note(&mut self, looked: Looked) {
+        match looked {
+            Looked::Chunk { hash, ends: Ok(ends), .. } => self.ends[self.plan.place(hash)] = Some(ends),
+            Looked::Chunk { hash, offset, ends: Err(e) } => self.problem(offset, Some(hash), e.message),
+            Looked::Problem { offset, chunk, what } => self.problem(Some(offset), chunk, what),
         }
-    }
-
-    fn ends_of(&self, i: usize, data: &[u8]) -> Result<Ends> {
-        let entry = &self.manifest.chunks[i];
-        let rows = entry.open(data)?;
-        let mut keys = rows.iter().map(|(key, _)| key);
-        let first = keys.next().expect("a chunk has rows");
-        let last = keys.last().unwrap_or(first);
-        if !self.owners[i].owns(first, last) {
-            return Err(Error::corrupt(format!("chunk {} holds rows of other partitions than {}", entry.hash, self.owners[i])));
-        }
-        Ok((first.into(), last.into()))
     }
 
     /// Whether the rows of one chunk lie behind those of the chunk before.
     fn order(&mut self) {
-        let manifest = self.manifest;
+        let manifest = self.plan.manifest;
         for pair in manifest.lists().flat_map(|(_, chunks)| chunks.windows(2)) {
             let ends = |hash| manifest.position(hash).and_then(|i| self.ends[i].as_ref());
             if let (Some((_, last)), Some((first, _))) = (ends(pair[0]), ends(pair[1]))
@@ -232,7 +261,7 @@ impl<'a> Check<'a> {
     }
 
     fn problem(&mut self, offset: Option<u64>, chunk: Option<ChunkHash>, what: String) {
-        let concerns = chunk.and_then(|hash| self.manifest.position(hash)).map(|i| self.owners[i].to_string());
+        let concerns = chunk.and_then(|hash| self.plan.manifest.position(hash)).map(|i| self.plan.owners[i].to_string());
         self.problems.push(Problem { path: self.path.clone(), offset, chunk, concerns, what });
     }
 }
