@@ -235,8 +235,12 @@ async fn run(options: Options, porch: Porch, address: String, claim: Claim, stor
     let (log, engine) = blocking({
         let (dir, identity, store) = (options.store.clone(), identity.clone(), store.clone());
         move || {
+            let served = store.has_served()?;
             let log = restore::open_log(&dir, Arc::new(disk::Machine), &store)?;
-            let engine = Engine::open(identity, &store, log.clone(), Chance::from_entropy(), clock.now(), Bounds::default())?;
+            let mut engine = Engine::open(identity, &store, log.clone(), Chance::from_entropy(), clock.now(), Bounds::default())?;
+            if !served {
+                engine.begins_anew();
+            }
             Ok((log, engine))
         }
     })

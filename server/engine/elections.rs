@@ -7,6 +7,8 @@
 //! - When a node's last stream ends, its process may be gone. The groups that it leads need not wait for a time-out then: once the promise is over and the
 //!   leader has not been heard again, it is forgotten, and its voters stand one after the other, so that they do not split the vote. A stream that broke
 //!   while the leader lives costs nothing: it is heard again within its promise.
+//! - Groups that were just restored have no leader and no promises. Nobody waits for a time-out: their voters stand one after the other, as soon as a group
+//!   takes part.
 
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use raft::{
 
 use super::{Engine, group::Group};
 use crate::{
-    ids::NodeId,
+    ids::{GroupId, NodeId},
     limits,
     planted::{Mistake, planted},
 };
@@ -34,12 +36,29 @@ impl Engine {
         self.take_offers_back(node);
     }
 
+    /// Stands for election where nobody has ever been elected since the restore and it is this node's turn. It asks again on every tick, since others may not be up yet.
+    fn stand_first(&mut self) {
+        let (me, active) = (self.me(), self.is_active(GroupId(0)));
+        for group in self.groups.values_mut().filter(|g| active || g.id.is_meta()) {
+            let raft = &group.raw.raft;
+            let begins = raft.leader_id == 0 && raft.term == group.raw.store().begin().term && group.installing.is_none();
+            let mine = turn(group, me, None).is_some_and(|turn| raft.election_elapsed as u32 >= turn);
+            if begins && mine && matches!(raft.state, StateRole::Follower | StateRole::PreCandidate) {
+                let _ = group.raw.campaign();
+                self.awake.insert(group.id);
+            }
+        }
+    }
+
     /// Stands for election where a leader is gone and it is this node's turn.
     pub(super) fn tend_elections(&mut self) {
+        if self.anew {
+            self.stand_first();
+        }
         let (me, now) = (self.me(), self.now);
         for group in self.groups.values_mut() {
             let Some(gone) = group.suspected else { continue };
-            let turn = turn(group, me, gone).map(|turn| group.promised_until + limits::TICK * turn);
+            let turn = turn(group, me, Some(gone)).map(|turn| group.promised_until + limits::TICK * (1 + turn));
             let early = (now < turn.unwrap_or(group.promised_until) || now < self.votes_from) && !planted(Mistake::VotesAtOnce);
             if early || group.installing.is_some() {
                 continue;
@@ -83,10 +102,10 @@ impl Group {
     }
 }
 
-/// How many ticks after the promise a voter stands; none for one that has no vote. Each group begins with another voter, so that leaders spread.
-fn turn(group: &Group, me: NodeId, gone: NodeId) -> Option<u32> {
-    let others: Vec<NodeId> = group.members().voters.iter().copied().filter(|n| *n != gone).collect();
+/// How many ticks after the first voter this one stands; none for one that has no vote. Each group begins with another voter, so that leaders spread.
+fn turn(group: &Group, me: NodeId, gone: Option<NodeId>) -> Option<u32> {
+    let others: Vec<NodeId> = group.members().voters.iter().copied().filter(|n| Some(*n) != gone).collect();
     let place = others.iter().position(|n| *n == me)?;
     let turn = (place + group.id.0 as usize) % others.len();
-    Some(1 + limits::STAND_APART_TICKS * turn as u32)
+    Some(limits::STAND_APART_TICKS * turn as u32)
 }

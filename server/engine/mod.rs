@@ -176,6 +176,8 @@ pub struct Engine {
     inbox: VecDeque<PeerMessage>,
     /// Until then votes are withheld: before the restart this node may have promised a leader not to vote.
     votes_from: Duration,
+    /// See `begins_anew`.
+    anew: bool,
     /// The node is about to stop and leads only until somebody else does.
     resigning: bool,
     ticks: u64,
@@ -228,11 +230,18 @@ impl Engine {
             awake,
             inbox: VecDeque::new(),
             votes_from,
+            anew: false,
             resigning: false,
             ticks: 0,
         };
         engine.stand_where_alone();
         Ok(engine)
+    }
+
+    /// The store has never been served from: nobody was voted for and nobody was promised anything, and after a restore no group has ever had a leader.
+    pub fn begins_anew(&mut self) {
+        self.votes_from = self.now;
+        self.anew = true;
     }
 
     pub fn meta(&self) -> &cluster::State {

@@ -66,8 +66,12 @@ impl World {
         let seed = self.chance.next_u64();
         let this = &self.nodes[node];
         let (store, identity) = restore::open(&this.dir, &this.disk)?;
+        let served = store.has_served()?;
         let log = restore::open_log(&this.dir, Arc::new(this.disk.clone()), &store)?;
-        let engine = Engine::open(identity, &store, log.clone(), Chance::seeded(seed), Duration::ZERO, self.bounds)?;
+        let mut engine = Engine::open(identity, &store, log.clone(), Chance::seeded(seed), Duration::ZERO, self.bounds)?;
+        if !served {
+            engine.begins_anew();
+        }
         Ok((engine, store, log))
     }
 
