@@ -155,7 +155,7 @@ pub struct Head<'a> {
 /// Copies all that a view holds of the groups that were captured into a part of its own, which is not in place yet.
 pub fn copy(shelf: &Arc<Shelf>, head: &Head, view: &View, mut captured: Vec<Captured>, capture: &Capture) -> Result<(PartWriter, Manifest)> {
     let identity = head.identity;
-    let mut copier = Copier { writer: shelf.begin(head.snapshot)?, view, previous: newest_part(shelf, identity), capture };
+    let mut copier = Copier { writer: shelf.begin(head.snapshot)?, view, chunker: Chunker::new()?, previous: newest_part(shelf, identity), capture };
     captured.sort_by_key(|c| c.group);
     let mut manifest = Manifest {
         product: env!("CARGO_PKG_VERSION").into(),
@@ -221,6 +221,8 @@ fn reported(info: &PartInfo, manifest: &Manifest) -> Part {
 struct Copier<'a> {
     writer: PartWriter,
     view: &'a View,
+    /// Begins anew with every range.
+    chunker: Chunker,
     /// The node's newest part of the same history.
     previous: Option<Manifest>,
     capture: &'a Capture,
@@ -256,28 +258,27 @@ impl Copier<'_> {
     }
 
     fn range(&mut self, range: &Range<Vec<u8>>) -> Result<Copied> {
+        let Copier { writer, view, chunker, capture, .. } = self;
         let mut copied = Copied::default();
-        let mut chunker = Chunker::new()?;
-        for row in self.view.range(range)? {
-            let (key, value) = row?;
-            // Without the letter of the key space: in a part there is one space only.
-            if let Some(chunk) = chunker.push(&key[1..], &value)? {
-                self.take(&chunk, &mut copied)?;
-            }
-        }
-        if let Some(chunk) = chunker.finish()? {
-            self.take(&chunk, &mut copied)?;
-        }
+        let mut take = |chunk: Option<Chunk>| -> Result<()> {
+            let Some(chunk) = chunk else { return Ok(()) };
+            capture.check()?;
+            writer.chunk(&chunk)?;
+            copied.take(&chunk);
+            Ok(())
+        };
+        // Without the letter of the key space: in a part there is one space only.
+        view.each(range, |key, value| take(chunker.push(&key[1..], value)?))?;
+        take(chunker.finish()?)?;
         Ok(copied)
     }
+}
 
-    fn take(&mut self, chunk: &Chunk, copied: &mut Copied) -> Result<()> {
-        self.capture.check()?;
-        self.writer.chunk(chunk)?;
-        copied.rows += chunk.rows;
-        copied.bytes += chunk.bytes;
-        copied.chunks.push(chunk.hash);
-        Ok(())
+impl Copied {
+    fn take(&mut self, chunk: &Chunk) {
+        self.rows += chunk.rows;
+        self.bytes += chunk.bytes;
+        self.chunks.push(chunk.hash);
     }
 }
 
@@ -352,7 +353,8 @@ mod tests {
         for (view_age_max, holds) in [(limits::VIEW_AGE_MAX, true), (Duration::ZERO, false)] {
             let capture = Capture { view_age_max, ..Capture::begin(64, Clock::start()) };
             while capture.age() == Duration::ZERO {}
-            let mut copier = Copier { writer: shelf.begin(sample::snapshot(1)).unwrap(), view: &view, previous: None, capture: &capture };
+            let mut copier =
+                Copier { writer: shelf.begin(sample::snapshot(1)).unwrap(), view: &view, chunker: Chunker::new().unwrap(), previous: None, capture: &capture };
             let copied = copier.partition(GroupId(0), PartitionId(5));
             assert!(capture.view_age() > Duration::ZERO && capture.partitions_done() == u32::from(holds));
             match copied {

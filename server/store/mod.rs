@@ -270,6 +270,16 @@ impl View {
         Ok(Rows { rows: Some(rows), pages: self.pages.clone() })
     }
 
+    /// Shows the rows of a range in key order, without a copy of any.
+    pub fn each(&self, range: &Range<Vec<u8>>, mut see: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let rows = self.rows.range(range.start.as_slice()..range.end.as_slice()).map_err(|e| broken(&self.path, e))?;
+        for row in rows {
+            let (key, value) = row.map_err(|e| broken(&self.path, e))?;
+            see(key.value(), value.value())?;
+        }
+        Ok(())
+    }
+
     pub fn group(&self, group: GroupId) -> Result<Option<Bytes>> {
         let value = self.groups.get(group.0).map_err(|e| broken(&self.pages, e))?;
         Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
