@@ -265,6 +265,9 @@ pub struct Download {
     /// Go on with what an earlier download left
     #[arg(long)]
     pub resume: bool,
+    /// With --all: parts that are fetched at the same time, each from its own node if --endpoint names it
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    pub parallel: u16,
 }
 
 /// host:port, one or several.

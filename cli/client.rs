@@ -116,6 +116,13 @@ impl Client {
         Chance::seeded(self.chance.next_u64())
     }
 
+    /// One more of the same, that another task may use at the same time. It asks the node at `address` first, if that is one of the endpoints.
+    pub fn beside(&mut self, address: &str) -> Client {
+        let preferred = self.endpoints.iter().position(|endpoint| endpoint == address).unwrap_or(self.preferred);
+        let chance = self.draw_chance();
+        Client { preferred, patient: self.patient, ..Client::new(self.endpoints.clone(), self.timeout, self.clock, chance) }
+    }
+
     pub fn endpoints(&self) -> &[String] {
         &self.endpoints
     }

@@ -6,10 +6,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use indicatif::ProgressBar;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use super::{
     args,
@@ -96,18 +98,20 @@ async fn all(args: args::Download, client: &mut Client, console: &mut Console) -
     let directory = args.output.unwrap_or_else(|| PathBuf::from("."));
     fs::create_dir_all(&directory)
         .map_err(|e| Failure::new(exit::FAILED, format!("cannot make the directory: {e}"), directory.display().to_string(), "name another with --output"))?;
-    let mut files = Vec::new();
-    let mut first_failure = None;
+    let mut parts = Vec::new();
     for part in found.parts {
         if part.status() != Status::Completed {
             console.warn(&format!("the part of node {} is {} and not downloaded", part.node_id, status_word(part.status())));
             continue;
         }
-        let begun = Sink::file(&directory.join(file_name(args.uuid, part.node_id)), args.resume);
-        let end = match begun {
-            Ok((sink, left)) => fetch(args.uuid, part.node_id, sink, left, client, console).await,
-            Err(failure) => Err(failure),
-        };
+        parts.push(part);
+    }
+    console.on_interrupt(format!("what {} holds may be incomplete; go on with --resume", directory.display()));
+    let ends = at_once(args.parallel.into(), args.uuid, parts, &directory, args.resume, client, console).await;
+    console.on_interrupt("");
+    let mut files = Vec::new();
+    let mut first_failure = None;
+    for end in ends {
         match (end, &first_failure) {
             (Ok(file), _) => files.push(file),
             (Err(failure), None) => first_failure = Some(failure),
@@ -116,6 +120,36 @@ async fn all(args: args::Download, client: &mut Client, console: &mut Console) -
     }
     console.print(&Downloads { uuid: args.uuid.to_string(), files })?;
     first_failure.map_or(Ok(()), Err)
+}
+
+/// Fetches so many parts at the same time, each from its own node where that is among the endpoints. How each ended, in the order of the parts.
+async fn at_once(
+    parallel: usize,
+    uuid: SnapshotId,
+    parts: Vec<v1::SnapshotPart>,
+    directory: &Path,
+    resume: bool,
+    client: &mut Client,
+    console: &mut Console,
+) -> Vec<Result<Fetched, Failure>> {
+    let turns = Arc::new(Semaphore::new(parallel));
+    let consoles = console.beside(parts.len());
+    let mut fetches = Vec::new();
+    for (part, mut console) in parts.into_iter().zip(consoles) {
+        let turn = turns.clone().acquire_owned().await.expect("it is never closed");
+        let mut client = client.beside(&part.address);
+        let path = directory.join(file_name(uuid, part.node_id));
+        fetches.push(tokio::spawn(async move {
+            let _turn = turn;
+            let (sink, left) = Sink::file(&path, resume)?;
+            fetch(uuid, part.node_id, sink, left, &mut client, &mut console).await
+        }));
+    }
+    let mut ends = Vec::new();
+    for fetch in fetches {
+        ends.push(fetch.await.expect("a download does not panic and is not aborted"));
+    }
+    ends
 }
 
 fn file_name(uuid: SnapshotId, node: u64) -> String {

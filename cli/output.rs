@@ -10,7 +10,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::exit::{self, Failure};
@@ -29,11 +29,15 @@ pub trait View: Serialize {
     fn text(&self) -> String;
 }
 
+type Words = Arc<Mutex<Box<dyn Write + Send>>>;
+
 pub struct Console {
     name: &'static str,
     pub format: Format,
     out: Box<dyn Write + Send>,
-    words: Box<dyn Write + Send>,
+    words: Words,
+    /// Where bars are drawn that stand below each other.
+    bars: Option<MultiProgress>,
     pub stdout_is_terminal: bool,
     stderr_is_terminal: bool,
     farewell: Farewell,
@@ -52,11 +56,29 @@ impl Console {
             name,
             format,
             out: stdout(),
-            words: Box::new(io::stderr()),
+            words: Arc::new(Mutex::new(Box::new(io::stderr()))),
+            bars: None,
             stdout_is_terminal: io::stdout().is_terminal(),
             stderr_is_terminal: io::stderr().is_terminal(),
             farewell: Farewell { name, words: Arc::default() },
         }
+    }
+
+    /// So many more, for tasks at the same time: their words go where this one's go, and their bars stand below each other. They have no results, and an interrupt says
+    /// nothing of them: that is left to this one.
+    pub fn beside(&self, count: usize) -> Vec<Console> {
+        let bars = MultiProgress::with_draw_target(self.target());
+        let one = || Console {
+            name: self.name,
+            format: self.format,
+            out: Box::new(io::sink()),
+            words: self.words.clone(),
+            bars: Some(bars.clone()),
+            stdout_is_terminal: false,
+            stderr_is_terminal: self.stderr_is_terminal,
+            farewell: Farewell::default(),
+        };
+        (0..count).map(|_| one()).collect()
     }
 
     /// Prints a result.
@@ -96,7 +118,12 @@ impl Console {
 
     /// Words for a person. When nobody can hear them, that is no failure.
     pub fn say(&mut self, words: &str) {
-        let _ = writeln!(self.words, "{words}");
+        let mut to = self.words.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut write = || drop(writeln!(to, "{words}"));
+        match &self.bars {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        }
     }
 
     pub fn warn(&mut self, words: &str) {
@@ -130,10 +157,16 @@ impl Console {
 
     /// A bar on a terminal; nothing at all in a pipe.
     pub fn bar(&self, of: u64, bytes: bool) -> ProgressBar {
-        let target = if self.stderr_is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let template = if bytes { "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}" } else { "{msg} [{bar:30}] {pos}/{len} partitions" };
         let style = ProgressStyle::with_template(template).expect("the templates above are well formed");
-        ProgressBar::with_draw_target(Some(of), target).with_style(style)
+        match &self.bars {
+            Some(bars) => bars.add(ProgressBar::new(of)).with_style(style),
+            None => ProgressBar::with_draw_target(Some(of), self.target()).with_style(style),
+        }
+    }
+
+    fn target(&self) -> ProgressDrawTarget {
+        if self.stderr_is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
     }
 
     pub fn draws(&self) -> bool {
@@ -148,7 +181,8 @@ impl Console {
             name: "ddbctl",
             format,
             out: Box::new(out.clone()),
-            words: Box::new(words.clone()),
+            words: Arc::new(Mutex::new(Box::new(words.clone()))),
+            bars: None,
             stdout_is_terminal: false,
             stderr_is_terminal: false,
             farewell: Farewell::default(),

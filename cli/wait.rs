@@ -18,7 +18,7 @@ use crate::{
     proto::v1::{self, SnapshotStatus as Status},
 };
 
-const LOOK_MIN: Duration = Duration::from_millis(100);
+const LOOK_MIN: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// What a look means for the wait.
@@ -75,7 +75,8 @@ pub async fn wait(begun: Snapshot, most: Option<Duration>, client: &mut Client, 
             return Err(Failure::new(exit::UNREACHABLE, format!("snapshot {uuid} is still processing"), "when --wait-timeout was over", remedy));
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LOOK_MAX);
+        // So that what is over is noticed after a fifth more of the time that it took at the latest.
+        pause = (pause * 6 / 5).min(LOOK_MAX);
     };
     bars.clear();
     tell(Snapshot::new(snapshot), &absent, console)

@@ -285,7 +285,9 @@ fn a_part_that_fails_does_not_keep_the_others_from_being_fetched() {
     let parts = [part(7, State::Completed), part(9, State::Completed)];
     let how = [Download::Refuse(refusal(Code::DataLoss, "CORRUPT", "chunk ab12 is not what was written")), Download::Whole];
     let server = Fake::run(Script { snapshots: [snapshot(State::Completed, "", &parts)].into(), ..downloads(how) });
-    let (exit, _, words) = run(&at(&server), &["snapshot", "download", UUID, "--all", "--output", directory.path().to_str().unwrap()]);
+    // One after the other, since the server's answers are in the order of the parts.
+    let to = directory.path().to_str().unwrap();
+    let (exit, _, words) = run(&at(&server), &["snapshot", "download", UUID, "--all", "--parallel", "1", "--output", to]);
     assert_eq!(exit, 1);
     assert!(words.contains(&format!("cannot download the part of node 7 of snapshot {UUID}: chunk ab12 is not what was written")), "{words}");
     assert_eq!(files(directory.path()), [format!("snapshot-{UUID}-9.tar")]);
