@@ -32,8 +32,17 @@ impl Clock {
     }
 }
 
+/// How long the calling thread has had a processor, to be told to people.
+pub fn busy() -> Duration {
+    since_origin(ClockId::ThreadCPUTime)
+}
+
 fn since_boot() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
+    since_origin(ClockId::Boottime)
+}
+
+fn since_origin(clock: ClockId) -> Duration {
+    let now = clock_gettime(clock);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }
 

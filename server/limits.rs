@@ -204,5 +204,7 @@ pub const SHELF_UNSYNCED_BYTES: u64 = 64 << 20;
 pub const PROBLEMS_MAX: usize = 100;
 /// How long a node waits before it reports again on a part that the cluster could not note.
 pub const REPORT_AGAIN: Duration = Duration::from_millis(500);
+/// How nice a capture is to other work: this is about a tenth of a core's share.
+pub const CAPTURE_NICE: i32 = 10;
 /// The longest a read view of the store may be held while rows are copied; then the capture fails.
 pub const VIEW_AGE_MAX: Duration = Duration::from_secs(600);

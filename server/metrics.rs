@@ -2,7 +2,7 @@
 //!
 //! Names, types and help stand here and nowhere else; the README's table is checked against them. Durations are in seconds, sizes in bytes.
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -93,6 +93,7 @@ pub struct Metrics {
     capture_rows: Counter,
     capture_bytes: Counter,
     capture_written: Counter,
+    capture_processor: Counter<f64, AtomicU64>,
     ready: Gauge,
     view_seconds: Histogram,
     view_age: Gauge,
@@ -139,6 +140,7 @@ impl Default for Metrics {
             capture_rows: counted(r, "capture_rows", "Rows in this node's parts of snapshots", Counter::default()),
             capture_bytes: counted(r, "capture_bytes", "Bytes in this node's parts before compression", Counter::default()),
             capture_written: counted(r, "capture_written_bytes", "Bytes of chunks that had to be written", Counter::default()),
+            capture_processor: counted(r, "capture_processor_seconds", "Processor time of captures", Counter::default()),
             ready: counted(r, "ready", "1 when every local group has caught up and can serve", Gauge::default()),
             view_seconds: timed(r, "snapshot_view_duration", "How long a capture held its view of the store", seconds()),
             view_age: counted(r, "snapshot_view_age_seconds", "How long the oldest view that a capture holds has been held; 0 when none is", Gauge::default()),
@@ -239,6 +241,9 @@ impl Metrics {
         self.capture_rows.inc_by(rows);
         self.capture_bytes.inc_by(bytes);
         self.capture_written.inc_by(written);
+    }
+    pub fn capture_cost(&self, processor: Duration) {
+        self.capture_processor.inc_by(processor.as_secs_f64());
     }
     pub fn view_held(&self, time: Duration) {
         self.view_seconds.observe(time.as_secs_f64());

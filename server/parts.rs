@@ -239,15 +239,15 @@ impl Parts {
     async fn take(&self, id: SnapshotId, x: SnapshotSeq, view: View, groups: Vec<Captured>, capture: Arc<Capture>) -> Option<Part> {
         failpoint(Failpoint::CaptureBegun);
         let (this, watched) = (self.clone(), capture.clone());
-        let copied = tokio::task::spawn_blocking(move || {
+        let copied = capture::behind(move || {
             let copied = this.copy(id, x, &view, groups, &watched);
             drop(view);
             this.shared.metrics.view_held(watched.let_go());
             failpoint(Failpoint::CaptureCopied);
             copied
         });
-        let copied: Result<(Arc<Shelf>, PartWriter, Manifest)> =
-            copied.await.unwrap_or_else(|e| Err(Error::unavailable(format!("the capture ended unexpectedly: {e}"))));
+        let (copied, cost) = copied.await.unwrap_or_else(|e| (Err(e), Duration::ZERO));
+        self.shared.metrics.capture_cost(cost);
         let (shelf, writer, manifest) = match copied {
             Ok(copied) => copied,
             Err(_) if capture.is_stopped() => return None,
@@ -264,7 +264,9 @@ impl Parts {
             Ok(None) => None,
             Ok(Some(finished)) => {
                 self.shared.metrics.captured(capture.age(), finished.info.rows, finished.info.bytes, finished.bytes_written);
-                tracing::info!(snapshot = %id, rows = finished.info.rows, bytes = finished.info.bytes, written = finished.bytes_written, "part completed");
+                let (took_ms, processor_ms) = (capture.age().as_millis(), cost.as_millis());
+                let (rows, bytes, written) = (finished.info.rows, finished.info.bytes, finished.bytes_written);
+                tracing::info!(snapshot = %id, rows, bytes, written, took_ms, processor_ms, "part completed");
                 Some(capture::completed(&finished))
             }
             Err(e) => Some(self.failed(id, &e)),

@@ -11,13 +11,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    thread,
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
-    clock::Clock,
+    clock::{self, Clock},
     cluster::snapshots::{Part, Status},
     engine::Captured,
     entry::Identity,
@@ -128,6 +129,23 @@ impl Capture {
         }
         Ok(())
     }
+}
+
+/// Runs the work of a capture on a thread of its own, behind foreground work: where that wants every core, the thread keeps about a tenth of one, which is the cap on
+/// what it yields. The kernel adapts that share, which no pause measured here could as finely. A thread of tokio's would keep the low priority. Returns the
+/// processor time that the work took beside its result.
+pub async fn behind<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<(T, Duration)> {
+    let (done, result) = oneshot::channel();
+    let run = move || {
+        // Without the right to it, the work is done at the usual priority.
+        let _ = rustix::process::nice(limits::CAPTURE_NICE);
+        let began = clock::busy();
+        let worked = work();
+        // Whoever waited may have gone.
+        let _ = done.send((worked, clock::busy().saturating_sub(began)));
+    };
+    thread::Builder::new().name("capture".into()).spawn(run).map_err(|e| Error::unavailable(format!("starting the capture's thread: {e}")))?;
+    result.await.map_err(|_| Error::unavailable("the capture ended unexpectedly"))
 }
 
 /// Puts a part in place. None when the snapshot was aborted or deleted meanwhile: whether that came before the part was there or after, nothing of it is left.
