@@ -16,7 +16,7 @@ const LAYERS: &[&str] = &[
     "data cluster snapshot/cut snapshot/chunk snapshot/manifest entry",
     "proto wire",
     "metrics store log engine driver peer",
-    "snapshot/shelf snapshot/archive snapshot/source snapshot/verify snapshot/set",
+    "snapshot/shelf snapshot/archive snapshot/source snapshot/lanes snapshot/verify snapshot/set",
     "kv membership parts restore",
     "rpc http porch node",
     "ctl main",
