@@ -238,10 +238,12 @@ impl Engine {
         Ok(engine)
     }
 
-    /// The store has never been served from: nobody was voted for and nobody was promised anything, and after a restore no group has ever had a leader.
+    /// The store has never been served from. If it comes from a restore, nobody was voted for, nobody was promised anything, and no group has ever had a leader.
     pub fn begins_anew(&mut self) {
-        self.votes_from = self.now;
-        self.anew = true;
+        if self.identity.restored_from.is_some() && self.identity.lineage == Lineage::PENDING {
+            self.votes_from = self.now;
+            self.anew = true;
+        }
     }
 
     pub fn meta(&self) -> &cluster::State {
