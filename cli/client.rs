@@ -19,8 +19,7 @@ use super::{
 };
 use crate::{
     clock::{Chance, Clock},
-    cork,
-    limits,
+    cork, limits,
 };
 
 /// How long one attempt to connect may take, so that an address that swallows packets does not eat the whole deadline.

@@ -14,8 +14,7 @@ use tonic::service::Routes;
 use crate::{
     clock::{Chance, Clock},
     cluster::Node as NodeEntry,
-    cork,
-    disk,
+    cork, disk,
     driver::{self, Driver, Handle, Outlets},
     engine::{Bounds, Engine, Input, News},
     entry::Identity,

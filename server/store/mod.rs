@@ -272,9 +272,9 @@ impl View {
 
     /// Shows the rows of a range in key order, without a copy of any.
     pub fn each(&self, range: &Range<Vec<u8>>, mut see: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-        let rows = self.rows.range(range.start.as_slice()..range.end.as_slice()).map_err(|e| broken(&self.path, e))?;
+        let rows = self.rows.range(range.start.as_slice()..range.end.as_slice()).map_err(|e| broken(&self.pages, e))?;
         for row in rows {
-            let (key, value) = row.map_err(|e| broken(&self.path, e))?;
+            let (key, value) = row.map_err(|e| broken(&self.pages, e))?;
             see(key.value(), value.value())?;
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! As much of etcd's v3 API as is measured: puts, linearizable reads, transactions of puts. Names, tags and types are those that etcd documents.
 
 use bytes::Bytes;
-use tonic::{Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use devicedb::proto::Codec;
+use tonic::{Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct RangeRequest {
