@@ -15,7 +15,7 @@ FUZZ := $(TOOLS)/fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 CARGO := cargo
 LOCKED := --locked
 
-.PHONY: help demo test compare failpoints soak soak-cuts chaos fuzz test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
+.PHONY: help demo test compare failpoints instructions soak soak-cuts chaos fuzz test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -41,6 +41,12 @@ test: needs ## every test, those on real processes included
 
 failpoints: needs ## the places at which a test kills a node on purpose, and what happens there
 	@$(CARGO) run --quiet $(LOCKED) --features planted --bin devicedb -- --failpoints
+
+instructions: needs ## what hot paths cost in instructions, against tests/instructions.txt: make instructions [ACCEPT=1]
+	@command -v valgrind >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq valgrind >&2; \
+	  else echo "valgrind is missing: sudo apt-get install valgrind" >&2; exit 1; fi; }
+	@tests/instructions.sh
 
 SEEDS := 1000..5000
 soak: needs ## the simulator at length: make soak SEEDS=1000..5000

@@ -5,6 +5,7 @@
 //! checkers see them.
 
 mod clients;
+mod cost;
 mod disaster;
 mod disk;
 mod history;
