@@ -31,7 +31,7 @@ use tokio::{
 
 use machine::{Machine, peak_memory_mib, processor_seconds};
 use subject::{Connections, Subject, Which};
-use table::{Better, ETCD, MANY, ONE, Results, Sample};
+use table::{Better, ETCD, FORWARDED, MANY, ONE, Results, Sample};
 
 const RUN_MAX: Duration = Duration::from_secs(3 * 3600);
 const SIZES: [usize; 2] = [1, 3];
@@ -123,20 +123,26 @@ struct Contender<'a> {
     name: &'static str,
     subject: &'a Subject,
     field: Field,
+    /// Whether leaders are asked directly, as clients of DeviceDB do.
+    direct: bool,
     connections: &'a Connections,
 }
 
 async fn requests(args: &Args, nodes: usize, results: &mut Results) {
     let (ours, etcd) = (Subject::start(Which::Ours, nodes).await, Subject::start(Which::Etcd, nodes).await);
     let (to_ours, to_etcd) = (ours.connect().await, etcd.connect().await);
-    let contenders = [
-        Contender { name: MANY, subject: &ours, field: Field::of("many-", SITES, KEYS, VALUE_BYTES), connections: &to_ours },
-        Contender { name: ONE, subject: &ours, field: Field::of("one-", 1, KEYS, VALUE_BYTES), connections: &to_ours },
-        Contender { name: ETCD, subject: &etcd, field: Field::of("", 1, KEYS, VALUE_BYTES), connections: &to_etcd },
+    let many = || Field::of("many-", SITES, KEYS, VALUE_BYTES);
+    let mut contenders = vec![
+        Contender { name: MANY, subject: &ours, field: many(), direct: true, connections: &to_ours },
+        Contender { name: ONE, subject: &ours, field: Field::of("one-", 1, KEYS, VALUE_BYTES), direct: true, connections: &to_ours },
+        Contender { name: ETCD, subject: &etcd, field: Field::of("", 1, KEYS, VALUE_BYTES), direct: false, connections: &to_etcd },
     ];
     for contender in &contenders {
         contender.subject.fill(&contender.field, contender.connections).await;
         contender.ask(Kind::Put, TYPICAL, WARM_UP).await;
+    }
+    if nodes > 1 {
+        contenders.push(Contender { name: FORWARDED, subject: &ours, field: many(), direct: false, connections: &to_ours });
     }
     for round in 0..args.rounds {
         for (kind, verb) in [(Kind::Put, "put"), (Kind::Get, "get")] {
@@ -165,7 +171,7 @@ async fn requests(args: &Args, nodes: usize, results: &mut Results) {
 impl Contender<'_> {
     async fn ask(&self, kind: Kind, clients: usize, window: Duration) -> Tally {
         let plan = Plan { clients, lasts: Lasts::For(window), rate: None };
-        self.subject.load(kind, plan, &self.field, self.connections).await
+        self.subject.load(kind, plan, &self.field, self.direct, self.connections).await
     }
 }
 

@@ -94,7 +94,7 @@ async fn once(which: Which, nodes: usize, field: &Field) -> Took {
 
     let connections = subject.connect().await;
     let plan = Plan { clients: 8, lasts: Lasts::Requests(LOOKS), rate: None };
-    let looked = subject.load(Kind::Get, plan, field, &connections).await;
+    let looked = subject.load(Kind::Get, plan, field, true, &connections).await;
     assert_eq!((looked.all.requests, looked.failed()), (LOOKS, 0), "a restored cluster lacks keys: {:?}", looked.failures);
     Took { filled, snapshot: snapshot_took, restore: restore_took, memory_mib }
 }

@@ -24,8 +24,8 @@ use crate::{
     wire,
 };
 
-/// Divisible by one and by three, so that every node gets as many.
-const CONNECTIONS: usize = 12;
+/// Divisible by one and by three, so that every node gets as many; of three each gets one, as from clients of both.
+const CONNECTIONS: usize = 3;
 const TIMEOUT: Duration = Duration::from_secs(10);
 pub const BATCH_ROWS: u64 = 500;
 const FILLERS: usize = 8;
@@ -85,17 +85,17 @@ impl Subject {
             }
         }
         let plan = Plan { clients: FILLERS, lasts: Lasts::Requests(field.batches(BATCH_ROWS)), rate: None };
-        let tally = self.load(Kind::Batch { rows: BATCH_ROWS }, plan, field, connections).await;
+        let tally = self.load(Kind::Batch { rows: BATCH_ROWS }, plan, field, true, connections).await;
         assert_eq!(tally.failed(), 0, "not all keys were written: {:?}", tally.failures);
         tally
     }
 
-    pub async fn load(&self, kind: Kind, plan: Plan, field: &Field, connections: &Connections) -> Tally {
+    pub async fn load(&self, kind: Kind, plan: Plan, field: &Field, direct: bool, connections: &Connections) -> Tally {
         let (clock, field) = (Clock::start(), Arc::new(field.clone()));
         match self {
             Subject::Ours(_) => {
                 let sites = NonZeroUsize::new(field.sites.len()).unwrap();
-                let lines = Arc::new(Lines::new(connections.clone(), self.endpoints(), sites, false));
+                let lines = Arc::new(Lines::new(connections.clone(), self.endpoints(), sites, direct));
                 let work = |_| {
                     let (field, lines, chance) = (field.clone(), lines.clone(), Chance::from_entropy());
                     Requests { kind, field, lines, chance, timeout: TIMEOUT, persist: None, clock }

@@ -6,8 +6,10 @@ use crate::machine::Machine;
 
 pub const MANY: &str = "DeviceDB, 64 sites";
 pub const ONE: &str = "DeviceDB, 1 site";
+/// Asked at every node in turn, whoever leads.
+pub const FORWARDED: &str = "DeviceDB, 64 sites, forwarded";
 pub const ETCD: &str = "etcd";
-const SUBJECTS: [&str; 3] = [MANY, ONE, ETCD];
+const SUBJECTS: [&str; 4] = [MANY, ONE, FORWARDED, ETCD];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
