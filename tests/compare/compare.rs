@@ -14,6 +14,8 @@ mod subject;
 mod machine;
 mod table;
 mod recovery;
+mod growth;
+mod failover;
 
 use std::{fs, path::Path, process::ExitCode, time::Duration};
 
@@ -47,8 +49,7 @@ const ROUNDS_PUBLISHED: usize = 3;
 const SNAPSHOT_KEYS_PUBLISHED: u64 = 1_000_000;
 const PAGE: &str = "tests/compare/README.md";
 const RAW: &str = "tests/compare/results.json";
-const BEGIN: &str = "<!-- results: begin -->\n";
-const END: &str = "<!-- results: end -->";
+const GROWTH: &str = "tests/compare/growth";
 
 #[derive(Debug, Parser)]
 #[command(name = "compare", about = "Measures DeviceDB and etcd side by side")]
@@ -61,7 +62,7 @@ struct Args {
     /// Keys in a snapshot
     #[arg(long, default_value_t = SNAPSHOT_KEYS_PUBLISHED)]
     keys: u64,
-    /// Some of it; all by default
+    /// Some of it; puts, gets and snapshots by default
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
 }
@@ -71,6 +72,10 @@ enum Part {
     Put,
     Get,
     Snapshot,
+    /// How DeviceDB alone grows
+    Growth,
+    /// How long a killed leader is missed
+    Failover,
 }
 
 #[tokio::main]
@@ -79,8 +84,8 @@ async fn main() -> ExitCode {
     let mut terminate = signal(SignalKind::terminate()).expect("this process may listen to signals");
     // Whichever way it ends, the run is dropped here, and with it its nodes and their directories.
     tokio::select! {
-        ended = timeout(RUN_MAX, run(&args)) => match ended {
-            Ok(results) => publish(&args, &results),
+        ended = timeout(RUN_MAX, run_all(&args)) => match ended {
+            Ok(code) => code,
             Err(_) => {
                 eprintln!("it took more than {RUN_MAX:?}");
                 ExitCode::FAILURE
@@ -92,12 +97,41 @@ async fn main() -> ExitCode {
 }
 
 impl Args {
+    /// Whether it is one that has to be asked for.
+    fn names(&self, part: Part) -> bool {
+        self.only.contains(&part)
+    }
+
     fn wants(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }
 
     fn is_whole(&self) -> bool {
         self.only.is_empty() && self.rounds >= ROUNDS_PUBLISHED && self.keys >= SNAPSHOT_KEYS_PUBLISHED
+    }
+}
+
+/// The comparison, unless only other things were asked for; then those.
+async fn run_all(args: &Args) -> ExitCode {
+    let mut kept = Vec::new();
+    if [Part::Put, Part::Get, Part::Snapshot].into_iter().any(|part| args.wants(part)) {
+        kept.push(publish(args, &run(args).await));
+    }
+    if args.names(Part::Growth) {
+        kept.push(publish_growth(args, &growth::measure(args).await));
+    }
+    if args.names(Part::Failover) {
+        kept.push(publish_failover(&failover::measure().await));
+    }
+    match kept.into_iter().collect::<Result<Vec<_>, _>>() {
+        Ok(places) => {
+            eprintln!("results: {}", places.join(", "));
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("the results could not be kept: {e}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -213,36 +247,54 @@ fn note(results: &mut Results, measured: Measured) {
     }
 }
 
-/// Prints the table; a whole run's goes into the page and the raw results beside it.
-fn publish(args: &Args, results: &Results) -> ExitCode {
+type Trouble = Box<dyn std::error::Error>;
+
+/// Prints the table; a whole run's goes into the page and the raw results beside it. Where they are.
+fn publish(args: &Args, results: &Results) -> Result<String, Trouble> {
     let table = results.markdown();
     println!("{table}");
-    let kept = keep(args, results, &table);
-    match kept {
-        Ok(place) => {
-            eprintln!("results: {place}");
-            ExitCode::SUCCESS
-        }
-        Err(e) => {
-            eprintln!("the results could not be kept: {e}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn keep(args: &Args, results: &Results, table: &str) -> std::io::Result<String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let raw = serde_json::to_string_pretty(results)? + "\n";
     if !args.is_whole() {
-        let folder = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root.join("target"), Into::into).join("compare");
+        let folder = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root().join("target"), Into::into).join("compare");
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("results.json"), raw)?;
         return Ok(folder.join("results.json").display().to_string());
     }
-    let page = fs::read_to_string(root.join(PAGE))?;
-    let around = page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) = around.ok_or_else(|| std::io::Error::other(format!("{PAGE} has no place for results")))?;
-    fs::write(root.join(PAGE), format!("{before}{BEGIN}{table}\n{END}{after}"))?;
-    fs::write(root.join(RAW), raw)?;
+    into_page("results", &table)?;
+    fs::write(root().join(RAW), raw)?;
     Ok(format!("{PAGE}, {RAW}"))
+}
+
+fn publish_growth(args: &Args, growth: &growth::Growth) -> Result<String, Trouble> {
+    let table = growth.markdown();
+    println!("{table}");
+    if args.rounds < ROUNDS_PUBLISHED {
+        return Ok("printed only: a page is of three rounds or more".into());
+    }
+    let folder = root().join(GROWTH);
+    fs::create_dir_all(&folder)?;
+    growth.draw(&folder)?;
+    fs::write(folder.join("points.json"), serde_json::to_string_pretty(growth)? + "\n")?;
+    into_page("growth", &table)?;
+    Ok(format!("{PAGE}, {GROWTH}"))
+}
+
+fn publish_failover(gaps: &[f64]) -> Result<String, Trouble> {
+    let line = failover::told(gaps);
+    println!("{line}");
+    into_page("failover", &format!("{line}\n"))?;
+    Ok(PAGE.into())
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Puts a text between the marks that have its name.
+fn into_page(name: &str, text: &str) -> Result<(), Trouble> {
+    let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
+    let page = fs::read_to_string(root().join(PAGE))?;
+    let around = page.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
+    let (before, after) = around.ok_or_else(|| format!("{PAGE} has no place for {name}"))?;
+    Ok(fs::write(root().join(PAGE), format!("{before}{begin}{text}{end}{after}"))?)
 }

@@ -84,8 +84,9 @@ impl Subject {
                 cluster.client().add_site(site).await.unwrap();
             }
         }
-        let plan = Plan { clients: FILLERS, lasts: Lasts::Requests(field.batches(BATCH_ROWS)), rate: None };
-        let tally = self.load(Kind::Batch { rows: BATCH_ROWS }, plan, field, true, connections).await;
+        let rows = field.rows_a_batch(BATCH_ROWS);
+        let plan = Plan { clients: FILLERS, lasts: Lasts::Requests(field.batches(rows)), rate: None };
+        let tally = self.load(Kind::Batch { rows }, plan, field, true, connections).await;
         assert_eq!(tally.failed(), 0, "not all keys were written: {:?}", tally.failures);
         tally
     }
