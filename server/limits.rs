@@ -65,9 +65,9 @@ pub const LEASE: Duration = Duration::from_millis(400);
 pub const PROMISE: Duration = Duration::from_millis(500);
 pub const RAFT_MESSAGE_BYTES_MAX: u64 = 1 << 20;
 pub const RAFT_INFLIGHT_MAX: usize = 256;
-/// Inputs that one round of the engine takes at most.
+/// A round of the engine takes no further orders once it has so many inputs.
 pub const ROUND_INPUTS_MAX: usize = 4096;
-/// Inputs that may wait for the engine; then requests are answered EXHAUSTED and peer messages are dropped.
+/// Orders that may wait for the engine, a frame of a peer's messages being one; then requests are answered EXHAUSTED and peer messages are dropped.
 pub const ENGINE_QUEUE_MAX: usize = 16_384;
 /// Bytes of writes that are not answered, and of peers' messages that are not taken: beyond this it is the same.
 pub const ENGINE_QUEUE_BYTES_MAX: usize = 128 << 20;
@@ -139,6 +139,7 @@ pub const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
 
 // Peers.
 
+/// What rounds of the engine had to say to one peer, each as one.
 pub const PEER_QUEUE_MAX: usize = 8192;
 /// A frame and the largest log entry behind it: a batch with a context for every step.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 32 << 20;
