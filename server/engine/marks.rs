@@ -4,7 +4,8 @@
 //! replica that applies a mark seals its layer there and holds back what comes after; when all replicas of this node have done so, one checkpoint brings
 //! the store to the cut, a view of it is opened, and the groups go on.
 //!
-//! - Only a mark that is applied as it comes is captured. One that is applied again after a restart is not: the part is missing.
+//! - Only a mark that is applied as it comes is captured. One that is applied again after a restart is not, nor is the mark of a group that was behind in a
+//!   snapshot that was begun before the restart: the part is what lies finished on the shelf, or missing.
 //! - A node does not wait for ever for its last replica: after `limits::MARK_GRACE` its part holds the groups it has.
 //! - A snapshot that is aborted, or in which this node has no part any more, is let go of at once.
 
@@ -104,6 +105,8 @@ impl Marks {
     pub fn new(meta: &cluster::State) -> Marks {
         let mut marks = Marks::default();
         marks.meta_replaced(meta);
+        // What was begun before this process is not captured by it, sealed or not: a part of it may be finished already.
+        marks.over.extend(meta.snapshots().keys());
         marks
     }
 

@@ -54,6 +54,10 @@ const FOUND: &[(&str, &str)] = &[
         "seed=676 without=80,81,82,83,98,99,100,101,102,103,104,105,106,107,108,109,110,111,112,113,114,115,116,117,118,119,120,121",
         "a new leader that lacked the one voter for which a Raft snapshot had been lost never sent it again",
     ),
+    (
+        "seed=318 clients=7 disasters=0 without=21,22,23,33,34,35,36,37,38,39,40,41,42,43,44",
+        "a node that was restarted captured a sealed snapshot once more, for the one group that had been behind, and could not put that in the place of its part",
+    ),
     ("seed=298", "several logs in one thread read one another's blocks"),
 ];
 /// How many stories may be played to make one shorter.
