@@ -10,7 +10,7 @@ pub mod load;
 pub mod requests;
 mod sites;
 pub mod report;
-mod plot;
+pub mod plot;
 mod snapshot;
 
 use std::{

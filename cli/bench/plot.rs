@@ -12,9 +12,9 @@ use crate::ctl::exit::{self, Failure};
 
 const WIDTH: u32 = 1200;
 const HEIGHT: u32 = 800;
-const FONT: &str = "DejaVu Sans";
+pub const FONT: &str = "DejaVu Sans";
 const TITLE: u32 = 22;
-const LABEL: u32 = 15;
+pub const LABEL: u32 = 15;
 
 /// What went wrong between here and the file.
 type Trouble = Box<dyn std::error::Error>;
@@ -111,7 +111,8 @@ fn label(n: f64, most: f64) -> String {
     format!("{n:.digits$}")
 }
 
-fn register_font() {
+/// Makes the font known to whoever draws next.
+pub fn register_font() {
     let registered = plotters::style::register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
     registered.unwrap_or_else(|_| unreachable!("the font is part of the program and is one"));
 }

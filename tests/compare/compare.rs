@@ -273,9 +273,9 @@ fn publish_growth(args: &Args, growth: &growth::Growth) -> Result<String, Troubl
     }
     let folder = root().join(GROWTH);
     fs::create_dir_all(&folder)?;
-    growth.draw(&folder)?;
     fs::write(folder.join("points.json"), serde_json::to_string_pretty(growth)? + "\n")?;
     into_page("growth", &table)?;
+    growth.draw(&folder)?;
     Ok(format!("{PAGE}, {GROWTH}"))
 }
 

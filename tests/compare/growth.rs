@@ -9,6 +9,7 @@ use devicedb::{
     clock::Clock,
     ctl::bench::{
         load::{Lasts, Plan},
+        plot::{FONT, LABEL, register_font},
         report::Latency,
         requests::{Field, Kind},
     },
@@ -24,7 +25,9 @@ use crate::{
     table::{median, written},
 };
 
-const REST: Duration = Duration::from_secs(5);
+/// What was written is in the store by then.
+const SETTLE: Duration = Duration::from_secs(8);
+const REST: Duration = Duration::from_secs(10);
 const SNAPSHOT_BOUND: Duration = Duration::from_secs(600);
 /// A field of large values has fewer keys.
 const FIELD_BYTES: u64 = 200_000_000;
@@ -115,6 +118,7 @@ async fn point(args: &Args, axis: &'static str, value: u64, setting: Setting) ->
     let field = Field::of("site-", sites, keys, value_bytes);
     let filled = subject.fill(&field, &connections).await.took;
 
+    tokio::time::sleep(SETTLE).await;
     let before = used();
     tokio::time::sleep(REST).await;
     let idle = used().iter().zip(&before).map(|(after, before)| after - before).fold(0.0, f64::max);
@@ -175,6 +179,7 @@ impl Growth {
 
     /// One file for each thing that grows: rate and cost against it, as a share of the most.
     pub fn draw(&self, folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
+        register_font();
         for axis in ["groups", "sites", "bytes in a value", "keys", "nodes"] {
             let points: Vec<_> = self.points.iter().filter(|p| p.axis == axis).collect();
             let curves: [(&str, RGBColor, Of); 3] = [
@@ -188,14 +193,27 @@ impl Growth {
             let ends = points.first().zip(points.last()).map(|(first, last)| first.value as f64..last.value as f64).ok_or("no points")?;
             let mut chart = ChartBuilder::on(&area);
             let mut chart = chart.margin(16).x_label_area_size(44).y_label_area_size(60).build_cartesian_2d(ends.log_scale(), 0.0..1.05)?;
-            chart.configure_mesh().x_desc(axis).y_desc("share of the most").light_line_style(TRANSPARENT).draw()?;
+            chart
+                .configure_mesh()
+                .x_desc(axis)
+                .y_desc("share of the most")
+                .label_style((FONT, LABEL))
+                .axis_desc_style((FONT, LABEL))
+                .light_line_style(TRANSPARENT)
+                .draw()?;
             for (name, colour, of) in curves {
                 let most = points.iter().map(|p| of(p)).fold(f64::MIN_POSITIVE, f64::max);
                 let line = LineSeries::new(points.iter().map(|p| (p.value as f64, of(p) / most)), colour.stroke_width(2)).point_size(3);
                 let label = format!("{name}, at most {}", written(most));
                 chart.draw_series(line)?.label(label).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
             }
-            chart.configure_series_labels().position(SeriesLabelPosition::LowerLeft).background_style(WHITE.mix(0.8)).border_style(GREY).draw()?;
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::LowerLeft)
+                .label_font((FONT, LABEL))
+                .background_style(WHITE.mix(0.8))
+                .border_style(GREY)
+                .draw()?;
             area.present()?;
         }
         Ok(())
