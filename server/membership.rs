@@ -26,7 +26,7 @@ use crate::{
     kv::unexpected,
     limits,
     peer::{self, Peers},
-    proto::internal::v1::{GetNodeStatusRequest, GetNodeStatusResponse},
+    proto::internal::v1::{GetNodeStatusResponse, HeardNode},
 };
 
 /// The service. Cheap to clone.
@@ -119,6 +119,7 @@ impl Cluster {
 
     /// What this node knows of itself.
     pub async fn own_status(&self) -> Result<GetNodeStatusResponse> {
+        let heard = self.peers.heard().into_iter().map(|(node, address)| HeardNode { node_id: node.0, address }).collect();
         self.handle
             .look(false, limits::NODE_STATUS, |sight| {
                 let ids = |set: &BTreeSet<NodeId>| set.iter().map(|n| n.0).collect();
@@ -133,6 +134,7 @@ impl Cluster {
                     version: env!("CARGO_PKG_VERSION").into(),
                     led: led.collect(),
                     parts: Vec::new(),
+                    heard,
                 }
             })
             .await
@@ -332,8 +334,7 @@ impl Cluster {
 }
 
 async fn ask_node(address: &str, id: NodeId) -> Result<GetNodeStatusResponse> {
-    let mut client = peer::connect(address).await?;
-    let status = client.get_node_status(GetNodeStatusRequest {}).await.map_err(|s| crate::wire::error_of(&s))?.into_inner();
+    let status = peer::status(address).await?;
     if NodeId(status.node_id) != id {
         return Err(Error::conflict(format!("{address} is node {} now", status.node_id)));
     }

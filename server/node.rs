@@ -31,7 +31,7 @@ use crate::{
     porch::Porch,
     proto::{
         self,
-        internal::v1::{GetNodeStatusRequest, JoinRequest, peer_service_server::PeerServiceServer},
+        internal::v1::{JoinRequest, peer_service_server::PeerServiceServer},
         v1::{cluster_service_server::ClusterServiceServer, kv_service_server::KvServiceServer, snapshot_service_server::SnapshotServiceServer},
     },
     restore::{self, Holds},
@@ -312,9 +312,8 @@ async fn run(options: Options, porch: Porch, address: String, claim: Claim, stor
 /// Learns who is at an address that an operator gave, so that nodes find each other again after all addresses have changed.
 async fn meet(target: String, peers: Peers) {
     loop {
-        let status = async { peer::connect(&target).await?.get_node_status(GetNodeStatusRequest {}).await.map_err(|s| wire::error_of(&s)) };
-        if let Ok(status) = status.await {
-            return peers.learn(NodeId(status.into_inner().node_id), &target);
+        if let Ok(status) = peer::status(&target).await {
+            return peers.learn(NodeId(status.node_id), &target);
         }
         tokio::time::sleep(limits::PEER_RETRY_MAX).await;
     }

@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     ids::NodeId,
     limits,
-    proto::internal::v1::{Hello, peer_service_client::PeerServiceClient},
+    proto::internal::v1::{GetNodeStatusRequest, GetNodeStatusResponse, Hello, peer_service_client::PeerServiceClient},
     wire,
 };
 
@@ -53,6 +53,12 @@ impl Me {
             incarnation: self.incarnation,
         }
     }
+}
+
+/// What the node at an address says of itself.
+pub async fn status(address: impl AsRef<str>) -> Result<GetNodeStatusResponse> {
+    let answer = connect(address.as_ref()).await?.get_node_status(GetNodeStatusRequest {}).await;
+    Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
 }
 
 /// Opens a connection to a node's peer service.

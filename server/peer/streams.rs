@@ -17,7 +17,7 @@ use tokio::{
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Status, Streaming};
 
-use super::{Me, Verdict, connect, hello::newcomer, judge, rows};
+use super::{Me, Verdict, connect, hello::newcomer, judge, rows, status};
 use crate::{
     clock::Chance,
     driver::Handle,
@@ -123,7 +123,7 @@ impl Peers {
                 let (address, at) = watch::channel(address.to_owned());
                 let refusal = Arc::new(Mutex::new(None));
                 let (opened, open) = watch::channel(false);
-                lock(&self.shared.tasks).spawn(speak(self.shared.clone(), node, messages, at, refusal.clone(), opened));
+                lock(&self.shared.tasks).spawn(speak(self.clone(), node, messages, at, refusal.clone(), opened));
                 lines.insert(node, Line { queue, room: Room::of(limits::PEER_QUEUE_BYTES_MAX), address, refusal, open });
             }
         }
@@ -131,6 +131,23 @@ impl Peers {
 
     pub fn address(&self, node: NodeId) -> Option<String> {
         lock(&self.shared.lines).get(&node).map(|line| line.address.borrow().clone())
+    }
+
+    /// Who has a stream to this node, and where they say they are.
+    pub fn heard(&self) -> Vec<(NodeId, String)> {
+        lock(&self.shared.speakers).iter().map(|(node, speaker)| (*node, speaker.address.clone())).collect()
+    }
+
+    /// Asks the nodes that this one has streams to where a node is that is not where it was.
+    async fn ask_around(&self, node: NodeId) {
+        let others: Vec<_> = lock(&self.shared.lines).values().filter(|line| *line.open.borrow()).map(|line| line.address.borrow().clone()).collect();
+        let mut asked: JoinSet<_> = others.into_iter().map(|address| tokio::time::timeout(limits::PEER_CONNECT, status(address))).collect();
+        while let Some(answer) = asked.join_next().await {
+            let Ok(Ok(Ok(status))) = answer else { continue };
+            if let Some(heard) = status.heard.iter().find(|heard| NodeId(heard.node_id) == node) {
+                return self.learn(node, &heard.address);
+            }
+        }
     }
 
     /// Why other nodes refuse this one, if they do.
@@ -216,10 +233,10 @@ async fn opens(mut open: watch::Receiver<bool>) -> bool {
 
 /// Keeps one stream to one node for as long as the node is known.
 async fn speak(
-    shared: Arc<Shared>,
+    peers: Peers,
     node: NodeId,
     mut messages: mpsc::Receiver<Queued>,
-    at: watch::Receiver<String>,
+    mut at: watch::Receiver<String>,
     refusal: Arc<Mutex<Option<String>>>,
     open: watch::Sender<bool>,
 ) {
@@ -227,9 +244,9 @@ async fn speak(
     let mut chance = Chance::from_entropy();
     let mut said = String::new();
     loop {
-        let address = at.borrow().clone();
-        let began = shared.handle.get().map(|h| h.clock.now());
-        let end = stream(&shared, node, &address, &mut messages, &refusal, &open).await;
+        let address = at.borrow_and_update().clone();
+        let began = peers.shared.handle.get().map(|h| h.clock.now());
+        let end = stream(&peers, node, &address, &mut messages, &refusal, &open).await;
         open.send_replace(false);
         let why = match end {
             Ok(()) => return,
@@ -244,7 +261,7 @@ async fn speak(
             }
             said = why;
         }
-        let held = shared.handle.get().zip(began).is_some_and(|(h, began)| h.clock.now() - began > limits::PEER_RETRY_MAX);
+        let held = peers.shared.handle.get().zip(began).is_some_and(|(h, began)| h.clock.now() - began > limits::PEER_RETRY_MAX);
         if held {
             pause = limits::PEER_RETRY_MIN;
             said.clear();
@@ -254,24 +271,31 @@ async fn speak(
         tokio::pin!(wait);
         loop {
             tokio::select! {
-                () = &mut wait => break,
+                () = &mut wait => {
+                    pause = (pause * 2).min(limits::PEER_RETRY_MAX);
+                    break;
+                }
+                Ok(()) = at.changed() => {
+                    pause = limits::PEER_RETRY_MIN;
+                    break;
+                }
                 // What was to be sent meanwhile is lost: it would be old news.
                 message = messages.recv() => if message.is_none() { return },
             }
         }
-        pause = (pause * 2).min(limits::PEER_RETRY_MAX);
     }
 }
 
 /// One stream, from the hello to its end. Ok when the node is not known any more.
 async fn stream(
-    shared: &Shared,
+    peers: &Peers,
     node: NodeId,
     address: &str,
     messages: &mut mpsc::Receiver<Queued>,
     refusal: &Mutex<Option<String>>,
     open: &watch::Sender<bool>,
 ) -> Result<()> {
+    let shared = &peers.shared;
     let mut client = connect(address).await?;
     let (frames, outgoing) = mpsc::channel(16);
     let hello = DeliverRequest { hello: Some(shared.me.hello(node)), messages: Vec::new() };
@@ -283,10 +307,19 @@ async fn stream(
     let first =
         tokio::time::timeout(limits::PEER_CONNECT, answers.next()).await.map_err(|_| Error::unavailable(format!("{address} does not answer the hello")))?;
     let answer = first.ok_or_else(|| Error::unavailable("the stream closed"))?.map_err(|s| Error::unavailable(s.message().to_owned()))?;
-    let verdict = if answer.refused.is_empty() {
-        answer.hello.as_ref().map_or(Verdict::Refuse("no hello".into()), |hello| judge(&shared.me.identity.borrow().clone(), hello))
-    } else {
-        Verdict::Refuse(answer.refused)
+    let judged = answer.hello.as_ref().map(|hello| judge(&shared.me.identity.borrow().clone(), hello));
+    if let Some(hello) = answer.hello.as_ref().filter(|hello| NodeId(hello.node_id) != node) {
+        // Nodes have changed places, as when parts are restored onto each other's machines. Who stands here now says so at first hand; where the one is that
+        // stood here, those know that it speaks to.
+        if let Some(Verdict::Welcome | Verdict::Adopt(_)) = judged {
+            peers.learn(NodeId(hello.node_id), &hello.address);
+        }
+        peers.ask_around(node).await;
+    }
+    let verdict = match judged {
+        _ if !answer.refused.is_empty() => Verdict::Refuse(answer.refused),
+        Some(verdict) => verdict,
+        None => Verdict::Refuse("no hello".into()),
     };
     match verdict {
         Verdict::Refuse(why) => {

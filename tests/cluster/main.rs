@@ -8,6 +8,7 @@ mod cut;
 mod cuts;
 mod durability;
 mod guide;
+mod moves;
 mod parts;
 mod requests;
 mod snapshots;
