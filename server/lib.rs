@@ -21,6 +21,7 @@
 //! | | `clock` | the only doors to time and chance |
 //! | | `ids` | a type for every id; which partition and group a site lies in (`Topology`) |
 //! | | `room` | a bound in bytes for what waits in a queue |
+//! | | `cork` | connections that write once for everything that becomes ready together |
 //! | | `disk` | the files below the log and the store, which a simulator can put its own in place of |
 //! | | `planted`, `failpoint` | mistakes on purpose, for the simulator to find; places to die at on purpose, for tests to come back from |
 //! | decide | `data` | keys, siblings, contexts, remembered requests; the machine that a data group's log drives (`Machine`) |
@@ -35,7 +36,7 @@
 //! | | `engine` | all Raft groups of a node, driven by one synchronous loop; the only one that steps raft-rs |
 //! | | `driver` | the two OS threads that run the loop and the store, and the `Handle` by which tasks talk to them |
 //! | | `peer` | streams between nodes, and who may speak to whom |
-//! | parts | `snapshot::{shelf, archive, source, verify, set}` | finished parts on disk, as tars, as extracted directories; checking one, checking all |
+//! | parts | `snapshot::{shelf, archive, source, lanes, verify, set}` | finished parts on disk, as tars, as extracted directories; checking one, checking all |
 //! | services | `kv` | reads and writes of sites |
 //! | | `membership` | nodes, sites, relays, the registry of snapshots, as users see them |
 //! | | `parts` | this node's parts: from the view at the cut to files on the shelf |

@@ -12,7 +12,7 @@ use std::{
 /// The library in reading order: a file imports only what stands above it. Inside a folder the order is that of its `mod` lines.
 /// `ctl` is the code under `cli/`; `main` are the two binaries.
 const LAYERS: &[&str] = &[
-    "limits error clock ids room disk planted failpoint",
+    "limits error clock ids room cork disk planted failpoint",
     "data cluster snapshot/cut snapshot/chunk snapshot/manifest entry",
     "proto wire",
     "metrics store log engine driver peer",
@@ -35,7 +35,8 @@ const PURE: &str = "data cluster snapshot/cut snapshot/manifest snapshot/chunk e
 const DEEDS: &[&str] = &["tokio", "tonic", "prost", "std::fs", "std::net", "std::thread", "std::time::Instant", "std::time::SystemTime"];
 
 /// `ddbctl` speaks the contract, and checks parts where no server is.
-const CTL: &str = "ctl proto error limits clock ids failpoint snapshot/set snapshot/verify snapshot/source snapshot/archive snapshot/manifest snapshot/chunk";
+const CTL: &str =
+    "ctl proto error limits clock ids cork failpoint snapshot/set snapshot/verify snapshot/source snapshot/archive snapshot/manifest snapshot/chunk";
 
 const FILE_LINES_MAX: usize = 700;
 
