@@ -305,7 +305,7 @@ async fn get_snapshot(uuid: SnapshotId, client: &mut client::Client, console: &m
 async fn get(place: Place, key: Bytes, client: &mut client::Client, console: &mut Console) -> Result<(), Failure> {
     let found = kv::read(&place, key.clone(), false, client).await?;
     console.write(values(found.values(), &found.context).as_bytes())?;
-    if found.values().is_empty() {
+    if found.siblings.is_empty() {
         let what = format!("key \"{}\" does not exist", text::escape(&key));
         return Err(Failure::new(exit::NOT_FOUND, what, format!("site {:?}", place.site), "list what does with get_matches"));
     }
@@ -318,9 +318,9 @@ async fn get_matches(place: Place, prefix: Bytes, client: &mut client::Client, c
     kv::walk(request, client, |entries| {
         let mut blocks = String::new();
         for entry in entries {
-            let held: Vec<Bytes> = entry.siblings.into_iter().map(|sibling| sibling.value).collect();
+            let held = entry.siblings.iter().map(|sibling| &sibling.value);
             let gap = if found { "\n" } else { "" };
-            blocks += &format!("{gap}Key: {}\n{}", text::escape(&entry.key), values(&held, &text::base64(&entry.context)));
+            blocks += &format!("{gap}Key: {}\n{}", text::escape(&entry.key), values(held, &entry.context));
             found = true;
         }
         console.write(blocks.as_bytes())
@@ -329,9 +329,9 @@ async fn get_matches(place: Place, prefix: Bytes, client: &mut client::Client, c
     if found { Ok(()) } else { console.write(b"No keys returned\n") }
 }
 
-fn values(values: &[Bytes], context: &str) -> String {
-    let values: Vec<String> = values.iter().map(|value| text::escape(value)).collect();
-    format!("Values: [{}]\nContext: {context}\n", values.join(" "))
+fn values<'a>(values: impl Iterator<Item = &'a Bytes>, context: &[u8]) -> String {
+    let values: Vec<String> = values.map(|value| text::escape(value)).collect();
+    format!("Values: [{}]\nContext: {}\n", values.join(" "), text::base64(context))
 }
 
 fn with(context: Option<Vec<u8>>) -> Write {
@@ -439,8 +439,8 @@ mod tests {
 
     #[test]
     fn values_are_shown_as_the_guide_shows_them() {
-        assert_eq!(values(&[Bytes::from_static(b"a"), Bytes::from_static(b"b\n")], "Y3R4"), "Values: [a b\\n]\nContext: Y3R4\n");
-        assert_eq!(values(&[], ""), "Values: []\nContext: \n");
+        assert_eq!(values([Bytes::from_static(b"a"), Bytes::from_static(b"b\n")].iter(), b"ctx"), "Values: [a b\\n]\nContext: Y3R4\n");
+        assert_eq!(values([].iter(), b""), "Values: []\nContext: \n");
     }
 
     #[test]

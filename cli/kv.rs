@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tonic::transport::Channel;
 
 use super::{
@@ -32,10 +32,11 @@ use crate::{
 pub struct Found {
     pub key: Blob,
     pub siblings: Vec<Value>,
-    /// Base64.
-    pub context: String,
+    #[serde(serialize_with = "as_base64")]
+    pub context: Bytes,
+    /// Whether tables show hex.
     #[serde(skip)]
-    show: Show,
+    hex: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -43,14 +44,6 @@ pub struct Value {
     pub value: Blob,
     #[serde(skip_serializing_if = "is_zero")]
     pub timestamp_ms: u64,
-}
-
-/// The bytes behind a document, for texts.
-#[derive(Debug, Default)]
-struct Show {
-    key: Bytes,
-    values: Vec<Bytes>,
-    hex: bool,
 }
 
 /// A line of a scan.
@@ -75,35 +68,38 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
+fn as_base64<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&text::base64(bytes))
+}
+
 impl Found {
-    fn new(key: Bytes, siblings: Vec<v1::Sibling>, context: &[u8], hex: bool) -> Found {
-        let values = siblings.iter().map(|sibling| sibling.value.clone()).collect();
-        let siblings = siblings.into_iter().map(|s| Value { value: Blob::new(&s.value), timestamp_ms: s.timestamp_ms }).collect();
-        Found { key: Blob::new(&key), siblings, context: text::base64(context), show: Show { key, values, hex } }
+    fn new(key: Bytes, siblings: Vec<v1::Sibling>, context: Bytes, hex: bool) -> Found {
+        let siblings = siblings.into_iter().map(|s| Value { value: Blob(s.value), timestamp_ms: s.timestamp_ms }).collect();
+        Found { key: Blob(key), siblings, context, hex }
     }
 
-    pub fn values(&self) -> &[Bytes] {
-        &self.show.values
+    pub fn values(&self) -> impl Iterator<Item = &Bytes> {
+        self.siblings.iter().map(|sibling| &sibling.value.0)
     }
 }
 
 impl View for Found {
     fn text(&self) -> String {
-        match &self.show.values[..] {
-            [value] if !self.show.hex => text::escape_block(value) + "\n",
-            values => values.iter().map(|value| written(value, self.show.hex) + "\n").collect(),
+        match &self.siblings[..] {
+            [only] if !self.hex => text::escape_block(&only.value.0) + "\n",
+            _ => self.values().map(|value| written(value, self.hex) + "\n").collect(),
         }
     }
 }
 
 impl View for Line {
     fn text(&self) -> String {
-        let show = &self.found.show;
-        let key = written(&show.key, show.hex);
+        let found = &self.found;
+        let key = written(&found.key.0, found.hex);
         if self.keys_only {
             return key + "\n";
         }
-        show.values.iter().map(|value| format!("{key}\t{}\n", written(value, show.hex))).collect()
+        found.values().map(|value| format!("{key}\t{}\n", written(value, found.hex))).collect()
     }
 }
 
@@ -122,23 +118,23 @@ pub async fn get(args: Get, client: &mut Client, console: &mut Console) -> Resul
     let found = read(&args.place, key.clone(), args.stale, client).await?;
     let place = format!("site {:?}, bucket {}", args.place.site, bucket_name(&args.place));
     let missing = || Failure::new(exit::NOT_FOUND, format!("key \"{}\" does not exist", text::escape(&key)), &place, "list what does with scan");
-    match (args.raw, found.values()) {
+    match (args.raw, &found.siblings[..]) {
         (true, []) => Err(missing()),
-        (true, [value]) if console.stdout_is_terminal && text::escape_block(value).as_bytes() != value.as_ref() => {
+        (true, [only]) if console.stdout_is_terminal && text::escape_block(&only.value.0).as_bytes() != only.value.0 => {
             Err(Failure::usage("the value is not text and stdout is a terminal", "redirect it to a file, or leave --raw out"))
         }
-        (true, [value]) => console.write(value),
+        (true, [only]) => console.write(&only.value.0),
         (true, several) => {
             let what = format!("key \"{}\" holds {} concurrent values", text::escape(&key), several.len());
             Err(Failure::new(exit::NOT_FOUND, what, &place, "look at them without --raw, then put one with their --context"))
         }
-        (false, values) => {
+        (false, siblings) => {
             console.print(&found)?;
-            match values.len() {
+            match siblings.len() {
                 0 => Err(missing()),
                 1 => Ok(()),
                 n => {
-                    console.warn(&format!("{n} concurrent values; to settle them, put one with --context {}", found.context));
+                    console.warn(&format!("{n} concurrent values; to settle them, put one with --context {}", text::base64(&found.context)));
                     Ok(())
                 }
             }
@@ -151,7 +147,7 @@ pub async fn read(place: &Place, key: Bytes, stale: bool, client: &mut Client) -
     let call = Call::new(format!("get key \"{}\"", text::escape(&key)));
     let request = v1::GetRequest { site: place.site.clone(), bucket: place.bucket.proto(), key: key.clone(), consistency: consistency(stale) };
     let answer = client.call(&call, request, |channel, request| async move { kv(channel).get(request).await }).await?;
-    Ok(Found::new(key, answer.body.siblings, &answer.body.context, place.hex))
+    Ok(Found::new(key, answer.body.siblings, answer.body.context, place.hex))
 }
 
 pub async fn put(args: Put, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
@@ -211,7 +207,7 @@ pub async fn scan(args: Scan, client: &mut Client, console: &mut Console) -> Res
         consistency: consistency(args.stale),
     };
     walk(request, client, |entries| {
-        let line = |e: v1::ScanEntry| Line { found: Found::new(e.key, e.siblings, &e.context, args.place.hex), keys_only: args.keys_only };
+        let line = |e: v1::ScanEntry| Line { found: Found::new(e.key, e.siblings, e.context, args.place.hex), keys_only: args.keys_only };
         console.print_each(&entries.into_iter().map(line).collect::<Vec<_>>())
     })
     .await
@@ -318,7 +314,7 @@ mod tests {
     }
 
     fn found(siblings: Vec<v1::Sibling>) -> Found {
-        Found::new(Bytes::from_static(b"k\xff"), siblings, b"ctx", false)
+        Found::new(Bytes::from_static(b"k\xff"), siblings, Bytes::from_static(b"ctx"), false)
     }
 
     #[test]

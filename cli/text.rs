@@ -3,31 +3,27 @@
 //! - Base64 (standard alphabet) is for contexts and for values that are not UTF-8 in JSON and YAML: `{"utf8": "..."}` or `{"base64": "..."}`.
 //! - Escapes (`\n \r \t \\ \xNN`) are for tables. Control characters are never sent to a terminal: a value must not be able to drive it.
 
-use std::fmt::Write as _;
-
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use serde::Serialize;
+use bytes::Bytes;
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
 /// Bytes in a document: text where they are text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Blob {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    utf8: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    base64: Option<String>,
-}
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob(pub Bytes);
 
-impl Blob {
-    pub fn new(bytes: &[u8]) -> Blob {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Blob { utf8: Some(text.to_owned()), base64: None },
-            Err(_) => Blob { utf8: None, base64: Some(base64(bytes)) },
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(Some(1))?;
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => map.serialize_entry("utf8", text)?,
+            Err(_) => map.serialize_entry("base64", &base64(&self.0))?,
         }
+        map.end()
     }
 }
 
@@ -42,7 +38,7 @@ pub fn from_base64(text: &str) -> Result<Vec<u8>, String> {
 
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
+        push_hex(&mut text, *byte);
         text
     })
 }
@@ -59,7 +55,7 @@ pub fn from_hex(text: &[u8]) -> Result<Vec<u8>, String> {
 pub fn escape(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
-        _ => bytes.utf8_chunks().fold(String::new(), |mut out, chunk| {
+        _ => bytes.utf8_chunks().fold(String::with_capacity(3 * bytes.len()), |mut out, chunk| {
             chunk.valid().chars().for_each(|c| escape_char(&mut out, c));
             chunk.invalid().iter().for_each(|byte| escape_byte(&mut out, *byte));
             out
@@ -93,13 +89,21 @@ fn escape_char(out: &mut String, c: char) {
         '\r' => out.push_str("\\r"),
         '\t' => out.push_str("\\t"),
         '\\' => out.push_str("\\\\"),
+        ' '..='~' => out.push(c),
         c if c.is_control() => c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| escape_byte(out, byte)),
         c => out.push(c),
     }
 }
 
 fn escape_byte(out: &mut String, byte: u8) {
-    let _ = write!(out, "\\x{byte:02x}");
+    out.push_str("\\x");
+    push_hex(out, byte);
+}
+
+fn push_hex(out: &mut String, byte: u8) {
+    for digit in [byte >> 4, byte & 15] {
+        out.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+    }
 }
 
 /// Milliseconds since 1970 as RFC 3339 in UTC, to the second. The days are counted as in Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms".

@@ -99,8 +99,8 @@ fn somebodys(site: &str) -> Failure {
 async fn marker(site: &str, client: &mut Client) -> Result<Option<Marker>, Failure> {
     let found = kv::read(&place(site), MARKER, false, client).await?;
     // What cannot be read as a marker was not written by a bench.
-    Ok(match found.values() {
-        [value] => serde_json::from_slice(value).ok(),
+    Ok(match &found.siblings[..] {
+        [only] => serde_json::from_slice(&only.value.0).ok(),
         _ => None,
     })
 }
