@@ -191,6 +191,16 @@ impl Group {
         !(self.reads.is_empty() && self.looks.is_empty() && self.rounds.is_empty())
     }
 
+    /// Whether some member is offered rows in place of entries.
+    pub fn offers(&self) -> bool {
+        !self.raw.store().offers.borrow().is_empty()
+    }
+
+    /// Whether a turn of the loop may have something to do here.
+    pub fn stirs(&self) -> bool {
+        self.raw.has_ready() || !self.queue.is_empty() || self.is_asked() || self.held_since.is_some() || self.offers()
+    }
+
     /// Whether nobody else can have been elected.
     pub fn has_lease(&self, now: Duration) -> bool {
         now < self.lease_until || (planted(Mistake::LeaseForEver) && self.lease_until > Duration::ZERO) || planted(Mistake::ReadsUnasked)

@@ -75,21 +75,18 @@ impl Engine {
     /// Takes the next step towards the wanted members of a group that this node leads, if there is one to take now.
     pub(super) fn tend_group(&mut self, id: GroupId) {
         let (me, now) = (self.me(), self.now);
-        let wanted = self.meta.wanted(id);
         let resigning = self.resigning;
         let Some(group) = self.groups.get_mut(&id).filter(|g| g.leads()) else { return };
         // Also before it has committed an entry of its term: the voter that it lacks for that may be the one that waits for rows.
         watch_snapshots(group, now);
-        if !group.knows_all() || wanted.voters.is_empty() || resigning {
+        if !group.knows_all() || resigning || group.raw.raft.has_pending_conf() {
             return;
         }
-        if group.raw.raft.has_pending_conf() {
-            return;
-        }
-        let (last, alive) = (group.commit(), group.alive());
+        let wanted = self.meta.wanted(id);
+        let last = group.commit();
         let caught_up = |n: NodeId| group.matched(n) + limits::CAUGHT_UP_ENTRIES > last && group.matched(n) > 0;
         // Of a node that is no member yet this group has heard nothing; a learner that never answers costs it nothing.
-        let may_be_alive = |n: NodeId| alive.contains(&n) || group.raw.raft.prs().get(n.0).is_none();
+        let may_be_alive = |n: NodeId| n == me || group.raw.raft.prs().get(n.0).is_none_or(|p| p.recent_active);
         if let Some(step) = walk::next_step(group.members(), &wanted, me, &caught_up, &may_be_alive) {
             take_step(group, step, now);
             self.awake.insert(id);
@@ -113,10 +110,12 @@ impl Engine {
 
     /// Sends rows to members that asked for them, as far as the store knows those members.
     pub(super) fn tend_offers(&mut self, host: &mut dyn Host) {
-        let under_way = |g: &Group| g.raw.store().offers.borrow().values().filter(|o| matches!(o, Offer::Sending { .. })).count();
-        if self.groups.values().all(|g| g.raw.store().offers.borrow().is_empty()) {
+        let groups = &self.groups;
+        self.offering.retain(|id| groups.get(id).is_some_and(|g| g.offers()));
+        if self.offering.is_empty() {
             return;
         }
+        let under_way = |g: &Group| g.raw.store().offers.borrow().values().filter(|o| matches!(o, Offer::Sending { .. })).count();
         let mut free = limits::ROWS_AT_ONCE.saturating_sub(self.groups.values().map(|g| under_way(g)).sum());
         for group in self.groups.values_mut().filter(|g| g.leads()) {
             let mut offers = group.raw.store().offers.borrow_mut();

@@ -172,6 +172,10 @@ pub struct Engine {
     arrived: BTreeMap<GroupId, VecDeque<ArrivedRows>>,
     /// Groups with something to do in this round.
     awake: BTreeSet<GroupId>,
+    /// Groups in which reads or looks wait.
+    asked: BTreeSet<GroupId>,
+    /// Groups whose leader is here and offers rows to members that lack entries.
+    offering: BTreeSet<GroupId>,
     /// Messages of this node to itself.
     inbox: VecDeque<PeerMessage>,
     /// Until then votes are withheld: before the restart this node may have promised a leader not to vote.
@@ -228,6 +232,8 @@ impl Engine {
             heard: BTreeMap::new(),
             arrived: BTreeMap::new(),
             awake,
+            asked: BTreeSet::new(),
+            offering: BTreeSet::new(),
             inbox: VecDeque::new(),
             votes_from,
             anew: false,
@@ -344,7 +350,9 @@ impl Engine {
         for group in self.groups.values_mut().filter(|g| active || g.id.is_meta()) {
             if group.installing.is_none() {
                 group.tick(&mut self.chance);
-                self.awake.insert(group.id);
+                if group.stirs() {
+                    self.awake.insert(group.id);
+                }
             }
         }
         for asker in self.groups.values_mut().flat_map(|g| g.expire(self.now)).collect::<Vec<_>>() {
@@ -453,8 +461,14 @@ impl Engine {
         for id in awake {
             self.propose_waiting(id, host)?;
             self.ask_for_reads(id);
-            let Some(group) = self.groups.get_mut(&id).filter(|g| g.installing.is_none()) else { continue };
-            if !group.raw.has_ready() {
+            let Some(group) = self.groups.get_mut(&id) else { continue };
+            if group.is_asked() {
+                self.asked.insert(id);
+            }
+            if group.offers() {
+                self.offering.insert(id);
+            }
+            if group.installing.is_some() || !group.raw.has_ready() {
                 continue;
             }
             let mut ready = group.raw.ready();
@@ -526,7 +540,9 @@ impl Engine {
         self.note_read_states(id, states);
         self.note_leader(id, role, host)?;
         self.apply(id, committed, host)?;
-        self.awake.insert(id);
+        if self.groups.get(&id).is_some_and(|g| g.stirs()) {
+            self.awake.insert(id);
+        }
         Ok(())
     }
 

@@ -189,10 +189,9 @@ impl Engine {
     /// Answers every read that may be answered now.
     pub(super) fn answer_reads(&mut self, host: &mut dyn Host) -> Result<()> {
         self.now = host.now();
-        let asked = self.groups.values().filter(|g| g.is_asked()).map(|g| g.id);
-        for id in asked.collect::<Vec<_>>() {
+        for id in std::mem::take(&mut self.asked) {
             let now = self.now;
-            let group = self.groups.get_mut(&id).expect("its key was just listed");
+            let group = self.groups.get_mut(&id).expect("a group that was opened stays");
             let (mut reads, mut looks) = (Vec::new(), Vec::new());
             let applied = group.record.applied.index;
             if group.knows_all() && group.has_lease(now) && applied >= group.commit() {
@@ -207,6 +206,9 @@ impl Engine {
                 }
                 !ripe
             });
+            if group.is_asked() {
+                self.asked.insert(id);
+            }
             for read in reads {
                 self.answer_read(id, read.asker, &read.query, host)?;
             }
