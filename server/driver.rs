@@ -116,7 +116,11 @@ pub fn start(
     let results = orders.clone();
     let keeper = {
         let (store, metrics) = (store.clone(), metrics.clone());
-        move || keep_store(&store, &log, topology, &work, &results, clock, &metrics)
+        move || {
+            // Without the right to it, the work is done at the usual priority.
+            let _ = rustix::process::nice(limits::STORE_NICE);
+            keep_store(&store, &log, topology, &work, &results, clock, &metrics);
+        }
     };
     let store_thread = spawn("store", keeper)?;
     let leaders = Arc::new(RwLock::default());

@@ -96,12 +96,18 @@ pub const LOG_CACHE_BYTES: usize = 1 << 20;
 
 // The store.
 
-/// Applied rows that wait in memory for a checkpoint.
-pub const OVERLAY_CHECKPOINT_BYTES: usize = 16 << 20;
+/// Applied rows that wait in memory for a checkpoint. A checkpoint writes every page that it touches, whole: the more rows wait, the more of them share one.
+pub const OVERLAY_CHECKPOINT_BYTES: usize = 64 << 20;
 /// Rows in memory at which writes wait for the checkpoint.
 pub const OVERLAY_BYTES_MAX: usize = 128 << 20;
-/// A checkpoint happens at least this often while there is something to write.
-pub const CHECKPOINT_AGE_MAX: Duration = Duration::from_secs(5);
+/// A checkpoint happens at least this often while there is something to write ...
+pub const CHECKPOINT_AGE_MAX: Duration = Duration::from_secs(30);
+/// ... and as often as this when nothing has been applied for `CHECKPOINT_QUIET`: a restart, a snapshot and a new member then find little left to write.
+pub const CHECKPOINT_AGE_QUIET: Duration = Duration::from_secs(5);
+pub const CHECKPOINT_QUIET: Duration = Duration::from_secs(1);
+/// How nice the store's thread is to others. Where they want every core it still has a third of the share of one of them, and when rows come faster than it
+/// writes them, writes wait for it.
+pub const STORE_NICE: i32 = 5;
 /// In the build for simulations next to nothing, so that pages come from the disk again.
 pub const STORE_CACHE_BYTES: usize = if cfg!(feature = "planted") { 32 << 10 } else { 64 << 20 };
 /// Rows deleted by one log entry when a site is removed.

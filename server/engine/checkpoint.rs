@@ -1,8 +1,8 @@
 //! Checkpoints: applied rows go from memory to the store in one durable transaction, beside the loop, which never waits for them.
 //!
-//! A checkpoint begins when there are many bytes, when the oldest is old, or when somebody needs the store to know something: a snapshot its cut, a new
-//! member its rows. It seals every group's open layer with the group's record; when it is done, readers move to a view that holds those rows, the layers
-//! are dropped, and logs are cut off behind, but for what followers that are a little late will ask for.
+//! A checkpoint begins when there are many bytes, when they have waited for long (less long while nothing comes), or when somebody needs the store to know
+//! something: a snapshot its cut, a new member its rows. It seals every group's open layer with the group's record; when it is done, readers move to a
+//! view that holds those rows, the layers are dropped, and logs are cut off behind, but for what followers that are a little late will ask for.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -125,13 +125,25 @@ pub(super) struct Checkpoints {
     last: Duration,
     /// Of all overlays, as of the last round and what was applied since.
     pub bytes: usize,
+    /// What that was when it last changed, and when it did.
+    steady: (usize, Duration),
     /// Something else than applying has changed them.
     pub uncounted: bool,
 }
 
 impl Checkpoints {
     pub fn new(bounds: Bounds) -> Checkpoints {
-        Checkpoints { bounds, running: None, wanted: false, last: Duration::ZERO, bytes: 0, uncounted: true }
+        Checkpoints { bounds, running: None, wanted: false, last: Duration::ZERO, bytes: 0, steady: (0, Duration::ZERO), uncounted: true }
+    }
+
+    /// Whether what waits has waited for long enough.
+    fn is_old(&mut self, now: Duration) -> bool {
+        if self.steady.0 != self.bytes {
+            self.steady = (self.bytes, now);
+        }
+        let quiet = now.saturating_sub(self.steady.1) > limits::CHECKPOINT_QUIET;
+        let age_max = if quiet { limits::CHECKPOINT_AGE_QUIET } else { limits::CHECKPOINT_AGE_MAX };
+        self.bytes > 0 && now.saturating_sub(self.last) > age_max
     }
 
     /// Whether writes have to wait for the store.
@@ -152,7 +164,7 @@ impl Engine {
             return Ok(());
         }
         let capture = self.capture_due(host);
-        let old = self.now.saturating_sub(self.checkpoints.last) > limits::CHECKPOINT_AGE_MAX && self.checkpoints.bytes > 0;
+        let old = self.checkpoints.is_old(self.now);
         if capture.is_none() && !self.checkpoints.wanted && !old && self.checkpoints.bytes < self.checkpoints.bounds.overlay_checkpoint_bytes {
             return Ok(());
         }
