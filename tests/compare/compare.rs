@@ -15,6 +15,7 @@ mod machine;
 mod table;
 mod recovery;
 mod growth;
+mod goals;
 mod failover;
 
 use std::{fs, path::Path, process::ExitCode, time::Duration};
@@ -76,6 +77,8 @@ enum Part {
     Growth,
     /// How long a killed leader is missed
     Failover,
+    /// What DeviceDB alone shall do
+    Goals,
 }
 
 #[tokio::main]
@@ -122,6 +125,9 @@ async fn run_all(args: &Args) -> ExitCode {
     }
     if args.names(Part::Failover) {
         kept.push(publish_failover(&failover::measure().await));
+    }
+    if args.names(Part::Goals) {
+        kept.push(publish_goals(args, &goals::measure(args).await));
     }
     match kept.into_iter().collect::<Result<Vec<_>, _>>() {
         Ok(places) => {
@@ -277,6 +283,16 @@ fn publish_growth(args: &Args, growth: &growth::Growth) -> Result<String, Troubl
     into_page("growth", &table)?;
     growth.draw(&folder)?;
     Ok(format!("{PAGE}, {GROWTH}"))
+}
+
+fn publish_goals(args: &Args, goals: &goals::Goals) -> Result<String, Trouble> {
+    let table = goals.markdown();
+    println!("{table}");
+    if args.rounds < ROUNDS_PUBLISHED {
+        return Ok("printed only: a page is of three rounds or more".into());
+    }
+    into_page("goals", &table)?;
+    Ok(PAGE.into())
 }
 
 fn publish_failover(gaps: &[f64]) -> Result<String, Trouble> {

@@ -26,8 +26,8 @@ use crate::{
 };
 
 /// What was written is in the store by then.
-const SETTLE: Duration = Duration::from_secs(8);
-const REST: Duration = Duration::from_secs(10);
+pub const SETTLE: Duration = Duration::from_secs(8);
+pub const REST: Duration = Duration::from_secs(10);
 const SNAPSHOT_BOUND: Duration = Duration::from_secs(600);
 /// A field of large values has fewer keys.
 const FIELD_BYTES: u64 = 200_000_000;
