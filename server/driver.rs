@@ -359,12 +359,12 @@ fn do_job(store: &Store, log: &Log, topology: Topology, job: Job, clock: Clock, 
     let (began, bytes) = (clock.now(), job.bytes());
     let rows = if let Job::Install { path, .. } = &job { Some(path.clone()) } else { None };
     let finished = job.run(store, log, topology);
-    match rows {
-        Some(path) => {
-            remove_rows(&path);
-            failpoint(Failpoint::InstallFileRemoved);
-        }
-        None => metrics.checkpoint(clock.now() - began, bytes),
+    if let Some(path) = rows {
+        remove_rows(&path);
+        failpoint(Failpoint::InstallFileRemoved);
+    }
+    if let Finished::Checkpoint(_) = finished {
+        metrics.checkpoint(clock.now() - began, bytes);
     }
     finished
 }

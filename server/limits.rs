@@ -105,6 +105,8 @@ pub const CHECKPOINT_AGE_MAX: Duration = Duration::from_secs(30);
 /// ... and as often as this when nothing has been applied for `CHECKPOINT_QUIET`: a restart, a snapshot and a new member then find little left to write.
 pub const CHECKPOINT_AGE_QUIET: Duration = Duration::from_secs(5);
 pub const CHECKPOINT_QUIET: Duration = Duration::from_secs(1);
+/// While rows wait for a checkpoint, how far the log is synced is noted at least this often: what is damaged before that is not taken for a torn end.
+pub const EXTENT_AGE_MAX: Duration = Duration::from_secs(5);
 /// How nice the store's thread is to others. Where they want every core it still has a third of the share of one of them, and when rows come faster than it
 /// writes them, writes wait for it.
 pub const STORE_NICE: i32 = 5;

@@ -2,7 +2,8 @@
 //!
 //! A checkpoint begins when there are many bytes, when they have waited for long (less long while nothing comes), or when somebody needs the store to know
 //! something: a snapshot its cut, a new member its rows. It seals every group's open layer with the group's record; when it is done, readers move to a
-//! view that holds those rows, the layers are dropped, and logs are cut off behind, but for what followers that are a little late will ask for.
+//! view that holds those rows, the layers are dropped, and logs are cut off behind, but for what followers that are a little late will ask for. While rows
+//! wait, only the log holds them, so how far it is synced is noted more often than that.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -23,6 +24,8 @@ use crate::{
 pub enum Job {
     /// Write layers, oldest first, in one transaction; then open a view, and one more when a snapshot waits for this moment.
     Checkpoint { layers: Vec<(GroupId, Vec<Arc<Sealed>>)>, capture: Option<SnapshotSeq> },
+    /// Note how far the log is synced.
+    NoteExtent,
     /// Replace a group's rows by those of a file.
     Install { group: GroupId, path: PathBuf, record: Vec<u8> },
 }
@@ -32,6 +35,7 @@ impl Job {
     pub fn run(self, store: &Store, log: &Log, topology: Topology) -> Finished {
         match self {
             Job::Checkpoint { layers, capture } => Finished::Checkpoint(write_layers(store, log, &layers, capture).map(Box::new)),
+            Job::NoteExtent => Finished::ExtentNoted(log.note_extent()),
             Job::Install { group, path, record } => {
                 let install = || {
                     let mut commit = store.begin()?;
@@ -53,7 +57,7 @@ impl Job {
     pub fn bytes(&self) -> usize {
         match self {
             Job::Checkpoint { layers, .. } => layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum(),
-            Job::Install { .. } => 0,
+            Job::NoteExtent | Job::Install { .. } => 0,
         }
     }
 }
@@ -86,6 +90,7 @@ fn write_layers(store: &Store, log: &Log, layers: &[(GroupId, Vec<Arc<Sealed>>)]
 /// What became of a job. An error in it is the end of the node.
 pub enum Finished {
     Checkpoint(Result<Box<Stored>>),
+    ExtentNoted(Result<()>),
     Installed { group: GroupId, view: Result<Box<View>> },
 }
 
@@ -123,6 +128,8 @@ pub(super) struct Checkpoints {
     /// Somebody needs one.
     pub wanted: bool,
     last: Duration,
+    /// When the log's extent was noted last; none while it is being noted.
+    noted: Option<Duration>,
     /// Of all overlays, as of the last round and what was applied since.
     pub bytes: usize,
     /// What that was when it last changed, and when it did.
@@ -133,7 +140,16 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     pub fn new(bounds: Bounds) -> Checkpoints {
-        Checkpoints { bounds, running: None, wanted: false, last: Duration::ZERO, bytes: 0, steady: (0, Duration::ZERO), uncounted: true }
+        Checkpoints {
+            bounds,
+            running: None,
+            wanted: false,
+            last: Duration::ZERO,
+            noted: Some(Duration::ZERO),
+            bytes: 0,
+            steady: (0, Duration::ZERO),
+            uncounted: true,
+        }
     }
 
     /// Whether what waits has waited for long enough.
@@ -144,6 +160,11 @@ impl Checkpoints {
         let quiet = now.saturating_sub(self.steady.1) > limits::CHECKPOINT_QUIET;
         let age_max = if quiet { limits::CHECKPOINT_AGE_QUIET } else { limits::CHECKPOINT_AGE_MAX };
         self.bytes > 0 && now.saturating_sub(self.last) > age_max
+    }
+
+    /// Whether the log alone holds rows, and has not been noted for long enough.
+    fn extent_is_old(&self, now: Duration) -> bool {
+        self.bytes > 0 && self.noted.is_some_and(|noted| now.saturating_sub(noted.max(self.last)) > limits::EXTENT_AGE_MAX)
     }
 
     /// Whether writes have to wait for the store.
@@ -166,7 +187,7 @@ impl Engine {
         let capture = self.capture_due(host);
         let old = self.checkpoints.is_old(self.now);
         if capture.is_none() && !self.checkpoints.wanted && !old && self.checkpoints.bytes < self.checkpoints.bounds.overlay_checkpoint_bytes {
-            return Ok(());
+            return self.note_extent_if_due(host);
         }
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
         for id in ids {
@@ -188,6 +209,14 @@ impl Engine {
             host.start(Job::Checkpoint { layers, capture })?;
         }
         Ok(())
+    }
+
+    fn note_extent_if_due(&mut self, host: &mut dyn Host) -> Result<()> {
+        if !self.checkpoints.extent_is_old(self.now) {
+            return Ok(());
+        }
+        self.checkpoints.noted = None;
+        host.start(Job::NoteExtent)
     }
 
     /// Closes a group's open layer where it is now; with `always` also when only the record has changed. Its number, if a layer was closed.
@@ -225,6 +254,10 @@ impl Engine {
     pub(super) fn on_finished(&mut self, finished: Finished, host: &mut dyn Host) -> Result<()> {
         match finished {
             Finished::Installed { group, view } => self.on_installed(group, *view?, host),
+            Finished::ExtentNoted(noted) => {
+                self.checkpoints.noted = Some(self.now);
+                noted
+            }
             Finished::Checkpoint(stored) => {
                 let stored = *stored?;
                 self.view = Arc::new(stored.view);

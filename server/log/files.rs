@@ -5,7 +5,7 @@
 //!
 //! raft-engine takes the first broken record of the newest file for its torn end and cuts the file off there: after a crash that is so, but a byte that was
 //! damaged long after its sync looks the same, and the node would forget what it acknowledged behind it. Therefore `extent` among the files says how far
-//! the newest file was synced when the store last made a checkpoint, and nothing before that is ever cut off. Damage behind it is not told from a torn end.
+//! the newest file was synced a few seconds ago, and nothing before that is ever cut off. Damage behind it is not told from a torn end.
 
 use std::{
     io::{Error, ErrorKind, Read, Result, Seek, SeekFrom, Write},

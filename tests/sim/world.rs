@@ -5,6 +5,7 @@
 //! node is paused. Nothing here knows what the engine should do.
 
 mod network;
+mod oaths;
 mod process;
 
 use std::{
@@ -35,6 +36,7 @@ use devicedb::{
 use tempfile::TempDir;
 
 pub use self::network::Network;
+use self::oaths::Oaths;
 use crate::disk::SimDisk;
 pub use crate::history::Moment;
 
@@ -200,6 +202,7 @@ pub struct World {
     pub rotted: bool,
     /// Of disks that are gone.
     disk_operations: u64,
+    oaths: Oaths,
     decoy: Decoy,
     /// Where all files are.
     pub root: PathBuf,
@@ -308,6 +311,7 @@ impl World {
             messages: 0,
             rotted: false,
             disk_operations: 0,
+            oaths: Oaths::default(),
             decoy: Decoy::new(dir.path()),
             root: dir.path().to_owned(),
             _dir: dir,

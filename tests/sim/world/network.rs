@@ -40,6 +40,9 @@ impl World {
         self.messages += 1;
         (from, target, at.as_nanos(), prost::Message::encode_to_vec(&message)).hash(&mut self.trace);
         let Some(identity) = self.engine(from).map(|e| Arc::new(e.identity().clone())) else { return };
+        if let Err(broken) = self.oaths.hear(from, identity.lineage, &message) {
+            self.broken.push(broken);
+        }
         let speaker = Speaker { identity, incarnation: self.nodes[from].incarnation };
         let network = &self.network;
         if network.cut.contains(&(from, target)) || self.chance.below(1000) < network.lost_permille {

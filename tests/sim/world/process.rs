@@ -231,6 +231,7 @@ impl World {
     pub fn replace(&mut self, node: usize, dir: PathBuf, store_of: Option<NodeId>) {
         assert!(!self.is_up(node), "only a node that is down is replaced");
         std::fs::create_dir_all(dir.join("spool")).unwrap();
+        self.oaths.forget(node);
         self.nodes[node].disk.trace().hash(&mut self.trace);
         self.disk_operations += self.nodes[node].disk.operations();
         let disk = SimDisk::new(self.chance.next_u64());
