@@ -70,7 +70,8 @@ fn plan(point: Failpoint) -> (Scene, u32) {
     use Failpoint::*;
     match point {
         PortBound | StoreClaimed | FoundingBegun | FoundingMade | FoundingInPlace | LogOpened | LogDirSynced | ServedNoted => (Scene::Founding, 1),
-        LogFileMade | LogRoomTaken => (Scene::Founding, 1),
+        // What a store is resized to leaves room for what the other scenes write.
+        LogFileMade | LogRoomTaken | StoreResized => (Scene::Founding, 1),
 
         StoreOpened | SpoolRemoved | ThreadsStarted | DoorsOpening | Announcing | Announced => (Scene::Start, 1),
         ShelfDirsMade | ShelfAsideRemoved | ShelfDirRemoved | ShelfChunkSwept => (Scene::Start, 1),
@@ -83,7 +84,7 @@ fn plan(point: Failpoint) -> (Scene, u32) {
             (Scene::Snapshot, 1)
         }
         StorePageWritten => (Scene::Snapshot, 12),
-        StoreSynced | StoreResized | StoreSumsWritten => (Scene::Snapshot, 1),
+        StoreSynced | StoreSumsWritten => (Scene::Snapshot, 1),
         ViewOpened | CaptureBegun | CaptureChunkPlaced | CaptureCopied | CaptureSynced => (Scene::Snapshot, 1),
         CaptureAsideWritten => (Scene::Snapshot, 2),
         CaptureDirMade | CaptureManifestRenamed | CaptureDirSynced | CaptureInPlace | ReportSending | ReportTaken => (Scene::Snapshot, 1),
