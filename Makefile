@@ -14,8 +14,10 @@ DENY := $(TOOLS)/deny-$(DENY_VERSION)/bin/cargo-deny
 FUZZ := $(TOOLS)/fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 CARGO := cargo
 LOCKED := --locked
+# One build serves every test: the one in which nodes can be made to fail on purpose.
+FAULTS := --features fault-injection
 
-.PHONY: help demo test compare failpoints instructions soak soak-cuts chaos fuzz test-clients clients clients-lint clients-bench lint fmt-check clippy buf-lint buf-breaking deny fmt needs
+.PHONY: help demo test compare failpoints instructions soak mutations soak-cuts soak-moves chaos fuzz test-clients clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -35,12 +37,11 @@ compare: needs $(ETCD_DIR)/etcdctl ## DeviceDB beside etcd: make compare ROUNDS=
 	@PATH="$(ETCD_DIR):$$PATH" "$${CARGO_TARGET_DIR:-target}/release/examples/compare" --rounds=$(ROUNDS) --seconds=$(SECONDS) --keys=$(KEYS) --only=$(ONLY)
 
 test: needs ## every test, those on real processes included
-	$(CARGO) test $(LOCKED)
-	$(CARGO) test $(LOCKED) --features planted --test sim --test failpoints
+	$(CARGO) test $(LOCKED) $(FAULTS)
 	@$(MAKE) --no-print-directory test-clients
 
 failpoints: needs ## the places at which a test kills a node on purpose, and what happens there
-	@$(CARGO) run --quiet $(LOCKED) --features planted --bin devicedb -- --failpoints
+	@$(CARGO) run --quiet $(LOCKED) $(FAULTS) --bin devicedb -- --failpoints
 
 instructions: needs ## what hot paths cost in instructions, against tests/instructions.txt: make instructions [ACCEPT=1]
 	@command -v valgrind >/dev/null || { \
@@ -48,17 +49,24 @@ instructions: needs ## what hot paths cost in instructions, against tests/instru
 	  else echo "valgrind is missing: sudo apt-get install valgrind" >&2; exit 1; fi; }
 	@tests/instructions.sh
 
-SEEDS := 1000..5000
-soak: needs ## the simulator at length: make soak SEEDS=1000..5000
-	DEVICEDB_SIM_SEEDS=$(SEEDS) $(CARGO) test $(LOCKED) --features planted --test sim no_seed -- --nocapture
+soak: SEEDS := 1000..5000
+soak: needs ## the simulator at length, with seeds that the gate does not play; it says how many and how long: make soak SEEDS=1000..5000
+	DEVICEDB_SIM_SEEDS=$(SEEDS) $(CARGO) test $(LOCKED) $(FAULTS) --test sim no_seed -- --nocapture
+
+mutations: SEEDS := 0..100
+mutations: needs ## in how many seeds of its scenario each mutation is found: make mutations SEEDS=0..100 [MUTATION=VoteLost]
+	DEVICEDB_SIM_SEEDS=$(SEEDS) $(if $(MUTATION),DEVICEDB_SIM_MUTATION=$(MUTATION)) $(CARGO) test $(LOCKED) $(FAULTS) --test sim every_mutation_is_found -- --nocapture
 
 ROUNDS := 3000
 soak-cuts: needs ## snapshots of a running cluster, each restored: make soak-cuts ROUNDS=3000
-	DEVICEDB_CUT_ROUNDS=$(ROUNDS) $(CARGO) test $(LOCKED) --test cluster every_part_of_many -- --nocapture
+	DEVICEDB_CUT_ROUNDS=$(ROUNDS) $(CARGO) test $(LOCKED) $(FAULTS) --test cluster every_part_of_many -- --nocapture
+
+soak-moves: needs ## restores to other addresses, in forty ways, each within five seconds
+	DEVICEDB_MOVES=all $(CARGO) test $(LOCKED) $(FAULTS) --test cluster a_cluster_is_restored_to_other -- --nocapture
 
 chaos: SECONDS := 3600
 chaos: needs ## faults of real processes, links and disks at length: make chaos SECONDS=3600
-	DEVICEDB_CHAOS_SECONDS=$(SECONDS) $(CARGO) test $(LOCKED) --test chaos no_fault -- --nocapture
+	DEVICEDB_CHAOS_SECONDS=$(SECONDS) $(CARGO) test $(LOCKED) $(FAULTS) --test chaos no_fault -- --nocapture
 
 # cargo-fuzz asks for what rustc only gives a nightly, or whoever says so. Without a sanitizer, which would watch for what `unsafe` could do: there is none.
 # The versions are those that the database is built with.
@@ -77,7 +85,7 @@ fuzz: needs $(FUZZ) ## every door for bytes from outside under cargo-fuzz, each 
 	[ -z "$${broken-}" ] || { echo "broken:$$broken; the inputs lie in tests/fuzz/found/, where 'cargo test --test fuzz' plays them"; exit 1; }
 
 test-clients: needs ## the tests of the Python and Go clients, on real clusters
-	@$(CARGO) build --quiet $(LOCKED) --bins
+	@$(CARGO) build --quiet $(LOCKED) $(FAULTS) --bins
 	@clients/test.sh
 
 clients: ## generates the Python and Go clients from the contract
@@ -87,13 +95,17 @@ clients-bench: needs ## measures the clients against ddbctl; the ratios stand in
 	@$(CARGO) build --quiet $(LOCKED) --release --bins
 	@clients/bench.sh
 
-lint: fmt-check clippy buf-lint clients-lint deny ## everything that is checked without running
+lint: fmt-check clippy doc buf-lint clients-lint deny ## everything that is checked without running
 
 fmt-check: ## the layout of Rust code
 	$(CARGO) fmt --check
 
+doc: ## the code's own documentation, private items too, without a warning
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(LOCKED) --no-deps --document-private-items --lib
+
 clippy: ## clippy without a warning
-	$(CARGO) clippy $(LOCKED) --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) $(FAULTS) --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) --lib --bins -- -D warnings
 
 clients-lint: ## layout, types and mistakes of the clients
 	@clients/lint.sh

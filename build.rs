@@ -1,4 +1,5 @@
-//! Compiles the contract under `proto/` into Rust, and keeps its descriptors for server reflection. No protoc is needed.
+//! Compiles the contract under `proto/` into Rust, and keeps its descriptors for server reflection.
+//! No protoc is needed.
 
 use std::{env, fs, path::PathBuf};
 
@@ -18,6 +19,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(CONTRACT, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("contract.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").codec_path("crate::proto::Codec").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .codec_path("crate::proto::Codec")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,45 +1,41 @@
 //! Calls that find a node, wait no longer than they may, and are repeated where repeating is safe.
 //!
-//! Every call of the contract can be repeated: reads because they are reads, writes because they carry a request id or name the state they want. So one loop
-//! serves all: an attempt at an endpoint, a look at its fault, the next attempt. What differs is what is said when the time is over: a call that may have had
-//! its effect says so.
+//! Every call of the contract can be repeated: reads because they are reads, writes because they
+//! carry a request id or name the state they want. So one loop serves all: an attempt at an
+//! endpoint, a look at its fault, the next attempt. What differs is what is said when the time is
+//! over: a call that may have had its effect says so.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
-use bytes::Bytes;
-use tonic::{
-    Request, Response, Status, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 use super::{
-    exit::{self, Failure},
+    connection::open,
     fault::{self, Fault, Then},
+    identity::{self, Meant},
     retry::{Attempt, Attempts},
+    term::exit::{self, Failure},
 };
-use crate::{
-    clock::{Chance, Clock},
-    cork, limits,
+use crate::base::{
+    clock::{Clock, Random},
+    ids::ClusterId,
+    limits,
 };
 
-/// How long one attempt to connect may take, so that an address that swallows packets does not eat the whole deadline.
-const CONNECT: Duration = Duration::from_secs(3);
-/// A deadline is told rounded down, in milliseconds at the coarsest: the other side's may end by so much before ours.
+/// A deadline is told rounded down, in milliseconds at the coarsest: the other side's may end by so
+/// much before ours.
 const TIMEOUT_UNIT: Duration = Duration::from_millis(1);
-/// What a server may send ahead: a download over a long line is not held up by every piece's round trip.
-const WINDOW_BYTES: u32 = 4 << 20;
-/// The largest answer: one key with every sibling at its largest, and what frames it.
-pub const ANSWER_BYTES_MAX: usize = limits::ROW_BYTES_MAX + (1 << 20);
 
 pub struct Client {
     endpoints: Vec<String>,
     channels: Vec<Option<Channel>>,
     /// The endpoint that answered last; the next call begins there.
     preferred: usize,
+    meant: Meant,
     timeout: Duration,
     patient: bool,
     clock: Clock,
-    chance: Chance,
+    rng: Random,
 }
 
 /// What a call is, for its failures.
@@ -87,19 +83,28 @@ impl Call {
 }
 
 impl Client {
-    pub fn new(endpoints: Vec<String>, timeout: Duration, clock: Clock, chance: Chance) -> Client {
+    /// `pinned` is the cluster that every call is for; without it, several endpoints are asked.
+    pub fn new(
+        endpoints: Vec<String>,
+        pinned: Option<ClusterId>,
+        timeout: Duration,
+        clock: Clock,
+        rng: Random,
+    ) -> Client {
         let channels = endpoints.iter().map(|_| None).collect();
-        Client { endpoints, channels, preferred: 0, timeout, patient: false, clock, chance }
+        let meant = Meant::at_first(endpoints.len(), pinned);
+        Client { endpoints, channels, preferred: 0, meant, timeout, patient: false, clock, rng }
     }
 
-    /// From now on the whole timeout is waited for nodes that refuse connections too: they may be starting again.
+    /// Makes the client wait the whole timeout for nodes that refuse connections, too: they may be
+    /// starting again.
     pub fn be_patient(&mut self) {
         self.patient = true;
     }
 
     /// A name for a request.
     pub fn draw_id(&mut self) -> uuid::Uuid {
-        self.chance.uuid()
+        self.rng.uuid()
     }
 
     pub fn now(&self) -> Duration {
@@ -111,15 +116,31 @@ impl Client {
     }
 
     /// A generator of chance that shares nothing with this one.
-    pub fn draw_chance(&mut self) -> Chance {
-        Chance::seeded(self.chance.next_u64())
+    pub fn draw_chance(&mut self) -> Random {
+        Random::seeded(self.rng.next_u64())
     }
 
-    /// One more of the same, that another task may use at the same time. It asks the node at `address` first, if that is one of the endpoints.
+    /// One more of the same, that another task may use at the same time. It asks the node at
+    /// `address` first, if that is one of the endpoints.
     pub fn beside(&mut self, address: &str) -> Client {
-        let preferred = self.endpoints.iter().position(|endpoint| endpoint == address).unwrap_or(self.preferred);
-        let chance = self.draw_chance();
-        Client { preferred, patient: self.patient, ..Client::new(self.endpoints.clone(), self.timeout, self.clock, chance) }
+        let preferred = self
+            .endpoints
+            .iter()
+            .position(|endpoint| endpoint == address)
+            .unwrap_or(self.preferred);
+        let rng = self.draw_chance();
+        Client {
+            preferred,
+            meant: self.meant,
+            patient: self.patient,
+            ..Client::new(self.endpoints.clone(), None, self.timeout, self.clock, rng)
+        }
+    }
+
+    /// One more for some of the endpoints, with a time of its own.
+    pub fn within(&mut self, timeout: Duration, endpoints: Vec<String>) -> Client {
+        let rng = self.draw_chance();
+        Client { meant: self.meant, ..Client::new(endpoints, None, timeout, self.clock, rng) }
     }
 
     pub fn endpoints(&self) -> &[String] {
@@ -130,31 +151,48 @@ impl Client {
         self.timeout
     }
 
+    /// The cluster that calls are for, as far as it is known by now.
+    pub fn meant(&self) -> Meant {
+        self.meant
+    }
+
     /// One question, one answer.
-    pub async fn call<Q, A, F, Fut>(&mut self, call: &Call, body: Q, send: F) -> Result<Answer<A>, Failure>
+    pub async fn call<Q, A, F, Fut>(
+        &mut self,
+        call: &Call,
+        body: Q,
+        send: F,
+    ) -> Result<Answer<A>, Failure>
     where
         Q: Clone,
         F: Fn(Channel, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
-        self.persist(body, &send).await.map_err(|faults| faults.failure(call, &self.endpoints))
+        self.persist(body, &send).await.map_err(|end| end.failure(call, &self.endpoints))
     }
 
-    /// As `call`, for what makes something vanish. When an earlier attempt may have done it and the last finds nothing, it is done.
-    pub async fn remove<Q, A, F, Fut>(&mut self, call: &Call, body: Q, send: F) -> Result<(), Failure>
+    /// As `call`, for what makes something vanish. When an earlier attempt may have done it and the
+    /// last finds nothing, it is done.
+    pub async fn remove<Q, A, F, Fut>(
+        &mut self,
+        call: &Call,
+        body: Q,
+        send: F,
+    ) -> Result<Option<A>, Failure>
     where
         Q: Clone,
         F: Fn(Channel, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         match self.persist(body, &send).await {
-            Ok(_) => Ok(()),
-            Err(faults) if faults.unsure && faults.absent() => Ok(()),
-            Err(faults) => Err(faults.failure(call, &self.endpoints)),
+            Ok(answer) => Ok(Some(answer.body)),
+            Err(End::Faults(faults)) if faults.unsure && faults.absent() => Ok(None),
+            Err(end) => Err(end.failure(call, &self.endpoints)),
         }
     }
 
-    /// Every page of a list. `split` takes a page apart into its items and the token of the next page.
+    /// Every page of a list. `split` takes a page apart into its items and the token of the next
+    /// page.
     pub async fn pages<Q, A, I, F, Fut>(
         &mut self,
         call: &Call,
@@ -177,13 +215,18 @@ impl Client {
                 return Ok(all);
             }
             if next == token {
-                return Err(Failure::new(exit::FAILED, format!("cannot {}: the list does not end", call.what), "a page names itself as the next one", ""));
+                return Err(Failure::new(
+                    exit::FAILED,
+                    format!("cannot {}: the list does not end", call.what),
+                    "a page names itself as the next one",
+                    "",
+                ));
             }
             token = next;
         }
     }
 
-    async fn persist<Q, A, F, Fut>(&mut self, body: Q, send: &F) -> Result<Answer<A>, Faults>
+    async fn persist<Q, A, F, Fut>(&mut self, body: Q, send: &F) -> Result<Answer<A>, End>
     where
         Q: Clone,
         F: Fn(Channel, Request<Q>) -> Fut,
@@ -191,7 +234,8 @@ impl Client {
     {
         let mut attempts = self.attempts();
         let mut faults = Faults::default();
-        while let Some(attempt) = attempts.next(self.clock.now(), &mut self.chance) {
+        self.settle().await?;
+        while let Some(attempt) = attempts.next(self.clock.now(), &mut self.rng) {
             let fault = match self.ask(&mut attempts, attempt, body.clone(), send).await {
                 Ok(body) => return Ok(Answer { body, repeated: faults.unsure }),
                 Err(fault) => fault,
@@ -201,11 +245,57 @@ impl Client {
                 break;
             }
         }
-        Err(faults)
+        Err(End::Faults(faults))
+    }
+
+    /// Finds out which cluster the endpoints belong to, unless that is known.
+    async fn settle(&mut self) -> Result<(), End> {
+        if self.meant != Meant::Unasked {
+            return Ok(());
+        }
+        // The endpoints together are as one: whoever answers speaks for all that do not.
+        let mut attempts = Attempts::begin(1, 0, self.clock.now(), self.timeout, self.patient);
+        let mut faults = Faults::default();
+        while let Some(attempt) = attempts.next(self.clock.now(), &mut self.rng) {
+            tokio::time::sleep(attempt.after).await;
+            let asked = self.endpoints.iter().zip(&self.channels).map(|(endpoint, channel)| {
+                let asked = identity::ask(endpoint.clone(), channel.clone(), attempt.within);
+                tokio::spawn(asked)
+            });
+            let mut said = Vec::new();
+            for (at, answer) in asked.collect::<Vec<_>>().into_iter().enumerate() {
+                let answer = answer
+                    .await
+                    .expect("a question does not panic and is not aborted")
+                    .and_then(|(channel, answer)| {
+                        attempts.connected();
+                        let answer = answer?;
+                        self.channels[at] = Some(channel);
+                        Ok(answer)
+                    });
+                match answer {
+                    Ok(answer) => said.push((self.endpoints[at].as_str(), answer)),
+                    Err(fault) => faults.add(at, fault),
+                }
+            }
+            if !said.is_empty() {
+                self.meant = Meant::of(&said).map_err(End::Refused)?;
+                return Ok(());
+            }
+            if faults.last.iter().any(|(_, fault)| fault.is_final()) {
+                break;
+            }
+        }
+        Err(End::Faults(faults))
     }
 
     /// One question, a stream of answers. A stream that breaks is opened again where it broke.
-    pub async fn stream<T, F, Fut>(&mut self, call: &Call, feed: &mut T, send: F) -> Result<(), Failure>
+    pub async fn stream<T, F, Fut>(
+        &mut self,
+        call: &Call,
+        feed: &mut T,
+        send: F,
+    ) -> Result<(), Failure>
     where
         T: Feed,
         F: Fn(Channel, Request<T::Request>) -> Fut,
@@ -213,7 +303,8 @@ impl Client {
     {
         let mut attempts = self.attempts();
         let mut faults = Faults::default();
-        while let Some(attempt) = attempts.next(self.clock.now(), &mut self.chance) {
+        self.settle().await.map_err(|end| end.failure(call, &self.endpoints))?;
+        while let Some(attempt) = attempts.next(self.clock.now(), &mut self.rng) {
             let fault = match self.follow(&mut attempts, attempt, feed, &send).await? {
                 None => return Ok(()),
                 Some(fault) => fault,
@@ -228,10 +319,22 @@ impl Client {
     }
 
     fn attempts(&self) -> Attempts {
-        Attempts::begin(self.endpoints.len(), self.preferred, self.clock.now(), self.timeout, self.patient)
+        Attempts::begin(
+            self.endpoints.len(),
+            self.preferred,
+            self.clock.now(),
+            self.timeout,
+            self.patient,
+        )
     }
 
-    fn note(&mut self, attempts: &mut Attempts, faults: &mut Faults, endpoint: usize, fault: Fault) {
+    fn note(
+        &mut self,
+        attempts: &mut Attempts,
+        faults: &mut Faults,
+        endpoint: usize,
+        fault: Fault,
+    ) {
         if fault.then == Then::Slower {
             attempts.slower();
         }
@@ -241,24 +344,48 @@ impl Client {
         faults.add(endpoint, fault);
     }
 
-    async fn ask<Q, A, F, Fut>(&mut self, attempts: &mut Attempts, attempt: Attempt, body: Q, send: &F) -> Result<A, Fault>
+    async fn ask<Q, A, F, Fut>(
+        &mut self,
+        attempts: &mut Attempts,
+        attempt: Attempt,
+        body: Q,
+        send: &F,
+    ) -> Result<A, Fault>
     where
         F: Fn(Channel, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
         let (channel, left) = self.connect(attempts, attempt).await?;
         let mut request = Request::new(body);
+        self.meant.mark(&mut request);
         request.set_timeout(left);
         let ends = self.clock.now() + left;
-        let answer = tokio::time::timeout(left, send(channel, request)).await.map_err(|_| Fault::late(attempt.within.as_secs_f64()))?;
-        let late = |status: &Status| fault::timed_out(status) || (self.clock.now() + TIMEOUT_UNIT >= ends && fault::may_be_the_deadline(status));
-        let answer = answer.map_err(|status| if late(&status) { Fault::late(attempt.within.as_secs_f64()) } else { Fault::of(&status) })?;
+        let answer = tokio::time::timeout(left, send(channel, request))
+            .await
+            .map_err(|_| Fault::late(attempt.within.as_secs_f64()))?;
+        let late = |status: &Status| {
+            fault::timed_out(status)
+                || (self.clock.now() + TIMEOUT_UNIT >= ends && fault::may_be_the_deadline(status))
+        };
+        let answer = answer.map_err(|status| {
+            if late(&status) {
+                Fault::late(attempt.within.as_secs_f64())
+            } else {
+                Fault::of(&status)
+            }
+        })?;
         self.preferred = attempt.endpoint;
         Ok(answer.into_inner())
     }
 
     /// None when the feed has all.
-    async fn follow<T, F, Fut>(&mut self, attempts: &mut Attempts, attempt: Attempt, feed: &mut T, send: &F) -> Result<Option<Fault>, Failure>
+    async fn follow<T, F, Fut>(
+        &mut self,
+        attempts: &mut Attempts,
+        attempt: Attempt,
+        feed: &mut T,
+        send: &F,
+    ) -> Result<Option<Fault>, Failure>
     where
         T: Feed,
         F: Fn(Channel, Request<T::Request>) -> Fut,
@@ -268,7 +395,9 @@ impl Client {
             Ok(connected) => connected,
             Err(fault) => return Ok(Some(fault)),
         };
-        let mut stream = match tokio::time::timeout(left, send(channel, Request::new(feed.request()))).await {
+        let mut request = Request::new(feed.request());
+        self.meant.mark(&mut request);
+        let mut stream = match tokio::time::timeout(left, send(channel, request)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Ok(Some(Fault::of(&status))),
             Err(_) => return Ok(Some(Fault::late(attempt.within.as_secs_f64()))),
@@ -293,33 +422,52 @@ impl Client {
     }
 
     /// Waits for its turn, connects, and says how much of the attempt's time is left.
-    async fn connect(&mut self, attempts: &mut Attempts, attempt: Attempt) -> Result<(Channel, Duration), Fault> {
+    async fn connect(
+        &mut self,
+        attempts: &mut Attempts,
+        attempt: Attempt,
+    ) -> Result<(Channel, Duration), Fault> {
         tokio::time::sleep(attempt.after).await;
         let began = self.clock.now();
         let channel = match self.channels[attempt.endpoint].clone() {
             Some(channel) => channel,
-            None => open(&self.endpoints[attempt.endpoint], attempt.within.min(CONNECT)).await?,
+            None => {
+                open(&self.endpoints[attempt.endpoint], attempt.within.min(limits::CTL_CONNECT))
+                    .await?
+            }
         };
         attempts.connected();
         self.channels[attempt.endpoint] = Some(channel.clone());
         let left = attempt.within.saturating_sub(self.clock.now() - began);
-        if left.is_zero() { Err(Fault::refused("no time was left to ask")) } else { Ok((channel, left)) }
+        if left.is_zero() {
+            Err(Fault::refused("no time was left to ask"))
+        } else {
+            Ok((channel, left))
+        }
     }
 }
 
-/// A connection of its own.
-pub async fn open(endpoint: &str, within: Duration) -> Result<Channel, Fault> {
-    let endpoint = Endpoint::from_shared(Bytes::from(format!("http://{endpoint}"))).map_err(|e| Fault::refused(fault::innermost(&e)))?;
-    let named = endpoint.user_agent(concat!("ddbctl/", env!("CARGO_PKG_VERSION"))).map_err(|e| Fault::refused(e.to_string()))?;
-    let roomy = named.initial_stream_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
-    match tokio::time::timeout(within, cork::connect(&roomy)).await {
-        Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(e)) => Err(Fault::refused(fault::innermost(&e))),
-        Err(_) => Err(Fault::refused(format!("no connection within {:.1} s", within.as_secs_f64()))),
+/// How a call ended that was not answered.
+#[derive(Debug)]
+enum End {
+    Faults(Faults),
+    /// The endpoints are not of one cluster.
+    Refused(Failure),
+}
+
+impl End {
+    fn failure(self, call: &Call, endpoints: &[String]) -> Failure {
+        match self {
+            End::Faults(faults) => faults.failure(call, endpoints),
+            End::Refused(failure) => {
+                Failure { what: format!("cannot {}: {}", call.what, failure.what), ..failure }
+            }
+        }
     }
 }
 
-/// The last fault of each endpoint, with the last reason that it gave before it fell silent, and what they leave unsure.
+/// The last fault of each endpoint, with the last reason that it gave before it fell silent, and
+/// what they leave unsure.
 #[derive(Debug, Default)]
 struct Faults {
     last: Vec<(usize, Fault)>,
@@ -359,13 +507,28 @@ impl Faults {
             );
         };
         if last.exit != exit::UNREACHABLE {
-            let unsure = if self.unsure && !call.again.is_empty() { "an earlier attempt may have taken effect" } else { "" };
-            return Failure::new(last.exit, format!("cannot {}: {}", call.what, last.message), &endpoints[*at], unsure);
+            let unsure = if self.unsure && !call.again.is_empty() {
+                "an earlier attempt may have taken effect"
+            } else {
+                ""
+            };
+            return Failure::new(
+                last.exit,
+                format!("cannot {}: {}", call.what, last.message),
+                &endpoints[*at],
+                unsure,
+            );
         }
-        let told: Vec<String> = self.last.iter().map(|(at, fault)| format!("{} ({})", endpoints[*at], self.told(*at, fault))).collect();
+        let told: Vec<String> = self
+            .last
+            .iter()
+            .map(|(at, fault)| format!("{} ({})", endpoints[*at], self.told(*at, fault)))
+            .collect();
         let remedy = match (self.unsure, call.again.is_empty()) {
             (true, false) => format!("it may have taken effect; {}", call.again),
-            _ => "see that a node runs there and can reach the others, or name others with --endpoint".to_owned(),
+            _ => "see that a node runs there and can reach the others, or name others with \
+                  --endpoint"
+                .to_owned(),
         };
         Failure::new(exit::UNREACHABLE, format!("cannot {}", call.what), told.join(", "), remedy)
     }
@@ -415,7 +578,11 @@ mod tests {
         faults.add(0, Fault::late(0.2));
         let failure = faults.failure(&Call::new("get key \"k\""), &endpoints());
         assert_eq!(failure.exit, exit::UNREACHABLE);
-        assert_eq!(failure.place, "b:2 (shutting down), a:1 (no answer within 0.2 s; before that it said: group 3 has no leader)");
+        assert_eq!(
+            failure.place,
+            "b:2 (shutting down), a:1 (no answer within 0.2 s; before that it said: group 3 has no \
+             leader)"
+        );
     }
 
     #[test]
@@ -423,6 +590,9 @@ mod tests {
         let mut faults = Faults::default();
         faults.add(0, Fault::refused("Connection refused"));
         faults.add(1, Fault::of(&Status::not_found("site \"s\" does not exist")));
-        assert_eq!(faults.failure(&call(), &endpoints()).to_string(), "cannot put \"k\": site \"s\" does not exist: b:2");
+        assert_eq!(
+            faults.failure(&call(), &endpoints()).to_string(),
+            "cannot put \"k\": site \"s\" does not exist: b:2"
+        );
     }
 }

@@ -1,14 +1,16 @@
-//! What one attempt came to when it was not an answer: what to say, whether to try again, and how the program ends if it is not tried again.
+//! What one attempt came to when it was not an answer: what to say, whether to try again, and how
+//! the program ends if it is not tried again.
 //!
-//! A server of ours says its reason in `google.rpc.ErrorInfo`; a proxy or another server says only a code; a broken connection says nothing, and then the
-//! request may have had its effect.
+//! A server of ours says its reason in `google.rpc.ErrorInfo`; a proxy or another server says only
+//! a code; a broken connection says nothing, and then the request may have had its effect.
 
 use std::error::Error as _;
 
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
-use super::exit;
+use super::term::exit;
+use crate::proto::OTHER_CLUSTER;
 
 /// The domain of our reasons.
 const DOMAIN: &str = "devicedb";
@@ -27,7 +29,7 @@ pub struct Fault {
 pub enum Then {
     /// Asking again gives the same answer.
     Stop,
-    /// What it names is not there, and asking again gives the same answer.
+    /// The thing that the request names does not exist; asking again gives the same answer.
     Absent,
     /// It had no effect; ask again.
     Again,
@@ -63,7 +65,10 @@ impl Fault {
     }
 
     pub fn of(status: &Status) -> Fault {
-        let reason = status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason);
+        let reason = status
+            .get_details_error_info()
+            .filter(|info| info.domain == DOMAIN)
+            .map(|info| info.reason);
         if let Some(fault) = reason.and_then(|reason| Fault::of_reason(&reason, status.message())) {
             return fault;
         }
@@ -82,6 +87,8 @@ impl Fault {
             "UNKNOWN_OUTCOME" => (Then::AgainUnsure, exit::UNREACHABLE),
             "EXHAUSTED" => (Then::Slower, exit::FAILED),
             "CORRUPT" => (Then::Stop, exit::FAILED),
+            // The endpoints, or the cluster that was named, are not those that were meant.
+            OTHER_CLUSTER => (Then::Stop, exit::USAGE),
             _ => return None,
         };
         Some(Fault { told: true, ..Fault::new(message, then, exit) })
@@ -91,15 +98,29 @@ impl Fault {
         let (then, exit) = match code {
             Code::InvalidArgument | Code::OutOfRange => (Then::Stop, exit::USAGE),
             Code::NotFound => (Then::Absent, exit::NOT_FOUND),
-            Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => (Then::Stop, exit::NOT_FOUND),
+            Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => {
+                (Then::Stop, exit::NOT_FOUND)
+            }
             Code::PermissionDenied | Code::Unauthenticated => (Then::Stop, exit::NOT_PERMITTED),
             // Also what a proxy says when a node broke off after it had the request.
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => (Then::AgainUnsure, exit::UNREACHABLE),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+                (Then::AgainUnsure, exit::UNREACHABLE)
+            }
             Code::ResourceExhausted => (Then::Slower, exit::FAILED),
-            Code::Ok | Code::Internal | Code::Unimplemented | Code::DataLoss => (Then::Stop, exit::FAILED),
+            Code::Ok | Code::Internal | Code::Unimplemented | Code::DataLoss => {
+                (Then::Stop, exit::FAILED)
+            }
         };
         let message = if message.is_empty() { code.description() } else { message };
         Fault { told: true, ..Fault::new(message, then, exit) }
+    }
+
+    /// As it is, of a question that changes nothing.
+    pub fn without_effect(mut self) -> Fault {
+        if self.then == Then::AgainUnsure {
+            self.then = Then::Again;
+        }
+        self
     }
 
     pub fn is_final(&self) -> bool {
@@ -113,7 +134,10 @@ impl Fault {
 
 /// One word for counting: our reason, or what became of the connection, or the code.
 pub fn kind(status: &Status) -> String {
-    let reason = status.get_details_error_info().filter(|info| info.domain == DOMAIN).map(|info| info.reason);
+    let reason = status
+        .get_details_error_info()
+        .filter(|info| info.domain == DOMAIN)
+        .map(|info| info.reason);
     let silent = || match status.source() {
         _ if timed_out(status) => "TIMEOUT".to_owned(),
         Some(_) => "CONNECTION".to_owned(),
@@ -122,14 +146,18 @@ pub fn kind(status: &Status) -> String {
     reason.unwrap_or_else(silent)
 }
 
-/// The channel keeps the deadline that it tells the server, too, and may be the first of us to notice that it has passed.
+/// The channel keeps the deadline that it tells the server, too, and may be the first of us to
+/// notice that it has passed.
 pub fn timed_out(status: &Status) -> bool {
-    std::iter::successors(status.source(), |e: &&(dyn std::error::Error + 'static)| (*e).source()).any(|e| e.is::<TimeoutExpired>())
+    std::iter::successors(status.source(), |e: &&(dyn std::error::Error + 'static)| (*e).source())
+        .any(|e| e.is::<TimeoutExpired>())
 }
 
-/// A server or a proxy that keeps the deadline, too, and is the first to notice that it has passed, says so by a code alone.
+/// A server or a proxy that keeps the deadline, too, and is the first to notice that it has passed,
+/// says so by a code alone.
 pub fn may_be_the_deadline(status: &Status) -> bool {
-    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) && status.get_details_error_info().is_none()
+    matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled)
+        && status.get_details_error_info().is_none()
 }
 
 /// What is behind a transport's error: "Connection refused" and not "transport error".
@@ -154,7 +182,17 @@ mod tests {
     #[test]
     fn every_reason_and_code_has_its_consequence() {
         let mut story = String::new();
-        for reason in ["INVALID", "NOT_FOUND", "CONFLICT", "UNAVAILABLE", "UNKNOWN_OUTCOME", "EXHAUSTED", "CORRUPT", "NEWER_REASON"] {
+        for reason in [
+            "INVALID",
+            "NOT_FOUND",
+            "CONFLICT",
+            "UNAVAILABLE",
+            "UNKNOWN_OUTCOME",
+            "EXHAUSTED",
+            "CORRUPT",
+            OTHER_CLUSTER,
+            "NEWER_REASON",
+        ] {
             let fault = Fault::of(&ours(Code::Internal, reason));
             story += &format!("{reason}: {:?}, exit {}\n", fault.then, fault.exit);
         }
@@ -184,7 +222,11 @@ mod tests {
 
     #[test]
     fn a_reason_of_another_domain_is_not_ours() {
-        let status = Status::with_error_details(Code::PermissionDenied, "no", ErrorDetails::with_error_info("INVALID", "proxy.example", []));
+        let status = Status::with_error_details(
+            Code::PermissionDenied,
+            "no",
+            ErrorDetails::with_error_info("INVALID", "proxy.example", []),
+        );
         assert_eq!(Fault::of(&status).exit, exit::NOT_PERMITTED);
         assert_eq!(kind(&status), "PermissionDenied");
         assert_eq!(kind(&ours(Code::PermissionDenied, "INVALID")), "INVALID");

@@ -1,6 +1,8 @@
-//! Flags as Go's package `flag` takes them, for the commands that were a Go program's: `-name value`, `-name=value`, one dash or two, the last one counts.
+//! Flags as Go's package `flag` takes them, for the commands that were a Go program's: `-name
+//! value`, `-name=value`, one dash or two, the last one counts.
 //!
-//! Stricter in one thing: a word that is no flag is refused, where Go ends there and ignores the rest.
+//! Stricter in one thing: a word that is no flag is refused, where Go ends there and ignores the
+//! rest.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -8,7 +10,7 @@ use std::{
     str::FromStr,
 };
 
-use super::{
+use super::term::{
     exit::{self, Failure},
     text,
 };
@@ -22,12 +24,21 @@ pub struct Flags {
 
 impl Flags {
     /// None where help is asked for.
-    pub fn parse(command: &str, args: &[OsString], known: &[&'static str], switches: &[&'static str]) -> Result<Option<Flags>, Failure> {
+    pub fn parse(
+        command: &str,
+        args: &[OsString],
+        known: &[&'static str],
+        switches: &[&'static str],
+    ) -> Result<Option<Flags>, Failure> {
         let mut flags = Flags { command: command.to_owned(), set: Vec::new() };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let bytes = arg.as_encoded_bytes();
-            let Some(bare) = bytes.strip_prefix(b"--").or_else(|| bytes.strip_prefix(b"-")).filter(|bare| !bare.is_empty()) else {
+            let Some(bare) = bytes
+                .strip_prefix(b"--")
+                .or_else(|| bytes.strip_prefix(b"-"))
+                .filter(|bare| !bare.is_empty())
+            else {
                 return Err(flags.wrong(format!("{:?} is not a flag", arg.to_string_lossy())));
             };
             let (name, value) = match bare.iter().position(|b| *b == b'=') {
@@ -37,7 +48,8 @@ impl Flags {
             if matches!(name, b"h" | b"help") {
                 return Ok(None);
             }
-            let find = |names: &[&'static str]| names.iter().copied().find(|n| n.as_bytes() == name);
+            let find =
+                |names: &[&'static str]| names.iter().copied().find(|n| n.as_bytes() == name);
             let (name, value) = if let Some(switch) = find(switches) {
                 (switch, value.unwrap_or_else(|| "true".into()))
             } else if let Some(name) = find(known) {
@@ -52,7 +64,12 @@ impl Flags {
     }
 
     pub fn wrong(&self, what: impl Into<String>) -> Failure {
-        Failure::new(exit::USAGE, what, format!("devicedb cluster {}", self.command), "see devicedb cluster -help")
+        Failure::new(
+            exit::USAGE,
+            what,
+            format!("devicedb cluster {}", self.command),
+            "see devicedb cluster -help",
+        )
     }
 
     pub fn get(&self, name: &str) -> Option<&OsString> {
@@ -60,11 +77,17 @@ impl Flags {
     }
 
     pub fn required(&self, name: &str) -> Result<OsString, Failure> {
-        self.get(name).filter(|value| !value.is_empty()).cloned().ok_or_else(|| self.wrong(format!("flag -{name} is required")))
+        self.get(name)
+            .filter(|value| !value.is_empty())
+            .cloned()
+            .ok_or_else(|| self.wrong(format!("flag -{name} is required")))
     }
 
     pub fn utf8(&self, name: &str, value: &OsStr) -> Result<String, Failure> {
-        value.to_str().map(str::to_owned).ok_or_else(|| self.wrong(format!("the value of -{name} is not UTF-8")))
+        value
+            .to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| self.wrong(format!("the value of -{name} is not UTF-8")))
     }
 
     pub fn text(&self, name: &str, default: &str) -> Result<String, Failure> {

@@ -1,4 +1,5 @@
-//! Golden texts of the command line: `UPDATE_GOLDEN=1 cargo test` writes them anew, and the difference is what a reviewer reads.
+//! Golden texts of the command line: `UPDATE_GOLDEN=1 cargo test` writes them anew, and the
+//! difference is what a reviewer reads.
 
 use std::{env, fs, path::PathBuf};
 

@@ -1,27 +1,36 @@
-//! The commands of the guide, `devicedb cluster ...`, with its words: single-dash flags as the Go program took them, and its outputs.
+//! The commands of the guide, `devicedb cluster ...`, with its words: single-dash flags as the Go
+//! program took them, and its outputs.
 //!
-//! A translation and no second implementation: every client command ends in the code of `ddbctl`. What differs is what is printed, and that `-host` and
-//! `-port` pick exactly one node. `start` is parsed here and carried out by the server.
+//! A translation and no second implementation: every client command ends in the code of `ddbctl`.
+//! What differs is what is printed, and that `-host` and `-port` pick exactly one node. `start` is
+//! parsed here and carried out by the server.
 
-use std::{env, ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf, process::ExitCode, str::FromStr, time::Duration};
+use std::{
+    env, ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf, process::ExitCode,
+    str::FromStr, time::Duration,
+};
 
 use bytes::Bytes;
 
 use super::{
-    Deed,
+    Job,
     args::{self, Bucket, Place, Span, Token, Write},
-    client, conduct, download,
-    exit::{self, Failure},
+    client, cluster,
     flags::Flags,
-    kv,
-    output::{Console, Format},
-    overview, registry,
-    snapshot::{self, Brief},
-    text,
+    kv, relay, run_job, site,
+    snapshot::{self, Brief, download},
+    term::{
+        exit::{self, Failure},
+        output::{Console, Format},
+        text,
+    },
 };
 use crate::{
-    clock::{Chance, Clock},
-    ids::SnapshotId,
+    base::{
+        clock::{Clock, Random},
+        ids::{ClusterId, SnapshotId},
+        limits,
+    },
     proto::v1,
 };
 
@@ -40,7 +49,7 @@ pub struct StartArgs {
     pub store: PathBuf,
     pub host: String,
     pub port: u16,
-    pub join: Option<String>,
+    pub join: Vec<String>,
     pub replication_factor: u32,
     pub partitions: u32,
     pub snapshot_store: Option<PathBuf>,
@@ -99,34 +108,52 @@ pub enum Command {
 pub fn main(args: impl IntoIterator<Item = OsString>) -> Outcome {
     let args: Vec<OsString> = args.into_iter().collect();
     let mut console = Console::open("devicedb", Format::Table);
-    let parsed = parse(&args).and_then(|command| Ok((command, timeout(env::var_os("DDBCTL_TIMEOUT"))?)));
+    let set =
+        || Ok((timeout(env::var_os("DDBCTL_TIMEOUT"))?, pinned(env::var_os("DDBCTL_CLUSTER_ID"))?));
+    let parsed = parse(&args).and_then(|command| Ok((command, set()?)));
     match parsed {
         Ok((Command::Start(start), _)) => Outcome::Start(start),
         Ok((Command::Help, _)) => {
             let end = console.write(HELP.as_bytes());
             Outcome::Done(ExitCode::from(console.finish(end)))
         }
-        Ok((Command::Client(command), timeout)) => {
-            let client = client::Client::new(vec![command.endpoint.clone()], timeout, Clock::start(), Chance::from_entropy());
-            Outcome::Done(conduct(Deed::Guide(command), client, console))
+        Ok((Command::Client(command), (timeout, pinned))) => {
+            let client = client::Client::new(
+                vec![command.endpoint.clone()],
+                pinned,
+                timeout,
+                Clock::start(),
+                Random::from_entropy(),
+            );
+            Outcome::Done(run_job(Job::Guide(command), client, console))
         }
         Err(failure) => Outcome::Done(ExitCode::from(console.finish(Err(failure)))),
     }
 }
 
 fn timeout(set: Option<OsString>) -> Result<Duration, Failure> {
-    let Some(set) = set else { return Ok(TIMEOUT) };
-    let span = Span::from_str(&set.to_string_lossy()).map_err(|e| Failure::new(exit::USAGE, e, "DDBCTL_TIMEOUT", "mend or unset it"))?;
+    let Some(set) = set else { return Ok(limits::GUIDE_TIMEOUT) };
+    let span = Span::from_str(&set.to_string_lossy())
+        .map_err(|e| Failure::new(exit::USAGE, e, "DDBCTL_TIMEOUT", "mend or unset it"))?;
     Ok(span.0)
 }
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+fn pinned(set: Option<OsString>) -> Result<Option<ClusterId>, Failure> {
+    let parse = |set: OsString| {
+        args::cluster_id(&set.to_string_lossy())
+            .map_err(|e| Failure::new(exit::USAGE, e, "DDBCTL_CLUSTER_ID", "mend or unset it"))
+    };
+    set.map(parse).transpose()
+}
 
 const HELP: &str = "\
-devicedb cluster COMMAND [-flag value ...]: the commands of the disaster recovery guide. ddbctl does more.
+devicedb cluster COMMAND [-flag value ...]: the commands of the disaster recovery guide.
+ddbctl does more.
 
-  start              -store DIR [-host localhost] [-port 8080] [-join HOST:PORT] [-replication_factor 3] [-partitions 1024]
-                     [-snapshot_store DIR] [-log_level info]
+  start              -store DIR [-host localhost] [-port 8080] [-join HOST:PORT,...]
+                     [-replication_factor 3] [-partitions 1024] [-snapshot_store DIR]
+                     [-log_level info]. An empty store without -join founds a cluster, unless
+                     something says that there was one
   overview           the nodes
   snapshot           take a snapshot of the cluster
   get_snapshot       -uuid UUID: how far the part of the contacted node is
@@ -142,10 +169,20 @@ devicedb cluster COMMAND [-flag value ...]: the commands of the disaster recover
   put                -site SITE [-bucket default] -key KEY -value VALUE [-context CONTEXT]
   delete             -site SITE [-bucket default] -key KEY [-context CONTEXT]
 
-Every command but start takes -host localhost and -port 8080: the node to speak to. Not available yet: remove, decommission, replace, log_dump.
+Every command but start takes -host localhost and -port 8080: the node to speak to.
+Not available yet: remove, decommission, replace, log_dump.
 ";
 
-const START: &[&str] = &["store", "host", "port", "join", "replication_factor", "partitions", "snapshot_store", "log_level"];
+const START: &[&str] = &[
+    "store",
+    "host",
+    "port",
+    "join",
+    "replication_factor",
+    "partitions",
+    "snapshot_store",
+    "log_level",
+];
 
 /// Each client command with its flags, besides -host and -port.
 const CLIENT: &[(&str, &[&str])] = &[
@@ -171,17 +208,26 @@ const CLIENT: &[(&str, &[&str])] = &[
 
 /// Only understands; `main` carries out.
 pub fn parse(args: &[OsString]) -> Result<Command, Failure> {
-    let Some((name, rest)) = args.split_first() else { return Err(Failure::usage("a command is missing", "see devicedb cluster -help")) };
+    let Some((name, rest)) = args.split_first() else {
+        return Err(Failure::usage("a command is missing", "see devicedb cluster -help"));
+    };
     let name = name.to_string_lossy();
     match name.as_ref() {
-        "start" => Flags::parse(&name, rest, START, &["replacement"])?.map_or(Ok(Command::Help), |flags| start(&flags).map(Command::Start)),
+        "start" => Flags::parse(&name, rest, START, &["replacement"])?
+            .map_or(Ok(Command::Help), |flags| start(&flags).map(Command::Start)),
         "-h" | "-help" | "--help" | "help" => Ok(Command::Help),
         name => {
             let Some((name, known)) = CLIENT.iter().find(|(known, _)| *known == name) else {
-                return Err(Failure::usage(format!("{name:?} is not a command"), "see devicedb cluster -help"));
+                return Err(Failure::usage(
+                    format!("{name:?} is not a command"),
+                    "see devicedb cluster -help",
+                ));
             };
-            let known: Vec<&'static str> = ["host", "port"].into_iter().chain(known.iter().copied()).collect();
-            Flags::parse(name, rest, &known, &[])?.map_or(Ok(Command::Help), |flags| client_command(name, &flags).map(Command::Client))
+            let known: Vec<&'static str> =
+                ["host", "port"].into_iter().chain(known.iter().copied()).collect();
+            Flags::parse(name, rest, &known, &[])?.map_or(Ok(Command::Help), |flags| {
+                client_command(name, &flags).map(Command::Client)
+            })
         }
     }
 }
@@ -195,20 +241,28 @@ fn start(flags: &Flags) -> Result<StartArgs, Failure> {
         host: flags.text("host", "localhost")?,
         port: flags.number("port", 8080)?,
         join: match flags.text("join", "")? {
-            none if none.is_empty() => None,
-            join => Some(args::endpoint(&join).map_err(|e| Failure::usage(e, "see -join"))?),
+            none if none.is_empty() => Vec::new(),
+            join => join
+                .split(',')
+                .map(|address| args::endpoint(address).map_err(|e| Failure::usage(e, "see -join")))
+                .collect::<Result<_, _>>()?,
         },
         replication_factor: flags.number("replication_factor", 3)?,
         partitions: flags.number("partitions", 1024)?,
-        snapshot_store: flags.get("snapshot_store").filter(|path| !path.is_empty()).map(PathBuf::from),
+        snapshot_store: flags
+            .get("snapshot_store")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from),
         log_level: flags.text("log_level", "info")?,
     })
 }
 
 fn client_command(name: &'static str, flags: &Flags) -> Result<Client, Failure> {
     let host = flags.text("host", "localhost")?;
-    let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
-    let endpoint = args::endpoint(&format!("{host}:{}", flags.text("port", "8080")?)).map_err(|e| Failure::usage(e, "see -host and -port"))?;
+    let host =
+        if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
+    let endpoint = args::endpoint(&format!("{host}:{}", flags.text("port", "8080")?))
+        .map_err(|e| Failure::usage(e, "see -host and -port"))?;
     let task = match name {
         "overview" => Task::Overview,
         "snapshot" => Task::Snapshot,
@@ -219,9 +273,15 @@ fn client_command(name: &'static str, flags: &Flags) -> Result<Client, Failure> 
         "add_relay" => Task::AddRelay(flags.required_text("relay")?),
         "remove_relay" => Task::RemoveRelay(flags.required_text("relay")?),
         "relay_status" => Task::RelayStatus(flags.required_text("relay")?),
-        "move_relay" => Task::MoveRelay(flags.required_text("relay")?, Some(flags.text("site", "")?).filter(|site| !site.is_empty())),
+        "move_relay" => Task::MoveRelay(
+            flags.required_text("relay")?,
+            Some(flags.text("site", "")?).filter(|site| !site.is_empty()),
+        ),
         "get" => Task::Get(flags.place()?, flags.key()?),
-        "get_matches" => Task::GetMatches(flags.place()?, bytes(flags.get("prefix").cloned().unwrap_or_default())),
+        "get_matches" => Task::GetMatches(
+            flags.place()?,
+            bytes(flags.get("prefix").cloned().unwrap_or_default()),
+        ),
         "put" => Task::Put(flags.place()?, flags.key()?, flags.value()?, flags.context()?),
         "delete" => Task::Delete(flags.place()?, flags.key()?, flags.context()?),
         name => Task::NotYet(name),
@@ -236,8 +296,11 @@ impl Flags {
 
     fn place(&self) -> Result<In, Failure> {
         let bucket = self.text("bucket", "default")?;
-        let bucket = <Bucket as clap::ValueEnum>::from_str(&bucket, false)
-            .map_err(|_| self.wrong(format!("{bucket:?} is not a bucket: there are default, lww, cloud and local")))?;
+        let bucket = <Bucket as clap::ValueEnum>::from_str(&bucket, false).map_err(|_| {
+            self.wrong(format!(
+                "{bucket:?} is not a bucket: there are default, lww, cloud and local"
+            ))
+        })?;
         Ok(In { site: self.required_text("site")?, bucket })
     }
 
@@ -246,7 +309,8 @@ impl Flags {
     }
 
     fn value(&self) -> Result<Bytes, Failure> {
-        let value = self.get("value").cloned().ok_or_else(|| self.wrong("flag -value is required"))?;
+        let value =
+            self.get("value").cloned().ok_or_else(|| self.wrong("flag -value is required"))?;
         kv::within_bound(bytes(value))
     }
 
@@ -263,38 +327,58 @@ fn bytes(value: OsString) -> Bytes {
 }
 
 fn not_yet(command: &str) -> Failure {
-    Failure::new(exit::FAILED, "not available yet", format!("devicedb cluster {command}"), "see devicedb cluster -help for what is")
+    Failure::new(
+        exit::FAILED,
+        "not available yet",
+        format!("devicedb cluster {command}"),
+        "see devicedb cluster -help for what is",
+    )
 }
 
-pub(super) async fn perform(command: Client, client: &mut client::Client, console: &mut Console) -> Result<(), Failure> {
+pub(super) async fn perform(
+    command: Client,
+    client: &mut client::Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
     match command.task {
-        Task::Overview => console.write(overview::look(client).await?.node_table().as_bytes()),
+        Task::Overview => console.write(cluster::look(client).await?.node_table().as_bytes()),
         Task::Snapshot => {
-            let snapshot = snapshot::create(None, client).await?;
+            let (snapshot, warning) = snapshot::create(None, client).await?;
+            if !warning.is_empty() {
+                console.warn(&warning);
+            }
             console.print(&snapshot.brief())?;
             snapshot::judge(&snapshot)
         }
         Task::GetSnapshot(uuid) => get_snapshot(uuid, client, console).await,
         Task::DownloadSnapshot(uuid) => download::stream_out(uuid, 0, client, console).await,
-        Task::AddSite(site) => registry::add_site(site, client, console).await,
-        Task::RemoveSite(site) => registry::remove_site(site, client, console).await,
-        Task::AddRelay(relay) => registry::add_relay(relay, None, client, console).await,
-        Task::RemoveRelay(relay) => registry::remove_relay(relay, client, console).await,
+        Task::AddSite(site) => site::add(site, client, console).await,
+        Task::RemoveSite(site) => site::remove(site, client, console).await,
+        Task::AddRelay(relay) => relay::add(relay, None, client, console).await,
+        Task::RemoveRelay(relay) => relay::remove(relay, client, console).await,
         Task::RelayStatus(relay) => {
-            let relay = registry::find_relay(&relay, client).await?;
+            let relay = relay::find(&relay, client).await?;
             console.write(format!("relay = {}\nsite = {}\n", relay.id, relay.site).as_bytes())
         }
-        Task::MoveRelay(relay, site) => registry::move_relay(relay, site, client, console).await,
+        Task::MoveRelay(relay, site) => relay::give(relay, site, client, console).await,
         Task::Get(place, key) => get(place.into(), key, client, console).await,
         Task::GetMatches(place, prefix) => get_matches(place.into(), prefix, client, console).await,
-        Task::Put(place, key, value, context) => kv::write(&place.into(), key, Some(value), with(context), client, console).await,
-        Task::Delete(place, key, context) => kv::write(&place.into(), key, None, with(context), client, console).await,
+        Task::Put(place, key, value, context) => {
+            kv::write(&place.into(), key, Some(value), with(context), client, console).await
+        }
+        Task::Delete(place, key, context) => {
+            kv::write(&place.into(), key, None, with(context), client, console).await
+        }
         Task::NotYet(command) => Err(not_yet(command)),
     }
 }
 
 /// The part of the node that answers.
-async fn get_snapshot(uuid: SnapshotId, client: &mut client::Client, console: &mut Console) -> Result<(), Failure> {
+async fn get_snapshot(
+    uuid: SnapshotId,
+    client: &mut client::Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
     let (found, node) = snapshot::find(uuid, client).await?;
     let part = snapshot::part_of(&found, node);
     let reason = if part.status == "failed" { part.reason.clone() } else { String::new() };
@@ -302,25 +386,49 @@ async fn get_snapshot(uuid: SnapshotId, client: &mut client::Client, console: &m
     snapshot::judge_part(&uuid.to_string(), &part)
 }
 
-async fn get(place: Place, key: Bytes, client: &mut client::Client, console: &mut Console) -> Result<(), Failure> {
+async fn get(
+    place: Place,
+    key: Bytes,
+    client: &mut client::Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
     let found = kv::read(&place, key.clone(), false, client).await?;
     console.write(values(found.values(), &found.context).as_bytes())?;
     if found.siblings.is_empty() {
         let what = format!("key \"{}\" does not exist", text::escape(&key));
-        return Err(Failure::new(exit::NOT_FOUND, what, format!("site {:?}", place.site), "list what does with get_matches"));
+        return Err(Failure::new(
+            exit::NOT_FOUND,
+            what,
+            format!("site {:?}", place.site),
+            "list what does with get_matches",
+        ));
     }
     Ok(())
 }
 
-async fn get_matches(place: Place, prefix: Bytes, client: &mut client::Client, console: &mut Console) -> Result<(), Failure> {
-    let request = v1::ScanRequest { site: place.site.clone(), bucket: place.bucket.proto(), prefix, ..Default::default() };
+async fn get_matches(
+    place: Place,
+    prefix: Bytes,
+    client: &mut client::Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let request = v1::ScanRequest {
+        site: place.site.clone(),
+        bucket: place.bucket.proto(),
+        prefix,
+        ..Default::default()
+    };
     let mut found = false;
     kv::walk(request, client, |entries| {
         let mut blocks = String::new();
         for entry in entries {
             let held = entry.siblings.iter().map(|sibling| &sibling.value);
             let gap = if found { "\n" } else { "" };
-            blocks += &format!("{gap}Key: {}\n{}", text::escape(&entry.key), values(held, &entry.context));
+            blocks += &format!(
+                "{gap}Key: {}\n{}",
+                text::escape(&entry.key),
+                values(held, &entry.context)
+            );
             found = true;
         }
         console.write(blocks.as_bytes())
@@ -361,20 +469,34 @@ mod tests {
 
     #[test]
     fn the_guides_starts_are_understood() {
-        let first = start_args("start -replication_factor 3 -store /var/lib/devicedb/ddb1 -port 8080 -snapshot_store /var/lib/devicedb/snapshots");
+        let first = start_args(
+            "start -replication_factor 3 -store /var/lib/devicedb/ddb1 -port 8080 -snapshot_store \
+             /var/lib/devicedb/snapshots",
+        );
         let expected = StartArgs {
             store: "/var/lib/devicedb/ddb1".into(),
             host: "localhost".into(),
             port: 8080,
-            join: None,
+            join: Vec::new(),
             replication_factor: 3,
             partitions: 1024,
             snapshot_store: Some("/var/lib/devicedb/snapshots".into()),
             log_level: "info".into(),
         };
         assert_eq!(first, expected);
-        let second = start_args("start -store=/s --port=8181 -join localhost:8080 -snapshot_store= -replacement=false -partitions 64 -partitions 128");
-        assert_eq!((second.port, second.join.as_deref(), second.snapshot_store, second.partitions), (8181, Some("localhost:8080"), None, 128));
+        let second = start_args(
+            "start -store=/s --port=8181 -join localhost:8080 -snapshot_store= -replacement=false \
+             -partitions 64 -partitions 128",
+        );
+        assert_eq!(
+            (
+                second.port,
+                second.join.first().map(String::as_str),
+                second.snapshot_store,
+                second.partitions
+            ),
+            (8181, Some("localhost:8080"), None, 128)
+        );
     }
 
     #[test]
@@ -439,14 +561,19 @@ mod tests {
 
     #[test]
     fn values_are_shown_as_the_guide_shows_them() {
-        assert_eq!(values([Bytes::from_static(b"a"), Bytes::from_static(b"b\n")].iter(), b"ctx"), "Values: [a b\\n]\nContext: Y3R4\n");
+        assert_eq!(
+            values([Bytes::from_static(b"a"), Bytes::from_static(b"b\n")].iter(), b"ctx"),
+            "Values: [a b\\n]\nContext: Y3R4\n"
+        );
         assert_eq!(values([].iter(), b""), "Values: []\nContext: \n");
     }
 
     #[test]
-    fn a_timeout_from_the_environment_must_be_a_time() {
-        assert_eq!(timeout(None).unwrap(), TIMEOUT);
+    fn what_the_environment_says_must_be_what_it_is_for() {
+        assert_eq!(timeout(None).unwrap(), limits::GUIDE_TIMEOUT);
         assert_eq!(timeout(Some("500ms".into())).unwrap(), Duration::from_millis(500));
         assert_eq!(timeout(Some("soon".into())).unwrap_err().exit, exit::USAGE);
+        assert_eq!(pinned(None).unwrap(), None);
+        assert_eq!(pinned(Some("".into())).unwrap_err().exit, exit::USAGE);
     }
 }

@@ -1,7 +1,8 @@
 //! Reading and writing keys.
 //!
-//! A single value that is text is printed as it is, so that `V=$(ddbctl get ...)` holds it; bytes that are not text, and concurrent values, are printed on one
-//! line each, escaped. Whoever needs the bytes asks for `--raw`, whoever needs the context asks for a document (`-o json`).
+//! A single value that is text is printed as it is, so that `V=$(ddbctl get ...)` holds it; bytes
+//! that are not text, and concurrent values, are printed on one line each, escaped. A script that
+//! needs the bytes asks for `--raw`; one that needs the context asks for a document (`-o json`).
 
 use std::{
     ffi::OsString,
@@ -17,13 +18,15 @@ use tonic::transport::Channel;
 
 use super::{
     args::{Delete, Get, Place, Put, Scan, Write},
-    client::{ANSWER_BYTES_MAX, Call, Client, Feed, Taken},
-    exit::{self, Failure},
-    output::{Console, View},
-    text::{self, Blob},
+    client::{Call, Client, Feed, Taken},
+    term::{
+        exit::{self, Failure},
+        output::{Console, View},
+        text::{self, Blob},
+    },
 };
 use crate::{
-    limits,
+    base::limits,
     proto::v1::{self, kv_service_client::KvServiceClient},
 };
 
@@ -74,7 +77,10 @@ fn as_base64<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
 
 impl Found {
     fn new(key: Bytes, siblings: Vec<v1::Sibling>, context: Bytes, hex: bool) -> Found {
-        let siblings = siblings.into_iter().map(|s| Value { value: Blob(s.value), timestamp_ms: s.timestamp_ms }).collect();
+        let siblings = siblings
+            .into_iter()
+            .map(|s| Value { value: Blob(s.value), timestamp_ms: s.timestamp_ms })
+            .collect();
         Found { key: Blob(key), siblings, context, hex }
     }
 
@@ -84,7 +90,7 @@ impl Found {
 }
 
 impl View for Found {
-    fn text(&self) -> String {
+    fn text(&self, _: Option<usize>) -> String {
         match &self.siblings[..] {
             [only] if !self.hex => text::escape_block(&only.value.0) + "\n",
             _ => self.values().map(|value| written(value, self.hex) + "\n").collect(),
@@ -93,7 +99,7 @@ impl View for Found {
 }
 
 impl View for Line {
-    fn text(&self) -> String {
+    fn text(&self, _: Option<usize>) -> String {
         let found = &self.found;
         let key = written(&found.key.0, found.hex);
         if self.keys_only {
@@ -104,7 +110,7 @@ impl View for Line {
 }
 
 impl View for Written {
-    fn text(&self) -> String {
+    fn text(&self, _: Option<usize>) -> String {
         String::new()
     }
 }
@@ -117,16 +123,35 @@ pub async fn get(args: Get, client: &mut Client, console: &mut Console) -> Resul
     let key = key(args.key, args.place.hex)?;
     let found = read(&args.place, key.clone(), args.stale, client).await?;
     let place = format!("site {:?}, bucket {}", args.place.site, bucket_name(&args.place));
-    let missing = || Failure::new(exit::NOT_FOUND, format!("key \"{}\" does not exist", text::escape(&key)), &place, "list what does with scan");
+    let missing = || {
+        Failure::new(
+            exit::NOT_FOUND,
+            format!("key \"{}\" does not exist", text::escape(&key)),
+            &place,
+            "list what does with scan",
+        )
+    };
     match (args.raw, &found.siblings[..]) {
         (true, []) => Err(missing()),
-        (true, [only]) if console.stdout_is_terminal && text::escape_block(&only.value.0).as_bytes() != only.value.0 => {
-            Err(Failure::usage("the value is not text and stdout is a terminal", "redirect it to a file, or leave --raw out"))
+        (true, [only])
+            if console.stdout_is_terminal
+                && text::escape_block(&only.value.0).as_bytes() != only.value.0 =>
+        {
+            Err(Failure::usage(
+                "the value is not text and stdout is a terminal",
+                "redirect it to a file, or leave --raw out",
+            ))
         }
         (true, [only]) => console.write(&only.value.0),
         (true, several) => {
-            let what = format!("key \"{}\" holds {} concurrent values", text::escape(&key), several.len());
-            Err(Failure::new(exit::NOT_FOUND, what, &place, "look at them without --raw, then put one with their --context"))
+            let what =
+                format!("key \"{}\" holds {} concurrent values", text::escape(&key), several.len());
+            Err(Failure::new(
+                exit::NOT_FOUND,
+                what,
+                &place,
+                "look at them without --raw, then put one with their --context",
+            ))
         }
         (false, siblings) => {
             console.print(&found)?;
@@ -134,7 +159,10 @@ pub async fn get(args: Get, client: &mut Client, console: &mut Console) -> Resul
                 0 => Err(missing()),
                 1 => Ok(()),
                 n => {
-                    console.warn(&format!("{n} concurrent values; to settle them, put one with --context {}", text::base64(&found.context)));
+                    console.warn(&format!(
+                        "{n} concurrent values; to settle them, put one with --context {}",
+                        text::base64(&found.context)
+                    ));
                     Ok(())
                 }
             }
@@ -143,10 +171,22 @@ pub async fn get(args: Get, client: &mut Client, console: &mut Console) -> Resul
 }
 
 /// What a key holds; nothing, with the context to go with it, where it does not exist.
-pub async fn read(place: &Place, key: Bytes, stale: bool, client: &mut Client) -> Result<Found, Failure> {
+pub async fn read(
+    place: &Place,
+    key: Bytes,
+    stale: bool,
+    client: &mut Client,
+) -> Result<Found, Failure> {
     let call = Call::new(format!("get key \"{}\"", text::escape(&key)));
-    let request = v1::GetRequest { site: place.site.clone(), bucket: place.bucket.proto(), key: key.clone(), consistency: consistency(stale) };
-    let answer = client.call(&call, request, |channel, request| async move { kv(channel).get(request).await }).await?;
+    let request = v1::GetRequest {
+        site: place.site.clone(),
+        bucket: place.bucket.proto(),
+        key: key.clone(),
+        consistency: consistency(stale),
+    };
+    let answer = client
+        .call(&call, request, |channel, request| async move { kv(channel).get(request).await })
+        .await?;
     Ok(Found::new(key, answer.body.siblings, answer.body.context, place.hex))
 }
 
@@ -156,36 +196,73 @@ pub async fn put(args: Put, client: &mut Client, console: &mut Console) -> Resul
     write(&args.place, key, Some(value), args.write, client, console).await
 }
 
-pub async fn delete(args: Delete, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+pub async fn delete(
+    args: Delete,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
     let key = key(args.key, args.place.hex)?;
     write(&args.place, key, None, args.write, client, console).await
 }
 
 /// Writes a value, or none: a deletion. Says how it ended.
-pub async fn write(place: &Place, key: Bytes, value: Option<Bytes>, with: Write, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+pub async fn write(
+    place: &Place,
+    key: Bytes,
+    value: Option<Bytes>,
+    with: Write,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
     let verb = verb(value.as_ref());
     let written = store(place, key.clone(), value, with, client).await?;
     if written.superseded {
-        console.warn(&format!("key \"{}\" holds a newer value; this {verb} changed nothing", text::escape(&key)));
+        console.warn(&format!(
+            "key \"{}\" holds a newer value; this {verb} changed nothing",
+            text::escape(&key)
+        ));
     }
     console.print(&written)
 }
 
-pub async fn store(place: &Place, key: Bytes, value: Option<Bytes>, with: Write, client: &mut Client) -> Result<Written, Failure> {
+pub async fn store(
+    place: &Place,
+    key: Bytes,
+    value: Option<Bytes>,
+    with: Write,
+    client: &mut Client,
+) -> Result<Written, Failure> {
     let id = with.request_id.unwrap_or_else(|| client.draw_id());
     let what = format!("{} key \"{}\"", verb(value.as_ref()), text::escape(&key));
-    let call = Call { what, again: format!("repeat it with --request-id {id} and it has its effect once") };
-    let (site, bucket, context) = (place.site.clone(), place.bucket.proto(), with.context.map(|token| token.0.into()));
+    let call = Call {
+        what,
+        again: format!("repeat it with --request-id {id} and it has its effect once"),
+    };
+    let (site, bucket, context) =
+        (place.site.clone(), place.bucket.proto(), with.context.map(|token| token.0.into()));
     let (timestamp_ms, request_id) = (with.timestamp_ms, Bytes::copy_from_slice(id.as_bytes()));
     let (context, superseded) = match value {
         Some(value) => {
-            let request = v1::PutRequest { site, bucket, key, value, context, timestamp_ms, request_id };
-            let body = client.call(&call, request, |channel, request| async move { kv(channel).put(request).await }).await?.body;
+            let request =
+                v1::PutRequest { site, bucket, key, value, context, timestamp_ms, request_id };
+            let body =
+                client
+                    .call(&call, request, |channel, request| async move {
+                        kv(channel).put(request).await
+                    })
+                    .await?
+                    .body;
             (body.context, body.superseded)
         }
         None => {
-            let request = v1::DeleteRequest { site, bucket, key, context, timestamp_ms, request_id };
-            let body = client.call(&call, request, |channel, request| async move { kv(channel).delete(request).await }).await?.body;
+            let request =
+                v1::DeleteRequest { site, bucket, key, context, timestamp_ms, request_id };
+            let body = client
+                .call(&call, request, |channel, request| async move {
+                    kv(channel).delete(request).await
+                })
+                .await?
+                .body;
             (body.context, body.superseded)
         }
     };
@@ -207,20 +284,34 @@ pub async fn scan(args: Scan, client: &mut Client, console: &mut Console) -> Res
         consistency: consistency(args.stale),
     };
     walk(request, client, |entries| {
-        let line = |e: v1::ScanEntry| Line { found: Found::new(e.key, e.siblings, e.context, args.place.hex), keys_only: args.keys_only };
+        let line = |e: v1::ScanEntry| Line {
+            found: Found::new(e.key, e.siblings, e.context, args.place.hex),
+            keys_only: args.keys_only,
+        };
         console.print_each(&entries.into_iter().map(line).collect::<Vec<_>>())
     })
     .await
 }
 
 /// Hands over page after page of what a scan finds.
-pub async fn walk(request: v1::ScanRequest, client: &mut Client, take: impl FnMut(Vec<v1::ScanEntry>) -> Result<(), Failure>) -> Result<(), Failure> {
+pub async fn walk(
+    request: v1::ScanRequest,
+    client: &mut Client,
+    take: impl FnMut(Vec<v1::ScanEntry>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let call = Call::new(format!("scan site {:?}", request.site));
     let mut pages = Pages { bounded: request.limit > 0, request, take };
-    client.stream(&call, &mut pages, |channel, request| async move { kv(channel).scan(request).await }).await
+    client
+        .stream(
+            &call,
+            &mut pages,
+            |channel, request| async move { kv(channel).scan(request).await },
+        )
+        .await
 }
 
-/// A scan that knows where it stands: what broke off goes on after the last key, for as many keys as are left.
+/// A scan that knows where it stands: what broke off goes on after the last key, for as many keys
+/// as are left.
 struct Pages<T> {
     request: v1::ScanRequest,
     bounded: bool,
@@ -249,7 +340,7 @@ impl<T: FnMut(Vec<v1::ScanEntry>) -> Result<(), Failure>> Feed for Pages<T> {
 }
 
 fn kv(channel: Channel) -> KvServiceClient<Channel> {
-    KvServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX)
+    KvServiceClient::new(channel).max_decoding_message_size(limits::CTL_ANSWER_BYTES_MAX)
 }
 
 fn consistency(stale: bool) -> i32 {
@@ -264,7 +355,10 @@ pub fn key(key: OsString, hex: bool) -> Result<Bytes, Failure> {
     let key = bytes(key, hex)?;
     match key.len() {
         0 => Err(Failure::usage("a key must not be empty", "give 1 to 1024 bytes")),
-        n if n > limits::KEY_BYTES_MAX => Err(Failure::usage(format!("a key is at most {} bytes, not {n}", limits::KEY_BYTES_MAX), "shorten it")),
+        n if n > limits::KEY_BYTES_MAX => Err(Failure::usage(
+            format!("a key is at most {} bytes, not {n}", limits::KEY_BYTES_MAX),
+            "shorten it",
+        )),
         _ => Ok(key),
     }
 }
@@ -274,13 +368,22 @@ fn bytes(argument: OsString, hex: bool) -> Result<Bytes, Failure> {
     if !hex {
         return Ok(bytes.into());
     }
-    text::from_hex(&bytes).map(Bytes::from).map_err(|e| Failure::usage(e, "with --hex, keys and values are pairs of hex digits"))
+    text::from_hex(&bytes)
+        .map(Bytes::from)
+        .map_err(|e| Failure::usage(e, "with --hex, keys and values are pairs of hex digits"))
 }
 
 fn value(argument: Option<OsString>, file: Option<&Path>, hex: bool) -> Result<Bytes, Failure> {
     let value = match (argument, file) {
         (_, Some(path)) => {
-            let opened = File::open(path).map_err(|e| Failure::new(exit::FAILED, format!("cannot read the value: {e}"), path.display().to_string(), ""))?;
+            let opened = File::open(path).map_err(|e| {
+                Failure::new(
+                    exit::FAILED,
+                    format!("cannot read the value: {e}"),
+                    path.display().to_string(),
+                    "",
+                )
+            })?;
             drain(opened, &path.display().to_string())?
         }
         (Some(dash), None) if dash == "-" => drain(io::stdin().lock(), "stdin")?,
@@ -299,7 +402,10 @@ fn drain(from: impl Read, place: &str) -> Result<Bytes, Failure> {
 
 pub fn within_bound(value: Bytes) -> Result<Bytes, Failure> {
     if value.len() > limits::VALUE_BYTES_MAX {
-        return Err(Failure::usage(format!("a value is at most {} bytes, and this is more", limits::VALUE_BYTES_MAX), "split it over several keys"));
+        return Err(Failure::usage(
+            format!("a value is at most {} bytes, and this is more", limits::VALUE_BYTES_MAX),
+            "split it over several keys",
+        ));
     }
     Ok(value)
 }
@@ -307,7 +413,7 @@ pub fn within_bound(value: Bytes) -> Result<Bytes, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ctl::output::Format;
+    use crate::ctl::term::output::Format;
 
     fn sibling(value: &'static [u8], timestamp_ms: u64) -> v1::Sibling {
         v1::Sibling { value: Bytes::from_static(value), timestamp_ms }
@@ -339,10 +445,20 @@ mod tests {
     #[test]
     fn a_scan_shows_a_line_for_each_value() {
         let mut story = String::new();
-        for (keys_only, format) in [(false, Format::Table), (true, Format::Table), (false, Format::Json), (false, Format::Yaml)] {
+        for (keys_only, format) in [
+            (false, Format::Table),
+            (true, Format::Table),
+            (false, Format::Json),
+            (false, Format::Yaml),
+        ] {
             let (mut console, out, _) = Console::recording(format);
             let line = |siblings| Line { found: found(siblings), keys_only };
-            console.print_each(&[line(vec![sibling(b"a\nb", 0), sibling(b"c", 7)]), line(vec![sibling(b"d", 0)])]).unwrap();
+            console
+                .print_each(&[
+                    line(vec![sibling(b"a\nb", 0), sibling(b"c", 7)]),
+                    line(vec![sibling(b"d", 0)]),
+                ])
+                .unwrap();
             story += &format!("# keys only: {keys_only}, {format:?}\n{}", out.text());
         }
         crate::ctl::golden::check("scan.txt", &story);
@@ -361,7 +477,13 @@ mod tests {
             },
         };
         let page = |keys: &[&'static str]| v1::ScanResponse {
-            entries: keys.iter().map(|k| v1::ScanEntry { key: Bytes::from_static(k.as_bytes()), ..Default::default() }).collect(),
+            entries: keys
+                .iter()
+                .map(|k| v1::ScanEntry {
+                    key: Bytes::from_static(k.as_bytes()),
+                    ..Default::default()
+                })
+                .collect(),
         };
         assert_eq!(pages.take(page(&["a", "b"])).unwrap(), Taken::Progress);
         assert_eq!((pages.request().after, pages.request().limit), (Bytes::from_static(b"b"), 3));
@@ -379,6 +501,9 @@ mod tests {
         let big = vec![0; limits::VALUE_BYTES_MAX + 10];
         assert_eq!(drain(&big[..], "here").unwrap().len(), limits::VALUE_BYTES_MAX + 1);
         assert_eq!(within_bound(big.into()).unwrap_err().exit, exit::USAGE);
-        assert_eq!(value(None, Some(Path::new("/does/not/exist")), false).unwrap_err().exit, exit::FAILED);
+        assert_eq!(
+            value(None, Some(Path::new("/does/not/exist")), false).unwrap_err().exit,
+            exit::FAILED
+        );
     }
 }

@@ -1,34 +1,33 @@
-//! The command line: `ddbctl`, and the guide's client commands of `devicedb cluster`, which are a translation onto the same code.
+//! The command line: `ddbctl`, and the guide's client commands of `devicedb cluster`, which are a
+//! translation onto the same code.
 //!
-//! It speaks only the contract: of the server it imports the generated client, the bounds, the ids, the error, the clocks and the offline verification, and
-//! no state. Results go to stdout, words to stderr, and the exit code tells a script what to do next (`exit`).
+//! It talks to nodes through the contract only. From the server it imports the generated client,
+//! the bounds, ids, error, locks and clocks, and the offline verification of parts; it shares no
+//! state with a node. Results go to stdout, messages to stderr, and the exit code tells a script
+//! what to do next (`exit`).
 //!
-//! Modules stand in reading order: what is said, to whom, how often; then one module for each noun of the command line; then the guide.
+//! Modules stand in reading order: output, endpoints and retries; then one module for each noun of
+//! the command line; then the guide.
 
 use std::{ffi::OsString, process::ExitCode, thread::available_parallelism};
 
 use clap::Parser as _;
 
-use crate::clock::{Chance, Clock};
+use crate::base::clock::{Clock, Random};
 
-mod text;
-mod exit;
-mod table;
-mod output;
+mod term;
 mod args;
 mod fault;
 mod retry;
+mod connection;
+mod identity;
 mod client;
 mod kv;
-mod overview;
-mod registry;
+mod cluster;
+mod node;
+mod site;
+mod relay;
 mod snapshot;
-mod wait;
-mod receive;
-mod sink;
-mod download;
-mod verify;
-mod snapshots;
 pub mod bench;
 mod flags;
 pub mod guide;
@@ -38,43 +37,64 @@ mod golden;
 use args::Command;
 pub use args::{Args, endpoint};
 use client::Client;
-use exit::Failure;
-use output::{Console, Farewell};
+pub use term::exit::CODES as EXIT_CODES;
+use term::{
+    exit::{self, Failure},
+    output::{Console, Format, InterruptMessage},
+};
 
 /// Runs `ddbctl` with a process's arguments, its own name first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parsed = Args::try_parse_from(args);
     let args = match parsed {
         Ok(args) => args,
-        Err(e) => return args::explain(&e, &mut Console::open("ddbctl", output::Format::Table)),
+        Err(e) => return args::explain(&e, &mut Console::open("ddbctl", Format::Table)),
     };
-    let client = Client::new(args.endpoint.0, args.timeout.0, Clock::start(), Chance::from_entropy());
-    conduct(Deed::Ctl(args.command), client, Console::open("ddbctl", args.format))
+    let client = Client::new(
+        args.endpoint.0,
+        args.cluster_id,
+        args.timeout.0,
+        Clock::start(),
+        Random::from_entropy(),
+    );
+    run_job(Job::Ctl(args.command), client, Console::open("ddbctl", args.format))
 }
 
 /// What a process was started for.
-enum Deed {
+enum Job {
     Ctl(Command),
     Guide(guide::Client),
 }
 
-impl Deed {
+impl Job {
     /// What measures a cluster must not be what holds it up.
     fn threads(&self) -> usize {
         match self {
-            Deed::Ctl(Command::Bench(_)) => available_parallelism().map_or(2, |cores| cores.get().max(2)),
+            Job::Ctl(Command::Bench(_)) => {
+                available_parallelism().map_or(2, |cores| cores.get().max(2))
+            }
             _ => 2,
         }
     }
 }
 
-/// Carries a deed out and turns its end into an exit code. An interrupt ends it at once, also while it is stuck in a write to a pipe that nobody reads.
-fn conduct(deed: Deed, client: Client, console: Console) -> ExitCode {
+/// Carries a deed out and turns its end into an exit code. An interrupt ends it at once, also while
+/// it is stuck in a write to a pipe that nobody reads.
+fn run_job(deed: Job, client: Client, console: Console) -> ExitCode {
     let farewell = console.farewell();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(deed.threads()).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(deed.threads())
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(e) => {
-            console.finish(Err(Failure::new(exit::FAILED, format!("cannot start: {e}"), "this machine", "free threads or file descriptors")));
+            console.finish(Err(Failure::new(
+                exit::FAILED,
+                format!("cannot start: {e}"),
+                "this machine",
+                "free threads or file descriptors",
+            )));
             return ExitCode::from(exit::FAILED);
         }
     };
@@ -89,31 +109,35 @@ fn conduct(deed: Deed, client: Client, console: Console) -> ExitCode {
     ExitCode::from(code)
 }
 
-async fn perform(deed: Deed, mut client: Client, mut console: Console) -> u8 {
+async fn perform(deed: Job, mut client: Client, mut console: Console) -> u8 {
     let end = match deed {
-        Deed::Ctl(command) => dispatch(command, &mut client, &mut console).await,
-        Deed::Guide(command) => guide::perform(command, &mut client, &mut console).await,
+        Job::Ctl(command) => dispatch(command, &mut client, &mut console).await,
+        Job::Guide(command) => guide::perform(command, &mut client, &mut console).await,
     };
     console.finish(end)
 }
 
-async fn dispatch(command: Command, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+async fn dispatch(
+    command: Command,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
     match command {
-        Command::Cluster(command) => overview::cluster(command, client, console).await,
-        Command::Node(command) => overview::node(command, client, console).await,
-        Command::Site(command) => registry::site(command, client, console).await,
-        Command::Relay(command) => registry::relay(command, client, console).await,
+        Command::Cluster(command) => cluster::run(command, client, console).await,
+        Command::Node(command) => node::run(command, client, console).await,
+        Command::Site(command) => site::run(command, client, console).await,
+        Command::Relay(command) => relay::run(command, client, console).await,
         Command::Get(args) => kv::get(args, client, console).await,
         Command::Put(args) => kv::put(args, client, console).await,
         Command::Delete(args) => kv::delete(args, client, console).await,
         Command::Scan(args) => kv::scan(args, client, console).await,
-        Command::Snapshot(command) => snapshots::run(command, client, console).await,
+        Command::Snapshot(command) => snapshot::run(command, client, console).await,
         Command::Bench(command) => bench::run(command, client, console).await,
         Command::Completions { shell } => console.write(&args::completions(shell)),
     }
 }
 
-fn interrupted(farewell: &Farewell) -> u8 {
+fn interrupted(farewell: &InterruptMessage) -> u8 {
     farewell.speak();
     exit::INTERRUPTED
 }

@@ -1,11 +1,14 @@
-//! What a group logs and what it remembers of itself: log entries, their commands, and the record that is stored with its rows.
+//! What a group logs and what it remembers of itself: log entries, their commands, and the record
+//! that is stored with its rows.
 //!
 //! Pure types; `wire` gives them bytes, the engine gives them effect.
 
 use crate::{
-    cluster::{self, state::Settings, walk::Membership},
+    base::ids::{
+        ClusterId, Lineage, NodeId, RequestId, SiteGeneration, SnapshotId, SnapshotSeq, Topology,
+    },
+    cluster::{self, reconfigure::Membership, state::Settings},
     data,
-    ids::{ClusterId, Lineage, NodeId, RequestId, SiteGeneration, SnapshotId, SnapshotSeq, Topology},
 };
 
 /// A place in a log.
@@ -18,7 +21,8 @@ pub struct Position {
 /// What a Raft entry carries. A leader's no-op carries nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// The proposer's `open` when it proposed (rule R5 of the cut): behind a newer mark the user's commands are no-ops.
+    /// The proposer's `open` when it proposed (rule R5 of `docs/cut.md`): behind a newer mark the
+    /// user's commands are no-ops.
     pub seen: SnapshotSeq,
     pub commands: Vec<Command>,
 }
@@ -39,7 +43,8 @@ pub enum Action {
 }
 
 impl Action {
-    /// Whether a user can see what it does: such commands wait behind a mark until the snapshot is resolved.
+    /// Whether a user can see what it does: such commands wait behind a mark until the snapshot is
+    /// resolved.
     pub fn is_user(&self) -> bool {
         match self {
             Action::Data(data::Command::SetLineage { .. }) | Action::Mark(_) => false,
@@ -72,7 +77,8 @@ pub struct Record {
     pub data: data::State,
 }
 
-/// Where every group's log begins: nothing is at this place, so that a replica that knows nothing needs a Raft snapshot and learns the members from it.
+/// Where every group's log begins: nothing is at this place, so that a replica that knows nothing
+/// needs a Raft snapshot and learns the members from it.
 pub const LOG_BEGIN: Position = Position { index: 5, term: 5 };
 
 /// Whose store it is.

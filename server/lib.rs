@@ -1,175 +1,345 @@
 //! DeviceDB: the map. What stands where, how the main things happen, and what must always hold.
 //!
-//! One library carries two binaries: `devicedb` (`server/main.rs`) is a node, `ddbctl` (`cli/main.rs`) speaks to nodes. The contract between processes is
-//! `proto/`: `devicedb.v1` is public, `devicedb.internal.v1` is what nodes say to each other and what they log and store.
+//! One library carries two binaries. `devicedb` (`server/main.rs`) is a node; `ddbctl`
+//! (`cli/main.rs`) talks to nodes. The contract between processes is `proto/`: clients use
+//! `devicedb.v1`; nodes use `devicedb.internal.v1` for their own messages, logs and stores.
 //!
 //! # Words
 //!
-//! A *site* is one tenant's database. It hashes to one of P *partitions*; a run of P/G partitions is a Raft *group*; the *meta group* is one more, which
-//! agrees on configuration. A *mark* is the log entry at which a group is captured; all groups' marks of one snapshot are its *cut*; a *part* is what one node
-//! contributes to it. The *lineage* names the history that logs belong to and changes at every restore.
+//! A *site* is one tenant's database. Its id hashes to one of P *partitions*. A run of P/G
+//! partitions is a Raft *group*; one more group, the *meta group*, agrees on the configuration. A
+//! *mark* is the log entry at which a snapshot captures a group; the marks of all groups are the
+//! snapshot's *cut*. A *part* is what one node contributes to a snapshot. The *lineage* names the
+//! history that the logs belong to; every restore begins a new one. `docs/glossary.md` has the
+//! other words.
 //!
 //! # What stands where
 //!
-//! In reading order, which is the import order: a file imports only what stands above it, and `tests/tidy.rs` says which line breaks that. Within the
-//! folder `snapshot` the first three files decide and stand high, the others read and write files and stand below `peer`.
+//! The table follows the reading order, which is the import order: a file imports only what stands
+//! above it. `tests/tidy/` names any line that breaks this.
 //!
-//! | layer | module | what it is for |
-//! | --- | --- | --- |
-//! | foundations | `limits` | every bound, in one place |
-//! | | `error` | the one error; its kinds say what the caller does next |
-//! | | `clock` | the only doors to time and chance |
-//! | | `ids` | a type for every id; which partition and group a site lies in (`Topology`) |
-//! | | `room` | a bound in bytes for what waits in a queue |
-//! | | `cork` | connections that write once for everything that becomes ready together |
-//! | | `disk` | the files below the log and the store, which a simulator can put its own in place of |
-//! | | `planted`, `failpoint` | mistakes on purpose, for the simulator to find; places to die at on purpose, for tests to come back from |
-//! | decide | `data` | keys, siblings, contexts, remembered requests; the machine that a data group's log drives (`Machine`) |
-//! | | `cluster` | nodes, sites, relays, snapshots as the registry has them; the machine that the meta log drives (`State`); `placement`; `walk` |
-//! | | `snapshot::{cut, chunk, manifest}` | the barrier and the fence; where chunks begin and end; what a part consists of |
-//! | | `entry` | what a group logs, and what it remembers of itself (`Record`) |
-//! | contract | `proto` | generated from `proto/` |
-//! | | `wire` | domain types and their bytes: the only place that speaks both |
-//! | do | `metrics` | what a node counts and measures |
-//! | | `store` | rows on disk; the only importer of redb |
-//! | | `log` | Raft logs on disk; the only importer of raft-engine |
-//! | | `engine` | all Raft groups of a node, driven by one synchronous loop; the only one that steps raft-rs |
-//! | | `driver` | the two OS threads that run the loop and the store, and the `Handle` by which tasks talk to them |
-//! | | `peer` | streams between nodes, and who may speak to whom |
-//! | parts | `snapshot::{shelf, archive, source, lanes, verify, set}` | finished parts on disk, as tars, as extracted directories; checking one, checking all |
-//! | services | `kv` | reads and writes of sites |
-//! | | `membership` | nodes, sites, relays, the registry of snapshots, as users see them |
-//! | | `parts` | this node's parts: from the view at the cut to files on the shelf |
-//! | | `restore` | where a store comes from: founded, joined, restored |
-//! | doors | `rpc`, `http` | gRPC services, thin; metrics and health |
-//! | | `porch` | what a node answers while it joins, restores or opens its store |
-//! | | `node` | builds the above, wires it, starts it, stops it in reverse |
-//! | client | `ctl` (`cli/`) | `ddbctl`, and the guide's `devicedb cluster ...` as a translation onto it |
+//! | module | what stands there |
+//! | --- | --- |
+//! | [`base`] | bounds ([`limits`]), the one [`error`], time and chance ([`clock`]), ids, files |
+//! | [`faults`] | crash points and deliberate mistakes, for tests only |
+//! | [`data`] | keys, siblings, contexts, remembered requests; a data group's state machine |
+//! | [`cluster`] | nodes, sites, relays, snapshots; the meta group's state machine; placement |
+//! | [`cut`] | the barrier and the fence of a snapshot; `docs/cut.md` has their rules |
+//! | [`part`] | the format of a part: chunks, manifest, tar, shelf; checking one part or a set |
+//! | [`entry`] | what a group logs, and what it stores about itself ([`Record`]) |
+//! | [`proto`] | the contract, generated from `proto/` |
+//! | [`wire`] | domain types as messages and as stored bytes |
+//! | [`store`] | rows on disk; the only importer of redb |
+//! | [`log`] | Raft logs on disk; the only importer of raft-engine |
+//! | [`engine`] | all Raft groups of a node in one loop, and the threads that drive it |
+//! | [`net`] | incoming connections, streams between nodes, and where the other nodes are |
+//! | [`service`] | what a node does for its callers: sites, registry, parts, snapshots |
+//! | [`rpc`] | gRPC services and HTTP pages, thin |
+//! | [`boot`] | how a start gets its store: it resumes, restores, founds, or waits and joins |
+//! | [`signals`] | how a node reacts to signals |
+//! | [`node`] | builds, wires and starts all of the above, and stops it in reverse |
+//! | [`ctl`] | `ddbctl` (`cli/`), and the guide's `devicedb cluster ...` on top of it |
 //!
-//! `tests/sim/` puts a simulated world around `engine`, `store` and `log`: its own `Host`, and a `Disk` that fails. `tests/fuzz/` is bytes from outside at every door.
+//! `tests/sim/` simulates a cluster around [`engine`], [`store`] and [`log`], with its own [`Host`]
+//! and a [`Disk`] that fails. `tests/fuzz/` feeds bytes from outside to every parser.
+//! `docs/formats.md` describes the bytes on disk.
 //!
 //! # A put
 //!
-//! 1. `rpc::KvDoor::put` parses the request (`wire::public::parse_put`): what comes out is valid. `Porter::call` keeps the caller's deadline, a little early.
-//! 2. `kv::Kv::write` finds the group (`Topology::group_of_site`), gives the write a request id if it has none, and hands it to the engine's bounded queue
-//!    (`driver::Handle::request`).
-//! 3. `driver::run_engine` takes what waits and calls `Engine::round`. `Engine::route` puts the write into the queue of its group if this node leads it, or
-//!    sends it as a `Forward` to the node that is believed to; `on_forward` queues it there. What gets no answer is sent again with the same id.
-//! 4. `Group::propose_waiting` makes one entry of what waits, if the leader has applied an entry of its own term, the group is in the present lineage, no mark
-//!    holds writes back (`cut::Fence::holds_writes`), and the overlay has room. The entry carries `seen`: the newest snapshot that the proposer knows to be
-//!    released or resolved.
-//! 5. `Engine::drive` sends a leader's messages, then writes the entries of all groups of the round with one fsync (`Log::write`). `after_write` sends
-//!    what had to wait for the disk, as a follower's acknowledgement does.
-//! 6. Once committed, `Engine::apply` decodes it. Behind a mark above its `seen` it is a no-op, and goes back into the queue (`cut::Fence::fenced`).
-//!    Otherwise `data::Machine::apply` recalls the request or works the write out; its rows go into the group's `Overlay`, in memory.
-//! 7. `Engine::finish` answers: to the task that waits, or as a `ForwardReply` to the node that asked.
-//! 8. Later `Engine::start_checkpoint_if_due` seals the overlays, each with its group's `Record`, and the store thread (`driver::keep_store`) writes them to
-//!    redb in one durable transaction. Then layers are dropped and logs are cut off behind (`compact_logs`). A restart replays what comes after.
+//! 1. [`Gate`] refuses the call if its caller means another cluster. [`KvApi::put`] parses it
+//!    ([`wire::public::parse_put`]) into a valid write. [`Calls::call`] ends the call a little
+//!    before the caller's deadline, so that the answer can say why.
+//! 2. [`kv::Kv::write`] finds the group ([`Topology::group_of_site`]), draws a request id if the
+//!    write has none, and puts it into the engine's bounded queue ([`driver::Handle::request`]).
+//! 3. `driver::run_engine` takes what is queued and calls [`Engine::round`], where messages of
+//!    other nodes pass [`engine::admission`]. If this node leads the group, [`Engine::route`] adds
+//!    the write to the group's queue. Otherwise it sends a `Forward` to the node that it believes
+//!    leads, and [`on_forward`] queues the write there. An unanswered request is sent again with
+//!    the same id.
+//! 4. [`Group::propose_waiting`] makes one entry of the queued writes, provided that the leader has
+//!    applied an entry of its own term, the group is in the present lineage, no mark holds writes
+//!    back ([`Fence::holds_writes`]), and the overlay has room. The entry carries `seen`: the
+//!    newest snapshot that the proposer knows to be released or resolved.
+//! 5. [`Engine::drive`] sends the leader's messages, then writes the entries of all groups in the
+//!    round with one fsync ([`Log::write`]). After that [`after_write`] sends the messages that had
+//!    to wait for the disk, such as a follower's acknowledgement.
+//! 6. [`Engine::apply`] decodes the committed entry. Behind a mark above its `seen` the entry does
+//!    nothing, and its writes go back into the queue ([`Fence::fenced`]). Otherwise
+//!    [`data::Machine::apply`] finds the request among the remembered ones or works the write out.
+//!    Its rows go into the group's [`Overlay`], in memory.
+//! 7. [`Engine::finish`] answers the waiting task, or sends a `ForwardReply` to the node that
+//!    forwarded the write.
+//! 8. Later [`Engine::start_checkpoint_if_due`] seals the overlays, each with its group's
+//!    [`Record`]. The store thread (`driver::keep_store`) writes them to redb in one durable
+//!    transaction. Then the engine drops the layers from memory and cuts the logs off behind them
+//!    ([`compact_logs`]). A restart replays the entries that follow.
 //!
 //! # A read
 //!
-//! 1. `rpc::KvDoor::get` and `kv::Kv::get` take the same way to `Engine::route`. A `stale` read is answered at once from whatever replica is here.
-//! 2. The leader keeps the read in `Group::reads`. `ask_for_reads` begins a round of heartbeats for all that wait (ReadIndex), unless the lease covers them.
-//! 3. `note_read_states` hears that a quorum has answered: that ripens the round and renews the lease, counted from when the round was sent.
-//! 4. `answer_reads` answers under the lease when all that is committed is applied, or when the round's index is; the clock is asked again just before.
-//!    `data::Query::answer` reads the overlay's layers, newest first, over the store's view (`overlay::Reader`).
-//! 5. A scan is one such read a page (`rpc::KvDoor::scan`): a page is linearizable, the scan is not one instant.
+//! 1. [`KvApi::get`] and [`kv::Kv::get`] lead to [`Engine::route`] in the same way. A `stale` read
+//!    is answered at once from the local replica, if this node holds the group as far as it knows
+//!    ([`Engine::holds`]).
+//! 2. The leader keeps the read in [`Group::reads`]. Unless the lease covers it, [`ask_for_reads`]
+//!    begins one round of heartbeats for all reads that wait (ReadIndex).
+//! 3. When a quorum has answered, [`note_read_states`] marks the round as ripe and renews the
+//!    lease, counted from the moment at which the round was sent.
+//! 4. [`answer_reads`] checks the clock again. It answers under the lease once everything committed
+//!    is applied, or without it once the round's index is applied. [`data::Query::answer`] reads
+//!    the overlay's layers, newest first, and then the store's view ([`overlay::Reader`]).
+//! 5. A scan is one such read for each page ([`KvApi::scan`]): a page is linearizable, the whole
+//!    scan is not one instant. The server makes the next page when the connection has room for it
+//!    ([`rpc::pulled`]) and clients have taken enough of what waits ([`readers::Readers`]).
 //!
 //! # A snapshot
 //!
-//! 1. `membership::Cluster::create_snapshot` proposes `BeginSnapshot` in the meta group; `cluster::State` gives it the next number x. One is open at a time.
-//! 2. On the meta leader `Engine::advance_snapshots` makes a `cut::Barrier`, which asks every node for marks, again on every tick.
-//! 3. `on_mark_request`: every leader appends `Mark(x)` to its groups. From then on their writes wait.
-//! 4. Where the first `Mark(x)` is applied (`mark_applied`), every replica seals its overlay there and keeps later layers from the store
-//!    (`Overlay::hold_after`); the leader reports the mark.
-//! 5. When all groups have reported, the barrier sends `Release(x)` to all nodes and proposes `SealSnapshot`; after `limits::CUT_DEADLINE` it proposes
-//!    `AbortSnapshot` instead. The first of the two in the meta log wins. Release, seal and abort raise `cut::Open`, and writes go on.
-//! 6. When all replicas of a node stand at the mark, one checkpoint brings its store to the cut and opens a view of it (`capture_due`, `on_view`); then the later
-//!    layers may be written. A replica that comes later than `limits::MARK_GRACE` is not in the part. A node that applies a mark while it replays its log
-//!    after a restart takes no part at all.
-//! 7. `parts::Parts::take` copies the view on a thread of its own: `chunk::Chunker` cuts, `shelf::PartWriter` keeps; a partition that has not changed since the
-//!    node's newest part of this history is taken over unread. The view is let go of. Only when the snapshot is sealed the manifest is put in place.
-//! 8. The part is reported (`ReportPart`). `cluster::snapshots::Snapshot::overall` calls the snapshot completed when it is sealed and every group, the meta group
-//!    too, is in a completed part. Nodes that were not heard of at the seal are `missing` for good (`report_away`, `watch_nodes`).
+//! 1. [`admin::Cluster::create_snapshot`] proposes `BeginSnapshot` in the meta group.
+//!    [`cluster::State`] gives the snapshot the next number, `seq`. Only one snapshot is open at a
+//!    time.
+//! 2. On the meta leader [`Engine::advance_snapshots`] makes a [`Barrier`], which asks every node
+//!    for marks and repeats the question on every tick.
+//! 3. In [`on_mark_request`] a leader appends `Mark(seq)` to each of its groups. From then on the
+//!    writes of these groups wait.
+//! 4. When a replica applies the first `Mark(seq)` ([`mark_applied`]), it seals its overlay there
+//!    and keeps later layers out of the store ([`Overlay::hold_after`]). The leader also reports
+//!    the mark.
+//! 5. When all groups have reported, the barrier sends `Release(seq)` to all nodes and proposes
+//!    `SealSnapshot`. After [`limits::CUT_DEADLINE`] it proposes `AbortSnapshot` instead. The
+//!    outcome that comes first in the meta log wins. Release, seal and abort all raise [`Open`],
+//!    and writes go on.
+//! 6. When all replicas of a node stand at their marks, one checkpoint brings the store to the cut
+//!    and opens a view of it ([`capture_due`], [`on_view`]). Then the later layers may be written.
+//!    If a replica has not come [`limits::MARK_GRACE`] after the node's first mark, the node goes
+//!    without it as soon as the snapshot is sealed. A node that applies a mark while it replays its
+//!    log after a restart contributes no part.
+//! 7. [`parts::Parts::take`] copies the view on a thread of its own. [`chunk::Chunker`] cuts rows
+//!    into chunks and [`shelf::PartWriter`] stores them. A partition that has not changed since the
+//!    node's newest part of this history is taken over unread. When the rows are copied, the view
+//!    is dropped. The manifest is put in place once the snapshot is sealed.
+//! 8. The node reports its part (`ReportPart`). [`cluster::snapshots::Snapshot::overall`] calls the
+//!    snapshot completed when it is sealed and every group, including the meta group, is in a
+//!    completed part. The parts of nodes that were silent at the seal are `missing` for good
+//!    ([`report_away`], [`watch_nodes`]).
 //!
 //! # A join
 //!
-//! 1. `node::prepare` finds an empty directory (`restore::look`) and asks the node named by `--join` until it is taken in (`node::join`). The new node's id
-//!    is drawn once and kept in the file `node-id` meanwhile.
-//! 2. There `rpc::PeerDoor::join` proposes `AnnounceNode`; `cluster::State` places all groups anew with as few moves as it finds (`placement::place`).
-//! 3. The new node makes an empty store (`restore::join`) and starts. The others learn where it is (`Event::NodeChanged`) and open streams (`Peers::learn`).
-//! 4. The leader of each group walks its members towards the wanted ones, one change at a time (`Engine::tend_members`,
-//!    `walk::next_step`): add a learner, promote it when it has caught up, hand over leadership, remove who is too many. Nothing is remembered between steps.
-//! 5. A replica without the entries it needs gets rows: `tend_offers` sends them as of the last checkpoint (`Peers::send_rows`), and raft-rs announces the Raft
-//!    snapshot only once they have arrived. `install` replaces what the replica had, and `on_installed` lets its log begin behind them.
+//! 1. [`Arrival::prepare`] finds an empty directory ([`restore::look`]) and asks the nodes named by
+//!    `--join` until one of them takes it in ([`waiting::Waiting::end`]). The new node draws its id
+//!    once and keeps it in the file `node-id`; meanwhile [`boot::starting`] tells callers the id.
+//! 2. The node that was asked calls the announced address back ([`PeerApi::join`]); the process
+//!    that answers must be the one that asked ([`Cluster::take_in`]). Then it proposes
+//!    `AnnounceNode`, and [`cluster::State`] places all groups again with as few moves as it finds
+//!    ([`placement::place`]).
+//! 3. The new node makes an empty store ([`restore::join`]) and starts. The other nodes learn its
+//!    address ([`Event::NodeChanged`]) and open streams to it ([`Peers::listed`]).
+//! 4. The leader of each group changes its members into the wanted ones, one change at a time
+//!    ([`Engine::tick_members`], [`reconfigure::next_step`]): it adds a learner, promotes it when
+//!    it has caught up, hands over leadership, and removes a member that is not wanted. It
+//!    remembers nothing between two steps.
+//! 5. A replica that lacks entries which the log no longer has gets rows. [`tick_offers`] sends
+//!    them as of the last checkpoint ([`Peers::send_rows`]), and raft-rs announces the Raft
+//!    snapshot only after they have arrived. [`install`] replaces the replica's rows, and
+//!    [`on_installed`] lets its log begin behind them.
+//!
+//! # A founding
+//!
+//! 1. With `--found` [`Arrival::prepare`] founds at once, if it finds no trace of an earlier
+//!    cluster ([`part::traces`]).
+//! 2. Without it, nodes with the same `--join` wait. `ddbctl cluster init` reaches one of them, and
+//!    that one asks all the others who they are ([`Waiting::init`]). If one of them belongs to a
+//!    cluster, that cluster takes the others in, as above.
+//! 3. Otherwise one node asks all others for a durable promise to leave the founding to it
+//!    ([`Waiting::found`]). With all promises it makes the store ([`restore::found`]) and starts to
+//!    serve, and the others join.
 //!
 //! # A restore
 //!
-//! 1. `restore::look` finds a manifest and no store. `restore::restore` checks every byte of the part (`verify::verify_part`); if anything is wrong the start
-//!    ends there and has changed nothing.
-//! 2. It makes a store under `restoring/`. Each group's log begins at its mark, with the members of the cut; marks and remembered requests are not carried
-//!    over. `cluster::State::restored` makes the meta state one whose lineage is pending. A rename puts the store in place; a crash before that starts over.
-//! 3. The node starts. While its lineage is pending only the meta group is alive (`Engine::is_active`), and `peer::judge` lets it speak to nodes restored from the
-//!    same snapshot only.
-//! 4. The first meta leader proposes `EstablishLineage` with a random nonce (`settle_lineage`); the lineage follows from snapshot and nonce. Every node makes
-//!    it durable (`Engine::adopt`), leaders of data groups log it (`SetLineage`), and only then take writes: no dot of an earlier history is minted again.
-//! 5. A node that starts late from a part of the same snapshot adopts the lineage that a hello of theirs names. Each node announces where it is now
-//!    (`Cluster::announce_until_known`).
+//! 1. [`restore::look`] finds a manifest and no store. [`restore::restore`] tries out the renames
+//!    that it will need, compares the size of the store with the free space, and checks every byte
+//!    of the part ([`verify::verify_part`]). If anything is wrong, the start ends here and has
+//!    changed nothing.
+//! 2. It makes a store under `restoring/`. Each group's log begins at its mark, with the members
+//!    that it had there; marks and remembered requests are left behind.
+//!    [`cluster::State::restored`] turns the meta state into one whose lineage is pending. A rename
+//!    puts the store in place. A failure before the rename is undone; after a crash before it, the
+//!    next start begins again.
+//! 3. The node starts. While its lineage is pending, only the meta group is active
+//!    ([`Engine::is_active`]), and [`net::judge`] lets the node talk only to nodes that were
+//!    restored from the same snapshot.
+//! 4. The first meta leader proposes `EstablishLineage` with a random nonce ([`settle_lineage`]).
+//!    Snapshot and nonce determine the lineage. Every node makes it durable ([`Engine::adopt`]),
+//!    and the leaders of data groups log it (`SetLineage`) before they take writes. So no dot of an
+//!    earlier history is minted again.
+//! 5. A node that starts later from a part of the same snapshot adopts the lineage that the hello
+//!    of another such node names. Each node announces its present address
+//!    ([`Cluster::announce_until_known`]).
+//! 6. If no node is at the address that the part names, nodes find each other
+//!    ([`net::Whereabouts`]). Each asks at the addresses of its `--join` ([`Peers::meet`]), and
+//!    streams pass on which nodes talk to their sender ([`Peers::heard`], [`Peers::told`]). So a
+//!    node that reaches one other soon reaches all.
 //!
 //! # What must always hold
 //!
-//! - Nothing is answered OK before it is on disk on a majority of the group's voters and applied by the leader.
-//! - A group's rows and its `Record` change in one transaction; rows leave memory only when a view that holds them is what readers see.
+//! - Nothing is answered OK before it is on disk on a majority of the group's voters and applied by
+//!   the leader.
+//! - A group's rows and its [`Record`] change in one transaction. Rows leave memory only when
+//!   readers see a view that holds them.
 //! - If the log or the store fails, the node stops. It does not guess.
-//! - The engine has no thread, socket, clock or chance of its own: inputs, a `Host` and a seed come from outside.
-//! - What decides (`data`, `cluster`, `cut`, `chunk`, `manifest`, `entry`) reaches no file, socket, time or protobuf.
-//! - `Open` is raised by a release and by an outcome in the meta log, never by time. A deadline can only abort.
-//! - A part is there when its manifest is; a store is there when its rename is done. Half of either never looks like one.
-//! - Wall-clock time is data: for `lww` and for people. Monotonic time serves deadlines, elections and leases; only leases need it to be right.
+//! - A node believes another only within the bounds of [`engine::admission`]. Every entry that is
+//!   proposed can be applied. An entry that no version can apply is passed over by every replica
+//!   alike; an entry that only a newer version can apply ends the node ([`engine::apply`]).
+//! - The engine has no thread, socket, clock or randomness of its own: it gets inputs, a [`Host`]
+//!   and a seed.
+//! - The code that decides ([`data`], [`cluster`], [`cut`], [`chunk`], [`manifest`], [`entry`])
+//!   uses no file, socket, time or protobuf.
+//! - Only a release and an outcome in the meta log raise [`Open`]; time never does. A deadline can
+//!   only abort.
+//! - A part exists when its manifest does, and a store when its rename is done. Half of either
+//!   never looks like one.
+//! - Wall-clock time is data, for `lww` and for people. Monotonic time drives deadlines, elections
+//!   and leases; only leases need it to be right.
+//!
+//! [`Arrival::prepare`]: boot::arrival::Arrival::prepare
+//! [`Barrier`]: cut::Barrier
+//! [`Calls::call`]: rpc::Calls::call
+//! [`Cluster::announce_until_known`]: service::admin::Cluster::announce_until_known
+//! [`Cluster::take_in`]: service::admin::Cluster::take_in
+//! [`Disk`]: base::disk::Disk
+//! [`Engine::adopt`]: engine::Engine::adopt
+//! [`Engine::advance_snapshots`]: engine::Engine::advance_snapshots
+//! [`Engine::apply`]: engine::Engine::apply
+//! [`Engine::drive`]: engine::Engine::drive
+//! [`Engine::finish`]: engine::Engine::finish
+//! [`Engine::holds`]: engine::Engine::holds
+//! [`Engine::is_active`]: engine::Engine::is_active
+//! [`Engine::round`]: engine::Engine::round
+//! [`Engine::route`]: engine::Engine::route
+//! [`Engine::tick_members`]: engine::Engine::tick_members
+//! [`tick_offers`]: engine::Engine::tick_offers
+//! [`Engine::start_checkpoint_if_due`]: engine::Engine::start_checkpoint_if_due
+//! [`Event::NodeChanged`]: cluster::Event::NodeChanged
+//! [`Fence::fenced`]: cut::Fence::fenced
+//! [`Fence::holds_writes`]: cut::Fence::holds_writes
+//! [`Gate`]: rpc::Gate
+//! [`Group::propose_waiting`]: engine::group::Group::propose_waiting
+//! [`Group::reads`]: engine::group::Group::reads
+//! [`Host`]: engine::Host
+//! [`KvApi::get`]: rpc::KvApi
+//! [`KvApi::put`]: rpc::KvApi
+//! [`KvApi::scan`]: rpc::KvApi
+//! [`Log::write`]: log::Log::write
+//! [`Open`]: cut::Open
+//! [`Overlay`]: engine::overlay::Overlay
+//! [`Overlay::hold_after`]: engine::overlay::Overlay::hold_after
+//! [`PeerApi::join`]: rpc::PeerApi
+//! [`Peers::heard`]: net::Peers::heard
+//! [`Peers::listed`]: net::Peers::listed
+//! [`Peers::meet`]: net::Peers::meet
+//! [`Peers::send_rows`]: net::Peers::send_rows
+//! [`Peers::told`]: net::Peers::told
+//! [`Record`]: entry::Record
+//! [`Topology::group_of_site`]: base::ids::Topology::group_of_site
+//! [`Waiting::found`]: boot::waiting::Waiting::found
+//! [`Waiting::init`]: boot::waiting::Waiting::init
+//! [`admin::Cluster::create_snapshot`]: service::admin::Cluster::create_snapshot
+//! [`after_write`]: engine::Engine::after_write
+//! [`answer_reads`]: engine::Engine::answer_reads
+//! [`ask_for_reads`]: engine::Engine::ask_for_reads
+//! [`base`]: base
+//! [`boot`]: boot
+//! [`boot::starting`]: boot::starting
+//! [`capture_due`]: engine::Engine::capture_due
+//! [`chunk`]: part::chunk
+//! [`chunk::Chunker`]: part::chunk::Chunker
+//! [`clock`]: base::clock
+//! [`cluster`]: cluster
+//! [`cluster::State`]: cluster::State
+//! [`cluster::State::restored`]: cluster::State::restored
+//! [`cluster::snapshots::Snapshot::overall`]: cluster::snapshots::Snapshot::overall
+//! [`compact_logs`]: engine::Engine::compact_logs
+//! [`ctl`]: ctl
+//! [`cut`]: cut
+//! [`data`]: data
+//! [`data::Machine::apply`]: data::Machine::apply
+//! [`data::Query::answer`]: data::Query::answer
+//! [`driver::Handle::request`]: engine::driver::Handle::request
+//! [`engine`]: engine
+//! [`engine::admission`]: engine::admission
+//! [`engine::apply`]: engine::apply
+//! [`entry`]: entry
+//! [`error`]: base::error
+//! [`faults`]: faults
+//! [`install`]: engine::Engine::install
+//! [`kv::Kv::get`]: service::kv::Kv::get
+//! [`kv::Kv::write`]: service::kv::Kv::write
+//! [`limits`]: base::limits
+//! [`limits::CUT_DEADLINE`]: base::limits::CUT_DEADLINE
+//! [`limits::MARK_GRACE`]: base::limits::MARK_GRACE
+//! [`log`]: log
+//! [`manifest`]: part::manifest
+//! [`mark_applied`]: engine::Engine::mark_applied
+//! [`net`]: net
+//! [`net::Whereabouts`]: net::Whereabouts
+//! [`net::judge`]: net::judge
+//! [`node`]: node
+//! [`note_read_states`]: engine::Engine::note_read_states
+//! [`on_forward`]: engine::Engine::on_forward
+//! [`on_installed`]: engine::Engine::on_installed
+//! [`on_mark_request`]: engine::Engine::on_mark_request
+//! [`on_view`]: engine::Engine::on_view
+//! [`overlay::Reader`]: engine::overlay::Reader
+//! [`part`]: part
+//! [`part::traces`]: part::traces
+//! [`parts::Parts::take`]: service::parts::Parts::take
+//! [`placement::place`]: cluster::placement::place
+//! [`proto`]: proto
+//! [`readers::Readers`]: service::readers::Readers
+//! [`reconfigure::next_step`]: cluster::reconfigure::next_step
+//! [`report_away`]: engine::Engine::report_away
+//! [`restore::found`]: boot::restore::found
+//! [`restore::join`]: boot::restore::join
+//! [`restore::look`]: boot::restore::look
+//! [`restore::restore`]: boot::restore::restore
+//! [`rpc`]: rpc
+//! [`rpc::pulled`]: rpc::pulled
+//! [`service`]: service
+//! [`settle_lineage`]: engine::Engine::settle_lineage
+//! [`shelf::PartWriter`]: part::shelf::PartWriter
+//! [`signals`]: signals
+//! [`store`]: store
+//! [`verify::verify_part`]: part::verify::verify_part
+//! [`waiting::Waiting::end`]: boot::waiting::Waiting::end
+//! [`watch_nodes`]: engine::Engine::watch_nodes
+//! [`wire`]: wire
+//! [`wire::public::parse_put`]: wire::public::parse_put
 
-// -- foundations
-pub mod limits;
-pub mod error;
-pub mod clock;
-pub mod ids;
-pub mod room;
-pub mod cork;
-pub mod disk;
-pub mod planted;
-pub mod failpoint;
-// -- decide; `snapshot` also holds what stands below `peer`
+// The map names private items too: `cargo doc --document-private-items` builds all of it.
+#![allow(rustdoc::private_intra_doc_links)]
+
+pub mod base;
+pub mod faults;
+
+// What decides.
 pub mod data;
 pub mod cluster;
-pub mod snapshot;
+pub mod cut;
+pub mod part;
 pub mod entry;
 
-// -- contract
+// The contract.
 pub mod proto;
 pub mod wire;
 
-// -- do
-pub mod metrics;
+// What does.
 pub mod store;
 pub mod log;
 pub mod engine;
-pub mod driver;
-pub mod peer;
-
-// -- services
-pub mod kv;
-pub mod membership;
-pub mod parts;
-pub mod restore;
-
-// -- doors
+pub mod net;
+pub mod service;
 pub mod rpc;
-pub mod http;
-pub mod porch;
+pub mod boot;
+pub mod signals;
 pub mod node;
 
-// -- client
+// The client.
 #[path = "../cli/lib.rs"]
 pub mod ctl;
-
-#[cfg(test)]
-mod golden;

@@ -1,16 +1,32 @@
-//! `devicedb`: `start` runs a node; `cluster ...` are the commands of the guide, for those who know them from the program that this one replaces.
+//! `devicedb`: `start` runs a node; `cluster ...` are the commands of the guide, for those who know
+//! them from the program that this one replaces.
 
-use std::{env, ffi::OsString, io::IsTerminal as _, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{
+    env,
+    ffi::OsString,
+    io::{IsTerminal as _, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 use devicedb::{
+    base::{
+        clock::Clock,
+        error::{Error, Kind, Result},
+        journal::{self, Journal, Seldom},
+    },
     ctl::{endpoint, guide},
-    error::{Error, Kind, Result},
     node::{Node, Options},
+    signals::Signals,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
-/// A put allocates some dozens of times on its way, and the system's allocator took a sixth of its time.
+/// A put allocates some dozens of times on its way, and the system's allocator took a sixth of its
+/// time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -29,9 +45,11 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a node: found a cluster, join one, go on with a store, or restore an extracted part of a snapshot.
+    /// Run a node: found a cluster, join one, go on with a store, or restore an extracted part of a
+    /// snapshot.
     Start(Start),
-    /// The guide's commands with the guide's words: start, overview, snapshot, get_snapshot, download_snapshot and others.
+    /// The guide's commands with the guide's words: start, overview, snapshot, get_snapshot,
+    /// download_snapshot and others.
     Cluster {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         rest: Vec<OsString>,
@@ -39,6 +57,10 @@ enum Command {
 }
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 asked to stop, 1 failed, 2 options that cannot work; 130 or \
+                        143 asked to stop twice."
+)]
 pub struct Start {
     /// The directory of this node's data. Created if it is not there.
     #[arg(long, value_name = "DIR", env = "DEVICEDB_STORE")]
@@ -49,13 +71,26 @@ pub struct Start {
     /// Where others reach this node, if that is not where it listens.
     #[arg(long, value_name = "HOST:PORT", env = "DEVICEDB_ADVERTISE", value_parser = endpoint)]
     advertise: Option<String>,
-    /// A node of the cluster to join. Only an empty store joins; afterwards it is used to find the others again.
-    #[arg(long, value_name = "HOST:PORT", env = "DEVICEDB_JOIN", value_parser = endpoint)]
-    join: Option<String>,
+    /// Found a cluster with this node as its first. Said once, by hand: in a unit file it founds a
+    /// second cluster when the disk is lost.
+    #[arg(long, conflicts_with = "join")]
+    found: bool,
+    /// Nodes of the cluster to join, this one perhaps among them. An empty store waits until one of
+    /// them belongs to a cluster, or until `ddbctl cluster init` is said to one of them. Afterwards
+    /// they are used to find the others again.
+    #[arg(
+        long,
+        value_name = "HOST:PORT,...",
+        env = "DEVICEDB_JOIN",
+        value_delimiter = ',',
+        value_parser = endpoint,
+    )]
+    join: Vec<String>,
     /// How many nodes hold each piece of data. Fixed when the cluster is founded.
     #[arg(long, value_name = "N", default_value_t = 3, env = "DEVICEDB_REPLICATION_FACTOR")]
     replication_factor: u32,
-    /// Slices of the hash space of sites: a power of two from 64 to 65536. Fixed when the cluster is founded.
+    /// Slices of the hash space of sites: a power of two from 64 to 65536. Fixed when the cluster
+    /// is founded.
     #[arg(long, value_name = "N", default_value_t = 1024, env = "DEVICEDB_PARTITIONS")]
     partitions: u32,
     /// Raft groups that carry the partitions: a power of two. Fixed when the cluster is founded.
@@ -67,7 +102,7 @@ pub struct Start {
     /// Listen beyond loopback although nothing is encrypted or authenticated.
     #[arg(long, env = "DEVICEDB_INSECURE")]
     insecure: bool,
-    /// error, warn, info, debug or trace; or a filter as in `info,devicedb::peer=debug`.
+    /// error, warn, info, debug or trace; or a filter as in `info,devicedb::net=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "DEVICEDB_LOG")]
     log: String,
     /// Log one JSON object a line.
@@ -75,11 +110,12 @@ pub struct Start {
     log_json: bool,
 }
 
+const STOPPED: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    #[cfg(feature = "planted")]
+    #[cfg(feature = "fault-injection")]
     if env::args_os().nth(1).is_some_and(|arg| arg == "--failpoints") {
         return list_failpoints();
     }
@@ -87,7 +123,7 @@ fn main() -> ExitCode {
         return match guide::main(env::args_os().skip(2)) {
             guide::Outcome::Start(args) => match guide_start(args) {
                 Ok((options, log)) => run(options, &log, false),
-                Err(e) => fail(&e),
+                Err(e) => refuse(&e),
             },
             guide::Outcome::Done(code) => code,
         };
@@ -98,7 +134,8 @@ fn main() -> ExitCode {
 }
 
 impl Args {
-    /// None for what is no start: the guide's commands are taken before clap sees them.
+    /// `None` unless the subcommand is `start`. The guide's commands never come here: `main` takes
+    /// them before clap.
     pub fn start(self) -> Option<Start> {
         let Command::Start(start) = self.command else { return None };
         Some(start)
@@ -112,6 +149,7 @@ impl Start {
             store: self.store,
             listen: self.listen,
             advertise: self.advertise,
+            found: self.found,
             join: self.join,
             replication_factor: self.replication_factor,
             partitions: self.partitions,
@@ -126,13 +164,17 @@ impl Start {
 /// The guide names host and port apart, and others reach the node by that name.
 fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
     let address = format!("{}:{}", args.host, args.port);
-    let found = std::net::ToSocketAddrs::to_socket_addrs(&address).map_err(|e| Error::invalid(format!("-host {}: {e}", args.host)))?;
+    let found = std::net::ToSocketAddrs::to_socket_addrs(&address)
+        .map_err(|e| Error::invalid(format!("-host {}: {e}", args.host)).with_source(e))?;
     let found: Vec<SocketAddr> = found.collect();
     let listen = found.iter().find(|a| a.is_ipv4()).or(found.first()).copied();
     let options = Options {
         store: args.store,
-        listen: listen.ok_or_else(|| Error::invalid(format!("-host {} has no address", args.host)))?,
+        listen: listen
+            .ok_or_else(|| Error::invalid(format!("-host {} has no address", args.host)))?,
         advertise: Some(address),
+        // As the guide has it.
+        found: args.join.is_empty(),
         join: args.join,
         replication_factor: args.replication_factor,
         partitions: args.partitions,
@@ -143,73 +185,91 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
     Ok((options, args.log_level))
 }
 
-/// For whoever crashes nodes on purpose: every place where one can be, one a line.
-#[cfg(feature = "planted")]
+/// Lists every place at which a test can crash a node, one a line.
+#[cfg(feature = "fault-injection")]
 fn list_failpoints() -> ExitCode {
-    for point in devicedb::failpoint::Failpoint::ALL {
+    for point in devicedb::faults::failpoint::Failpoint::ALL {
         println!("{:28} {}", point.name(), point.about());
     }
     ExitCode::SUCCESS
 }
 
 fn run(options: Options, log: &str, json: bool) -> ExitCode {
-    #[cfg(feature = "planted")]
-    if let Err(e) = devicedb::failpoint::check() {
-        return fail(&e);
+    #[cfg(feature = "fault-injection")]
+    if let Err(e) = devicedb::faults::failpoint::check() {
+        return refuse(&e);
     }
     let filter = match EnvFilter::try_new(log) {
         Ok(filter) => filter,
-        Err(e) => return fail(&Error::invalid(format!("log level {log:?}: {e}"))),
+        Err(e) => return refuse(&Error::invalid(format!("log level {log:?}: {e}")).with_source(e)),
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
-    if json {
-        lines.json().init()
-    } else {
-        lines.with_target(false).init()
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => return fail(&Error::unavailable(format!("cannot start: {e}"))),
+    let seldom = Seldom::by(Clock::start());
+    let journal = match Journal::start(seldom.clone()) {
+        Ok(journal) => journal,
+        Err(e) => return refuse(&e),
     };
-    match runtime.block_on(serve(options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => fail(&e),
-    }
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(journal.clone())
+        .log_internal_errors(false);
+    let lines = if json { lines.json().boxed() } else { lines.with_target(false).boxed() };
+    tracing_subscriber::registry().with(filter).with(seldom).with(lines).init();
+    journal::tell_of_panics();
+    let ended = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => {
+            let ended = runtime.block_on(serve(options));
+            // What is still under way is not waited for: a node that stops has waited, and one that
+            // ends at once is as one that was killed.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(e) => Err(Error::unavailable(format!("cannot start: {e}")).with_source(e)),
+    };
+    let code = ended.unwrap_or_else(|e| {
+        journal.say(&format!("devicedb: {e}"));
+        code_of(&e)
+    });
+    journal.flush();
+    ExitCode::from(code)
 }
 
-fn fail(e: &Error) -> ExitCode {
-    eprintln!("devicedb: {e}");
-    ExitCode::from(if e.kind == Kind::Invalid { USAGE } else { FAILED })
+/// Says why there is no start, before there is a journal to say it.
+fn refuse(e: &Error) -> ExitCode {
+    // Where nobody reads, the exit code is all there is.
+    let _ = writeln!(std::io::stderr(), "devicedb: {e}");
+    ExitCode::from(code_of(e))
 }
 
-async fn serve(options: Options) -> Result<()> {
-    let mut node = tokio::select! {
+fn code_of(e: &Error) -> u8 {
+    if e.kind == Kind::Invalid { USAGE } else { FAILED }
+}
+
+async fn serve(options: Options) -> Result<u8> {
+    let mut signals = Signals::hear()?;
+    let node = tokio::select! {
         started = Node::start(options) => started?,
         // Before it serves, there is nothing to stop.
-        () = asked_to_stop() => return Ok(()),
+        _ = signals.asked_to_stop() => return Ok(STOPPED),
     };
     let failed = tokio::select! {
         e = node.failed() => Some(e),
-        () = asked_to_stop() => None,
+        _ = signals.asked_to_stop() => None,
     };
-    match failed {
-        Some(e) => {
-            tracing::error!(error = %e, "the node stops: its engine has ended");
-            // The reason is known already.
-            let _ = node.stop().await;
-            Err(e)
-        }
-        None => {
-            tracing::info!("stopping");
-            node.stop().await
-        }
+    match &failed {
+        Some(e) => tracing::error!(error = %e, "the node stops: it cannot go on"),
+        None => tracing::info!("stopping"),
     }
-}
-
-async fn asked_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return std::future::pending().await;
+    let stopped = tokio::select! {
+        stopped = node.stop() => stopped,
+        code = signals.asked_to_stop() => {
+            tracing::warn!("asked again: the node ends without stopping");
+            return Ok(code);
+        }
     };
-    tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
+    // The reason is known already.
+    failed.map_or(stopped.map(|()| STOPPED), Err)
 }

@@ -1,4 +1,5 @@
-//! The contract as Rust types, generated from `proto/` when the project is built. By hand are only the module tree and the codec.
+//! The contract as Rust types, generated from `proto/` when the project is built. By hand are only
+//! the module tree and the codec.
 
 #![allow(clippy::all, missing_docs)]
 
@@ -8,13 +9,15 @@ use prost::Message;
 use tonic::codec::{self, BufferSettings};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// Protobuf, in buffers of the size that most messages have. tonic takes 8 KiB for each message in and out, which is a page fault or two a put; larger
-/// messages make room for themselves.
+use crate::base::limits;
+
+/// Protobuf, in buffers of the size that most messages have. tonic takes 8 KiB for each message in
+/// and out, which is a page fault or two a put; larger messages make room for themselves.
 #[derive(Debug)]
 pub struct Codec<T, U>(PhantomData<(T, U)>);
 
 fn buffers() -> BufferSettings {
-    BufferSettings::new(512, 32 << 10)
+    BufferSettings::new(limits::CODEC_BUFFER_BYTES, limits::CODEC_YIELD_BYTES)
 }
 
 impl<T, U> Default for Codec<T, U> {
@@ -23,7 +26,9 @@ impl<T, U> Default for Codec<T, U> {
     }
 }
 
-impl<T: Message + Send + 'static, U: Message + Default + Send + 'static> codec::Codec for Codec<T, U> {
+impl<T: Message + Send + 'static, U: Message + Default + Send + 'static> codec::Codec
+    for Codec<T, U>
+{
     type Encode = T;
     type Decode = U;
     type Encoder = ProstEncoder<T>;
@@ -46,6 +51,11 @@ pub mod internal {
         tonic::include_proto!("devicedb.internal.v1");
     }
 }
+
+/// The header by which a caller says which cluster it means.
+pub const CLUSTER_HEADER: &str = "devicedb-cluster-id";
+/// The `ErrorInfo` reason of a call that is meant for another cluster.
+pub const OTHER_CLUSTER: &str = "OTHER_CLUSTER";
 
 /// The descriptors of the whole contract, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contract.bin"));

@@ -3,13 +3,13 @@
 # percent fails, one that makes it cheaper asks for its new count. `make instructions` runs it; with ACCEPT=1 the file gets what was counted.
 #
 # Counted is what runs inside of the engine's rounds, of checkpoints and of captures, on three nodes of the simulator in one thread, per request or row, in the
-# profile that tests are built with: nothing of gRPC and nothing of the kernel. It says what a change did, not how fast the database is.
+# build that all tests use, in which faults can be injected: nothing of gRPC and nothing of the kernel. It says what a change did, not how fast the database is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 tolerance=${TOLERANCE:-5}
 expected=tests/instructions.txt
-binary=$(${CARGO:-cargo} test --locked --test sim --no-run --message-format=json 2>/dev/null \
+binary=$(${CARGO:-cargo} test --locked --features fault-injection --test sim --no-run --message-format=json 2>/dev/null \
     | sed -nE 's/.*"executable":"([^"]*\/sim-[0-9a-f]*)".*/\1/p' | tail -1)
 [ -x "$binary" ] || { echo "the simulator does not build: cargo test --test sim --no-run" >&2; exit 1; }
 
@@ -17,7 +17,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 valgrind --tool=callgrind --callgrind-out-file="$dir/out" --collect-atstart=no \
     --toggle-collect='devicedb::engine::Engine::round*' --toggle-collect='devicedb::engine::checkpoint::Job::run*' \
-    --toggle-collect='devicedb::parts::capture::copy*' --dump-after='*cost_of_*' \
+    --toggle-collect='devicedb::service::parts::capture::copy*' --dump-after='*cost_of_*' \
     "$binary" --exact cost::what_is_counted_is_answered >"$dir/log" 2>&1 || { tail -20 "$dir/log" >&2; exit 1; }
 
 # One dump a function.

@@ -1,8 +1,10 @@
 //! Drives requests: so many clients at a time, until a time or a number is reached.
 //!
-//! - *Closed loop*: a client asks again when it has its answer. A slow server is asked less, and its slowness counts once.
-//! - *Open loop*: requests are due at fixed times, and latency counts from when a request was due, whether or not a client was free to send it. That is what
-//!   users see who come when they come, and what a closed loop leaves out ("coordinated omission", Gil Tene).
+//! - *Closed loop*: a client asks again when it has its answer. A slow server is asked less, and
+//!   its slowness counts once.
+//! - *Open loop*: requests are due at fixed times, and latency counts from when a request was due,
+//!   whether or not a client was free to send it. That is what users see who come when they come,
+//!   and what a closed loop leaves out ("coordinated omission", Gil Tene).
 //!
 //! It knows nothing of what is asked: `Work` does. It repeats nothing; what fails is counted.
 
@@ -21,9 +23,10 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use tonic::Status;
 
 use super::tally::{Done, Meter, Tally};
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 
-/// How long a client whose request failed keeps from asking again, so that a server that is down is not asked a million times.
+/// How long a client whose request failed keeps from asking again, so that a server that is down is
+/// not asked a million times.
 const AFTER_FAILURE: Duration = Duration::from_millis(10);
 /// How often who says what is due looks whether it is over.
 const LOOK: Duration = Duration::from_millis(20);
@@ -122,7 +125,8 @@ impl Load {
     pub fn end(self) -> Tally {
         let mut tally = self.split();
         if let Lasts::For(window) = self.shared.plan.lasts {
-            tally.unsent = self.shared.plan.due_in_all(window).saturating_sub(self.shared.sent.load(Relaxed));
+            tally.unsent =
+                self.shared.plan.due_in_all(window).saturating_sub(self.shared.sent.load(Relaxed));
         }
         tally
     }
@@ -167,12 +171,18 @@ impl Shared {
             return None;
         }
         self.sent.fetch_add(1, Relaxed);
-        Some((nth, self.plan.rate.map_or_else(|| self.clock.now(), |rate| self.began + due_after(nth, rate))))
+        Some((
+            nth,
+            self.plan
+                .rate
+                .map_or_else(|| self.clock.now(), |rate| self.began + due_after(nth, rate)),
+        ))
     }
 
     fn is_over(&self) -> bool {
         let since = self.clock.now().saturating_sub(self.began);
-        self.stopped.load(Relaxed) || matches!(self.plan.lasts, Lasts::For(window) if since >= window)
+        self.stopped.load(Relaxed)
+            || matches!(self.plan.lasts, Lasts::For(window) if since >= window)
     }
 
     /// Says what is due when it is due, to the end; then lets every client see that it is the end.
@@ -243,28 +253,45 @@ mod tests {
     #[tokio::test]
     async fn in_an_open_loop_a_stall_counts_for_all_who_were_due_meanwhile() {
         // Twenty are due in the 200 ms for which the only client waits for the first of them.
-        let tally = Load::run(plan(1, Lasts::Requests(20), Some(100)), Clock::start(), |_| Stalls(Duration::from_millis(200))).await;
+        let tally = Load::run(plan(1, Lasts::Requests(20), Some(100)), Clock::start(), |_| {
+            Stalls(Duration::from_millis(200))
+        })
+        .await;
         assert_eq!((tally.all.requests, tally.unsent), (20, 0));
-        assert!(tally.latency().value_at_quantile(0.5) >= 90_000, "half of them waited 100 ms: {}", tally.latency().value_at_quantile(0.5));
+        assert!(
+            tally.latency().value_at_quantile(0.5) >= 90_000,
+            "half of them waited 100 ms: {}",
+            tally.latency().value_at_quantile(0.5)
+        );
     }
 
     #[tokio::test]
     async fn what_was_due_and_could_not_be_sent_is_said() {
         let window = Duration::from_millis(100);
-        let tally = Load::run(plan(1, Lasts::For(window), Some(1000)), Clock::start(), |_| Stalls(2 * window)).await;
+        let tally = Load::run(plan(1, Lasts::For(window), Some(1000)), Clock::start(), |_| {
+            Stalls(2 * window)
+        })
+        .await;
         assert_eq!((tally.all.requests, tally.in_time.requests, tally.unsent), (1, 0, 99));
     }
 
     #[tokio::test]
     async fn every_request_is_made_once_and_failures_are_counted() {
-        let tally = Load::run(plan(7, Lasts::Requests(300), None), Clock::start(), |_| FailsEveryThird).await;
-        assert_eq!((tally.all.requests, tally.failed(), tally.failures["Unavailable"].count), (200, 100, 100));
+        let tally =
+            Load::run(plan(7, Lasts::Requests(300), None), Clock::start(), |_| FailsEveryThird)
+                .await;
+        assert_eq!(
+            (tally.all.requests, tally.failed(), tally.failures["Unavailable"].count),
+            (200, 100, 100)
+        );
     }
 
     #[tokio::test]
     async fn a_load_without_an_end_goes_on_until_it_is_stopped() {
         for rate in [None, Some(1000)] {
-            let mut load = Load::start(plan(3, Lasts::UntilStopped, rate), Clock::start(), |_| FailsEveryThird);
+            let mut load = Load::start(plan(3, Lasts::UntilStopped, rate), Clock::start(), |_| {
+                FailsEveryThird
+            });
             while load.glance(|tally, _| tally.all.requests) < 10 {
                 tokio::task::yield_now().await;
             }
@@ -278,7 +305,10 @@ mod tests {
     #[test]
     fn the_nth_request_is_due_when_its_time_has_come() {
         let plan = plan(1, Lasts::UntilStopped, Some(3));
-        assert_eq!([0, 1, 333, 334, 1000, 1001].map(|ms| plan.due_in_all(Duration::from_millis(ms))), [0, 1, 1, 2, 3, 4]);
+        assert_eq!(
+            [0, 1, 333, 334, 1000, 1001].map(|ms| plan.due_in_all(Duration::from_millis(ms))),
+            [0, 1, 1, 2, 3, 4]
+        );
         let rate = NonZeroU64::new(3).unwrap();
         assert_eq!([0, 1, 3].map(|nth| due_after(nth, rate).as_micros()), [0, 333_333, 1_000_000]);
     }

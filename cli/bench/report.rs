@@ -6,7 +6,10 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::tally::{Sum, Tally};
-use crate::ctl::{output::View, table::Table};
+use crate::ctl::term::{
+    output::View,
+    table::{Number, Table, Text},
+};
 
 /// How it was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -122,14 +125,22 @@ impl Figures {
         let seconds = tally.took.as_secs_f64();
         let Sum { requests: _, rows, bytes } = tally.in_time;
         let a_second = |n: u64| rounded(n as f64 / seconds.max(f64::MIN_POSITIVE));
-        let errors = tally.failures.iter().map(|(kind, of)| Errors { kind: kind.clone(), count: of.count, example: of.example.clone() });
+        let errors = tally.failures.iter().map(|(kind, of)| Errors {
+            kind: kind.clone(),
+            count: of.count,
+            example: of.example.clone(),
+        });
         Figures {
             seconds: rounded(seconds),
             requests: tally.all.requests,
             requests_per_second: rounded(tally.per_second()),
             rows_per_second: a_second(rows),
             mb_per_second: rounded(bytes as f64 / 1e6 / seconds.max(f64::MIN_POSITIVE)),
-            latency_ms: tally.latency.iter().map(|(verb, histogram)| (*verb, Latency::of(histogram))).collect(),
+            latency_ms: tally
+                .latency
+                .iter()
+                .map(|(verb, histogram)| (*verb, Latency::of(histogram)))
+                .collect(),
             failed: tally.failed(),
             errors: errors.collect(),
             unsent: tally.unsent,
@@ -141,7 +152,14 @@ impl Figures {
 impl Latency {
     pub fn of(histogram: &Histogram<u64>) -> Latency {
         let at = |quantile| ms(histogram.value_at_quantile(quantile));
-        Latency { mean: rounded(histogram.mean() / 1000.0), p50: at(0.5), p90: at(0.9), p99: at(0.99), p99_9: at(0.999), max: ms(histogram.max()) }
+        Latency {
+            mean: rounded(histogram.mean() / 1000.0),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            max: ms(histogram.max()),
+        }
     }
 }
 
@@ -150,7 +168,11 @@ pub fn points(tally: &Tally, after: f64) -> Vec<Point> {
     let step = tally.step.as_secs_f64();
     let point = |(at, moment): (usize, &super::tally::Moment)| {
         let latency = &moment.latency;
-        let spread = || Spread { p50: ms(latency.value_at_quantile(0.5)), p99: ms(latency.value_at_quantile(0.99)), max: ms(latency.max()) };
+        let spread = || Spread {
+            p50: ms(latency.value_at_quantile(0.5)),
+            p99: ms(latency.value_at_quantile(0.99)),
+            max: ms(latency.max()),
+        };
         // The last stretch is rarely whole.
         let width = (tally.took.as_secs_f64() - at as f64 * step).min(step);
         Some(Point {
@@ -174,9 +196,13 @@ fn rounded(n: f64) -> f64 {
 }
 
 impl View for Run {
-    fn text(&self) -> String {
+    fn text(&self, columns: Option<usize>) -> String {
         let figures = &self.figures;
-        let verbs = if self.work == "load" { format!(", {:.0} rows/s", figures.rows_per_second) } else { String::new() };
+        let verbs = if self.work == "load" {
+            format!(", {:.0} rows/s", figures.rows_per_second)
+        } else {
+            String::new()
+        };
         format!(
             "{}requests = {} in {:.1} s, {:.1}/s{verbs}, {:.2} MB/s\n{}{}",
             setting(self.work, &self.setting),
@@ -185,33 +211,48 @@ impl View for Run {
             figures.requests_per_second,
             figures.mb_per_second,
             troubles(figures),
-            table(figures.latency_ms.iter().map(|(verb, latency)| (verb.to_string(), latency))),
+            table(
+                figures.latency_ms.iter().map(|(verb, latency)| (verb.to_string(), latency)),
+                columns,
+            ),
         )
     }
 }
 
 impl View for Taken {
-    fn text(&self) -> String {
-        let Extent { uuid, status, seconds, parts, rows, bytes, bytes_written, mb_per_second } = &self.snapshot;
+    fn text(&self, columns: Option<usize>) -> String {
+        let Extent { uuid, status, seconds, parts, rows, bytes, bytes_written, mb_per_second } =
+            &self.snapshot;
         let put = |when, figures: &Figures| {
             let (rate, silence) = (figures.requests_per_second, figures.longest_silence_ms);
-            format!("{when} = {rate:.1} puts/s, {silence:.1} ms the longest without an answer\n{}", troubles(figures))
+            format!(
+                "{when} = {rate:.1} puts/s, {silence:.1} ms the longest without an answer\n{}",
+                troubles(figures)
+            )
         };
-        let rows_of = |when: &str, figures: &Figures| figures.latency_ms.values().next().map(|latency| (format!("put {when}"), *latency));
-        let latencies: Vec<_> = [rows_of("before", &self.before), rows_of("during", &self.during)].into_iter().flatten().collect();
+        let rows_of = |when: &str, figures: &Figures| {
+            figures.latency_ms.values().next().map(|latency| (format!("put {when}"), *latency))
+        };
+        let latencies: Vec<_> = [rows_of("before", &self.before), rows_of("during", &self.during)]
+            .into_iter()
+            .flatten()
+            .collect();
         format!(
-            "{}snapshot = {uuid}, {status}\ntook = {seconds:.3} s from create until every part was there\n\
-             parts = {parts}, with {rows} rows and {bytes} bytes, {bytes_written} of them written, {mb_per_second:.1} MB/s\n{}{}{}",
+            "{}snapshot = {uuid}, {status}\ntook = {seconds:.3} s from create until every part was \
+             there\n\
+             parts = {parts}, with {rows} rows and {bytes} bytes, {bytes_written} of them written, \
+             {mb_per_second:.1} MB/s\n{}{}{}",
             setting(self.work, &self.setting),
             put("before", &self.before),
             put("during", &self.during),
-            table(latencies.iter().map(|(name, latency)| (name.clone(), latency))),
+            table(latencies.iter().map(|(name, latency)| (name.clone(), latency)), columns),
         )
     }
 }
 
 fn setting(work: &str, setting: &Setting) -> String {
-    let Setting { endpoints, clients, connections, direct, sites, keys, value_bytes, rate } = setting;
+    let Setting { endpoints, clients, connections, direct, sites, keys, value_bytes, rate } =
+        setting;
     let pace = rate.map_or("closed loop".to_owned(), |rate| format!("{rate} requests/s due"));
     let asked = if *direct { "leaders first" } else { "in turn" };
     format!(
@@ -222,15 +263,28 @@ fn setting(work: &str, setting: &Setting) -> String {
 }
 
 fn troubles(figures: &Figures) -> String {
-    let errors = figures.errors.iter().map(|Errors { kind, count, example }| format!("errors = {count} {kind}: {}\n", crate::ctl::text::line(example)));
-    let unsent = if figures.unsent == 0 { String::new() } else { format!("unsent = {} requests that were due\n", figures.unsent) };
+    let errors = figures.errors.iter().map(|Errors { kind, count, example }| {
+        format!("errors = {count} {kind}: {}\n", crate::ctl::term::text::line(example))
+    });
+    let unsent = if figures.unsent == 0 {
+        String::new()
+    } else {
+        format!("unsent = {} requests that were due\n", figures.unsent)
+    };
     errors.collect::<String>() + &unsent
 }
 
-fn table<'a>(latencies: impl Iterator<Item = (String, &'a Latency)>) -> String {
-    let cell = |ms: f64| format!("{ms:>8.3}");
-    let rows = latencies.map(|(name, l)| [name, cell(l.mean), cell(l.p50), cell(l.p90), cell(l.p99), cell(l.p99_9), cell(l.max)]);
-    Table::new(["LATENCY, MS", "MEAN", "P50", "P90", "P99", "P99.9", "MAX"], rows).render()
+fn table<'a>(
+    latencies: impl Iterator<Item = (String, &'a Latency)>,
+    columns: Option<usize>,
+) -> String {
+    let cell = |ms: f64| format!("{ms:.3}");
+    let rows = latencies.map(|(name, l)| {
+        [name, cell(l.mean), cell(l.p50), cell(l.p90), cell(l.p99), cell(l.p99_9), cell(l.max)]
+    });
+    let [mean, p50, p90, p99, p99_9, max] =
+        ["MEAN", "P50", "P90", "P99", "P99.9", "MAX"].map(Number);
+    Table::new([Text("LATENCY, MS"), mean, p50, p90, p99, p99_9, max], rows).render(columns)
 }
 
 #[cfg(test)]
@@ -242,7 +296,7 @@ mod tests {
     use super::*;
     use crate::ctl::{
         bench::tally::{Done, Meter},
-        output::{Console, Format},
+        term::output::{Console, Format},
     };
 
     fn ms(n: u64) -> Duration {
@@ -251,7 +305,16 @@ mod tests {
 
     fn setting() -> Setting {
         let endpoints = vec!["a:1".to_owned(), "b:2".to_owned()];
-        Setting { endpoints, clients: 8, connections: 2, direct: false, sites: 4, keys: 1000, value_bytes: 100, rate: Some(500) }
+        Setting {
+            endpoints,
+            clients: 8,
+            connections: 2,
+            direct: false,
+            sites: 4,
+            keys: 1000,
+            value_bytes: 100,
+            rate: Some(500),
+        }
     }
 
     fn tally() -> Tally {
@@ -267,7 +330,12 @@ mod tests {
     #[test]
     fn a_run_is_shown_in_every_format() {
         let tally = tally();
-        let run = Run { work: "mixed", setting: setting(), figures: Figures::of(&tally), over_time: points(&tally, 0.0) };
+        let run = Run {
+            work: "mixed",
+            setting: setting(),
+            figures: Figures::of(&tally),
+            over_time: points(&tally, 0.0),
+        };
         let extent = Extent {
             uuid: "19a7e40e-adcc-4cc2-87a7-ae599272b050".into(),
             status: "completed",
@@ -279,7 +347,14 @@ mod tests {
             mb_per_second: 0.232,
         };
         let (before, during) = (Figures::of(&tally), Figures::of(&tally));
-        let taken = Taken { work: "snapshot", setting: Setting { rate: None, ..setting() }, snapshot: extent, before, during, over_time: vec![] };
+        let taken = Taken {
+            work: "snapshot",
+            setting: Setting { rate: None, ..setting() },
+            snapshot: extent,
+            before,
+            during,
+            over_time: vec![],
+        };
         let mut story = String::new();
         for format in [Format::Table, Format::Json, Format::Yaml] {
             let (mut console, out, _) = Console::recording(format);
@@ -294,7 +369,10 @@ mod tests {
     fn a_run_without_an_answer_has_no_latencies_and_breaks_nothing() {
         let nothing = Meter::begin(ms(0), Some(ms(100))).split(ms(100));
         let figures = Figures::of(&nothing);
-        assert_eq!((figures.requests, figures.requests_per_second, figures.latency_ms.len()), (0, 0.0, 0));
+        assert_eq!(
+            (figures.requests, figures.requests_per_second, figures.latency_ms.len()),
+            (0, 0.0, 0)
+        );
         assert_eq!(points(&nothing, 0.0), []);
     }
 }

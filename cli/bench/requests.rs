@@ -1,6 +1,7 @@
 //! What a bench asks of a cluster: puts, gets, scans and batches over keys that are numbered.
 //!
-//! A request is sent once. Only who fills sites before a measurement repeats it, under the same request id.
+//! A request is sent once. Only who fills sites before a measurement repeats it, under the same
+//! request id.
 
 use std::{
     num::NonZeroUsize,
@@ -16,18 +17,21 @@ use tonic::{Request, Status, transport::Channel};
 
 use super::{load::Work, tally::Done};
 use crate::{
-    clock::{Chance, Clock},
-    ctl::{client::ANSWER_BYTES_MAX, fault::Fault},
-    limits,
+    base::{
+        clock::{Clock, Random},
+        limits,
+    },
+    ctl::fault::Fault,
     proto::v1::{self, kv_service_client::KvServiceClient},
 };
+
+pub use crate::ctl::identity::Meant;
 
 pub const KEY_BYTES: usize = 16;
 /// What a row costs in a batch beside its key and value.
 const FRAME_BYTES: usize = 32;
 /// A log entry takes no more.
 const BATCH_BYTES: usize = limits::ENTRY_BYTES_MAX;
-const AGAIN: Duration = Duration::from_millis(50);
 
 /// The sites and the keys in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +76,9 @@ pub struct Requests {
     pub kind: Kind,
     pub field: Arc<Field>,
     pub lines: Arc<Lines>,
-    pub chance: Chance,
+    pub rng: Random,
     pub timeout: Duration,
+    pub meant: Meant,
     /// For how long a request that failed is repeated; none for not at all.
     pub persist: Option<Duration>,
     pub clock: Clock,
@@ -81,7 +86,11 @@ pub struct Requests {
 
 impl Field {
     pub fn of(prefix: &str, sites: u64, keys: u64, value_bytes: usize) -> Field {
-        Field { sites: (0..sites).map(|n| format!("{prefix}{n}")).collect(), keys_per_site: keys.div_ceil(sites), value_bytes }
+        Field {
+            sites: (0..sites).map(|n| format!("{prefix}{n}")).collect(),
+            keys_per_site: keys.div_ceil(sites),
+            value_bytes,
+        }
     }
 
     pub fn keys(&self) -> u64 {
@@ -106,9 +115,9 @@ impl Field {
         (site as usize, first..(first + rows).min(self.keys_per_site))
     }
 
-    pub fn value(&self, chance: &mut Chance) -> Bytes {
+    pub fn value(&self, rng: &mut Random) -> Bytes {
         let words = self.value_bytes.div_ceil(8);
-        let mut value: Vec<u8> = (0..words).flat_map(|_| chance.next_u64().to_le_bytes()).collect();
+        let mut value: Vec<u8> = (0..words).flat_map(|_| rng.next_u64().to_le_bytes()).collect();
         value.truncate(self.value_bytes);
         value.into()
     }
@@ -124,8 +133,17 @@ pub fn key(number: u64) -> Bytes {
 
 impl Lines {
     /// `channels` are connections with the index of the endpoint that each goes to.
-    pub fn new(channels: Vec<(usize, Channel)>, endpoints: Vec<String>, sites: NonZeroUsize, direct: bool) -> Lines {
-        let line = |(endpoint, channel)| Line { endpoint, kv: KvServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX) };
+    pub fn new(
+        channels: Vec<(usize, Channel)>,
+        endpoints: Vec<String>,
+        sites: NonZeroUsize,
+        direct: bool,
+    ) -> Lines {
+        let line = |(endpoint, channel)| Line {
+            endpoint,
+            kv: KvServiceClient::new(channel)
+                .max_decoding_message_size(limits::CTL_ANSWER_BYTES_MAX),
+        };
         let leaders = direct.then(|| (0..sites.get()).map(|_| AtomicUsize::new(0)).collect());
         Lines { lines: channels.into_iter().map(line).collect(), endpoints, leaders }
     }
@@ -138,10 +156,11 @@ impl Lines {
         self.lines.len()
     }
 
-    /// The connection for the nth request: one to whoever led the site last, or all in turn.
+    /// The connection for the nth request: one to the site's last known leader, or all in turn.
     fn pick(&self, nth: u64, site: usize) -> usize {
         let turn = nth as usize % self.lines.len();
-        let leader = self.leaders.as_ref().and_then(|leaders| leaders[site].load(Relaxed).checked_sub(1));
+        let leader =
+            self.leaders.as_ref().and_then(|leaders| leaders[site].load(Relaxed).checked_sub(1));
         let mut from_turn = (turn..self.lines.len()).chain(0..turn);
         from_turn.find(|at| Some(self.lines[*at].endpoint) == leader).unwrap_or(turn)
     }
@@ -162,7 +181,9 @@ impl Work for Requests {
         match self.kind {
             Kind::Put => self.put(nth).await,
             Kind::Get => self.get(nth).await,
-            Kind::Mixed { reads_percent } if self.chance.below(100) < reads_percent => self.get(nth).await,
+            Kind::Mixed { reads_percent } if self.rng.below(100) < reads_percent => {
+                self.get(nth).await
+            }
             Kind::Mixed { .. } => self.put(nth).await,
             Kind::Scan { rows } => self.scan(nth, rows).await,
             Kind::Batch { rows } => self.batch(nth, rows).await,
@@ -173,18 +194,19 @@ impl Work for Requests {
 impl Requests {
     /// A key somewhere: its site and its number there.
     fn anywhere(&mut self) -> (usize, u64) {
-        let site = self.chance.below(self.field.sites.len() as u64) as usize;
-        (site, self.chance.below(self.field.keys_per_site))
+        let site = self.rng.below(self.field.sites.len() as u64) as usize;
+        (site, self.rng.below(self.field.keys_per_site))
     }
 
     fn request<M>(&self, message: M) -> Request<M> {
         let mut request = Request::new(message);
+        self.meant.mark(&mut request);
         request.set_timeout(self.timeout);
         request
     }
 
     fn request_id(&mut self) -> Bytes {
-        Bytes::copy_from_slice(self.chance.uuid().as_bytes())
+        Bytes::copy_from_slice(self.rng.uuid().as_bytes())
     }
 
     async fn put(&mut self, nth: u64) -> Result<Done, Status> {
@@ -193,7 +215,7 @@ impl Requests {
             site: self.field.sites[site].clone(),
             bucket: v1::Bucket::Default.into(),
             key: key(number),
-            value: self.field.value(&mut self.chance),
+            value: self.field.value(&mut self.rng),
             request_id: self.request_id(),
             ..Default::default()
         };
@@ -213,8 +235,16 @@ impl Requests {
         let answer = self.lines.line(nth, site).get(self.request(get)).await?.into_inner();
         self.lines.learn(site, answer.leader);
         match &answer.siblings[..] {
-            [] => Err(Status::not_found(format!("site {:?} has no key {number}: another run removed it", self.field.sites[site]))),
-            siblings => Ok(Done { verb: "get", rows: 1, bytes: siblings.iter().map(|s| s.value.len()).sum::<usize>() as u64 + KEY_BYTES as u64 }),
+            [] => Err(Status::not_found(format!(
+                "site {:?} has no key {number}: another run removed it",
+                self.field.sites[site]
+            ))),
+            siblings => Ok(Done {
+                verb: "get",
+                rows: 1,
+                bytes: siblings.iter().map(|s| s.value.len()).sum::<usize>() as u64
+                    + KEY_BYTES as u64,
+            }),
         }
     }
 
@@ -235,13 +265,19 @@ impl Requests {
             let mut pages = line.scan(self.request(scan)).await?.into_inner();
             while let Some(page) = pages.message().await? {
                 done.rows += page.entries.len() as u64;
-                let values = page.entries.iter().flat_map(|entry| &entry.siblings).map(|sibling| sibling.value.len());
+                let values = page
+                    .entries
+                    .iter()
+                    .flat_map(|entry| &entry.siblings)
+                    .map(|sibling| sibling.value.len());
                 done.bytes += (values.sum::<usize>() + page.entries.len() * KEY_BYTES) as u64;
             }
             Ok(done)
         };
         // A stream's own deadline ends with its first answer.
-        tokio::time::timeout(self.timeout, whole).await.unwrap_or_else(|_| Err(Status::deadline_exceeded("the scan did not end in time")))
+        tokio::time::timeout(self.timeout, whole)
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("the scan did not end in time")))
     }
 
     async fn batch(&mut self, nth: u64, rows: u64) -> Result<Done, Status> {
@@ -249,7 +285,7 @@ impl Requests {
         let rows = numbers.end.saturating_sub(numbers.start);
         let operation = |number| v1::BatchOperation {
             key: key(number),
-            action: Some(v1::batch_operation::Action::Put(self.field.value(&mut self.chance))),
+            action: Some(v1::batch_operation::Action::Put(self.field.value(&mut self.rng))),
             ..Default::default()
         };
         let batch = v1::BatchRequest {
@@ -265,7 +301,9 @@ impl Requests {
                     self.lines.learn(site, answer.into_inner().leader);
                     break;
                 }
-                Err(status) if self.may_repeat(&status, began) => tokio::time::sleep(AGAIN).await,
+                Err(status) if self.may_repeat(&status, began) => {
+                    tokio::time::sleep(limits::BENCH_AGAIN).await
+                }
                 Err(status) => return Err(status),
             }
         }
@@ -273,7 +311,8 @@ impl Requests {
     }
 
     fn may_repeat(&self, status: &Status, began: Duration) -> bool {
-        !Fault::of(status).is_final() && self.persist.is_some_and(|most| self.clock.now().saturating_sub(began) < most)
+        !Fault::of(status).is_final()
+            && self.persist.is_some_and(|most| self.clock.now().saturating_sub(began) < most)
     }
 }
 
@@ -287,12 +326,18 @@ mod tests {
     fn batches_write_every_key_once_and_sites_take_turns() {
         for (sites, keys, rows) in [(1, 1, 500), (3, 10, 2), (4, 1000, 7), (16, 10_000, 500)] {
             let field = Field::of("s", sites, keys, 100);
-            let batches: Vec<_> = (0..field.batches(rows)).map(|nth| field.batch(nth, rows)).collect();
-            let written: Vec<_> = batches.iter().flat_map(|(site, numbers)| numbers.clone().map(move |n| (*site, n))).collect();
+            let batches: Vec<_> =
+                (0..field.batches(rows)).map(|nth| field.batch(nth, rows)).collect();
+            let written: Vec<_> = batches
+                .iter()
+                .flat_map(|(site, numbers)| numbers.clone().map(move |n| (*site, n)))
+                .collect();
             assert_eq!(written.len() as u64, field.keys());
             assert_eq!(written.iter().collect::<BTreeSet<_>>().len(), written.len());
             assert!(field.keys() >= keys && field.keys() < keys + sites);
-            assert!(batches.iter().take(sites as usize).map(|(site, _)| *site).eq(0..sites as usize));
+            assert!(
+                batches.iter().take(sites as usize).map(|(site, _)| *site).eq(0..sites as usize)
+            );
         }
     }
 
@@ -304,14 +349,16 @@ mod tests {
 
     #[test]
     fn values_have_their_length_and_are_not_alike() {
-        let mut chance = Chance::seeded(1);
-        let values: BTreeSet<_> = (0..20).map(|_| Field::of("s", 1, 1, 13).value(&mut chance)).collect();
+        let mut rng = Random::seeded(1);
+        let values: BTreeSet<_> =
+            (0..20).map(|_| Field::of("s", 1, 1, 13).value(&mut rng)).collect();
         assert!(values.len() == 20 && values.iter().all(|value| value.len() == 13));
     }
 
     #[tokio::test]
     async fn a_request_goes_to_who_led_last_and_to_all_in_turn_where_that_is_unknown() {
-        let channel = || tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        let channel =
+            || tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
         let endpoints = vec!["a:1".to_owned(), "b:1".to_owned()];
         let channels = vec![(0, channel()), (1, channel()), (0, channel()), (1, channel())];
         let lines = Lines::new(channels, endpoints, NonZeroUsize::new(2).unwrap(), true);

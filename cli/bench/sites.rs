@@ -1,7 +1,7 @@
 //! The sites that a bench works on: found or made, filled, removed.
 //!
-//! A key of its own in each says that a bench made it, and how far it is filled. A site without it is somebody's: nothing is written to it and it is not
-//! removed, whatever its name.
+//! A key of its own in each says that a bench made it, and how far it is filled. A site without it
+//! is somebody's: nothing is written to it and it is not removed, whatever its name.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use super::requests::Field;
 use crate::ctl::{
     args::{Bucket, Place, Write},
     client::Client,
-    exit::{self, Failure},
-    kv, registry,
+    kv, site,
+    term::exit::{self, Failure},
 };
 
 const MARKER: Bytes = Bytes::from_static(b"ddbctl-bench");
@@ -37,8 +37,8 @@ impl Marker {
     }
 }
 
-/// Makes sure that every site of the field is there and a bench's. Nothing is written before that is sure of all that are there. Gives back the sites that are
-/// not filled as the field wants it.
+/// Makes sure that every site of the field is there and a bench's. Nothing is written before that
+/// is sure of all that are there. Gives back the sites that are not filled as the field wants it.
 pub async fn claim(field: &Field, client: &mut Client) -> Result<Vec<String>, Failure> {
     let there = names(client).await?;
     let mut lacking = Vec::new();
@@ -50,7 +50,7 @@ pub async fn claim(field: &Field, client: &mut Client) -> Result<Vec<String>, Fa
     }
     mark(&lacking, Marker::default(), client).await?;
     for site in field.sites.iter().filter(|site| !there.contains(*site)) {
-        let added = registry::register_site(site, client).await?;
+        let added = site::register(site, client).await?;
         // One that came about between the look and now may be somebody's.
         if !added.body.created && !added.repeated {
             return Err(somebodys(site));
@@ -69,14 +69,17 @@ pub async fn filled(sites: &[String], field: &Field, client: &mut Client) -> Res
 /// Removes sites that a bench made.
 pub async fn remove(sites: &[String], client: &mut Client) -> Result<(), Failure> {
     for site in sites {
-        registry::drop_site(site, client).await?;
+        site::discard(site, client).await?;
     }
     Ok(())
 }
 
 /// The sites that a bench made under such names.
 pub async fn made(prefix: &str, client: &mut Client) -> Result<Vec<String>, Failure> {
-    let numbered = |site: &String| site.strip_prefix(prefix).is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()));
+    let numbered = |site: &String| {
+        site.strip_prefix(prefix)
+            .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    };
     let mut made = Vec::new();
     for site in names(client).await?.into_iter().filter(numbered) {
         if marker(&site, client).await?.is_some() {
@@ -87,11 +90,12 @@ pub async fn made(prefix: &str, client: &mut Client) -> Result<Vec<String>, Fail
 }
 
 async fn names(client: &mut Client) -> Result<BTreeSet<String>, Failure> {
-    Ok(registry::list_sites(client).await?.into_iter().map(|site| site.id).collect())
+    Ok(site::list(client).await?.into_iter().map(|site| site.id).collect())
 }
 
 fn somebodys(site: &str) -> Failure {
-    let remedy = "choose other names with --prefix, or remove it with ddbctl site remove if nobody needs it";
+    let remedy =
+        "choose other names with --prefix, or remove it with ddbctl site remove if nobody needs it";
     Failure::new(exit::NOT_FOUND, format!("site {site:?} exists, and no bench made it"), "", remedy)
 }
 
@@ -125,7 +129,11 @@ mod tests {
     fn a_site_with_fewer_keys_or_other_values_is_filled_again() {
         let field = |keys, value_bytes| Field::of("bench-", 1, keys, value_bytes);
         let marker = Marker::full(&field(100, 10));
-        assert_eq!([(100, 10), (50, 10), (101, 10), (100, 11)].map(|(keys, bytes)| marker.covers(&field(keys, bytes))), [true, true, false, false]);
+        assert_eq!(
+            [(100, 10), (50, 10), (101, 10), (100, 11)]
+                .map(|(keys, bytes)| marker.covers(&field(keys, bytes))),
+            [true, true, false, false]
+        );
         assert!(!Marker::default().covers(&field(1, 0)));
     }
 }

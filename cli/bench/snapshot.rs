@@ -1,6 +1,7 @@
 //! What a snapshot costs: how long one takes, and what writes notice of it.
 //!
-//! It sees what a client sees. Writes wait for the cut: that wait is in the longest put, and where all sites wait at once in the longest time without an answer.
+//! It sees what a client sees. Writes wait for the cut: that wait is in the longest put, and where
+//! all sites wait at once in the longest time without an answer.
 
 use std::time::Duration;
 
@@ -10,17 +11,14 @@ use super::{
     tally::Tally,
 };
 use crate::{
+    base::{ids::SnapshotId, limits},
     ctl::{
         client::Client,
-        exit::Failure,
-        snapshot::{self, Snapshot},
-        wait,
+        snapshot::{self, Snapshot, deletion, wait},
+        term::exit::{self, Failure},
     },
-    ids::SnapshotId,
     proto::v1,
 };
-
-const LOOK: Duration = Duration::from_millis(10);
 
 /// A snapshot and what was counted before it and while it was taken.
 pub struct Shot {
@@ -40,11 +38,20 @@ pub async fn take(load: &Load, client: &mut Client) -> Result<Shot, Failure> {
         if !wait::under_way(&found) {
             break found;
         }
-        tokio::time::sleep(LOOK).await;
+        if client.now() - began > limits::BENCH_SNAPSHOT_MAX {
+            let remedy = format!("it goes on; look with ddbctl snapshot status {uuid}");
+            return Err(Failure::new(
+                exit::UNREACHABLE,
+                format!("snapshot {uuid} is still processing"),
+                "after an hour",
+                remedy,
+            ));
+        }
+        tokio::time::sleep(limits::BENCH_LOOK).await;
     };
     let took = client.now() - began;
     let during = load.split();
-    snapshot::remove(uuid, client).await?;
+    deletion::remove(uuid, None, client).await?;
     snapshot::judge(&Snapshot::new(found.clone()))?;
     Ok(Shot { extent: Extent::of(&found, took), before, during })
 }
@@ -58,7 +65,11 @@ impl Extent {
             uuid: snapshot.uuid.clone(),
             status: snapshot::status_word(snapshot.status()),
             seconds,
-            parts: snapshot.parts.iter().filter(|part| part.status() == v1::SnapshotStatus::Completed).count(),
+            parts: snapshot
+                .parts
+                .iter()
+                .filter(|part| part.status() == v1::SnapshotStatus::Completed)
+                .count(),
             rows: sum(|part| part.rows),
             bytes,
             bytes_written: sum(|part| part.bytes_written),
@@ -72,6 +83,13 @@ impl Shot {
         let mut over_time = points(&self.before, 0.0);
         over_time.extend(points(&self.during, self.before.took.as_secs_f64()));
         let (before, during) = (Figures::of(&self.before), Figures::of(&self.during));
-        Taken { work: "snapshot", setting, snapshot: self.extent.clone(), before, during, over_time }
+        Taken {
+            work: "snapshot",
+            setting,
+            snapshot: self.extent.clone(),
+            before,
+            during,
+            over_time,
+        }
     }
 }

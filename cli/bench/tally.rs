@@ -1,7 +1,8 @@
 //! What a load came to: how many requests, how fast, how slow the slowest, what went wrong.
 //!
-//! Latencies stand in HDR histograms (Gil Tene): three digits of every latency are right, and no percentile is an average of percentiles. Failures are
-//! counted by kind and stand beside the latencies, which are of answers alone.
+//! Latencies stand in HDR histograms (Gil Tene): three digits of every latency are right, and no
+//! percentile is an average of percentiles. Failures are counted by kind and stand beside the
+//! latencies, which are of answers alone.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -126,7 +127,8 @@ impl Meter {
     }
 
     fn fall_silent_until(&mut self, now: Duration) {
-        self.tally.longest_silence = self.tally.longest_silence.max(now.saturating_sub(self.answered));
+        self.tally.longest_silence =
+            self.tally.longest_silence.max(now.saturating_sub(self.answered));
         self.answered = self.answered.max(now);
     }
 
@@ -186,13 +188,15 @@ impl Tally {
     fn halve(&mut self) {
         self.step *= 2;
         let pairs = self.moments.chunks(2);
-        self.moments = pairs.map(|pair| pair[1..].iter().fold(pair[0].clone(), Moment::joined)).collect();
+        self.moments =
+            pairs.map(|pair| pair[1..].iter().fold(pair[0].clone(), Moment::joined)).collect();
     }
 }
 
 impl Default for Moment {
     fn default() -> Moment {
-        let latency = Histogram::new(MOMENT_DIGITS).expect("the digits are within what a histogram can");
+        let latency =
+            Histogram::new(MOMENT_DIGITS).expect("the digits are within what a histogram can");
         Moment { sum: Sum::default(), failures: 0, latency }
     }
 }
@@ -200,7 +204,11 @@ impl Default for Moment {
 impl Moment {
     fn joined(mut self, other: &Moment) -> Moment {
         let Sum { requests, rows, bytes } = other.sum;
-        self.sum = Sum { requests: self.sum.requests + requests, rows: self.sum.rows + rows, bytes: self.sum.bytes + bytes };
+        self.sum = Sum {
+            requests: self.sum.requests + requests,
+            rows: self.sum.rows + rows,
+            bytes: self.sum.bytes + bytes,
+        };
         self.failures += other.failures;
         self.latency.add(&other.latency).expect(GROWS);
         self
@@ -237,7 +245,9 @@ mod tests {
         }
         let tally = meter.split(ms(1000));
         let latency = &tally.latency["put"];
-        for (quantile, expected) in [(0.5, 500_000), (0.9, 900_000), (0.99, 990_000), (0.999, 999_000)] {
+        for (quantile, expected) in
+            [(0.5, 500_000), (0.9, 900_000), (0.99, 990_000), (0.999, 999_000)]
+        {
             let found = latency.value_at_quantile(quantile);
             assert!(found.abs_diff(expected) * 1000 <= expected, "p{quantile}: {found}");
         }
@@ -261,7 +271,11 @@ mod tests {
         meter.note(ms(2), ms(1), &Err(Status::unavailable("still none")));
         meter.note(ms(3), ms(1), &Err(Status::internal("odd")));
         let tally = meter.split(ms(10));
-        let counted: Vec<_> = tally.failures.iter().map(|(kind, failures)| (kind.as_str(), failures.count, failures.example.as_str())).collect();
+        let counted: Vec<_> = tally
+            .failures
+            .iter()
+            .map(|(kind, failures)| (kind.as_str(), failures.count, failures.example.as_str()))
+            .collect();
         assert_eq!(counted, [("Internal", 1, "odd"), ("Unavailable", 2, "no leader")]);
         assert_eq!((tally.all.requests, tally.failed(), tally.latency().len()), (0, 3, 0));
         assert_eq!(tally.longest_silence, ms(10));
@@ -275,7 +289,12 @@ mod tests {
         }
         let tally = meter.split(ms(100_000));
         assert_eq!((tally.step, tally.moments.len()), (ms(800), 125));
-        assert!(tally.moments.iter().all(|moment| moment.sum.requests == 800 && moment.latency.len() == 800));
+        assert!(
+            tally
+                .moments
+                .iter()
+                .all(|moment| moment.sum.requests == 800 && moment.latency.len() == 800)
+        );
     }
 
     #[test]

@@ -137,9 +137,10 @@ class Node:
 
 
 class Cluster:
-    """Three nodes, and nginx as the one endpoint that hides them."""
+    """Three nodes, and nginx as the one endpoint that hides them; or one node that is a whole cluster."""
 
-    def __init__(self, proxy: bool = True) -> None:
+    def __init__(self, proxy: bool = True, size: int = 3) -> None:
+        self.size = size
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="devicedb-clients-"))
         self.nodes: list[Node] = []
         self.nginx: subprocess.Popen[bytes] | None = None
@@ -157,8 +158,9 @@ class Cluster:
 
     def _found(self) -> None:
         (self.dir / "snapshots").mkdir()
-        for number in (1, 2, 3):
-            shape = ["--join", self.nodes[0].endpoint] if self.nodes else ["--partitions=64", "--groups=8"]
+        for number in range(1, self.size + 1):
+            founds = ["--found", "--partitions=64", "--groups=8", f"--replication-factor={self.size}"]
+            shape = ["--join", self.nodes[0].endpoint] if self.nodes else founds
             node = Node(f"node{number}", self.dir, [*shape, "--snapshot-store", str(self.dir / "snapshots")])
             self.nodes.append(node)
             node.start()
@@ -199,8 +201,16 @@ class Cluster:
         until("the cluster is healthy", healthy)
 
     def pause(self, endpoint: str) -> None:
-        """Stops a node in the middle of whatever it does, with its connections open."""
+        """Stops a node in the middle of whatever it does, with its connections open. Returns when all its threads stand: the signal only asks for that."""
         self._signal(endpoint, signal.SIGSTOP)
+        process = self._node(endpoint).process
+        assert process is not None
+
+        def stands() -> bool:
+            stats = pathlib.Path(f"/proc/{process.pid}/task").glob("*/stat")
+            return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+        until(f"{endpoint} stands still", stands)
 
     def resume(self, endpoint: str) -> None:
         self._signal(endpoint, signal.SIGCONT)

@@ -1,16 +1,18 @@
 //! Everything that can be asked of the meta group, and what it answers.
 //!
-//! Relies on ids that are valid by construction; what ids cannot promise (the length of an address) is checked when a command is applied. Knows neither
-//! who asks nor how commands are written down.
+//! Relies on ids that are valid by construction; what ids cannot promise (the length of an address)
+//! is checked when a command is applied. Knows neither who asks nor how commands are written down.
 
 use crate::{
+    base::{
+        error::{Error, Result},
+        ids::{GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq},
+        limits,
+    },
     cluster::{
         sites::Relay,
         snapshots::{Part, Snapshot},
     },
-    error::{Error, Result},
-    ids::{GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq},
-    limits,
 };
 
 /// One process with one store, as it announces itself.
@@ -50,13 +52,19 @@ pub enum Command {
     /// A snapshot begins.
     BeginSnapshot { id: SnapshotId, created_ms: u64 },
     /// All groups have applied their mark.
-    SealSnapshot { x: SnapshotSeq },
+    SealSnapshot { seq: SnapshotSeq },
     /// The snapshot will not be.
-    AbortSnapshot { x: SnapshotSeq, reason: String },
+    AbortSnapshot { seq: SnapshotSeq, reason: String },
     /// A node says how its part stands.
     ReportPart { id: SnapshotId, part: Part },
-    /// A snapshot is forgotten.
-    DeleteSnapshot { id: SnapshotId },
+    /// A snapshot is forgotten at once. Logs of versions that did not wait for nodes to delete
+    /// their parts hold it; nobody proposes it any more.
+    ForgetSnapshot { id: SnapshotId },
+    /// A snapshot shall be deleted on every node. `lineage` is the history that wrote it, where
+    /// whoever deletes it has named it.
+    BeginDeletion { id: SnapshotId, lineage: Option<Lineage> },
+    /// A node says why it cannot delete its part; an empty reason says that nothing of it is left.
+    ReportDeletion { id: SnapshotId, node: NodeId, reason: String },
     /// The first leader after a restore names the new history.
     EstablishLineage { nonce: u64 },
 }
@@ -114,26 +122,38 @@ pub enum Event {
     SnapshotSealed(SnapshotSeq),
     /// There will be no cut, and nothing waits for it any more.
     SnapshotAborted(SnapshotSeq),
-    /// Its files are to go.
+    /// Its files are to go. Of a snapshot that is forgotten already.
     SnapshotDeleted(SnapshotId),
+    /// Its files are to go, and the cluster waits for that.
+    SnapshotDeleting(SnapshotSeq),
     /// The history has a name.
     LineageEstablished(Lineage),
 }
 
 impl Command {
-    /// Whether marks fence it: behind a mark of an open snapshot it has no effect and is answered *retry* (`snapshots.md`, R5 and R10).
+    /// Whether marks fence it: behind a mark that its proposer did not know to be resolved it has
+    /// no effect and is queued again (`docs/cut.md`, R5 and R10).
     ///
-    /// Fenced is all that a client asks for and can see: sites, relays, and what becomes of snapshots that were taken before. Not fenced is:
+    /// Fenced is all that a client asks for and can see: sites, relays, and what becomes of
+    /// snapshots that were taken before. Not fenced is:
     /// - `SealSnapshot` and `AbortSnapshot`: they open the fence, so they cannot wait behind it.
-    /// - `BeginSnapshot`: while a snapshot is open it is refused, and afterwards nothing is fenced. So it never has an effect that could be seen too early.
-    /// - `AnnounceNode`: membership. It says where a process is, which no snapshot brings back: every node announces itself again when it starts.
+    /// - `BeginSnapshot`: while a snapshot is open it is refused, and afterwards nothing is fenced.
+    ///   So it never has an effect that could be seen too early.
+    /// - `AnnounceNode`: membership. It says where a process is, which no snapshot brings back:
+    ///   every node announces itself again when it starts.
     /// - `EstablishLineage`: no snapshot can begin before it.
     pub fn is_user(&self) -> bool {
         match self {
-            Command::AddSite(_) | Command::SiteAdded { .. } | Command::RemoveSite(_) | Command::SiteRemoved { .. } => true,
+            Command::AddSite(_)
+            | Command::SiteAdded { .. }
+            | Command::RemoveSite(_)
+            | Command::SiteRemoved { .. } => true,
             Command::AddRelay(_) | Command::RemoveRelay(_) | Command::MoveRelay(_) => true,
-            Command::ReportPart { .. } | Command::DeleteSnapshot { .. } => true,
-            Command::BeginSnapshot { .. } | Command::SealSnapshot { .. } | Command::AbortSnapshot { .. } => false,
+            Command::ReportPart { .. } | Command::ForgetSnapshot { .. } => true,
+            Command::BeginDeletion { .. } | Command::ReportDeletion { .. } => true,
+            Command::BeginSnapshot { .. }
+            | Command::SealSnapshot { .. }
+            | Command::AbortSnapshot { .. } => false,
             Command::AnnounceNode(_) | Command::EstablishLineage { .. } => false,
         }
     }
@@ -143,7 +163,9 @@ impl Outcome {
     /// Whether the command changed anything.
     pub fn changed(&self) -> bool {
         match self {
-            Outcome::Done { changed } | Outcome::Relay { changed, .. } | Outcome::Snapshot { changed, .. } => *changed,
+            Outcome::Done { changed }
+            | Outcome::Relay { changed, .. }
+            | Outcome::Snapshot { changed, .. } => *changed,
         }
     }
 }
@@ -151,7 +173,10 @@ impl Outcome {
 impl Node {
     pub fn check(&self) -> Result<()> {
         if self.id == NodeId(0) {
-            return Err(Error::invalid(format!("the node at {} announces itself without an id", self.address)));
+            return Err(Error::invalid(format!(
+                "the node at {} announces itself without an id",
+                self.address
+            )));
         }
         if self.address.is_empty() || self.address.len() > limits::ADDRESS_BYTES_MAX {
             return Err(Error::invalid(format!(
@@ -170,7 +195,11 @@ impl Node {
             )));
         }
         if self.version.len() > limits::VERSION_BYTES_MAX {
-            return Err(Error::invalid(format!("node {} announces a version of more than {} bytes", self.id, limits::VERSION_BYTES_MAX)));
+            return Err(Error::invalid(format!(
+                "node {} announces a version of more than {} bytes",
+                self.id,
+                limits::VERSION_BYTES_MAX
+            )));
         }
         Ok(())
     }

@@ -1,19 +1,23 @@
-//! Which nodes should hold which group: even, and with as few moves as possible.
+//! Which nodes should hold which group: evenly, and with as few moves as possible.
 //!
-//! A node's share of all replicas is proportional to its capacity, but nobody can hold a group twice: what is above that goes to the others. Every node
-//! gets its share rounded down or up, and those that have more already are the ones rounded up. Then only what is missing or above the share moves. A
-//! move goes through other nodes where it cannot be made directly, along the cheapest chain.
+//! A node's share of all replicas is proportional to its capacity, but no node holds a group twice:
+//! what its share exceeds that by goes to the others. Every node gets its share rounded down or up,
+//! and nodes that have more already are the ones rounded up. Then only what is missing or above the
+//! share moves. A move that cannot be made directly goes through other nodes, along the cheapest
+//! chain.
 //!
-//! A group's preferred leader stands first in its list. Every node is preferred by its share of the groups, again rounded down or up: a flow with
-//! integral bounds has an integral solution, and leaderships are moved along the shortest path towards it.
+//! A group's preferred leader stands first in its list. Every node is preferred by its share of the
+//! groups, again rounded down or up: a flow with integral bounds has an integral solution, and
+//! leaderships move along the shortest path towards it.
 //!
-//! Relies on the caller for which nodes count. Does not know which of them are alive, nor how members change: see `walk`. It is greedy where a minimum
-//! cost flow would be exact; the tests hold it to the exact minimum of moves where capacities are equal, and to a few
-//! more where they are not.
+//! Relies on the caller for which nodes count. Does not know which of them are alive, nor how
+//! members change: see `reconfigure`. It is greedy where a minimum cost flow would be exact; the
+//! tests hold it to the exact minimum of moves where capacities are equal, and to a few more where
+//! they are not.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::{
+use crate::base::{
     ids::{GroupId, NodeId},
     limits,
 };
@@ -26,7 +30,12 @@ pub type Assignments = BTreeMap<GroupId, Vec<NodeId>>;
 /// - Every group gets min(replication factor, nodes with capacity) different nodes.
 /// - A node of capacity 0 holds nothing, unless there are no others: data must be somewhere.
 /// - Without nodes everything stays where it was.
-pub fn place(capacities: &BTreeMap<NodeId, u32>, old: &Assignments, groups: impl Iterator<Item = GroupId>, replication_factor: u32) -> Assignments {
+pub fn place(
+    capacities: &BTreeMap<NodeId, u32>,
+    old: &Assignments,
+    groups: impl Iterator<Item = GroupId>,
+    replication_factor: u32,
+) -> Assignments {
     let weights = weights(capacities);
     if weights.is_empty() {
         return old.clone();
@@ -35,16 +44,22 @@ pub fn place(capacities: &BTreeMap<NodeId, u32>, old: &Assignments, groups: impl
     draft.fill();
     draft.level();
     let leaders = Leaders::keep(&draft, old).balanced();
-    draft.replicas.iter().map(|(group, replicas)| (*group, ordered(replicas, leaders[group], old.get(group)))).collect()
+    draft
+        .replicas
+        .iter()
+        .map(|(group, replicas)| (*group, ordered(replicas, leaders[group], old.get(group))))
+        .collect()
 }
 
-/// The meta group's voters: those that are, as long as they have capacity, then the lowest ids. An odd number, since one more to make it even would
-/// have to agree without anybody being spared; but two of two, so that no single disk holds what was acknowledged.
+/// The meta group's voters: those that are, as long as they have capacity, then the lowest ids. An
+/// odd number, since one more to make it even would have to agree without anybody being spared; but
+/// two of two, so that no single disk holds what was acknowledged.
 pub fn meta_voters(capacities: &BTreeMap<NodeId, u32>, old: &[NodeId]) -> Vec<NodeId> {
     let weights = weights(capacities);
     let most = weights.len().min(limits::META_VOTERS_MAX);
     let wanted = if most > 2 && most.is_multiple_of(2) { most - 1 } else { most };
-    let mut voters: Vec<NodeId> = old.iter().copied().filter(|n| weights.contains_key(n)).take(wanted).collect();
+    let mut voters: Vec<NodeId> =
+        old.iter().copied().filter(|n| weights.contains_key(n)).take(wanted).collect();
     let others: Vec<NodeId> = weights.keys().copied().filter(|n| !voters.contains(n)).collect();
     voters.extend(others.into_iter().take(wanted - voters.len()));
     voters
@@ -52,8 +67,13 @@ pub fn meta_voters(capacities: &BTreeMap<NodeId, u32>, old: &[NodeId]) -> Vec<No
 
 /// The nodes that may hold something.
 fn weights(capacities: &BTreeMap<NodeId, u32>) -> BTreeMap<NodeId, u64> {
-    let with_capacity: BTreeMap<NodeId, u64> = capacities.iter().filter(|(_, c)| **c > 0).map(|(n, c)| (*n, u64::from(*c))).collect();
-    if with_capacity.is_empty() { capacities.keys().map(|n| (*n, 1)).collect() } else { with_capacity }
+    let with_capacity: BTreeMap<NodeId, u64> =
+        capacities.iter().filter(|(_, c)| **c > 0).map(|(n, c)| (*n, u64::from(*c))).collect();
+    if with_capacity.is_empty() {
+        capacities.keys().map(|n| (*n, 1)).collect()
+    } else {
+        with_capacity
+    }
 }
 
 /// The leader, then those that were there in their old order, then the new ones.
@@ -73,7 +93,7 @@ struct Draft<'a> {
     copies: usize,
     replicas: BTreeMap<GroupId, BTreeSet<NodeId>>,
     held: BTreeMap<NodeId, BTreeSet<GroupId>>,
-    /// Of what a node holds, what it did not hold before.
+    /// The groups that each node holds now and did not hold before.
     fresh: BTreeMap<NodeId, BTreeSet<GroupId>>,
     quota: BTreeMap<NodeId, usize>,
     /// The fewest and the most groups that each node should lead.
@@ -82,12 +102,28 @@ struct Draft<'a> {
 
 impl Draft<'_> {
     /// What can stay where it is, and the quotas.
-    fn keep(weights: BTreeMap<NodeId, u64>, old: &Assignments, groups: impl Iterator<Item = GroupId>, replication_factor: u32) -> Draft<'_> {
+    fn keep(
+        weights: BTreeMap<NodeId, u64>,
+        old: &Assignments,
+        groups: impl Iterator<Item = GroupId>,
+        replication_factor: u32,
+    ) -> Draft<'_> {
         let copies = weights.len().min(replication_factor as usize);
-        let kept = |g: GroupId| old.get(&g).into_iter().flatten().copied().filter(|n| weights.contains_key(n)).collect();
+        let kept = |g: GroupId| {
+            old.get(&g).into_iter().flatten().copied().filter(|n| weights.contains_key(n)).collect()
+        };
         let replicas: BTreeMap<GroupId, BTreeSet<NodeId>> = groups.map(|g| (g, kept(g))).collect();
-        let held: BTreeMap<NodeId, BTreeSet<GroupId>> = weights.keys().map(|n| (*n, BTreeSet::new())).collect();
-        let mut draft = Draft { old, copies, replicas: BTreeMap::new(), fresh: held.clone(), held, quota: BTreeMap::new(), leads: BTreeMap::new() };
+        let held: BTreeMap<NodeId, BTreeSet<GroupId>> =
+            weights.keys().map(|n| (*n, BTreeSet::new())).collect();
+        let mut draft = Draft {
+            old,
+            copies,
+            replicas: BTreeMap::new(),
+            fresh: held.clone(),
+            held,
+            quota: BTreeMap::new(),
+            leads: BTreeMap::new(),
+        };
         for (group, nodes) in replicas {
             draft.replicas.insert(group, BTreeSet::new());
             nodes.into_iter().for_each(|node| draft.add(group, node));
@@ -95,7 +131,11 @@ impl Draft<'_> {
         let shares = Shares::of(&weights, draft.replicas.len(), copies);
         draft.trim(&shares);
         draft.quota = shares.quotas(|n| draft.held[&n].len());
-        draft.leads = shares.shares.keys().map(|n| (*n, (shares.floor(*n) / copies, shares.ceil(*n).div_ceil(copies)))).collect();
+        draft.leads = shares
+            .shares
+            .keys()
+            .map(|n| (*n, (shares.floor(*n) / copies, shares.ceil(*n).div_ceil(copies))))
+            .collect();
         draft
     }
 
@@ -124,7 +164,10 @@ impl Draft<'_> {
         for group in groups {
             while self.replicas[&group].len() > self.copies {
                 let above = |n: &NodeId| self.held[n].len() as i64 - shares.floor(*n) as i64;
-                let most = *self.replicas[&group].iter().max_by_key(|n| above(n)).expect("it has more copies than wanted, so it has one");
+                let most = *self.replicas[&group]
+                    .iter()
+                    .max_by_key(|n| above(n))
+                    .expect("it has more copies than wanted, so it has one");
                 self.drop(group, most);
             }
         }
@@ -140,18 +183,26 @@ impl Draft<'_> {
         needy.min_by_key(|n| (-self.missing(*n), *n))
     }
 
-    /// Gives every group as many copies as wanted: directly as long as that is possible, then along chains.
+    /// Gives every group as many copies as wanted: directly as long as that is possible, then along
+    /// chains.
     fn fill(&mut self) {
         let groups: Vec<GroupId> = self.replicas.keys().copied().collect();
         for group in &groups {
             while self.replicas[group].len() < self.copies {
-                let Some(node) = self.neediest(|n| !self.replicas[group].contains(&n)) else { break };
+                let Some(node) = self.neediest(|n| !self.replicas[group].contains(&n)) else {
+                    break;
+                };
                 self.add(*group, node);
             }
         }
         for group in groups {
             while self.replicas[&group].len() < self.copies {
-                let starts = self.held.keys().copied().filter(|n| !self.replicas[&group].contains(n)).collect();
+                let starts = self
+                    .held
+                    .keys()
+                    .copied()
+                    .filter(|n| !self.replicas[&group].contains(n))
+                    .collect();
                 let node = self.make_room(starts);
                 self.add(group, node);
             }
@@ -161,7 +212,8 @@ impl Draft<'_> {
     /// Moves what nodes hold above their quota to those that hold less.
     fn level(&mut self) {
         while let Some(to) = self.neediest(|_| true) {
-            let mut givers: Vec<NodeId> = self.quota.keys().copied().filter(|n| self.missing(*n) < 0).collect();
+            let mut givers: Vec<NodeId> =
+                self.quota.keys().copied().filter(|n| self.missing(*n) < 0).collect();
             givers.sort_by_key(|n| (self.missing(*n), *n));
             match givers.iter().find_map(|from| Some((self.movable(*from, to)?, *from))) {
                 Some((group, from)) => self.shift(group, from, to),
@@ -170,7 +222,8 @@ impl Draft<'_> {
         }
     }
 
-    /// A group that one node holds and the other does not. One that moves anyway costs nothing, so it goes first; one that the node leads goes last.
+    /// A group that one node holds and the other does not. One that moves anyway costs nothing, so
+    /// it goes first; one that the node leads goes last.
     fn movable(&self, from: NodeId, to: NodeId) -> Option<GroupId> {
         let led = |g: &GroupId| self.old.get(g).and_then(|old| old.first()) == Some(&from);
         let fresh = || self.fresh[&from].difference(&self.held[&to]);
@@ -182,16 +235,22 @@ impl Draft<'_> {
         self.old.get(&group).is_some_and(|old| old.contains(&node))
     }
 
-    /// Takes one replica from one of these nodes, and gives one to a node that misses one, along the cheapest chain of moves. Which node has room now.
+    /// Takes one replica from one of these nodes, and gives one to a node that misses one, along
+    /// the cheapest chain of moves. Which node has room now.
     ///
-    /// There is always a chain, of two moves at most. Let d be who misses one. It does not hold every group; a group that it does not hold is complete,
-    /// or it would have been given that. A group that looks for room has fewer holders than that one, d among them, so somebody holds that one and
-    /// not the other, and can pass it to d. And where one who gives holds only what d holds: of its groups' holders two are itself and d, so not all
-    /// holders of the group that d lacks hold them; one who does not takes the one and passes on the other.
+    /// There is always a chain, of two moves at most. Let d be who misses one. It does not hold
+    /// every group; a group that it does not hold is complete, or it would have been given that. A
+    /// group that looks for room has fewer holders than that one, d among them, so somebody holds
+    /// that one and not the other, and can pass it to d. And where one who gives holds only what d
+    /// holds: of its groups' holders two are itself and d, so not all holders of the group that d
+    /// lacks hold them; one who does not takes the one and passes on the other.
     fn make_room(&mut self, starts: Vec<NodeId>) -> NodeId {
         let (costs, came) = self.cheapest(&starts);
         let ends = costs.iter().filter(|(n, _)| self.missing(**n) > 0);
-        let (_, end) = ends.map(|(n, cost)| (*cost, *n)).min().expect("a chain leads to a node that misses a replica");
+        let (_, end) = ends
+            .map(|(n, cost)| (*cost, *n))
+            .min()
+            .expect("a chain leads to a node that misses a replica");
         let mut at = end;
         while let Some((from, group)) = came.get(&at) {
             self.shift(*group, *from, at);
@@ -200,8 +259,12 @@ impl Draft<'_> {
         at
     }
 
-    /// What it costs to bring one replica more to each node, and where it comes from (Bellman and Ford). Moving what moves anyway is free.
-    fn cheapest(&self, starts: &[NodeId]) -> (BTreeMap<NodeId, usize>, BTreeMap<NodeId, (NodeId, GroupId)>) {
+    /// What it costs to bring one replica more to each node, and where it comes from (Bellman and
+    /// Ford). Moving what moves anyway is free.
+    fn cheapest(
+        &self,
+        starts: &[NodeId],
+    ) -> (BTreeMap<NodeId, usize>, BTreeMap<NodeId, (NodeId, GroupId)>) {
         let mut costs: BTreeMap<NodeId, usize> = starts.iter().map(|n| (*n, 0)).collect();
         let mut came = BTreeMap::new();
         let mut queue: VecDeque<NodeId> = starts.iter().copied().collect();
@@ -232,12 +295,20 @@ impl Shares {
         let total = groups * copies;
         let mut shares = BTreeMap::new();
         let mut open = weights.clone();
-        // Whoever would hold every group and more holds every group; the others share what is left, which may bring the next one there.
+        // Whoever would hold every group and more holds every group; the others share what is left,
+        // which may bring the next one there.
         loop {
-            let left = ((total - shares.len() * groups) as u128, u128::from(open.values().sum::<u64>()));
-            let full: Vec<NodeId> = open.iter().filter(|(_, w)| left.0 * u128::from(**w) >= groups as u128 * left.1).map(|(n, _)| *n).collect();
+            let left =
+                ((total - shares.len() * groups) as u128, u128::from(open.values().sum::<u64>()));
+            let full: Vec<NodeId> = open
+                .iter()
+                .filter(|(_, w)| left.0 * u128::from(**w) >= groups as u128 * left.1)
+                .map(|(n, _)| *n)
+                .collect();
             if full.is_empty() {
-                let share = |w: u64| ((left.0 * u128::from(w) / left.1) as usize, left.0 * u128::from(w) % left.1);
+                let share = |w: u64| {
+                    ((left.0 * u128::from(w) / left.1) as usize, left.0 * u128::from(w) % left.1)
+                };
                 shares.extend(open.iter().map(|(n, w)| (*n, share(*w))));
                 return Shares { shares, total };
             }
@@ -260,12 +331,20 @@ impl Shares {
         floor + usize::from(rest > 0)
     }
 
-    /// Whole numbers that add up to the total. What is left over goes to those that hold more than their share already, then to the largest rests.
+    /// Whole numbers that add up to the total. What is left over goes to those that hold more than
+    /// their share already, then to the largest rests.
     fn quotas(&self, held: impl Fn(NodeId) -> usize) -> BTreeMap<NodeId, usize> {
-        let mut quotas: BTreeMap<NodeId, usize> = self.shares.iter().map(|(n, (floor, _))| (*n, *floor)).collect();
+        let mut quotas: BTreeMap<NodeId, usize> =
+            self.shares.iter().map(|(n, (floor, _))| (*n, *floor)).collect();
         let over = self.total - quotas.values().sum::<usize>();
-        let mut candidates: Vec<(NodeId, u128)> = self.shares.iter().filter(|(_, (_, rest))| *rest > 0).map(|(n, (_, rest))| (*n, *rest)).collect();
-        candidates.sort_by_key(|(n, rest)| (held(*n) <= self.floor(*n), std::cmp::Reverse(*rest), *n));
+        let mut candidates: Vec<(NodeId, u128)> = self
+            .shares
+            .iter()
+            .filter(|(_, (_, rest))| *rest > 0)
+            .map(|(n, (_, rest))| (*n, *rest))
+            .collect();
+        candidates
+            .sort_by_key(|(n, rest)| (held(*n) <= self.floor(*n), std::cmp::Reverse(*rest), *n));
         for (node, _) in candidates.into_iter().take(over) {
             *quotas.entry(node).or_default() += 1;
         }
@@ -283,19 +362,32 @@ struct Leaders<'a> {
 }
 
 impl<'a> Leaders<'a> {
-    /// Those that can stay; a group without one takes the replica that is furthest below its share.
+    /// Keeps the leaders that can stay. A group without one gets as leader the replica whose node
+    /// is furthest below its share.
     fn keep(draft: &'a Draft<'_>, old: &Assignments) -> Leaders<'a> {
         let led = draft.held.keys().map(|n| (*n, BTreeSet::new())).collect();
-        let mut leaders = Leaders { replicas: &draft.replicas, leader: BTreeMap::new(), led, bounds: &draft.leads };
+        let mut leaders = Leaders {
+            replicas: &draft.replicas,
+            leader: BTreeMap::new(),
+            led,
+            bounds: &draft.leads,
+        };
         for (group, replicas) in &draft.replicas {
-            if let Some(first) = old.get(group).and_then(|old| old.first()).filter(|n| replicas.contains(n)) {
+            if let Some(first) =
+                old.get(group).and_then(|old| old.first()).filter(|n| replicas.contains(n))
+            {
                 leaders.set(*group, *first);
             }
         }
         for (group, replicas) in &draft.replicas {
             if !leaders.leader.contains_key(group) {
-                let below = |n: &NodeId| draft.held[n].len() as i64 - (leaders.led[n].len() * draft.copies) as i64;
-                let node = *replicas.iter().min_by_key(|n| (-below(n), **n)).expect("every group has a replica");
+                let below = |n: &NodeId| {
+                    draft.held[n].len() as i64 - (leaders.led[n].len() * draft.copies) as i64
+                };
+                let node = *replicas
+                    .iter()
+                    .min_by_key(|n| (-below(n), **n))
+                    .expect("every group has a replica");
                 leaders.set(*group, node);
             }
         }
@@ -315,14 +407,23 @@ impl<'a> Leaders<'a> {
         let room = |l: &Leaders<'_>, n: NodeId| l.led[&n].len() < l.bounds[&n].1;
         let lack = |l: &Leaders<'_>, n: NodeId| l.led[&n].len() < l.bounds[&n].0;
         // First to those that lack one, so that one move mends two nodes.
-        while self.pass_on(excess, lack) || self.pass_on(excess, room) || self.pass_on(spare, lack) {}
+        while self.pass_on(excess, lack) || self.pass_on(excess, room) || self.pass_on(spare, lack)
+        {
+        }
         self.leader
     }
 
-    /// Moves one leadership along the shortest path of groups from a node that may give to one that may take. Whether there is a path.
-    fn pass_on(&mut self, gives: impl Fn(&Self, NodeId) -> bool, takes: impl Fn(&Self, NodeId) -> bool) -> bool {
-        let mut queue: VecDeque<NodeId> = self.led.keys().copied().filter(|n| gives(self, *n)).collect();
-        let mut reached: BTreeMap<NodeId, Option<(NodeId, GroupId)>> = queue.iter().map(|n| (*n, None)).collect();
+    /// Moves one leadership along the shortest path of groups from a node that may give to one that
+    /// may take. Whether there is a path.
+    fn pass_on(
+        &mut self,
+        gives: impl Fn(&Self, NodeId) -> bool,
+        takes: impl Fn(&Self, NodeId) -> bool,
+    ) -> bool {
+        let mut queue: VecDeque<NodeId> =
+            self.led.keys().copied().filter(|n| gives(self, *n)).collect();
+        let mut reached: BTreeMap<NodeId, Option<(NodeId, GroupId)>> =
+            queue.iter().map(|n| (*n, None)).collect();
         while let Some(node) = queue.pop_front() {
             for group in &self.led[&node] {
                 for next in self.replicas[group].iter().copied() {
@@ -357,14 +458,18 @@ mod tests {
     use super::*;
 
     const GROUPS: u32 = 64;
-    /// Moves above the least there could be, where capacities differ: some of them no placement can save, a few a minimum cost flow would.
+    /// Moves above the least there could be, where capacities differ: some of them no placement can
+    /// save, a few a minimum cost flow would.
     const SLACK: usize = 24;
 
     fn groups() -> impl Iterator<Item = GroupId> {
         (0..GROUPS).map(GroupId)
     }
 
-    fn counts<'a>(nodes: impl Iterator<Item = &'a NodeId>, of: impl Fn(NodeId) -> usize) -> BTreeMap<NodeId, usize> {
+    fn counts<'a>(
+        nodes: impl Iterator<Item = &'a NodeId>,
+        of: impl Fn(NodeId) -> usize,
+    ) -> BTreeMap<NodeId, usize> {
         nodes.map(|n| (*n, of(*n))).collect()
     }
     fn held(of: &Assignments, node: NodeId) -> usize {
@@ -374,10 +479,15 @@ mod tests {
         of.values().filter(|r| r[0] == node).count()
     }
     fn moves(old: &Assignments, new: &Assignments) -> usize {
-        new.iter().map(|(g, r)| r.iter().filter(|n| !old.get(g).is_some_and(|old| old.contains(n))).count()).sum()
+        new.iter()
+            .map(|(g, r)| {
+                r.iter().filter(|n| !old.get(g).is_some_and(|old| old.contains(n))).count()
+            })
+            .sum()
     }
 
-    /// What is missing from the quotas has to come, so no placement moves less than this. Not always is so little enough.
+    /// What is missing from the quotas has to come, so no placement moves less than this. Not
+    /// always is so little enough.
     fn moves_at_least(weights: &BTreeMap<NodeId, u64>, old: &Assignments, copies: usize) -> usize {
         let shares = Shares::of(weights, GROUPS as usize, copies);
         let kept = counts(weights.keys(), |n| held(old, n));
@@ -385,15 +495,21 @@ mod tests {
         weights.keys().map(|n| quotas[n].saturating_sub(kept[n])).sum()
     }
 
-    /// Whether replicas could be passed round in a circle, which leaves every count as it is, so that fewer have moved in the end. Where there is no such
-    /// circle the moves are the fewest possible (Klein 1967). All shortest ways by Floyd and Warshall.
-    fn could_be_fewer(weights: &BTreeMap<NodeId, u64>, old: &Assignments, new: &Assignments) -> bool {
+    /// Whether replicas could be passed round in a circle, which leaves every count as it is, so
+    /// that fewer have moved in the end. Where there is no such circle the moves are the fewest
+    /// possible (Klein 1967). All shortest ways by Floyd and Warshall.
+    fn could_be_fewer(
+        weights: &BTreeMap<NodeId, u64>,
+        old: &Assignments,
+        new: &Assignments,
+    ) -> bool {
         let ids: Vec<NodeId> = weights.keys().copied().collect();
         let mut ways = vec![vec![i64::from(u32::MAX); ids.len()]; ids.len()];
         for (a, from) in ids.iter().enumerate() {
             for (b, to) in ids.iter().enumerate() {
                 for (group, _) in new.iter().filter(|(_, r)| r.contains(from) && !r.contains(to)) {
-                    let moved = |n: &NodeId| i64::from(!old.get(group).is_some_and(|old| old.contains(n)));
+                    let moved =
+                        |n: &NodeId| i64::from(!old.get(group).is_some_and(|old| old.contains(n)));
                     ways[a][b] = ways[a][b].min(moved(to) - moved(from));
                 }
             }
@@ -408,7 +524,11 @@ mod tests {
         (0..ids.len()).any(|n| ways[n][n] < 0)
     }
 
-    fn check(capacities: &BTreeMap<NodeId, u32>, old: &Assignments, rf: u32) -> Result<Assignments, TestCaseError> {
+    fn check(
+        capacities: &BTreeMap<NodeId, u32>,
+        old: &Assignments,
+        rf: u32,
+    ) -> Result<Assignments, TestCaseError> {
         let new = place(capacities, old, groups(), rf);
         let weights = weights(capacities);
         let copies = weights.len().min(rf as usize);
@@ -421,9 +541,15 @@ mod tests {
         let shares = Shares::of(&weights, GROUPS as usize, copies);
         for (node, (floor, rest)) in &shares.shares {
             let count = held(&new, *node);
-            prop_assert!(count == *floor || (*rest > 0 && count == floor + 1), "node {node} holds {count}, its share is {floor} and a bit");
+            prop_assert!(
+                count == *floor || (*rest > 0 && count == floor + 1),
+                "node {node} holds {count}, its share is {floor} and a bit"
+            );
             let led = led(&new, *node);
-            prop_assert!((floor / copies..=shares.ceil(*node).div_ceil(copies)).contains(&led), "node {node} leads {led} of {count}");
+            prop_assert!(
+                (floor / copies..=shares.ceil(*node).div_ceil(copies)).contains(&led),
+                "node {node} leads {led} of {count}"
+            );
         }
         if weights.values().all(|w| *w == 100) {
             prop_assert!(!could_be_fewer(&weights, old, &new), "fewer moves would do");
@@ -431,7 +557,11 @@ mod tests {
             let (made, least) = (moves(old, &new), moves_at_least(&weights, old, copies));
             prop_assert!(made <= least + SLACK, "{made} moves where {least} might do");
         }
-        prop_assert_eq!(&place(capacities, &new, groups(), rf), &new, "placing again changes something");
+        prop_assert_eq!(
+            &place(capacities, &new, groups(), rf),
+            &new,
+            "placing again changes something"
+        );
         Ok(new)
     }
 
@@ -450,10 +580,17 @@ mod tests {
                 placed = check(&equal(ids[..n].to_vec()), &old, rf).unwrap();
                 if n > rf as usize {
                     let newcomer = NodeId(ids[n - 1]);
-                    assert_eq!(moves(&old, &placed), held(&placed, newcomer), "only the newcomer receives");
+                    assert_eq!(
+                        moves(&old, &placed),
+                        held(&placed, newcomer),
+                        "only the newcomer receives"
+                    );
                     let changed = placed.iter().filter(|(g, r)| r[0] != old[*g][0]).count();
                     let received = held(&placed, newcomer);
-                    assert!(changed <= 3 * received, "{changed} leaders changed for a newcomer that holds {received} groups");
+                    assert!(
+                        changed <= 3 * received,
+                        "{changed} leaders changed for a newcomer that holds {received} groups"
+                    );
                 }
             }
             for n in 1..60 {
@@ -464,7 +601,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nodes_of_equal_capacity_come_and_go_without_a_move_too_many(steps in prop::collection::vec(1..20u64, 1..40), rf in 1..5u32) {
+        fn nodes_of_equal_capacity_come_and_go_without_a_move_too_many(
+            steps in prop::collection::vec(1..20u64, 1..40),
+            rf in 1..5u32,
+        ) {
             let mut capacities = equal([1]);
             let mut placed = Assignments::new();
             for node in steps {
@@ -478,7 +618,13 @@ mod tests {
         }
 
         #[test]
-        fn nodes_of_any_capacity_hold_their_share(steps in prop::collection::vec((1..12u64, prop_oneof![Just(0), Just(100), 1..1000u32]), 1..30), rf in 1..5u32) {
+        fn nodes_of_any_capacity_hold_their_share(
+            steps in prop::collection::vec(
+                (1..12u64, prop_oneof![Just(0), Just(100), 1..1000u32]),
+                1..30,
+            ),
+            rf in 1..5u32,
+        ) {
             let mut capacities = equal([1]);
             let mut placed = Assignments::new();
             for (node, capacity) in steps {
@@ -502,7 +648,13 @@ mod tests {
     fn the_meta_group_has_an_odd_number_of_voters_and_keeps_those_it_has() {
         let count = |n: u64| meta_voters(&equal(1..=n), &[]).len();
         assert_eq!([1, 2, 3, 4, 5, 6, 7, 8, 60].map(count), [1, 2, 3, 3, 5, 5, 7, 7, 7]);
-        assert_eq!(meta_voters(&equal(1..=4), &[NodeId(4), NodeId(2)]), [NodeId(4), NodeId(2), NodeId(1)]);
-        assert_eq!(meta_voters(&BTreeMap::from([(NodeId(1), 0), (NodeId(2), 100)]), &[NodeId(1)]), [NodeId(2)]);
+        assert_eq!(
+            meta_voters(&equal(1..=4), &[NodeId(4), NodeId(2)]),
+            [NodeId(4), NodeId(2), NodeId(1)]
+        );
+        assert_eq!(
+            meta_voters(&BTreeMap::from([(NodeId(1), 0), (NodeId(2), 100)]), &[NodeId(1)]),
+            [NodeId(2)]
+        );
     }
 }

@@ -1,17 +1,20 @@
 //! Sites and relays, with the indexes that keep every change cheap in a cluster of a million sites.
 //!
-//! A site comes and goes in two steps, because its group has to begin or stop taking its writes in between: `Adding`, then `Present`, then `Removing`,
-//! then gone. Whoever asked drives the steps; what a crash left half done is found by `unfinished`. A step names the life of the site that it means, by its
-//! generation, so that one that comes late does nothing to a site that was removed and added again.
+//! A site comes and goes in two steps, because its group has to begin or stop taking its writes in
+//! between: `Adding`, then `Present`, then `Removing`, then gone. The node that was asked drives
+//! the steps; `unfinished` finds what a crash left half done. Each step names the life of the site
+//! that it means by its generation, so a late step does nothing to a site that was removed and
+//! added again.
 //!
 //! Relies on nothing but ids. Does not know the data of a site, nor which group holds it.
 //!
-//! - Every change costs O(log n), but that removing a site takes its relays from it: at most `SITE_RELAYS_MAX`.
-//! - A relay belongs to a site that is there or being added, or to none.
+//! - Every change costs O(log n), except that removing a site takes its relays from it: at most
+//!   `SITE_RELAYS_MAX`.
+//! - A relay belongs to a site that is present or being added, or to none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{
+use crate::base::{
     error::{Error, Result},
     ids::{RelayId, SiteGeneration, SiteId},
     limits,
@@ -52,12 +55,23 @@ pub struct Sites {
 
 impl Sites {
     /// Rows that contradict each other are `Corrupt`.
-    pub fn from_rows(sites: impl IntoIterator<Item = (SiteId, Site)>, relays: impl IntoIterator<Item = Relay>) -> Result<Sites> {
+    pub fn from_rows(
+        sites: impl IntoIterator<Item = (SiteId, Site)>,
+        relays: impl IntoIterator<Item = Relay>,
+    ) -> Result<Sites> {
         let mut all = Sites { sites: sites.into_iter().collect(), ..Sites::default() };
-        all.unfinished = all.sites.iter().filter(|(_, s)| s.state != SiteState::Present).map(|(site, _)| site.clone()).collect();
+        all.unfinished = all
+            .sites
+            .iter()
+            .filter(|(_, s)| s.state != SiteState::Present)
+            .map(|(site, _)| site.clone())
+            .collect();
         for relay in relays {
             if let Some(site) = relay.site.as_ref().filter(|site| !all.takes_relays(site)) {
-                return Err(Error::corrupt(format!("relay {} belongs to site {site}, which is not there", relay.id)));
+                return Err(Error::corrupt(format!(
+                    "relay {} belongs to site {site}, which is not there",
+                    relay.id
+                )));
             }
             all.attach(relay.id, relay.site);
         }
@@ -90,12 +104,17 @@ impl Sites {
         self.unfinished.iter().take(limit).map(|site| (site.clone(), self.sites[site])).collect()
     }
 
-    /// Whether it is new, and lives under this generation from now on. It must be greater than all before.
+    /// Adds a site under a generation, which must be greater than all before, and says whether the
+    /// site is new.
     pub fn add_site(&mut self, site: &SiteId, generation: SiteGeneration) -> Result<bool> {
         match self.state(site) {
             None => self.set(site, Site { state: SiteState::Adding, generation }),
             Some(SiteState::Adding | SiteState::Present) => return Ok(false),
-            Some(SiteState::Removing) => return Err(Error::conflict(format!("site {site} is being removed; try again when it is gone"))),
+            Some(SiteState::Removing) => {
+                return Err(Error::conflict(format!(
+                    "site {site} is being removed; try again when it is gone"
+                )));
+            }
         }
         Ok(true)
     }
@@ -114,7 +133,9 @@ impl Sites {
         match self.site(site) {
             None => return Err(no_site(site)),
             Some(Site { state: SiteState::Removing, .. }) => return Ok(None),
-            Some(Site { generation, .. }) => self.set(site, Site { state: SiteState::Removing, generation }),
+            Some(Site { generation, .. }) => {
+                self.set(site, Site { state: SiteState::Removing, generation })
+            }
         }
         let relays = self.relays_of.remove(site).unwrap_or_default();
         for relay in &relays {
@@ -123,7 +144,8 @@ impl Sites {
         Ok(Some(relays))
     }
 
-    /// Its data is gone, and so is it. Whether that is news; a site that is not being removed stays, and so does another life of it.
+    /// Its data is gone, and so is it. Whether that is news; a site that is not being removed
+    /// stays, and so does another life of it.
     pub fn site_removed(&mut self, site: &SiteId, generation: SiteGeneration) -> bool {
         let news = self.site(site) == Some(Site { state: SiteState::Removing, generation });
         if news {
@@ -133,7 +155,8 @@ impl Sites {
         news
     }
 
-    /// Whether it is new. One that exists is left as it is, whatever site it is asked for: a retry must not move a relay that was moved since.
+    /// Adds a relay, and says whether it is new. A relay that exists stays as it is, even if the
+    /// command names another site: a retry must not move a relay that was moved since.
     pub fn add_relay(&mut self, relay: &Relay) -> Result<bool> {
         if self.relays.contains_key(&relay.id) {
             return Ok(false);
@@ -149,7 +172,7 @@ impl Sites {
         Ok(())
     }
 
-    /// Whether that changed anything.
+    /// Moves a relay to a site or to none, and says whether that changed anything.
     pub fn move_relay(&mut self, relay: &Relay) -> Result<bool> {
         let from = self.relays.get(&relay.id).ok_or_else(|| no_relay(&relay.id))?.clone();
         if from == relay.site {
@@ -184,7 +207,10 @@ impl Sites {
             return Err(no_site(site));
         }
         if self.relay_count(site) >= limits::SITE_RELAYS_MAX {
-            return Err(Error::conflict(format!("site {site} has {} relays already, and a site takes no more", limits::SITE_RELAYS_MAX)));
+            return Err(Error::conflict(format!(
+                "site {site} has {} relays already, and a site takes no more",
+                limits::SITE_RELAYS_MAX
+            )));
         }
         Ok(())
     }
@@ -231,10 +257,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_indexes_are_what_the_rows_say(steps in prop::collection::vec((0..7u8, 0..4u8, 0..6u8, any::<bool>(), 0..4u64), 1..80)) {
+        fn the_indexes_are_what_the_rows_say(
+            steps in prop::collection::vec((0..7u8, 0..4u8, 0..6u8, any::<bool>(), 0..4u64), 1..80),
+        ) {
             let mut sites = Sites::default();
             for (what, s, r, to_site, generation) in steps {
-                let (relay, generation) = (relay(r, to_site.then_some(s)), SiteGeneration(generation));
+                let (relay, generation) =
+                    (relay(r, to_site.then_some(s)), SiteGeneration(generation));
                 match what {
                     0 => drop(sites.add_site(&site(s), generation)),
                     1 => drop(sites.site_added(&site(s), generation)),

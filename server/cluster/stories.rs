@@ -4,15 +4,20 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use crate::{
+    base::{
+        golden,
+        ids::{
+            ClusterId, GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId,
+            SnapshotSeq, Topology,
+        },
+        limits,
+    },
     cluster::{
         command::{Applied, Changed, Command, Event, Node, Outcome},
         sites::{Relay, Site, SiteState},
         snapshots::{Part, Snapshot, Stage, Status},
         state::{Rows, Settings, State},
     },
-    golden,
-    ids::{ClusterId, GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq, Topology},
-    limits,
 };
 
 fn number(word: &str) -> u64 {
@@ -28,47 +33,89 @@ fn relay(id: &str, at: &str) -> Relay {
     Relay { id: RelayId::new(id).unwrap(), site: (at != "-").then(|| site(at)) }
 }
 fn node(id: u64, address: &str, snapshot_store: bool) -> Node {
-    Node { id: NodeId(id), address: address.into(), capacity_percent: 100, version: "1.0".into(), snapshot_store, lineage: Lineage(1) }
+    Node {
+        id: NodeId(id),
+        address: address.into(),
+        capacity_percent: 100,
+        version: "1.0".into(),
+        snapshot_store,
+        lineage: Lineage(1),
+    }
 }
 fn group(word: &str) -> GroupId {
     if word == "meta" { GroupId::META } else { GroupId(number(word) as u32) }
 }
 fn founded(nodes: u64) -> State {
-    let settings = Settings::founding(ClusterId(Uuid::from_u128(9)), Lineage(1), 3, Topology::new(64, 4).unwrap()).unwrap();
+    let settings = Settings::founding(
+        ClusterId(Uuid::from_u128(9)),
+        Lineage(1),
+        3,
+        Topology::new(64, 4).unwrap(),
+    )
+    .unwrap();
     let mut state = State::found(settings, node(1, "node-1:8080", true)).unwrap();
     for id in 2..=nodes {
-        state.apply(&Command::AnnounceNode(node(id, &format!("node-{id}:8080"), true))).reply.unwrap();
+        state
+            .apply(&Command::AnnounceNode(node(id, &format!("node-{id}:8080"), true)))
+            .reply
+            .unwrap();
     }
     state
 }
 fn completed(node: u64, groups: impl IntoIterator<Item = GroupId>) -> Part {
-    Part { status: Status::Completed, groups: groups.into_iter().collect(), manifest_digest: Some([1; 32]), ..Part::processing(NodeId(node)) }
+    Part {
+        status: Status::Completed,
+        groups: groups.into_iter().collect(),
+        manifest_digest: Some([1; 32]),
+        ..Part::processing(NodeId(node))
+    }
 }
 
 fn command(words: &[&str]) -> Command {
     match *words {
         ["announce", id, address] => Command::AnnounceNode(node(number(id), address, true)),
-        ["announce", id, address, "storeless"] => Command::AnnounceNode(node(number(id), address, false)),
+        ["announce", id, address, "storeless"] => {
+            Command::AnnounceNode(node(number(id), address, false))
+        }
         ["add-site", id] => Command::AddSite(site(id)),
-        ["site-added", id, life] => Command::SiteAdded { site: site(id), generation: SiteGeneration(number(life)) },
+        ["site-added", id, life] => {
+            Command::SiteAdded { site: site(id), generation: SiteGeneration(number(life)) }
+        }
         ["remove-site", id] => Command::RemoveSite(site(id)),
-        ["site-removed", id, life] => Command::SiteRemoved { site: site(id), generation: SiteGeneration(number(life)) },
+        ["site-removed", id, life] => {
+            Command::SiteRemoved { site: site(id), generation: SiteGeneration(number(life)) }
+        }
         ["add-relay", id, at] => Command::AddRelay(relay(id, at)),
         ["remove-relay", id] => Command::RemoveRelay(RelayId::new(id).unwrap()),
         ["move-relay", id, at] => Command::MoveRelay(relay(id, at)),
         ["begin", id] => Command::BeginSnapshot { id: snapshot_id(number(id)), created_ms: 0 },
-        ["seal", x] => Command::SealSnapshot { x: SnapshotSeq(number(x)) },
-        ["abort", x, ref why @ ..] => Command::AbortSnapshot { x: SnapshotSeq(number(x)), reason: why.join(" ") },
-        ["report", id, node, "completed", groups] => {
-            Command::ReportPart { id: snapshot_id(number(id)), part: completed(number(node), groups.split(',').map(group)) }
+        ["seal", seq] => Command::SealSnapshot { seq: SnapshotSeq(number(seq)) },
+        ["abort", seq, ref why @ ..] => {
+            Command::AbortSnapshot { seq: SnapshotSeq(number(seq)), reason: why.join(" ") }
         }
-        ["report", id, node, "missing", ref why @ ..] => {
-            Command::ReportPart { id: snapshot_id(number(id)), part: Part::missing(NodeId(number(node)), why.join(" ")) }
-        }
-        ["report", id, node, "failed", ref why @ ..] => {
-            Command::ReportPart { id: snapshot_id(number(id)), part: Part::failed(NodeId(number(node)), why.join(" ")) }
-        }
-        ["delete", id] => Command::DeleteSnapshot { id: snapshot_id(number(id)) },
+        ["report", id, node, "completed", groups] => Command::ReportPart {
+            id: snapshot_id(number(id)),
+            part: completed(number(node), groups.split(',').map(group)),
+        },
+        ["report", id, node, "missing", ref why @ ..] => Command::ReportPart {
+            id: snapshot_id(number(id)),
+            part: Part::missing(NodeId(number(node)), why.join(" ")),
+        },
+        ["report", id, node, "failed", ref why @ ..] => Command::ReportPart {
+            id: snapshot_id(number(id)),
+            part: Part::failed(NodeId(number(node)), why.join(" ")),
+        },
+        ["forget", id] => Command::ForgetSnapshot { id: snapshot_id(number(id)) },
+        ["delete", id] => Command::BeginDeletion { id: snapshot_id(number(id)), lineage: None },
+        ["delete", id, "lineage", lineage] => Command::BeginDeletion {
+            id: snapshot_id(number(id)),
+            lineage: Some(Lineage(number(lineage))),
+        },
+        ["deleted", id, node, ref why @ ..] => Command::ReportDeletion {
+            id: snapshot_id(number(id)),
+            node: NodeId(number(node)),
+            reason: why.join(" "),
+        },
         ["establish", nonce] => Command::EstablishLineage { nonce: number(nonce) },
         _ => panic!("nobody knows what {words:?} means"),
     }
@@ -77,15 +124,37 @@ fn command(words: &[&str]) -> Command {
 fn act(state: &mut State, line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
-        ["nodes"] => state.nodes().values().map(|n| format!("  {} at {}, store: {}\n", n.id, n.address, n.snapshot_store)).collect(),
-        ["assignments"] => state.assignments().iter().map(|(g, nodes)| format!("  group {g}: {}\n", listed(nodes))).collect(),
-        ["sites"] => state.sites().sites().iter().map(|(s, how)| format!("{}, {} relays\n", standing(s, how), state.sites().relay_count(s))).collect(),
-        ["unfinished"] => state.unfinished_sites(10).iter().map(|(s, how)| standing(s, how) + "\n").collect(),
+        ["nodes"] => state
+            .nodes()
+            .values()
+            .map(|n| format!("  {} at {}, store: {}\n", n.id, n.address, n.snapshot_store))
+            .collect(),
+        ["assignments"] => state
+            .assignments()
+            .iter()
+            .map(|(g, nodes)| format!("  group {g}: {}\n", listed(nodes)))
+            .collect(),
+        ["sites"] => state
+            .sites()
+            .sites()
+            .iter()
+            .map(|(s, how)| {
+                format!("{}, {} relays\n", standing(s, how), state.sites().relay_count(s))
+            })
+            .collect(),
+        ["unfinished"] => {
+            state.unfinished_sites(10).iter().map(|(s, how)| standing(s, how) + "\n").collect()
+        }
         ["snapshots"] => state.snapshots().values().map(|s| shown(state, s)).collect(),
         ["restored", id] => match state.clone().restored(snapshot_id(number(id))) {
             Ok(restored) => {
                 *state = restored;
-                format!("  lineage {}, begun {}, resolved {}", state.settings().lineage, state.settings().begun, state.settings().resolved)
+                format!(
+                    "  lineage {}, begun {}, resolved {}",
+                    state.settings().lineage,
+                    state.settings().begun,
+                    state.settings().resolved
+                )
             }
             Err(e) => format!("  refused, {:?}: {e}", e.kind),
         },
@@ -103,8 +172,12 @@ fn listed(nodes: &[NodeId]) -> String {
 
 fn shown(state: &State, snapshot: &Snapshot) -> String {
     let all = state.overall(snapshot);
-    let mut text = format!("  {} (x = {}): {:?}, {:?}", snapshot.id, snapshot.x, snapshot.stage, all.status);
-    text += &format!(", {}/{} partitions, {} copies, settled: {}\n", all.partitions_covered, all.partitions, all.copies_min, all.settled);
+    let mut text =
+        format!("  {} (x = {}): {:?}, {:?}", snapshot.id, snapshot.seq, snapshot.stage, all.status);
+    text += &format!(
+        ", {}/{} partitions, {} copies, settled: {}\n",
+        all.partitions_covered, all.partitions, all.copies_min, all.settled
+    );
     if !all.reason.is_empty() {
         text += &format!("    because {}\n", all.reason);
     }
@@ -117,8 +190,14 @@ fn shown(state: &State, snapshot: &Snapshot) -> String {
 fn told(applied: Applied) -> String {
     let mut text = match &applied.reply {
         Ok(Outcome::Done { changed }) => format!("  done, changed: {changed}\n"),
-        Ok(Outcome::Relay { relay, changed }) => format!("  {} belongs to {:?}, changed: {changed}\n", relay.id, relay.site.as_ref().map(SiteId::as_str)),
-        Ok(Outcome::Snapshot { snapshot, changed }) => format!("  snapshot {} is {:?}, changed: {changed}\n", snapshot.id, snapshot.stage),
+        Ok(Outcome::Relay { relay, changed }) => format!(
+            "  {} belongs to {:?}, changed: {changed}\n",
+            relay.id,
+            relay.site.as_ref().map(SiteId::as_str)
+        ),
+        Ok(Outcome::Snapshot { snapshot, changed }) => {
+            format!("  snapshot {} is {:?}, changed: {changed}\n", snapshot.id, snapshot.stage)
+        }
         Err(e) => format!("  refused, {:?}: {e}\n", e.kind),
     };
     if !applied.changed.is_empty() {
@@ -139,7 +218,7 @@ fn the_stories_of_the_cluster_are_as_they_were() {
 }
 
 fn a_command() -> impl Strategy<Value = Command> {
-    let words = (0..16u32, 1..5u64, 0..3u64, 1..6u64).prop_map(|(what, n, s, x)| match what {
+    let words = (0..19u32, 1..5u64, 0..3u64, 1..6u64).prop_map(|(what, n, s, x)| match what {
         0 | 1 => format!("announce {} node-{n}:{}", n + s, 8080 + x),
         2 => format!("add-site s{s}"),
         3 => format!("site-added s{s} {x}"),
@@ -153,6 +232,9 @@ fn a_command() -> impl Strategy<Value = Command> {
         12 => format!("abort {x} late"),
         13 => format!("report {n} {x} completed 0,1,2,3,meta"),
         14 => format!("report {n} {x} missing away"),
+        15 => format!("deleted {n} {x}"),
+        16 => format!("deleted {n} {x} read-only file system"),
+        17 => format!("forget {n}"),
         _ => format!("delete {n}"),
     });
     words.prop_map(|line| command(&line.split(' ').collect::<Vec<_>>()))
@@ -167,7 +249,12 @@ impl Stored {
             settings: state.settings().clone(),
             nodes: state.nodes().values().cloned().collect(),
             sites: state.sites().sites().iter().map(|(s, how)| (s.clone(), *how)).collect(),
-            relays: state.sites().relays().keys().map(|r| state.sites().relay(r).unwrap()).collect(),
+            relays: state
+                .sites()
+                .relays()
+                .keys()
+                .map(|r| state.sites().relay(r).unwrap())
+                .collect(),
             assignments: state.assignments().iter().map(|(g, nodes)| (*g, nodes.clone())).collect(),
             snapshots: state.snapshots().values().cloned().collect(),
         })
@@ -177,11 +264,25 @@ impl Stored {
         let rows = &mut self.0;
         match changed {
             Changed::Settings => rows.settings = state.settings().clone(),
-            Changed::Node(id) => replace(&mut rows.nodes, |n| n.id == *id, state.node(*id).cloned()),
-            Changed::Site(id) => replace(&mut rows.sites, |(s, _)| s == id, state.sites().site(id).map(|how| (id.clone(), how))),
-            Changed::Relay(id) => replace(&mut rows.relays, |r| r.id == *id, state.sites().relay(id)),
-            Changed::Assignment(g) => replace(&mut rows.assignments, |(a, _)| a == g, state.assignments().get(g).map(|nodes| (*g, nodes.clone()))),
-            Changed::Snapshot(x) => replace(&mut rows.snapshots, |s| s.x == *x, state.snapshot(*x).cloned()),
+            Changed::Node(id) => {
+                replace(&mut rows.nodes, |n| n.id == *id, state.node(*id).cloned())
+            }
+            Changed::Site(id) => replace(
+                &mut rows.sites,
+                |(s, _)| s == id,
+                state.sites().site(id).map(|how| (id.clone(), how)),
+            ),
+            Changed::Relay(id) => {
+                replace(&mut rows.relays, |r| r.id == *id, state.sites().relay(id))
+            }
+            Changed::Assignment(g) => replace(
+                &mut rows.assignments,
+                |(a, _)| a == g,
+                state.assignments().get(g).map(|nodes| (*g, nodes.clone())),
+            ),
+            Changed::Snapshot(seq) => {
+                replace(&mut rows.snapshots, |s| s.seq == *seq, state.snapshot(*seq).cloned())
+            }
         }
     }
 }
@@ -192,7 +293,8 @@ fn replace<T>(rows: &mut Vec<T>, is: impl Fn(&T) -> bool, by: Option<T>) {
 }
 
 proptest! {
-    /// Whatever is asked in whatever order: the rows named are enough to come back after a restart, and a refusal names none.
+    /// Whatever is asked in whatever order: the rows named are enough to come back after a restart,
+    /// and a refusal names none.
     #[test]
     fn what_is_stored_is_what_is_known(commands in prop::collection::vec(a_command(), 1..60)) {
         let mut state = founded(1);
@@ -207,13 +309,18 @@ proptest! {
             prop_assert_eq!(changed, !applied.changed.is_empty());
             prop_assert!(changed || applied.events.is_empty());
             prop_assert!(state.settings().begun.0 - state.settings().resolved.0 <= 1);
-            prop_assert!(state.settings().begun >= before.settings().begun && state.settings().resolved >= before.settings().resolved);
+            prop_assert!(
+                state.settings().begun >= before.settings().begun
+                    && state.settings().resolved >= before.settings().resolved
+            );
         }
     }
 
     /// A retried command finds its work done, whatever it was.
     #[test]
-    fn the_same_command_again_changes_nothing(commands in prop::collection::vec(a_command(), 1..40)) {
+    fn the_same_command_again_changes_nothing(
+        commands in prop::collection::vec(a_command(), 1..40),
+    ) {
         let mut state = founded(2);
         for command in &commands {
             state.apply(command);
@@ -227,14 +334,26 @@ proptest! {
 #[test]
 fn a_late_drop_does_not_touch_a_later_life_of_the_site() {
     let mut state = founded(1);
-    let mut told = |line: &str| state.apply(&command(&line.split(' ').collect::<Vec<_>>())).reply.unwrap().changed();
-    assert!(["add-site s", "site-added s 1", "remove-site s", "site-removed s 1", "add-site s"].into_iter().all(&mut told));
+    let mut told = |line: &str| {
+        state.apply(&command(&line.split(' ').collect::<Vec<_>>())).reply.unwrap().changed()
+    };
+    assert!(
+        ["add-site s", "site-added s 1", "remove-site s", "site-removed s 1", "add-site s"]
+            .into_iter()
+            .all(&mut told)
+    );
     assert!(!told("site-added s 1"));
     assert!(told("site-added s 2") && told("remove-site s"));
     assert!(!told("site-removed s 1"));
     let removing = Site { state: SiteState::Removing, generation: SiteGeneration(2) };
     assert_eq!(state.sites().site(&site("s")), Some(removing));
-    assert!(state.apply(&Command::SiteRemoved { site: site("s"), generation: SiteGeneration(2) }).reply.unwrap().changed());
+    assert!(
+        state
+            .apply(&Command::SiteRemoved { site: site("s"), generation: SiteGeneration(2) })
+            .reply
+            .unwrap()
+            .changed()
+    );
     assert_eq!(state.sites().site(&site("s")), None);
 }
 
@@ -242,16 +361,82 @@ fn a_late_drop_does_not_touch_a_later_life_of_the_site() {
 fn only_resolved_snapshots_are_forgotten_and_the_oldest_first() {
     let mut state = founded(1);
     let most = limits::SNAPSHOTS_REMEMBERED as u64;
-    for x in 1..=most {
-        state.apply(&Command::BeginSnapshot { id: snapshot_id(x), created_ms: 0 });
-        state.apply(&Command::SealSnapshot { x: SnapshotSeq(x) });
+    for seq in 1..=most {
+        state.apply(&Command::BeginSnapshot { id: snapshot_id(seq), created_ms: 0 });
+        state.apply(&Command::SealSnapshot { seq: SnapshotSeq(seq) });
     }
     state.apply(&Command::BeginSnapshot { id: snapshot_id(most + 1), created_ms: 0 });
     assert_eq!(state.snapshots().len() as u64, most + 1);
-    let sealed = state.apply(&Command::SealSnapshot { x: SnapshotSeq(most + 1) });
+    let sealed = state.apply(&Command::SealSnapshot { seq: SnapshotSeq(most + 1) });
     assert!(sealed.changed.contains(&Changed::Snapshot(SnapshotSeq(1))));
     assert_eq!(sealed.events, [Event::SnapshotSealed(SnapshotSeq(most + 1))]);
-    assert_eq!(state.snapshots().first_key_value().map(|(x, s)| (x.0, s.stage)), Some((2, Stage::Sealed)));
+    assert_eq!(
+        state.snapshots().first_key_value().map(|(seq, s)| (seq.0, s.stage)),
+        Some((2, Stage::Sealed))
+    );
+}
+
+#[test]
+fn whoever_takes_a_snapshot_is_warned_before_there_is_no_room_and_refused_when_there_is_none() {
+    let mut state = founded(1);
+    let take = |state: &mut State, n: usize| {
+        let id = snapshot_id(n as u64);
+        let room = state.room_for_snapshot(id);
+        state.apply(&Command::BeginSnapshot { id, created_ms: 0 }).reply.unwrap();
+        state.apply(&Command::SealSnapshot { seq: state.settings().begun }).reply.unwrap();
+        room
+    };
+    let rooms: Vec<_> = (1..=limits::SNAPSHOTS_REMEMBERED).map(|n| take(&mut state, n)).collect();
+    assert!(rooms[..limits::SNAPSHOTS_WARNED].iter().all(|room| *room == Ok(None)));
+    assert!(
+        rooms[limits::SNAPSHOTS_WARNED..]
+            .iter()
+            .all(|room| matches!(room, Ok(Some(warning)) if warning.contains("at most 1000")))
+    );
+    let full = state.room_for_snapshot(snapshot_id(5000)).unwrap_err();
+    assert!(
+        full.kind == crate::base::error::Kind::Conflict
+            && full.message.ends_with(&format!("the oldest is {}", snapshot_id(1))),
+        "{full}"
+    );
+    // One that is there is only named once more, and a deleted one makes room.
+    assert_eq!(state.room_for_snapshot(snapshot_id(7)), Ok(None));
+    state.apply(&Command::BeginDeletion { id: snapshot_id(1), lineage: None }).reply.unwrap();
+    state
+        .apply(&Command::ReportDeletion {
+            id: snapshot_id(1),
+            node: NodeId(1),
+            reason: String::new(),
+        })
+        .reply
+        .unwrap();
+    assert!(matches!(state.room_for_snapshot(snapshot_id(5000)), Ok(Some(_))));
+}
+
+#[test]
+fn a_deletion_does_not_wait_for_a_node_that_is_not_there() {
+    let mut state = founded(2);
+    let id = snapshot_id(7);
+    for command in [
+        Command::BeginSnapshot { id, created_ms: 0 },
+        Command::SealSnapshot { seq: SnapshotSeq(1) },
+        Command::BeginDeletion { id, lineage: None },
+    ] {
+        state.apply(&command).reply.unwrap();
+    }
+    // As after the removal of node 2.
+    let mut rows = Stored::of(&state).0;
+    rows.nodes.retain(|n| n.id == NodeId(1));
+    rows.assignments.iter_mut().for_each(|(_, nodes)| nodes.retain(|n| *n == NodeId(1)));
+    let mut state = State::from_rows(rows).unwrap();
+    assert!(
+        state
+            .apply(&Command::ReportDeletion { id, node: NodeId(1), reason: String::new() })
+            .reply
+            .unwrap()
+            .changed()
+    );
+    assert_eq!(state.snapshot_named(id), None);
 }
 
 #[test]
@@ -260,8 +445,17 @@ fn a_deleted_snapshot_is_not_taken_again_by_a_request_that_comes_late() {
     let id = snapshot_id(7);
     let begin = Command::BeginSnapshot { id, created_ms: 0 };
     state.apply(&begin).reply.unwrap();
-    state.apply(&Command::SealSnapshot { x: SnapshotSeq(1) }).reply.unwrap();
-    state.apply(&Command::DeleteSnapshot { id }).reply.unwrap();
+    state.apply(&Command::SealSnapshot { seq: SnapshotSeq(1) }).reply.unwrap();
+    state.apply(&Command::BeginDeletion { id, lineage: None }).reply.unwrap();
+    let late = state.apply(&begin).reply.unwrap_err();
+    assert!(
+        late.message.ends_with("is being deleted; take another one under a new uuid"),
+        "{late}"
+    );
+    state
+        .apply(&Command::ReportDeletion { id, node: NodeId(1), reason: String::new() })
+        .reply
+        .unwrap();
     let late = state.apply(&begin).reply.unwrap_err();
     assert!(late.message.ends_with("was deleted; take another one under a new uuid"), "{late}");
     assert!(state.snapshots().is_empty());
@@ -269,7 +463,18 @@ fn a_deleted_snapshot_is_not_taken_again_by_a_request_that_comes_late() {
 
 #[test]
 fn what_a_user_asks_for_is_fenced_and_what_opens_the_fence_is_not() {
-    let fenced = ["add-site s", "site-added s 1", "remove-site s", "site-removed s 1", "add-relay r s", "move-relay r s", "remove-relay r", "delete 1"];
+    let fenced = [
+        "add-site s",
+        "site-added s 1",
+        "remove-site s",
+        "site-removed s 1",
+        "add-relay r s",
+        "move-relay r s",
+        "remove-relay r",
+        "delete 1",
+        "forget 1",
+        "deleted 1 1",
+    ];
     let free = ["begin 1", "seal 1", "abort 1 late", "announce 1 here:1", "establish 1"];
     let is_user = |line: &&str| command(&line.split(' ').collect::<Vec<_>>()).is_user();
     assert!(fenced.iter().all(is_user) && is_user(&"report 1 1 missing away"));
@@ -283,13 +488,17 @@ fn rows_that_contradict_each_other_are_refused() {
     let without_node = Rows { nodes: good.nodes[1..].to_vec(), ..good.clone() };
     let without_meta = Rows { assignments: good.assignments[..4].to_vec(), ..good.clone() };
     let fewer = Topology::new(64, 2).unwrap();
-    let stray = Rows { settings: Settings { topology: fewer, ..good.settings.clone() }, ..good.clone() };
-    let begun = Rows { settings: Settings { begun: SnapshotSeq(1), ..good.settings.clone() }, ..good.clone() };
+    let stray =
+        Rows { settings: Settings { topology: fewer, ..good.settings.clone() }, ..good.clone() };
+    let begun = Rows {
+        settings: Settings { begun: SnapshotSeq(1), ..good.settings.clone() },
+        ..good.clone()
+    };
     let unborn = Site { state: SiteState::Present, generation: SiteGeneration(1) };
     let early_site = Rows { sites: vec![(site("s"), unborn)], ..good.clone() };
     let lost_site = Rows { relays: vec![relay("r", "nowhere")], ..good };
     for rows in [without_node, without_meta, stray, begun, early_site, lost_site] {
-        assert_eq!(State::from_rows(rows).unwrap_err().kind, crate::error::Kind::Corrupt);
+        assert_eq!(State::from_rows(rows).unwrap_err().kind, crate::base::error::Kind::Corrupt);
     }
 }
 

@@ -1,12 +1,15 @@
-//! Buckets: how the concurrent writes of one key are settled. The policy is data; what follows from it stands in `siblings`.
+//! Buckets: how the concurrent writes of one key are settled. The policy is data; what follows from
+//! it stands in `siblings`.
 //!
-//! The bucket `local` has a name and a number in the contract but no value here, so that no code behind the doors can meet it.
+//! The bucket `local` has a name and a number in the contract but no value here, so that no code
+//! behind the doors can meet it.
 
 use std::{fmt, str::FromStr};
 
-use crate::error::{Error, Result};
+use crate::base::error::{Error, Result};
 
-/// The buckets a cluster keeps. The numbers are those of `devicedb.v1.Bucket`; rows are stored under them.
+/// The buckets a cluster keeps. The numbers are those of `devicedb.v1.Bucket`; rows are stored
+/// under them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Bucket {
@@ -42,10 +45,14 @@ impl Bucket {
         match number.into() {
             0 => Ok(Bucket::Default),
             LOCAL => Err(local()),
-            number => Bucket::ALL
-                .into_iter()
-                .find(|b| i64::from(b.number()) == number)
-                .ok_or_else(|| Error::invalid(format!("there is no bucket number {number}; the cluster keeps default (1), lww (2) and cloud (3)"))),
+            number => {
+                Bucket::ALL.into_iter().find(|b| i64::from(b.number()) == number).ok_or_else(|| {
+                    Error::invalid(format!(
+                        "there is no bucket number {number}; \
+                         the cluster keeps default (1), lww (2) and cloud (3)"
+                    ))
+                })
+            }
         }
     }
 
@@ -64,7 +71,9 @@ impl Bucket {
 }
 
 fn local() -> Error {
-    Error::invalid("bucket local is a relay's own; the cluster refuses it. Use default, lww or cloud")
+    Error::invalid(
+        "bucket local is a relay's own; the cluster refuses it. Use default, lww or cloud",
+    )
 }
 
 impl fmt::Display for Bucket {
@@ -78,10 +87,11 @@ impl FromStr for Bucket {
     fn from_str(name: &str) -> Result<Bucket> {
         match name {
             "local" => Err(local()),
-            name => Bucket::ALL
-                .into_iter()
-                .find(|b| b.name() == name)
-                .ok_or_else(|| Error::invalid(format!("there is no bucket {name:?}; the cluster keeps default, lww and cloud"))),
+            name => Bucket::ALL.into_iter().find(|b| b.name() == name).ok_or_else(|| {
+                Error::invalid(format!(
+                    "there is no bucket {name:?}; the cluster keeps default, lww and cloud"
+                ))
+            }),
         }
     }
 }
@@ -93,7 +103,11 @@ mod tests {
     #[test]
     fn a_bucket_goes_by_the_contracts_number_and_by_its_name() {
         use crate::proto::v1;
-        for (bucket, number) in [(Bucket::Default, v1::Bucket::Default), (Bucket::Lww, v1::Bucket::Lww), (Bucket::Cloud, v1::Bucket::Cloud)] {
+        for (bucket, number) in [
+            (Bucket::Default, v1::Bucket::Default),
+            (Bucket::Lww, v1::Bucket::Lww),
+            (Bucket::Cloud, v1::Bucket::Cloud),
+        ] {
             assert_eq!(Bucket::from_number(number as i32).unwrap(), bucket);
             assert_eq!(Bucket::from_number(u32::from(bucket.number())).unwrap(), bucket);
             assert_eq!(bucket.to_string().parse::<Bucket>().unwrap(), bucket);

@@ -1,15 +1,19 @@
-//! Contexts: what a reader has seen of one key, handed back with the write that follows. Opaque to clients.
+//! Contexts: what a reader has seen of one key, handed back with the write that follows. Opaque to
+//! clients.
 //!
-//! A read returns the key's version vector. A write returns what its writer knows afterwards, and that need not be all that is there: who wrote beside a
-//! value that they had not read must not get a context that covers it, or their next write would silently remove it. So a context is a
-//! vector and at most one dot beyond it, the writer's own: a dotted version vector in the papers' sense.
+//! A read returns the key's version vector. A write returns what its writer knows afterwards, and
+//! that need not be all that is there: who wrote beside a value that they had not read must not get
+//! a context that covers it, or their next write would silently remove it. So a context is a vector
+//! and at most one dot beyond it, the writer's own: a dotted version vector in the papers' sense.
 //!
 //! ```text
-//! form (1: vector, 2: dot and vector) | check (4 bytes) | [lineage, counter] | (lineage, counter)*      all u64, big endian
+//! form (1: vector, 2: dot and vector) | check (4 bytes) | [lineage, counter] | (lineage, counter)*
+//! all u64, big endian
 //! ```
 //!
-//! The check is a hash of site, bucket and key, so that a context of another key is refused instead of removing the wrong values. It guards against
-//! mistakes, not against malice: whoever may write a key may overwrite all of it anyway.
+//! The check is a hash of site, bucket and key, so that a context of another key is refused instead
+//! of removing the wrong values. It guards against mistakes, not against malice: whoever may write
+//! a key may overwrite all of it anyway.
 
 use bytes::Bytes;
 
@@ -18,7 +22,7 @@ use super::{
     key::Key,
     version::{Dot, VersionVector},
 };
-use crate::{
+use crate::base::{
     error::{Error, Result},
     ids::{Lineage, SiteId},
     limits,
@@ -40,7 +44,8 @@ const HEAD_BYTES: usize = 5;
 const PAIR_BYTES: usize = 16;
 
 impl Context {
-    /// Of a key that does not exist: whatever somebody else writes there meanwhile is news.
+    /// The context of a key that does not exist. A write with it does not overwrite what others
+    /// have written there meanwhile.
     pub fn nothing(site: &SiteId, bucket: Bucket, key: &Key) -> Context {
         Context::of(VersionVector::default(), site, bucket, key)
     }
@@ -52,15 +57,26 @@ impl Context {
     /// Refuses what no read or write of this key has returned.
     pub fn decode(bytes: &[u8], site: &SiteId, bucket: Bucket, key: &Key) -> Result<Context> {
         if bytes.is_empty() {
-            return Err(Error::invalid(format!("the context of key {key} is empty; leave it out to overwrite all that is there")));
+            return Err(Error::invalid(format!(
+                "the context of key {key} is empty; leave it out to overwrite all that is there"
+            )));
         }
         if bytes.len() > limits::CONTEXT_BYTES_MAX {
-            return Err(Error::invalid(format!("a context is at most {} bytes, not {}", limits::CONTEXT_BYTES_MAX, bytes.len())));
+            return Err(Error::invalid(format!(
+                "a context is at most {} bytes, not {}",
+                limits::CONTEXT_BYTES_MAX,
+                bytes.len()
+            )));
         }
-        let context = parsed(bytes).ok_or_else(|| Error::invalid(format!("the context of key {key} is not one that a read or write returned")))?;
+        let context = parsed(bytes).ok_or_else(|| {
+            Error::invalid(format!(
+                "the context of key {key} is not one that a read or write returned"
+            ))
+        })?;
         if context.check != check(site, bucket, key) {
             return Err(Error::invalid(format!(
-                "the context was not read from key {key} of site {site:?} in bucket {bucket}; read that key first",
+                "the context was not read from key {key} of site {site:?} in bucket {bucket}; read \
+                 that key first",
                 site = site.as_str()
             )));
         }
@@ -72,7 +88,12 @@ impl Context {
     }
 
     /// As `Context::of(vector.clone(), ...).encode()`, without the clone.
-    pub(super) fn encode_vector(vector: &VersionVector, site: &SiteId, bucket: Bucket, key: &Key) -> Bytes {
+    pub(super) fn encode_vector(
+        vector: &VersionVector,
+        site: &SiteId,
+        bucket: Bucket,
+        key: &Key,
+    ) -> Bytes {
         encoded(check(site, bucket, key), None, vector)
     }
 
@@ -95,7 +116,8 @@ impl Context {
         self
     }
 
-    /// After a write beside values unseen. The dot carried before needs no place any more: that write has just been replaced by this one.
+    /// After a write beside values unseen. The dot carried before needs no place any more: that
+    /// write has just been replaced by this one.
     pub(super) fn then_beside(mut self, dot: Dot) -> Context {
         self.dot = Some(dot).filter(|dot| !self.vector.covers(*dot));
         self
@@ -111,10 +133,14 @@ fn check(site: &SiteId, bucket: Bucket, key: &Key) -> [u8; 4] {
 }
 
 fn encoded(check: [u8; 4], dot: Option<Dot>, vector: &VersionVector) -> Bytes {
-    let mut bytes = Vec::with_capacity(HEAD_BYTES + PAIR_BYTES * (vector.pairs().len() + usize::from(dot.is_some())));
+    let mut bytes = Vec::with_capacity(
+        HEAD_BYTES + PAIR_BYTES * (vector.pairs().len() + usize::from(dot.is_some())),
+    );
     bytes.push(if dot.is_some() { DOT_AND_VECTOR } else { VECTOR });
     bytes.extend_from_slice(&check);
-    for (lineage, counter) in dot.map(|dot| (dot.lineage, dot.counter)).into_iter().chain(vector.pairs()) {
+    for (lineage, counter) in
+        dot.map(|dot| (dot.lineage, dot.counter)).into_iter().chain(vector.pairs())
+    {
         bytes.extend_from_slice(&lineage.0.to_be_bytes());
         bytes.extend_from_slice(&counter.to_be_bytes());
     }
@@ -132,7 +158,9 @@ fn parsed(bytes: &[u8]) -> Option<Context> {
         _ => return None,
     };
     let vector = VersionVector::from_sorted(pairs)?;
-    let sound = odd.is_empty() && vector.pairs().len() <= limits::LINEAGES_MAX && dot.is_none_or(|dot| dot.counter > 0 && !vector.covers(dot));
+    let sound = odd.is_empty()
+        && vector.pairs().len() <= limits::LINEAGES_MAX
+        && dot.is_none_or(|dot| dot.counter > 0 && !vector.covers(dot));
     sound.then_some(Context { check, vector, dot })
 }
 
@@ -153,9 +181,12 @@ mod tests {
     use super::*;
 
     fn of(vector: BTreeMap<u64, u64>, dot: Option<(u64, u64)>) -> Context {
-        let vector = VersionVector::from_sorted(vector.into_iter().map(|(l, c)| (Lineage(l), c))).unwrap();
+        let vector =
+            VersionVector::from_sorted(vector.into_iter().map(|(l, c)| (Lineage(l), c))).unwrap();
         let context = Context::of(vector, &site("shop"), Bucket::Default, &key("door"));
-        dot.map_or(context.clone(), |(lineage, counter)| context.then_beside(Dot { lineage: Lineage(lineage), counter }))
+        dot.map_or(context.clone(), |(lineage, counter)| {
+            context.then_beside(Dot { lineage: Lineage(lineage), counter })
+        })
     }
 
     fn site(id: &str) -> SiteId {
@@ -172,7 +203,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_context_reads_back_as_it_was_handed_out(vector in btree_map(0..9u64, 1..u64::MAX, 0..9), dot in proptest::option::of((0..9u64, 1..u64::MAX))) {
+        fn a_context_reads_back_as_it_was_handed_out(
+            vector in btree_map(0..9u64, 1..u64::MAX, 0..9),
+            dot in proptest::option::of((0..9u64, 1..u64::MAX)),
+        ) {
             let context = of(vector, dot);
             prop_assert_eq!(decode(&context.encode()).unwrap(), context);
         }
@@ -187,7 +221,10 @@ mod tests {
         }
 
         #[test]
-        fn a_context_never_outgrows_what_is_accepted_back(vector in btree_map(any::<u64>(), 1..u64::MAX, 64), lineage in any::<u64>()) {
+        fn a_context_never_outgrows_what_is_accepted_back(
+            vector in btree_map(any::<u64>(), 1..u64::MAX, 64),
+            lineage in any::<u64>(),
+        ) {
             let dot = Dot { lineage: Lineage(lineage), counter: 1 };
             let context = of(vector, None).then_sole(dot);
             prop_assert!(context.covers(dot));
@@ -198,7 +235,11 @@ mod tests {
     #[test]
     fn the_context_of_another_key_bucket_or_site_is_refused() {
         let read = of([(7, 3)].into(), None).encode();
-        for (at, bucket, k) in [("shop", Bucket::Default, "window"), ("shop", Bucket::Cloud, "door"), ("shed", Bucket::Default, "door")] {
+        for (at, bucket, k) in [
+            ("shop", Bucket::Default, "window"),
+            ("shop", Bucket::Cloud, "door"),
+            ("shed", Bucket::Default, "door"),
+        ] {
             let error = Context::decode(&read, &site(at), bucket, &key(k)).unwrap_err();
             assert!(error.message.contains("was not read from key"), "{error}");
         }
@@ -212,7 +253,12 @@ mod tests {
         assert!(decode(&good[..good.len() - 1]).is_err());
         assert!(decode(&[&good[..], &[0]].concat()).is_err());
         assert!(decode(&[&[9], &good[1..]].concat()).is_err());
-        assert!(decode(&vec![1; limits::CONTEXT_BYTES_MAX + 1]).unwrap_err().message.contains("at most 4096"));
+        assert!(
+            decode(&vec![1; limits::CONTEXT_BYTES_MAX + 1])
+                .unwrap_err()
+                .message
+                .contains("at most 4096")
+        );
     }
 
     #[test]

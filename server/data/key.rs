@@ -1,4 +1,5 @@
-//! What rows are called, and the one order that they have everywhere: in the store, in chunks, in scans.
+//! What rows are called, and the one order that they have everywhere: in the store, in chunks, in
+//! scans.
 //!
 //! A row key is encoded as
 //!
@@ -6,15 +7,15 @@
 //! partition (u16, big endian) | site id | 0x00 | bucket (one byte, 0 for the site's own row) | key
 //! ```
 //!
-//! Site ids hold no NUL, so the encoding has one reading, and bytes compare as (partition, site, place) do. A partition, a site, and the keys with a
-//! prefix are each one range of bytes.
+//! Site ids hold no NUL, so the encoding has one reading, and bytes compare as (partition, site,
+//! place) do. A partition, a site, and the keys with a prefix are each one range of bytes.
 
 use std::{fmt, ops::Range};
 
 use bytes::Bytes;
 
 use super::bucket::Bucket;
-use crate::{
+use crate::base::{
     error::{Error, Result},
     ids::{PartitionId, SiteId},
     limits,
@@ -52,7 +53,10 @@ impl Key {
         let bytes = bytes.into();
         match bytes.len() {
             0 => Err(Error::invalid("a key must not be empty")),
-            n if n > limits::KEY_BYTES_MAX => Err(Error::invalid(format!("a key is at most {} bytes, not {n}", limits::KEY_BYTES_MAX))),
+            n if n > limits::KEY_BYTES_MAX => Err(Error::invalid(format!(
+                "a key is at most {} bytes, not {n}",
+                limits::KEY_BYTES_MAX
+            ))),
             _ => Ok(Key(bytes)),
         }
     }
@@ -68,7 +72,11 @@ impl Value {
     pub fn new(bytes: impl Into<Bytes>) -> Result<Value> {
         let bytes = bytes.into();
         if bytes.len() > limits::VALUE_BYTES_MAX {
-            return Err(Error::invalid(format!("a value is at most {} bytes, not {}", limits::VALUE_BYTES_MAX, bytes.len())));
+            return Err(Error::invalid(format!(
+                "a value is at most {} bytes, not {}",
+                limits::VALUE_BYTES_MAX,
+                bytes.len()
+            )));
         }
         Ok(Value(bytes))
     }
@@ -84,7 +92,11 @@ impl Prefix {
     pub fn new(bytes: impl Into<Bytes>) -> Result<Prefix> {
         let bytes = bytes.into();
         if bytes.len() > limits::KEY_BYTES_MAX {
-            return Err(Error::invalid(format!("a prefix is at most {} bytes, as keys are, not {}", limits::KEY_BYTES_MAX, bytes.len())));
+            return Err(Error::invalid(format!(
+                "a prefix is at most {} bytes, as keys are, not {}",
+                limits::KEY_BYTES_MAX,
+                bytes.len()
+            )));
         }
         Ok(Prefix(bytes))
     }
@@ -117,13 +129,17 @@ impl RowKey {
     pub fn encode(&self) -> Vec<u8> {
         match &self.place {
             Place::Site => encoded(self.partition, &self.site, 0, &[]),
-            Place::Key { bucket, key } => encoded(self.partition, &self.site, bucket.number(), key.as_bytes()),
+            Place::Key { bucket, key } => {
+                encoded(self.partition, &self.site, bucket.number(), key.as_bytes())
+            }
         }
     }
 
     /// Anything that `encode` would not have written is corrupt.
     pub fn decode(bytes: &[u8]) -> Result<RowKey> {
-        decoded(bytes).map_err(|what| Error::corrupt(format!("a row key is damaged, {what}: {}", bytes.escape_ascii())))
+        decoded(bytes).map_err(|what| {
+            Error::corrupt(format!("a row key is damaged, {what}: {}", bytes.escape_ascii()))
+        })
     }
 }
 
@@ -147,7 +163,10 @@ fn decoded(bytes: &[u8]) -> Result<RowKey, String> {
         (0, _) => return Err("bytes follow a site's own row".into()),
         (number, key) => {
             let bucket = Bucket::from_number(*number).map_err(|e| e.message)?;
-            Place::Key { bucket, key: Key::new(Bytes::copy_from_slice(key)).map_err(|e| e.message)? }
+            Place::Key {
+                bucket,
+                key: Key::new(Bytes::copy_from_slice(key)).map_err(|e| e.message)?,
+            }
         }
     };
     Ok(RowKey { partition: PartitionId(u16::from_be_bytes(*partition).into()), site, place })
@@ -155,7 +174,8 @@ fn decoded(bytes: &[u8]) -> Result<RowKey, String> {
 
 /// All rows of a partition. A site id is UTF-8, so that none begins with 0xFF.
 pub fn partition_range(partition: PartitionId) -> Range<Vec<u8>> {
-    let [high, low] = u16::try_from(partition.0).expect("a topology has at most 65536 partitions").to_be_bytes();
+    let [high, low] =
+        u16::try_from(partition.0).expect("a topology has at most 65536 partitions").to_be_bytes();
     vec![high, low]..vec![high, low, 0xFF]
 }
 
@@ -165,7 +185,13 @@ pub(super) fn keys_range(partition: PartitionId, site: &SiteId) -> Range<Vec<u8>
 }
 
 /// The keys of one bucket that begin with `prefix` and stand after `after`. May be empty.
-pub(super) fn prefix_range(partition: PartitionId, site: &SiteId, bucket: Bucket, prefix: &Prefix, after: Option<&Key>) -> Range<Vec<u8>> {
+pub(super) fn prefix_range(
+    partition: PartitionId,
+    site: &SiteId,
+    bucket: Bucket,
+    prefix: &Prefix,
+    after: Option<&Key>,
+) -> Range<Vec<u8>> {
     let from = encoded(partition, site, bucket.number(), prefix.as_bytes());
     let to = successor(&from);
     let from = match after.map(|key| encoded(partition, site, bucket.number(), key.as_bytes())) {
@@ -181,7 +207,8 @@ pub(super) fn prefix_range(partition: PartitionId, site: &SiteId, bucket: Bucket
 
 /// The least string of bytes behind all that begin with `bytes`.
 fn successor(bytes: &[u8]) -> Vec<u8> {
-    let last = bytes.iter().rposition(|b| *b != 0xFF).expect("the NUL behind the site can be counted up");
+    let last =
+        bytes.iter().rposition(|b| *b != 0xFF).expect("the NUL behind the site can be counted up");
     let mut next = bytes[..=last].to_vec();
     next[last] += 1;
     next
@@ -196,9 +223,19 @@ mod tests {
     fn row_keys() -> impl Strategy<Value = RowKey> {
         // Few letters, so that ids are often each other's beginning.
         let key = vec(prop_oneof![Just(0u8), Just(1), Just(b'a'), Just(0xFE), Just(0xFF)], 1..5);
-        let place = prop_oneof![Just(Place::Site), (0..3usize, key).prop_map(|(b, k)| Place::Key { bucket: Bucket::ALL[b], key: Key::new(k).unwrap() })];
+        let place = prop_oneof![
+            Just(Place::Site),
+            (0..3usize, key).prop_map(|(b, k)| Place::Key {
+                bucket: Bucket::ALL[b],
+                key: Key::new(k).unwrap()
+            })
+        ];
         let partition = prop_oneof![Just(0), Just(1), Just(255), Just(256), Just(65_535)];
-        (partition, "[ aé\u{10FFFF}]{1,3}", place).prop_map(|(p, s, place)| RowKey { partition: PartitionId(p), site: SiteId::new(s).unwrap(), place })
+        (partition, "[ aé\u{10FFFF}]{1,3}", place).prop_map(|(p, s, place)| RowKey {
+            partition: PartitionId(p),
+            site: SiteId::new(s).unwrap(),
+            place,
+        })
     }
 
     proptest! {
@@ -208,27 +245,48 @@ mod tests {
         }
 
         #[test]
-        fn encoded_row_keys_stand_in_the_order_of_partition_site_and_place(a in row_keys(), b in row_keys()) {
+        fn encoded_row_keys_stand_in_the_order_of_partition_site_and_place(
+            a in row_keys(),
+            b in row_keys(),
+        ) {
             prop_assert_eq!(a.encode().cmp(&b.encode()), a.cmp(&b));
         }
 
         #[test]
-        fn what_decodes_is_what_would_be_written(bytes in vec(prop_oneof![Just(0u8), Just(1), Just(3), Just(4), any::<u8>()], 0..12)) {
+        fn what_decodes_is_what_would_be_written(
+            bytes in vec(prop_oneof![Just(0u8), Just(1), Just(3), Just(4), any::<u8>()], 0..12),
+        ) {
             if let Ok(key) = RowKey::decode(&bytes) {
                 prop_assert_eq!(key.encode(), bytes);
             }
         }
 
         #[test]
-        fn ranges_hold_what_they_are_named_for_and_nothing_else(row in row_keys(), of in row_keys(), prefix in vec(prop_oneof![Just(0u8), Just(b'a'), Just(0xFF)], 0..3)) {
+        fn ranges_hold_what_they_are_named_for_and_nothing_else(
+            row in row_keys(),
+            of in row_keys(),
+            prefix in vec(prop_oneof![Just(0u8), Just(b'a'), Just(0xFF)], 0..3),
+        ) {
             let bytes = row.encode();
-            prop_assert_eq!(partition_range(of.partition).contains(&bytes), row.partition == of.partition);
+            prop_assert_eq!(
+                partition_range(of.partition).contains(&bytes),
+                row.partition == of.partition
+            );
             let same_site = row.partition == of.partition && row.site == of.site;
-            prop_assert_eq!(keys_range(of.partition, &of.site).contains(&bytes), same_site && row.place != Place::Site);
+            prop_assert_eq!(
+                keys_range(of.partition, &of.site).contains(&bytes),
+                same_site && row.place != Place::Site
+            );
             let Place::Key { bucket, key: after } = &of.place else { return Ok(()) };
             let prefix = Prefix::new(prefix).unwrap();
-            let (whole, rest) = (prefix_range(of.partition, &of.site, *bucket, &prefix, None), prefix_range(of.partition, &of.site, *bucket, &prefix, Some(after)));
-            let Place::Key { bucket: b, key } = &row.place else { prop_assert!(!whole.contains(&bytes)); return Ok(()) };
+            let (whole, rest) = (
+                prefix_range(of.partition, &of.site, *bucket, &prefix, None),
+                prefix_range(of.partition, &of.site, *bucket, &prefix, Some(after)),
+            );
+            let Place::Key { bucket: b, key } = &row.place else {
+                prop_assert!(!whole.contains(&bytes));
+                return Ok(());
+            };
             let begins = same_site && b == bucket && key.as_bytes().starts_with(prefix.as_bytes());
             prop_assert_eq!(whole.contains(&bytes), begins);
             prop_assert_eq!(rest.contains(&bytes), begins && key > after);

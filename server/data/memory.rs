@@ -1,9 +1,10 @@
-//! Rows in a map, for tests. Keyed by encoded bytes, as the store is, so that tests meet the same order.
+//! Rows in a map, for tests. Keyed by encoded bytes, as the store is, so that tests meet the same
+//! order.
 
 use std::collections::BTreeMap;
 
 use super::{Row, RowKey, Rows};
-use crate::error::Result;
+use crate::base::error::Result;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -23,7 +24,12 @@ impl Rows for Memory {
         Ok(())
     }
 
-    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(RowKey, Row) -> Result<bool>) -> Result<()> {
+    fn visit(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        each: &mut dyn FnMut(RowKey, Row) -> Result<bool>,
+    ) -> Result<()> {
         for (key, row) in self.rows.range(from.to_vec()..to.to_vec()) {
             if !each(RowKey::decode(key)?, row.clone())? {
                 break;

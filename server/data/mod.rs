@@ -1,13 +1,18 @@
-//! The data of a group: keys, their concurrent values, and the state machine that a group's log drives.
+//! The data of a group: keys, their concurrent values, and the state machine that a group's log
+//! drives.
 //!
-//! Everything here decides and nothing does: no files, no network, no time, no chance. The same commands in the same order give the same rows and the
-//! same replies on every replica, which is all that Raft needs. Rows live behind the trait `Rows`; the store implements it, tests use a map.
+//! Everything here decides and does nothing: no files, no network, no time, no chance. The same
+//! commands in the same order give the same rows and the same replies on every replica, which is
+//! all that Raft needs. The trait `Rows` stands for the rows; the engine implements it over the
+//! store, and tests use a map.
 //!
-//! In reading order: `bucket` (how conflicts are settled), `key` (names of rows and their order), `version` (dots and version vectors), `context` (what a
-//! reader hands back), `command` (what can be asked and answered), `siblings` (what a write does to one key), `window` (requests remembered), `query`
+//! In reading order: `bucket` (how conflicts are settled), `key` (names of rows and their order),
+//! `version` (dots and version vectors), `context` (what a reader hands back), `command` (requests
+//! and replies), `siblings` (what a write does to one key), `window` (remembered requests), `query`
 //! (reads), `machine` (the group).
 //!
-//! Not here: marks, `seen` and the fence of snapshots stand in front of `apply`, in the engine. Nothing is forwarded or retried here either.
+//! Marks, `seen` and the fence of snapshots are not here: the engine checks them before it calls
+//! `apply`. Nothing is forwarded or retried here either.
 
 mod bucket;
 mod key;
@@ -34,7 +39,7 @@ pub use siblings::{Outcome, Versions};
 pub use version::{Dot, Version, VersionVector};
 pub use window::{Outcomes, Remembered, Verdict};
 
-use crate::{error::Result, ids::SiteGeneration};
+use crate::base::{error::Result, ids::SiteGeneration};
 
 /// What stands under a `RowKey`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +48,8 @@ pub enum Row {
     Key(Versions),
 }
 
-/// A site's own row. It outlives the site, so that a late command for a life that is over does nothing: a few bytes a removed site, for good.
+/// A site's own row. It outlives the site, so that a late command for a life that is over does
+/// nothing: a few bytes a removed site, for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SiteRow {
     pub stage: SiteStage,
@@ -69,5 +75,10 @@ pub trait Rows {
     fn set(&mut self, key: &RowKey, row: Option<Row>) -> Result<()>;
 
     /// Shows the rows whose encoded keys lie in `from..to`, in order, until `each` answers false.
-    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(RowKey, Row) -> Result<bool>) -> Result<()>;
+    fn visit(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        each: &mut dyn FnMut(RowKey, Row) -> Result<bool>,
+    ) -> Result<()>;
 }

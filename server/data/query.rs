@@ -1,7 +1,7 @@
 //! Reads. They change nothing and may run beside the machine, on any view of the rows.
 //!
-//! A page is bounded in keys, in bytes, and in the work behind it: deleted keys are read and not shown, so a page says where to go on, not which key it
-//! showed last.
+//! A page is bounded in keys, in bytes, and in the work behind it: deleted keys are read and not
+//! shown, so a page says where to go on, not which key it showed last.
 
 use super::{
     Row, Rows, SiteStage,
@@ -12,7 +12,7 @@ use super::{
     siblings::Versions,
     window::no_site,
 };
-use crate::{
+use crate::base::{
     error::{Error, Result},
     ids::{SiteId, Topology},
     limits,
@@ -36,11 +36,16 @@ impl Query {
     }
 
     fn page(&self, scan: &Scan, at: &RowKey, rows: &impl Rows) -> Result<Reply> {
-        let range = prefix_range(at.partition, &self.site, self.bucket, &scan.prefix, scan.after.as_ref());
+        let range =
+            prefix_range(at.partition, &self.site, self.bucket, &scan.prefix, scan.after.as_ref());
         let mut page = Page::new(scan.limit);
         rows.visit(&range.start, &range.end, &mut |row_key, row| {
-            let (RowKey { place: Place::Key { key, .. }, .. }, Row::Key(versions)) = (row_key, row) else {
-                return Err(Error::corrupt(format!("site {:?} has a row among its keys that is none", self.site.as_str())));
+            let (RowKey { place: Place::Key { key, .. }, .. }, Row::Key(versions)) = (row_key, row)
+            else {
+                return Err(Error::corrupt(format!(
+                    "site {:?} has a row among its keys that is none",
+                    self.site.as_str()
+                )));
             };
             if !page.has_room_for(&key, &versions, scan.keys_only) {
                 return Ok(false);
@@ -68,8 +73,18 @@ struct Page {
 
 impl Page {
     fn new(limit: u32) -> Page {
-        let keys_max = if limit == 0 { limits::PAGE_ROWS_MAX } else { limit.min(limits::PAGE_ROWS_MAX) } as usize;
-        Page { keys: Vec::new(), keys_max, bytes: 0, visited: 0, visited_bytes: 0, last: None, full: false }
+        let keys_max =
+            if limit == 0 { limits::PAGE_ROWS_MAX } else { limit.min(limits::PAGE_ROWS_MAX) }
+                as usize;
+        Page {
+            keys: Vec::new(),
+            keys_max,
+            bytes: 0,
+            visited: 0,
+            visited_bytes: 0,
+            last: None,
+            full: false,
+        }
     }
 
     /// Counts a row in, unless the page is full without it. The first row always fits.
@@ -108,7 +123,10 @@ pub(super) fn site_row(rows: &impl Rows, at: &RowKey) -> Result<Option<super::Si
     match rows.get(at)? {
         None => Ok(None),
         Some(Row::Site(site)) => Ok(Some(site)),
-        Some(Row::Key(_)) => Err(Error::corrupt(format!("the row of site {:?} holds a key's versions", at.site.as_str()))),
+        Some(Row::Key(_)) => Err(Error::corrupt(format!(
+            "the row of site {:?} holds a key's versions",
+            at.site.as_str()
+        ))),
     }
 }
 
@@ -116,6 +134,8 @@ pub(super) fn key_row(rows: &impl Rows, at: &RowKey) -> Result<Option<Versions>>
     match rows.get(at)? {
         None => Ok(None),
         Some(Row::Key(versions)) => Ok(Some(versions)),
-        Some(Row::Site(_)) => Err(Error::corrupt(format!("a key of site {:?} holds a site's row", at.site.as_str()))),
+        Some(Row::Site(_)) => {
+            Err(Error::corrupt(format!("a key of site {:?} holds a site's row", at.site.as_str())))
+        }
     }
 }

@@ -1,14 +1,17 @@
 //! The versions of one key, and what a write does to them.
 //!
-//! In `default` and `cloud` a write replaces what its writer had seen and stands beside the rest. In `lww` the newest timestamp stands alone.
+//! In `default` and `cloud` a write replaces the values that its writer had seen and stands beside
+//! the others. In `lww` the newest timestamp stands alone.
 //!
-//! Tombstones. A deletion that leaves no value leaves a tombstone, so that the row stays and its clock goes on telling, to relays for one, that older
-//! values are gone. A tombstone only ever stands alone: beside values it would be invisible and say nothing that the clock does not say. So whoever
-//! puts a value where a tombstone stands replaces it, seen or not, and a deletion beside values unseen removes what it saw and adds nothing.
-//! Deleting what is deleted changes nothing.
+//! Tombstones. A deletion that leaves no value leaves a tombstone, so that the row stays and its
+//! clock goes on telling, to relays for one, that older values are gone. A tombstone only ever
+//! stands alone: beside values it would be invisible and say nothing that the clock does not say.
+//! So a value put where a tombstone stands replaces it, seen or not, and a deletion beside unseen
+//! values removes what it saw and adds nothing. Deleting what is deleted changes nothing.
 //!
-//! `lww` goes one step further: a deletion with a timestamp chosen by its writer leaves a tombstone even where nothing stood. Only so is the outcome the
-//! same in whatever order chosen timestamps arrive. It costs a row for each such deletion of a key that never was.
+//! `lww` goes one step further: a deletion with a timestamp chosen by its writer leaves a tombstone
+//! even where nothing stood. Only so is the outcome the same in whatever order chosen timestamps
+//! arrive. It costs a row for each such deletion of a key that never was.
 
 use super::{
     bucket::Conflicts,
@@ -16,7 +19,7 @@ use super::{
     key::Value,
     version::{Dot, Version, VersionVector},
 };
-use crate::{
+use crate::base::{
     error::{Error, Result},
     limits,
 };
@@ -26,7 +29,8 @@ use crate::{
 /// - Versions are sorted by dot, and the clock covers them all. No version: the key has no row.
 /// - A tombstone stands alone.
 /// - At most `SIBLINGS_MAX` versions, of `SIBLINGS_BYTES_MAX` in all, and `LINEAGES_MAX` histories.
-/// - The clock grows only by dots minted for this key in this history. Contexts are not merged into it: a client cannot make it claim more than happened.
+/// - The clock grows only by dots minted for this key in this history. Contexts are not merged into
+///   it: a client cannot make it claim more than happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Versions {
     versions: Vec<Version>,
@@ -51,7 +55,8 @@ pub enum Outcome {
 pub(super) struct TooManySiblings;
 
 impl Outcome {
-    pub const ALL: [Outcome; 4] = [Outcome::Kept, Outcome::Superseded, Outcome::Sole, Outcome::Beside];
+    pub const ALL: [Outcome; 4] =
+        [Outcome::Kept, Outcome::Superseded, Outcome::Sole, Outcome::Beside];
 
     /// Whether the step used its dot.
     pub fn minted(self) -> bool {
@@ -67,7 +72,8 @@ impl Versions {
         let alone = versions.len() == 1 || versions.iter().all(|v| v.value.is_some());
         if versions.is_empty() || !sorted || !covered || !alone {
             return Err(Error::corrupt(format!(
-                "a key's row is damaged: {} versions, sorted {sorted}, covered {covered}, tombstone alone {alone}",
+                "a key's row is damaged: {} versions, sorted {sorted}, covered {covered}, \
+                 tombstone alone {alone}",
                 versions.len()
             )));
         }
@@ -101,12 +107,18 @@ impl Versions {
         self.versions.iter().filter_map(|v| v.value.as_ref()).map(|v| v.as_bytes().len()).sum()
     }
 
-    /// Takes one step, under `dot` if it adds a version. After a refusal the versions are not to be used any more.
-    pub(super) fn take(&mut self, conflicts: Conflicts, step: &Step, dot: Dot) -> Result<Outcome, TooManySiblings> {
+    /// Takes one step, under `dot` if it adds a version. After a refusal the versions are not to be
+    /// used any more.
+    pub(super) fn take(
+        &mut self,
+        conflicts: Conflicts,
+        step: &Step,
+        dot: Dot,
+    ) -> Result<Outcome, TooManySiblings> {
         match (conflicts, &step.value) {
             (Conflicts::Siblings, Some(value)) => self.put(step, value, dot),
             (Conflicts::Siblings, None) => Ok(self.delete(step, dot)),
-            (Conflicts::LastWriterWins, _) => Ok(self.outdo(step, dot)),
+            (Conflicts::LastWriterWins, _) => Ok(self.write_newest(step, dot)),
         }
     }
 
@@ -117,7 +129,9 @@ impl Versions {
         if self.versions.len() == 1 {
             return Ok(Outcome::Sole);
         }
-        if self.versions.len() > limits::SIBLINGS_MAX || self.value_bytes() > limits::SIBLINGS_BYTES_MAX {
+        if self.versions.len() > limits::SIBLINGS_MAX
+            || self.value_bytes() > limits::SIBLINGS_BYTES_MAX
+        {
             return Err(TooManySiblings);
         }
         Ok(Outcome::Beside)
@@ -135,7 +149,7 @@ impl Versions {
         Outcome::Sole
     }
 
-    fn outdo(&mut self, step: &Step, dot: Dot) -> Outcome {
+    fn write_newest(&mut self, step: &Step, dot: Dot) -> Outcome {
         let stored = self.versions.first().map(|v| v.timestamp_ms);
         let timestamp_ms = match (step.stamp, stored) {
             (Stamp::Chosen(ms), Some(stored)) if ms < stored => return Outcome::Superseded,

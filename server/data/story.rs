@@ -1,9 +1,12 @@
-//! Stories: scenarios under `tests/golden/data/` whose outcomes are written into the same files. UPDATE_GOLDEN=1 rewrites them.
+//! Stories: scenarios under `tests/golden/data/` whose outcomes are written into the same files.
+//! UPDATE_GOLDEN=1 rewrites them.
 //!
-//! A line that begins with `>` is told to the machine, the lines below it are what came of it, `#` speaks to the reader.
+//! A line that begins with `>` is told to the machine, the lines below it are what came of it, `#`
+//! speaks to the reader.
 //!
 //! ```text
-//! add SITE GENERATION | drop SITE GENERATION ROWS_MAX | lineage N | restart | snapshot NAME | restore NAME | rows
+//! add SITE GENERATION | drop SITE GENERATION ROWS_MAX | lineage N
+//! restart | snapshot NAME | restore NAME | rows
 //! put|delete SITE BUCKET KEY [VALUE] [with CONTEXT] [at MS | from MS] [as CONTEXT] [request N]
 //! batch SITE BUCKET put KEY VALUE ... ; delete KEY ... [request N]
 //! get SITE BUCKET KEY [as CONTEXT]        scan SITE BUCKET [prefix P] [after KEY] [limit N] [keys]
@@ -12,7 +15,7 @@
 use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::Path};
 
 use super::{memory::Memory, *};
-use crate::{
+use crate::base::{
     error::Error,
     ids::{GroupId, Lineage, RequestId, SiteGeneration, SiteId, Topology},
 };
@@ -20,7 +23,8 @@ use crate::{
 #[test]
 fn the_stories_go_as_they_are_told() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/data");
-    let mut paths: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     assert!(!paths.is_empty(), "no story in {}", folder.display());
     for path in paths {
@@ -29,8 +33,17 @@ fn the_stories_go_as_they_are_told() {
         if env::var_os("UPDATE_GOLDEN").is_some() {
             fs::write(&path, went).unwrap();
         } else if told != went {
-            let differs = told.lines().zip(went.lines()).position(|(a, b)| a != b).map_or(told.lines().count().min(went.lines().count()), |at| at) + 1;
-            panic!("{} goes otherwise from line {differs} on; UPDATE_GOLDEN=1 rewrites it. It went:\n{went}", path.display());
+            let differs = told
+                .lines()
+                .zip(went.lines())
+                .position(|(a, b)| a != b)
+                .map_or(told.lines().count().min(went.lines().count()), |at| at)
+                + 1;
+            panic!(
+                "{} goes otherwise from line {differs} on; UPDATE_GOLDEN=1 rewrites it. It \
+                 went:\n{went}",
+                path.display()
+            );
         }
     }
 }
@@ -94,11 +107,18 @@ impl World {
         match verb {
             "add" => {
                 let site = site(&mut words);
-                self.apply(Command::AddSite { site, generation: SiteGeneration(number(&mut words)) })
+                self.apply(Command::AddSite {
+                    site,
+                    generation: SiteGeneration(number(&mut words)),
+                })
             }
             "drop" => {
                 let (site, generation) = (site(&mut words), SiteGeneration(number(&mut words)));
-                self.apply(Command::DropSite { site, generation, rows_max: number(&mut words) as u32 })
+                self.apply(Command::DropSite {
+                    site,
+                    generation,
+                    rows_max: number(&mut words) as u32,
+                })
             }
             "lineage" => self.apply(Command::SetLineage { lineage: Lineage(number(&mut words)) }),
             "restart" => self.start(self.disk.clone()),
@@ -111,7 +131,13 @@ impl World {
                 disk.state.lineage = Lineage::PENDING;
                 self.start(disk)
             }
-            "rows" => self.disk.rows.rows.iter().map(|(key, row)| row_line(&RowKey::decode(key).unwrap(), row)).collect(),
+            "rows" => self
+                .disk
+                .rows
+                .rows
+                .iter()
+                .map(|(key, row)| row_line(&RowKey::decode(key).unwrap(), row))
+                .collect(),
             "put" | "delete" | "batch" => self.write(told, verb),
             "get" | "scan" => self.read(verb, words),
             _ => panic!("what does {told:?} mean?"),
@@ -119,7 +145,8 @@ impl World {
     }
 
     fn start(&mut self, disk: Disk) -> String {
-        self.machine = Machine::open(self.topology, GroupId(0), disk.state, disk.slots.clone()).unwrap();
+        self.machine =
+            Machine::open(self.topology, GroupId(0), disk.state, disk.slots.clone()).unwrap();
         self.disk = disk;
         "started".to_owned()
     }
@@ -142,10 +169,13 @@ impl World {
         let mut first = if verb == "batch" { None } else { words.next() };
         let (site, bucket) = (site(&mut words), bucket(&mut words));
         let (mut steps, mut names, mut request) = (Vec::new(), Vec::new(), None);
-        for mut words in std::iter::once(words).chain(parts.map(|part| part.split_whitespace().peekable())) {
+        for mut words in
+            std::iter::once(words).chain(parts.map(|part| part.split_whitespace().peekable()))
+        {
             let verb = first.take().unwrap_or_else(|| words.next().unwrap());
             let key = key(&mut words);
-            let value = (verb == "put").then(|| Value::new(words.next().unwrap().to_owned()).unwrap());
+            let value =
+                (verb == "put").then(|| Value::new(words.next().unwrap().to_owned()).unwrap());
             let options = options(words);
             let context = match options.with.map(|name| &self.contexts[&name].2) {
                 None => None,
@@ -154,7 +184,12 @@ impl World {
                     Err(error) => return refused_line(&error),
                 },
             };
-            steps.push(Step { key: key.clone(), value, context, stamp: options.stamp.unwrap_or(Stamp::Floor(0)) });
+            steps.push(Step {
+                key: key.clone(),
+                value,
+                context,
+                stamp: options.stamp.unwrap_or(Stamp::Floor(0)),
+            });
             names.push((options.name, key));
             request = request.or(options.request);
         }
@@ -164,7 +199,12 @@ impl World {
         let mut lines = String::new();
         for (step, (name, key)) in written.into_iter().zip(names) {
             let superseded = if step.superseded { ", superseded" } else { "" };
-            writeln!(lines, "{key} written{superseded}, context {}", context_text(&step.context, &site, bucket, &key)).unwrap();
+            writeln!(
+                lines,
+                "{key} written{superseded}, context {}",
+                context_text(&step.context, &site, bucket, &key)
+            )
+            .unwrap();
             if let Some(name) = name {
                 self.contexts.insert(name, (bucket, key, step.context));
             }
@@ -176,7 +216,9 @@ impl World {
         let (site, bucket) = (site(&mut words), bucket(&mut words));
         if verb == "get" {
             let key = key(&mut words);
-            let reply = Query { site: site.clone(), bucket, read: Read::Get { key: key.clone() } }.answer(self.topology, &self.disk.rows).unwrap();
+            let reply = Query { site: site.clone(), bucket, read: Read::Get { key: key.clone() } }
+                .answer(self.topology, &self.disk.rows)
+                .unwrap();
             let Reply::Found(found) = reply else { return reply_lines(&reply) };
             let line = view_line(&found, &site, bucket);
             if let Some(name) = options(words).name {
@@ -194,7 +236,9 @@ impl World {
                 _ => panic!("what does {word} mean in a scan?"),
             }
         }
-        let reply = Query { site: site.clone(), bucket, read: Read::Scan(scan) }.answer(self.topology, &self.disk.rows).unwrap();
+        let reply = Query { site: site.clone(), bucket, read: Read::Scan(scan) }
+            .answer(self.topology, &self.disk.rows)
+            .unwrap();
         let Reply::Page { keys, resume } = reply else { return reply_lines(&reply) };
         let lines: String = keys.iter().map(|key| view_line(key, &site, bucket)).collect();
         lines + &resume.map_or("no more".to_owned(), |key| format!("more after {key}"))
@@ -225,7 +269,9 @@ fn options(mut words: Words) -> Options {
             "as" => options.name = words.next().map(str::to_owned),
             "at" => options.stamp = Some(Stamp::Chosen(number(&mut words))),
             "from" => options.stamp = Some(Stamp::Floor(number(&mut words))),
-            "request" => options.request = Some(RequestId(u128::from(number(&mut words)).to_be_bytes())),
+            "request" => {
+                options.request = Some(RequestId(u128::from(number(&mut words)).to_be_bytes()))
+            }
             _ => panic!("what does {word} mean here?"),
         }
     }
@@ -249,29 +295,49 @@ fn refused_line(error: &Error) -> String {
 fn view_line(view: &KeyView, site: &SiteId, bucket: Bucket) -> String {
     let key = Key::new(view.key.clone()).unwrap();
     let versions: Vec<_> = view.versions.iter().map(version_text).collect();
-    format!("{key} holds [{}], context {}\n", versions.join(", "), context_text(&view.context, site, bucket, &key))
+    format!(
+        "{key} holds [{}], context {}\n",
+        versions.join(", "),
+        context_text(&view.context, site, bucket, &key)
+    )
 }
 
 fn row_line(key: &RowKey, row: &Row) -> String {
     match (&key.place, row) {
-        (Place::Site, Row::Site(row)) => format!("{}: site, generation {}, {:?}\n", key.site, row.generation, row.stage),
+        (Place::Site, Row::Site(row)) => {
+            format!("{}: site, generation {}, {:?}\n", key.site, row.generation, row.stage)
+        }
         (Place::Key { bucket, key: k }, Row::Key(row)) => {
             let versions: Vec<_> = row.versions().iter().map(version_text).collect();
-            format!("{}: {bucket} {k} [{}] clock {}\n", key.site, versions.join(", "), vector_text(row.clock()))
+            format!(
+                "{}: {bucket} {k} [{}] clock {}\n",
+                key.site,
+                versions.join(", "),
+                vector_text(row.clock())
+            )
         }
         _ => panic!("{key:?} holds {row:?}"),
     }
 }
 
 fn version_text(version: &Version) -> String {
-    let value = version.value.as_ref().map_or("tombstone".to_owned(), |v| v.as_bytes().escape_ascii().to_string());
-    let at = if version.timestamp_ms > 0 { format!(" at {}", version.timestamp_ms) } else { String::new() };
+    let value = version
+        .value
+        .as_ref()
+        .map_or("tombstone".to_owned(), |v| v.as_bytes().escape_ascii().to_string());
+    let at = if version.timestamp_ms > 0 {
+        format!(" at {}", version.timestamp_ms)
+    } else {
+        String::new()
+    };
     format!("{value} ({}){at}", dot_text((version.dot.lineage, version.dot.counter)))
 }
 
 fn context_text(bytes: &[u8], site: &SiteId, bucket: Bucket, key: &Key) -> String {
     let context = Context::decode(bytes, site, bucket, key).unwrap();
-    let dot = context.dot().map_or(String::new(), |dot| format!(" and {}", dot_text((dot.lineage, dot.counter))));
+    let dot = context
+        .dot()
+        .map_or(String::new(), |dot| format!(" and {}", dot_text((dot.lineage, dot.counter))));
     vector_text(context.vector()) + &dot
 }
 

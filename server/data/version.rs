@@ -1,15 +1,17 @@
 //! Dots, versions and version vectors: who wrote what, and who has seen it.
 //!
-//! The scheme is that of dotted version vectors (Preguiça, Baquero, Almeida, Fonte and Gonçalves 2010), kept for all values of a key at once as in dotted
-//! version vector sets (Almeida, Baquero, Gonçalves, Preguiça and Fonte 2014). Their actors are replicas; ours are histories, since a group's log
-//! puts all its writes in one order.
+//! The scheme is that of dotted version vectors (Preguiça, Baquero, Almeida, Fonte and Gonçalves
+//! 2010), kept for all values of a key at once as in dotted version vector sets (Almeida, Baquero,
+//! Gonçalves, Preguiça and Fonte 2014). Their actors are replicas; ours are histories, since a
+//! group's log puts all its writes in one order.
 //!
-//! A group counts its dots with one counter for all its keys. A vector {lineage: n} of a key stands for all dots of *that key* up to n: the counter only
-//! grows, so whoever saw the key when its newest dot was n saw every smaller one too, or what replaced it. The gaps, dots of other keys, hurt
-//! nobody, because vectors of different keys are never compared.
+//! A group counts its dots with one counter for all its keys. A vector {lineage: n} of a key stands
+//! for all dots of *that key* up to n: the counter only grows, so whoever saw the key when its
+//! newest dot was n saw every smaller one too, or what replaced it. The gaps, dots of other keys,
+//! hurt nobody, because vectors of different keys are never compared.
 
 use super::key::Value;
-use crate::{ids::Lineage, limits};
+use crate::base::{ids::Lineage, limits};
 
 /// The name of one write of one key: unique in all histories of the cluster. `counter` begins at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,7 +42,8 @@ impl VersionVector {
     /// `None` unless the pairs keep the invariants.
     pub fn from_sorted(pairs: impl IntoIterator<Item = (Lineage, u64)>) -> Option<VersionVector> {
         let seen: Vec<_> = pairs.into_iter().collect();
-        let sorted = seen.is_sorted_by(|a, b| a.0 < b.0) && seen.iter().all(|(_, counter)| *counter > 0);
+        let sorted =
+            seen.is_sorted_by(|a, b| a.0 < b.0) && seen.iter().all(|(_, counter)| *counter > 0);
         sorted.then_some(VersionVector { seen })
     }
 
@@ -52,7 +55,7 @@ impl VersionVector {
         self.find(dot.lineage).is_ok_and(|at| dot.counter <= self.seen[at].1)
     }
 
-    /// From now on covers `dot` too.
+    /// Adds a dot, so that the vector covers it.
     pub fn see(&mut self, dot: Dot) {
         match self.find(dot.lineage) {
             Ok(at) => self.seen[at].1 = self.seen[at].1.max(dot.counter),
@@ -60,12 +63,21 @@ impl VersionVector {
         }
     }
 
-    /// Keeps the vector within `LINEAGES_MAX` by forgetting the oldest histories first, but none that is `needed`. The counter goes on when a lineage
-    /// changes, so the lowest is the oldest. Forgetting errs to the side of siblings: what was seen may be taken for unseen, never the reverse.
+    /// Keeps the vector within `LINEAGES_MAX` by forgetting the oldest histories first, but none
+    /// that is `needed`.
+    ///
+    /// A restored group counts on from its mark. So of the histories that led to this one, each has
+    /// higher counters than those before it: the lowest is the oldest. What a context has seen of a
+    /// history that a restore cut off stands where the cut was or behind it. Forgetting errs to the
+    /// side of siblings: what was seen may be taken for unseen, never the reverse; so it does no
+    /// more harm where a part of format 1 was restored, whose groups begin at 1 again.
     pub(super) fn forget(&mut self, needed: impl Fn(Lineage) -> bool) {
         while self.seen.len() > limits::LINEAGES_MAX {
             let spare = self.seen.iter().enumerate().filter(|(_, (lineage, _))| !needed(*lineage));
-            let Some((at, _)) = spare.min_by_key(|(_, (lineage, counter))| (*counter, *lineage)) else { return };
+            let Some((at, _)) = spare.min_by_key(|(_, (lineage, counter))| (*counter, *lineage))
+            else {
+                return;
+            };
             self.seen.remove(at);
         }
     }

@@ -1,15 +1,20 @@
-//! The last requests of a group, so that a write that is retried has its effect once and gets the same answer again.
+//! The last requests of a group, so that a write that is retried has its effect once and gets the
+//! same answer again.
 //!
-//! The window is replicated state: every replica remembers the same requests and forgets them at the same entry. The engine keeps it in a ring of rows
-//! beside the group's own, one a slot, written in the same transaction.
+//! The window is replicated state: every replica remembers the same requests and forgets them at
+//! the same entry. The engine keeps it in a ring of rows beside the group's own, one a slot,
+//! written in the same transaction.
 //!
-//! A node holds a window for each of its groups, 64 x 4096 requests when all are full, so a remembered request is small: not the reply is kept but
-//! the verdict that it was made from, two bits a step. The write comes along with its retry, and both together give the reply again, byte for byte.
-//! That is some 120 bytes a request with its place in the index, about 30 MB in all. A batch at its largest takes 1 KiB.
+//! A node holds a window for each of its groups, 64 x 4096 requests when all are full, so a
+//! remembered request is small: not the reply is kept but the verdict that it was made from, two
+//! bits a step. The write comes along with its retry, and both together give the reply again, byte
+//! for byte. That is some 120 bytes a request with its place in the index, about 30 MB in all. A
+//! batch at its largest takes 1 KiB.
 //!
-//! Refusals are remembered too. They are definite answers: were a copy of the request still on its way (a retry through another node), it must not have an
-//! effect after its writer was told that there is none. Who mends what was refused asks again under a new request id. Only a refusal that itself asks
-//! for a retry (Unavailable) is not remembered.
+//! Refusals are remembered too. They are definite answers: were a copy of the request still on its
+//! way (a retry through another node), it must not have an effect after its writer was told that
+//! there is none. Who mends what was refused asks again under a new request id. Only a refusal that
+//! itself asks for a retry (Unavailable) is not remembered.
 
 use std::collections::BTreeMap;
 
@@ -20,10 +25,12 @@ use super::{
     version::Dot,
 };
 use crate::{
-    error::{Error, Result},
-    ids::{Lineage, RequestId},
-    limits,
-    planted::{Mistake, planted},
+    base::{
+        error::{Error, Result},
+        ids::{Lineage, RequestId},
+        limits,
+    },
+    faults::mutation::{Mutation, mutated},
 };
 
 /// A request that was answered.
@@ -64,13 +71,19 @@ pub(super) struct Window {
 impl Verdict {
     pub(super) fn reply(&self, write: &Write) -> Reply {
         match self {
-            Verdict::Written { lineage, first, outcomes } => Reply::Written(written(write, *lineage, *first, outcomes)),
+            Verdict::Written { lineage, first, outcomes } => {
+                Reply::Written(written(write, *lineage, *first, outcomes))
+            }
             Verdict::NoSite => Reply::Refused(no_site(write.site())),
             Verdict::TooManySiblings { step } => {
-                let key = write.steps().get(*step as usize).map_or_else(|| "of the batch".to_owned(), |step| step.key.to_string());
+                let key = write
+                    .steps()
+                    .get(*step as usize)
+                    .map_or_else(|| "of the batch".to_owned(), |step| step.key.to_string());
                 Reply::Refused(Error::conflict(format!(
-                    "key {key} of site {:?} in bucket {} would hold more than {} concurrent values, or more than {} bytes of them; read it, settle them, and \
-                     write the result with the context that was read",
+                    "key {key} of site {:?} in bucket {} would hold more than {} concurrent \
+                     values, or more than {} bytes of them; read it, settle them, and write the \
+                     result with the context that was read",
                     write.site().as_str(),
                     write.bucket(),
                     limits::SIBLINGS_MAX,
@@ -80,17 +93,19 @@ impl Verdict {
         }
     }
 
-    /// Whether it can be a verdict on this write.
+    /// Whether the verdict can be one on this write.
     fn fits(&self, write: &Write) -> bool {
         match self {
-            Verdict::Written { outcomes, .. } => outcomes.0.len() == write.steps().len().div_ceil(4),
+            Verdict::Written { outcomes, .. } => {
+                outcomes.0.len() == write.steps().len().div_ceil(4)
+            }
             Verdict::NoSite => true,
             Verdict::TooManySiblings { step } => (*step as usize) < write.steps().len(),
         }
     }
 }
 
-pub(super) fn no_site(site: &crate::ids::SiteId) -> Error {
+pub(super) fn no_site(site: &crate::base::ids::SiteId) -> Error {
     Error::not_found(format!("site {:?} does not exist; add it first", site.as_str()))
 }
 
@@ -99,7 +114,10 @@ fn written(write: &Write, lineage: Lineage, first: u64, outcomes: &Outcomes) -> 
     let mut answer = |(step, outcome): (&Step, Outcome)| {
         let dot = Dot { lineage, counter };
         counter += u64::from(outcome.minted());
-        let before = step.context.clone().unwrap_or_else(|| Context::nothing(write.site(), write.bucket(), &step.key));
+        let before = step
+            .context
+            .clone()
+            .unwrap_or_else(|| Context::nothing(write.site(), write.bucket(), &step.key));
         let after = match outcome {
             Outcome::Kept | Outcome::Superseded => before,
             Outcome::Sole => before.then_sole(dot),
@@ -112,7 +130,9 @@ fn written(write: &Write, lineage: Lineage, first: u64, outcomes: &Outcomes) -> 
 
 impl Outcomes {
     pub fn pack(outcomes: &[Outcome]) -> Outcomes {
-        let byte = |four: &[Outcome]| four.iter().rev().fold(0, |byte, outcome| byte << 2 | *outcome as u8);
+        let byte = |four: &[Outcome]| {
+            four.iter().rev().fold(0, |byte, outcome| byte << 2 | *outcome as u8)
+        };
         Outcomes(outcomes.chunks(4).map(byte).collect())
     }
     pub fn from_bytes(bytes: impl Into<Box<[u8]>>) -> Outcomes {
@@ -124,17 +144,25 @@ impl Outcomes {
 
     /// As many as were packed, and up to three more.
     fn iter(&self) -> impl Iterator<Item = Outcome> + '_ {
-        self.0.iter().flat_map(|byte| [0, 2, 4, 6].map(|shift| Outcome::ALL[usize::from(byte >> shift & 3)]))
+        self.0
+            .iter()
+            .flat_map(|byte| [0, 2, 4, 6].map(|shift| Outcome::ALL[usize::from(byte >> shift & 3)]))
     }
 }
 
 impl Window {
     /// As it was when `requests` had been remembered; each of `rows` is one slot.
-    pub fn open(requests: u64, rows: impl IntoIterator<Item = (u32, Remembered)>) -> Result<Window> {
+    pub fn open(
+        requests: u64,
+        rows: impl IntoIterator<Item = (u32, Remembered)>,
+    ) -> Result<Window> {
         let rows: BTreeMap<u32, Remembered> = rows.into_iter().collect();
         let wanted = requests.min(limits::REQUESTS_REMEMBERED);
         if rows.len() as u64 != wanted || rows.keys().zip(0..).any(|(slot, at)| *slot != at) {
-            return Err(Error::corrupt(format!("a group that remembered {requests} requests has rows for {} instead of {wanted}", rows.len())));
+            return Err(Error::corrupt(format!(
+                "a group that remembered {requests} requests has rows for {} instead of {wanted}",
+                rows.len()
+            )));
         }
         let slots = rows.iter().map(|(slot, remembered)| (remembered.request, *slot)).collect();
         Ok(Window { ring: rows.into_values().collect(), slots, requests, taken: requests })
@@ -144,13 +172,18 @@ impl Window {
         self.requests
     }
 
-    /// The reply to a request that was answered before; a refusal when another write came with its id.
+    /// The reply to a request that was answered before; a refusal when another write came with its
+    /// id.
     pub fn recall(&self, request: RequestId, fingerprint: u64, write: &Write) -> Option<Reply> {
-        let remembered = &self.ring[*self.slots.get(&request).filter(|_| !planted(Mistake::RetriedTwice))? as usize];
+        let remembered = &self.ring
+            [*self.slots.get(&request).filter(|_| !mutated(Mutation::RetriedTwice))? as usize];
         if remembered.fingerprint == fingerprint && remembered.verdict.fits(write) {
             return Some(remembered.verdict.reply(write));
         }
-        let message = format!("request id {request} was used for another write; draw a new one for each write and keep it only for its retries");
+        let message = format!(
+            "request id {request} was used for another write; draw a new one for each write and \
+             keep it only for its retries"
+        );
         Some(Reply::Refused(Error::invalid(message)))
     }
 

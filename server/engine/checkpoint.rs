@@ -1,31 +1,41 @@
-//! Checkpoints: applied rows go from memory to the store in one durable transaction, beside the loop, which never waits for them.
+//! Checkpoints: applied rows go from memory to the store in one durable transaction, beside the
+//! loop, which never waits for them.
 //!
-//! A checkpoint begins when there are many bytes, when they have waited for long (less long while nothing comes), or when somebody needs the store to know
-//! something: a snapshot its cut, a new member its rows. It seals every group's open layer with the group's record; when it is done, readers move to a
-//! view that holds those rows, the layers are dropped, and logs are cut off behind, but for what followers that are a little late will ask for. While rows
-//! wait, only the log holds them, so how far it is synced is noted more often than that.
+//! A checkpoint begins when there are many bytes, when they have waited for long (less long while
+//! nothing comes), or when somebody needs the store to know something: a snapshot its cut, a new
+//! member its rows. It seals every group's open layer with the group's record; when it is done,
+//! readers move to a view that holds those rows, the layers are dropped, and logs are cut off
+//! behind, but for what followers that are a little late will ask for. While rows wait, only the
+//! log holds them, so how far it is synced is noted more often than that.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Engine, Host, group::Group, overlay::Sealed, storage::Offer};
 use crate::{
+    base::{
+        error::Result,
+        ids::{GroupId, SnapshotSeq, Topology},
+        limits,
+    },
     entry::Record,
-    error::Result,
-    failpoint::{Failpoint, failpoint},
-    ids::{GroupId, SnapshotSeq, Topology},
-    limits,
+    faults::{
+        failpoint::{Failpoint, failpoint},
+        mutation::{Mutation, mutated},
+    },
     log::{Batch, Log},
-    planted::{Mistake, planted},
     store::{Store, View, keys, transfer},
     wire,
 };
 
 /// Work for the thread beside the loop, done in order.
 pub enum Job {
-    /// Write layers, oldest first, in one transaction; then open a view, and one more when a snapshot waits for this moment.
+    /// Write layers, oldest first, in one transaction; then open a view, and one more when a
+    /// snapshot waits for this moment.
     Checkpoint { layers: Vec<(GroupId, Vec<Arc<Sealed>>)>, capture: Option<SnapshotSeq> },
     /// Note how far the log is synced.
     NoteExtent,
+    /// Give back the space of entries that were dropped.
+    Purge,
     /// Replace a group's rows by those of a file.
     Install { group: GroupId, path: PathBuf, record: Vec<u8> },
 }
@@ -34,12 +44,15 @@ impl Job {
     /// Does the work, which takes as long as the disk does.
     pub fn run(self, store: &Store, log: &Log, topology: Topology) -> Finished {
         match self {
-            Job::Checkpoint { layers, capture } => Finished::Checkpoint(write_layers(store, log, &layers, capture).map(Box::new)),
+            Job::Checkpoint { layers, capture } => {
+                Finished::Checkpoint(write_layers(store, log, &layers, capture).map(Box::new))
+            }
             Job::NoteExtent => Finished::ExtentNoted(log.note_extent()),
+            Job::Purge => Finished::Purged(log.purge()),
             Job::Install { group, path, record } => {
                 let install = || {
                     let mut commit = store.begin()?;
-                    if !planted(Mistake::RowsNotInstalled) || group.is_meta() {
+                    if !mutated(Mutation::RowsNotInstalled) || group.is_meta() {
                         transfer::install(&path, &mut commit, topology, group)?;
                     }
                     commit.group(group, &record)?;
@@ -56,13 +69,20 @@ impl Job {
     /// Bytes that it writes, as far as they are known before.
     pub fn bytes(&self) -> usize {
         match self {
-            Job::Checkpoint { layers, .. } => layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum(),
-            Job::NoteExtent | Job::Install { .. } => 0,
+            Job::Checkpoint { layers, .. } => {
+                layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum()
+            }
+            Job::NoteExtent | Job::Purge | Job::Install { .. } => 0,
         }
     }
 }
 
-fn write_layers(store: &Store, log: &Log, layers: &[(GroupId, Vec<Arc<Sealed>>)], capture: Option<SnapshotSeq>) -> Result<Stored> {
+fn write_layers(
+    store: &Store,
+    log: &Log,
+    layers: &[(GroupId, Vec<Arc<Sealed>>)],
+    capture: Option<SnapshotSeq>,
+) -> Result<Stored> {
     if !layers.is_empty() {
         let mut commit = store.begin()?;
         for (group, layers) in layers {
@@ -77,10 +97,9 @@ fn write_layers(store: &Store, log: &Log, layers: &[(GroupId, Vec<Arc<Sealed>>)]
         failpoint(Failpoint::CheckpointGroupsWritten);
         commit.finish()?;
         failpoint(Failpoint::CheckpointCommitted);
-        log.purge()?;
         log.note_extent()?;
     }
-    let capture = capture.map(|x| store.view().map(|view| (x, view))).transpose()?;
+    let capture = capture.map(|seq| store.view().map(|view| (seq, view))).transpose()?;
     if capture.is_some() {
         failpoint(Failpoint::ViewOpened);
     }
@@ -91,6 +110,7 @@ fn write_layers(store: &Store, log: &Log, layers: &[(GroupId, Vec<Arc<Sealed>>)]
 pub enum Finished {
     Checkpoint(Result<Box<Stored>>),
     ExtentNoted(Result<()>),
+    Purged(Result<()>),
     Installed { group: GroupId, view: Result<Box<View>> },
 }
 
@@ -130,11 +150,11 @@ pub(super) struct Checkpoints {
     last: Duration,
     /// When the log's extent was noted last; none while it is being noted.
     noted: Option<Duration>,
-    /// Of all overlays, as of the last round and what was applied since.
+    /// Bytes of all overlays: the last count, and what was applied since.
     pub bytes: usize,
-    /// What that was when it last changed, and when it did.
+    /// The value of `bytes` when it last changed, and the time of that change.
     steady: (usize, Duration),
-    /// Something else than applying has changed them.
+    /// Whether something else than applying has changed the overlays, so that they must be counted.
     pub uncounted: bool,
 }
 
@@ -164,7 +184,10 @@ impl Checkpoints {
 
     /// Whether the log alone holds rows, and has not been noted for long enough.
     fn extent_is_old(&self, now: Duration) -> bool {
-        self.bytes > 0 && self.noted.is_some_and(|noted| now.saturating_sub(noted.max(self.last)) > limits::EXTENT_AGE_MAX)
+        self.bytes > 0
+            && self.noted.is_some_and(|noted| {
+                now.saturating_sub(noted.max(self.last)) > limits::EXTENT_AGE_MAX
+            })
     }
 
     /// Whether writes have to wait for the store.
@@ -175,18 +198,28 @@ impl Checkpoints {
 
 impl Engine {
     pub(super) fn start_checkpoint_if_due(&mut self, host: &mut dyn Host) -> Result<()> {
-        self.tend_offers(host);
-        let count = |groups: &BTreeMap<GroupId, Box<Group>>| groups.values().map(|g| g.overlay.bytes()).sum::<usize>();
+        self.tick_offers(host);
+        let count = |groups: &BTreeMap<GroupId, Box<Group>>| {
+            groups.values().map(|g| g.overlay.bytes()).sum::<usize>()
+        };
         if std::mem::take(&mut self.checkpoints.uncounted) {
             self.checkpoints.bytes = count(&self.groups);
         }
-        debug_assert_eq!(self.checkpoints.bytes, count(&self.groups), "rows came or went uncounted");
+        debug_assert_eq!(
+            self.checkpoints.bytes,
+            count(&self.groups),
+            "rows came or went uncounted"
+        );
         if self.checkpoints.running.is_some() {
             return Ok(());
         }
-        let capture = self.capture_due(host);
+        let capture = self.capture_due();
         let old = self.checkpoints.is_old(self.now);
-        if capture.is_none() && !self.checkpoints.wanted && !old && self.checkpoints.bytes < self.checkpoints.bounds.overlay_checkpoint_bytes {
+        if capture.is_none()
+            && !self.checkpoints.wanted
+            && !old
+            && self.checkpoints.bytes < self.checkpoints.bounds.overlay_checkpoint_bytes
+        {
             return self.note_extent_if_due(host);
         }
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
@@ -219,7 +252,8 @@ impl Engine {
         host.start(Job::NoteExtent)
     }
 
-    /// Closes a group's open layer where it is now; with `always` also when only the record has changed. Its number, if a layer was closed.
+    /// Closes a group's open layer where it is now; with `always` also when only the record has
+    /// changed. Its number, if a layer was closed.
     pub(super) fn seal_group(&mut self, id: GroupId, always: bool) -> Option<u64> {
         let meta_rows = if id.is_meta() { self.changed_meta_rows() } else { Vec::new() };
         self.checkpoints.uncounted = true;
@@ -237,7 +271,7 @@ impl Engine {
         }
         let remembered = group.machine.as_mut().map(|m| m.take_remembered()).unwrap_or_default();
         for (slot, remembered) in remembered {
-            if planted(Mistake::RequestsNotStored) && slot > 0 {
+            if mutated(Mutation::RequestsNotStored) && slot > 0 {
                 continue;
             }
             group.overlay.set(keys::request(id, slot), Some(wire::encode_remembered(&remembered)));
@@ -258,6 +292,7 @@ impl Engine {
                 self.checkpoints.noted = Some(self.now);
                 noted
             }
+            Finished::Purged(purged) => purged,
             Finished::Checkpoint(stored) => {
                 let stored = *stored?;
                 self.view = Arc::new(stored.view);
@@ -270,26 +305,48 @@ impl Engine {
                     }
                 }
                 failpoint(Failpoint::CheckpointNoted);
-                if let Some((x, view)) = stored.capture {
-                    self.on_view(x, view, host);
+                if let Some((seq, view)) = stored.capture {
+                    self.on_view(seq, view, host);
                 }
-                self.compact_logs()
+                self.compact_logs(host)
             }
         }
     }
 
-    fn compact_logs(&mut self) -> Result<()> {
+    /// Drops entries that the store covers, but for those that a follower may still ask for: so
+    /// many of them, and no more bytes than its rows are likely to have, unless a member that is
+    /// there lacks them.
+    fn compact_logs(&mut self, host: &mut dyn Host) -> Result<()> {
         let mut batch = Batch::default();
         let kept = self.checkpoints.bounds.log_entries_kept;
         for group in self.groups.values_mut().filter(|g| g.installing.is_none()) {
-            let offered = group.raw.store().offers.borrow().values().filter_map(offered_index).min().unwrap_or(u64::MAX);
-            let covered = if planted(Mistake::TruncatedEarly) { group.record.applied.index } else { group.stored.applied.index };
-            let to = covered.saturating_sub(kept).min(offered);
-            if to > group.raw.store().begin().index + kept / 10 {
+            let offered = group
+                .raw
+                .store()
+                .offers
+                .borrow()
+                .values()
+                .filter_map(offered_index)
+                .min()
+                .unwrap_or(u64::MAX);
+            let covered = if mutated(Mutation::TruncatedEarly) {
+                group.record.applied.index
+            } else {
+                group.stored.applied.index
+            };
+            let (by_entries, begin) =
+                (covered.saturating_sub(kept), group.raw.store().begin().index);
+            let by_bytes =
+                group.raw.store().behind(limits::LOG_BYTES_KEPT).min(covered).min(group.lacked());
+            let to = by_entries.max(by_bytes).min(offered);
+            if to > begin + kept / 10 || to > begin && to == by_bytes {
                 group.raw.mut_store().compact(to, &mut batch)?;
             }
         }
-        if batch.is_empty() { Ok(()) } else { self.log.write(&mut batch, false) }
+        if !batch.is_empty() {
+            self.log.write(&mut batch, false)?;
+        }
+        host.start(Job::Purge)
     }
 }
 

@@ -1,11 +1,15 @@
-//! One group's replica on this node: its Raft state, its rows in memory, what waits for it, and what it has promised.
+//! One group's replica on this node: its Raft state, its rows in memory, what waits for it, and
+//! what it has promised.
 //!
-//! It takes requests into a queue, proposes them in batches, and remembers who asked until the entry is applied. What an entry does is in `apply`; who may
-//! read when is in `reads`; the round that drives all groups is in the parent.
+//! It takes requests into a queue, proposes them in batches, and remembers who asked until the
+//! entry is applied. What an entry does is in `apply`; who may read when is in `reads`; the round
+//! that drives all groups is in the parent.
 //!
-//! - A command is proposed only by a leader that has applied an entry of its own term, only under the group's present lineage, and never behind a mark that
-//!   is not resolved as far as this node knows.
-//! - Whoever asked gets an answer or is asked back (`Asker`), also when leadership is lost.
+//! - A command is proposed only by a leader that has applied an entry of its own term, only under
+//!   the group's present lineage, and never behind a mark that is not resolved as far as this node
+//!   knows.
+//! - Every request gets an answer or is given back to its asker (`Asker`), also when leadership is
+//!   lost.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -14,21 +18,23 @@ use std::{
 
 use raft::{Config, RawNode, Ready, StateRole, eraftpb::Message};
 
-use super::{overlay::Overlay, storage::GroupLog};
+use super::{overlay::Overlay, promise::Promise, storage::GroupLog};
 use crate::{
-    clock::Chance,
-    cluster::walk::Membership,
+    base::{
+        clock::Random,
+        error::{Error, Result},
+        ids::{GroupId, NodeId, PartitionId},
+        limits,
+    },
+    cluster::reconfigure::Membership,
+    cut::{Fence, Open},
     data,
     entry::{Command, Entry, Position, Record},
-    error::{Error, Result},
-    ids::{GroupId, NodeId, PartitionId},
-    limits,
-    planted::{Mistake, planted},
-    snapshot::cut::{Fence, Open},
+    faults::mutation::{Mutation, mutated},
     wire,
 };
 
-/// Who waits for the answer to a request.
+/// The one that waits for the answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker {
     /// A request of this node, by its number.
@@ -67,10 +73,10 @@ pub struct Read {
 pub struct ReadRound {
     pub number: u64,
     pub sent: Duration,
-    /// The commit index they have to see; known when the quorum has answered.
+    /// The commit index that the reads have to see; none until a quorum has answered.
     pub index: Option<u64>,
     pub reads: Vec<Read>,
-    /// Looks at the meta state, by their number.
+    /// Inspections of the meta state that wait with the reads, by number.
     pub looks: Vec<u64>,
 }
 
@@ -83,46 +89,67 @@ pub struct Installing {
 /// See the module.
 pub struct Group {
     pub id: GroupId,
+    /// raft-rs's state of this replica, and its log.
     pub raw: RawNode<GroupLog>,
+    /// How far this replica has applied its log, and what the group is by then.
     pub record: Record,
-    /// The record as the store has it.
+    /// The record that the store has.
     pub stored: Record,
+    /// Applied rows that the store does not have yet.
     pub overlay: Overlay,
-    /// None for the meta group, whose state the engine holds.
+    /// The state machine of a data group. The meta group has none: the engine holds its state.
     pub machine: Option<data::Machine>,
+    /// What this replica knows of its marks.
     pub fence: Fence,
-    /// Data partitions changed since the last layer was sealed, and by which entry.
+    /// Data partitions changed since the last layer was sealed, each with the index of the last
+    /// entry that changed it.
     pub changed: std::collections::BTreeMap<PartitionId, u64>,
+    /// Commands that wait to be proposed.
     pub queue: VecDeque<Waiting>,
+    /// Entries that this leader has proposed and not applied.
     pub proposed: VecDeque<Proposed>,
+    /// Reads that wait for the lease or for a round of heartbeats.
     pub reads: Vec<Read>,
+    /// Inspections that wait as reads do, by number.
     pub looks: Vec<u64>,
+    /// Rounds of heartbeats under way for reads, oldest first.
     pub rounds: VecDeque<ReadRound>,
+    /// The time before which this leader answers reads alone.
     pub lease_until: Duration,
-    /// In this term leadership was offered to another node, so that no lease can be trusted.
+    /// The term in which leadership was last offered to another node: no lease holds in it.
     pub no_lease_in: u64,
-    /// Until then this replica votes for nobody else than the leader it has heard.
-    pub promised_until: Duration,
-    /// The leader, when its process may be gone.
-    pub suspected: Option<NodeId>,
-    /// Entries up to here were in the log when the process started.
+    /// What it owes the leader that it has heard.
+    pub promise: Promise,
+    /// The last entry that was in the log when the process started.
     pub replay_until: u64,
+    /// The Raft snapshot whose rows are being put in place.
     pub installing: Option<Installing>,
+    /// Whether this node was to give the group up and has not become a member again since.
+    pub left: bool,
     /// The last leader that this replica has heard of.
     pub leader: Option<NodeId>,
-    pub snapshot_sent: std::collections::BTreeMap<NodeId, Duration>,
-    /// When the leader last tried to hand leadership to where it belongs.
+    /// When this leader last offered its leadership to another node.
     pub handed_over: Duration,
+    /// Since when the fence of a snapshot has held writes back.
     pub held_since: Option<Duration>,
-    /// That entries up to here are committed, followers are told at once. Of later ones they hear with the next entry or heartbeat: nobody waits for them
-    /// to apply what users write.
+    /// Commit indexes up to this entry are broadcast at once. Later ones travel with the next
+    /// append or heartbeat, because no client waits for a follower to apply.
     urgent_until: u64,
+    /// Term, role and leader for which `election_ticks` was drawn.
     election: (u64, StateRole, u64),
+    /// Silent ticks after which this replica stands for election.
     election_ticks: usize,
 }
 
 impl Group {
-    pub fn open(me: NodeId, id: GroupId, log: GroupLog, record: Record, machine: Option<data::Machine>, chance: &mut Chance) -> Result<Group> {
+    pub fn open(
+        me: NodeId,
+        id: GroupId,
+        log: GroupLog,
+        record: Record,
+        machine: Option<data::Machine>,
+        rng: &mut Random,
+    ) -> Result<Group> {
         let config = Config {
             id: me.0,
             applied: record.applied.index,
@@ -132,7 +159,7 @@ impl Group {
             heartbeat_tick: limits::HEARTBEAT_TICKS,
             max_size_per_msg: limits::RAFT_MESSAGE_BYTES_MAX,
             max_inflight_msgs: limits::RAFT_INFLIGHT_MAX,
-            max_committed_size_per_ready: 16 << 20,
+            max_committed_size_per_ready: limits::APPLY_BYTES_MAX,
             check_quorum: true,
             pre_vote: true,
             ..Config::default()
@@ -140,7 +167,9 @@ impl Group {
         let replay_until = log.last().index;
         let fence = Fence::stored(record.mark);
         let silent = slog::Logger::root(slog::Discard, slog::o!());
-        let raw = RawNode::new(&config, log, &silent).map_err(|e| Error::corrupt(format!("group {id}: raft refuses its own log: {e}")))?;
+        let raw = RawNode::new(&config, log, &silent).map_err(|e| {
+            Error::corrupt(format!("group {id}: raft refuses its own log: {e}")).with_source(e)
+        })?;
         let mut group = Group {
             id,
             raw,
@@ -157,19 +186,18 @@ impl Group {
             rounds: VecDeque::new(),
             lease_until: Duration::ZERO,
             no_lease_in: 0,
-            promised_until: Duration::ZERO,
-            suspected: None,
+            promise: Promise::default(),
             replay_until,
             installing: None,
+            left: false,
             leader: None,
-            snapshot_sent: Default::default(),
             handed_over: Duration::ZERO,
             held_since: None,
             urgent_until: if id.is_meta() { u64::MAX } else { 0 },
             election: (u64::MAX, StateRole::Follower, 0),
             election_ticks: limits::ELECTION_TICKS_MAX - 1,
         };
-        group.steady_election(chance);
+        group.steady_election(rng);
         Ok(group)
     }
 
@@ -181,7 +209,8 @@ impl Group {
         self.raw.raft.term
     }
 
-    /// Whether a leader has applied an entry of its own term: only then does it know everything that was acknowledged before.
+    /// Whether a leader has applied an entry of its own term: only then does it know everything
+    /// that was acknowledged before.
     pub fn knows_all(&self) -> bool {
         self.leads() && self.record.applied.term == self.term()
     }
@@ -197,13 +226,19 @@ impl Group {
     }
 
     /// Whether a turn of the loop may have something to do here.
-    pub fn stirs(&self) -> bool {
-        self.raw.has_ready() || !self.queue.is_empty() || self.is_asked() || self.held_since.is_some() || self.offers()
+    pub fn has_work(&self) -> bool {
+        self.raw.has_ready()
+            || !self.queue.is_empty()
+            || self.is_asked()
+            || self.held_since.is_some()
+            || self.offers()
     }
 
     /// Whether nobody else can have been elected.
     pub fn has_lease(&self, now: Duration) -> bool {
-        now < self.lease_until || (planted(Mistake::LeaseForEver) && self.lease_until > Duration::ZERO) || planted(Mistake::ReadsUnasked)
+        now < self.lease_until
+            || (mutated(Mutation::LeaseForEver) && self.lease_until > Duration::ZERO)
+            || mutated(Mutation::ReadsUnasked)
     }
 
     pub fn has_replica(&self) -> bool {
@@ -218,27 +253,41 @@ impl Group {
         self.raw.raft.raft_log.committed
     }
 
-    pub fn step(&mut self, message: Message, chance: &mut Chance) {
+    pub fn step(&mut self, message: Message, rng: &mut Random) {
         self.raw.raft.skip_bcast_commit(self.commit() >= self.urgent_until);
-        // raft-rs refuses what makes no sense; a message may always be lost.
+        // `admission` has let it in; raft-rs refuses the rest of what makes no sense. A message may
+        // always be lost.
         let _ = self.raw.step(message);
-        self.steady_election(chance);
+        self.steady_election(rng);
     }
 
-    pub fn tick(&mut self, chance: &mut Chance) {
+    pub fn tick(&mut self, rng: &mut Random) {
         self.raw.tick();
-        self.steady_election(chance);
+        self.steady_election(rng);
     }
 
     /// raft-rs draws election time-outs from a generator of its own; ours come from the seed.
-    fn steady_election(&mut self, chance: &mut Chance) {
+    fn steady_election(&mut self, rng: &mut Random) {
         let now = (self.raw.raft.term, self.raw.raft.state, self.raw.raft.leader_id);
         if now != self.election {
             self.election = now;
             let spread = (limits::ELECTION_TICKS_MAX - limits::ELECTION_TICKS_MIN) as u64;
-            self.election_ticks = limits::ELECTION_TICKS_MIN + chance.below(spread) as usize;
+            self.election_ticks = limits::ELECTION_TICKS_MIN + rng.below(spread) as usize;
         }
         self.raw.raft.set_randomized_election_timeout(self.election_ticks);
+    }
+
+    /// Queues a command for the group's log, unless `WAITING_REQUESTS_MAX` wait already.
+    pub fn enqueue(&mut self, waiting: Waiting) -> Result<()> {
+        if self.queue.len() >= limits::WAITING_REQUESTS_MAX {
+            return Err(Error::exhausted(format!(
+                "{} writes already wait in group {}; slow down",
+                self.queue.len(),
+                self.id
+            )));
+        }
+        self.queue.push_back(waiting);
+        Ok(())
     }
 
     /// Proposes what waits, as far as it may. Returns whether something is held back by the fence.
@@ -246,7 +295,9 @@ impl Group {
         if !self.knows_all() {
             return Ok(false);
         }
-        let hold = self.fence.holds_writes(open) && !planted(Mistake::NoHold) && !planted(Mistake::SeenFromMark);
+        let hold = self.fence.holds_writes(open)
+            && !mutated(Mutation::NoHold)
+            && !mutated(Mutation::SeenFromMark);
         let held = hold || !user_allowed;
         let mut kept = VecDeque::new();
         while !self.queue.is_empty() {
@@ -259,7 +310,8 @@ impl Group {
                 }
                 bytes += wire::command_bytes(&waiting.command);
                 commands.push(waiting);
-                if commands.len() >= limits::ENTRY_COMMANDS_MAX || bytes >= limits::ENTRY_BYTES_MAX {
+                if commands.len() >= limits::ENTRY_COMMANDS_MAX || bytes >= limits::ENTRY_BYTES_MAX
+                {
                     break;
                 }
             }
@@ -279,11 +331,21 @@ impl Group {
     /// Appends one entry, or gives the commands back when the group takes none now.
     pub fn propose(&mut self, open: Open, commands: Vec<Waiting>) -> Result<(), Vec<Waiting>> {
         let urgent = commands.iter().any(|waiting| !waiting.command.action.is_user());
-        let (askers, entry): (Vec<_>, Vec<_>) = commands.into_iter().map(|w| ((w.asker, w.deadline), w.command)).unzip();
-        let seen = if planted(Mistake::SeenFromMark) { self.fence.mark().max(open.get()) } else { open.get() };
+        let (askers, entry): (Vec<_>, Vec<_>) =
+            commands.into_iter().map(|w| ((w.asker, w.deadline), w.command)).unzip();
+        let seen = if mutated(Mutation::SeenFromMark) {
+            self.fence.mark().max(open.get())
+        } else {
+            open.get()
+        };
         let entry = Entry { seen, commands: entry };
         let proposed = self.raw.propose(Vec::new(), wire::encode_entry(&entry));
-        let commands = entry.commands.into_iter().zip(askers).map(|(command, (asker, deadline))| Waiting { asker, command, deadline }).collect();
+        let commands = entry
+            .commands
+            .into_iter()
+            .zip(askers)
+            .map(|(command, (asker, deadline))| Waiting { asker, command, deadline })
+            .collect();
         match proposed {
             Ok(()) => {
                 let at = Position { index: self.raw.raft.raft_log.last_index(), term: self.term() };
@@ -301,7 +363,11 @@ impl Group {
     pub fn give_back(&mut self) -> Vec<Asker> {
         let queued = self.queue.drain(..).map(|w| w.asker);
         let proposed = self.proposed.drain(..).flat_map(|p| p.commands).map(|w| w.asker);
-        let reads = self.reads.drain(..).chain(self.rounds.drain(..).flat_map(|r| r.reads)).map(|r| r.asker);
+        let reads = self
+            .reads
+            .drain(..)
+            .chain(self.rounds.drain(..).flat_map(|r| r.reads))
+            .map(|r| r.asker);
         queued.chain(proposed).chain(reads).filter(|a| *a != Asker::Nobody).collect()
     }
 
@@ -333,8 +399,23 @@ impl Group {
 
     /// Voters and learners that have answered lately, this node included.
     pub fn alive(&self) -> BTreeSet<NodeId> {
-        let recent = self.raw.raft.prs().iter().filter(|(_, p)| p.recent_active).map(|(id, _)| NodeId(*id));
+        let recent =
+            self.raw.raft.prs().iter().filter(|(_, p)| p.recent_active).map(|(id, _)| NodeId(*id));
         recent.chain([NodeId(self.raw.raft.id)]).collect()
+    }
+
+    /// How far every member that is there has the leader's log, as the leader knows; followers know
+    /// of nobody who lacks anything.
+    pub fn lacked(&self) -> u64 {
+        let there =
+            self.raw.raft.prs().iter().filter(|(_, member)| self.leads() && member.recent_active);
+        there.map(|(_, member)| member.matched).min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether a command of this asker waits here.
+    pub fn holds(&self, asker: Asker) -> bool {
+        let proposed = self.proposed.iter().flat_map(|proposed| &proposed.commands);
+        self.queue.iter().chain(proposed).any(|waiting| waiting.asker == asker)
     }
 
     /// How far a member's log is known to agree with the leader's.

@@ -1,12 +1,17 @@
-//! The engine's part in a snapshot: it sets marks, holds and releases writes, and hands over a view of the store at exactly the cut.
+//! The engine's part in a snapshot: it sets marks, holds and releases writes, and hands over a view
+//! of the store at exactly the cut.
 //!
-//! The rules stand in `snapshot::cut`; here they meet the groups. The meta leader runs the barrier. A leader of any group sets its mark when it is asked. A
-//! replica that applies a mark seals its layer there and holds back what comes after; when all replicas of this node have done so, one checkpoint brings
-//! the store to the cut, a view of it is opened, and the groups go on.
+//! The rules stand in `docs/cut.md`, their decisions in `cut`; here they meet the groups.
+//! The meta leader runs the barrier. A leader of any group sets its mark when it is asked. A
+//! replica that applies a mark seals its layer there and holds back what comes after; when all
+//! replicas of this node have done so, one checkpoint brings the store to the cut, a view of it is
+//! opened, and the groups go on.
 //!
-//! - Only a mark that is applied as it comes is captured. One that is applied again after a restart is not, nor is the mark of a group that was behind in a
-//!   snapshot that was begun before the restart: the part is what lies finished on the shelf, or missing.
-//! - A node does not wait for ever for its last replica: after `limits::MARK_GRACE` its part holds the groups it has.
+//! - Only a mark that is applied as it comes is captured. One that is applied again after a restart
+//!   is not, nor is the mark of a group that was behind in a snapshot that was begun before the
+//!   restart: the part is what lies finished on the shelf, or missing.
+//! - A node does not wait for ever for its last replica: after `limits::MARK_GRACE` its part holds
+//!   the groups it has.
 //! - A snapshot that is aborted, or in which this node has no part any more, is let go of at once.
 
 use std::{
@@ -14,30 +19,35 @@ use std::{
     time::Duration,
 };
 
-use super::{Engine, Host, News, apply::nobodys, message};
+use super::{Engine, Host, News, apply::internal_command, message};
 use crate::{
+    base::{
+        error::Result,
+        ids::{GroupId, Lineage, NodeId, SnapshotId, SnapshotSeq},
+        limits,
+    },
     cluster::{
         self, Command,
+        reconfigure::Membership,
         snapshots::{Part, Stage, Status},
-        walk::Membership,
     },
+    cut::{Action, Barrier, Open},
     entry::{Action as Logged, Position},
-    error::Result,
-    failpoint::{Failpoint, failpoint},
-    ids::{GroupId, Lineage, NodeId, SnapshotId, SnapshotSeq},
-    limits,
-    planted::{Mistake, planted},
-    proto::internal::v1::{self as internal, peer_message},
-    snapshot::cut::{Action, Barrier, Open},
+    faults::{
+        failpoint::{Failpoint, failpoint},
+        mutation::{Mutation, mutated},
+    },
+    proto::internal::{v1 as internal, v1::peer_message},
     store::View,
 };
 
 /// What the snapshot service has to know.
 pub enum SnapshotNews {
-    /// The store at the cut, as far as this node holds it. To be copied soon: a view keeps the store from reusing space.
+    /// The store at the cut, as far as this node holds it. To be copied soon: a view keeps the
+    /// store from reusing space.
     View {
         id: SnapshotId,
-        x: SnapshotSeq,
+        seq: SnapshotSeq,
         created_ms: u64,
         view: Box<View>,
         groups: Vec<Captured>,
@@ -48,10 +58,17 @@ pub enum SnapshotNews {
     Aborted {
         id: SnapshotId,
     },
+    /// It is forgotten, and its files are to go.
     Deleted {
         id: SnapshotId,
     },
-    /// The cluster waits for this node's part, and no capture of it is under way. Told again until the cluster knows.
+    /// Its files are to go, and the cluster waits for that. Told again until the cluster knows.
+    Deleting {
+        id: SnapshotId,
+        lineage: Lineage,
+    },
+    /// The cluster waits for this node's part, and no capture of it is under way. Told again until
+    /// the cluster knows.
     Unreported {
         id: SnapshotId,
     },
@@ -60,10 +77,13 @@ pub enum SnapshotNews {
 impl std::fmt::Debug for SnapshotNews {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            SnapshotNews::View { id, groups, .. } => write!(f, "View({id}, {} groups)", groups.len()),
+            SnapshotNews::View { id, groups, .. } => {
+                write!(f, "View({id}, {} groups)", groups.len())
+            }
             SnapshotNews::Sealed { id } => write!(f, "Sealed({id})"),
             SnapshotNews::Aborted { id } => write!(f, "Aborted({id})"),
             SnapshotNews::Deleted { id } => write!(f, "Deleted({id})"),
+            SnapshotNews::Deleting { id, lineage } => write!(f, "Deleting({id} of {lineage})"),
             SnapshotNews::Unreported { id } => write!(f, "Unreported({id})"),
         }
     }
@@ -74,14 +94,19 @@ impl std::fmt::Debug for SnapshotNews {
 pub struct Captured {
     pub group: GroupId,
     pub at: Position,
+    /// The counter of its newest dot.
+    pub dots: u64,
     pub members: Membership,
 }
 
 /// A snapshot that this node is capturing.
 #[derive(Debug)]
 struct Capture {
+    /// When this node applied its first mark of the snapshot.
     since: Duration,
+    /// The groups that stand at their mark.
     groups: BTreeMap<GroupId, Captured>,
+    /// Whether the checkpoint has begun that opens the view.
     viewing: bool,
 }
 
@@ -91,21 +116,28 @@ pub(super) struct Marks {
     open: Open,
     barrier: Option<Barrier>,
     captures: BTreeMap<SnapshotSeq, Capture>,
-    /// Snapshots that were handed over or given up: nothing of them is captured any more.
+    /// Snapshots that this node captures no more: handed over, given up, or begun before it
+    /// started.
     over: BTreeSet<SnapshotSeq>,
-    /// Those that were handed over: the snapshot service reports on them.
+    /// Snapshots whose view the snapshot service has got; it reports on them.
     handed_over: BTreeMap<SnapshotSeq, SnapshotId>,
-    /// Who asked for marks last, and so wants to hear of them.
+    /// The node that asked for marks last; leaders report marks to it.
     asked_by: Option<NodeId>,
-    /// Since when nodes have not been heard of by the meta leader.
+    /// A question for marks that came before this node applied the snapshot's `Begin`, and the node
+    /// that asked.
+    early: Option<(SnapshotSeq, NodeId)>,
+    /// When the meta leader began to miss each silent node.
     away: BTreeMap<NodeId, Duration>,
+    /// The snapshot whose deletion this node began last, so that all get their turn.
+    deletion_told: SnapshotSeq,
 }
 
 impl Marks {
     pub fn new(meta: &cluster::State) -> Marks {
         let mut marks = Marks::default();
         marks.meta_replaced(meta);
-        // What was begun before this process is not captured by it, sealed or not: a part of it may be finished already.
+        // What was begun before this process is not captured by it, sealed or not: a part of it may
+        // be finished already.
         marks.over.extend(meta.snapshots().keys());
         marks
     }
@@ -118,7 +150,7 @@ impl Marks {
     pub fn meta_replaced(&mut self, meta: &cluster::State) {
         self.open.resolved(meta.settings().resolved);
         // Begin was not applied here as it came: whatever is open now is not captured by this node.
-        self.over.extend(meta.open_snapshot().map(|s| s.x));
+        self.over.extend(meta.open_snapshot().map(|s| s.seq));
     }
 
     pub fn lost_leadership(&mut self) {
@@ -132,15 +164,19 @@ impl Engine {
 
     /// Begins a barrier for a snapshot that is open, and does what it asks for.
     pub(super) fn advance_snapshots(&mut self, host: &mut dyn Host) -> Result<()> {
-        let leads = self.groups.get(&GroupId::META).is_some_and(|g| g.knows_all());
-        let open = self.meta.open_snapshot().map(|s| s.x);
-        if !leads || open.is_none() || self.identity.lineage == Lineage::PENDING {
+        let open = self.meta.open_snapshot().map(|s| s.seq);
+        if !self.leads_meta() || open.is_none() || self.identity.lineage == Lineage::PENDING {
             self.marks.barrier = None;
             return Ok(());
         }
-        if self.marks.barrier.as_ref().map(|b| b.x()) != open {
+        if self.marks.barrier.as_ref().map(|b| b.seq()) != open {
             let groups = self.topology().group_ids().chain([GroupId::META]);
-            let mut barrier = Barrier::new(open.expect("it was just looked at"), groups, self.now, self.checkpoints.bounds.cut_deadline);
+            let mut barrier = Barrier::new(
+                open.expect("it was just looked at"),
+                groups,
+                self.now,
+                self.checkpoints.bounds.cut_deadline,
+            );
             let actions = barrier.tick(self.now);
             self.marks.barrier = Some(barrier);
             self.carry_out(actions, host)?;
@@ -149,25 +185,31 @@ impl Engine {
     }
 
     fn carry_out(&mut self, actions: Vec<Action>, host: &mut dyn Host) -> Result<()> {
-        let Some(x) = self.marks.barrier.as_ref().map(|b| b.x()) else { return Ok(()) };
+        let Some(seq) = self.marks.barrier.as_ref().map(|b| b.seq()) else { return Ok(()) };
         for action in actions {
             match action {
                 Action::AskMarks => {
                     failpoint(Failpoint::MarksAsking);
-                    self.tell_all(peer_message::Body::MarkRequest(internal::MarkRequest { x: x.0 }), host);
+                    self.tell_all(
+                        peer_message::Body::MarkRequest(internal::MarkRequest { seq: seq.0 }),
+                        host,
+                    );
                     failpoint(Failpoint::MarksAsked);
                 }
                 Action::Release => {
                     failpoint(Failpoint::Releasing);
-                    self.tell_all(peer_message::Body::Release(internal::Release { x: x.0 }), host);
+                    self.tell_all(
+                        peer_message::Body::Release(internal::Release { seq: seq.0 }),
+                        host,
+                    );
                     failpoint(Failpoint::Released);
                 }
                 Action::ProposeSeal => {
-                    self.propose_meta(Command::SealSnapshot { x });
+                    self.propose_meta(Command::SealSnapshot { seq });
                     failpoint(Failpoint::SealProposed);
                 }
                 Action::ProposeAbort(reason) => {
-                    self.propose_meta(Command::AbortSnapshot { x, reason });
+                    self.propose_meta(Command::AbortSnapshot { seq, reason });
                     failpoint(Failpoint::AbortProposed);
                 }
             }
@@ -185,46 +227,67 @@ impl Engine {
     pub(super) fn propose_meta(&mut self, command: Command) {
         let deadline = self.now + limits::REQUEST_DEADLINE;
         if let Some(meta) = self.groups.get_mut(&GroupId::META) {
-            meta.queue.push_back(nobodys(command.into(), deadline));
+            meta.queue.push_back(internal_command(command.into(), deadline));
             self.awake.insert(GroupId::META);
         }
     }
 
-    pub(super) fn on_marked(&mut self, _from: NodeId, marked: internal::Marked, host: &mut dyn Host) -> Result<()> {
+    pub(super) fn on_marked(
+        &mut self,
+        marked: internal::Marked,
+        host: &mut dyn Host,
+    ) -> Result<()> {
         let groups: Vec<GroupId> = marked.groups.into_iter().map(GroupId).collect();
         let now = self.now;
-        let actions = self.marks.barrier.as_mut().map(|b| b.marked(SnapshotSeq(marked.x), &groups, now)).unwrap_or_default();
+        let actions = self
+            .marks
+            .barrier
+            .as_mut()
+            .map(|b| b.marked(SnapshotSeq(marked.seq), &groups, now))
+            .unwrap_or_default();
         self.carry_out(actions, host)
     }
 
     // ---- Leaders of groups. ----
 
-    pub(super) fn on_mark_request(&mut self, from: NodeId, asked: internal::MarkRequest, host: &mut dyn Host) -> Result<()> {
-        let x = SnapshotSeq(asked.x);
+    pub(super) fn on_mark_request(
+        &mut self,
+        from: NodeId,
+        seq: SnapshotSeq,
+        host: &mut dyn Host,
+    ) -> Result<()> {
+        if seq > self.meta.settings().begun {
+            // The question has overtaken its reason; asked again on the next tick it would hold
+            // writes a tick longer.
+            self.marks.early = Some((seq, from));
+            return Ok(());
+        }
         self.marks.asked_by = Some(from);
         let (open, deadline) = (self.marks.open, self.now + limits::REQUEST_DEADLINE);
         let mut marked = Vec::new();
         for group in self.groups.values_mut().filter(|g| g.leads()) {
-            if group.fence.is_marked(x) && !planted(Mistake::CapturedTwice) {
+            if group.fence.is_marked(seq) && !mutated(Mutation::CapturedTwice) {
                 marked.push(group.id.0);
-            } else if group.fence.may_propose_mark(x, group.knows_all()) || (planted(Mistake::CapturedTwice) && group.knows_all()) {
-                let mark = crate::entry::Command { request: None, action: Logged::Mark(x) };
-                if group.propose(open, vec![nobodys(mark, deadline)]).is_ok() {
-                    group.fence.proposed(x);
+            } else if group.fence.may_propose_mark(seq, group.knows_all())
+                || (mutated(Mutation::CapturedTwice) && group.knows_all())
+            {
+                let mark = crate::entry::Command { request: None, action: Logged::Mark(seq) };
+                if group.propose(open, vec![internal_command(mark, deadline)]).is_ok() {
+                    group.fence.proposed(seq);
                     failpoint(Failpoint::MarkProposed);
                     self.awake.insert(group.id);
                 }
             }
         }
         if !marked.is_empty() {
-            let marked = internal::Marked { x: x.0, groups: marked };
+            let marked = internal::Marked { seq: seq.0, groups: marked };
             self.send(from, message(GroupId::META, peer_message::Body::Marked(marked)), host);
         }
         Ok(())
     }
 
     pub(super) fn on_release(&mut self, release: internal::Release) {
-        if self.marks.open.released(SnapshotSeq(release.x)) {
+        if self.marks.open.released(SnapshotSeq(release.seq)) {
             self.awake.extend(self.groups.keys().copied());
         }
     }
@@ -232,71 +295,98 @@ impl Engine {
     // ---- Every replica. ----
 
     /// The first mark of x is applied in a group: its rows are at the cut.
-    pub(super) fn mark_applied(&mut self, id: GroupId, x: SnapshotSeq, host: &mut dyn Host) -> Result<()> {
+    pub(super) fn mark_applied(
+        &mut self,
+        id: GroupId,
+        seq: SnapshotSeq,
+        host: &mut dyn Host,
+    ) -> Result<()> {
         let group = &self.groups[&id];
-        let (at, leads, replayed) = (group.record.applied, group.leads(), group.record.applied.index <= group.replay_until);
+        let (at, leads, replayed) =
+            (group.record.applied, group.leads(), group.record.applied.index <= group.replay_until);
         if replayed {
-            self.give_up(x, host);
-        } else if !self.marks.over.contains(&x) && !self.marks.captures.get(&x).is_some_and(|c| c.viewing) {
+            self.give_up(seq);
+        } else if !self.marks.over.contains(&seq)
+            && !self.marks.captures.get(&seq).is_some_and(|c| c.viewing)
+        {
             let layer = self.seal_group(id, true);
-            let group = self.groups.get_mut(&id).expect("it was just looked at");
+            let group = self.group(id);
             // A layer is always closed here: the record has moved to the mark.
-            if !planted(Mistake::CapturedLate) {
-                group.overlay.hold_after(x, layer.unwrap_or_else(|| group.overlay.last_sealed()));
+            if !mutated(Mutation::CapturedLate) {
+                group.overlay.hold_after(seq, layer.unwrap_or_else(|| group.overlay.last_sealed()));
             }
-            let captured = Captured { group: id, at, members: group.record.members.clone() };
+            let captured = Captured {
+                group: id,
+                at,
+                dots: group.record.data.dots,
+                members: group.record.members.clone(),
+            };
             let now = self.now;
-            let capture = self.marks.captures.entry(x).or_insert_with(|| Capture { since: now, groups: BTreeMap::new(), viewing: false });
+            let capture = self.marks.captures.entry(seq).or_insert_with(|| Capture {
+                since: now,
+                groups: BTreeMap::new(),
+                viewing: false,
+            });
             capture.groups.insert(id, captured);
         }
         failpoint(Failpoint::MarkApplied);
         if leads && let Some(asked_by) = self.marks.asked_by {
-            let marked = internal::Marked { x: x.0, groups: vec![id.0] };
+            let marked = internal::Marked { seq: seq.0, groups: vec![id.0] };
             self.send(asked_by, message(GroupId::META, peer_message::Body::Marked(marked)), host);
             failpoint(Failpoint::MarkReported);
         }
         Ok(())
     }
 
-    /// `Begin(x)` is applied.
-    pub(super) fn snapshot_begun(&mut self, x: SnapshotSeq, index: u64) {
+    /// `Begin(seq)` is applied.
+    pub(super) fn snapshot_begun(
+        &mut self,
+        seq: SnapshotSeq,
+        index: u64,
+        host: &mut dyn Host,
+    ) -> Result<()> {
         let replayed = self.groups.get(&GroupId::META).is_some_and(|g| index <= g.replay_until);
         if replayed {
-            self.marks.over.insert(x);
+            self.marks.over.insert(seq);
+        }
+        match self.marks.early.take() {
+            Some((early, from)) if early == seq => self.on_mark_request(from, seq, host),
+            _ => Ok(()),
         }
     }
 
-    pub(super) fn snapshot_resolved(&mut self, x: SnapshotSeq, host: &mut dyn Host) {
-        if self.marks.open.resolved(x) {
+    pub(super) fn snapshot_resolved(&mut self, seq: SnapshotSeq, host: &mut dyn Host) {
+        if self.marks.open.resolved(seq) {
             self.awake.extend(self.groups.keys().copied());
         }
-        let Some(snapshot) = self.meta.snapshot(x) else { return };
+        let Some(snapshot) = self.meta.snapshot(seq) else { return };
         let (id, sealed) = (snapshot.id, snapshot.stage == Stage::Sealed);
         if sealed {
-            self.report_away(x);
+            self.report_away(seq);
             failpoint(Failpoint::Sealed);
             host.tell(News::Snapshot(Box::new(SnapshotNews::Sealed { id })));
         } else {
-            self.give_up(x, host);
+            self.give_up(seq);
             host.tell(News::Snapshot(Box::new(SnapshotNews::Aborted { id })));
         }
     }
 
     /// Lets go of a snapshot: nothing waits for its view any more.
-    fn give_up(&mut self, x: SnapshotSeq, _host: &mut dyn Host) {
-        self.marks.over.insert(x);
-        if self.marks.captures.remove(&x).is_some() {
-            self.release_layers(x);
+    fn give_up(&mut self, seq: SnapshotSeq) {
+        self.marks.over.insert(seq);
+        if self.marks.captures.remove(&seq).is_some() {
+            self.release_layers(seq);
         }
     }
 
-    fn release_layers(&mut self, x: SnapshotSeq) {
+    fn release_layers(&mut self, seq: SnapshotSeq) {
         for group in self.groups.values_mut() {
-            group.overlay.release(x);
+            group.overlay.release(seq);
         }
     }
 
-    /// A Raft snapshot replaces a group's rows: whatever was captured of it and not yet seen by a view is gone.
+    /// A Raft snapshot replaces a group's rows: whatever was captured of it and not yet seen by a
+    /// view is gone.
     pub(super) fn forget_captured(&mut self, id: GroupId) {
         for capture in self.marks.captures.values_mut().filter(|c| !c.viewing) {
             capture.groups.remove(&id);
@@ -304,46 +394,67 @@ impl Engine {
     }
 
     /// The snapshot for which the next checkpoint brings the store to the cut.
-    pub(super) fn capture_due(&mut self, host: &mut dyn Host) -> Option<SnapshotSeq> {
-        let (x, since) = self.marks.captures.iter().find(|(_, c)| !c.viewing).map(|(x, c)| (*x, c.since))?;
-        let late = self.now.saturating_sub(since) > limits::MARK_GRACE || self.checkpoints.is_full();
-        let Some(snapshot) = self.meta.snapshot(x) else {
-            // This node's meta replica has not applied Begin yet, or the snapshot was forgotten long ago.
-            if late || self.meta.settings().begun >= x {
-                self.give_up(x, host);
+    pub(super) fn capture_due(&mut self) -> Option<SnapshotSeq> {
+        let (seq, since) =
+            self.marks.captures.iter().find(|(_, c)| !c.viewing).map(|(seq, c)| (*seq, c.since))?;
+        let late =
+            self.now.saturating_sub(since) > limits::MARK_GRACE || self.checkpoints.is_full();
+        let Some(snapshot) = self.meta.snapshot(seq) else {
+            // This node's meta replica has not applied Begin yet, or the snapshot was forgotten
+            // long ago.
+            if late || self.meta.settings().begun >= seq {
+                self.give_up(seq);
             }
             return None;
         };
         let mine = snapshot.parts.get(&self.me()).map(|p| p.status);
-        if snapshot.stage == Stage::Aborted || mine != Some(Status::Processing) {
-            self.give_up(x, host);
+        if snapshot.stage == Stage::Aborted
+            || snapshot.deleting.is_some()
+            || mine != Some(Status::Processing)
+        {
+            self.give_up(seq);
             return None;
         }
-        let capture = self.marks.captures.get_mut(&x)?;
+        let capture = self.marks.captures.get_mut(&seq)?;
         let (meta, me) = (&self.meta, self.identity.node);
         // A replica that is to go, or has gone elsewhere, is not waited for.
-        let stays = |id: GroupId| id.is_meta() || meta.assignments().get(&id).is_some_and(|nodes| nodes.contains(&me));
-        let waits = |g: &super::group::Group| g.has_replica() && stays(g.id) && !capture.groups.contains_key(&g.id) && !g.fence.is_marked(x);
+        let stays = |id: GroupId| {
+            id.is_meta() || meta.assignments().get(&id).is_some_and(|nodes| nodes.contains(&me))
+        };
+        let waits = |g: &super::group::Group| {
+            g.has_replica()
+                && stays(g.id)
+                && !capture.groups.contains_key(&g.id)
+                && !g.fence.is_marked(seq)
+        };
         let sealed = snapshot.stage == Stage::Sealed;
         if self.groups.values().any(|g| waits(g)) && !(late && sealed) {
             if late && !sealed && self.checkpoints.is_full() {
-                self.give_up(x, host);
+                self.give_up(seq);
             }
             return None;
         }
         capture.viewing = true;
-        Some(x)
+        Some(seq)
     }
 
     /// The store stands at the cut and a view of it is open.
-    pub(super) fn on_view(&mut self, x: SnapshotSeq, view: View, host: &mut dyn Host) {
-        let Some(capture) = self.marks.captures.remove(&x) else { return };
-        self.release_layers(x);
-        self.marks.over.insert(x);
-        let Some(snapshot) = self.meta.snapshot(x) else { return };
-        self.marks.handed_over.insert(x, snapshot.id);
+    pub(super) fn on_view(&mut self, seq: SnapshotSeq, view: View, host: &mut dyn Host) {
+        let Some(capture) = self.marks.captures.remove(&seq) else { return };
+        self.release_layers(seq);
+        self.marks.over.insert(seq);
+        let Some(snapshot) = self.meta.snapshot(seq).filter(|s| s.deleting.is_none()) else {
+            return;
+        };
+        self.marks.handed_over.insert(seq, snapshot.id);
         let groups = capture.groups.into_values().collect();
-        host.tell(News::Snapshot(Box::new(SnapshotNews::View { id: snapshot.id, x, created_ms: snapshot.created_ms, view: Box::new(view), groups })));
+        host.tell(News::Snapshot(Box::new(SnapshotNews::View {
+            id: snapshot.id,
+            seq,
+            created_ms: snapshot.created_ms,
+            view: Box::new(view),
+            groups,
+        })));
         if snapshot.stage == Stage::Sealed {
             host.tell(News::Snapshot(Box::new(SnapshotNews::Sealed { id: snapshot.id })));
         }
@@ -351,33 +462,76 @@ impl Engine {
 
     // ---- On every tick. ----
 
-    pub(super) fn tend_marks(&mut self, host: &mut dyn Host) -> Result<()> {
+    pub(super) fn tick_marks(&mut self, host: &mut dyn Host) -> Result<()> {
         let now = self.now;
         let actions = self.marks.barrier.as_mut().map(|b| b.tick(now)).unwrap_or_default();
         self.carry_out(actions, host)?;
-        self.settle_lineage(host)?;
+        self.settle_lineage();
         if !self.ticks.is_multiple_of(limits::PART_TICKS) {
             return Ok(());
         }
         self.report_own_losses(host);
+        self.tell_deletions(host);
         self.watch_nodes();
         Ok(())
     }
 
-    /// Parts that the cluster waits for and this process has not begun: it was restarted, came too late, or comes from a restore.
+    /// Parts that the cluster waits for and this process has not begun: it was restarted, came too
+    /// late, or comes from a restore.
     fn report_own_losses(&self, host: &mut dyn Host) {
         let me = self.me();
-        let mine = |p: &BTreeMap<NodeId, Part>| p.get(&me).is_some_and(|p| p.status == Status::Processing);
-        let recent = self.meta.snapshots().values().rev().take(limits::PARTS_WATCHED).filter(|s| mine(&s.parts) && !s.is_open());
-        let lost = recent.filter(|s| !self.marks.handed_over.contains_key(&s.x) && !self.marks.captures.contains_key(&s.x)).map(|s| s.id);
+        let mine =
+            |p: &BTreeMap<NodeId, Part>| p.get(&me).is_some_and(|p| p.status == Status::Processing);
+        let recent = self
+            .meta
+            .snapshots()
+            .values()
+            .rev()
+            .take(limits::PARTS_WATCHED)
+            .filter(|s| mine(&s.parts) && !s.is_open() && s.deleting.is_none());
+        let lost = recent
+            .filter(|s| {
+                !self.marks.handed_over.contains_key(&s.seq)
+                    && !self.marks.captures.contains_key(&s.seq)
+            })
+            .map(|s| s.id);
         for id in lost.collect::<Vec<_>>() {
             host.tell(News::Snapshot(Box::new(SnapshotNews::Unreported { id })));
         }
     }
 
+    /// Parts that this node is to delete, a few at a time, all in turn: one that cannot be deleted
+    /// keeps no other one waiting.
+    fn tell_deletions(&mut self, host: &mut dyn Host) {
+        let (me, told) = (self.me(), self.marks.deletion_told);
+        let from = |seq: std::ops::Bound<SnapshotSeq>| {
+            self.meta.snapshots().range((seq, std::ops::Bound::Unbounded))
+        };
+        let behind = from(std::ops::Bound::Excluded(told))
+            .chain(from(std::ops::Bound::Unbounded).take_while(|(seq, _)| **seq <= told));
+        let waiting: Vec<SnapshotSeq> = behind
+            .filter(|(_, s)| s.awaits_deletion(me))
+            .map(|(seq, _)| *seq)
+            .take(limits::PARTS_WATCHED)
+            .collect();
+        for seq in waiting {
+            self.marks.deletion_told = seq;
+            self.tell_deletion(seq, host);
+        }
+    }
+
+    pub(super) fn tell_deletion(&self, seq: SnapshotSeq, host: &mut dyn Host) {
+        if let Some(snapshot) = self.meta.snapshot(seq).filter(|s| s.awaits_deletion(self.me())) {
+            host.tell(News::Snapshot(Box::new(SnapshotNews::Deleting {
+                id: snapshot.id,
+                lineage: snapshot.lineage,
+            })));
+        }
+    }
+
     /// The meta leader gives up parts of nodes that have been away for too long.
     fn watch_nodes(&mut self) {
-        if !self.groups.get(&GroupId::META).is_some_and(|g| g.knows_all()) {
+        if !self.leads_meta() {
             return;
         }
         let alive = self.heard_lately();
@@ -390,34 +544,58 @@ impl Engine {
                 self.marks.away.entry(node).or_insert(now);
             }
         }
-        let sealed: Vec<SnapshotSeq> =
-            self.meta.snapshots().values().rev().take(limits::PARTS_WATCHED).filter(|s| s.stage == Stage::Sealed).map(|s| s.x).collect();
-        let gone: Vec<NodeId> = self.marks.away.iter().filter(|(_, since)| now.saturating_sub(**since) > limits::PART_GRACE).map(|(n, _)| *n).collect();
-        for x in sealed {
-            self.report_missing(x, &gone, "the node has not been reachable since the snapshot was sealed");
+        let sealed: Vec<SnapshotSeq> = self
+            .meta
+            .snapshots()
+            .values()
+            .rev()
+            .take(limits::PARTS_WATCHED)
+            .filter(|s| s.stage == Stage::Sealed && s.deleting.is_none())
+            .map(|s| s.seq)
+            .collect();
+        let gone: Vec<NodeId> = self
+            .marks
+            .away
+            .iter()
+            .filter(|(_, since)| now.saturating_sub(**since) > limits::PART_GRACE)
+            .map(|(n, _)| *n)
+            .collect();
+        for seq in sealed {
+            self.report_missing(
+                seq,
+                &gone,
+                "the node has not been reachable since the snapshot was sealed",
+            );
         }
     }
 
     /// At the seal the meta leader declares parts of nodes missing that do not answer.
-    fn report_away(&mut self, x: SnapshotSeq) {
+    fn report_away(&mut self, seq: SnapshotSeq) {
         if !self.groups.get(&GroupId::META).is_some_and(|g| g.leads()) {
             return;
         }
         let alive = self.heard_lately();
-        let gone: Vec<NodeId> = self.meta.nodes().keys().copied().filter(|n| !alive.contains(n)).collect();
-        self.report_missing(x, &gone, "the node was not reachable while the snapshot was taken");
+        let gone: Vec<NodeId> =
+            self.meta.nodes().keys().copied().filter(|n| !alive.contains(n)).collect();
+        self.report_missing(seq, &gone, "the node was not reachable while the snapshot was taken");
     }
 
-    /// Nodes that have said anything within a few elections. raft-rs's own idea of who is active is forgotten at every check of the quorum.
+    /// Nodes that have said anything within a few elections. raft-rs's own idea of who is active is
+    /// forgotten at every check of the quorum.
     fn heard_lately(&self) -> BTreeSet<NodeId> {
-        let lately = self.heard.iter().filter(|(_, at)| self.now.saturating_sub(**at) < limits::SILENT).map(|(n, _)| *n);
+        let lately = self
+            .heard
+            .iter()
+            .filter(|(_, at)| self.now.saturating_sub(**at) < limits::SILENT)
+            .map(|(n, _)| *n);
         lately.chain([self.me()]).collect()
     }
 
-    /// What became of snapshots whose views were handed over, when the news of it came as a whole and not one by one.
+    /// What became of snapshots whose views were handed over, when the news of it came as a whole
+    /// and not one by one.
     pub(super) fn tell_outcomes(&self, host: &mut dyn Host) {
-        for (x, id) in &self.marks.handed_over {
-            let news = match self.meta.snapshot(*x).map(|s| s.stage) {
+        for (seq, id) in &self.marks.handed_over {
+            let news = match self.meta.snapshot(*seq).map(|s| s.stage) {
                 Some(Stage::Begun) => continue,
                 Some(Stage::Sealed) => SnapshotNews::Sealed { id: *id },
                 Some(Stage::Aborted) => SnapshotNews::Aborted { id: *id },
@@ -427,38 +605,44 @@ impl Engine {
         }
     }
 
-    fn report_missing(&mut self, x: SnapshotSeq, nodes: &[NodeId], why: &str) {
-        let Some(snapshot) = self.meta.snapshot(x) else { return };
+    fn report_missing(&mut self, seq: SnapshotSeq, nodes: &[NodeId], why: &str) {
+        let Some(snapshot) = self.meta.snapshot(seq) else { return };
         let id = snapshot.id;
-        let open = |n: &&NodeId| snapshot.parts.get(n).is_some_and(|p| p.status == Status::Processing);
+        let open =
+            |n: &&NodeId| snapshot.parts.get(n).is_some_and(|p| p.status == Status::Processing);
         for node in nodes.iter().filter(open).copied().collect::<Vec<_>>() {
             self.propose_meta(Command::ReportPart { id, part: Part::missing(node, why) });
         }
     }
 
-    /// The first leader after a restore names the new history; leaders of data groups bring it into their logs.
-    pub(super) fn settle_lineage(&mut self, _host: &mut dyn Host) -> Result<()> {
-        let meta_leader = self.groups.get(&GroupId::META).is_some_and(|g| g.knows_all());
+    /// The first leader after a restore names the new history; leaders of data groups bring it into
+    /// their logs.
+    pub(super) fn settle_lineage(&mut self) {
         let lineage = self.meta.settings().lineage;
         if lineage == Lineage::PENDING {
-            if meta_leader && self.meta.settings().restored_from.is_some() {
-                let nonce = self.chance.next_u64();
+            if self.leads_meta() && self.meta.settings().restored_from.is_some() {
+                let nonce = self.rng.next_u64();
                 self.propose_meta(Command::EstablishLineage { nonce });
                 failpoint(Failpoint::LineageProposed);
             }
-            return Ok(());
+            return;
         }
         let deadline = self.now + limits::REQUEST_DEADLINE;
         for group in self.groups.values_mut().filter(|g| g.knows_all()) {
             let behind = group.machine.as_ref().is_some_and(|m| m.state().lineage != lineage);
-            let asked = group.queue.iter().map(|w| &w.command).chain(group.proposed.iter().flat_map(|p| p.commands.iter().map(|w| &w.command)));
+            let asked =
+                group.queue.iter().map(|w| &w.command).chain(
+                    group.proposed.iter().flat_map(|p| p.commands.iter().map(|w| &w.command)),
+                );
             let set = Logged::Data(crate::data::Command::SetLineage { lineage });
             if behind && !asked.into_iter().any(|c| c.action == set) {
-                group.queue.push_front(nobodys(crate::entry::Command { request: None, action: set }, deadline));
+                group.queue.push_front(internal_command(
+                    crate::entry::Command { request: None, action: set },
+                    deadline,
+                ));
                 failpoint(Failpoint::LineageQueued);
                 self.awake.insert(group.id);
             }
         }
-        Ok(())
     }
 }

@@ -1,10 +1,14 @@
-//! Who holds a group: the leader of each group walks its members to the wanted set, one step at a time, and brings those up that are too far behind.
+//! Which nodes hold a group: the leader of each group changes its members into the wanted ones, one
+//! step at a time, and sends rows to members that are too far behind.
 //!
-//! Joining, leaving and replacing are this one mechanism. A step is a Raft membership change of a single node; the next one is thought of when it is
-//! applied, by whoever leads then, so that any crash is survived by forgetting.
+//! Joining, leaving and replacing are this one mechanism. A step is a Raft membership change of a
+//! single node. When it is applied, the group's leader of that moment computes the next step from
+//! what it finds, so a crash loses no state.
 //!
-//! A replica that needs entries which the log has no more gets rows: the leader waits for a checkpoint that knows the member, sends the rows of that moment
-//! (`RowsToSend`), and lets raft-rs announce the snapshot only when they have arrived. The receiver puts them in place (`Installing`) and goes on from there.
+//! A replica that needs entries which the log no longer has gets rows. The leader waits for a
+//! checkpoint that knows the member, sends the rows of that checkpoint (`RowsToSend`), and lets
+//! raft-rs announce the Raft snapshot only when the rows have arrived. The receiver puts them in
+//! place (`Installing`) and goes on from there.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,18 +25,22 @@ use super::{
     storage::{self, Offer},
 };
 use crate::{
+    base::{
+        error::Result,
+        ids::{GroupId, Lineage, NodeId, SiteId},
+        limits,
+    },
     cluster::{
         self,
+        reconfigure::{self, Membership, Step},
         sites::{Site, SiteState},
-        walk::{self, Membership, Step},
     },
     data::{self, Reply},
-    entry::Position,
-    error::{Error, Result},
-    failpoint::{Failpoint, failpoint},
-    ids::{GroupId, Lineage, NodeId, SiteId},
-    limits,
-    planted::{Mistake, planted},
+    entry::{Position, Record},
+    faults::{
+        failpoint::{Failpoint, failpoint},
+        mutation::{Mutation, mutated},
+    },
     store::View,
     wire,
 };
@@ -57,6 +65,19 @@ pub struct ArrivedRows {
     pub path: PathBuf,
 }
 
+impl ArrivedRows {
+    /// Whether these are what a Raft snapshot announces, at its place and with its members. Once
+    /// they are being put in place, it is too late to refuse them.
+    pub(super) fn are_of(&self, snapshot: &raft::eraftpb::Snapshot) -> bool {
+        let meta = snapshot.get_metadata();
+        let at = Position { index: meta.index, term: meta.term };
+        let fits = |record: Record| {
+            record.applied == at && record.members == storage::membership(meta.get_conf_state())
+        };
+        self.name == snapshot.data && wire::decode_record(&self.record).is_ok_and(fits)
+    }
+}
+
 /// What raft-rs announces when rows have arrived.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Announced {
@@ -66,40 +87,81 @@ pub struct Announced {
 }
 
 impl Engine {
-    pub(super) fn tend_members(&mut self) {
+    /// Groups whose replica here is not wanted any more: it hears of nothing that happens after it
+    /// has left.
+    pub(super) fn note_departures(&mut self) {
+        let (meta, me) = (&self.meta, self.identity.node);
+        let departed = |id: &GroupId| {
+            !id.is_meta() && meta.assignments().get(id).is_some_and(|nodes| !nodes.contains(&me))
+        };
+        self.groups
+            .values_mut()
+            .filter(|group| departed(&group.id))
+            .for_each(|group| group.left = true);
+    }
+
+    /// Whether this node holds a group as far as it knows: it should by the newest assignment that
+    /// it has applied, it is a member, and it was not away in between. Only then may it answer from
+    /// what it has; what it may still have of another group is old, and what was removed since is
+    /// in it.
+    pub(super) fn holds(&self, id: GroupId) -> bool {
+        let assigned =
+            self.meta.assignments().get(&id).is_some_and(|nodes| nodes.contains(&self.me()));
+        let member = |members: &Membership| {
+            members.voters.contains(&self.me()) || members.learners.contains(&self.me())
+        };
+        assigned
+            && self.groups.get(&id).is_some_and(|group| {
+                group.has_replica()
+                    && group.installing.is_none()
+                    && !group.left
+                    && member(group.members())
+            })
+    }
+
+    pub(super) fn tick_members(&mut self) {
         for id in self.groups.keys().copied().collect::<Vec<_>>() {
-            self.tend_group(id);
+            self.tick_group(id);
         }
     }
 
-    /// Takes the next step towards the wanted members of a group that this node leads, if there is one to take now.
-    pub(super) fn tend_group(&mut self, id: GroupId) {
+    /// Takes the next step towards the wanted members of a group that this node leads, if there is
+    /// one to take now.
+    pub(super) fn tick_group(&mut self, id: GroupId) {
         let (me, now) = (self.me(), self.now);
         let resigning = self.resigning;
         let Some(group) = self.groups.get_mut(&id).filter(|g| g.leads()) else { return };
-        // Also before it has committed an entry of its term: the voter that it lacks for that may be the one that waits for rows.
+        // Also before it has committed an entry of its term: the voter that it lacks for that may
+        // be the one that waits for rows.
         watch_snapshots(group, now);
         if !group.knows_all() || resigning || group.raw.raft.has_pending_conf() {
             return;
         }
         let wanted = self.meta.wanted(id);
         let last = group.commit();
-        let caught_up = |n: NodeId| group.matched(n) + limits::CAUGHT_UP_ENTRIES > last && group.matched(n) > 0;
-        // Of a node that is no member yet this group has heard nothing; a learner that never answers costs it nothing.
-        let may_be_alive = |n: NodeId| n == me || group.raw.raft.prs().get(n.0).is_none_or(|p| p.recent_active);
-        if let Some(step) = walk::next_step(group.members(), &wanted, me, &caught_up, &may_be_alive) {
+        let caught_up =
+            |n: NodeId| group.matched(n) + limits::CAUGHT_UP_ENTRIES > last && group.matched(n) > 0;
+        // Of a node that is no member yet this group has heard nothing; a learner that never
+        // answers costs it nothing.
+        let may_be_alive =
+            |n: NodeId| n == me || group.raw.raft.prs().get(n.0).is_none_or(|p| p.recent_active);
+        if let Some(step) =
+            reconfigure::next_step(group.members(), &wanted, me, &caught_up, &may_be_alive)
+        {
             take_step(group, step, now);
             self.awake.insert(id);
         }
     }
 
-    /// Offers every group that this node leads to the voter that knows most, and takes none back: the node is about to stop.
+    /// Offers every group that this node leads to the voter that knows most, and takes none back:
+    /// the node is about to stop.
     pub(super) fn resign(&mut self) {
         self.resigning = true;
         let (me, now) = (self.me(), self.now);
         for group in self.groups.values_mut().filter(|g| g.leads()) {
             let alive = group.alive();
-            let others = group.members().voters.iter().copied().filter(|n| *n != me && alive.contains(n));
+            let others =
+                group.members().voters.iter().copied().filter(|n| *n != me && alive.contains(n));
             if let Some(heir) = others.max_by_key(|n| group.matched(*n)) {
                 group.handed_over = Duration::ZERO;
                 hand_over(group, heir, now);
@@ -109,19 +171,29 @@ impl Engine {
     }
 
     /// Sends rows to members that asked for them, as far as the store knows those members.
-    pub(super) fn tend_offers(&mut self, host: &mut dyn Host) {
+    pub(super) fn tick_offers(&mut self, host: &mut dyn Host) {
         let groups = &self.groups;
         self.offering.retain(|id| groups.get(id).is_some_and(|g| g.offers()));
         if self.offering.is_empty() {
             return;
         }
-        let under_way = |g: &Group| g.raw.store().offers.borrow().values().filter(|o| matches!(o, Offer::Sending { .. })).count();
-        let mut free = limits::ROWS_AT_ONCE.saturating_sub(self.groups.values().map(|g| under_way(g)).sum());
+        let under_way = |g: &Group| {
+            g.raw
+                .store()
+                .offers
+                .borrow()
+                .values()
+                .filter(|o| matches!(o, Offer::Sending { .. }))
+                .count()
+        };
+        let mut free =
+            limits::ROWS_AT_ONCE.saturating_sub(self.groups.values().map(|g| under_way(g)).sum());
         for group in self.groups.values_mut().filter(|g| g.leads()) {
             let mut offers = group.raw.store().offers.borrow_mut();
             let members = group.members();
             offers.retain(|to, _| members.voters.contains(to) || members.learners.contains(to));
-            let wanted: Vec<NodeId> = offers.iter().filter(|(_, o)| **o == Offer::Wanted).map(|(n, _)| *n).collect();
+            let wanted: Vec<NodeId> =
+                offers.iter().filter(|(_, o)| **o == Offer::Wanted).map(|(n, _)| *n).collect();
             for to in wanted {
                 let members = &group.stored.members;
                 let known = members.voters.contains(&to) || members.learners.contains(&to);
@@ -134,11 +206,18 @@ impl Engine {
                 }
                 free -= 1;
                 let at = group.stored.applied;
-                let name = Bytes::copy_from_slice(&self.chance.next_u64().to_be_bytes());
+                let name = Bytes::copy_from_slice(&self.rng.next_u64().to_be_bytes());
                 offers.insert(to, Offer::Sending { at, since: self.now });
                 let announced = Announced { at, members: members.clone(), name: name.clone() };
                 let record = wire::encode_record(&group.stored);
-                host.send_rows(RowsToSend { to, group: group.id, name, record, view: self.view.clone(), announced });
+                host.send_rows(RowsToSend {
+                    to,
+                    group: group.id,
+                    name,
+                    record,
+                    view: self.view.clone(),
+                    announced,
+                });
             }
         }
     }
@@ -161,8 +240,8 @@ impl Engine {
         self.awake.insert(id);
     }
 
-    /// A process that has ended has lost the rows that it had not put in place: the next one is not left waiting for them. If only its stream has ended, they
-    /// are sent once more.
+    /// A process that has ended has lost the rows that it had not put in place: the next one is not
+    /// left waiting for them. If only its stream has ended, they are sent once more.
     pub(super) fn take_offers_back(&mut self, node: NodeId) {
         for group in self.groups.values_mut().filter(|g| g.leads()) {
             if group.raw.mut_store().offers.get_mut().remove(&node).is_some() {
@@ -180,24 +259,32 @@ impl Engine {
     }
 
     /// A leader has announced rows that are here: they replace what this replica had.
-    pub(super) fn install(&mut self, id: GroupId, ready: raft::Ready, host: &mut dyn Host) -> Result<()> {
+    pub(super) fn install(
+        &mut self,
+        id: GroupId,
+        ready: raft::Ready,
+        host: &mut dyn Host,
+    ) -> Result<()> {
         let meta = ready.snapshot().get_metadata();
         let at = Position { index: meta.index, term: meta.term };
-        let name = ready.snapshot().data.clone();
         // Others of this group will not be announced any more.
-        let (mine, others): (Vec<_>, Vec<_>) = self.arrived.remove(&id).unwrap_or_default().into_iter().partition(|rows| rows.name == name);
-        others.into_iter().for_each(|rows| host.discard(rows));
-        let ArrivedRows { record, path, .. } = mine.into_iter().next().expect("a snapshot is stepped only when its rows are here");
+        let (mine, others): (Vec<_>, Vec<_>) = self
+            .arrived
+            .remove(&id)
+            .unwrap_or_default()
+            .into_iter()
+            .partition(|rows| rows.are_of(ready.snapshot()));
+        let mut mine = mine.into_iter();
+        let ArrivedRows { record, path, .. } =
+            mine.next().expect("a snapshot is stepped only when its rows are here");
+        mine.chain(others).for_each(|rows| host.discard(rows));
         let mut record = wire::decode_record(&record)?;
-        if planted(Mistake::MarkNotSent) {
-            record.mark = crate::ids::SnapshotSeq(0);
-        }
-        if record.applied != at {
-            return Err(Error::corrupt(format!("group {id}: rows of {:?} have come for a snapshot at {at:?}", record.applied)));
+        if mutated(Mutation::MarkNotSent) {
+            record.mark = crate::base::ids::SnapshotSeq(0);
         }
         self.forget_captured(id);
         self.checkpoints.uncounted = true;
-        let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
+        let group = self.group(id);
         (record.applied, record.members) = (at, storage::membership(meta.get_conf_state()));
         group.overlay.reset();
         group.changed.clear();
@@ -208,13 +295,22 @@ impl Engine {
     }
 
     /// The rows are stored: the log begins behind them.
-    pub(super) fn on_installed(&mut self, id: GroupId, view: View, host: &mut dyn Host) -> Result<()> {
+    pub(super) fn on_installed(
+        &mut self,
+        id: GroupId,
+        view: View,
+        host: &mut dyn Host,
+    ) -> Result<()> {
         self.view = Arc::new(view);
         let Installing { ready, record } = {
             let group = self.groups.get_mut(&id).expect("a group stays while it installs");
             group.installing.take().expect("only an installing group has something installed")
         };
-        let machine = if id.is_meta() { None } else { Some(super::apply::load_machine(&self.view, self.topology(), id, record.data)?) };
+        let machine = if id.is_meta() {
+            None
+        } else {
+            Some(super::apply::load_machine(&self.view, self.topology(), id, record.data)?)
+        };
         if id.is_meta() {
             self.meta = super::apply::load_meta(&self.view, &self.identity)?;
             self.meta_changed.clear();
@@ -225,7 +321,8 @@ impl Engine {
         }
         let group = self.groups.get_mut(&id).expect("a group stays while it installs");
         group.machine = machine;
-        group.fence = crate::snapshot::cut::Fence::stored(record.mark);
+        group.left = false;
+        group.fence = crate::cut::Fence::stored(record.mark);
         let mut batch = crate::log::Batch::default();
         let log = group.raw.mut_store();
         log.restart(record.applied, record.members.clone(), &mut batch)?;
@@ -239,13 +336,15 @@ impl Engine {
         self.after_write(id, ready, host)
     }
 
-    /// The meta leader finishes sites that whoever asked has left half added or half removed.
-    pub(super) fn tend_sites(&mut self, host: &mut dyn Host) -> Result<()> {
+    /// On the meta leader, finishes sites that were left half added or half removed.
+    pub(super) fn tick_sites(&mut self, host: &mut dyn Host) -> Result<()> {
         for site in std::mem::take(&mut self.site_again) {
             self.site_step(site, host)?;
         }
-        let leads = self.groups.get(&GroupId::META).is_some_and(|g| g.knows_all());
-        if !leads || self.identity.lineage == Lineage::PENDING || !self.ticks.is_multiple_of(limits::SITE_TICKS) {
+        if !self.leads_meta()
+            || self.identity.lineage == Lineage::PENDING
+            || !self.ticks.is_multiple_of(limits::SITE_TICKS)
+        {
             return Ok(());
         }
         for (site, _) in self.meta.unfinished_sites(limits::SITES_AT_ONCE) {
@@ -258,20 +357,33 @@ impl Engine {
 
     fn site_step(&mut self, site: SiteId, host: &mut dyn Host) -> Result<()> {
         let group = self.topology().group_of_site(&site);
-        let Some(now) = self.meta.sites().site(&site).filter(|s| s.state != SiteState::Present) else {
+        let Some(now) = self.meta.sites().site(&site).filter(|s| s.state != SiteState::Present)
+        else {
             self.site_work.remove(&site);
             return Ok(());
         };
         let generation = now.generation;
         let command = match now.state {
-            SiteState::Adding | SiteState::Present => data::Command::AddSite { site: site.clone(), generation },
-            SiteState::Removing => data::Command::DropSite { site: site.clone(), generation, rows_max: limits::SITE_DROP_ROWS },
+            SiteState::Adding | SiteState::Present => {
+                data::Command::AddSite { site: site.clone(), generation }
+            }
+            SiteState::Removing => data::Command::DropSite {
+                site: site.clone(),
+                generation,
+                rows_max: limits::SITE_DROP_ROWS,
+            },
         };
         self.ask(group, command, For::Site(site, now), host)
     }
 
     /// What a step did follows from how the site was when it was asked for, not from how it is now.
-    pub(super) fn on_site_step(&mut self, site: SiteId, was: Site, answer: Result<Reply>, host: &mut dyn Host) -> Result<()> {
+    pub(super) fn on_site_step(
+        &mut self,
+        site: SiteId,
+        was: Site,
+        answer: Result<Reply>,
+        host: &mut dyn Host,
+    ) -> Result<()> {
         let generation = was.generation;
         match (answer, was.state) {
             // At the next tick: a lone voter would commit step after step within one round.
@@ -280,10 +392,20 @@ impl Engine {
                 return Ok(());
             }
             (Ok(Reply::SiteDropped { more: false } | Reply::Done { .. }), SiteState::Removing) => {
-                self.ask(GroupId::META, cluster::Command::SiteRemoved { site: site.clone(), generation }, For::Nobody, host)?;
+                self.ask(
+                    GroupId::META,
+                    cluster::Command::SiteRemoved { site: site.clone(), generation },
+                    For::Nobody,
+                    host,
+                )?;
             }
             (Ok(Reply::Done { .. }), SiteState::Adding) => {
-                self.ask(GroupId::META, cluster::Command::SiteAdded { site: site.clone(), generation }, For::Nobody, host)?;
+                self.ask(
+                    GroupId::META,
+                    cluster::Command::SiteAdded { site: site.clone(), generation },
+                    For::Nobody,
+                    host,
+                )?;
             }
             _ => {}
         }
@@ -294,7 +416,9 @@ impl Engine {
 
 fn take_step(group: &mut Group, step: Step, now: Duration) {
     let (node, kind, proposed) = match step {
-        Step::AddLearner(node) => (node, ConfChangeType::AddLearnerNode, Failpoint::LearnerProposed),
+        Step::AddLearner(node) => {
+            (node, ConfChangeType::AddLearnerNode, Failpoint::LearnerProposed)
+        }
         Step::Promote(node) => (node, ConfChangeType::AddNode, Failpoint::PromotionProposed),
         Step::Remove(node) => (node, ConfChangeType::RemoveNode, Failpoint::RemovalProposed),
         Step::HandOver(node) => return hand_over(group, node, now),
@@ -307,9 +431,12 @@ fn take_step(group: &mut Group, step: Step, now: Duration) {
     failpoint(proposed);
 }
 
-/// Offers leadership to a node. From now on this term has no lease: that node may be elected at once, at any later moment.
+/// Offers leadership to a node. From now on this term has no lease: that node may be elected at
+/// once, at any later moment.
 fn hand_over(group: &mut Group, to: NodeId, now: Duration) {
-    if now.saturating_sub(group.handed_over) < limits::HAND_OVER_AGAIN && group.handed_over != Duration::ZERO {
+    if now.saturating_sub(group.handed_over) < limits::HAND_OVER_AGAIN
+        && group.handed_over != Duration::ZERO
+    {
         return;
     }
     group.handed_over = now;
@@ -321,7 +448,8 @@ fn hand_over(group: &mut Group, to: NodeId, now: Duration) {
 
 /// Forgets Raft snapshots that have done their work, and those that have not within their time.
 fn watch_snapshots(group: &mut Group, now: Duration) {
-    let offers: Vec<(NodeId, Offer)> = group.raw.store().offers.borrow().iter().map(|(n, o)| (*n, o.clone())).collect();
+    let offers: Vec<(NodeId, Offer)> =
+        group.raw.store().offers.borrow().iter().map(|(n, o)| (*n, o.clone())).collect();
     for (node, offer) in offers {
         let over = match offer {
             Offer::Wanted => false,
@@ -338,8 +466,11 @@ fn watch_snapshots(group: &mut Group, now: Duration) {
             group.raw.mut_store().offers.get_mut().remove(&node);
         }
     }
-    // raft-rs goes on only when an answer is news. A member that has come past its snapshot another way has nothing new to say, and would wait for ever.
-    let passed = |p: &Progress| p.state == ProgressState::Snapshot && p.matched >= p.pending_snapshot;
-    let waiting: Vec<u64> = group.raw.raft.prs().iter().filter(|(_, p)| passed(p)).map(|(node, _)| *node).collect();
+    // raft-rs goes on only when an answer is news. A member that has come past its snapshot another
+    // way has nothing new to say, and would wait for ever.
+    let passed =
+        |p: &Progress| p.state == ProgressState::Snapshot && p.matched >= p.pending_snapshot;
+    let waiting: Vec<u64> =
+        group.raw.raft.prs().iter().filter(|(_, p)| passed(p)).map(|(node, _)| *node).collect();
     waiting.into_iter().for_each(|node| group.raw.report_snapshot(node, SnapshotStatus::Finish));
 }

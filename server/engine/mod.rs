@@ -1,31 +1,42 @@
-//! The engine of a node: all its Raft groups, their logs and rows, driven by one synchronous loop. Inputs in, messages and answers out.
+//! The engine of a node: all its Raft groups, their logs and rows, driven by one synchronous loop.
+//! Inputs go in, messages and answers come out.
 //!
-//! It uses no thread, socket or clock of its own: a `Host` carries out what it says, and hands it the time. In production one OS thread calls `round` with
-//! what has come in since the last one; a simulator calls the same with what it likes.
+//! The engine has no thread, socket or clock of its own. A `Host` carries out what it says and
+//! tells it the time. In production one OS thread calls `round` with the inputs that have come
+//! since the last one; a simulator calls `round` with inputs of its choice.
 //!
 //! # A round
 //!
-//! 1. Take the inputs: messages of peers, requests, ticks, results of jobs.
-//! 2. Propose what waits, one entry a group for all of it: the busier, the bigger the batch.
-//! 3. Gather what raft-rs wants to send and to write. A leader's messages go out before the disk; that is safe, because its own vote counts only after.
+//! 1. Take the inputs: peers' messages, requests, ticks, results of jobs.
+//! 2. Propose the waiting commands, one entry a group: the busier a group, the bigger its entries.
+//! 3. Gather the messages and entries of raft-rs. A leader's messages go out before its disk write;
+//!    that is safe, because its own vote counts only after the write.
 //! 4. Write all groups' entries with one fsync.
-//! 5. Send what had to wait for the disk, apply what is committed, answer.
-//! 6. Answer reads whose leader has a lease, or whose round of heartbeats has come back.
+//! 5. Send the messages that had to wait for the disk, apply committed entries, answer.
+//! 6. Answer the reads that a lease covers or whose round of heartbeats a quorum has answered.
 //!
 //! # Invariants
 //!
 //! - Nothing is answered OK before the entry is on disk on a majority and applied here.
-//! - A group's rows and its record change together: a layer of the overlay is sealed with the record of its log index.
-//! - If the log or the store fails, the round returns the error and the node stops; it does not guess.
-//! - While nodes fresh from a restore have no lineage, only the meta group is alive.
+//! - A group's rows and its record change together: a layer of the overlay is sealed with the
+//!   record of its log index.
+//! - If the log or the store fails, the round returns the error and the node stops; it does not
+//!   guess.
+//! - While restored nodes have no lineage yet, only the meta group is active.
 //!
-//! Files, in reading order: `overlay` and `storage` (a group's rows and log), `group`, `requests` and `forward` (their way to a leader and back), then the engine's duties: `apply`, `reads`, `elections`, `members`
-//! (who holds a group), `marks` (the cut), `checkpoint`.
+//! Files, in reading order: `overlay` and `storage` (a group's rows and log), `group`, `requests`,
+//! `admission` (what other nodes may say), `inbound` (their messages), `forward` (the way of a
+//! request to a leader and back). Then the engine's duties: `apply`, `reads`, `elections`,
+//! `members` (which nodes hold a group), `marks` (the cut), `checkpoint`. `host` is the outside as
+//! the engine sees it, and `driver` the threads of a node.
 
 pub mod overlay;
+mod promise;
 pub mod storage;
 pub mod group;
 pub mod requests;
+pub(crate) mod admission;
+mod inbound;
 mod forward;
 mod apply;
 mod reads;
@@ -33,6 +44,8 @@ mod elections;
 mod members;
 mod marks;
 mod checkpoint;
+mod host;
+pub mod driver;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -40,12 +53,14 @@ use std::{
     time::Duration,
 };
 
-use raft::{StateRole, eraftpb::MessageType};
+use raft::StateRole;
 
+pub use self::apply::check_rows;
 pub use self::checkpoint::{Bounds, Finished, Job, Stored};
+pub use self::host::{Host, Input, News};
 pub use self::marks::{Captured, SnapshotNews};
 pub use self::members::{Announced, ArrivedRows, RowsToSend};
-pub use self::reads::{Look, Sight};
+pub use self::reads::{EngineView, Inspection};
 pub use self::requests::{Body, Token};
 use self::{
     checkpoint::Checkpoints,
@@ -55,116 +70,43 @@ use self::{
     storage::GroupLog,
 };
 use crate::{
-    clock::Chance,
+    base::{
+        clock::Random,
+        error::Result,
+        ids::{GroupId, Lineage, NodeId, SiteId, Topology},
+        limits,
+    },
     cluster::{self, Changed},
-    data::{self, Reply},
     entry::{Identity, Record},
-    error::Result,
-    failpoint::{Failpoint, failpoint},
-    ids::{GroupId, Lineage, NodeId, SiteId, Topology},
-    limits,
+    faults::{
+        failpoint::{Failpoint, failpoint},
+        mutation::{Mutation, mutated},
+    },
     log::{Batch, Log},
-    planted::{Mistake, planted},
-    proto::internal::v1::{self as internal, PeerMessage, peer_message},
+    proto::internal::v1::{PeerMessage, peer_message},
     store::{Store, View},
     wire,
 };
 
-/// What the engine makes happen, and where it has the time from.
-pub trait Host {
-    /// Monotonic. Asked at the beginning of a round, and again before a lease is trusted: the disk may have taken its time in between.
-    fn now(&self) -> Duration;
-    /// Sends a message, at the next flush at the latest; it may be lost.
-    fn send(&mut self, to: NodeId, message: PeerMessage);
-    /// What was sent goes out now: the engine is about to wait for the disk, or for what comes next.
-    fn flush(&mut self);
-    fn answer(&mut self, token: Token, answer: Result<Reply>);
-    /// Starts work that ends in an `Input::Finished`, one after the other.
-    fn start(&mut self, job: Job) -> Result<()>;
-    /// Sends a group's rows to a node; ends in an `Input::RowsSent`.
-    fn send_rows(&mut self, rows: RowsToSend);
-    /// Rows that arrived will not be installed: their file may go.
-    fn discard(&mut self, rows: ArrivedRows);
-    fn tell(&mut self, news: News);
-    /// Makes the identity durable before it returns: this node belongs to the lineage from now on.
-    fn adopt(&mut self, identity: &Identity) -> Result<()>;
-}
-
-/// What others on the node want to know.
-#[derive(Debug)]
-pub enum News {
-    /// Where nodes are, as the cluster knows it.
-    Nodes(Vec<(NodeId, String)>),
-    Snapshot(Box<SnapshotNews>),
-    /// How long writes of a group waited for a cut.
-    Held(Duration),
-    /// Somebody else leads a group now, or nobody.
-    Leader {
-        group: GroupId,
-        leader: Option<NodeId>,
-    },
-    /// Entries were written, and synced where they had to be.
-    Logged {
-        entries: usize,
-        synced: bool,
-        took: Duration,
-    },
-}
-
-/// What the engine takes.
-pub enum Input {
-    Peer {
-        from: NodeId,
-        message: Box<PeerMessage>,
-    },
-    Request {
-        token: Token,
-        group: GroupId,
-        body: Body,
-        deadline: Duration,
-    },
-    Look(Look),
-    /// Once every `limits::TICK`; never two at once to catch up, since a lease counts on the time in between.
-    Tick,
-    Finished(Finished),
-    /// Rows for a Raft snapshot have arrived and are whole.
-    RowsArrived(ArrivedRows),
-    RowsSent {
-        to: NodeId,
-        group: GroupId,
-        announced: Option<Announced>,
-    },
-    /// A node that has nothing to say lives.
-    Heard(NodeId),
-    /// The last stream of a node has ended: its process may be gone.
-    Gone(NodeId),
-    /// An established cluster lets this node, fresh from a restore, into its lineage.
-    Adopt(Lineage),
-    /// Write everything to the store now.
-    Checkpoint,
-    /// Hand leadership to others: the node is about to stop.
-    Resign,
-}
-
 /// See the module.
 pub struct Engine {
     identity: Identity,
-    chance: Chance,
+    rng: Random,
     now: Duration,
     log: Log,
     view: Arc<View>,
     meta: cluster::State,
     meta_changed: BTreeSet<Changed>,
     groups: BTreeMap<GroupId, Box<Group>>,
-    /// Who leads a group, as another node said when it was asked.
+    /// The leaders of groups, as other nodes have named them.
     hints: BTreeMap<GroupId, NodeId>,
     requests: Requests,
-    looks: reads::Looks,
+    looks: reads::Inspections,
     marks: Marks,
     checkpoints: Checkpoints,
-    /// Sites that the engine is finishing.
+    /// Sites that this meta leader is finishing: half added or half removed ones.
     site_work: BTreeSet<SiteId>,
-    /// Those of them that go on at the next tick.
+    /// Sites whose removal goes on at the next tick.
     site_again: Vec<SiteId>,
     /// When each node was last heard.
     heard: BTreeMap<NodeId, Duration>,
@@ -178,23 +120,35 @@ pub struct Engine {
     offering: BTreeSet<GroupId>,
     /// Messages of this node to itself.
     inbox: VecDeque<PeerMessage>,
-    /// Until then votes are withheld: before the restart this node may have promised a leader not to vote.
+    /// The time before which this node votes for nobody: before its restart it may have promised
+    /// that to a leader.
     votes_from: Duration,
-    /// See `begins_anew`.
+    /// Whether the store comes from a restore and has never served; see `begins_anew`.
     anew: bool,
-    /// The node is about to stop and leads only until somebody else does.
+    /// Whether the node is about to stop and leads only until other nodes do.
     resigning: bool,
     ticks: u64,
 }
 
 impl Engine {
     /// Opens every group that the store or the log knows.
-    pub fn open(identity: Identity, store: &Store, log: Log, mut chance: Chance, now: Duration, bounds: Bounds) -> Result<Engine> {
+    pub fn open(
+        identity: Identity,
+        store: &Store,
+        log: Log,
+        mut rng: Random,
+        now: Duration,
+        bounds: Bounds,
+    ) -> Result<Engine> {
         let view = store.view()?;
         let mut meta = cluster::State::unknown(identity.unknown_settings());
         let mut records: BTreeMap<GroupId, Record> = BTreeMap::new();
         for (group, bytes) in view.groups()? {
-            records.insert(group, wire::decode_record(&bytes).map_err(|e| e.at(format!("record of group {group}")))?);
+            records.insert(
+                group,
+                wire::decode_record(&bytes)
+                    .map_err(|e| e.at(format!("record of group {group}")))?,
+            );
         }
         for group in log.groups() {
             records.entry(group).or_default();
@@ -205,18 +159,26 @@ impl Engine {
         let restarted = records.values().any(|r| r.applied.index > 0);
         let mut groups = BTreeMap::new();
         for (id, record) in records {
-            let machine = if id.is_meta() { None } else { Some(apply::load_machine(&view, identity.topology, id, record.data)?) };
-            let group_log = GroupLog::open(log.clone(), id, record.applied, record.members.clone())?;
-            groups.insert(id, Box::new(Group::open(identity.node, id, group_log, record, machine, &mut chance)?));
+            let machine = if id.is_meta() {
+                None
+            } else {
+                Some(apply::load_machine(&view, identity.topology, id, record.data)?)
+            };
+            let group_log =
+                GroupLog::open(log.clone(), id, record.applied, record.members.clone())?;
+            groups.insert(
+                id,
+                Box::new(Group::open(identity.node, id, group_log, record, machine, &mut rng)?),
+            );
         }
-        let requests = Requests::starting_at(chance.next_u64());
-        let looks = reads::Looks::starting_at(chance.next_u64());
+        let requests = Requests::starting_at(rng.next_u64());
+        let looks = reads::Inspections::starting_at(rng.next_u64());
         let awake = groups.keys().copied().collect();
         let votes_from = if restarted { now + limits::PROMISE } else { now };
         let mut engine = Engine {
             marks: Marks::new(&meta),
             identity,
-            chance,
+            rng,
             now,
             log,
             view: Arc::new(view),
@@ -240,11 +202,13 @@ impl Engine {
             resigning: false,
             ticks: 0,
         };
-        engine.stand_where_alone();
+        engine.note_departures();
+        engine.campaign_if_sole_voter();
         Ok(engine)
     }
 
-    /// The store has never been served from. If it comes from a restore, nobody was voted for, nobody was promised anything, and no group has ever had a leader.
+    /// The store has never been served from. If it comes from a restore, nobody was voted for,
+    /// nobody was promised anything, and no group has ever had a leader.
     pub fn begins_anew(&mut self) {
         if self.identity.restored_from.is_some() && self.identity.lineage == Lineage::PENDING {
             self.votes_from = self.now;
@@ -260,6 +224,22 @@ impl Engine {
         &self.identity
     }
 
+    /// The term that a group's replica here is in.
+    pub fn term(&self, group: GroupId) -> Option<u64> {
+        self.groups.get(&group).map(|g| g.term())
+    }
+
+    /// The replica of a group; see `opened`.
+    fn group(&mut self, id: GroupId) -> &mut Group {
+        opened(&mut self.groups, id)
+    }
+
+    /// Whether this node leads the meta group and has applied everything that was acknowledged
+    /// before it led.
+    fn leads_meta(&self) -> bool {
+        self.groups.get(&GroupId::META).is_some_and(|g| g.knows_all())
+    }
+
     fn me(&self) -> NodeId {
         self.identity.node
     }
@@ -269,7 +249,7 @@ impl Engine {
     }
 
     /// A group whose only voter is this node need not wait for an election.
-    fn stand_where_alone(&mut self) {
+    fn campaign_if_sole_voter(&mut self) {
         let me = self.me();
         for group in self.groups.values_mut() {
             let voters = &group.record.members.voters;
@@ -281,8 +261,13 @@ impl Engine {
     }
 
     /// One turn of the loop; see the module. An error is the end of the node.
-    pub fn round(&mut self, inputs: impl IntoIterator<Item = Input>, host: &mut dyn Host) -> Result<()> {
-        // Others read from the store as well, for a snapshot or for another node. What failed for them ends the node too.
+    pub fn round(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input>,
+        host: &mut dyn Host,
+    ) -> Result<()> {
+        // Others read from the store as well, for a snapshot or for another node. What failed for
+        // them ends the node too.
         self.view.whole()?;
         self.now = host.now();
         for input in inputs {
@@ -308,16 +293,18 @@ impl Engine {
     fn take(&mut self, input: Input, host: &mut dyn Host) -> Result<()> {
         match input {
             Input::Peer { from, message } => {
-                self.heard.insert(from, self.now);
+                self.note_heard(from);
                 self.on_peer(from, *message, host)?;
             }
-            Input::Request { token, group, body, deadline } => self.on_request(For::Caller(token), group, body, deadline, host)?,
-            Input::Look(look) => self.on_look(look),
+            Input::Request { token, group, body, deadline } => {
+                self.on_request(For::Caller(token), group, body, deadline, host)?
+            }
+            Input::Inspection(look) => self.on_inspection(look),
             Input::Tick => self.on_tick(host)?,
             Input::Finished(finished) => self.on_finished(finished, host)?,
             Input::RowsArrived(rows) => self.on_rows_arrived(rows, host),
             Input::RowsSent { to, group, announced } => self.on_rows_sent(to, group, announced),
-            Input::Heard(node) => drop(self.heard.insert(node, self.now)),
+            Input::Heard(node) => self.note_heard(node),
             Input::Gone(node) => self.on_gone(node),
             Input::Adopt(lineage) => self.adopt(lineage, host)?,
             Input::Checkpoint => self.checkpoints.wanted = true,
@@ -336,11 +323,15 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a group takes part. Data groups do so only in a lineage, and after a restore only once the cluster knows that this node is in it: a store
-    /// that is restored a second time from the same part is then refused, since it lacks what this one has acknowledged.
+    /// Whether a group takes part. Data groups do so only in a lineage, and after a restore only
+    /// once the cluster knows that this node is in it: a store that is restored a second time from
+    /// the same part is then refused, since it lacks what this one has acknowledged.
     fn is_active(&self, group: GroupId) -> bool {
         let lineage = self.identity.lineage;
-        let known = || self.identity.restored_from.is_none() || self.meta.node(self.me()).is_some_and(|n| n.lineage == lineage);
+        let known = || {
+            self.identity.restored_from.is_none()
+                || self.meta.node(self.me()).is_some_and(|n| n.lineage == lineage)
+        };
         group.is_meta() || (lineage != Lineage::PENDING && known())
     }
 
@@ -349,16 +340,21 @@ impl Engine {
         let active = self.is_active(GroupId(0));
         for group in self.groups.values_mut().filter(|g| active || g.id.is_meta()) {
             if group.installing.is_none() {
-                group.tick(&mut self.chance);
-                if group.stirs() {
+                group.tick(&mut self.rng);
+                if group.has_work() {
                     self.awake.insert(group.id);
                 }
             }
         }
-        for asker in self.groups.values_mut().flat_map(|g| g.expire(self.now)).collect::<Vec<_>>() {
+        for (group, asker) in self
+            .groups
+            .values_mut()
+            .flat_map(|g| g.expire(self.now).into_iter().map(|asker| (g.id, asker)))
+            .collect::<Vec<_>>()
+        {
             if let Asker::Theirs(node, id) = asker {
                 // The other side has a deadline of its own; this only tells it where to look next.
-                self.decline(node, id, GroupId::META, host);
+                self.decline(node, id, group, host);
             }
         }
         for number in self.requests.expired(self.now) {
@@ -371,75 +367,10 @@ impl Engine {
             self.route(number, host)?;
         }
         self.expire_looks();
-        self.tend_elections();
-        self.tend_members();
-        self.tend_marks(host)?;
-        self.tend_sites(host)?;
-        Ok(())
-    }
-
-    // ---- Peers. ----
-
-    fn on_peer(&mut self, from: NodeId, message: PeerMessage, host: &mut dyn Host) -> Result<()> {
-        let id = GroupId(message.group);
-        if !self.is_active(id) || !self.topology().has(id) {
-            return Ok(());
-        }
-        match message.body {
-            Some(peer_message::Body::Raft(raft)) => self.on_raft(from, id, raft)?,
-            Some(peer_message::Body::Forward(forward)) => self.on_forward(from, id, forward, host)?,
-            Some(peer_message::Body::ForwardReply(reply)) => self.on_forward_reply(from, id, reply, host)?,
-            Some(peer_message::Body::MarkRequest(asked)) => self.on_mark_request(from, asked, host)?,
-            Some(peer_message::Body::Marked(marked)) => self.on_marked(from, marked, host)?,
-            Some(peer_message::Body::Release(release)) => self.on_release(release),
-            None => {}
-        }
-        Ok(())
-    }
-
-    fn on_raft(&mut self, from: NodeId, id: GroupId, raft: internal::RaftMessage) -> Result<()> {
-        let Some(message) = wire::parse_raft(raft) else { return Ok(()) };
-        if message.from != from.0 || message.to != self.me().0 {
-            return Ok(());
-        }
-        let brings_entries = message.msg_type == MessageType::MsgAppend && !message.entries.is_empty();
-        if brings_entries && self.checkpoints.is_full() {
-            // The store is behind; Raft sends them again.
-            return Ok(());
-        }
-        if !self.groups.contains_key(&id) {
-            self.make_room_for(id)?;
-        }
-        let group = self.groups.get_mut(&id).expect("room was just made for it");
-        if group.installing.is_some() {
-            return Ok(());
-        }
-        if message.msg_type == MessageType::MsgHeartbeat && message.commit > group.raw.raft.raft_log.last_index() {
-            // No leader says so of a log that it knows; raft-rs would end the process.
-            return Ok(());
-        }
-        if !group.may_take(&message, self.now, self.votes_from) {
-            return Ok(());
-        }
-        if message.msg_type == MessageType::MsgSnapshot {
-            // Its rows came first; without them it cannot be followed, and the leader sends both again.
-            let name = &message.get_snapshot().data;
-            if !self.arrived.get(&id).is_some_and(|arrived| arrived.iter().any(|rows| rows.name == name)) {
-                return Ok(());
-            }
-        }
-        group.step(message, &mut self.chance);
-        self.awake.insert(id);
-        Ok(())
-    }
-
-    /// A replica that knows nothing yet: a leader has found this node among those that should hold the group.
-    fn make_room_for(&mut self, id: GroupId) -> Result<()> {
-        let record = Record::default();
-        let machine = if id.is_meta() { None } else { Some(data::Machine::open(self.topology(), id, record.data, [])?) };
-        let log = GroupLog::open(self.log.clone(), id, record.applied, record.members.clone())?;
-        let group = Group::open(self.me(), id, log, record, machine, &mut self.chance)?;
-        self.groups.insert(id, Box::new(group));
+        self.tick_elections();
+        self.tick_members();
+        self.tick_marks(host)?;
+        self.tick_sites(host)?;
         Ok(())
     }
 
@@ -472,13 +403,24 @@ impl Engine {
                 continue;
             }
             let mut ready = group.raw.ready();
-            send_all(id, ready.take_messages(), [Failpoint::EarlySending, Failpoint::EarlySent], host);
+            send_all(
+                id,
+                ready.take_messages(),
+                [Failpoint::EarlySending, Failpoint::EarlySent],
+                host,
+            );
             if !ready.snapshot().is_empty() {
                 self.install(id, ready, host)?;
                 continue;
             }
             entries += ready.entries().len();
             sync |= ready.must_sync();
+            if !ready.entries().is_empty() && batch.bytes() >= limits::LOG_WRITE_BYTES {
+                // What is gathered is held in memory more than once. The sync of what follows
+                // covers it too, and nobody is told before.
+                host.flush();
+                self.log.write(&mut batch, false)?;
+            }
             let committed = group.commit();
             let log = group.raw.mut_store();
             log.append(ready.entries(), &mut batch)?;
@@ -486,7 +428,8 @@ impl Engine {
                 log.set_hard_state(state, &mut batch)?;
             }
             if !ready.entries().is_empty() {
-                // It costs nothing here, and a restart then knows of membership changes up to the entries that it has acknowledged.
+                // It costs nothing here, and a restart then knows of membership changes up to the
+                // entries that it has acknowledged.
                 log.persist_commit(committed, &mut batch)?;
             }
             readies.push((id, ready));
@@ -495,7 +438,7 @@ impl Engine {
             host.flush();
             let began = host.now();
             failpoint(Failpoint::LogGathered);
-            self.log.write(&mut batch, sync && !planted(Mistake::AckBeforeSync))?;
+            self.log.write(&mut batch, sync && !mutated(Mutation::AckBeforeSync))?;
             failpoint(Failpoint::LogWritten);
             host.tell(News::Logged { entries, synced: sync, took: host.now() - began });
         }
@@ -511,7 +454,8 @@ impl Engine {
         let full = self.checkpoints.is_full();
         let current = self.meta.settings().lineage;
         let Some(group) = self.groups.get_mut(&id).filter(|g| g.knows_all()) else { return Ok(()) };
-        let same_lineage = group.machine.as_ref().is_none_or(|m| m.state().lineage == current) && current != Lineage::PENDING;
+        let same_lineage = group.machine.as_ref().is_none_or(|m| m.state().lineage == current)
+            && current != Lineage::PENDING;
         let held = group.propose_waiting(open, same_lineage && !full)?;
         match (held && group.fence.holds_writes(open), group.held_since) {
             (true, None) => group.held_since = Some(self.now),
@@ -525,10 +469,24 @@ impl Engine {
     }
 
     /// What had to wait for the disk: messages, then committed entries.
-    fn after_write(&mut self, id: GroupId, mut ready: raft::Ready, host: &mut dyn Host) -> Result<()> {
-        let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
-        send_all(id, ready.take_persisted_messages(), [Failpoint::LateSending, Failpoint::LateSent], host);
-        let (role, mut committed, states) = (ready.ss().map(|s| s.raft_state), ready.take_committed_entries(), ready.take_read_states());
+    fn after_write(
+        &mut self,
+        id: GroupId,
+        mut ready: raft::Ready,
+        host: &mut dyn Host,
+    ) -> Result<()> {
+        let group = opened(&mut self.groups, id);
+        send_all(
+            id,
+            ready.take_persisted_messages(),
+            [Failpoint::LateSending, Failpoint::LateSent],
+            host,
+        );
+        let (role, mut committed, states) = (
+            ready.ss().map(|s| s.raft_state),
+            ready.take_committed_entries(),
+            ready.take_read_states(),
+        );
         let mut light = group.raw.advance_append(ready);
         send_all(id, light.take_messages(), [Failpoint::LateSending, Failpoint::LateSent], host);
         if let Some(commit) = light.commit_index() {
@@ -540,16 +498,22 @@ impl Engine {
         self.note_read_states(id, states);
         self.note_leader(id, role, host)?;
         self.apply(id, committed, host)?;
-        if self.groups.get(&id).is_some_and(|g| g.stirs()) {
+        if self.groups.get(&id).is_some_and(|g| g.has_work()) {
             self.awake.insert(id);
         }
         Ok(())
     }
 
-    /// Follows who leads: a leader that is none any more gives its work back, and requests go where the new one is.
-    fn note_leader(&mut self, id: GroupId, role: Option<StateRole>, host: &mut dyn Host) -> Result<()> {
+    /// Follows who leads: a leader that is none any more gives its work back, and requests go where
+    /// the new one is.
+    fn note_leader(
+        &mut self,
+        id: GroupId,
+        role: Option<StateRole>,
+        host: &mut dyn Host,
+    ) -> Result<()> {
         let me = self.me();
-        let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
+        let group = opened(&mut self.groups, id);
         let leader = Some(NodeId(group.raw.raft.leader_id)).filter(|l| *l != NodeId(0));
         let changed = leader != group.leader;
         group.leader = leader;
@@ -560,9 +524,9 @@ impl Engine {
         if stepped_down || (changed && leader != Some(me)) {
             group.fence.leadership_lost();
             group.lease_until = Duration::ZERO;
-            group.snapshot_sent.clear();
             group.raw.mut_store().offers.get_mut().clear();
-            let looks: Vec<u64> = group.rounds.iter_mut().flat_map(|r| std::mem::take(&mut r.looks)).collect();
+            let looks: Vec<u64> =
+                group.rounds.iter_mut().flat_map(|r| std::mem::take(&mut r.looks)).collect();
             for asker in group.give_back() {
                 match asker {
                     Asker::Theirs(node, forward) => self.decline(node, forward, id, host),
@@ -574,12 +538,14 @@ impl Engine {
                     Asker::Nobody => {}
                 }
             }
-            self.groups.get_mut(&id).expect("groups are not dropped within a round").looks.extend(looks);
+            self.group(id).looks.extend(looks);
         }
         if changed {
             host.tell(News::Leader { group: id, leader });
             if leader.is_some() {
-                let waiting = self.requests.open.iter().filter(|(_, r)| r.group == id && r.sent.is_none_or(|(to, _)| Some(to) != leader));
+                let waiting = self.requests.open.iter().filter(|(_, r)| {
+                    r.group == id && r.sent.is_none_or(|(to, _)| Some(to) != leader)
+                });
                 for number in waiting.map(|(n, _)| *n).collect::<Vec<_>>() {
                     self.route(number, host)?;
                 }
@@ -592,12 +558,23 @@ impl Engine {
     }
 }
 
+/// A group that this node has opened. The engine drops none, so an id that came from one of them
+/// finds it.
+fn opened(groups: &mut BTreeMap<GroupId, Box<Group>>, id: GroupId) -> &mut Group {
+    groups.get_mut(&id).expect("the engine keeps every group that it has opened")
+}
+
 fn message(group: GroupId, body: peer_message::Body) -> PeerMessage {
     PeerMessage { group: group.0, body: Some(body) }
 }
 
 /// Sends what raft-rs has to say, if it has.
-fn send_all(group: GroupId, messages: Vec<raft::eraftpb::Message>, [before, after]: [Failpoint; 2], host: &mut dyn Host) {
+fn send_all(
+    group: GroupId,
+    messages: Vec<raft::eraftpb::Message>,
+    [before, after]: [Failpoint; 2],
+    host: &mut dyn Host,
+) {
     if messages.is_empty() {
         return;
     }

@@ -1,11 +1,13 @@
 //! Applied rows of one group that are not yet in the store: an ordered map in memory, in layers.
 //!
-//! The newest layer is open and takes what is applied. Sealing it fixes it together with the group's record at that log index; a checkpoint writes sealed
-//! layers to the store, oldest first, and only then are they dropped. A mark seals a layer too, and the layers behind it wait until the snapshot has its
-//! view: so the store passes through exactly the state of the mark.
+//! The newest layer is open and takes what is applied. Sealing it fixes it together with the
+//! group's record at that log index; a checkpoint writes sealed layers to the store, oldest first,
+//! and only then are they dropped. A mark seals a layer too, and the layers behind it wait until
+//! the snapshot has its view: so the store passes through exactly the state of the mark.
 //!
 //! - A row is looked up in the layers from the newest to the oldest, then in the store's view.
-//! - Rows leave memory in the same step in which the view that holds them becomes the one that is read.
+//! - Rows leave memory in the same step in which the view that holds them becomes the one that is
+//!   read.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,14 +19,18 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    base::{error::Result, ids::SnapshotSeq, limits},
     entry::Position,
-    error::Result,
-    ids::SnapshotSeq,
     store::{Rows, View},
 };
 
 /// A row's key and what a map keeps for it, roughly.
 const ROW_OVERHEAD: usize = 96;
+
+/// What a row counts for.
+fn weight(bytes: usize) -> usize {
+    if bytes < limits::ROW_LARGE_BYTES { bytes } else { limits::ROW_LARGE_WEIGHT * bytes }
+}
 
 type Map = BTreeMap<Vec<u8>, Option<Bytes>>;
 
@@ -53,17 +59,20 @@ pub struct Overlay {
     open_bytes: usize,
     sealed: VecDeque<Arc<Sealed>>,
     sealed_ever: u64,
-    /// For each snapshot that waits for its view, the layer that its mark closed: layers after it are not written before.
+    /// For each snapshot that waits for its view, the layer that its mark closed: layers after it
+    /// are not written before.
     held_after: BTreeMap<SnapshotSeq, u64>,
 }
 
 impl Overlay {
     pub fn set(&mut self, key: Vec<u8>, row: Option<Bytes>) {
-        self.open_bytes += key.len() + row.as_ref().map_or(0, Bytes::len) + ROW_OVERHEAD;
+        self.open_bytes +=
+            key.len() + row.as_ref().map_or(0, |row| weight(row.len())) + ROW_OVERHEAD;
         self.open.insert(key, row);
     }
 
-    /// Bytes in memory, counting rows that were overwritten since the layer was opened.
+    /// Bytes in memory, counting rows that were overwritten since the layer was opened, and large
+    /// ones by their weight.
     pub fn bytes(&self) -> usize {
         self.open_bytes + self.sealed.iter().map(|l| l.bytes).sum::<usize>()
     }
@@ -72,7 +81,13 @@ impl Overlay {
     pub fn seal(&mut self, record: Vec<u8>, applied: Position) -> u64 {
         self.sealed_ever += 1;
         let (rows, bytes) = (std::mem::take(&mut self.open), std::mem::take(&mut self.open_bytes));
-        self.sealed.push_back(Arc::new(Sealed { number: self.sealed_ever, rows, record, applied, bytes }));
+        self.sealed.push_back(Arc::new(Sealed {
+            number: self.sealed_ever,
+            rows,
+            record,
+            applied,
+            bytes,
+        }));
         self.sealed_ever
     }
 
@@ -86,12 +101,12 @@ impl Overlay {
         self.sealed_ever
     }
 
-    pub fn hold_after(&mut self, x: SnapshotSeq, number: u64) {
-        self.held_after.insert(x, number);
+    pub fn hold_after(&mut self, seq: SnapshotSeq, number: u64) {
+        self.held_after.insert(seq, number);
     }
 
-    pub fn release(&mut self, x: SnapshotSeq) {
-        self.held_after.remove(&x);
+    pub fn release(&mut self, seq: SnapshotSeq) {
+        self.held_after.remove(&seq);
     }
 
     /// What a checkpoint may write now, oldest first.
@@ -140,7 +155,11 @@ impl<'a> Reader<'a> {
     /// Rows of a range in key order.
     pub fn range(&self, range: &Range<Vec<u8>>) -> Result<Merged<'a>> {
         let layers = self.overlay.layers().filter(|l| !l.is_empty());
-        let layers = if range.start < range.end { layers.map(|l| l.range(range.clone()).peekable()).collect() } else { Vec::new() };
+        let layers = if range.start < range.end {
+            layers.map(|l| l.range(range.clone()).peekable()).collect()
+        } else {
+            Vec::new()
+        };
         Ok(Merged { layers, stored: self.view.range(range)?.peekable() })
     }
 }
@@ -203,34 +222,65 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn layers_over_a_store_read_as_one_map(steps in proptest::collection::vec((0u8..6, 0u8..12, 0u8..4), 1..80)) {
+        fn layers_over_a_store_read_as_one_map(
+            steps in proptest::collection::vec((0u8..6, 0u8..12, 0u8..4), 1..80),
+        ) {
             let dir = tempfile::tempdir().unwrap();
-            let store = Store::create(dir.path(), &crate::disk::Machine, b"me").unwrap();
+            let store = Store::create(dir.path(), &crate::base::disk::Machine, b"me").unwrap();
             let (mut overlay, mut model, mut view) = (Overlay::default(), BTreeMap::new(), None);
             for (what, key, value) in steps {
                 let key = vec![b'd', key];
                 match what {
-                    0 | 1 => { model.insert(key.clone(), vec![value]); overlay.set(key, Some(Bytes::copy_from_slice(&[value]))); }
-                    2 => { model.remove(&key); overlay.set(key, None); }
-                    3 => { overlay.seal(vec![], Position::default()); }
-                    4 => { let n = overlay.seal(vec![], Position::default()); overlay.hold_after(SnapshotSeq(n), n); overlay.release(SnapshotSeq(n)); }
+                    0 | 1 => {
+                        model.insert(key.clone(), vec![value]);
+                        overlay.set(key, Some(Bytes::copy_from_slice(&[value])));
+                    }
+                    2 => {
+                        model.remove(&key);
+                        overlay.set(key, None);
+                    }
+                    3 => {
+                        overlay.seal(vec![], Position::default());
+                    }
+                    4 => {
+                        let n = overlay.seal(vec![], Position::default());
+                        overlay.hold_after(SnapshotSeq(n), n);
+                        overlay.release(SnapshotSeq(n));
+                    }
                     _ => {
                         let ripe = overlay.ripe();
                         let mut commit = store.begin().unwrap();
                         for layer in &ripe {
-                            commit.rows(layer.rows.iter().map(|(k, v)| (k.as_slice(), v.as_deref()))).unwrap();
+                            commit
+                                .rows(layer.rows.iter().map(|(k, v)| (k.as_slice(), v.as_deref())))
+                                .unwrap();
                         }
                         commit.finish().unwrap();
-                        if let Some(last) = ripe.last() { overlay.written(last.number); }
+                        if let Some(last) = ripe.last() {
+                            overlay.written(last.number);
+                        }
                         view = Some(store.view().unwrap());
                     }
                 }
-                let now = match view.take() { Some(v) => v, None => { store.begin().unwrap().finish().unwrap(); store.view().unwrap() } };
+                let now = match view.take() {
+                    Some(v) => v,
+                    None => {
+                        store.begin().unwrap().finish().unwrap();
+                        store.view().unwrap()
+                    }
+                };
                 let reader = Reader { overlay: &overlay, view: &now };
-                let all: BTreeMap<_, _> = reader.range(&(vec![b'd']..vec![b'e'])).unwrap().map(|r| r.map(|(k, v)| (k, v.to_vec())).unwrap()).collect();
+                let all: BTreeMap<_, _> = reader
+                    .range(&(vec![b'd']..vec![b'e']))
+                    .unwrap()
+                    .map(|r| r.map(|(k, v)| (k, v.to_vec())).unwrap())
+                    .collect();
                 prop_assert_eq!(&all, &model);
                 for key in 0..12 {
-                    prop_assert_eq!(reader.get(&[b'd', key]).unwrap().map(|v| v.to_vec()), model.get(&vec![b'd', key]).cloned());
+                    prop_assert_eq!(
+                        reader.get(&[b'd', key]).unwrap().map(|v| v.to_vec()),
+                        model.get(&vec![b'd', key]).cloned()
+                    );
                 }
             }
         }
@@ -253,10 +303,10 @@ mod tests {
     #[test]
     fn two_snapshots_in_a_row_hold_each_its_own_mark() {
         let mut overlay = Overlay::default();
-        let marks = [1, 2].map(|x| {
-            overlay.set(b"a".to_vec(), Some(Bytes::from(vec![x])));
+        let marks = [1, 2].map(|seq| {
+            overlay.set(b"a".to_vec(), Some(Bytes::from(vec![seq])));
             let mark = overlay.seal(vec![], Position::default());
-            overlay.hold_after(SnapshotSeq(u64::from(x)), mark);
+            overlay.hold_after(SnapshotSeq(u64::from(seq)), mark);
             mark
         });
         overlay.set(b"a".to_vec(), Some(Bytes::from("3")));
@@ -265,6 +315,10 @@ mod tests {
         assert_eq!(ripe(&overlay), Some(marks[0]), "the second mark does not loosen the first");
         overlay.written(marks[0]);
         overlay.release(SnapshotSeq(1));
-        assert_eq!(ripe(&overlay), Some(marks[1]), "the first view does not loosen the second mark");
+        assert_eq!(
+            ripe(&overlay),
+            Some(marks[1]),
+            "the first view does not loosen the second mark"
+        );
     }
 }

@@ -1,39 +1,46 @@
 //! Reads, and who may answer them when.
 //!
-//! A leader that has applied an entry of its own term may answer a read from what it has applied, if it is certain to be the leader still. It is certain
-//! - within its lease: a quorum answered heartbeats that were sent less than `limits::LEASE` ago, and whoever answered does not vote for another until
-//!   longer after (Raft thesis 6.4.1). The lease counts from the sending, on this node's monotonic clock; a leader that has offered its place to another
-//!   has none for the rest of its term, since that one may be elected at once; and a node that has restarted votes only after a promise has passed (see `elections`).
-//! - otherwise after a round of heartbeats begun after the read came (ReadIndex, 6.4). One round serves all reads that wait, and renews the lease.
+//! A leader that has applied an entry of its own term may answer a read from what it has applied,
+//! if it is certain to be the leader still. It is certain
+//! - within its lease: a quorum answered heartbeats that were sent less than `limits::LEASE` ago,
+//!   and whoever answered does not vote for another until longer after (Raft thesis 6.4.1). The
+//!   lease counts from the sending, on this node's monotonic clock; a leader that has offered its
+//!   place to another has none for the rest of its term, since that one may be elected at once; and
+//!   a node that has restarted votes only after a promise has passed (see `elections`).
+//! - otherwise after a round of heartbeats begun after the read came (ReadIndex, 6.4). One round
+//!   serves all reads that wait, and renews the lease.
 //!
-//! The meta state is on every node: a look at it asks the leader for the commit index and waits until that is applied here.
+//! The meta state is on every node: a look at it asks the leader for the commit index and waits
+//! until that is applied here.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use raft::ReadState;
 
 use super::{
-    Engine, Host,
+    Engine, Host, admission,
     apply::SeenRows,
     group::{Asker, Group, ReadRound},
     overlay::Reader,
 };
 use crate::{
+    base::{
+        error::{Error, Result},
+        ids::{GroupId, NodeId, PartitionId, SnapshotSeq},
+        limits,
+    },
     cluster,
     data::{Query, Reply},
-    entry::{Identity, Position},
-    error::{Error, Result},
-    ids::{GroupId, NodeId, PartitionId, SnapshotSeq},
-    limits,
+    entry::{Identity, Position, Record},
     store::keys,
 };
 
 /// What a look at the engine sees.
-pub struct Sight<'a> {
+pub struct EngineView<'a> {
     engine: &'a Engine,
 }
 
-impl<'a> Sight<'a> {
+impl<'a> EngineView<'a> {
     pub fn meta(&self) -> &'a cluster::State {
         &self.engine.meta
     }
@@ -41,11 +48,15 @@ impl<'a> Sight<'a> {
         &self.engine.identity
     }
     /// The groups that this node leads, and their members.
-    pub fn led(&self) -> impl Iterator<Item = (GroupId, &'a cluster::walk::Membership)> {
+    pub fn led(&self) -> impl Iterator<Item = (GroupId, &'a cluster::reconfigure::Membership)> {
         self.engine.groups.values().filter(|g| g.leads()).map(|g| (g.id, g.members()))
     }
     pub fn leader(&self, group: GroupId) -> Option<NodeId> {
-        self.engine.groups.get(&group).and_then(|g| g.leader).or_else(|| self.engine.hints.get(&group).copied())
+        self.engine
+            .groups
+            .get(&group)
+            .and_then(|g| g.leader)
+            .or_else(|| self.engine.hints.get(&group).copied())
     }
     pub fn overlay_bytes(&self) -> usize {
         self.engine.groups.values().map(|g| g.overlay.bytes()).sum()
@@ -54,14 +65,33 @@ impl<'a> Sight<'a> {
         self.engine.marks.open().get()
     }
 
-    /// How far a data group's replica on this node is, and the blake3 of its rows there; none while it has none. Replicas at the same place have the same.
+    /// Whether a node may send rows of a group.
+    pub fn may_send_rows(&self, from: NodeId, group: GroupId) -> Result<()> {
+        self.engine.with_facts(from, group, admission::rows)
+    }
+    /// Whether rows that come with this record may be put in place.
+    pub fn may_take_record(&self, from: NodeId, group: GroupId, record: &Record) -> Result<()> {
+        self.engine.with_facts(from, group, |facts| admission::record(facts, record))
+    }
+
+    /// How far a data group's replica on this node is, and the blake3 of its rows there; none while
+    /// it has none. Replicas at the same place have the same.
     pub fn replica(&self, id: GroupId) -> Result<Option<(Position, blake3::Hash)>> {
-        let Some(group) = self.engine.groups.get(&id).filter(|g| g.has_replica() && g.installing.is_none()) else { return Ok(None) };
+        let Some(group) =
+            self.engine.groups.get(&id).filter(|g| g.has_replica() && g.installing.is_none())
+        else {
+            return Ok(None);
+        };
         let mut hash = blake3::Hasher::new();
         for partition in self.engine.topology().partitions_of(id) {
-            for row in (Reader { overlay: &group.overlay, view: &self.engine.view }).range(&keys::partition(PartitionId(partition)))? {
+            for row in (Reader { overlay: &group.overlay, view: &self.engine.view })
+                .range(&keys::partition(PartitionId(partition)))?
+            {
                 let (key, row) = row?;
-                hash.update(&(key.len() as u64).to_be_bytes()).update(&key).update(&(row.len() as u64).to_be_bytes()).update(&row);
+                hash.update(&(key.len() as u64).to_be_bytes())
+                    .update(&key)
+                    .update(&(row.len() as u64).to_be_bytes())
+                    .update(&row);
             }
         }
         Ok(Some((group.record.applied, hash.finalize())))
@@ -76,12 +106,30 @@ impl<'a> Sight<'a> {
         if meta.leader.is_none() {
             return Some("the meta group has no leader".into());
         }
-        if engine.identity.lineage == crate::ids::Lineage::PENDING {
-            return Some("the restored nodes have not agreed on a lineage yet; a majority of them has to be up".into());
+        if engine.identity.lineage == crate::base::ids::Lineage::PENDING {
+            return Some(
+                "the restored nodes have not agreed on a lineage yet; a majority of them has to be \
+                 up"
+                    .into(),
+            );
         }
-        let mine = engine.meta.assignments().iter().filter(|(g, nodes)| !g.is_meta() && nodes.contains(&engine.identity.node));
-        let behind = |g: &Group| g.installing.is_some() || !g.has_replica() || g.leader.is_none() || g.record.applied.index < g.commit();
-        let waiting = mine.filter(|(id, _)| engine.groups.get(id).is_none_or(|g| behind(g) || !g.members().voters.contains(&engine.identity.node)));
+        let mine = engine
+            .meta
+            .assignments()
+            .iter()
+            .filter(|(g, nodes)| !g.is_meta() && nodes.contains(&engine.identity.node));
+        let behind = |g: &Group| {
+            g.installing.is_some()
+                || !g.has_replica()
+                || g.leader.is_none()
+                || g.record.applied.index < g.commit()
+        };
+        let waiting = mine.filter(|(id, _)| {
+            engine
+                .groups
+                .get(id)
+                .is_none_or(|g| behind(g) || !g.members().voters.contains(&engine.identity.node))
+        });
         match waiting.count() {
             0 => None,
             n => Some(format!("{n} groups have not caught up or have no leader")),
@@ -89,33 +137,35 @@ impl<'a> Sight<'a> {
     }
 }
 
-type See = Box<dyn FnOnce(Result<Sight<'_>>) + Send>;
+type See = Box<dyn FnOnce(Result<EngineView<'_>>) + Send>;
 
 /// A look at the engine from outside.
-pub struct Look {
-    /// Whether it has to see everything that was acknowledged before, or just what this node knows.
+pub struct Inspection {
+    /// Whether the inspection must see everything that was acknowledged before it, or only what
+    /// this node knows.
     pub linearizable: bool,
     pub deadline: Duration,
     pub see: See,
 }
 
 /// Looks that wait for the leader's word, by number.
-pub(super) struct Looks {
-    waiting: BTreeMap<u64, Look>,
+pub(super) struct Inspections {
+    waiting: BTreeMap<u64, Inspection>,
     last: u64,
 }
 
-impl Looks {
-    /// Numbers begin anywhere, so that an answer to a question of an earlier run is not taken for one of this.
-    pub fn starting_at(number: u64) -> Looks {
-        Looks { waiting: BTreeMap::new(), last: number >> 1 }
+impl Inspections {
+    /// Numbers begin anywhere, so that an answer to a question of an earlier run is not taken for
+    /// one of this.
+    pub fn starting_at(number: u64) -> Inspections {
+        Inspections { waiting: BTreeMap::new(), last: number >> 1 }
     }
 }
 
 impl Engine {
-    pub(super) fn on_look(&mut self, look: Look) {
+    pub(super) fn on_inspection(&mut self, look: Inspection) {
         if !look.linearizable {
-            return (look.see)(Ok(Sight { engine: self }));
+            return (look.see)(Ok(EngineView { engine: self }));
         }
         self.looks.last += 1;
         let number = self.looks.last;
@@ -136,15 +186,27 @@ impl Engine {
     }
 
     pub(super) fn expire_looks(&mut self) {
-        let late = self.looks.waiting.iter().filter(|(_, l)| l.deadline <= self.now).map(|(n, _)| *n);
+        let late =
+            self.looks.waiting.iter().filter(|(_, l)| l.deadline <= self.now).map(|(n, _)| *n);
         for number in late.collect::<Vec<_>>() {
-            self.refuse_look(number, "the meta group has no leader that could be reached; retry later");
+            self.refuse_look(
+                number,
+                "the meta group has no leader that could be reached; retry later",
+            );
         }
         // A follower's question to the leader may be lost without a trace: ask again.
         if let Some(meta) = self.groups.get_mut(&GroupId::META) {
-            let late = meta.rounds.iter().position(|r| r.index.is_some() || self.now.saturating_sub(r.sent) < 3 * limits::TICK).unwrap_or(meta.rounds.len());
+            let late = meta
+                .rounds
+                .iter()
+                .position(|r| {
+                    r.index.is_some()
+                        || self.now.saturating_sub(r.sent) < limits::READ_AGAIN_TICKS * limits::TICK
+                })
+                .unwrap_or(meta.rounds.len());
             for round in meta.rounds.drain(..late) {
-                meta.looks.extend(round.looks.into_iter().filter(|n| self.looks.waiting.contains_key(n)));
+                meta.looks
+                    .extend(round.looks.into_iter().filter(|n| self.looks.waiting.contains_key(n)));
                 meta.reads.extend(round.reads);
             }
             if !meta.looks.is_empty() {
@@ -156,7 +218,9 @@ impl Engine {
     /// Begins a round of heartbeats for the reads that wait, unless the lease covers them.
     pub(super) fn ask_for_reads(&mut self, id: GroupId) {
         let (me, now) = (self.me(), self.now);
-        let Some(group) = self.groups.get_mut(&id).filter(|g| g.installing.is_none()) else { return };
+        let Some(group) = self.groups.get_mut(&id).filter(|g| g.installing.is_none()) else {
+            return;
+        };
         if group.reads.is_empty() && group.looks.is_empty() {
             return;
         }
@@ -174,10 +238,16 @@ impl Engine {
 
     /// A quorum has answered a round, or the leader a follower's question.
     pub(super) fn note_read_states(&mut self, id: GroupId, states: Vec<ReadState>) {
-        let group = self.groups.get_mut(&id).expect("groups are not dropped within a round");
+        let group = self.group(id);
         for state in states {
-            let number = state.request_ctx.get(8..16).and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
-            let Some(round) = group.rounds.iter_mut().find(|r| r.number == number) else { continue };
+            let number = state
+                .request_ctx
+                .get(8..16)
+                .and_then(|b| b.try_into().ok())
+                .map_or(0, u64::from_be_bytes);
+            let Some(round) = group.rounds.iter_mut().find(|r| r.number == number) else {
+                continue;
+            };
             round.index = Some(state.index);
             let sent = round.sent;
             if group.leads() && group.no_lease_in != group.term() {
@@ -191,7 +261,7 @@ impl Engine {
         self.now = host.now();
         for id in std::mem::take(&mut self.asked) {
             let now = self.now;
-            let group = self.groups.get_mut(&id).expect("a group that was opened stays");
+            let group = self.group(id);
             let (mut reads, mut looks) = (Vec::new(), Vec::new());
             let applied = group.record.applied.index;
             if group.knows_all() && group.has_lease(now) && applied >= group.commit() {
@@ -214,16 +284,25 @@ impl Engine {
             }
             for number in looks {
                 if let Some(look) = self.looks.waiting.remove(&number) {
-                    (look.see)(Ok(Sight { engine: self }));
+                    (look.see)(Ok(EngineView { engine: self }));
                 }
             }
         }
         Ok(())
     }
 
-    pub(super) fn answer_read(&mut self, id: GroupId, asker: Asker, query: &Query, host: &mut dyn Host) -> Result<()> {
+    pub(super) fn answer_read(
+        &mut self,
+        id: GroupId,
+        asker: Asker,
+        query: &Query,
+        host: &mut dyn Host,
+    ) -> Result<()> {
         let group = self.groups.get(&id).expect("reads wait only in groups that are there");
-        let reply: Reply = query.answer(self.topology(), &SeenRows(Reader { overlay: &group.overlay, view: &self.view }))?;
+        let reply: Reply = query.answer(
+            self.topology(),
+            &SeenRows(Reader { overlay: &group.overlay, view: &self.view }),
+        )?;
         self.finish(asker, id, reply, host)
     }
 }

@@ -1,21 +1,28 @@
 //! Requests of this node on their way to the leaders of their groups, and back.
 //!
-//! A request is kept here from its arrival to its answer. It stands in the queue of a local leader, or travels as a `Forward` to the node that is believed to
-//! lead. When leadership changes or no answer comes, it is sent again with the same request id, which has its effect once. At the deadline it is answered:
-//! `Unavailable` when it was certainly never proposed, `Unknown` when it may have been.
+//! A request is kept here from its arrival to its answer. It stands in the queue of a local leader,
+//! or travels as a `Forward` to the node that is believed to lead. When leadership changes or no
+//! answer comes, it is sent again with the same request id, which has its effect once. At the
+//! deadline it is answered: `Unavailable` when it was certainly never proposed, `Unknown` when it
+//! may have been.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
+    base::{
+        error::Error,
+        ids::{GroupId, NodeId, RequestId, SiteId},
+        limits,
+    },
     cluster::sites::Site,
     data,
     entry::{Action, Command},
-    error::Error,
-    ids::{GroupId, NodeId, RequestId, SiteId},
-    limits,
 };
 
-/// Names a request to whoever handed it in.
+/// Names a request to the caller that handed it in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token(pub u64);
 
@@ -26,14 +33,14 @@ pub enum Body {
     Read { query: data::Query, stale: bool },
 }
 
-/// Who is waiting for the answer.
+/// What the answer is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum For {
-    /// Somebody outside.
+    /// A caller outside the engine.
     Caller(Token),
-    /// The engine, which finishes adding or removing a site that was so when it asked.
+    /// The engine, which finishes adding or removing a site; with the site as it was then.
     Site(SiteId, Site),
-    /// The engine, which looks at the state instead.
+    /// Nothing: the engine looks at the state instead.
     Nobody,
 }
 
@@ -44,15 +51,17 @@ pub struct Request {
     pub group: GroupId,
     pub body: Body,
     pub deadline: Duration,
-    /// Where it was last sent, and when; none while nobody is known to lead.
+    /// The node that the request was last sent to, and when; none while no leader is known.
     pub sent: Option<(NodeId, Duration)>,
-    /// Whether it may have been proposed.
+    /// Every other node that the request was ever sent to: any of them may answer.
+    pub asked: BTreeSet<NodeId>,
+    /// Whether some leader may have proposed the request.
     pub exposed: bool,
-    /// How often it was sent.
+    /// How often the request was routed.
     pub sendings: u32,
-    /// Who last said that they do not lead.
+    /// The node that last answered that it does not lead.
     pub declined: Option<NodeId>,
-    /// How often it was sent on at once since the last tick, because of such an answer.
+    /// How often the request was sent on at once since the last tick, because of such an answer.
     pub hops: u32,
 }
 
@@ -70,14 +79,18 @@ impl Requests {
         self.last
     }
 
-    /// Numbers begin anywhere, so that an answer to a forward of an earlier run is not taken for one of this.
+    /// Numbers begin anywhere, so that an answer to a forward of an earlier run is not taken for
+    /// one of this.
     pub fn starting_at(number: u64) -> Requests {
         Requests { open: BTreeMap::new(), last: number >> 1 }
     }
 
     /// Requests to be sent again: nobody was known to lead, or no answer came.
     pub fn stale(&self, now: Duration, me: NodeId) -> Vec<u64> {
-        let again = |r: &Request| r.sent.is_none_or(|(to, at)| to != me && now.saturating_sub(at) >= limits::FORWARD_AGAIN);
+        let again = |r: &Request| {
+            r.sent
+                .is_none_or(|(to, at)| to != me && now.saturating_sub(at) >= limits::FORWARD_AGAIN)
+        };
         self.open.iter().filter(|(_, r)| again(r)).map(|(n, _)| *n).collect()
     }
 
@@ -94,15 +107,23 @@ impl Request {
         }
     }
 
-    /// What it is answered when its time is over.
+    /// The answer when the deadline is over.
     pub fn too_late(&self) -> Error {
         let group = self.group;
         match (&self.body, self.exposed) {
             (Body::Propose(Command { action: Action::Data(_) | Action::Meta(_), .. }), true) => {
-                Error::unknown(format!("no majority of group {group} has answered in time; the write may have its effect, retry it with the same request id"))
+                Error::unknown(format!(
+                    "no majority of group {group} has answered in time; the write may have its \
+                     effect, retry it with the same request id"
+                ))
             }
-            _ if self.sent.is_none() => Error::unavailable(format!("group {group} has no leader that could be reached; nothing was done, retry later")),
-            _ => Error::unavailable(format!("the leader of group {group} has not answered in time; nothing was done, retry later")),
+            _ if self.sent.is_none() => Error::unavailable(format!(
+                "group {group} has no leader that could be reached; nothing was done, retry later"
+            )),
+            _ => Error::unavailable(format!(
+                "the leader of group {group} has not answered in time; nothing was done, retry \
+                 later"
+            )),
         }
     }
 }

@@ -1,8 +1,11 @@
-//! One group's log as raft-rs wants to see it: what is on disk, with the recent entries kept in memory, and the Raft snapshots that are ready to be announced.
+//! One group's log as raft-rs wants to see it: what is on disk, with the recent entries kept in
+//! memory, and the Raft snapshots that are ready to be announced.
 //!
-//! - `last` is on disk or in the batch that is being written; raft-rs is told of it only after the write.
-//! - A Raft snapshot is announced to a node only after its rows have arrived there (`Offer::Delivered`); until then raft-rs is told to come back later, and
-//!   the wish is kept for the engine.
+//! - `last` is on disk or in the batch that is being written; raft-rs is told of it only after the
+//!   write.
+//! - A Raft snapshot is announced to a node only after its rows have arrived there
+//!   (`Offer::Delivered`); until then raft-rs is told to come back later, and the wish is kept for
+//!   the engine.
 
 use std::{
     cell::RefCell,
@@ -17,13 +20,15 @@ use raft::{
 };
 
 use crate::{
-    cluster::walk::Membership,
+    base::{
+        error::{Error, Result},
+        ids::{GroupId, NodeId},
+        limits,
+    },
+    cluster::reconfigure::Membership,
     entry::Position,
-    error::{Error, Result},
-    ids::{GroupId, NodeId},
-    limits,
+    faults::mutation::{Mutation, mutated},
     log::{self, Batch, Log},
-    planted::{Mistake, planted},
 };
 
 /// How far a Raft snapshot for one node is.
@@ -47,12 +52,22 @@ pub struct GroupLog {
     last: Position,
     recent: VecDeque<Entry>,
     recent_bytes: usize,
+    /// Bytes appended since the start, and what they were at some entries, for whoever asks how far
+    /// back so many bytes reach.
+    appended: u64,
+    steps: VecDeque<(u64, u64)>,
     pub offers: RefCell<BTreeMap<NodeId, Offer>>,
 }
 
 impl GroupLog {
-    /// Opens a group's log. `applied` is where the stored rows are: the log may have been lost up to there, never behind it.
-    pub fn open(log: Log, group: GroupId, applied: Position, members: Membership) -> Result<GroupLog> {
+    /// Opens a group's log. `applied` is where the stored rows are: the log may have been lost up
+    /// to there, never behind it.
+    pub fn open(
+        log: Log,
+        group: GroupId,
+        applied: Position,
+        members: Membership,
+    ) -> Result<GroupLog> {
         let found = log.find(group)?;
         let mut hard_state = found.hard_state.clone();
         let mut this = GroupLog {
@@ -63,14 +78,18 @@ impl GroupLog {
             last: found.begin,
             recent: VecDeque::new(),
             recent_bytes: 0,
+            appended: 0,
+            steps: VecDeque::new(),
             offers: RefCell::default(),
             log,
         };
         if found.last_index < applied.index || found.begin.index > applied.index {
-            // A Raft snapshot's rows are stored before the log is told to begin behind them; a crash in between ends here.
+            // A Raft snapshot's rows are stored before the log is told to begin behind them; a
+            // crash in between ends here.
             if found.begin.index > applied.index {
                 return Err(Error::corrupt(format!(
-                    "group {group}: its log begins behind entry {} but its rows end at {}; the store has lost rows",
+                    "group {group}: its log begins behind entry {} but its rows end at {}; the \
+                     store has lost rows",
                     found.begin.index, applied.index
                 )));
             }
@@ -86,7 +105,9 @@ impl GroupLog {
             (this.begin, this.last) = (applied, applied);
         } else if found.last_index > found.begin.index {
             let last = this.log.entries(group, found.last_index, found.last_index + 1, None)?;
-            let last = last.first().ok_or_else(|| Error::corrupt(format!("group {group}: log entry {} is gone", found.last_index)))?;
+            let last = last.first().ok_or_else(|| {
+                Error::corrupt(format!("group {group}: log entry {} is gone", found.last_index))
+            })?;
             this.last = Position { index: last.index, term: last.term };
         }
         hard_state.commit = hard_state.commit.max(applied.index).min(this.last.index);
@@ -122,7 +143,8 @@ impl GroupLog {
         self.members = members;
     }
 
-    /// Puts new entries into the batch and behind the ones there are, cutting off what they replace.
+    /// Puts new entries into the batch and behind the ones there are, cutting off what they
+    /// replace.
     pub fn append(&mut self, entries: &[Entry], batch: &mut Batch) -> Result<()> {
         let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Ok(()) };
         while self.recent.back().is_some_and(|e| e.index >= first.index) {
@@ -132,9 +154,18 @@ impl GroupLog {
             self.recent.clear();
             self.recent_bytes = 0;
         }
+        while self.steps.back().is_some_and(|(index, _)| *index >= first.index) {
+            self.steps.pop_back();
+        }
         for entry in entries {
-            self.recent_bytes += log::entry_bytes(entry);
+            let bytes = log::entry_bytes(entry);
+            self.recent_bytes += bytes;
             self.recent.push_back(entry.clone());
+            self.appended += bytes as u64;
+            if self.appended - self.steps.back().map_or(0, |(_, at)| *at) >= limits::LOG_BYTES_STEP
+            {
+                self.steps.push_back((entry.index, self.appended));
+            }
         }
         while self.recent_bytes > limits::LOG_CACHE_BYTES && self.recent.len() > 1 {
             self.recent_bytes -= self.recent.pop_front().map_or(0, |e| log::entry_bytes(&e));
@@ -143,7 +174,8 @@ impl GroupLog {
         batch.append(self.group, entries)
     }
 
-    /// Puts the hard state into the batch when losing it could matter: a commit index that is behind does not, except for membership changes.
+    /// Puts the hard state into the batch when losing it could matter: a commit index that is
+    /// behind does not, except for membership changes.
     pub fn set_hard_state(&mut self, state: &HardState, batch: &mut Batch) -> Result<()> {
         let matters = (state.term, state.vote) != (self.hard_state.term, self.hard_state.vote);
         self.hard_state = state.clone();
@@ -160,13 +192,26 @@ impl GroupLog {
         self.hard_state.commit = commit;
     }
 
+    /// The last entry that so many bytes lie behind, as far as it is known; the beginning
+    /// otherwise.
+    pub fn behind(&self, bytes: u64) -> u64 {
+        let behind = self.steps.iter().take_while(|(_, at)| self.appended - at >= bytes).last();
+        behind.map_or(self.begin.index, |(index, _)| *index)
+    }
+
     /// Drops entries up to and including `to`, which the stored rows cover.
     pub fn compact(&mut self, to: u64, batch: &mut Batch) -> Result<()> {
         if to <= self.begin.index {
             return Ok(());
         }
-        let term = raft::Storage::term(self, to).map_err(|e| Error::corrupt(format!("group {}: the term of entry {to} is gone: {e}", self.group)))?;
+        let term = raft::Storage::term(self, to).map_err(|e| {
+            Error::corrupt(format!("group {}: the term of entry {to} is gone: {e}", self.group))
+                .with_source(e)
+        })?;
         self.begin = Position { index: to, term };
+        while self.steps.front().is_some_and(|(index, _)| *index <= to) {
+            self.steps.pop_front();
+        }
         while self.recent.front().is_some_and(|e| e.index <= to) {
             self.recent_bytes -= self.recent.pop_front().map_or(0, |e| log::entry_bytes(&e));
         }
@@ -179,6 +224,7 @@ impl GroupLog {
         (self.begin, self.last, self.members) = (at, at, members);
         self.hard_state.commit = self.hard_state.commit.max(at.index);
         self.recent.clear();
+        self.steps.clear();
         self.recent_bytes = 0;
         Ok(())
     }
@@ -189,7 +235,13 @@ impl raft::Storage for GroupLog {
         Ok(RaftState::new(self.hard_state.clone(), conf_state(&self.members)))
     }
 
-    fn entries(&self, low: u64, high: u64, max_size: impl Into<Option<u64>>, _: GetEntriesContext) -> raft::Result<Vec<Entry>> {
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
         let max = max_size.into();
         if low <= self.begin.index {
             return Err(StorageError::Compacted.into());
@@ -198,7 +250,10 @@ impl raft::Storage for GroupLog {
             return Err(StorageError::Unavailable.into());
         }
         let Some(first) = self.recent.front().map(|e| e.index).filter(|first| *first <= low) else {
-            return self.log.entries(self.group, low, high, max).map_err(|e| StorageError::Other(e.into()).into());
+            return self
+                .log
+                .entries(self.group, low, high, max)
+                .map_err(|e| StorageError::Other(e.into()).into());
         };
         let mut bytes = 0;
         let entries = self.recent.range((low - first) as usize..(high - first) as usize);
@@ -235,7 +290,9 @@ impl raft::Storage for GroupLog {
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         let mut offers = self.offers.borrow_mut();
         match offers.entry(NodeId(to)).or_insert(Offer::Wanted) {
-            Offer::Delivered { at, members, name, .. } if at.index >= request_index && at.index >= self.begin.index => {
+            Offer::Delivered { at, members, name, .. }
+                if at.index >= request_index && at.index >= self.begin.index =>
+            {
                 let mut snapshot = Snapshot { data: name.to_vec().into(), ..Snapshot::default() };
                 let meta = snapshot.mut_metadata();
                 (meta.index, meta.term) = (at.index, at.term);
@@ -253,14 +310,22 @@ impl raft::Storage for GroupLog {
 }
 
 fn written(state: &HardState) -> HardState {
-    if planted(Mistake::VoteLost) { HardState { commit: state.commit, ..HardState::default() } } else { state.clone() }
+    if mutated(Mutation::VoteLost) {
+        HardState { commit: state.commit, ..HardState::default() }
+    } else {
+        state.clone()
+    }
 }
 
 pub fn conf_state(members: &Membership) -> ConfState {
-    let ids = |set: &std::collections::BTreeSet<NodeId>| set.iter().map(|n| n.0).collect::<Vec<_>>();
+    let ids =
+        |set: &std::collections::BTreeSet<NodeId>| set.iter().map(|n| n.0).collect::<Vec<_>>();
     ConfState::from((ids(&members.voters), ids(&members.learners)))
 }
 
 pub fn membership(state: &ConfState) -> Membership {
-    Membership { voters: state.get_voters().iter().map(|n| NodeId(*n)).collect(), learners: state.get_learners().iter().map(|n| NodeId(*n)).collect() }
+    Membership {
+        voters: state.get_voters().iter().map(|n| NodeId(*n)).collect(),
+        learners: state.get_learners().iter().map(|n| NodeId(*n)).collect(),
+    }
 }

@@ -1,17 +1,20 @@
 //! raft-engine's idea of files, on a `Disk`.
 //!
-//! raft-engine ends the process when a sync fails. Here it is told that all is well, and `Log::write` looks at `Failed` before it says so to anyone: the node
-//! then stops with the reason. A disk that has failed once is not trusted again.
+//! raft-engine ends the process when a sync fails. Here it is told that all is well, and
+//! `Log::write` looks at `Failed` before it says so to anyone: the node then stops with the reason.
+//! A disk that has failed once is not trusted again.
 //!
-//! raft-engine takes the first broken record of the newest file for its torn end and cuts the file off there: after a crash that is so, but a byte that was
-//! damaged long after its sync looks the same, and the node would forget what it acknowledged behind it. Therefore `extent` among the files says how far
-//! the newest file was synced a few seconds ago, and nothing before that is ever cut off. Damage behind it is not told from a torn end.
+//! raft-engine takes the first broken record of the newest file for its torn end and cuts the file
+//! off there: after a crash that is so, but a byte that was damaged long after its sync looks the
+//! same, and the node would forget what it acknowledged behind it. Therefore `extent` among the
+//! files says how far the newest file was synced a few seconds ago, and nothing before that is ever
+//! cut off. Damage behind it is not told from a torn end.
 
 use std::{
     io::{Error, ErrorKind, Read, Result, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -19,9 +22,14 @@ use std::{
 use raft_engine::env::{FileSystem, Handle, Permission, WriteExt};
 
 use crate::{
-    disk::{Disk, File},
-    failpoint::{Failpoint, failpoint},
-    planted::{Mistake, planted},
+    base::{
+        disk::{Disk, File},
+        locks::lock,
+    },
+    faults::{
+        failpoint::{Failpoint, failpoint},
+        mutation::{Mutation, mutated},
+    },
 };
 
 /// Where the log's files are.
@@ -36,7 +44,11 @@ pub struct Files {
 pub struct Extent {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    /// The newest file, and its bytes that were synced; as known when the log was opened, and as they are now.
+    /// Open since the log is: a process that may open no file any more still notes what it has
+    /// synced.
+    file: OnceLock<Arc<dyn File>>,
+    /// The newest file, and its bytes that were synced; as known when the log was opened, and as
+    /// they are now.
     noted: Option<Synced>,
     now: Mutex<Option<Synced>>,
 }
@@ -49,7 +61,8 @@ struct Synced {
 }
 
 const EXTENT: &str = "extent";
-/// A name, a space, bytes, a digest of those and zeros: one sector, which a disk writes whole or leaves as it was.
+/// A name, a space, bytes, a digest of those and zeros: one sector, which a disk writes whole or
+/// leaves as it was.
 const EXTENT_BYTES: usize = 512;
 const DIGEST_BYTES: usize = 32;
 
@@ -58,25 +71,36 @@ impl Extent {
         let path = log.join(EXTENT);
         let mut sector = [0; EXTENT_BYTES];
         let noted = match disk.open(&path, false) {
-            Ok(file) => (file.read(0, &mut sector)? == EXTENT_BYTES).then(|| Synced::parse(&sector)).flatten(),
+            Ok(file) => (file.read(0, &mut sector)? == EXTENT_BYTES)
+                .then(|| Synced::parse(&sector))
+                .flatten(),
             Err(e) if e.kind() == ErrorKind::NotFound => None,
             Err(e) => return Err(e),
         };
-        let noted = noted.filter(|_| !planted(Mistake::ExtentForgotten));
-        Ok(Extent { disk, path, noted, now: Mutex::default() })
+        let noted = noted.filter(|_| !mutated(Mutation::ExtentForgotten));
+        Ok(Extent { disk, path, file: OnceLock::new(), noted, now: Mutex::default() })
     }
 
     fn synced(&self, name: &str, bytes: u64) {
         let synced = Some(Synced { name: name.to_owned(), bytes });
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = lock(&self.now);
         *now = now.take().max(synced);
+    }
+
+    /// The file, opened by the first who asks.
+    pub fn file(&self) -> Result<&Arc<dyn File>> {
+        if self.file.get().is_none() {
+            // Two who ask at once have opened the same.
+            let _ = self.file.set(self.disk.open(&self.path, true)?);
+        }
+        Ok(self.file.get().expect("it was just set"))
     }
 
     /// Writes down, durably, how far the newest file is synced now.
     pub fn note(&self) -> Result<()> {
-        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = lock(&self.now).clone();
         let Some(now) = now else { return Ok(()) };
-        let file = self.disk.open(&self.path, true)?;
+        let file = self.file()?;
         file.write(0, &now.sector())?;
         failpoint(Failpoint::ExtentWritten);
         file.sync()?;
@@ -90,8 +114,9 @@ impl Extent {
             Some(noted) if noted.name == name && offset < noted.bytes => Err(Error::new(
                 ErrorKind::InvalidData,
                 format!(
-                    "{} is damaged at byte {offset}, and {} bytes of it had been synced: the node would forget what it acknowledged. Restore a part into an \
-                     empty directory, or start with an empty one and --join",
+                    "{} is damaged at byte {offset}, and {} bytes of it had been synced: the node \
+                     would forget what it acknowledged. Restore a part into an empty directory, or \
+                     start with an empty one and --join",
                     self.path.with_file_name(name).display(),
                     noted.bytes
                 ),
@@ -110,12 +135,14 @@ impl Synced {
         sector
     }
 
-    /// Nothing where the sector is not one that was written whole: what it would have said is only not known.
+    /// Nothing where the sector is not one that was written whole: what it would have said is only
+    /// not known.
     fn parse(sector: &[u8; EXTENT_BYTES]) -> Option<Synced> {
         let (digest, text) = sector.split_at(DIGEST_BYTES);
         let text = &text[..=text.iter().position(|byte| *byte == b'\n')?];
         let (name, bytes) = std::str::from_utf8(text).ok()?.trim_end().split_once(' ')?;
-        (blake3::hash(text).as_bytes() == digest).then_some(Synced { name: name.to_owned(), bytes: bytes.parse().ok()? })
+        (blake3::hash(text).as_bytes() == digest)
+            .then_some(Synced { name: name.to_owned(), bytes: bytes.parse().ok()? })
     }
 }
 
@@ -141,7 +168,10 @@ impl Files {
     }
 
     fn opened(&self, path: &Path, create: bool) -> Result<Opened> {
-        let name = path.file_name().and_then(|name| name.to_str()).filter(|name| name.ends_with(".raftlog"));
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .filter(|name| name.ends_with(".raftlog"));
         Ok(Opened {
             file: self.disk.open(path, create)?,
             failed: self.failed.clone(),
@@ -238,7 +268,8 @@ impl Seek for Cursor {
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
             SeekFrom::End(by) => self.file.size()?.checked_add_signed(by),
         };
-        self.at = at.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "a seek to before the beginning"))?;
+        self.at = at
+            .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "a seek to before the beginning"))?;
         Ok(self.at)
     }
 }

@@ -2,19 +2,23 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Porter, cut_page, page_size, parse_number_token};
+use super::{Calls, cut_page, page_size, parse_number_token};
 use crate::{
+    base::{
+        error::Result,
+        ids::{NodeId, RelayId, SiteId},
+        limits,
+    },
     cluster::sites::Relay,
-    error::Result,
-    ids::{NodeId, RelayId, SiteId},
-    membership::{Cluster, NodeView, SiteView},
     proto::v1::{self, cluster_service_server::ClusterService},
+    service::admin::{Cluster, NodeView, SiteView},
+    wire::public,
 };
 
-pub struct ClusterDoor {
+pub struct ClusterApi {
     pub cluster: Cluster,
     pub me: NodeId,
-    pub porter: Porter,
+    pub calls: Calls,
 }
 
 fn node(view: NodeView) -> v1::Node {
@@ -28,6 +32,7 @@ fn node(view: NodeView) -> v1::Node {
         snapshot_store: view.node.snapshot_store,
         groups_wanted: view.groups_wanted,
         groups_led: view.groups_led,
+        reason: view.reason,
     }
 }
 
@@ -36,7 +41,10 @@ fn site(view: SiteView) -> v1::Site {
 }
 
 fn relay(relay: Relay) -> v1::Relay {
-    v1::Relay { id: relay.id.as_str().to_owned(), site: relay.site.map_or(String::new(), |s| s.as_str().to_owned()) }
+    v1::Relay {
+        id: relay.id.as_str().to_owned(),
+        site: relay.site.map_or(String::new(), |s| s.as_str().to_owned()),
+    }
 }
 
 fn parse_relay(id: String, site: String) -> Result<Relay> {
@@ -48,11 +56,45 @@ fn optional_site(site: String) -> Result<Option<SiteId>> {
 }
 
 #[tonic::async_trait]
-impl ClusterService for ClusterDoor {
-    async fn get_overview(&self, request: Request<v1::GetOverviewRequest>) -> Result<Response<v1::GetOverviewResponse>, Status> {
-        self.porter
-            .call("GetOverview", request, |_, wait| async move {
-                let o = self.cluster.overview(wait).await?;
+impl ClusterService for ClusterApi {
+    async fn get_identity(
+        &self,
+        request: Request<v1::GetIdentityRequest>,
+    ) -> Result<Response<v1::GetIdentityResponse>, Status> {
+        self.calls
+            .call("GetIdentity", request, |_, _| async move {
+                let me = self.cluster.me();
+                Ok(public::identity(
+                    Some(&me.identity.borrow()),
+                    &me.address,
+                    v1::NodeState::Serving,
+                    "",
+                ))
+            })
+            .await
+    }
+
+    async fn init_cluster(
+        &self,
+        request: Request<v1::InitClusterRequest>,
+    ) -> Result<Response<v1::InitClusterResponse>, Status> {
+        self.calls
+            .call("InitCluster", request, |_, _| async move {
+                Ok(v1::InitClusterResponse {
+                    cluster_id: self.cluster.me().identity.borrow().cluster.to_string(),
+                    created: false,
+                })
+            })
+            .await
+    }
+
+    async fn get_overview(
+        &self,
+        request: Request<v1::GetOverviewRequest>,
+    ) -> Result<Response<v1::GetOverviewResponse>, Status> {
+        self.calls
+            .call("GetOverview", request, |request, wait| async move {
+                let o = self.cluster.overview(request.local, wait).await?;
                 Ok(v1::GetOverviewResponse {
                     cluster_id: o.settings.cluster.to_string(),
                     lineage: o.settings.lineage.to_string(),
@@ -72,38 +114,60 @@ impl ClusterService for ClusterDoor {
             .await
     }
 
-    async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
-        self.porter
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        self.calls
             .call("ListNodes", request, |request, wait| async move {
                 let after = parse_number_token(&request.page_token)?;
-                let size = page_size(request.page_size, 1000);
-                let nodes = self.cluster.overview(wait).await?.nodes.into_iter().filter(|n| after.is_none_or(|a| n.node.id.0 > a));
-                let (nodes, next_page_token) = cut_page(nodes.map(node).collect(), size, |n| n.id.to_string());
-                Ok(v1::ListNodesResponse { nodes, next_page_token })
+                let size = page_size(request.page_size, limits::PAGE_SIZE);
+                let overview = self.cluster.overview(false, wait).await?;
+                let nodes =
+                    overview.nodes.into_iter().filter(|n| after.is_none_or(|a| n.node.id.0 > a));
+                let (nodes, next_page_token) =
+                    cut_page(nodes.map(node).collect(), size, |n| n.id.to_string());
+                let settings = overview.settings;
+                Ok(v1::ListNodesResponse {
+                    nodes,
+                    next_page_token,
+                    cluster_id: settings.cluster.to_string(),
+                    lineage: settings.lineage.to_string(),
+                })
             })
             .await
     }
 
-    async fn list_partitions(&self, request: Request<v1::ListPartitionsRequest>) -> Result<Response<v1::ListPartitionsResponse>, Status> {
-        self.porter
+    async fn list_partitions(
+        &self,
+        request: Request<v1::ListPartitionsRequest>,
+    ) -> Result<Response<v1::ListPartitionsResponse>, Status> {
+        self.calls
             .call("ListPartitions", request, |request, wait| async move {
-                let after = parse_number_token(&request.page_token)?.map(|p| p.min(u64::from(u32::MAX - 1)) as u32);
-                let size = page_size(request.page_size, 1000);
+                let after = parse_number_token(&request.page_token)?
+                    .map(|p| p.min(u64::from(u32::MAX - 1)) as u32);
+                let size = page_size(request.page_size, limits::PAGE_SIZE);
                 let views = self.cluster.partitions(after, size + 1, wait).await?;
-                let partition = |p: crate::membership::PartitionView| v1::Partition {
+                let partition = |p: crate::service::admin::PartitionView| v1::Partition {
                     id: p.id.0,
                     group: p.group.0,
                     replicas: p.replicas.iter().map(|n| n.0).collect(),
                     leader: p.leader.map_or(0, |n| n.0),
                 };
-                let (partitions, next_page_token) = cut_page(views.into_iter().map(partition).collect(), size, |p| p.id.to_string());
+                let (partitions, next_page_token) =
+                    cut_page(views.into_iter().map(partition).collect(), size, |p| {
+                        p.id.to_string()
+                    });
                 Ok(v1::ListPartitionsResponse { partitions, next_page_token })
             })
             .await
     }
 
-    async fn add_site(&self, request: Request<v1::AddSiteRequest>) -> Result<Response<v1::AddSiteResponse>, Status> {
-        self.porter
+    async fn add_site(
+        &self,
+        request: Request<v1::AddSiteRequest>,
+    ) -> Result<Response<v1::AddSiteResponse>, Status> {
+        self.calls
             .call("AddSite", request, |request, wait| async move {
                 let id = SiteId::new(request.site)?;
                 let created = self.cluster.add_site(id.clone(), wait).await?;
@@ -112,8 +176,11 @@ impl ClusterService for ClusterDoor {
             .await
     }
 
-    async fn remove_site(&self, request: Request<v1::RemoveSiteRequest>) -> Result<Response<v1::RemoveSiteResponse>, Status> {
-        self.porter
+    async fn remove_site(
+        &self,
+        request: Request<v1::RemoveSiteRequest>,
+    ) -> Result<Response<v1::RemoveSiteResponse>, Status> {
+        self.calls
             .call("RemoveSite", request, |request, wait| async move {
                 self.cluster.remove_site(SiteId::new(request.site)?, wait).await?;
                 Ok(v1::RemoveSiteResponse {})
@@ -121,28 +188,40 @@ impl ClusterService for ClusterDoor {
             .await
     }
 
-    async fn list_sites(&self, request: Request<v1::ListSitesRequest>) -> Result<Response<v1::ListSitesResponse>, Status> {
-        self.porter
+    async fn list_sites(
+        &self,
+        request: Request<v1::ListSitesRequest>,
+    ) -> Result<Response<v1::ListSitesResponse>, Status> {
+        self.calls
             .call("ListSites", request, |request, wait| async move {
-                let size = page_size(request.page_size, 1000);
-                let views = self.cluster.sites(optional_site(request.page_token)?, size + 1, wait).await?;
-                let (sites, next_page_token) = cut_page(views.into_iter().map(site).collect(), size, |s| s.id.clone());
+                let size = page_size(request.page_size, limits::PAGE_SIZE);
+                let views =
+                    self.cluster.sites(optional_site(request.page_token)?, size + 1, wait).await?;
+                let (sites, next_page_token) =
+                    cut_page(views.into_iter().map(site).collect(), size, |s| s.id.clone());
                 Ok(v1::ListSitesResponse { sites, next_page_token })
             })
             .await
     }
 
-    async fn add_relay(&self, request: Request<v1::AddRelayRequest>) -> Result<Response<v1::AddRelayResponse>, Status> {
-        self.porter
+    async fn add_relay(
+        &self,
+        request: Request<v1::AddRelayRequest>,
+    ) -> Result<Response<v1::AddRelayResponse>, Status> {
+        self.calls
             .call("AddRelay", request, |request, wait| async move {
-                let (added, created) = self.cluster.add_relay(parse_relay(request.relay, request.site)?, wait).await?;
+                let (added, created) =
+                    self.cluster.add_relay(parse_relay(request.relay, request.site)?, wait).await?;
                 Ok(v1::AddRelayResponse { relay: Some(relay(added)), created })
             })
             .await
     }
 
-    async fn remove_relay(&self, request: Request<v1::RemoveRelayRequest>) -> Result<Response<v1::RemoveRelayResponse>, Status> {
-        self.porter
+    async fn remove_relay(
+        &self,
+        request: Request<v1::RemoveRelayRequest>,
+    ) -> Result<Response<v1::RemoveRelayResponse>, Status> {
+        self.calls
             .call("RemoveRelay", request, |request, wait| async move {
                 self.cluster.remove_relay(RelayId::new(request.relay)?, wait).await?;
                 Ok(v1::RemoveRelayResponse {})
@@ -150,22 +229,39 @@ impl ClusterService for ClusterDoor {
             .await
     }
 
-    async fn move_relay(&self, request: Request<v1::MoveRelayRequest>) -> Result<Response<v1::MoveRelayResponse>, Status> {
-        self.porter
+    async fn move_relay(
+        &self,
+        request: Request<v1::MoveRelayRequest>,
+    ) -> Result<Response<v1::MoveRelayResponse>, Status> {
+        self.calls
             .call("MoveRelay", request, |request, wait| async move {
-                let moved = self.cluster.move_relay(parse_relay(request.relay, request.site)?, wait).await?;
+                let moved = self
+                    .cluster
+                    .move_relay(parse_relay(request.relay, request.site)?, wait)
+                    .await?;
                 Ok(v1::MoveRelayResponse { relay: Some(relay(moved)) })
             })
             .await
     }
 
-    async fn list_relays(&self, request: Request<v1::ListRelaysRequest>) -> Result<Response<v1::ListRelaysResponse>, Status> {
-        self.porter
+    async fn list_relays(
+        &self,
+        request: Request<v1::ListRelaysRequest>,
+    ) -> Result<Response<v1::ListRelaysResponse>, Status> {
+        self.calls
             .call("ListRelays", request, |request, wait| async move {
-                let size = page_size(request.page_size, 1000);
-                let after = if request.page_token.is_empty() { None } else { Some(RelayId::new(request.page_token)?) };
-                let listed = self.cluster.relays(after, optional_site(request.site)?, size + 1, wait).await?;
-                let (relays, next_page_token) = cut_page(listed.into_iter().map(relay).collect(), size, |r| r.id.clone());
+                let size = page_size(request.page_size, limits::PAGE_SIZE);
+                let after = if request.page_token.is_empty() {
+                    None
+                } else {
+                    Some(RelayId::new(request.page_token)?)
+                };
+                let listed = self
+                    .cluster
+                    .relays(after, optional_site(request.site)?, size + 1, wait)
+                    .await?;
+                let (relays, next_page_token) =
+                    cut_page(listed.into_iter().map(relay).collect(), size, |r| r.id.clone());
                 Ok(v1::ListRelaysResponse { relays, next_page_token })
             })
             .await

@@ -1,37 +1,49 @@
-//! The doors: one thin file a service. A method parses, calls, converts, answers; it does not think.
+//! The gRPC services and HTTP pages, one thin file a service. A method parses, calls, converts and
+//! answers; decisions are made below.
 //!
-//! A caller's deadline (`grpc-timeout`) is kept a little early, so that the answer says why there is none; without one, `limits::REQUEST_DEADLINE` holds.
+//! A call ends a little before its caller's deadline (`grpc-timeout`), so that the answer can say
+//! why there is no result. A call without a deadline gets `limits::REQUEST_DEADLINE`.
 
+mod gate;
+pub(crate) mod pulled;
 mod cluster;
 mod kv;
 mod peer;
 mod snapshot;
+mod threshold;
+pub mod http;
 
-pub use cluster::ClusterDoor;
-pub use kv::KvDoor;
-pub use peer::PeerDoor;
-pub use snapshot::SnapshotDoor;
+pub use cluster::ClusterApi;
+pub use gate::Gate;
+pub use kv::KvApi;
+pub use peer::PeerApi;
+pub use snapshot::SnapshotApi;
+pub use threshold::Threshold;
 
 use std::{sync::Arc, time::Duration};
 
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
-    clock::Clock,
-    error::{Error, Result},
-    limits,
-    metrics::Metrics,
+    base::{
+        clock::Clock,
+        crew::Crew,
+        error::{Error, Result},
+        limits,
+        metrics::Metrics,
+    },
     wire,
 };
 
-/// Time and counting, the same for every door.
+/// Time, counting, and the tasks that feed streams: the same for every door.
 #[derive(Clone)]
-pub struct Porter {
+pub struct Calls {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
+    pub crew: Crew,
 }
 
-impl Porter {
+impl Calls {
     /// Runs one call: its deadline in, its answer or error out, both counted.
     async fn call<Q, A, F: Future<Output = Result<A>>>(
         &self,
@@ -64,9 +76,13 @@ fn deadline(metadata: &MetadataMap) -> Duration {
     said.map_or(limits::REQUEST_DEADLINE, early).min(limits::REQUEST_DEADLINE_MAX)
 }
 
+/// As gRPC writes it: at most eight digits and a unit.
 fn parse_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let n: u64 = digits.parse().ok()?;
+    let n: u64 = digits
+        .parse()
+        .ok()
+        .filter(|_| digits.len() <= 8 && digits.bytes().all(|digit| digit.is_ascii_digit()))?;
     Some(match unit {
         "H" => Duration::from_secs(n.checked_mul(3600)?),
         "M" => Duration::from_secs(n.checked_mul(60)?),
@@ -98,7 +114,9 @@ pub fn parse_number_token(token: &str) -> Result<Option<u64>> {
     if token.is_empty() {
         return Ok(None);
     }
-    token.parse().map(Some).map_err(|_| Error::invalid(format!("{token:?} is not a page token that this list gave out")))
+    token.parse().map(Some).map_err(|_| {
+        Error::invalid(format!("{token:?} is not a page token that this list gave out"))
+    })
 }
 
 #[cfg(test)]

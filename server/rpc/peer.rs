@@ -1,60 +1,76 @@
 //! `devicedb.internal.v1.PeerService`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Porter;
+use super::Calls;
 use crate::{
-    driver::Handle,
-    error::Error,
-    failpoint::{Failpoint, failpoint},
-    ids::Lineage,
-    membership::Cluster,
-    parts::Parts,
-    peer::{self, Peers},
+    base::{crew::Role, error::Error, ids::SnapshotId, limits},
+    engine::driver::Handle,
+    net::{self, Peers, acceptor::Place},
     proto::internal::v1::{
-        DeliverRequest, DeliverResponse, GetNodeStatusRequest, GetNodeStatusResponse, JoinRequest, JoinResponse, SendRowsRequest, SendRowsResponse,
-        peer_service_server::PeerService,
+        DeliverRequest, DeliverResponse, FoundClusterRequest, FoundClusterResponse,
+        GetNodeStatusRequest, GetNodeStatusResponse, IntroduceRequest, IntroduceResponse,
+        JoinRequest, JoinResponse, ListPartsRequest, ListPartsResponse, PromiseFoundingRequest,
+        PromiseFoundingResponse, RemovePartRequest, RemovePartResponse, SendRowsRequest,
+        SendRowsResponse, peer_service_server::PeerService,
     },
+    service::{admin::Cluster, inventory::Inventory, parts::Parts},
     wire,
 };
 
-pub struct PeerDoor {
+pub struct PeerApi {
     pub peers: Peers,
     pub handle: Handle,
     pub cluster: Cluster,
     pub parts: Parts,
+    pub inventory: Inventory,
     pub spool: PathBuf,
-    pub porter: Porter,
+    pub calls: Calls,
 }
 
 #[tonic::async_trait]
-impl PeerService for PeerDoor {
+impl PeerService for PeerApi {
     type DeliverStream = ReceiverStream<Result<DeliverResponse, Status>>;
 
-    async fn deliver(&self, request: Request<Streaming<DeliverRequest>>) -> Result<Response<Self::DeliverStream>, Status> {
-        let (answers, stream) = mpsc::channel(4);
-        tokio::spawn(peer::listen(self.peers.clone(), self.handle.clone(), request.into_inner(), answers));
-        self.porter.stream("Deliver", Ok(ReceiverStream::new(stream)))
+    async fn deliver(
+        &self,
+        request: Request<Streaming<DeliverRequest>>,
+    ) -> Result<Response<Self::DeliverStream>, Status> {
+        let (answers, stream) = mpsc::channel(limits::PEER_ANSWERS_QUEUED);
+        let place = request.extensions().get::<Arc<Place>>().cloned();
+        let welcomed = move || place.iter().for_each(|place| place.vouch());
+        self.calls.crew.spawn(
+            Role::Listen,
+            net::listen(
+                self.peers.clone(),
+                self.handle.clone(),
+                request.into_inner(),
+                answers,
+                welcomed,
+            ),
+        );
+        self.calls.stream("Deliver", Ok(ReceiverStream::new(stream)))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        self.porter
+        self.calls
             .call("Join", request, |request, wait| async move {
-                if request.protocol != peer::PROTOCOL {
-                    return Err(Error::conflict(format!("this cluster speaks version {} of the peer protocol, not {}", peer::PROTOCOL, request.protocol)));
+                if request.protocol != net::PROTOCOL {
+                    return Err(Error::conflict(format!(
+                        "this cluster speaks version {} of the peer protocol, not {}",
+                        net::PROTOCOL,
+                        request.protocol
+                    )));
                 }
-                let node = wire::parse_node(request.node.ok_or_else(|| Error::invalid("a node that joins has to say who it is"))?)?;
-                let lineage = self.cluster.look(wait, |s| s.settings().lineage).await?;
-                if lineage == Lineage::PENDING {
-                    return Err(Error::unavailable("the restored nodes have not agreed on a lineage yet; retry"));
-                }
-                failpoint(Failpoint::JoinAnnouncing);
-                self.cluster.announce(crate::cluster::Node { lineage, ..node }, wait).await?;
-                failpoint(Failpoint::JoinAnnounced);
+                let node =
+                    wire::parse_node(request.node.ok_or_else(|| {
+                        Error::invalid("a node that joins has to say who it is")
+                    })?)?;
+                self.cluster.take_in(node, request.incarnation, wait).await?;
                 self.cluster
                     .look(wait, |s| JoinResponse {
                         settings: Some(wire::settings_record(s.settings())),
@@ -65,17 +81,85 @@ impl PeerService for PeerDoor {
             .await
     }
 
-    async fn send_rows(&self, request: Request<Streaming<SendRowsRequest>>) -> Result<Response<SendRowsResponse>, Status> {
-        let received = peer::receive_rows(self.peers.me(), &self.handle, &self.spool, request.into_inner()).await;
-        self.porter.stream("SendRows", received)
+    async fn send_rows(
+        &self,
+        request: Request<Streaming<SendRowsRequest>>,
+    ) -> Result<Response<SendRowsResponse>, Status> {
+        let received =
+            net::receive_rows(self.peers.me(), &self.handle, &self.spool, request.into_inner())
+                .await;
+        self.calls.stream("SendRows", received)
     }
 
-    async fn get_node_status(&self, request: Request<GetNodeStatusRequest>) -> Result<Response<GetNodeStatusResponse>, Status> {
-        self.porter
+    async fn get_node_status(
+        &self,
+        request: Request<GetNodeStatusRequest>,
+    ) -> Result<Response<GetNodeStatusResponse>, Status> {
+        self.calls
             .call("GetNodeStatus", request, |_, _| async move {
                 let mut status = self.cluster.own_status().await?;
                 status.parts = self.parts.under_way();
                 Ok(status)
+            })
+            .await
+    }
+
+    async fn introduce(
+        &self,
+        request: Request<IntroduceRequest>,
+    ) -> Result<Response<IntroduceResponse>, Status> {
+        self.calls
+            .call("Introduce", request, |_, _| async move { Ok(self.peers.me().introduction()) })
+            .await
+    }
+
+    async fn promise_founding(
+        &self,
+        request: Request<PromiseFoundingRequest>,
+    ) -> Result<Response<PromiseFoundingResponse>, Status> {
+        let cluster = self.peers.me().identity.borrow().cluster;
+        self.calls
+            .call("PromiseFounding", request, |_, _| async move {
+                Err(Error::conflict(format!("this node belongs to cluster {cluster}")))
+            })
+            .await
+    }
+
+    async fn found_cluster(
+        &self,
+        request: Request<FoundClusterRequest>,
+    ) -> Result<Response<FoundClusterResponse>, Status> {
+        let cluster_id = self.peers.me().introduction().cluster_id;
+        self.calls
+            .call("FoundCluster", request, |_, _| async move {
+                Ok(FoundClusterResponse { cluster_id, created: false })
+            })
+            .await
+    }
+
+    async fn list_parts(
+        &self,
+        request: Request<ListPartsRequest>,
+    ) -> Result<Response<ListPartsResponse>, Status> {
+        self.calls
+            .call("ListParts", request, |request, _| async move {
+                let id = if request.uuid.is_empty() {
+                    None
+                } else {
+                    Some(SnapshotId::from_slice(&request.uuid)?)
+                };
+                self.inventory.list_here(id).await
+            })
+            .await
+    }
+
+    async fn remove_part(
+        &self,
+        request: Request<RemovePartRequest>,
+    ) -> Result<Response<RemovePartResponse>, Status> {
+        self.calls
+            .call("RemovePart", request, |request, _| async move {
+                self.inventory.remove_asked(request).await
             })
             .await
     }

@@ -1,182 +1,352 @@
-//! `devicedb.v1.SnapshotService`. Any node answers for all: parts of other nodes are fetched from them.
+//! `devicedb.v1.SnapshotService`. Any node answers for all: parts of other nodes are fetched from
+//! them.
 
-use std::time::Duration;
+use tokio_stream::StreamExt as _;
+use tonic::{Request, Response, Status, Streaming};
 
-use tokio::sync::mpsc;
-use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
-use tonic::{Request, Response, Status};
-
-use super::{Porter, cut_page, page_size, parse_number_token};
+use super::{
+    Calls, cut_page,
+    gate::cluster_header,
+    page_size, parse_number_token,
+    pulled::{Made, Pulled},
+};
 use crate::{
-    error::{Error, Result},
-    failpoint::{Failpoint, failpoint},
-    ids::{NodeId, SnapshotId},
-    limits,
-    membership::Cluster,
-    parts::Parts,
-    peer::Peers,
-    proto::v1::{
-        self, DownloadHeader, DownloadSnapshotResponse, DownloadTrailer, download_snapshot_response::Piece, snapshot_service_client::SnapshotServiceClient,
-        snapshot_service_server::SnapshotService,
+    base::{
+        crew::{self, Role},
+        error::{Error, Result},
+        ids::{Lineage, NodeId, SnapshotId},
+        limits,
+    },
+    faults::failpoint::{Failpoint, failpoint},
+    net::Peers,
+    part::tar::PartReader,
+    proto::{
+        CLUSTER_HEADER,
+        v1::{
+            self, DownloadHeader, DownloadSnapshotResponse, DownloadTrailer,
+            download_snapshot_response::Piece, snapshot_service_client::SnapshotServiceClient,
+            snapshot_service_server::SnapshotService,
+        },
+    },
+    service::{
+        admin::Cluster,
+        inventory::{After, Inventory},
+        parts::Parts,
+        readers::{Kind, Readers, Seat},
     },
     wire::{self, public},
 };
 
-pub struct SnapshotDoor {
+pub struct SnapshotApi {
     pub cluster: Cluster,
     pub parts: Parts,
+    pub inventory: Inventory,
     pub peers: Peers,
     pub me: NodeId,
-    pub porter: Porter,
+    pub readers: Readers,
+    pub calls: Calls,
 }
 
-impl SnapshotDoor {
-    /// A snapshot as the registry has it, with what the nodes say of parts under way.
-    async fn view(&self, id: SnapshotId, wait: Duration) -> Result<Option<v1::Snapshot>> {
-        let found = self.cluster.look(wait, move |s| s.snapshot_named(id).map(|snapshot| public::snapshot(s, snapshot))).await?;
-        let Some(mut snapshot) = found else { return Ok(None) };
-        let busy = snapshot.parts.iter().any(|p| p.status() == v1::SnapshotStatus::Processing);
-        let progress = if busy { self.cluster.progress(id).await } else { Default::default() };
-        for part in &mut snapshot.parts {
-            if part.status() == v1::SnapshotStatus::Processing
-                && let Some((done, all)) = progress.get(&NodeId(part.node_id))
-            {
-                (part.partitions_done, part.partitions) = (*done, *all);
-            }
-            // After a restore the registry does not know what became of the last parts; the shelf does.
-            if NodeId(part.node_id) == self.me && part.status() == v1::SnapshotStatus::Missing {
-                self.parts.correct(id, part);
-            }
-        }
-        Ok(Some(snapshot))
-    }
-
-    /// Of a snapshot that the registry does not know: what is on this node's shelf, if anything.
-    fn unknown(&self, id: SnapshotId) -> v1::Snapshot {
-        let mut part = v1::SnapshotPart { node_id: self.me.0, address: self.peers.me().address.clone(), ..v1::SnapshotPart::default() };
+impl SnapshotApi {
+    /// Describes a snapshot that the registry does not know, by what is on this node's shelf.
+    async fn unknown(&self, id: SnapshotId) -> v1::Snapshot {
+        let mut part = v1::SnapshotPart {
+            node_id: self.me.0,
+            address: self.peers.me().address.clone(),
+            ..v1::SnapshotPart::default()
+        };
         part.set_status(v1::SnapshotStatus::Missing);
         part.reason = "this node has no part of it".into();
-        self.parts.correct(id, &mut part);
-        let mut snapshot = v1::Snapshot { uuid: id.to_string(), parts: vec![part], ..v1::Snapshot::default() };
+        self.parts.correct(id, &mut part).await;
+        let cluster_id = self.peers.me().identity.borrow().cluster.to_string();
+        let mut snapshot = v1::Snapshot {
+            uuid: id.to_string(),
+            parts: vec![part],
+            cluster_id,
+            ..v1::Snapshot::default()
+        };
         snapshot.reason = "the cluster does not know this snapshot".into();
         snapshot.set_status(v1::SnapshotStatus::Missing);
         snapshot
     }
 
-    async fn fetch(&self, request: v1::DownloadSnapshotRequest) -> Result<ReceiverStream<Result<DownloadSnapshotResponse, Status>>> {
+    async fn fetch(
+        &self,
+        request: v1::DownloadSnapshotRequest,
+    ) -> Result<(Pulled<Sending, DownloadSnapshotResponse>, Seat)> {
         let id: SnapshotId = request.uuid.parse()?;
+        let seat = self.readers.seat(Kind::Download)?;
         let node = if request.node_id == 0 { self.me } else { NodeId(request.node_id) };
-        let (pieces, stream) = mpsc::channel(8);
-        if node == self.me {
-            let (parts, me) = (self.parts.clone(), self.me);
-            tokio::task::spawn_blocking(move || send_part(&parts, me, id, request.offset, &pieces));
-            return Ok(ReceiverStream::new(stream));
-        }
-        let address = self.cluster.look(limits::REQUEST_DEADLINE, move |s| s.node(node).map(|n| n.address.clone())).await?;
-        let address = address.ok_or_else(|| Error::not_found(format!("the cluster has no node {node}")))?;
+        let (role, next) = if node == self.me {
+            (
+                Role::Download,
+                Next::Header { parts: self.parts.clone(), me: self.me, id, offset: request.offset },
+            )
+        } else {
+            (Role::Relay, Next::Relayed(Box::new(self.relay(node, request).await?)))
+        };
+        let sending = Sending { readers: self.readers.clone(), next };
+        Ok((Pulled::new(role, sending, |sending| Box::pin(sending.piece())), seat))
+    }
+
+    /// Asks another node for its part.
+    async fn relay(
+        &self,
+        node: NodeId,
+        request: v1::DownloadSnapshotRequest,
+    ) -> Result<Streaming<DownloadSnapshotResponse>> {
+        let address = self
+            .cluster
+            .look(limits::REQUEST_DEADLINE, move |s| s.node(node).map(|n| n.address.clone()))
+            .await?;
+        let address =
+            address.ok_or_else(|| Error::not_found(format!("the cluster has no node {node}")))?;
         let address = self.peers.address(node).unwrap_or(address);
-        let channel = crate::peer::channel(&address).await?;
-        let mut client = SnapshotServiceClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-        let asked = v1::DownloadSnapshotRequest { node_id: node.0, ..request };
-        let mut theirs = client.download_snapshot(asked).await.map_err(|s| wire::error_of(&s))?.into_inner();
-        tokio::spawn(async move {
-            while let Some(piece) = theirs.next().await {
-                let end = piece.is_err();
-                // Whoever downloads may have gone.
-                if pieces.send(piece).await.is_err() || end {
-                    return;
-                }
-                failpoint(Failpoint::DownloadRelayed);
-            }
-        });
-        Ok(ReceiverStream::new(stream))
+        let channel = crate::net::channel(&address, limits::RELAY_WINDOW).await?;
+        let mut client = SnapshotServiceClient::new(channel)
+            .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        let mut asked = Request::new(v1::DownloadSnapshotRequest { node_id: node.0, ..request });
+        // Whoever is at that address by now.
+        asked
+            .metadata_mut()
+            .insert(CLUSTER_HEADER, cluster_header(self.peers.me().identity.borrow().cluster));
+        Ok(client.download_snapshot(asked).await.map_err(|s| wire::error_of(&s))?.into_inner())
     }
 }
 
-/// Streams this node's part from a thread that may block; the channel's bound is what the reader is ahead.
-fn send_part(parts: &Parts, me: NodeId, id: SnapshotId, offset: u64, pieces: &mpsc::Sender<Result<DownloadSnapshotResponse, Status>>) {
-    let send = |piece| pieces.blocking_send(Ok(DownloadSnapshotResponse { piece: Some(piece) })).map_err(|_| None);
-    let sent = (|| {
-        let mut reader = parts.open(id, offset).map_err(Some)?;
-        let total_bytes = reader.total_bytes();
-        send(Piece::Header(DownloadHeader { node_id: me.0, total_bytes, offset }))?;
-        failpoint(Failpoint::DownloadHeaderSent);
-        while reader.catch_up(4 << 20).map_err(Some)? {
-            if pieces.is_closed() {
-                return Err(None);
+/// A download between two pieces.
+pub struct Sending {
+    readers: Readers,
+    next: Next,
+}
+
+/// What a download sends next.
+enum Next {
+    Header {
+        parts: Parts,
+        me: NodeId,
+        id: SnapshotId,
+        offset: u64,
+    },
+    /// What lies before its offset is read, for the digest.
+    CatchUp(Box<PartReader>),
+    Data(Box<PartReader>),
+    /// The trailer was sent.
+    End,
+    /// Whatever another node sends next.
+    Relayed(Box<Streaming<DownloadSnapshotResponse>>),
+}
+
+impl Sending {
+    async fn piece(self) -> Made<Sending, DownloadSnapshotResponse> {
+        let Sending { readers, next } = self;
+        let made = match next {
+            Next::End => {
+                failpoint(Failpoint::DownloadTrailerSent);
+                return (None, None);
             }
+            Next::Relayed(theirs) => relayed(&readers, theirs).await,
+            next => read(&readers, next).await,
+        };
+        match made {
+            Ok((piece, Some(next))) => (piece.map(Ok), Some(Sending { readers, next })),
+            Ok((piece, None)) => (piece.map(Ok), None),
+            Err(status) => (Some(Err(status)), None),
         }
-        while let Some(data) = reader.next(limits::DOWNLOAD_PIECE_BYTES).map_err(Some)? {
-            send(Piece::Data(data))?;
-            failpoint(Failpoint::DownloadPieceSent);
-        }
-        let digest = reader.digest().ok_or_else(|| Some(Error::corrupt("a part ended before its end")))?;
-        send(Piece::Trailer(DownloadTrailer { total_bytes, digest: digest.to_string() }))?;
-        failpoint(Failpoint::DownloadTrailerSent);
-        Ok(())
-    })();
-    // None: whoever downloaded has gone.
-    if let Err(Some(e)) = sent {
-        let _ = pieces.blocking_send(Err(wire::status_of(&e)));
     }
+}
+
+/// A piece, if there is one now, and what comes next.
+type Then = (Option<DownloadSnapshotResponse>, Option<Next>);
+
+/// The next piece of another node's part, when there is room for it.
+async fn relayed(
+    readers: &Readers,
+    mut theirs: Box<Streaming<DownloadSnapshotResponse>>,
+) -> Result<Then, Status> {
+    readers.room(limits::READER_WAIT).await.map_err(|e| wire::status_of(&e))?;
+    let Some(piece) = theirs.next().await else { return Ok((None, None)) };
+    failpoint(Failpoint::DownloadRelayed);
+    Ok((Some(piece?), Some(Next::Relayed(theirs))))
+}
+
+/// The next piece of this node's part. Reading waits for the disk, on a thread that may, and only
+/// while the client waits for it.
+async fn read(readers: &Readers, next: Next) -> Result<Then, Status> {
+    let _turn = readers.turn(Kind::Download).await.map_err(|e| wire::status_of(&e))?;
+    let (piece, next) = crew::blocking(Role::Download, move || next.read())
+        .await
+        .map_err(|e| wire::status_of(&e))?;
+    Ok((piece, Some(next)))
+}
+
+impl Next {
+    /// Reads what comes next of this node's part. Without a piece there is more to read before it.
+    fn read(self) -> Result<(Option<DownloadSnapshotResponse>, Next)> {
+        let piece = |piece| Some(DownloadSnapshotResponse { piece: Some(piece) });
+        match self {
+            Next::Header { parts, me, id, offset } => {
+                let reader = parts.open(id, offset)?;
+                let header =
+                    DownloadHeader { node_id: me.0, total_bytes: reader.total_bytes(), offset };
+                Ok((piece(Piece::Header(header)), Next::CatchUp(Box::new(reader))))
+            }
+            Next::CatchUp(mut reader) => {
+                failpoint(Failpoint::DownloadHeaderSent);
+                let more = reader.catch_up(limits::DOWNLOAD_CATCH_UP_BYTES)?;
+                Ok((None, if more { Next::CatchUp(reader) } else { Next::Data(reader) }))
+            }
+            Next::Data(mut reader) => {
+                if let Some(data) = reader.next(limits::DOWNLOAD_PIECE_BYTES)? {
+                    failpoint(Failpoint::DownloadPieceSent);
+                    return Ok((piece(Piece::Data(data)), Next::Data(reader)));
+                }
+                let digest =
+                    reader.digest().ok_or_else(|| Error::corrupt("a part ended before its end"))?;
+                let trailer = DownloadTrailer {
+                    total_bytes: reader.total_bytes(),
+                    digest: digest.to_string(),
+                };
+                Ok((piece(Piece::Trailer(trailer)), Next::End))
+            }
+            next @ (Next::End | Next::Relayed(_)) => Ok((None, next)),
+        }
+    }
+}
+
+/// A page token of orphans; none for the first page.
+fn parse_after(token: &str) -> Result<Option<After>> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let after = token
+        .split_once(':')
+        .and_then(|(node, uuid)| Some((NodeId(node.parse().ok()?), uuid.parse().ok()?)));
+    after.map(Some).ok_or_else(|| {
+        Error::invalid(format!("{token:?} is not a page token that this list gave out"))
+    })
 }
 
 #[tonic::async_trait]
-impl SnapshotService for SnapshotDoor {
-    async fn create_snapshot(&self, request: Request<v1::CreateSnapshotRequest>) -> Result<Response<v1::CreateSnapshotResponse>, Status> {
-        self.porter
+impl SnapshotService for SnapshotApi {
+    async fn create_snapshot(
+        &self,
+        request: Request<v1::CreateSnapshotRequest>,
+    ) -> Result<Response<v1::CreateSnapshotResponse>, Status> {
+        self.calls
             .call("CreateSnapshot", request, |request, wait| async move {
-                let id = if request.request_id.is_empty() { None } else { Some(SnapshotId::from_slice(&request.request_id)?) };
-                let id = self.cluster.create_snapshot(id, self.porter.clock.wall_ms(), wait).await?;
-                let snapshot = self.view(id, wait).await?;
-                Ok(v1::CreateSnapshotResponse { snapshot: Some(snapshot.ok_or_else(|| Error::not_found(format!("snapshot {id} was deleted meanwhile")))?) })
+                let id = if request.request_id.is_empty() {
+                    None
+                } else {
+                    Some(SnapshotId::from_slice(&request.request_id)?)
+                };
+                let (id, warning) =
+                    self.cluster.create_snapshot(id, self.calls.clock.wall_ms(), wait).await?;
+                let snapshot = self.inventory.snapshot(id, wait).await?.ok_or_else(|| {
+                    Error::not_found(format!("snapshot {id} was deleted meanwhile"))
+                })?;
+                Ok(v1::CreateSnapshotResponse {
+                    snapshot: Some(snapshot),
+                    warning: warning.unwrap_or_default(),
+                })
             })
             .await
     }
 
-    async fn get_snapshot(&self, request: Request<v1::GetSnapshotRequest>) -> Result<Response<v1::GetSnapshotResponse>, Status> {
-        self.porter
+    async fn get_snapshot(
+        &self,
+        request: Request<v1::GetSnapshotRequest>,
+    ) -> Result<Response<v1::GetSnapshotResponse>, Status> {
+        self.calls
             .call("GetSnapshot", request, |request, wait| async move {
                 let id: SnapshotId = request.uuid.parse()?;
-                let snapshot = self.view(id, wait).await?.unwrap_or_else(|| self.unknown(id));
+                let snapshot = match self.inventory.snapshot(id, wait).await? {
+                    Some(snapshot) => snapshot,
+                    None => self.unknown(id).await,
+                };
                 Ok(v1::GetSnapshotResponse { snapshot: Some(snapshot), answered_by: self.me.0 })
             })
             .await
     }
 
-    async fn list_snapshots(&self, request: Request<v1::ListSnapshotsRequest>) -> Result<Response<v1::ListSnapshotsResponse>, Status> {
-        self.porter
+    async fn list_snapshots(
+        &self,
+        request: Request<v1::ListSnapshotsRequest>,
+    ) -> Result<Response<v1::ListSnapshotsResponse>, Status> {
+        self.calls
             .call("ListSnapshots", request, |request, wait| async move {
                 let before = parse_number_token(&request.page_token)?;
-                let size = page_size(request.page_size, 100);
+                let size = page_size(request.page_size, limits::SNAPSHOTS_PAGE_SIZE);
                 let listed = self.cluster.look(wait, move |s| {
-                    let older = s.snapshots().values().rev().filter(|snapshot| before.is_none_or(|x| snapshot.x.0 < x));
-                    older.take(size + 1).map(|snapshot| (snapshot.x, public::snapshot(s, snapshot))).collect::<Vec<_>>()
+                    let older = s
+                        .snapshots()
+                        .values()
+                        .rev()
+                        .filter(|snapshot| before.is_none_or(|seq| snapshot.seq.0 < seq));
+                    older
+                        .take(size + 1)
+                        .map(|snapshot| {
+                            (snapshot.seq, public::snapshot(s.settings(), s.nodes(), snapshot))
+                        })
+                        .collect::<Vec<_>>()
                 });
-                let (listed, next_page_token) = cut_page(listed.await?, size, |(x, _)| x.to_string());
-                Ok(v1::ListSnapshotsResponse { snapshots: listed.into_iter().map(|(_, s)| s).collect(), next_page_token })
+                let (listed, next_page_token) =
+                    cut_page(listed.await?, size, |(seq, _)| seq.to_string());
+                let cluster_id = self.peers.me().identity.borrow().cluster.to_string();
+                Ok(v1::ListSnapshotsResponse {
+                    snapshots: listed.into_iter().map(|(_, s)| s).collect(),
+                    next_page_token,
+                    cluster_id,
+                })
             })
             .await
     }
 
-    async fn delete_snapshot(&self, request: Request<v1::DeleteSnapshotRequest>) -> Result<Response<v1::DeleteSnapshotResponse>, Status> {
-        self.porter
+    async fn delete_snapshot(
+        &self,
+        request: Request<v1::DeleteSnapshotRequest>,
+    ) -> Result<Response<v1::DeleteSnapshotResponse>, Status> {
+        self.calls
             .call("DeleteSnapshot", request, |request, wait| async move {
                 let id: SnapshotId = request.uuid.parse()?;
-                let known = self.cluster.delete_snapshot(id, wait).await?;
-                failpoint(Failpoint::DeleteAgreed);
-                // A part of another history is known only to the shelf that it lies on.
-                if !self.parts.remove(id).await? && !known {
-                    return Err(Error::not_found(format!("snapshot {id} is not known")));
-                }
-                Ok(v1::DeleteSnapshotResponse {})
+                let lineage = if request.lineage.is_empty() {
+                    None
+                } else {
+                    Some(request.lineage.parse::<Lineage>()?)
+                };
+                self.inventory.delete(id, lineage, wait).await
             })
             .await
     }
 
-    type DownloadSnapshotStream = ReceiverStream<Result<DownloadSnapshotResponse, Status>>;
+    async fn list_orphans(
+        &self,
+        request: Request<v1::ListOrphansRequest>,
+    ) -> Result<Response<v1::ListOrphansResponse>, Status> {
+        self.calls
+            .call("ListOrphans", request, |request, wait| async move {
+                let after = parse_after(&request.page_token)?;
+                let size = page_size(request.page_size, limits::SNAPSHOTS_PAGE_SIZE);
+                let (orphans, unanswered) = self.inventory.orphans(after, size + 1, wait).await?;
+                let (orphans, next_page_token) =
+                    cut_page(orphans, size, |orphan| format!("{}:{}", orphan.node_id, orphan.uuid));
+                Ok(v1::ListOrphansResponse { orphans, next_page_token, unanswered })
+            })
+            .await
+    }
 
-    async fn download_snapshot(&self, request: Request<v1::DownloadSnapshotRequest>) -> Result<Response<Self::DownloadSnapshotStream>, Status> {
-        self.porter.stream("DownloadSnapshot", self.fetch(request.into_inner()).await)
+    type DownloadSnapshotStream = Pulled<Sending, DownloadSnapshotResponse>;
+
+    async fn download_snapshot(
+        &self,
+        request: Request<v1::DownloadSnapshotRequest>,
+    ) -> Result<Response<Self::DownloadSnapshotStream>, Status> {
+        let (pieces, seat) = match self.fetch(request.into_inner()).await {
+            Ok(begun) => begun,
+            Err(e) => return self.calls.stream("DownloadSnapshot", Err(e)),
+        };
+        let mut pieces = self.calls.stream("DownloadSnapshot", Ok(pieces))?;
+        pieces.extensions_mut().insert(seat);
+        Ok(pieces)
     }
 }

@@ -7,15 +7,18 @@
 //! | `p` | partition, 2 bytes | log index of the partition's last change, 8 bytes |
 //! | `r` | group, 4 bytes; slot, 4 bytes | a remembered request |
 //!
-//! All numbers are big-endian, so that a group's rows are a few contiguous ranges: the partitions of a group follow each other.
+//! All numbers are big-endian, so that a group's rows are a few contiguous ranges: the partitions
+//! of a group follow each other.
 
 use std::ops::Range;
 
-use crate::ids::{GroupId, PartitionId, Topology};
+use crate::base::ids::{GroupId, PartitionId, Topology};
 
 pub const DATA: u8 = b'd';
 pub const META: u8 = b'm';
 const PARTITION: u8 = b'p';
+/// A row of a partition's last change, key and value.
+pub const PARTITION_INDEX_BYTES: u64 = 11;
 const REQUEST: u8 = b'r';
 
 pub fn data(row_key: &[u8]) -> Vec<u8> {
@@ -43,6 +46,11 @@ pub fn requests(group: GroupId) -> Range<Vec<u8>> {
     request(group, 0)..to
 }
 
+/// The slot, if this is the key of a remembered request.
+pub fn slot_of_request(key: &[u8]) -> Option<u32> {
+    key.first().filter(|space| **space == REQUEST).and_then(|_| slot_of(key))
+}
+
 pub fn slot_of(request_key: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(request_key.get(5..9)?.try_into().ok()?))
 }
@@ -63,7 +71,11 @@ pub fn group(topology: Topology, group: GroupId) -> Vec<Range<Vec<u8>>> {
 
 fn between(space: u8, partitions: Range<u32>) -> Range<Vec<u8>> {
     let from = prefixed(space, &(partitions.start as u16).to_be_bytes());
-    let to = if partitions.end > u32::from(u16::MAX) { vec![space + 1] } else { prefixed(space, &(partitions.end as u16).to_be_bytes()) };
+    let to = if partitions.end > u32::from(u16::MAX) {
+        vec![space + 1]
+    } else {
+        prefixed(space, &(partitions.end as u16).to_be_bytes())
+    };
     from..to
 }
 
@@ -82,7 +94,10 @@ mod tests {
     fn ranges_of_neighbours_touch_and_do_not_overlap() {
         let topology = Topology::new(65_536, 64).unwrap();
         for g in 0..63 {
-            assert_eq!(group(topology, GroupId(g))[0].end, group(topology, GroupId(g + 1))[0].start);
+            assert_eq!(
+                group(topology, GroupId(g))[0].end,
+                group(topology, GroupId(g + 1))[0].start
+            );
         }
         assert_eq!(group(topology, GroupId(63))[0].end, [DATA + 1]);
         assert!(requests(GroupId::META).contains(&request(GroupId::META, u32::MAX)));

@@ -1,14 +1,19 @@
-//! The state on disk: one redb file with the rows of all local groups, and how far each group is applied in the same transaction.
+//! The state on disk: one redb file with the rows of all local groups and, in the same
+//! transactions, the record of how far each group is applied.
 //!
 //! - A commit is durable when it returns, and holds rows and group records together or not at all.
-//! - The file is locked: a second process on the same store is told so.
-//! - A store of a newer format is refused before anything is read from it, an older one too.
-//! - A page that is not what was written is never read: `Corrupt`, from then on, for whatever needs the file. A repair after a crash reads it all.
+//! - A `Claim` locks the store's directory. A second process that claims it gets an error.
+//! - A file without the page format of `pages` is refused before redb sees it; that includes store
+//!   format 1. Any other format stands in the identity, which `boot::restore::open` reads first: it
+//!   makes a store of format 2 one of format 3, and refuses a newer one.
+//! - A page that is not what was written is never returned. The read fails with `Corrupt`, and so
+//!   does every later use of the file. After a crash redb repairs the file by reading all of it.
 //!
-//! It knows rows as bytes under the spaces of `keys`; what they mean is said elsewhere. A view stops redb from reusing pages, so holders let go of it soon.
-//! The only file that knows redb.
+//! Rows are bytes under the key spaces of `keys`; `wire` knows what they mean. A view keeps redb
+//! from reusing pages, so its holder drops it soon. Only this folder uses redb.
 
 pub mod keys;
+mod large;
 mod pages;
 pub mod transfer;
 
@@ -21,29 +26,40 @@ use std::{
 };
 
 use bytes::Bytes;
-use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    TableError, WriteTransaction,
+};
 
-use self::pages::Pages;
+use self::{large::PIECES, pages::Pages};
 use crate::{
-    disk::Disk,
-    error::{Context, Error, Kind, Result},
-    failpoint::{Failpoint, failpoint},
-    ids::{GroupId, Topology},
-    limits,
+    base::{
+        disk::Disk,
+        error::{Context, Error, Kind, Result},
+        flock::Flock,
+        ids::{GroupId, Topology},
+        limits,
+    },
+    faults::failpoint::{Failpoint, failpoint},
 };
 
 const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
 const GROUPS: TableDefinition<u32, &[u8]> = TableDefinition::new("groups");
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
 
-/// The version of what stands in a store directory.
-pub const FORMAT: u32 = 2;
+const PAGE_BYTES: u64 = 4096;
+/// What a leaf holds of a row beside its key and value.
+const ROW_BYTES: u64 = 8;
+
+/// The version of what stands in a store directory. Since 3, large rows lie in pieces; a store of 2
+/// has none that does, and becomes one of 3.
+pub const FORMAT: u32 = 3;
 
 /// A directory that belongs to this process alone while it is held.
 #[derive(Debug)]
 pub struct Claim {
     pub dir: PathBuf,
-    _lock: File,
+    _lock: Flock,
 }
 
 impl Claim {
@@ -51,10 +67,13 @@ impl Claim {
         fs::create_dir_all(dir).at(format!("store directory {}", dir.display()))?;
         // The directory itself is locked, so that an extracted part holds nothing but itself.
         let lock = File::open(dir).at(dir.display())?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Claim { dir: dir.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(Error::conflict(format!("store {} is in use by another devicedb process", dir.display()))),
-            Err(TryLockError::Error(e)) => Err(e).at(dir.display()),
+        match Flock::try_on(lock) {
+            Ok(lock) => Ok(Claim { dir: dir.to_owned(), _lock: lock }),
+            Err((_, TryLockError::WouldBlock)) => Err(Error::conflict(format!(
+                "store {} is in use by another devicedb process",
+                dir.display()
+            ))),
+            Err((_, TryLockError::Error(e))) => Err(e).at(dir.display()),
         }
     }
 }
@@ -68,10 +87,14 @@ pub struct Store {
 
 /// What the store held at one moment.
 pub struct View {
-    rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    rows: ByteTable,
     groups: ReadOnlyTable<u32, &'static [u8]>,
+    /// The table of large rows' pieces; none before there ever was a large row.
+    pieces: Option<Arc<ByteTable>>,
     pages: Arc<Pages>,
 }
+
+type ByteTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 /// Changes that become durable together.
 pub struct Commit {
@@ -107,10 +130,11 @@ impl Store {
         }
         let pages = Arc::new(Pages::open(file, &path)?);
         let mut builder = Database::builder();
-        builder.set_cache_size(limits::STORE_CACHE_BYTES);
+        builder.set_cache_size(disk.cache_bytes());
         let repaired = pages.clone();
         builder.set_repair_callback(move |_| repaired.mend(true));
-        let db = builder.create_with_backend(Backend(pages.clone())).map_err(|e| broken(&pages, e))?;
+        let db =
+            builder.create_with_backend(Backend(pages.clone())).map_err(|e| broken(&pages, e))?;
         pages.mend(false);
         Ok(Store { db: Arc::new(db), pages })
     }
@@ -120,10 +144,13 @@ impl Store {
         let txn = self.db.begin_read().map_err(|e| at(e.into()))?;
         let table = txn.open_table(IDENTITY).map_err(|e| at(e.into()))?;
         let value = table.get("identity").map_err(|e| at(e.into()))?;
-        value.map(|v| Bytes::copy_from_slice(v.value())).ok_or_else(|| Error::corrupt(format!("{}: the store has no identity", self.pages.path().display())))
+        value.map(|v| Bytes::copy_from_slice(v.value())).ok_or_else(|| {
+            Error::corrupt(format!("{}: the store has no identity", self.pages.path().display()))
+        })
     }
 
-    /// Whether a node has ever served from this store: then it has a log, and must not go on without it.
+    /// Whether a node has ever served from this store: then it has a log, and must not go on
+    /// without it.
     pub fn has_served(&self) -> Result<bool> {
         let txn = self.db.begin_read().map_err(|e| broken(&self.pages, e))?;
         let table = txn.open_table(IDENTITY).map_err(|e| broken(&self.pages, e))?;
@@ -133,20 +160,31 @@ impl Store {
     /// Notes, durably, that a node serves from this store from now on.
     pub fn set_served(&self) -> Result<()> {
         let commit = self.begin()?;
-        commit.txn.open_table(IDENTITY).map_err(|e| broken(&self.pages, e))?.insert("served", &b""[..]).map_err(|e| broken(&self.pages, e))?;
+        commit
+            .txn
+            .open_table(IDENTITY)
+            .map_err(|e| broken(&self.pages, e))?
+            .insert("served", &b""[..])
+            .map_err(|e| broken(&self.pages, e))?;
         commit.finish()
     }
 
     /// Replaces the identity, durably.
     pub fn set_identity(&self, identity: &[u8]) -> Result<()> {
         let commit = self.begin()?;
-        commit.txn.open_table(IDENTITY).map_err(|e| broken(&self.pages, e))?.insert("identity", identity).map_err(|e| broken(&self.pages, e))?;
+        commit
+            .txn
+            .open_table(IDENTITY)
+            .map_err(|e| broken(&self.pages, e))?
+            .insert("identity", identity)
+            .map_err(|e| broken(&self.pages, e))?;
         commit.finish()
     }
 
     /// Puts a store that was made aside in place, durably: from now on the directory has one.
     pub fn put_in_place(made_in: &Path, dir: &Path) -> Result<()> {
-        fs::rename(Store::path_in(made_in), Store::path_in(dir)).at(format!("putting the store in place in {}", dir.display()))?;
+        fs::rename(Store::path_in(made_in), Store::path_in(dir))
+            .at(format!("putting the store in place in {}", dir.display()))?;
         failpoint(Failpoint::StoreRenamed);
         sync_dir(dir)
     }
@@ -163,7 +201,12 @@ impl Store {
         let txn = self.db.begin_read().map_err(|e| broken(&self.pages, e))?;
         let rows = txn.open_table(ROWS).map_err(|e| broken(&self.pages, e))?;
         let groups = txn.open_table(GROUPS).map_err(|e| broken(&self.pages, e))?;
-        Ok(View { rows, groups, pages: self.pages.clone() })
+        let pieces = match txn.open_table(PIECES) {
+            Ok(pieces) => Some(Arc::new(pieces)),
+            Err(TableError::TableDoesNotExist(_)) => None,
+            Err(e) => return Err(broken(&self.pages, e)),
+        };
+        Ok(View { rows, groups, pieces, pages: self.pages.clone() })
     }
 }
 
@@ -195,6 +238,20 @@ impl StorageBackend for Backend {
     }
 }
 
+/// Bytes of disk that rows take when they are loaded, if each is as long as their mean: a leaf of
+/// one page holds whole rows, and a longer row has a run of pages to itself, whose number is a
+/// power of two; a large one fills its pages, but for the last. Branches and checksums come to less
+/// than a fiftieth of that.
+pub fn room(rows: u64, bytes: u64) -> u64 {
+    let row = bytes.div_ceil(rows.max(1)) + ROW_BYTES;
+    let leaves = match PAGE_BYTES / row {
+        0 if row >= limits::ROW_LARGE_BYTES as u64 => rows * (row + row / 256 + PAGE_BYTES),
+        0 => rows * row.next_power_of_two(),
+        in_each => rows.div_ceil(in_each) * PAGE_BYTES,
+    };
+    leaves + leaves / 50
+}
+
 /// Makes what was renamed or removed in a directory durable.
 pub fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).and_then(|d| d.sync_all()).at(dir.display())
@@ -202,30 +259,60 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
 
 impl Commit {
     /// Sets or deletes rows.
-    pub fn rows<'a>(&mut self, rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Result<()> {
-        let mut table = self.txn.open_table(ROWS).map_err(|e| broken(&self.pages, e))?;
+    pub fn rows<'a>(
+        &mut self,
+        rows: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    ) -> Result<()> {
+        let pages = self.pages.clone();
+        let mut table = self.txn.open_table(ROWS).map_err(|e| broken(&pages, e))?;
+        let mut pieces = self.txn.open_table(PIECES).map_err(|e| broken(&pages, e))?;
         for (key, value) in rows {
-            match value {
-                Some(value) => table.insert(key, value).map(drop),
-                None => table.remove(key).map(drop),
+            let cut = value.is_some_and(large::is_cut);
+            let before = match value {
+                Some(value) if cut => {
+                    let stub =
+                        large::put(&mut pieces, key, value).map_err(|e| broken(&pages, e))?;
+                    table.insert(key, &stub[..])
+                }
+                Some(value) => table.insert(key, value),
+                None => table.remove(key),
+            };
+            let was_cut = before
+                .map_err(|e| broken(&pages, e))?
+                .is_some_and(|before| large::length(before.value()).is_some());
+            if was_cut && !cut {
+                large::remove(&mut pieces, key).map_err(|e| broken(&pages, e))?;
             }
-            .map_err(|e| broken(&self.pages, e))?;
         }
         Ok(())
     }
 
-    /// Loads rows of one key space that come in ascending order into a gap between those that are there. They are packed into full pages as they come, which costs a
-    /// fraction of finding the place of each. `Corrupt` where they are out of order, or not all in one gap.
-    pub fn load<'a>(&mut self, space: u8, rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<()> {
+    /// Loads rows of one key space that come in ascending order into a gap between those that are
+    /// there. They are packed into full pages as they come, which costs a fraction of finding the
+    /// place of each. `Corrupt` where they are out of order, or not all in one gap.
+    pub fn load<'a>(
+        &mut self,
+        space: u8,
+        rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<()> {
         let mut rows = rows.peekable();
         let Some((first, _)) = rows.peek() else { return Ok(()) };
         let mut key = [&[space], *first].concat();
         let mut table = self.txn.open_table(ROWS).map_err(|e| broken(&self.pages, e))?;
-        let mut gap = table.lower_bound_mut(Bound::Included(key.as_slice())).map_err(|e| broken(&self.pages, e))?;
+        let mut pieces = self.txn.open_table(PIECES).map_err(|e| broken(&self.pages, e))?;
+        let mut gap = table
+            .lower_bound_mut(Bound::Included(key.as_slice()))
+            .map_err(|e| broken(&self.pages, e))?;
         for (rest, value) in rows {
             key.truncate(1);
             key.extend_from_slice(rest);
-            gap.insert_before(key.as_slice(), value).map_err(|e| broken(&self.pages, e))?;
+            if large::is_cut(value) {
+                let stub =
+                    large::put(&mut pieces, &key, value).map_err(|e| broken(&self.pages, e))?;
+                gap.insert_before(key.as_slice(), &stub[..]).map_err(|e| broken(&self.pages, e))?;
+            } else {
+                gap.insert_before(key.as_slice(), value).map_err(|e| broken(&self.pages, e))?;
+            }
         }
         gap.close().map_err(|e| broken(&self.pages, e))
     }
@@ -238,9 +325,13 @@ impl Commit {
 
     /// Deletes all rows of a group, before others take their place.
     pub fn clear_group(&mut self, topology: Topology, group: GroupId) -> Result<()> {
-        let mut table = self.txn.open_table(ROWS).map_err(|e| broken(&self.pages, e))?;
-        for range in keys::group(topology, group) {
-            table.retain_in(range.start.as_slice()..range.end.as_slice(), |_, _| false).map_err(|e| broken(&self.pages, e))?;
+        for table in [ROWS, PIECES] {
+            let mut table = self.txn.open_table(table).map_err(|e| broken(&self.pages, e))?;
+            for range in keys::group(topology, group) {
+                table
+                    .retain_in(range.start.as_slice()..range.end.as_slice(), |_, _| false)
+                    .map_err(|e| broken(&self.pages, e))?;
+            }
         }
         Ok(())
     }
@@ -252,30 +343,48 @@ impl Commit {
 }
 
 impl View {
-    /// Fails once any read of the store's file has failed, whoever it was for: `Corrupt` if a page was not what was written.
+    /// Fails once any read of the store's file has failed, whoever it was for: `Corrupt` if a page
+    /// was not what was written.
     pub fn whole(&self) -> Result<()> {
         self.pages.whole()
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
         let value = self.rows.get(key).map_err(|e| broken(&self.pages, e))?;
-        Ok(value.map(|v| Bytes::copy_from_slice(v.value())))
+        value.map(|stored| self.row(key, stored.value())).transpose()
+    }
+
+    fn row(&self, key: &[u8], stored: &[u8]) -> Result<Bytes> {
+        row(self.pieces.as_deref(), &self.pages, key, stored)
     }
 
     pub fn range(&self, range: &Range<Vec<u8>>) -> Result<Rows> {
         if range.start >= range.end {
-            return Ok(Rows { rows: None, pages: self.pages.clone() });
+            return Ok(Rows { rows: None, pieces: None, pages: self.pages.clone() });
         }
-        let rows = self.rows.range(range.start.as_slice()..range.end.as_slice()).map_err(|e| broken(&self.pages, e))?;
-        Ok(Rows { rows: Some(rows), pages: self.pages.clone() })
+        let rows = self
+            .rows
+            .range(range.start.as_slice()..range.end.as_slice())
+            .map_err(|e| broken(&self.pages, e))?;
+        Ok(Rows { rows: Some(rows), pieces: self.pieces.clone(), pages: self.pages.clone() })
     }
 
-    /// Shows the rows of a range in key order, without a copy of any.
-    pub fn each(&self, range: &Range<Vec<u8>>, mut see: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-        let rows = self.rows.range(range.start.as_slice()..range.end.as_slice()).map_err(|e| broken(&self.pages, e))?;
+    /// Shows the rows of a range in key order, without a copy of any but the large ones.
+    pub fn each(
+        &self,
+        range: &Range<Vec<u8>>,
+        mut see: impl FnMut(&[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let rows = self
+            .rows
+            .range(range.start.as_slice()..range.end.as_slice())
+            .map_err(|e| broken(&self.pages, e))?;
         for row in rows {
             let (key, value) = row.map_err(|e| broken(&self.pages, e))?;
-            see(key.value(), value.value())?;
+            match large::length(value.value()) {
+                Some(_) => see(key.value(), &self.row(key.value(), value.value())?)?,
+                None => see(key.value(), value.value())?,
+            }
         }
         Ok(())
     }
@@ -298,6 +407,7 @@ impl View {
 /// Rows of a range in key order.
 pub struct Rows {
     rows: Option<redb::Range<'static, &'static [u8], &'static [u8]>>,
+    pieces: Option<Arc<ByteTable>>,
     pages: Arc<Pages>,
 }
 
@@ -306,8 +416,22 @@ impl Iterator for Rows {
 
     fn next(&mut self) -> Option<Self::Item> {
         let item = self.rows.as_mut()?.next()?;
-        Some(item.map(|(k, v)| (k.value().to_vec(), Bytes::copy_from_slice(v.value()))).map_err(|e| broken(&self.pages, e)))
+        Some(item.map_err(|e| broken(&self.pages, e)).and_then(|(key, value)| {
+            let row = row(self.pieces.as_deref(), &self.pages, key.value(), value.value())?;
+            Ok((key.value().to_vec(), row))
+        }))
     }
+}
+
+/// A row as it was written, from what is stored where it is.
+fn row(pieces: Option<&ByteTable>, pages: &Pages, key: &[u8], stored: &[u8]) -> Result<Bytes> {
+    let Some(bytes) = large::length(stored) else { return Ok(Bytes::copy_from_slice(stored)) };
+    large::whole(pieces, key, bytes).map_err(|broke| match broke {
+        large::Broken::Storage(e) => broken(pages, e),
+        large::Broken::Missing => {
+            pages.whole().err().unwrap_or_else(|| large::missing(key).at(pages.path().display()))
+        }
+    })
 }
 
 fn broken(pages: &Pages, e: impl Into<redb::Error>) -> Error {
@@ -318,7 +442,10 @@ fn broken(pages: &Pages, e: impl Into<redb::Error>) -> Error {
     let e = e.into();
     let kind = match &e {
         redb::Error::DatabaseAlreadyOpen => Kind::Conflict,
-        redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) | redb::Error::TableDoesNotExist(_) | redb::Error::UnorderedKey => Kind::Corrupt,
+        redb::Error::Corrupted(_)
+        | redb::Error::UpgradeRequired(_)
+        | redb::Error::TableDoesNotExist(_)
+        | redb::Error::UnorderedKey => Kind::Corrupt,
         redb::Error::Io(io) => match io.kind() {
             io::ErrorKind::StorageFull => Kind::Exhausted,
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Kind::Corrupt,
@@ -326,135 +453,8 @@ fn broken(pages: &Pages, e: impl Into<redb::Error>) -> Error {
         },
         _ => Kind::Unavailable,
     };
-    Error::new(kind, format!("{}: {e}", pages.path().display()))
+    Error::new(kind, format!("{}: {e}", pages.path().display())).with_source(e)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::disk;
-
-    #[test]
-    fn rows_and_group_records_are_committed_together_and_found_again() {
-        let dir = tempfile::tempdir().unwrap();
-        {
-            let store = Store::create(dir.path(), &disk::Machine, b"me").unwrap();
-            let mut commit = store.begin().unwrap();
-            commit.rows([(&b"da"[..], Some(&b"1"[..])), (b"db", Some(b"2")), (b"da", None)].into_iter()).unwrap();
-            commit.group(GroupId(3), b"three").unwrap();
-            commit.finish().unwrap();
-        }
-        let store = Store::open(dir.path(), &disk::Machine).unwrap();
-        let view = store.view().unwrap();
-        assert_eq!(store.identity().unwrap(), "me");
-        assert_eq!(view.get(b"da").unwrap(), None);
-        assert_eq!(view.get(b"db").unwrap().unwrap(), "2");
-        assert_eq!(view.group(GroupId(3)).unwrap().unwrap(), "three");
-        let all: Vec<_> = view.range(&(b"d".to_vec()..b"e".to_vec())).unwrap().map(Result::unwrap).collect();
-        assert_eq!(all, [(b"db".to_vec(), Bytes::from("2"))]);
-    }
-
-    #[test]
-    fn rows_that_are_loaded_lie_where_inserted_ones_would_and_must_come_in_order() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::create(dir.path(), &disk::Machine, b"me").unwrap();
-        let keys: Vec<Vec<u8>> = (0..5000u32).map(|n| n.to_be_bytes().to_vec()).collect();
-        let some = |range: Range<usize>| keys[range].iter().map(|k| (k.as_slice(), &b"v"[..]));
-        let mut commit = store.begin().unwrap();
-        commit.rows([(&b"c"[..], Some(&b"1"[..])), (b"m", Some(b"2"))].into_iter()).unwrap();
-        commit.load(keys::DATA, some(0..3000)).unwrap();
-        commit.load(keys::DATA, some(3000..5000)).unwrap();
-        commit.load(keys::DATA, some(0..0)).unwrap();
-        assert_eq!(commit.load(keys::DATA, some(4999..5000)).unwrap_err().kind, Kind::Corrupt);
-        assert_eq!(commit.load(keys::DATA, some(7..8).chain(some(6..7))).unwrap_err().kind, Kind::Corrupt);
-        commit.finish().unwrap();
-        let all: Vec<Vec<u8>> = store.view().unwrap().range(&(vec![0]..vec![255])).unwrap().map(|row| row.unwrap().0).collect();
-        let expected = [b"c".to_vec()].into_iter().chain(keys.iter().map(|k| self::keys::data(k))).chain([b"m".to_vec()]);
-        assert_eq!(all, expected.collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_second_process_on_a_store_is_told_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let _first = Claim::on(dir.path()).unwrap();
-        let second = Claim::on(dir.path()).unwrap_err();
-        assert_eq!(second.kind, Kind::Conflict);
-        assert!(second.message.contains("in use by another devicedb process"), "{second}");
-    }
-
-    #[test]
-    fn clearing_a_group_leaves_its_neighbours() {
-        let dir = tempfile::tempdir().unwrap();
-        let topology = Topology::new(64, 32).unwrap();
-        let store = Store::create(dir.path(), &disk::Machine, b"me").unwrap();
-        let row = |p: u16| keys::data(&[&p.to_be_bytes()[..], b"site\0\x01k"].concat());
-        let mut commit = store.begin().unwrap();
-        let rows: Vec<_> = (0..6).map(row).collect();
-        commit.rows(rows.iter().map(|k| (k.as_slice(), Some(&b"v"[..])))).unwrap();
-        commit.clear_group(topology, GroupId(1)).unwrap();
-        commit.finish().unwrap();
-        let view = store.view().unwrap();
-        let left: Vec<bool> = rows.iter().map(|k| view.get(k).unwrap().is_some()).collect();
-        assert_eq!(left, [true, true, false, false, true, true]);
-    }
-
-    /// A store of some rows, closed as a node that stops closes it, or left as one that is killed leaves it; and its rows after each commit.
-    fn filled(dir: &Path, killed: bool) -> Vec<Vec<(Vec<u8>, Bytes)>> {
-        let store = Store::create(dir, &disk::Machine, b"me").unwrap();
-        let row = |n: u32| (keys::data(format!("{:05}", n * 7919 % 10_000).as_bytes()), Bytes::from(vec![n as u8; (n * 13 % 700) as usize]));
-        let mut rows: Vec<_> = (0..600).map(row).collect();
-        rows.push((keys::data(b"large"), Bytes::from(vec![9; 20_000])));
-        let mut after = Vec::new();
-        for (turn, some) in rows.chunks(200).enumerate() {
-            let mut commit = store.begin().unwrap();
-            commit.rows(some.iter().map(|(key, value)| (key.as_slice(), Some(value.as_ref())))).unwrap();
-            commit.group(GroupId(3), b"three").unwrap();
-            commit.finish().unwrap();
-            let mut so_far = rows[..turn * 200 + some.len()].to_vec();
-            so_far.sort();
-            after.push(so_far);
-        }
-        if killed {
-            std::fs::copy(Store::path_in(dir), dir.join("killed")).unwrap();
-            drop(store);
-            std::fs::rename(dir.join("killed"), Store::path_in(dir)).unwrap();
-        }
-        after
-    }
-
-    fn all_of(dir: &Path) -> Result<Vec<(Vec<u8>, Bytes)>> {
-        let store = Store::open(dir, &disk::Machine)?;
-        let view = store.view()?;
-        assert_eq!(store.identity()?, "me");
-        assert_eq!(view.group(GroupId(3))?.unwrap(), "three");
-        let rows = view.range(&(vec![keys::DATA]..vec![keys::DATA + 1]))?.collect::<Result<Vec<_>>>();
-        assert_eq!(rows.is_err(), view.whole().is_err());
-        rows
-    }
-
-    #[test]
-    fn a_bit_that_rots_in_any_page_is_noticed_or_of_no_account() {
-        for killed in [false, true] {
-            let dir = tempfile::tempdir().unwrap();
-            let (after, path) = (filled(dir.path(), killed), Store::path_in(dir.path()));
-            let whole = std::fs::read(&path).unwrap();
-            let used: Vec<usize> = (0..whole.len() / 4096).filter(|block| *block != 1 && whole[block * 4096..][..4096].iter().any(|byte| *byte != 0)).collect();
-            let mut noticed = 0;
-            for (turn, block) in used.iter().enumerate() {
-                let mut rotten = whole.clone();
-                rotten[block * 4096 + turn * 1237 % 4096] ^= 1 << (turn % 8);
-                std::fs::write(&path, rotten).unwrap();
-                match all_of(dir.path()) {
-                    // A repair that finds the last commit damaged takes it for one that the crash tore, and goes back to the one before.
-                    Ok(read) => assert!(after[after.len() - 1 - usize::from(killed)..].contains(&read), "block {block}"),
-                    Err(e) => {
-                        assert_eq!(e.kind, Kind::Corrupt, "block {block}: {e}");
-                        assert!(e.message.contains(&path.display().to_string()), "{e}");
-                        noticed += 1;
-                    }
-                }
-            }
-            assert!(noticed > used.len() / 4, "{noticed} of {}", used.len());
-        }
-    }
-}
+mod tests;

@@ -1,22 +1,30 @@
 //! The pages of the store's file, each checked whenever it is read.
 //!
-//! redb follows its own checksums only when it repairs a file after a crash. A bit that rots later would be served; in a key or in a branch of the tree it would
-//! make rows vanish, which no checksum of a row could tell. Therefore pages lie in the file with a checksum of each, in blocks of a page's size:
+//! redb follows its own checksums only when it repairs a file after a crash. A bit that rots later
+//! would be served; in a key or in a branch of the tree it would make rows vanish, which no
+//! checksum of a row could tell. Therefore pages lie in the file with a checksum of each, in blocks
+//! of a page's size:
 //!
-//! | block        | bytes                    | what                                                                       |
-//! | ------------ | ------------------------ | -------------------------------------------------------------------------- |
-//! | 0            | 8                        | `MAGIC`, which says that pages are checked                                 |
-//! |              | 4 for each of 1022 pages | checksums of the pages behind it: CRC-32 as in the log, of the page's number (8 bytes) and the page; all big-endian |
-//! | 1 to 1022    | 4096 each                | pages                                                                      |
-//! | 1023, ...    |                          | again checksums, but for the magic, and the pages that they are of         |
+//! | block        | bytes                    | what                                          |
+//! | ------------ | ------------------------ | --------------------------------------------- |
+//! | 0            | 8                        | `MAGIC`, which says that pages are checked    |
+//! |              | 4 for each of 1022 pages | checksums of the pages behind it              |
+//! | 1 to 1022    | 4096 each                | pages                                         |
+//! | 1023, ...    |                          | checksums again, without the magic; the pages |
 //!
-//! - Checksums are in memory, a thousandth of what they are of, and on disk with the next sync. A page that came from the disk and lies in a cache is not checked
-//!   again, so a read that hits the cache costs nothing.
-//! - A page in another's place is found, since its number counts; so is a write that the disk has lost, unless it lost the checksum's as well.
-//! - A crash may leave a page and its checksum apart, but only one that was written after the last sync. Whoever follows the file's own checksums from its root,
-//!   as redb does then, sees which pages count; `mend` takes their checksums from what is there.
-//! - The first page is redb's header. It is written in place, so that after a crash its checksum could be right for the header before; redb's slots in it
-//!   have checksums of their own.
+//! A checksum is the CRC-32 that the log uses, of the page's number (8 bytes, big-endian) and the
+//! page; it is stored big-endian.
+//!
+//! - Checksums are in memory, a thousandth of what they are of, and on disk with the next sync. A
+//!   page that came from the disk and lies in a cache is not checked again, so a read that hits the
+//!   cache costs nothing.
+//! - A page in another's place is found, since its number counts; so is a write that the disk has
+//!   lost, unless it lost the checksum's as well.
+//! - A crash may leave a page and its checksum apart, but only one that was written after the last
+//!   sync. Whoever follows the file's own checksums from its root, as redb does then, sees which
+//!   pages count; `mend` takes their checksums from what is there.
+//! - The first page is redb's header. It is written in place, so that after a crash its checksum
+//!   could be right for the header before; redb's slots in it have checksums of their own.
 //! - Once a page is found damaged or cannot be read, the file says so for as long as it is open.
 
 use std::{
@@ -25,16 +33,21 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use crate::{
-    disk::File,
-    error::{Context, Error, Result},
-    failpoint::{Failpoint, failpoint},
-    planted::{Mistake, planted},
+    base::{
+        disk::File,
+        error::{Context, Error, Result},
+        locks::lock,
+    },
+    faults::{
+        failpoint::{Failpoint, failpoint},
+        mutation::{Mutation, mutated},
+    },
 };
 
 const PAGE: u64 = 4096;
@@ -57,7 +70,7 @@ pub struct Pages {
 
 #[derive(Debug, Default)]
 struct Sums {
-    /// Of each page.
+    /// The checksum of each page.
     of: Vec<u32>,
     /// The groups that are not on disk as they are here.
     changed: BTreeSet<u64>,
@@ -76,17 +89,28 @@ impl Pages {
                 return Err(foreign(path, &block));
             }
             let left = (blocks - groups) as usize - of.len();
-            of.extend(block[MAGIC.len()..].chunks_exact(SUM_BYTES).take(left).map(|sum| u32::from_be_bytes(sum.try_into().expect("four bytes"))));
+            of.extend(
+                block[MAGIC.len()..]
+                    .chunks_exact(SUM_BYTES)
+                    .take(left)
+                    .map(|sum| u32::from_be_bytes(sum.try_into().expect("four bytes"))),
+            );
         }
         let sums = Mutex::new(Sums { of, changed: BTreeSet::new() });
-        Ok(Pages { file, path: path.to_owned(), sums, mending: AtomicBool::new(false), failed: OnceLock::new() })
+        Ok(Pages {
+            file,
+            path: path.to_owned(),
+            sums,
+            mending: AtomicBool::new(false),
+            failed: OnceLock::new(),
+        })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Of all pages.
+    /// Bytes of all pages together.
     pub fn bytes(&self) -> u64 {
         self.lock().of.len() as u64 * PAGE
     }
@@ -96,14 +120,16 @@ impl Pages {
         self.failed.get().map_or(Ok(()), |e| Err(e.clone()))
     }
 
-    /// From now on a page that does not match its checksum gets another, or not any more.
+    /// Says whether redb repairs the file. While it does, a page that does not match its checksum
+    /// gets a new checksum instead of an error.
     pub fn mend(&self, mending: bool) {
         self.mending.store(mending, Ordering::Release);
     }
 
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.read_checked(offset, out).inspect_err(|e| {
-            let failed: Result<()> = Err(io::Error::new(e.kind(), e.to_string())).at(self.path.display());
+            let failed: Result<()> =
+                Err(io::Error::new(e.kind(), e.to_string())).at(self.path.display());
             // Only the first one says what happened.
             failed.err().map(|e| self.failed.set(e));
         })
@@ -123,7 +149,7 @@ impl Pages {
             let wrong = sums.of.get(page as usize) != Some(&read);
             if wrong && self.mending.load(Ordering::Acquire) {
                 sums.set(page, read);
-            } else if wrong && !planted(Mistake::PagesUnchecked) {
+            } else if wrong && !mutated(Mutation::PagesUnchecked) {
                 return Err(damaged(page));
             }
         }
@@ -169,7 +195,7 @@ impl Pages {
     }
 
     fn lock(&self) -> MutexGuard<'_, Sums> {
-        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sums)
     }
 }
 
@@ -195,18 +221,23 @@ impl Sums {
 fn foreign(path: &Path, block: &[u8]) -> Error {
     if block.starts_with(&UNCHECKED) {
         return Error::conflict(format!(
-            "{} was written by an older version, which kept no checksums of its pages. Take a snapshot with that version, and restore its parts with this one",
+            "{} was written by an older version, which kept no checksums of its pages. Take a \
+             snapshot with that version, and restore its parts with this one",
             path.display()
         ));
     }
-    Error::corrupt(format!("{} is damaged, or was not written by DeviceDB: it does not begin as a store does", path.display()))
+    Error::corrupt(format!(
+        "{} is damaged, or was not written by DeviceDB: it does not begin as a store does",
+        path.display()
+    ))
 }
 
 fn damaged(page: u64) -> io::Error {
     let place = place_of(page);
     let text = format!(
-        "page {page}, at byte {place}, is damaged: it is not what was written there. Nothing of the store is served. Restore a part into an empty directory, or \
-         start with an empty one and --join"
+        "page {page}, at byte {place}, is damaged: it is not what was written there. Nothing of \
+         the store is served. Restore a part into an empty directory, or start with an empty one \
+         and --join"
     );
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
@@ -220,14 +251,18 @@ fn whole(offset: u64, bytes: usize) -> io::Result<u64> {
     if offset.is_multiple_of(PAGE) && (bytes as u64).is_multiple_of(PAGE) {
         return Ok(offset / PAGE);
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{bytes} bytes at {offset} are not whole pages of {PAGE} bytes")))
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("{bytes} bytes at {offset} are not whole pages of {PAGE} bytes"),
+    ))
 }
 
 fn place_of(page: u64) -> u64 {
     (page + page / GROUP + 1) * PAGE
 }
 
-/// Where a run of pages lies: its stretches between blocks of checksums, as a place in the file and a range of the run.
+/// Where a run of pages lies: its stretches between blocks of checksums, as a place in the file and
+/// a range of the run.
 fn stretches(first: u64, bytes: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
     let (mut page, mut from) = (first, 0);
     std::iter::from_fn(move || {
@@ -259,7 +294,10 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{disk::Disk as _, disk::Machine, error::Kind};
+    use crate::base::{
+        disk::{Disk as _, Machine},
+        error::Kind,
+    };
 
     fn opened(path: &Path) -> Pages {
         Pages::open(Machine.open(path, true).unwrap(), path).unwrap()
@@ -290,8 +328,14 @@ mod tests {
         let mut header = [0; 6];
         pages.read(0, &mut header).unwrap();
         assert_eq!(&header, b"header");
-        assert_eq!(pages.read(GROUP * PAGE, &mut read).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(pages.read(PAGE + 1, &mut read).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            pages.read(GROUP * PAGE, &mut read).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
+        assert_eq!(
+            pages.read(PAGE + 1, &mut read).unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
     }
 
     #[test]
@@ -304,14 +348,19 @@ mod tests {
         pages.sync().unwrap();
         drop(pages);
         let whole = fs::read(&path).unwrap();
-        let read = |damaged: &[u8], n: u64, mend: bool| {
-            fs::write(&path, damaged).unwrap();
-            let (pages, mut out) = (opened(&path), page(0));
-            pages.mend(mend);
-            let read = pages.read(n * PAGE, &mut out);
-            assert_eq!(read.is_err(), pages.whole().is_err_and(|e| e.kind == Kind::Corrupt && e.message.contains(&path.display().to_string())));
-            read.map(|()| out[0])
-        };
+        let read =
+            |damaged: &[u8], n: u64, mend: bool| {
+                fs::write(&path, damaged).unwrap();
+                let (pages, mut out) = (opened(&path), page(0));
+                pages.mend(mend);
+                let read = pages.read(n * PAGE, &mut out);
+                assert_eq!(
+                    read.is_err(),
+                    pages.whole().is_err_and(|e| e.kind == Kind::Corrupt
+                        && e.message.contains(&path.display().to_string()))
+                );
+                read.map(|()| out[0])
+            };
         assert_eq!(read(&whole, 2, false).unwrap(), 2);
         let place = place_of(2) as usize;
         for at in [place, place + PAGE as usize - 1, MAGIC.len() + 2 * SUM_BYTES] {

@@ -1,22 +1,27 @@
 //! The meta group's commands and rows.
 //!
-//! A row's name is a letter for its kind, then the thing's own name: `s` settings, `n` node, `i` site, `r` relay, `a` assignment, `x` snapshot; numbers are
-//! big-endian.
+//! A row's name is a letter for its kind, then the thing's own name: `s` settings, `n` node, `i`
+//! site, `r` relay, `a` assignment, `seq` snapshot; numbers are big-endian.
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::{absent, as_corrupt, row, stored};
 use crate::{
+    base::{
+        error::{Error, Result},
+        ids::{
+            GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq,
+            Topology,
+        },
+    },
     cluster::{
         self, Changed, Command, Node, State,
         sites::{Relay, Site, SiteState},
         snapshots::{Part, Snapshot, Stage, Status},
         state::{Rows, Settings},
     },
-    error::{Error, Result},
-    ids::{GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq, Topology},
-    proto::internal::v1::{self as internal, meta_command::Action as Wire},
+    proto::internal::{v1 as internal, v1::meta_command::Action as Wire},
 };
 
 pub fn meta_command(command: &Command) -> internal::MetaCommand {
@@ -29,15 +34,38 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
         Command::AddRelay(relay) => Wire::AddRelay(relay_record(relay)),
         Command::RemoveRelay(relay) => Wire::RemoveRelay(relay.as_str().to_owned()),
         Command::MoveRelay(relay) => Wire::MoveRelay(relay_record(relay)),
-        Command::BeginSnapshot { id, created_ms } => Wire::BeginSnapshot(internal::BeginSnapshot { uuid: uuid(*id), created_ms: *created_ms }),
-        Command::SealSnapshot { x } => Wire::SealSnapshot(internal::SealSnapshot { x: x.0 }),
-        Command::AbortSnapshot { x, reason } => Wire::AbortSnapshot(internal::AbortSnapshot { x: x.0, reason: reason.clone() }),
-        Command::ReportPart { id, part } => Wire::ReportPart(internal::ReportPart { uuid: uuid(*id), part: Some(part_record(part)) }),
-        Command::DeleteSnapshot { id } => Wire::DeleteSnapshot(uuid(*id)),
-        Command::EstablishLineage { nonce } => Wire::EstablishLineage(internal::EstablishLineage { nonce: *nonce }),
+        Command::BeginSnapshot { id, created_ms } => Wire::BeginSnapshot(internal::BeginSnapshot {
+            uuid: uuid(*id),
+            created_ms: *created_ms,
+        }),
+        Command::SealSnapshot { seq } => Wire::SealSnapshot(internal::SealSnapshot { seq: seq.0 }),
+        Command::AbortSnapshot { seq, reason } => {
+            Wire::AbortSnapshot(internal::AbortSnapshot { seq: seq.0, reason: reason.clone() })
+        }
+        Command::ReportPart { id, part } => Wire::ReportPart(internal::ReportPart {
+            uuid: uuid(*id),
+            part: Some(part_record(part)),
+        }),
+        Command::ForgetSnapshot { id } => Wire::DeleteSnapshot(uuid(*id)),
+        Command::BeginDeletion { id, lineage } => Wire::BeginDeletion(internal::BeginDeletion {
+            uuid: uuid(*id),
+            lineage: lineage.unwrap_or_default().0,
+        }),
+        Command::ReportDeletion { id, node, reason } => {
+            Wire::ReportDeletion(internal::ReportDeletion {
+                uuid: uuid(*id),
+                node_id: node.0,
+                reason: reason.clone(),
+            })
+        }
+        Command::EstablishLineage { nonce } => {
+            Wire::EstablishLineage(internal::EstablishLineage { nonce: *nonce })
+        }
     };
     let site_generation = match command {
-        Command::SiteAdded { generation, .. } | Command::SiteRemoved { generation, .. } => generation.0,
+        Command::SiteAdded { generation, .. } | Command::SiteRemoved { generation, .. } => {
+            generation.0
+        }
         _ => 0,
     };
     internal::MetaCommand { action: Some(action), site_generation }
@@ -54,14 +82,28 @@ pub fn parse_meta_command(command: internal::MetaCommand) -> Result<Command> {
         Wire::AddRelay(relay) => Command::AddRelay(parse_relay(relay)?),
         Wire::RemoveRelay(relay) => Command::RemoveRelay(RelayId::new(relay)?),
         Wire::MoveRelay(relay) => Command::MoveRelay(parse_relay(relay)?),
-        Wire::BeginSnapshot(begin) => Command::BeginSnapshot { id: SnapshotId::from_slice(&begin.uuid)?, created_ms: begin.created_ms },
-        Wire::SealSnapshot(seal) => Command::SealSnapshot { x: SnapshotSeq(seal.x) },
-        Wire::AbortSnapshot(abort) => Command::AbortSnapshot { x: SnapshotSeq(abort.x), reason: abort.reason },
+        Wire::BeginSnapshot(begin) => Command::BeginSnapshot {
+            id: SnapshotId::from_slice(&begin.uuid)?,
+            created_ms: begin.created_ms,
+        },
+        Wire::SealSnapshot(seal) => Command::SealSnapshot { seq: SnapshotSeq(seal.seq) },
+        Wire::AbortSnapshot(abort) => {
+            Command::AbortSnapshot { seq: SnapshotSeq(abort.seq), reason: abort.reason }
+        }
         Wire::ReportPart(report) => {
             let part = parse_part(report.part.ok_or_else(|| absent("a reported part"))?)?;
             Command::ReportPart { id: SnapshotId::from_slice(&report.uuid)?, part }
         }
-        Wire::DeleteSnapshot(id) => Command::DeleteSnapshot { id: SnapshotId::from_slice(&id)? },
+        Wire::DeleteSnapshot(id) => Command::ForgetSnapshot { id: SnapshotId::from_slice(&id)? },
+        Wire::BeginDeletion(begin) => {
+            let lineage = Some(Lineage(begin.lineage)).filter(|named| *named != Lineage::PENDING);
+            Command::BeginDeletion { id: SnapshotId::from_slice(&begin.uuid)?, lineage }
+        }
+        Wire::ReportDeletion(report) => Command::ReportDeletion {
+            id: SnapshotId::from_slice(&report.uuid)?,
+            node: NodeId(report.node_id),
+            reason: report.reason,
+        },
         Wire::EstablishLineage(establish) => Command::EstablishLineage { nonce: establish.nonce },
     })
 }
@@ -115,14 +157,21 @@ pub fn parse_settings(settings: internal::SettingsRecord) -> Result<Settings> {
         begun: SnapshotSeq(settings.begun),
         resolved: SnapshotSeq(settings.resolved),
         site_generations: SiteGeneration(settings.site_generations),
-        deleted: settings.deleted.iter().map(|id| SnapshotId::from_slice(id)).collect::<Result<_>>()?,
+        deleted: settings
+            .deleted
+            .iter()
+            .map(|id| SnapshotId::from_slice(id))
+            .collect::<Result<_>>()?,
     };
     settings.check()?;
     Ok(settings)
 }
 
 fn relay_record(relay: &Relay) -> internal::RelayRecord {
-    internal::RelayRecord { id: relay.id.as_str().to_owned(), site: relay.site.as_ref().map_or(String::new(), |s| s.as_str().to_owned()) }
+    internal::RelayRecord {
+        id: relay.id.as_str().to_owned(),
+        site: relay.site.as_ref().map_or(String::new(), |s| s.as_str().to_owned()),
+    }
 }
 
 fn parse_relay(relay: internal::RelayRecord) -> Result<Relay> {
@@ -138,6 +187,8 @@ fn part_record(part: &Part) -> internal::PartRecord {
             Status::Completed => 2,
             Status::Missing => 3,
             Status::Failed => 4,
+            Status::Damaged => 5,
+            Status::Deleting => 6,
         },
         reason: part.reason.clone(),
         groups: part.groups.iter().map(|g| g.0).collect(),
@@ -179,7 +230,7 @@ fn parse_part(part: internal::PartRecord) -> Result<Part> {
 fn snapshot_record(snapshot: &Snapshot) -> internal::SnapshotRecord {
     internal::SnapshotRecord {
         uuid: uuid(snapshot.id),
-        x: snapshot.x.0,
+        seq: snapshot.seq.0,
         state: match snapshot.stage {
             Stage::Begun => 1,
             Stage::Sealed => 2,
@@ -189,6 +240,16 @@ fn snapshot_record(snapshot: &Snapshot) -> internal::SnapshotRecord {
         parts: snapshot.parts.values().map(part_record).collect(),
         created_ms: snapshot.created_ms,
         lineage: snapshot.lineage.0,
+        deleting: snapshot.deleting.is_some(),
+        deletions: snapshot
+            .deleting
+            .iter()
+            .flatten()
+            .map(|(node, reason)| internal::DeletionRecord {
+                node_id: node.0,
+                reason: reason.clone(),
+            })
+            .collect(),
     }
 }
 
@@ -199,15 +260,22 @@ fn parse_snapshot(snapshot: internal::SnapshotRecord) -> Result<Snapshot> {
         3 => Stage::Aborted,
         other => return Err(Error::corrupt(format!("{other} is not the stage of a snapshot"))),
     };
-    let parts = snapshot.parts.into_iter().map(|p| parse_part(p).map(|p| (p.node, p))).collect::<Result<_>>()?;
+    let parts = snapshot
+        .parts
+        .into_iter()
+        .map(|p| parse_part(p).map(|p| (p.node, p)))
+        .collect::<Result<_>>()?;
     Ok(Snapshot {
         id: SnapshotId::from_slice(&snapshot.uuid)?,
-        x: SnapshotSeq(snapshot.x),
+        seq: SnapshotSeq(snapshot.seq),
         stage,
         reason: snapshot.reason,
         parts,
         created_ms: snapshot.created_ms,
         lineage: Lineage(snapshot.lineage),
+        deleting: snapshot.deleting.then(|| {
+            snapshot.deletions.into_iter().map(|d| (NodeId(d.node_id), d.reason)).collect()
+        }),
     })
 }
 
@@ -219,7 +287,7 @@ pub fn meta_row_name(row: &Changed) -> Vec<u8> {
         Changed::Site(site) => named(b'i', site.as_str().as_bytes()),
         Changed::Relay(relay) => named(b'r', relay.as_str().as_bytes()),
         Changed::Assignment(group) => named(b'a', &group.0.to_be_bytes()),
-        Changed::Snapshot(x) => named(b'x', &x.0.to_be_bytes()),
+        Changed::Snapshot(seq) => named(b'x', &seq.0.to_be_bytes()),
     }
 }
 
@@ -239,14 +307,19 @@ pub fn encode_meta_row(state: &State, row: &Changed) -> Option<Bytes> {
                 SiteState::Present => 2,
                 SiteState::Removing => 3,
             };
-            internal::SiteRecord { id: site.as_str().to_owned(), state: number, generation: stands.generation.0 }.encode_to_vec()
+            internal::SiteRecord {
+                id: site.as_str().to_owned(),
+                state: number,
+                generation: stands.generation.0,
+            }
+            .encode_to_vec()
         }
         Changed::Relay(relay) => relay_record(&state.sites().relay(relay)?).encode_to_vec(),
         Changed::Assignment(group) => {
             let replicas = state.assignments().get(group)?.iter().map(|n| n.0).collect();
             internal::AssignmentRecord { group: group.0, replicas }.encode_to_vec()
         }
-        Changed::Snapshot(x) => snapshot_record(state.snapshot(*x)?).encode_to_vec(),
+        Changed::Snapshot(seq) => snapshot_record(state.snapshot(*seq)?).encode_to_vec(),
     };
     Some(bytes.into())
 }
@@ -257,27 +330,54 @@ pub fn decode_meta<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Resu
 }
 
 fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<State> {
-    let (mut settings, mut nodes, mut sites, mut relays, mut assignments, mut snapshots) = (None, vec![], vec![], vec![], vec![], vec![]);
+    let (mut settings, mut nodes, mut sites, mut relays, mut assignments, mut snapshots) =
+        (None, vec![], vec![], vec![], vec![], vec![]);
     for (name, bytes) in rows {
         let row = match name.first() {
             Some(b's') => {
                 settings = Some(parse_settings(stored(bytes, "the cluster's settings")?)?);
                 Changed::Settings
             }
-            Some(b'n') => added(&mut nodes, parse_node(stored(bytes, "a node's record")?)?, |node| Changed::Node(node.id)),
-            Some(b'i') => added(&mut sites, parse_site(stored(bytes, "a site's record")?)?, |(site, _)| Changed::Site(site.clone())),
-            Some(b'r') => added(&mut relays, parse_relay(stored(bytes, "a relay's record")?)?, |relay| Changed::Relay(relay.id.clone())),
+            Some(b'n') => {
+                added(&mut nodes, parse_node(stored(bytes, "a node's record")?)?, |node| {
+                    Changed::Node(node.id)
+                })
+            }
+            Some(b'i') => {
+                added(&mut sites, parse_site(stored(bytes, "a site's record")?)?, |(site, _)| {
+                    Changed::Site(site.clone())
+                })
+            }
+            Some(b'r') => {
+                added(&mut relays, parse_relay(stored(bytes, "a relay's record")?)?, |relay| {
+                    Changed::Relay(relay.id.clone())
+                })
+            }
             Some(b'a') => {
                 let assignment: internal::AssignmentRecord = stored(bytes, "an assignment")?;
                 let replicas = assignment.replicas.into_iter().map(NodeId).collect();
-                added(&mut assignments, (GroupId(assignment.group), replicas), |(group, _)| Changed::Assignment(*group))
+                added(&mut assignments, (GroupId(assignment.group), replicas), |(group, _)| {
+                    Changed::Assignment(*group)
+                })
             }
-            Some(b'x') => added(&mut snapshots, parse_snapshot(stored(bytes, "a snapshot's record")?)?, |snapshot| Changed::Snapshot(snapshot.x)),
-            _ => return Err(Error::corrupt(format!("the meta group has a row of an unknown kind, named {name:?}; a newer version has written it"))),
+            Some(b'x') => added(
+                &mut snapshots,
+                parse_snapshot(stored(bytes, "a snapshot's record")?)?,
+                |snapshot| Changed::Snapshot(snapshot.seq),
+            ),
+            _ => {
+                return Err(Error::corrupt(format!(
+                    "the meta group has a row of an unknown kind, named {name:?}; a newer version \
+                     has written it"
+                )));
+            }
         };
         // So no two rows are of one thing.
         if meta_row_name(&row) != name {
-            return Err(Error::corrupt(format!("the meta group has a row named \"{}\" which is that of {row:?}", name.escape_ascii())));
+            return Err(Error::corrupt(format!(
+                "the meta group has a row named \"{}\" which is that of {row:?}",
+                name.escape_ascii()
+            )));
         }
     }
     let settings = settings.ok_or_else(|| Error::corrupt("the meta group has no settings"))?;

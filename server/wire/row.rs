@@ -6,11 +6,19 @@ use uuid::Uuid;
 
 use super::{absent, as_corrupt, stored};
 use crate::{
-    cluster::walk::Membership,
-    data::{self, Dot, Outcomes, Place, Remembered, Row, SiteRow, SiteStage, Value, Verdict, Version, VersionVector, Versions},
+    base::{
+        error::{Error, Result},
+        ids::{
+            ClusterId, Lineage, NodeId, RequestId, SiteGeneration, SnapshotId, SnapshotSeq,
+            Topology,
+        },
+    },
+    cluster::reconfigure::Membership,
+    data::{
+        self, Dot, Outcomes, Place, Remembered, Row, SiteRow, SiteStage, Value, Verdict, Version,
+        VersionVector, Versions,
+    },
     entry::{Identity, Position, Record},
-    error::{Error, Result},
-    ids::{ClusterId, Lineage, NodeId, RequestId, SiteGeneration, SnapshotId, SnapshotSeq, Topology},
     proto::internal::v1 as internal,
 };
 
@@ -21,8 +29,14 @@ pub fn encode_row(row: &Row) -> Bytes {
             internal::SiteRow { removing, generation: generation.0, removed }.encode_to_vec().into()
         }
         Row::Key(versions) => {
-            let clock = versions.clock().pairs().map(|(lineage, counter)| internal::Dot { lineage: lineage.0, counter }).collect();
-            internal::Row { versions: versions.versions().iter().map(version).collect(), clock }.encode_to_vec().into()
+            let clock = versions
+                .clock()
+                .pairs()
+                .map(|(lineage, counter)| internal::Dot { lineage: lineage.0, counter })
+                .collect();
+            internal::Row { versions: versions.versions().iter().map(version).collect(), clock }
+                .encode_to_vec()
+                .into()
         }
     }
 }
@@ -36,14 +50,27 @@ pub fn decode_row(place: &Place, bytes: &Bytes) -> Result<Row> {
                 (false, false) => SiteStage::Present,
                 (true, false) => SiteStage::Removing,
                 (false, true) => SiteStage::Removed,
-                (true, true) => return Err(Error::corrupt("a site's row says that it is being removed and is removed")),
+                (true, true) => {
+                    return Err(Error::corrupt(
+                        "a site's row says that it is being removed and is removed",
+                    ));
+                }
             };
             Ok(Row::Site(SiteRow { stage, generation: SiteGeneration(row.generation) }))
         }
         Place::Key { .. } => {
-            let row = internal::Row::decode(bytes.clone()).map_err(|e| Error::corrupt(format!("a key's row cannot be read: {e}")))?;
-            let versions = row.versions.into_iter().map(parse_version).collect::<Result<Vec<_>>>().map_err(as_corrupt)?;
-            let clock = VersionVector::from_sorted(row.clock.into_iter().map(|d| (Lineage(d.lineage), d.counter)));
+            let row = internal::Row::decode(bytes.clone()).map_err(|e| {
+                Error::corrupt(format!("a key's row cannot be read: {e}")).with_source(e)
+            })?;
+            let versions = row
+                .versions
+                .into_iter()
+                .map(parse_version)
+                .collect::<Result<Vec<_>>>()
+                .map_err(as_corrupt)?;
+            let clock = VersionVector::from_sorted(
+                row.clock.into_iter().map(|d| (Lineage(d.lineage), d.counter)),
+            );
             let clock = clock.ok_or_else(|| Error::corrupt("a key's clock is not sorted"))?;
             Versions::from_parts(versions, clock).map(Row::Key)
         }
@@ -70,25 +97,38 @@ pub(super) fn parse_version(version: internal::Version) -> Result<Version> {
 pub fn encode_remembered(remembered: &Remembered) -> Bytes {
     use internal::request_row::Verdict as Wire;
     let verdict = match &remembered.verdict {
-        Verdict::Written { lineage, first, outcomes } => {
-            Wire::Written(internal::WrittenVerdict { lineage: lineage.0, first: *first, outcomes: Bytes::copy_from_slice(outcomes.as_bytes()) })
-        }
+        Verdict::Written { lineage, first, outcomes } => Wire::Written(internal::WrittenVerdict {
+            lineage: lineage.0,
+            first: *first,
+            outcomes: Bytes::copy_from_slice(outcomes.as_bytes()),
+        }),
         Verdict::NoSite => Wire::NoSite(true),
         Verdict::TooManySiblings { step } => Wire::TooManySiblings(*step),
     };
-    let row = internal::RequestRow { request_id: Bytes::copy_from_slice(&remembered.request.0), fingerprint: remembered.fingerprint, verdict: Some(verdict) };
+    let row = internal::RequestRow {
+        request_id: Bytes::copy_from_slice(&remembered.request.0),
+        fingerprint: remembered.fingerprint,
+        verdict: Some(verdict),
+    };
     row.encode_to_vec().into()
 }
 
 pub fn decode_remembered(bytes: &[u8]) -> Result<Remembered> {
     use internal::request_row::Verdict as Wire;
     let row: internal::RequestRow = stored(bytes, "a remembered request")?;
-    let request = RequestId::from_slice(&row.request_id).map_err(as_corrupt)?.ok_or_else(|| Error::corrupt("a remembered request has no id"))?;
-    let verdict = match row.verdict.ok_or_else(|| Error::corrupt("a remembered request has no verdict"))? {
-        Wire::Written(w) => Verdict::Written { lineage: Lineage(w.lineage), first: w.first, outcomes: Outcomes::from_bytes(w.outcomes.to_vec()) },
-        Wire::NoSite(_) => Verdict::NoSite,
-        Wire::TooManySiblings(step) => Verdict::TooManySiblings { step },
-    };
+    let request = RequestId::from_slice(&row.request_id)
+        .map_err(as_corrupt)?
+        .ok_or_else(|| Error::corrupt("a remembered request has no id"))?;
+    let verdict =
+        match row.verdict.ok_or_else(|| Error::corrupt("a remembered request has no verdict"))? {
+            Wire::Written(w) => Verdict::Written {
+                lineage: Lineage(w.lineage),
+                first: w.first,
+                outcomes: Outcomes::from_bytes(w.outcomes.to_vec()),
+            },
+            Wire::NoSite(_) => Verdict::NoSite,
+            Wire::TooManySiblings(step) => Verdict::TooManySiblings { step },
+        };
     Ok(Remembered { request, fingerprint: row.fingerprint, verdict })
 }
 
@@ -127,7 +167,9 @@ pub fn encode_identity(identity: &Identity) -> Vec<u8> {
         node_id: identity.node.0,
         cluster_id: Bytes::copy_from_slice(identity.cluster.0.as_bytes()),
         lineage: identity.lineage.0,
-        restored_from: identity.restored_from.map_or(Bytes::new(), |id| Bytes::copy_from_slice(id.0.as_bytes())),
+        restored_from: identity
+            .restored_from
+            .map_or(Bytes::new(), |id| Bytes::copy_from_slice(id.0.as_bytes())),
         partitions: identity.topology.partitions(),
         groups: identity.topology.groups(),
     }
@@ -150,7 +192,9 @@ fn parse_identity(r: internal::IdentityRecord) -> Result<Identity> {
 }
 
 pub(super) fn parse_cluster(bytes: &[u8]) -> Result<ClusterId> {
-    Uuid::from_slice(bytes).map(ClusterId).map_err(|_| Error::invalid(format!("a cluster id is 16 bytes, not {}", bytes.len())))
+    Uuid::from_slice(bytes)
+        .map(ClusterId)
+        .map_err(|_| Error::invalid(format!("a cluster id is 16 bytes, not {}", bytes.len())))
 }
 
 pub(super) fn parse_restored_from(bytes: &[u8]) -> Result<Option<SnapshotId>> {

@@ -1,8 +1,10 @@
 //! Clients: what they ask of whichever node, how they retry, and what they write down.
 //!
-//! The workload is the simulator's: registers with many writers, values side by side with contexts that may be stale, pairs of keys that only batches write,
-//! and counters with one writer that goes through sites A, B and C in turn. A write is retried with its request id until it is answered or the client has lost
-//! its patience; then its outcome is open, unless every attempt was refused with the promise that it had no effect. Writers of counters never lose patience.
+//! The workload is the simulator's: registers with many writers, values side by side with contexts
+//! that may be stale, pairs of keys that only batches write, and counters with one writer that goes
+//! through sites A, B and C in turn. A write is retried with its request id until it is answered or
+//! the client has lost its patience; then its outcome is open, unless every attempt was refused
+//! with the promise that it had no effect. Writers of counters never lose patience.
 //!
 //! Nothing is deleted: the checkers know of values that come and are covered, not of ones that go.
 
@@ -17,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 use devicedb::{
-    clock::{Chance, Clock},
+    base::clock::{Clock, Random},
     proto::v1::{BatchOperation, BatchRequest, Bucket, PutRequest, batch_operation::Action},
 };
 use tokio::{
@@ -82,7 +84,11 @@ impl Place {
 
     pub fn all() -> impl Iterator<Item = Place> {
         let pairs = (0..PAIRS).flat_map(|n| [Place::Pair(n, false), Place::Pair(n, true)]);
-        (0..REGISTERS).map(Place::Register).chain((0..SIBLINGS).map(Place::Sibling)).chain(pairs).chain(Place::counters())
+        (0..REGISTERS)
+            .map(Place::Register)
+            .chain((0..SIBLINGS).map(Place::Sibling))
+            .chain(pairs)
+            .chain(Place::counters())
     }
 
     pub fn counters() -> impl Iterator<Item = Place> {
@@ -140,33 +146,52 @@ impl Shared {
 
 /// Clients at work.
 pub struct Crowd {
-    shared: Shared,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
 impl Crowd {
     /// Each has connections of its own.
-    pub fn start(connect: impl Fn() -> Vec<Client>, shared: Shared, chance: &mut Chance) -> Crowd {
+    pub fn start(connect: impl Fn() -> Vec<Client>, shared: Shared, rng: &mut Random) -> Crowd {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for number in 0..CLIENTS {
-            let one = One { number, nodes: connect(), shared: shared.clone(), chance: Chance::seeded(chance.next_u64()), seen: BTreeMap::new(), written: 0 };
+            let one = One {
+                number,
+                nodes: connect(),
+                shared: shared.clone(),
+                rng: Random::seeded(rng.next_u64()),
+                seen: BTreeMap::new(),
+                written: 0,
+            };
             let turn = (number < COLUMNS).then_some((number, 0));
             tasks.spawn(one.work(turn, stopped.clone()));
         }
-        Crowd { shared, stop, tasks }
+        Crowd { stop, tasks }
     }
 
-    /// Lets each have its last answer, and then reads every key from every node. Ends only when all have answered.
-    pub async fn end(mut self, nodes: Vec<Client>) {
+    /// Lets each have its last answer. Ends only when all have.
+    pub async fn end(mut self) {
         self.stop.send_replace(true);
         while let Some(ended) = self.tasks.join_next().await {
             ended.expect("a client has failed");
         }
+    }
+}
+
+impl Shared {
+    /// Reads every key from every node, until all have answered.
+    pub async fn read_all(&self, nodes: Vec<Client>) {
         for node in nodes {
-            let chance = Chance::seeded(0);
-            let mut last = One { number: CLIENTS, nodes: vec![node], shared: self.shared.clone(), chance, seen: BTreeMap::new(), written: 0 };
+            let rng = Random::seeded(0);
+            let mut last = One {
+                number: CLIENTS,
+                nodes: vec![node],
+                shared: self.clone(),
+                rng,
+                seen: BTreeMap::new(),
+                written: 0,
+            };
             for place in Place::all() {
                 while !last.read(place).await {}
             }
@@ -178,7 +203,7 @@ struct One {
     number: usize,
     nodes: Vec<Client>,
     shared: Shared,
-    chance: Chance,
+    rng: Random,
     /// What was last seen of each key with siblings.
     seen: BTreeMap<Place, (BTreeSet<u64>, Bytes)>,
     written: u64,
@@ -191,7 +216,13 @@ impl One {
                 Some((column, turn)) => {
                     let place = Place::Counter(*column, *turn);
                     *turn = (*turn + 1) % 3;
-                    let number = self.shared.history().counters.entry(place).or_default().call(self.shared.clock.now());
+                    let number = self
+                        .shared
+                        .history()
+                        .counters
+                        .entry(place)
+                        .or_default()
+                        .call(self.shared.clock.now());
                     self.write(Write::Counter(place, number)).await;
                 }
                 None => match self.choose() {
@@ -199,37 +230,44 @@ impl One {
                     Doing::Write(write) => self.write(write).await,
                 },
             }
-            sleep(Duration::from_micros(self.chance.below(2 * THINK.as_micros() as u64))).await;
+            sleep(Duration::from_micros(self.rng.below(2 * THINK.as_micros() as u64))).await;
         }
     }
 
     fn choose(&mut self) -> Doing {
         self.written += 1;
         let value = (self.number as u64) << 32 | self.written;
-        let chance = &mut self.chance;
-        match chance.below(100) {
-            0..25 => Doing::Write(Write::Register(Place::Register(chance.below(REGISTERS)), value)),
-            25..50 => Doing::Read(Place::Register(chance.below(REGISTERS))),
-            50..65 => Doing::Read(Place::Sibling(chance.below(SIBLINGS))),
+        let rng = &mut self.rng;
+        match rng.below(100) {
+            0..25 => Doing::Write(Write::Register(Place::Register(rng.below(REGISTERS)), value)),
+            25..50 => Doing::Read(Place::Register(rng.below(REGISTERS))),
+            50..65 => Doing::Read(Place::Sibling(rng.below(SIBLINGS))),
             65..80 => {
-                let place = Place::Sibling(chance.below(SIBLINGS));
-                let stale = chance.below(4) == 0;
-                let seen = if stale { self.seen.get(&place).cloned() } else { self.seen.remove(&place) };
-                seen.map_or(Doing::Read(place), |(covers, context)| Doing::Write(Write::Sibling { place, value, covers, context }))
+                let place = Place::Sibling(rng.below(SIBLINGS));
+                let stale = rng.below(4) == 0;
+                let seen =
+                    if stale { self.seen.get(&place).cloned() } else { self.seen.remove(&place) };
+                seen.map_or(Doing::Read(place), |(covers, context)| {
+                    Doing::Write(Write::Sibling { place, value, covers, context })
+                })
             }
-            80..87 => Doing::Write(Write::Pair(chance.below(PAIRS), value)),
-            87..94 => Doing::Read(Place::Pair(chance.below(PAIRS), false)),
-            _ => Doing::Read(Place::Counter(chance.below(COLUMNS as u64) as usize, chance.below(3) as usize)),
+            80..87 => Doing::Write(Write::Pair(rng.below(PAIRS), value)),
+            87..94 => Doing::Read(Place::Pair(rng.below(PAIRS), false)),
+            _ => Doing::Read(Place::Counter(
+                rng.below(COLUMNS as u64) as usize,
+                rng.below(3) as usize,
+            )),
         }
     }
 
     /// Whichever node, with the deadline of one call.
     fn any(&mut self) -> (Client, Duration) {
-        // Whoever waits long at a node that is away asks nobody else meanwhile, who might answer what is old.
-        let most_ms = if self.chance.below(5) == 0 { 4000 } else { 600 };
-        let deadline = Duration::from_millis(200 + self.chance.below(most_ms));
+        // Whoever waits long at a node that is away asks nobody else meanwhile, who might answer
+        // what is old.
+        let most_ms = if self.rng.below(5) == 0 { 4000 } else { 600 };
+        let deadline = Duration::from_millis(200 + self.rng.below(most_ms));
         let started = self.shared.started.load(Ordering::SeqCst).min(self.nodes.len());
-        let node = self.nodes[self.chance.below(started as u64) as usize].clone();
+        let node = self.nodes[self.rng.below(started as u64) as usize].clone();
         (node.with_deadline(deadline), deadline)
     }
 
@@ -242,19 +280,30 @@ impl One {
             let found = by(deadline, node.scan(&site, bucket, "")).await;
             return self.note(called, found, |found, answered, history| {
                 let values = [false, true].map(|second| {
-                    let row = found.iter().find(|(key, _)| key == Place::Pair(pair, second).key().as_bytes());
+                    let row = found
+                        .iter()
+                        .find(|(key, _)| key == Place::Pair(pair, second).key().as_bytes());
                     row.and_then(|(_, values)| values.first()).map(number)
                 });
                 if values[0] != values[1] {
-                    history.broken.push(format!("a batch was seen in part at {answered:?}: {values:?}"));
+                    history
+                        .broken
+                        .push(format!("a batch was seen in part at {answered:?}: {values:?}"));
                 }
                 for (second, value) in [false, true].into_iter().zip(values) {
-                    history.register(Place::Pair(pair, second), called, Some(answered), Register::Read(value));
+                    history.register(
+                        Place::Pair(pair, second),
+                        called,
+                        Some(answered),
+                        Register::Read(value),
+                    );
                 }
             });
         }
         let found = by(deadline, node.get(&site, bucket, &key)).await;
-        let values = |siblings: &[devicedb::proto::v1::Sibling]| siblings.iter().map(|s| number(&s.value)).collect::<BTreeSet<_>>();
+        let values = |siblings: &[devicedb::proto::v1::Sibling]| {
+            siblings.iter().map(|s| number(&s.value)).collect::<BTreeSet<_>>()
+        };
         if let (Place::Sibling(_), Ok(found)) = (place, &found) {
             self.seen.insert(place, (values(&found.siblings), found.context.clone()));
         }
@@ -262,11 +311,17 @@ impl One {
             let values = values(&found.siblings);
             let single = values.first().copied();
             if values.len() > 1 && !matches!(place, Place::Sibling(_)) {
-                history.broken.push(format!("{place:?} was only ever overwritten and has siblings: {values:?}"));
+                history.broken.push(format!(
+                    "{place:?} was only ever overwritten and has siblings: {values:?}"
+                ));
             }
             match (place, single) {
                 (Place::Sibling(_), _) => {
-                    history.siblings.entry(place).or_default().push(Op { called, answered: Some(answered), kind: Sibling::Read(values) });
+                    history.siblings.entry(place).or_default().push(Op {
+                        called,
+                        answered: Some(answered),
+                        kind: Sibling::Read(values),
+                    });
                 }
                 (Place::Counter(..), Some(number)) => history.knows(place, number, answered),
                 (Place::Counter(..), None) => {}
@@ -275,7 +330,12 @@ impl One {
         })
     }
 
-    fn note<T>(&self, called: Moment, found: Result<T, Status>, note: impl FnOnce(T, Moment, &mut History)) -> bool {
+    fn note<T>(
+        &self,
+        called: Moment,
+        found: Result<T, Status>,
+        note: impl FnOnce(T, Moment, &mut History),
+    ) -> bool {
         let answered = self.shared.clock.now();
         let mut history = self.shared.history();
         match found {
@@ -287,7 +347,9 @@ impl One {
             Err(status) => {
                 history.failed += 1;
                 if is_refusal(&status) {
-                    history.broken.push(format!("a read called at {called:?} was refused: {status:?}"));
+                    history
+                        .broken
+                        .push(format!("a read called at {called:?} was refused: {status:?}"));
                 }
                 false
             }
@@ -296,8 +358,8 @@ impl One {
 
     async fn write(&mut self, write: Write) {
         let called = self.shared.clock.now();
-        let until = called + Duration::from_millis(500 + self.chance.below(6000));
-        let request = write.request(&mut self.chance);
+        let until = called + Duration::from_millis(500 + self.rng.below(6000));
+        let request = write.request(&mut self.rng);
         let mut maybe = false;
         loop {
             let (node, deadline) = self.any();
@@ -305,12 +367,19 @@ impl One {
             if self.is_over(&write, called, until, outcome, &mut maybe) {
                 return;
             }
-            sleep(Duration::from_millis(5 + self.chance.below(PAUSE_MS))).await;
+            sleep(Duration::from_millis(5 + self.rng.below(PAUSE_MS))).await;
         }
     }
 
     /// Whether nothing more is to be tried. `maybe`: an attempt may have had its effect.
-    fn is_over(&self, write: &Write, called: Moment, until: Moment, outcome: Result<(), Status>, maybe: &mut bool) -> bool {
+    fn is_over(
+        &self,
+        write: &Write,
+        called: Moment,
+        until: Moment,
+        outcome: Result<(), Status>,
+        maybe: &mut bool,
+    ) -> bool {
         let now = self.shared.clock.now();
         let mut history = self.shared.history();
         let Err(status) = outcome else {
@@ -339,12 +408,18 @@ impl One {
 }
 
 /// What becomes of a call by its deadline.
-async fn by<T>(deadline: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+async fn by<T>(
+    deadline: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
     let answer = timeout(deadline + LATE, call).await;
-    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer, not even that there is none")))
+    answer.unwrap_or_else(|_| {
+        Err(Status::deadline_exceeded("no answer, not even that there is none"))
+    })
 }
 
-/// Whether a status says that the request itself can never work. None of these clients asks for such.
+/// Whether a status says that the request itself can never work. None of these clients asks for
+/// such.
 fn is_refusal(status: &Status) -> bool {
     ["INVALID", "NOT_FOUND", "CONFLICT", "CORRUPT"].contains(&reason(status).as_str())
 }
@@ -369,11 +444,17 @@ impl Request {
 }
 
 impl Write {
-    fn request(&self, chance: &mut Chance) -> Request {
-        let put = |place: Place, value: u64| put_request(&place.site(), place.bucket(), place.key(), value.to_be_bytes());
+    fn request(&self, rng: &mut Random) -> Request {
+        let put = |place: Place, value: u64| {
+            put_request(&place.site(), place.bucket(), place.key(), value.to_be_bytes())
+        };
         match self {
-            Write::Register(place, value) | Write::Counter(place, value) => Request::Put(put(*place, *value)),
-            Write::Sibling { place, value, context, .. } => Request::Put(PutRequest { context: Some(context.clone()), ..put(*place, *value) }),
+            Write::Register(place, value) | Write::Counter(place, value) => {
+                Request::Put(put(*place, *value))
+            }
+            Write::Sibling { place, value, context, .. } => {
+                Request::Put(PutRequest { context: Some(context.clone()), ..put(*place, *value) })
+            }
             Write::Pair(pair, value) => {
                 let step = |second| BatchOperation {
                     key: Place::Pair(*pair, second).key().into(),
@@ -386,7 +467,7 @@ impl Write {
                     site: place.site(),
                     bucket: place.bucket().into(),
                     operations,
-                    request_id: Bytes::copy_from_slice(chance.uuid().as_bytes()),
+                    request_id: Bytes::copy_from_slice(rng.uuid().as_bytes()),
                 })
             }
         }
@@ -409,14 +490,21 @@ impl History {
 
     fn wrote(&mut self, write: &Write, called: Moment, answered: Option<Moment>) {
         match write {
-            Write::Register(place, value) => self.register(*place, called, answered, Register::Write(*value)),
+            Write::Register(place, value) => {
+                self.register(*place, called, answered, Register::Write(*value))
+            }
             Write::Sibling { place, value, covers, .. } => {
                 let kind = Sibling::Write { value: Some(*value), covers: covers.clone() };
                 self.siblings.entry(*place).or_default().push(Op { called, answered, kind });
             }
             Write::Pair(pair, value) => {
                 for second in [false, true] {
-                    self.register(Place::Pair(*pair, second), called, answered, Register::Write(*value));
+                    self.register(
+                        Place::Pair(*pair, second),
+                        called,
+                        answered,
+                        Register::Write(*value),
+                    );
                 }
             }
             Write::Counter(place, number) => {

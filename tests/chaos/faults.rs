@@ -1,7 +1,9 @@
-//! What happens to the cluster: which kinds of faults a seed switches on, when each strikes whom, and when it is mended.
+//! What happens to the cluster: which kinds of faults a seed switches on, when each strikes whom,
+//! and when it is mended.
 //!
-//! The seed decides kinds, victims and times. What the processes make of it is the machine's own, so that a seed that has found something finds it again only
-//! perhaps. Faults overlap; a node suffers one of its own at a time, a way between nodes too.
+//! The seed decides kinds, victims and times. What the processes make of it is the machine's own,
+//! so that a seed that has found something finds it again only perhaps. Faults overlap; a node
+//! suffers one of its own at a time, a way between nodes too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use devicedb::clock::Chance;
+use devicedb::base::clock::Random;
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{
@@ -39,11 +41,29 @@ pub enum Kind {
     ClockJump,
     /// One more node; it may be killed meanwhile.
     Join,
+    /// kill -9, and a start at another address.
+    Move,
+    /// The same with all at once.
+    MoveAll,
 }
 
 use Kind::*;
 
-const KINDS: [Kind; 11] = [Kill, KillAll, Pause, CutOneWay, CutBothWays, Isolate, Slow, Reset, FullDisk, ClockJump, Join];
+const KINDS: [Kind; 13] = [
+    Kill,
+    KillAll,
+    Pause,
+    CutOneWay,
+    CutBothWays,
+    Isolate,
+    Slow,
+    Reset,
+    FullDisk,
+    ClockJump,
+    Join,
+    Move,
+    MoveAll,
+];
 /// Those that may strike while a snapshot is taken, besides their usual turns.
 const AT_SNAPSHOTS: [Kind; 5] = [Kill, Pause, CutOneWay, Isolate, Slow];
 /// From one fault to the next.
@@ -58,8 +78,11 @@ const FULL: &str = "No space left on device";
 pub struct Timeline(Arc<Mutex<Vec<String>>>);
 
 impl Timeline {
-    fn note(&self, at: Duration, what: String) {
-        self.0.lock().expect("notes do not panic").push(format!("{:9.3} s  {what}", at.as_secs_f64()));
+    pub fn note(&self, at: Duration, what: String) {
+        self.0
+            .lock()
+            .expect("notes do not panic")
+            .push(format!("{:9.3} s  {what}", at.as_secs_f64()));
     }
 
     pub fn told(&self) -> String {
@@ -79,7 +102,7 @@ enum Mend {
 }
 
 pub struct Saboteur {
-    chance: Chance,
+    rng: Random,
     pub kinds: Vec<Kind>,
     /// Kinds that have not struck yet; they come first.
     fresh: Vec<Kind>,
@@ -96,30 +119,36 @@ pub struct Saboteur {
 
 impl Saboteur {
     /// Most kinds are switched on, and as many as there is time for.
-    pub fn new(mut chance: Chance, stage: &Stage, span: Duration) -> Saboteur {
+    pub fn new(mut rng: Random, stage: &Stage, span: Duration) -> Saboteur {
         let mut possible = KINDS.to_vec();
         match &stage.machines {
             Err(why) => {
-                eprintln!("no full disks and no clocks that jump, because namespaces are not permitted here: {why}");
+                eprintln!(
+                    "no full disks and no clocks that jump, because namespaces are not permitted \
+                     here: {why}"
+                );
                 possible.retain(|kind| ![FullDisk, ClockJump].contains(kind));
             }
             Ok(machines) if !machines.clocks => {
-                eprintln!("no clocks that jump, because this kernel or its unshare does not shift the clocks of a process");
+                eprintln!(
+                    "no clocks that jump, because this kernel or its unshare does not shift the \
+                     clocks of a process"
+                );
                 possible.retain(|kind| *kind != ClockJump);
             }
             Ok(_) => {}
         }
         for at in (1..possible.len()).rev() {
-            possible.swap(at, chance.below(at as u64 + 1) as usize);
+            possible.swap(at, rng.below(at as u64 + 1) as usize);
         }
         let most = possible.len() as u64;
-        let count = (most / 2 + chance.below(most / 2 + 2)).min(span.as_secs() / 8) as usize;
+        let count = (most / 2 + rng.below(most / 2 + 2)).min(span.as_secs() / 8) as usize;
         possible.truncate(count.max(1));
         let (kinds, fresh) = (possible.clone(), possible);
         let open = Vec::new();
         let timeline = Timeline::default();
         Saboteur {
-            chance,
+            rng,
             kinds,
             fresh,
             open,
@@ -136,12 +165,13 @@ impl Saboteur {
     pub async fn work(&mut self, stage: &mut Stage, span: Duration, began: &Notify) {
         let end = stage.now() + span;
         let mut next = stage.now() + self.time(CALM_MS);
-        // Those that have not struck yet find their victims in the end: no fault lasts, and no other kind begins before them.
+        // Those that have not struck yet find their victims in the end: no fault lasts, and no
+        // other kind begins before them.
         while stage.now() < end || !self.fresh.is_empty() {
             self.mend(stage, stage.now()).await;
             self.look_after(stage).await;
             if stage.now() >= next {
-                let any = self.kinds[self.chance.below(self.kinds.len() as u64) as usize];
+                let any = self.kinds[self.rng.below(self.kinds.len() as u64) as usize];
                 let turn = if self.fresh.is_empty() { vec![any] } else { self.fresh.clone() };
                 turn.into_iter().any(|kind| self.strike(kind, stage));
                 next = stage.now() + self.time(CALM_MS);
@@ -149,8 +179,9 @@ impl Saboteur {
             tokio::select! {
                 () = sleep(LOOK) => {}
                 () = began.notified() => {
-                    let kind = AT_SNAPSHOTS[self.chance.below(AT_SNAPSHOTS.len() as u64) as usize];
-                    if self.chance.below(2) == 0 && self.kinds.contains(&kind) && self.strike(kind, stage) {
+                    let kind = AT_SNAPSHOTS[self.rng.below(AT_SNAPSHOTS.len() as u64) as usize];
+                    let strikes = self.rng.below(2) == 0 && self.kinds.contains(&kind);
+                    if strikes && self.strike(kind, stage) {
                         self.at_snapshots += 1;
                     }
                 }
@@ -159,7 +190,8 @@ impl Saboteur {
         self.note(stage, "everything is mended".into());
         self.mend(stage, Duration::MAX).await;
         self.look_after(stage).await;
-        // One that was short of room may be about to end still. It is asked to, so that nobody waits for it in vain.
+        // One that was short of room may be about to end still. It is asked to, so that nobody
+        // waits for it in vain.
         for number in self.squeezed.clone() {
             let status = stage.cluster.nodes[number].terminate().await;
             if !status.success() {
@@ -170,7 +202,7 @@ impl Saboteur {
     }
 
     fn time(&mut self, most_ms: u64) -> Duration {
-        Duration::from_millis(most_ms / 20 + self.chance.below(most_ms))
+        Duration::from_millis(most_ms / 20 + self.rng.below(most_ms))
     }
 
     fn note(&self, stage: &Stage, what: String) {
@@ -188,21 +220,40 @@ impl Saboteur {
         true
     }
 
-    fn struck_by(&mut self, kind: Kind, stage: &mut Stage) -> Option<(String, Vec<(Duration, Mend)>)> {
+    fn struck_by(
+        &mut self,
+        kind: Kind,
+        stage: &mut Stage,
+    ) -> Option<(String, Vec<(Duration, Mend)>)> {
         let one = |told: String, after: Duration, mend: Mend| Some((told, vec![(after, mend)]));
         match kind {
             Kill | ClockJump => {
                 let node = self.victim(stage)?;
                 stage.cluster.nodes[node].kill9();
-                let shift = if kind == ClockJump { stage.another_shift(&mut self.chance) } else { 0 };
+                let shift = if kind == ClockJump { stage.another_shift(&mut self.rng) } else { 0 };
                 one(format!("node{node}"), self.time(4000), Mend::Start(node, shift))
             }
-            KillAll => {
+            Move => {
+                let node = self.victim(stage)?;
+                stage.cluster.nodes[node].kill9();
+                // Others may be down and move before they are up again: who moves last knows where
+                // all of them are.
+                let others: Vec<usize> =
+                    (0..stage.cluster.nodes.len()).filter(|other| *other != node).collect();
+                stage.move_away(node, &others);
+                one(format!("node{node}"), self.time(2000), Mend::Start(node, 0))
+            }
+            KillAll | MoveAll => {
                 if !self.suffering().is_empty() {
                     return None;
                 }
                 stage.cluster.kill9_all();
-                let mends = (0..stage.cluster.nodes.len()).map(|node| (self.time(1500), Mend::Start(node, 0)));
+                if kind == MoveAll {
+                    (0..stage.cluster.nodes.len())
+                        .for_each(|node| stage.move_away(node, if node == 0 { &[] } else { &[0] }));
+                }
+                let mends = (0..stage.cluster.nodes.len())
+                    .map(|node| (self.time(1500), Mend::Start(node, 0)));
                 Some(("every node".into(), mends.collect()))
             }
             Pause => {
@@ -214,14 +265,19 @@ impl Saboteur {
                 let node = self.victim(stage)?;
                 stage.machines.as_ref().ok()?.fill(node);
                 self.squeezed.insert(node);
-                one(format!("node{node}"), Duration::from_secs(6) + self.time(4000), Mend::MakeRoom(node))
+                one(
+                    format!("node{node}"),
+                    Duration::from_secs(6) + self.time(4000),
+                    Mend::MakeRoom(node),
+                )
             }
             Join => {
                 if !stage.may_add() {
                     return None;
                 }
                 let node = stage.add();
-                let kill = (self.chance.below(2) == 0).then(|| (self.time(1500), Mend::KillJoiner(node)));
+                let kill =
+                    (self.rng.below(2) == 0).then(|| (self.time(1500), Mend::KillJoiner(node)));
                 Some((format!("node{node}"), kill.into_iter().collect()))
             }
             Reset => {
@@ -237,12 +293,21 @@ impl Saboteur {
                     _ => stage.links.ways().filter(|way| [way.0, way.1].contains(&from)).collect(),
                 };
                 // A way has one kind of weather at a time.
-                let ways: Vec<Way> = ways.into_iter().filter(|way| stage.links.is_fine(*way)).collect();
-                let (delay, rate) = (self.time(200), (self.chance.below(3) == 0).then_some(64 << 10));
+                let ways: Vec<Way> =
+                    ways.into_iter().filter(|way| stage.links.is_fine(*way)).collect();
+                let (delay, rate) = (self.time(200), (self.rng.below(3) == 0).then_some(64 << 10));
                 for way in &ways {
-                    if kind == Slow { stage.links.slow(*way, delay, rate) } else { stage.links.cut(*way) }
+                    if kind == Slow {
+                        stage.links.slow(*way, delay, rate)
+                    } else {
+                        stage.links.cut(*way)
+                    }
                 }
-                let told = if kind == Slow { format!("{ways:?} by {delay:?}, {rate:?} bytes a second") } else { format!("{ways:?}") };
+                let told = if kind == Slow {
+                    format!("{ways:?} by {delay:?}, {rate:?} bytes a second")
+                } else {
+                    format!("{ways:?}")
+                };
                 one(told, self.time(8000), Mend::Heal(ways))
             }
         }
@@ -251,26 +316,35 @@ impl Saboteur {
     /// Nodes that something is wrong with.
     fn suffering(&self) -> BTreeSet<usize> {
         let nodes = self.open.iter().filter_map(|(_, mend)| match mend {
-            Mend::Start(node, _) | Mend::Resume(node) | Mend::MakeRoom(node) | Mend::KillJoiner(node) => Some(*node),
+            Mend::Start(node, _)
+            | Mend::Resume(node)
+            | Mend::MakeRoom(node)
+            | Mend::KillJoiner(node) => Some(*node),
             Mend::Heal(_) => None,
         });
         nodes.collect()
     }
 
-    /// A node that runs and is well; rarely so if another is not, since then there may be no majority.
+    /// A node that runs and is well; rarely so if another is not, since then there may be no
+    /// majority.
     fn victim(&mut self, stage: &Stage) -> Option<usize> {
         let suffering = self.suffering();
-        if !suffering.is_empty() && self.chance.below(4) > 0 {
+        if !suffering.is_empty() && self.rng.below(4) > 0 {
             return None;
         }
-        let well: Vec<usize> = (0..stage.cluster.nodes.len()).filter(|node| !suffering.contains(node)).collect();
-        (!well.is_empty()).then(|| well[self.chance.below(well.len() as u64) as usize])
+        let well: Vec<usize> =
+            (0..stage.cluster.nodes.len()).filter(|node| !suffering.contains(node)).collect();
+        (!well.is_empty()).then(|| well[self.rng.below(well.len() as u64) as usize])
     }
 
     fn way(&mut self, stage: &Stage, fits: impl Fn(Way) -> bool) -> Option<Way> {
         let started = stage.cluster.nodes.len().min(NODES);
-        let ways: Vec<Way> = stage.links.ways().filter(|way| way.0 < started && way.1 < started && fits(*way)).collect();
-        (!ways.is_empty()).then(|| ways[self.chance.below(ways.len() as u64) as usize])
+        let ways: Vec<Way> = stage
+            .links
+            .ways()
+            .filter(|way| way.0 < started && way.1 < started && fits(*way))
+            .collect();
+        (!ways.is_empty()).then(|| ways[self.rng.below(ways.len() as u64) as usize])
     }
 
     /// Mends what is due.
@@ -287,7 +361,7 @@ impl Saboteur {
                 Mend::Resume(node) => stage.cluster.nodes[node].resume(),
                 Mend::Heal(ways) => {
                     // What was held is let go of, or lost with its connection.
-                    let lost = self.chance.below(2) == 0;
+                    let lost = self.rng.below(2) == 0;
                     for way in ways {
                         if lost {
                             stage.links.reset(way);
@@ -309,7 +383,8 @@ impl Saboteur {
         }
     }
 
-    /// A node ends by itself only when its disk is full; then it says so, and starts again when there is room.
+    /// A node ends by itself only when its disk is full; then it says so, and starts again when
+    /// there is room.
     async fn look_after(&mut self, stage: &mut Stage) {
         for number in 0..stage.cluster.nodes.len() {
             let node = &mut stage.cluster.nodes[number];
@@ -318,7 +393,10 @@ impl Saboteur {
             }
             let status = node.wait_ended().await;
             self.note_end(stage, number, status);
-            let room = self.open.iter_mut().find(|(_, mend)| matches!(mend, Mend::MakeRoom(node) if *node == number));
+            let room = self
+                .open
+                .iter_mut()
+                .find(|(_, mend)| matches!(mend, Mend::MakeRoom(node) if *node == number));
             match room {
                 // It would end again until there is room; the start comes behind it.
                 Some((at, _)) => {

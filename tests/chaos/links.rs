@@ -1,11 +1,15 @@
-//! A proxy before every node, so that each direction of each link between two nodes can be cut, slowed down and reset by itself.
+//! A proxy before every node, so that each direction of each link between two nodes can be cut,
+//! slowed down and reset by itself.
 //!
-//! A node advertises the address of its proxy, one for all others. Who has connected is found out from the kernel: the peer's port names a socket in
-//! `/proc/net/tcp`, and the process that holds this socket is one of the nodes. Whoever is not is turned away, and has to try again.
+//! A node advertises the address of its proxy, one for all others. Who has connected is found out
+//! from the kernel: the peer's port names a socket in `/proc/net/tcp`, and the process that holds
+//! this socket is one of the nodes. Whoever is not is turned away, and has to try again.
 //!
-//! One HTTP/2 connection carries both directions. A direction that is cut holds its bytes, as a real link that drops packets makes TCP do: the sender fills its
-//! buffers, the receiver hears nothing, not even that the other has ended. When it is healed the bytes go on in order, or the connection is reset.
-//! A connection is not established while either direction between its ends is cut. Clients do not pass here.
+//! One HTTP/2 connection carries both directions. A direction that is cut holds its bytes, as a
+//! real link that drops packets makes TCP do: the sender fills its buffers, the receiver hears
+//! nothing, not even that the other has ended. When it is healed the bytes go on in order, or the
+//! connection is reset. A connection is not established while either direction between its ends is
+//! cut. Clients do not pass here.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use devicedb::clock::Clock;
+use devicedb::base::clock::Clock;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -23,7 +27,7 @@ use tokio::{
         tcp::{ReadHalf, WriteHalf},
     },
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::sleep,
 };
 
@@ -47,8 +51,10 @@ pub struct Weather {
 /// All links between the nodes of a cluster. The proxies end when it is dropped.
 pub struct Links {
     shared: Arc<Shared>,
-    addresses: Vec<SocketAddr>,
-    _proxies: JoinSet<()>,
+    /// Where each node listens, and its proxy.
+    nodes: Vec<(String, SocketAddr)>,
+    proxies: JoinSet<()>,
+    each: Vec<AbortHandle>,
 }
 
 struct Shared {
@@ -61,21 +67,42 @@ struct Shared {
 impl Links {
     /// A proxy for each of the nodes, which listen there.
     pub async fn between(nodes: &[String]) -> Links {
-        let ways = (0..nodes.len()).flat_map(|from| (0..nodes.len()).map(move |to| (from, to))).filter(|(from, to)| from != to);
+        let ways = (0..nodes.len())
+            .flat_map(|from| (0..nodes.len()).map(move |to| (from, to)))
+            .filter(|(from, to)| from != to);
         let ways = ways.map(|way| (way, watch::Sender::new(Weather::default()))).collect();
         let shared = Arc::new(Shared { clock: Clock::start(), ways, processes: Mutex::default() });
-        let (mut addresses, mut proxies) = (Vec::new(), JoinSet::new());
+        let mut links =
+            Links { shared, nodes: Vec::new(), proxies: JoinSet::new(), each: Vec::new() };
         for (to, node) in nodes.iter().enumerate() {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            addresses.push(listener.local_addr().unwrap());
-            proxies.spawn(listen(shared.clone(), listener, to, node.clone()));
+            let (address, proxy) = links.proxy(to, node);
+            links.nodes.push((node.clone(), address));
+            links.each.push(proxy);
         }
-        Links { shared, addresses, _proxies: proxies }
+        links
+    }
+
+    fn proxy(&mut self, to: usize, node: &str) -> (SocketAddr, AbortHandle) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
+        (
+            listener.local_addr().unwrap(),
+            self.proxies.spawn(listen(self.shared.clone(), listener, to, node.to_owned())),
+        )
+    }
+
+    /// From now on a node is at another address, and nobody at the one where it was.
+    pub fn move_away(&mut self, node: usize) {
+        self.each[node].abort();
+        let listens = self.nodes[node].0.clone();
+        let (address, proxy) = self.proxy(node, &listens);
+        (self.nodes[node].1, self.each[node]) = (address, proxy);
     }
 
     /// What a node has to advertise.
     pub fn address(&self, node: usize) -> String {
-        self.addresses[node].to_string()
+        self.nodes[node].1.to_string()
     }
 
     /// Says which process a node is from now on.
@@ -88,7 +115,9 @@ impl Links {
     }
 
     pub fn slow(&self, way: Way, delay: Duration, bytes_per_second: Option<u64>) {
-        self.change(way, |weather| (weather.delay, weather.bytes_per_second) = (delay, bytes_per_second));
+        self.change(way, |weather| {
+            (weather.delay, weather.bytes_per_second) = (delay, bytes_per_second)
+        });
     }
 
     /// Ends all connections that use the way, in both directions.
@@ -97,7 +126,9 @@ impl Links {
     }
 
     pub fn heal(&self, way: Way) {
-        self.change(way, |weather| *weather = Weather { resets: weather.resets, ..Weather::default() });
+        self.change(way, |weather| {
+            *weather = Weather { resets: weather.resets, ..Weather::default() }
+        });
     }
 
     pub fn ways(&self) -> impl Iterator<Item = Way> {
@@ -128,15 +159,22 @@ async fn listen(shared: Arc<Shared>, listener: TcpListener, to: usize, node: Str
     }
 }
 
-/// One connection, from its acceptance to its end. Its end is a reset where one was asked for or nobody is there.
+/// One connection, from its acceptance to its end. Its end is a reset where one was asked for or
+/// nobody is there.
 async fn carry(shared: Arc<Shared>, near: TcpStream, peer: SocketAddr, to: usize, node: String) {
     // Whatever is dropped from here on without having been shut down is reset.
     let _ = near.set_zero_linger();
     let processes = shared.processes.lock().unwrap().clone();
     let local = near.local_addr();
-    let found = tokio::task::spawn_blocking(move || local.and_then(|local| who_holds(peer, local, &processes))).await;
+    let found = tokio::task::spawn_blocking(move || {
+        local.and_then(|local| who_holds(peer, local, &processes))
+    })
+    .await;
     let Ok(Ok(Some(from))) = found else { return };
-    let (Some(there), Some(back)) = (shared.ways.get(&(from, to)), shared.ways.get(&(to, from))) else { return };
+    let (Some(there), Some(back)) = (shared.ways.get(&(from, to)), shared.ways.get(&(to, from)))
+    else {
+        return;
+    };
     let (there, back) = (there.subscribe(), back.subscribe());
     tokio::select! {
         () = reset(there.clone()) => {}
@@ -145,7 +183,13 @@ async fn carry(shared: Arc<Shared>, near: TcpStream, peer: SocketAddr, to: usize
     }
 }
 
-async fn join(clock: Clock, mut near: TcpStream, node: String, mut there: watch::Receiver<Weather>, mut back: watch::Receiver<Weather>) -> io::Result<()> {
+async fn join(
+    clock: Clock,
+    mut near: TcpStream,
+    node: String,
+    mut there: watch::Receiver<Weather>,
+    mut back: watch::Receiver<Weather>,
+) -> io::Result<()> {
     open(&mut there).await;
     open(&mut back).await;
     let mut far = TcpStream::connect(node).await?;
@@ -158,8 +202,14 @@ async fn join(clock: Clock, mut near: TcpStream, node: String, mut there: watch:
     Ok(())
 }
 
-/// Carries bytes one way until their source ends, and tells the other end, all as the weather allows.
-async fn pump(clock: Clock, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut weather: watch::Receiver<Weather>) {
+/// Carries bytes one way until their source ends, and tells the other end, all as the weather
+/// allows.
+async fn pump(
+    clock: Clock,
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    mut weather: watch::Receiver<Weather>,
+) {
     let (queue, mut pieces) = mpsc::channel(PIECES);
     let read = async move {
         let mut piece = vec![0; PIECE_BYTES];
@@ -212,19 +262,28 @@ async fn reset(mut weather: watch::Receiver<Weather>) {
     let _ = weather.wait_for(|weather| weather.resets != before).await.map(|_| ());
 }
 
-/// Which of the processes holds the other end of a connection that was accepted here; none when it is gone, or somebody else's.
-fn who_holds(peer: SocketAddr, local: SocketAddr, processes: &BTreeMap<usize, u32>) -> io::Result<Option<usize>> {
-    let port = |address: &str| address.split_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
+/// Which of the processes holds the other end of a connection that was accepted here; none when it
+/// is gone, or somebody else's.
+fn who_holds(
+    peer: SocketAddr,
+    local: SocketAddr,
+    processes: &BTreeMap<usize, u32>,
+) -> io::Result<Option<usize>> {
+    let port = |address: &str| {
+        address.split_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok())
+    };
     let table = fs::read_to_string("/proc/net/tcp")?;
     let inode = table.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let is_it = port(fields.get(1)?) == Some(peer.port()) && port(fields.get(2)?) == Some(local.port());
+        let is_it =
+            port(fields.get(1)?) == Some(peer.port()) && port(fields.get(2)?) == Some(local.port());
         is_it.then(|| fields.get(9).copied())?
     });
     let Some(socket) = inode.map(|inode| format!("socket:[{inode}]")) else { return Ok(None) };
     let holds = |pid: u32| {
         let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-        open.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == socket.as_str()))
+        open.flatten()
+            .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to.as_os_str() == socket.as_str()))
     };
     Ok(processes.iter().find(|(_, pid)| holds(**pid)).map(|(node, _)| *node))
 }
@@ -236,7 +295,8 @@ mod tests {
     /// A connection of node 0, which is this process, to node 1, which is too: both its ends.
     async fn connected() -> (Links, TcpStream, TcpStream) {
         let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let links = Links::between(&["127.0.0.1:1".into(), node.local_addr().unwrap().to_string()]).await;
+        let links =
+            Links::between(&["127.0.0.1:1".into(), node.local_addr().unwrap().to_string()]).await;
         links.is_process(0, std::process::id());
         let near = TcpStream::connect(links.address(1)).await.unwrap();
         let (far, _) = node.accept().await.unwrap();
@@ -250,18 +310,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_way_that_is_cut_carries_nothing_while_the_other_does_and_everything_in_order_when_it_is_healed() {
+    async fn a_way_that_is_cut_carries_nothing_until_healed_then_everything_in_order() {
         let (links, mut near, mut far) = connected().await;
         near.write_all(b"one ").await.unwrap();
         said(&mut far, "one ").await;
         for (from, to, cut) in [(0, 1, (0, 1)), (1, 0, (1, 0))] {
-            let (talks, hears) = if from == 0 { (&mut near, &mut far) } else { (&mut far, &mut near) };
+            let (talks, hears) =
+                if from == 0 { (&mut near, &mut far) } else { (&mut far, &mut near) };
             links.cut(cut);
             for word in 0..200 {
                 talks.write_all(format!("{word:03} ").as_bytes()).await.unwrap();
                 hears.write_all(b"and you? ").await.unwrap();
                 said(talks, "and you? ").await;
-                assert_eq!(hears.try_read(&mut [0; 4]).unwrap_err().kind(), io::ErrorKind::WouldBlock, "node {to} hears node {from} through a cut");
+                assert_eq!(
+                    hears.try_read(&mut [0; 4]).unwrap_err().kind(),
+                    io::ErrorKind::WouldBlock,
+                    "node {to} hears node {from} through a cut"
+                );
             }
             links.heal(cut);
             said(hears, &(0..200).map(|word| format!("{word:03} ")).collect::<String>()).await;
@@ -293,8 +358,30 @@ mod tests {
         assert_eq!(heard, [7; 40_000]);
         links.reset((1, 0));
         for end in [&mut near, &mut far] {
-            assert_eq!(end.read(&mut [0; 4]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            assert_eq!(
+                end.read(&mut [0; 4]).await.unwrap_err().kind(),
+                io::ErrorKind::ConnectionReset
+            );
         }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_where_a_node_has_moved_away_from_and_whoever_was_connected_there_is_cut_off()
+    {
+        let (mut links, mut near, mut far) = connected().await;
+        let old = links.address(1);
+        links.move_away(1);
+        for end in [&mut near, &mut far] {
+            assert_eq!(
+                end.read(&mut [0; 4]).await.unwrap_err().kind(),
+                io::ErrorKind::ConnectionReset
+            );
+        }
+        assert_eq!(
+            TcpStream::connect(old).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+        assert!(TcpStream::connect(links.address(1)).await.is_ok());
     }
 
     #[tokio::test]
@@ -302,6 +389,9 @@ mod tests {
         let (links, ..) = connected().await;
         links.is_process(0, 1);
         let mut stranger = TcpStream::connect(links.address(1)).await.unwrap();
-        assert_eq!(stranger.read(&mut [0; 4]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(
+            stranger.read(&mut [0; 4]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
     }
 }

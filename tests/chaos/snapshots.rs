@@ -1,6 +1,8 @@
-//! Snapshots at intervals, whatever happens meanwhile; of each that is completed, every part is downloaded, verified, restored and read.
+//! Snapshots at intervals, whatever happens meanwhile; of each that is completed, every part is
+//! downloaded, verified, restored and read.
 //!
-//! The counters that a part's store holds are those of its node's replicas. All parts of a snapshot have to agree, and together they are one instant.
+//! The counters that a part's store holds are those of its node's replicas. All parts of a snapshot
+//! have to agree, and together they are one instant.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,13 +14,15 @@ use std::{
 
 use bytes::Bytes;
 use devicedb::{
-    clock::Chance,
+    base::{
+        clock::Random,
+        disk::Machine,
+        ids::{SiteId, Topology},
+    },
+    boot::restore,
     data::{Bucket, Key, Place as At, Row, RowKey},
-    disk::Machine,
-    ids::{SiteId, Topology},
+    part::manifest::Manifest,
     proto::v1::{Snapshot, SnapshotStatus},
-    restore,
-    snapshot::manifest::Manifest,
     store::keys,
     wire,
 };
@@ -57,7 +61,7 @@ pub struct Photographer {
     pub shared: Shared,
     /// Where parts are unpacked.
     pub dir: PathBuf,
-    pub chance: Chance,
+    pub rng: Random,
     /// Told whenever a snapshot has begun.
     pub began: Arc<Notify>,
     pub tally: Tally,
@@ -67,7 +71,7 @@ impl Photographer {
     pub async fn work(mut self, stopped: watch::Receiver<bool>) -> Photographer {
         while !*stopped.borrow() {
             self.take().await;
-            sleep(Duration::from_millis(self.chance.below(PAUSE_MS))).await;
+            sleep(Duration::from_millis(self.rng.below(PAUSE_MS))).await;
         }
         self
     }
@@ -84,7 +88,12 @@ impl Photographer {
             self.breaks(format!("snapshot {uuid} is still open after {PATIENCE:?}"));
             return false;
         };
-        let completed: Vec<u64> = snapshot.parts.iter().filter(|p| p.status() == SnapshotStatus::Completed).map(|p| p.node_id).collect();
+        let completed: Vec<u64> = snapshot
+            .parts
+            .iter()
+            .filter(|p| p.status() == SnapshotStatus::Completed)
+            .map(|p| p.node_id)
+            .collect();
         self.tally.missing += (snapshot.parts.len() - completed.len()) as u32;
         if let Some(sealed) = sealed {
             self.tally.completed += 1;
@@ -112,16 +121,18 @@ impl Photographer {
 
     fn any(&mut self) -> Client {
         let started = self.shared.started.load(Ordering::SeqCst);
-        self.nodes[self.chance.below(started as u64) as usize].clone().with_deadline(CALL)
+        self.nodes[self.rng.below(started as u64) as usize].clone().with_deadline(CALL)
     }
 
     async fn create(&mut self) -> Option<String> {
-        let name = Bytes::copy_from_slice(self.chance.uuid().as_bytes());
+        let name = Bytes::copy_from_slice(self.rng.uuid().as_bytes());
         let until = self.shared.clock.now() + PATIENCE / 5;
         while self.shared.clock.now() < until {
             match self.any().create_snapshot_named(name.clone()).await {
                 Ok(snapshot) => return Some(snapshot.uuid),
-                Err(status) if ["INVALID", "NOT_FOUND", "CORRUPT"].contains(&reason(&status).as_str()) => {
+                Err(status)
+                    if ["INVALID", "NOT_FOUND", "CORRUPT"].contains(&reason(&status).as_str()) =>
+                {
                     self.breaks(format!("a snapshot was refused: {status:?}"));
                     return None;
                 }
@@ -140,8 +151,11 @@ impl Photographer {
                 if snapshot.status() == SnapshotStatus::Completed {
                     sealed = sealed.or(Some(self.shared.clock.now()));
                 }
-                let is_over = |status| matches!(status, SnapshotStatus::Completed | SnapshotStatus::Failed);
-                if is_over(snapshot.status()) && snapshot.parts.iter().all(|part| part.status() != SnapshotStatus::Processing) {
+                let is_over =
+                    |status| matches!(status, SnapshotStatus::Completed | SnapshotStatus::Failed);
+                if is_over(snapshot.status())
+                    && snapshot.parts.iter().all(|part| part.status() != SnapshotStatus::Processing)
+                {
                     return Some((snapshot, sealed));
                 }
             }
@@ -158,17 +172,26 @@ impl Photographer {
             let (tar, store) = (dir.join("part.tar"), dir.join("store"));
             fs::create_dir_all(&store).unwrap();
             self.download(uuid, *node, &tar).await?;
-            let line = format!("ddbctl snapshot verify {0} && tar xf {0} -C {1}", tar.display(), store.display());
+            let line = format!(
+                "ddbctl snapshot verify {0} && tar xf {0} -C {1}",
+                tar.display(),
+                store.display()
+            );
             let ran = shell(&line, SOON).await;
             if ran.code != Some(0) {
                 return Err(ran.story());
             }
             let topology = self.topology;
-            let counters = tokio::task::spawn_blocking(move || counters(&store, topology)).await.map_err(|e| e.to_string())??;
+            let counters = tokio::task::spawn_blocking(move || counters(&store, topology))
+                .await
+                .map_err(|e| e.to_string())??;
             for (place, number) in counters {
                 let others = *held.entry(place).or_insert(number);
                 if others != number {
-                    return Err(format!("the part of node {node} holds {number} of {place:?}, another holds {others}"));
+                    return Err(format!(
+                        "the part of node {node} holds {number} of {place:?}, another holds \
+                         {others}"
+                    ));
                 }
             }
             fs::remove_dir_all(&dir).unwrap();
@@ -186,7 +209,11 @@ impl Photographer {
                     fs::write(tar, downloaded.data).unwrap();
                     return Ok(());
                 }
-                Ok((_, Ok(()))) => return Err(format!("a download of the part of node {node} ended well and without a trailer")),
+                Ok((_, Ok(()))) => {
+                    return Err(format!(
+                        "a download of the part of node {node} ended well and without a trailer"
+                    ));
+                }
                 Ok((_, Err(status))) => seen = format!("{status:?}"),
                 Err(_) => {}
             }
@@ -197,23 +224,31 @@ impl Photographer {
 
     fn check(&self, uuid: &str, times: &CutTimes, held: &BTreeMap<Place, u64>) {
         let history = self.shared.history();
-        let missing: BTreeSet<_> = Place::counters().filter(|place| !held.contains_key(place)).collect();
-        let instant = one_instant(times, held.iter().filter_map(|(place, number)| Some((history.counters.get(place)?, *number))));
+        let missing: BTreeSet<_> =
+            Place::counters().filter(|place| !held.contains_key(place)).collect();
+        let instant = one_instant(
+            times,
+            held.iter().filter_map(|(place, number)| Some((history.counters.get(place)?, *number))),
+        );
         drop(history);
         if !missing.is_empty() {
             self.breaks(format!("snapshot {uuid} is completed and no part holds {missing:?}"));
         }
         if let Err(e) = instant {
-            self.breaks(format!("snapshot {uuid} of {times:?} is not one instant: {e}; it holds {held:?}"));
+            self.breaks(format!(
+                "snapshot {uuid} of {times:?} is not one instant: {e}; it holds {held:?}"
+            ));
         }
     }
 }
 
-/// The counters that an extracted part holds once it is restored; 0 for those that were not written yet.
+/// The counters that an extracted part holds once it is restored; 0 for those that were not written
+/// yet.
 fn counters(dir: &Path, topology: Topology) -> Result<BTreeMap<Place, u64>, String> {
     let manifest = fs::read(dir.join("manifest.json")).map_err(|e| e.to_string())?;
     let (manifest, _) = Manifest::parse(&manifest).map_err(|e| e.to_string())?;
-    let partitions: BTreeSet<_> = manifest.partitions().map(|(_, partition)| partition.id).collect();
+    let partitions: BTreeSet<_> =
+        manifest.partitions().map(|(_, partition)| partition.id).collect();
     restore::restore(dir).map_err(|e| e.to_string())?;
     let (store, _) = restore::open(dir, &Machine).map_err(|e| e.to_string())?;
     let view = store.view().map_err(|e| e.to_string())?;
@@ -224,14 +259,25 @@ fn counters(dir: &Path, topology: Topology) -> Result<BTreeMap<Place, u64>, Stri
         if !partitions.contains(&partition) {
             continue;
         }
-        let row = RowKey { partition, site, place: At::Key { bucket: Bucket::Default, key: Key::new(place.key()).map_err(|e| e.to_string())? } };
+        let row = RowKey {
+            partition,
+            site,
+            place: At::Key {
+                bucket: Bucket::Default,
+                key: Key::new(place.key()).map_err(|e| e.to_string())?,
+            },
+        };
         let number = match view.get(&keys::data(&row.encode())).map_err(|e| e.to_string())? {
             None => 0,
             Some(stored) => {
-                let Row::Key(versions) = wire::decode_row(&row.place, &stored).map_err(|e| e.to_string())? else {
+                let Row::Key(versions) =
+                    wire::decode_row(&row.place, &stored).map_err(|e| e.to_string())?
+                else {
                     return Err(format!("{row:?} is not the row of a key"));
                 };
-                let [version] = versions.versions() else { return Err(format!("a counter with one writer has siblings: {versions:?}")) };
+                let [version] = versions.versions() else {
+                    return Err(format!("a counter with one writer has siblings: {versions:?}"));
+                };
                 let value = version.value.clone().ok_or("a counter was deleted")?.into_bytes();
                 u64::from_be_bytes(value[..].try_into().map_err(|_| "a counter is no number")?)
             }

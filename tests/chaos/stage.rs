@@ -1,7 +1,9 @@
-//! The cluster that chaos happens to: nodes that reach each other through `links` only, each on a machine of its own where that is permitted.
+//! The cluster that chaos happens to: nodes that reach each other through `links` only, each on a
+//! machine of its own where that is permitted.
 
 use std::{
     fs,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use devicedb::clock::{Chance, Clock};
+use devicedb::base::clock::{Clock, Random};
 
 use crate::{
-    harness::{Client, Cluster, Node, Options, Port},
+    harness::{Client, Cluster, Node, Options, Port, SOON, shell},
     links::Links,
     machines::Machines,
 };
@@ -57,16 +59,24 @@ impl Stage {
             say("--listen", port.endpoint());
             say("--advertise", links.address(number));
             say("--snapshot-store", snapshots.display().to_string());
-            if number > 0 {
-                say("--join", links.address(0));
-            }
             say("--partitions", options.partitions.to_string());
             say("--groups", options.groups.to_string());
             say("--replication-factor", options.replication_factor.to_string());
+            match number {
+                0 => args.push("--found".to_string()),
+                _ => say("--join", links.address(0)),
+            }
             further.push(Node::new(&format!("node{number}"), port, &dir, store, args));
         }
         further.reverse();
-        let mut stage = Stage { clock: Clock::start(), links, cluster, started: Arc::default(), further, machines };
+        let mut stage = Stage {
+            clock: Clock::start(),
+            links,
+            cluster,
+            started: Arc::default(),
+            further,
+            machines,
+        };
         for _ in 0..FOUNDERS {
             let node = stage.add();
             stage.cluster.nodes[node].wait_listening().await;
@@ -89,6 +99,12 @@ impl Stage {
         let node = self.further.pop().expect("there is one more");
         self.cluster.nodes.push(node);
         let number = self.cluster.nodes.len() - 1;
+        // The first may have moved.
+        let first = self.links.address(0);
+        let args = &mut self.cluster.nodes[number].args;
+        if let Some(at) = args.iter().position(|word| word == "--join") {
+            args[at + 1] = first;
+        }
         self.start(number, 0);
         self.started.store(number + 1, Ordering::SeqCst);
         number
@@ -104,8 +120,53 @@ impl Stage {
         self.links.is_process(number, node.pid());
     }
 
-    pub fn another_shift(&self, chance: &mut Chance) -> u64 {
-        self.machines.as_ref().map_or(0, |machines| machines.another_shift(chance))
+    /// From its next start on a node is reached at another address, and is told where others are
+    /// now.
+    pub fn move_away(&mut self, number: usize, told_of: &[usize]) {
+        self.links.move_away(number);
+        let address = self.links.address(number);
+        let joins: Vec<String> = told_of
+            .iter()
+            .flat_map(|node| ["--join".to_string(), self.links.address(*node)])
+            .collect();
+        let args = &mut self.cluster.nodes[number].args;
+        while let Some(at) = args.iter().position(|word| word == "--join") {
+            args.drain(at..at + 2);
+        }
+        // It has founded long ago.
+        args.retain(|word| word != "--found");
+        let at = args
+            .iter()
+            .position(|word| word == "--advertise")
+            .expect("every node advertises its proxy");
+        args[at + 1] = address;
+        args.extend(joins);
+    }
+
+    /// Every disk is lost, and every node restored from its part, all at other addresses. Each but
+    /// the first is told where that is.
+    pub async fn restore_elsewhere(&mut self, tars: &[PathBuf]) {
+        self.cluster.kill9_all();
+        for (number, tar) in tars.iter().enumerate() {
+            let store = self
+                .machines
+                .as_ref()
+                .map_or(self.cluster.nodes[number].store.clone(), |machines| {
+                    machines.seen(number).join("store")
+                });
+            fs::remove_dir_all(&store).unwrap();
+            fs::create_dir(&store).unwrap();
+            shell(&format!("tar xf {} -C {}", tar.display(), store.display()), SOON).await.exits(0);
+            self.move_away(number, if number == 0 { &[] } else { &[0] });
+        }
+        for number in (0..tars.len()).rev() {
+            self.start(number, 0);
+        }
+        self.cluster.settled().await;
+    }
+
+    pub fn another_shift(&self, rng: &mut Random) -> u64 {
+        self.machines.as_ref().map_or(0, |machines| machines.another_shift(rng))
     }
 
     pub fn now(&self) -> Duration {

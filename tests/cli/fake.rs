@@ -1,6 +1,8 @@
-//! A server that does what a test tells it, for faults that a real one cannot easily be brought to commit.
+//! A server that does what a test tells it, for faults that a real one cannot easily be brought to
+//! commit.
 //!
-//! It answers from scripts, one entry a call, the last one again and again, and keeps what it was asked.
+//! It answers from scripts, one entry a call, the last one again and again, and keeps what it was
+//! asked.
 
 use std::{
     collections::VecDeque,
@@ -11,7 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use devicedb::proto::v1::{
-    self, download_snapshot_response::Piece, kv_service_server::KvService, kv_service_server::KvServiceServer, snapshot_service_server::SnapshotService,
+    self, download_snapshot_response::Piece, kv_service_server::KvService,
+    kv_service_server::KvServiceServer, snapshot_service_server::SnapshotService,
     snapshot_service_server::SnapshotServiceServer,
 };
 use tokio_stream::{Stream, StreamExt as _, wrappers::TcpListenerStream};
@@ -43,7 +46,8 @@ pub struct Script {
     pub scans: VecDeque<Flow<v1::ScanResponse>>,
     pub snapshots: VecDeque<Result<v1::Snapshot, Status>>,
     pub deletions: VecDeque<Result<(), Status>>,
-    /// The tar that is downloaded from the offset asked for; `downloads` says how far and how it ends.
+    /// The tar that is downloaded from the offset asked for; `downloads` says how far and how it
+    /// ends.
     pub tar: Vec<u8>,
     pub downloads: VecDeque<Download>,
 }
@@ -97,10 +101,17 @@ impl Fake {
         let fake = Fake { script: Arc::new(Mutex::new(script)), seen: Arc::default() };
         let (address, seen) = (listener.local_addr().unwrap(), fake.seen.clone());
         listener.set_nonblocking(true).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.spawn(async move {
-            let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
-            let services = Server::builder().add_service(KvServiceServer::new(fake.clone())).add_service(SnapshotServiceServer::new(fake));
+            let incoming =
+                TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
+            let services = Server::builder()
+                .add_service(KvServiceServer::new(fake.clone()))
+                .add_service(SnapshotServiceServer::new(fake));
             services.serve_with_incoming(incoming).await.unwrap();
         });
         Running { address, seen, _runtime: runtime }
@@ -109,7 +120,11 @@ impl Fake {
     fn next<T: Clone>(&self, of: impl Fn(&mut Script) -> &mut VecDeque<T>) -> T {
         let mut script = self.script.lock().unwrap();
         let entries = of(&mut script);
-        if entries.len() > 1 { entries.pop_front().unwrap() } else { entries.front().cloned().expect("the test wrote a script for this call") }
+        if entries.len() > 1 {
+            entries.pop_front().unwrap()
+        } else {
+            entries.front().cloned().expect("the test wrote a script for this call")
+        }
     }
 }
 
@@ -138,17 +153,29 @@ impl KvService for Fake {
         }
         self.next(|script| &mut script.gets).map(Response::new)
     }
-    async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+    async fn put(
+        &self,
+        request: Request<v1::PutRequest>,
+    ) -> Result<Response<v1::PutResponse>, Status> {
         self.seen.lock().unwrap().request_ids.push(request.into_inner().request_id);
         self.next(|script| &mut script.puts).map(Response::new)
     }
-    async fn delete(&self, _: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteResponse>, Status> {
+    async fn delete(
+        &self,
+        _: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
         Err(Status::unimplemented("not played"))
     }
-    async fn batch(&self, _: Request<v1::BatchRequest>) -> Result<Response<v1::BatchResponse>, Status> {
+    async fn batch(
+        &self,
+        _: Request<v1::BatchRequest>,
+    ) -> Result<Response<v1::BatchResponse>, Status> {
         Err(Status::unimplemented("not played"))
     }
-    async fn scan(&self, request: Request<v1::ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+    async fn scan(
+        &self,
+        request: Request<v1::ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
         self.seen.lock().unwrap().scans.push(request.into_inner());
         Ok(Response::new(flow(self.next(|script| &mut script.scans))))
     }
@@ -158,24 +185,53 @@ impl KvService for Fake {
 impl SnapshotService for Fake {
     type DownloadSnapshotStream = Streamed<v1::DownloadSnapshotResponse>;
 
-    async fn create_snapshot(&self, request: Request<v1::CreateSnapshotRequest>) -> Result<Response<v1::CreateSnapshotResponse>, Status> {
+    async fn create_snapshot(
+        &self,
+        request: Request<v1::CreateSnapshotRequest>,
+    ) -> Result<Response<v1::CreateSnapshotResponse>, Status> {
         let id = request.into_inner().request_id;
         self.seen.lock().unwrap().request_ids.push(id.clone());
         let mut snapshot = self.next(|script| &mut script.snapshots)?;
         snapshot.uuid = uuid::Uuid::from_slice(&id).unwrap().to_string();
-        Ok(Response::new(v1::CreateSnapshotResponse { snapshot: Some(snapshot) }))
+        Ok(Response::new(v1::CreateSnapshotResponse {
+            snapshot: Some(snapshot),
+            warning: String::new(),
+        }))
     }
-    async fn get_snapshot(&self, _: Request<v1::GetSnapshotRequest>) -> Result<Response<v1::GetSnapshotResponse>, Status> {
+    async fn get_snapshot(
+        &self,
+        _: Request<v1::GetSnapshotRequest>,
+    ) -> Result<Response<v1::GetSnapshotResponse>, Status> {
         let snapshot = self.next(|script| &mut script.snapshots)?;
         Ok(Response::new(v1::GetSnapshotResponse { snapshot: Some(snapshot), answered_by: NODE }))
     }
-    async fn list_snapshots(&self, _: Request<v1::ListSnapshotsRequest>) -> Result<Response<v1::ListSnapshotsResponse>, Status> {
-        Ok(Response::new(v1::ListSnapshotsResponse { snapshots: vec![], next_page_token: "the same for ever".into() }))
+    async fn list_snapshots(
+        &self,
+        _: Request<v1::ListSnapshotsRequest>,
+    ) -> Result<Response<v1::ListSnapshotsResponse>, Status> {
+        Ok(Response::new(v1::ListSnapshotsResponse {
+            snapshots: vec![],
+            next_page_token: "the same for ever".into(),
+            cluster_id: String::new(),
+        }))
     }
-    async fn delete_snapshot(&self, _: Request<v1::DeleteSnapshotRequest>) -> Result<Response<v1::DeleteSnapshotResponse>, Status> {
-        self.next(|script| &mut script.deletions).map(|()| Response::new(v1::DeleteSnapshotResponse {}))
+    async fn delete_snapshot(
+        &self,
+        _: Request<v1::DeleteSnapshotRequest>,
+    ) -> Result<Response<v1::DeleteSnapshotResponse>, Status> {
+        let known = v1::DeleteSnapshotResponse { parts: vec![], known: true };
+        self.next(|script| &mut script.deletions).map(|()| Response::new(known))
     }
-    async fn download_snapshot(&self, request: Request<v1::DownloadSnapshotRequest>) -> Result<Response<Self::DownloadSnapshotStream>, Status> {
+    async fn list_orphans(
+        &self,
+        _: Request<v1::ListOrphansRequest>,
+    ) -> Result<Response<v1::ListOrphansResponse>, Status> {
+        Ok(Response::new(v1::ListOrphansResponse::default()))
+    }
+    async fn download_snapshot(
+        &self,
+        request: Request<v1::DownloadSnapshotRequest>,
+    ) -> Result<Response<Self::DownloadSnapshotStream>, Status> {
         let request = request.into_inner();
         self.seen.lock().unwrap().downloads.push(request.clone());
         let how = self.next(|script| &mut script.downloads);
@@ -185,10 +241,20 @@ impl SnapshotService for Fake {
     }
 }
 
-fn download(how: Download, tar: &[u8], node_id: u64, offset: u64) -> Result<Flow<v1::DownloadSnapshotResponse>, Status> {
+fn download(
+    how: Download,
+    tar: &[u8],
+    node_id: u64,
+    offset: u64,
+) -> Result<Flow<v1::DownloadSnapshotResponse>, Status> {
     let total_bytes = tar.len() as u64;
     let rest = &tar[(offset as usize).min(tar.len())..];
-    let trailer = |of: &[u8]| Piece::Trailer(v1::DownloadTrailer { total_bytes, digest: blake3::hash(of).to_hex().to_string() });
+    let trailer = |of: &[u8]| {
+        Piece::Trailer(v1::DownloadTrailer {
+            total_bytes,
+            digest: blake3::hash(of).to_hex().to_string(),
+        })
+    };
     let (sent, trailer, then) = match how {
         Download::Refuse(status) => return Err(status),
         Download::Whole => (rest, Some(trailer(tar)), End::Close),
@@ -197,6 +263,10 @@ fn download(how: Download, tar: &[u8], node_id: u64, offset: u64) -> Result<Flow
     };
     let header = Piece::Header(v1::DownloadHeader { node_id, total_bytes, offset });
     let data = sent.chunks(64 << 10).map(|bytes| Piece::Data(Bytes::copy_from_slice(bytes)));
-    let pieces = std::iter::once(header).chain(data).chain(trailer).map(|piece| v1::DownloadSnapshotResponse { piece: Some(piece) }).collect();
+    let pieces = std::iter::once(header)
+        .chain(data)
+        .chain(trailer)
+        .map(|piece| v1::DownloadSnapshotResponse { piece: Some(piece) })
+        .collect();
     Ok(Flow { pieces, then })
 }

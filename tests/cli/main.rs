@@ -1,7 +1,10 @@
-//! `ddbctl` against servers that break off, hang, lie or are not there. What it does against a real cluster is tested with real nodes.
+//! `ddbctl` against servers that break off, hang, lie or are not there. What it does against a real
+//! cluster is tested with real nodes.
 
+mod downloads;
 mod fake;
 mod guide;
+mod manual;
 
 use std::{
     fs::{self, File},
@@ -22,7 +25,13 @@ const UUID: &str = "19a7e40e-adcc-4cc2-87a7-ae599272b050";
 
 fn ddbctl(endpoint: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ddbctl"));
-    command.args(["--endpoint", endpoint]).args(args).env_remove("DDBCTL_ENDPOINT").env_remove("DDBCTL_TIMEOUT").env_remove("DDBCTL_OUTPUT");
+    command
+        .args(["--endpoint", endpoint])
+        .args(args)
+        .env_remove("DDBCTL_ENDPOINT")
+        .env_remove("DDBCTL_CLUSTER_ID")
+        .env_remove("DDBCTL_TIMEOUT")
+        .env_remove("DDBCTL_OUTPUT");
     command
 }
 
@@ -49,7 +58,11 @@ fn downloads(how: impl IntoIterator<Item = Download>) -> Script {
 }
 
 fn files(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> = directory.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = directory
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     names
 }
@@ -59,14 +72,16 @@ fn nowhere() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-/// A proxy to a server whose first connection breaks after so many bytes towards the client. Its thread ends with the test's process.
+/// A proxy to a server whose first connection breaks after so many bytes towards the client. Its
+/// thread ends with the test's process.
 fn fragile_line(to: &Running, bytes_max: usize) -> String {
     let (listener, server) = (TcpListener::bind("127.0.0.1:0").unwrap(), to.address);
     let address = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {
         for (nth, client) in listener.incoming().enumerate() {
             let (client, upstream) = (client.unwrap(), TcpStream::connect(server).unwrap());
-            let (up, down) = ((client.try_clone().unwrap(), upstream.try_clone().unwrap()), (upstream, client));
+            let (up, down) =
+                ((client.try_clone().unwrap(), upstream.try_clone().unwrap()), (upstream, client));
             thread::spawn(move || pipe(up.0, up.1, usize::MAX));
             let most = if nth == 0 { bytes_max } else { usize::MAX };
             thread::spawn(move || pipe(down.0, down.1, most));
@@ -87,210 +102,27 @@ fn pipe(mut from: TcpStream, mut to: TcpStream, mut most: usize) {
     let _ = to.shutdown(std::net::Shutdown::Both);
 }
 
-#[test]
-fn a_whole_download_has_its_name_and_its_bytes() {
-    let directory = tempfile::tempdir().unwrap();
-    let server = Fake::run(downloads([Download::Whole]));
-    let path = directory.path().join("part.tar");
-    let (exit, out, words) = run(&at(&server), &["snapshot", "download", UUID, "--output", path.to_str().unwrap()]);
-    assert_eq!((exit, out, words.as_str()), (0, format!("{}\n", path.display()), "Downloaded 800000 bytes successfully\n"));
-    assert_eq!(fs::read(&path).unwrap(), tar());
-    assert_eq!(files(directory.path()), ["part.tar"]);
-}
-
-#[test]
-fn a_download_to_stdout_is_the_tar_and_nothing_else() {
-    let server = Fake::run(downloads([Download::Whole]));
-    let output = ddbctl(&at(&server), &["snapshot", "download", UUID]).output().unwrap();
-    assert_eq!(output.stdout, tar());
-    assert_eq!(told(output).2, "Downloaded 800000 bytes successfully\n");
-}
-
-#[test]
-fn a_stream_without_its_trailer_is_no_download() {
-    let directory = tempfile::tempdir().unwrap();
-    let server = Fake::run(downloads([Download::Cut(usize::MAX, End::Close)]));
-    let path = directory.path().join("part.tar");
-    let (exit, out, words) = run(&at(&server), &["--timeout", "500ms", "snapshot", "download", UUID, "--output", path.to_str().unwrap()]);
-    assert_eq!((exit, out.as_str()), (1, ""), "{words}");
-    assert!(words.contains("part.tar.partial holds 800000 of 800000 bytes: go on with --resume"), "{words}");
-    assert!(!words.contains("successfully"));
-    assert_eq!(files(directory.path()), ["part.tar.partial"]);
-}
-
-#[test]
-fn bytes_with_another_digest_are_thrown_away() {
-    let directory = tempfile::tempdir().unwrap();
-    let server = Fake::run(downloads([Download::WrongDigest]));
-    let (exit, out, words) = run(&at(&server), &["snapshot", "download", UUID, "--output", directory.path().join("p").to_str().unwrap()]);
-    assert_eq!((exit, out.as_str()), (1, ""));
-    assert!(words.contains("the bytes are not what was sent") && words.contains("the partial file was removed"), "{words}");
-    assert_eq!(files(directory.path()), [""; 0]);
-    let (exit, _, words) = run(&at(&server), &["snapshot", "download", UUID]);
-    assert_eq!(exit, 1);
-    assert!(words.contains("stdout got 800000 of 800000 bytes: that is no part"), "{words}");
-}
-
-#[test]
-fn a_connection_that_breaks_is_made_again_and_the_download_goes_on_where_it_was() {
-    let directory = tempfile::tempdir().unwrap();
-    let server = Fake::run(downloads([Download::Whole]));
-    let path = directory.path().join("part.tar");
-    let line = fragile_line(&server, 300_000);
-    let (exit, _, words) = run(&line, &["snapshot", "download", UUID, "--output", path.to_str().unwrap()]);
-    assert_eq!((exit, words.as_str()), (0, "Downloaded 800000 bytes successfully\n"));
-    assert_eq!(fs::read(&path).unwrap(), tar());
-    let asked = &server.seen.lock().unwrap().downloads;
-    assert_eq!((asked.len(), asked[0].offset, asked[0].node_id, asked[1].node_id), (2, 0, 0, NODE));
-    assert!(asked[1].offset > 0 && asked[1].offset < 800_000, "{}", asked[1].offset);
-}
-
-#[test]
-fn what_a_download_that_failed_left_is_finished_by_resume() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("part.tar");
-    let gone = refusal(Code::Unavailable, "UNAVAILABLE", "the node is shutting down");
-    let server = Fake::run(downloads([Download::Cut(300_000, End::Fail(gone.clone())), Download::Refuse(gone)]));
-    let args = ["--timeout", "500ms", "snapshot", "download", UUID, "--resume", "--output", path.to_str().unwrap()];
-    let (exit, _, words) = run(&at(&server), &args);
-    assert_eq!(exit, 3, "{words}");
-    assert!(words.contains("part.tar.partial holds 300000 of 800000 bytes: go on with --resume"), "{words}");
-
-    let server = Fake::run(downloads([Download::Whole]));
-    let (exit, _, words) = run(&at(&server), &args);
-    assert_eq!((exit, words.as_str()), (0, "Downloaded 800000 bytes successfully\n"));
-    assert_eq!(server.seen.lock().unwrap().downloads[0].offset, 300_000);
-    assert_eq!(fs::read(&path).unwrap(), tar());
-
-    let (exit, _, words) = run(&at(&server), &args);
-    assert_eq!((exit, words.as_str()), (0, "Downloaded 800000 bytes successfully\n"), "a whole file is compared by its digest");
-    assert_eq!(server.seen.lock().unwrap().downloads[1].offset, 800_000);
-}
-
-#[test]
-fn resuming_what_is_not_the_beginning_of_the_part_is_noticed() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("part.tar");
-    let partial = directory.path().join("part.tar.partial");
-    let args = ["snapshot", "download", UUID, "--resume", "--output", path.to_str().unwrap()];
-    let server = Fake::run(downloads([Download::Whole]));
-    fs::write(&partial, vec![0; 1000]).unwrap();
-    let (exit, _, words) = run(&at(&server), &args);
-    assert_eq!(exit, 1);
-    assert!(words.contains("the partial file was removed"), "{words}");
-    assert_eq!(files(directory.path()), [""; 0]);
-
-    fs::write(&partial, vec![0; 900_000]).unwrap();
-    let (exit, _, words) = run(&at(&server), &args);
-    assert_eq!(exit, 1);
-    assert!(words.contains("900000 bytes were here before, and the part has 800000") && words.contains("move it away"), "{words}");
-    assert_eq!(files(directory.path()), ["part.tar.partial"], "it may be a beginning of something else");
-}
-
-#[test]
-fn a_part_that_is_not_there_leaves_no_file() {
-    let directory = tempfile::tempdir().unwrap();
-    let server = Fake::run(downloads([Download::Refuse(refusal(Code::NotFound, "NOT_FOUND", "there is no such snapshot"))]));
-    let (exit, out, words) = run(&at(&server), &["snapshot", "download", UUID, "--output", directory.path().join("p").to_str().unwrap()]);
-    assert_eq!((exit, out.as_str()), (5, ""));
-    assert_eq!(words, format!("ddbctl: cannot download snapshot {UUID}: there is no such snapshot: {}\n", server.address));
-    assert_eq!(files(directory.path()), [""; 0]);
-}
-
-#[test]
-fn a_full_disk_is_never_a_success() {
-    let directory = tempfile::tempdir().unwrap();
-    let server = Fake::run(downloads([Download::Whole]));
-    let full = File::options().write(true).open("/dev/full").unwrap();
-    let (exit, _, words) = told(ddbctl(&at(&server), &["snapshot", "download", UUID]).stdout(full).output().unwrap());
-    assert_eq!(exit, 1);
-    assert!(words.contains("No space left on device") && !words.contains("successfully"), "{words}");
-
-    std::os::unix::fs::symlink("/dev/full", directory.path().join("p.partial")).unwrap();
-    let (exit, _, words) = run(&at(&server), &["snapshot", "download", UUID, "--output", directory.path().join("p").to_str().unwrap()]);
-    assert_eq!(exit, 1, "{words}");
-    assert!(!words.contains("successfully"), "{words}");
-    assert!(!directory.path().join("p").exists());
-}
-
-#[test]
-fn a_reader_that_leaves_ends_a_list_quietly_and_fails_a_download() {
-    let entry = |n: u32| v1::ScanEntry { key: Bytes::from(format!("key{n:08}").repeat(100)), siblings: vec![Default::default()], ..Default::default() };
-    let pages = (0..200).map(|page| v1::ScanResponse { entries: (page * 50..page * 50 + 50).map(entry).collect() }).collect();
-    let script = Script { scans: [Flow { pieces: pages, then: End::Close }].into(), ..downloads([Download::Whole]) };
-    let server = Fake::run(script);
-    for (args, expected) in [(&["scan", "--site", "s"][..], 0), (&["snapshot", "download", UUID][..], 1)] {
-        let mut child = ddbctl(&at(&server), args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut first = [0; 10];
-        let mut out = child.stdout.take().unwrap();
-        out.read_exact(&mut first).unwrap();
-        drop(out);
-        let (exit, _, words) = told(child.wait_with_output().unwrap());
-        assert_eq!(exit, expected, "{words}");
-        assert!(!words.contains("panicked") && !words.contains("successfully"), "{words}");
-    }
-}
-
-#[test]
-fn an_interrupt_names_the_partial_file() {
-    let directory = tempfile::tempdir().unwrap();
-    let server = Fake::run(downloads([Download::Cut(1000, End::Hang)]));
-    let partial = directory.path().join("p.partial");
-    let mut command = ddbctl(&at(&server), &["--timeout", "60s", "snapshot", "download", UUID, "--output", directory.path().join("p").to_str().unwrap()]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(|| fs::metadata(&partial).is_ok_and(|file| file.len() == 1000));
-    interrupt(&child);
-    let (exit, _, words) = told(child.wait_with_output().unwrap());
-    assert_eq!((exit, words), (130, format!("ddbctl: interrupted: {} is incomplete; go on with --resume\n", partial.display())));
-}
-
-fn interrupt(child: &Child) {
-    rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::INT).unwrap();
-}
-
-fn wait_for(mut fact: impl FnMut() -> bool) {
-    for _ in 0..2000 {
-        if fact() {
-            return;
-        }
-        thread::park_timeout(Duration::from_millis(5));
-    }
-    panic!("it did not come about within 10 s");
-}
-
 fn part(node_id: u64, status: State) -> v1::SnapshotPart {
-    v1::SnapshotPart { node_id, status: status.into(), address: format!("localhost:{node_id}"), ..Default::default() }
+    v1::SnapshotPart {
+        node_id,
+        status: status.into(),
+        address: format!("localhost:{node_id}"),
+        ..Default::default()
+    }
 }
 
-fn snapshot(status: State, reason: &str, parts: &[v1::SnapshotPart]) -> Result<v1::Snapshot, tonic::Status> {
-    Ok(v1::Snapshot { uuid: UUID.into(), status: status.into(), reason: reason.into(), parts: parts.to_vec(), ..Default::default() })
-}
-
-#[test]
-fn all_parts_are_fetched_each_to_its_name_and_the_missing_one_is_named() {
-    let directory = tempfile::tempdir().unwrap();
-    let parts = [part(7, State::Completed), part(8, State::Missing), part(9, State::Completed)];
-    let server = Fake::run(Script { snapshots: [snapshot(State::Completed, "", &parts)].into(), ..downloads([Download::Whole]) });
-    let into = directory.path().join("new");
-    let (exit, out, words) = run(&at(&server), &["snapshot", "download", UUID, "--all", "--output", into.to_str().unwrap()]);
-    assert_eq!(exit, 0, "{words}");
-    assert!(words.contains("warning: the part of node 8 is missing and not downloaded"), "{words}");
-    assert_eq!(files(&into), [format!("snapshot-{UUID}-7.tar"), format!("snapshot-{UUID}-9.tar")]);
-    assert_eq!(out.lines().count(), 2);
-}
-
-#[test]
-fn a_part_that_fails_does_not_keep_the_others_from_being_fetched() {
-    let directory = tempfile::tempdir().unwrap();
-    let parts = [part(7, State::Completed), part(9, State::Completed)];
-    let how = [Download::Refuse(refusal(Code::DataLoss, "CORRUPT", "chunk ab12 is not what was written")), Download::Whole];
-    let server = Fake::run(Script { snapshots: [snapshot(State::Completed, "", &parts)].into(), ..downloads(how) });
-    // One after the other, since the server's answers are in the order of the parts.
-    let to = directory.path().to_str().unwrap();
-    let (exit, _, words) = run(&at(&server), &["snapshot", "download", UUID, "--all", "--parallel", "1", "--output", to]);
-    assert_eq!(exit, 1);
-    assert!(words.contains(&format!("cannot download the part of node 7 of snapshot {UUID}: chunk ab12 is not what was written")), "{words}");
-    assert_eq!(files(directory.path()), [format!("snapshot-{UUID}-9.tar")]);
+fn snapshot(
+    status: State,
+    reason: &str,
+    parts: &[v1::SnapshotPart],
+) -> Result<v1::Snapshot, tonic::Status> {
+    Ok(v1::Snapshot {
+        uuid: UUID.into(),
+        status: status.into(),
+        reason: reason.into(),
+        parts: parts.to_vec(),
+        ..Default::default()
+    })
 }
 
 #[test]
@@ -298,8 +130,14 @@ fn a_snapshot_under_way_or_missing_has_no_set_to_download() {
     let directory = tempfile::tempdir().unwrap();
     let into = directory.path().join("new");
     for state in [State::Processing, State::Missing] {
-        let server = Fake::run(Script { snapshots: [snapshot(state, "", &[])].into(), ..Default::default() });
-        let (exit, _, words) = run(&at(&server), &["snapshot", "download", UUID, "--all", "--output", into.to_str().unwrap()]);
+        let server = Fake::run(Script {
+            snapshots: [snapshot(state, "", &[])].into(),
+            ..Default::default()
+        });
+        let (exit, _, words) = run(
+            &at(&server),
+            &["snapshot", "download", UUID, "--all", "--output", into.to_str().unwrap()],
+        );
         assert_eq!(exit, 5, "{words}");
         assert!(!into.exists());
     }
@@ -309,12 +147,23 @@ fn a_snapshot_under_way_or_missing_has_no_set_to_download() {
 fn waiting_ends_as_the_snapshot_ends() {
     let under_way = || snapshot(State::Processing, "", &[part(7, State::Processing)]);
     let ends = [
-        (snapshot(State::Completed, "", &[part(7, State::Completed), part(8, State::Missing)]), 0, "status = completed\n"),
-        (snapshot(State::Failed, "node 7: disk full", &[]), 1, "status = failed\nreason = node 7: disk full\n"),
+        (
+            snapshot(State::Completed, "", &[part(7, State::Completed), part(8, State::Missing)]),
+            0,
+            "status = completed\n",
+        ),
+        (
+            snapshot(State::Failed, "node 7: disk full", &[]),
+            1,
+            "status = failed\nreason = node 7: disk full\n",
+        ),
         (snapshot(State::Missing, "", &[]), 5, "status = missing\n"),
     ];
     for (end, expected, shown) in ends {
-        let server = Fake::run(Script { snapshots: [under_way(), under_way(), end].into(), ..Default::default() });
+        let server = Fake::run(Script {
+            snapshots: [under_way(), under_way(), end].into(),
+            ..Default::default()
+        });
         let (exit, out, words) = run(&at(&server), &["snapshot", "create", "--wait"]);
         assert_eq!(exit, expected, "{words}");
         let uuid = uuid::Uuid::from_slice(&server.seen.lock().unwrap().request_ids[0]).unwrap();
@@ -325,15 +174,22 @@ fn waiting_ends_as_the_snapshot_ends() {
 
 #[test]
 fn a_wait_has_an_end_when_it_is_told_one() {
-    let server = Fake::run(Script { snapshots: [snapshot(State::Processing, "", &[])].into(), ..Default::default() });
-    let (exit, _, words) = run(&at(&server), &["snapshot", "create", "--wait", "--wait-timeout", "300ms"]);
+    let server = Fake::run(Script {
+        snapshots: [snapshot(State::Processing, "", &[])].into(),
+        ..Default::default()
+    });
+    let (exit, _, words) =
+        run(&at(&server), &["snapshot", "create", "--wait", "--wait-timeout", "300ms"]);
     assert_eq!(exit, 3);
     assert!(words.contains("is still processing") && words.contains("snapshot status"), "{words}");
 }
 
 #[test]
 fn a_snapshot_that_failed_at_once_exits_1_with_the_reason() {
-    let server = Fake::run(Script { snapshots: [snapshot(State::Failed, "no node has a snapshot store", &[])].into(), ..Default::default() });
+    let server = Fake::run(Script {
+        snapshots: [snapshot(State::Failed, "no node has a snapshot store", &[])].into(),
+        ..Default::default()
+    });
     let (exit, out, words) = run(&at(&server), &["snapshot", "create"]);
     assert_eq!(exit, 1);
     assert!(out.ends_with("status = failed\nreason = no node has a snapshot store\n"), "{out}");
@@ -342,7 +198,10 @@ fn a_snapshot_that_failed_at_once_exits_1_with_the_reason() {
 
 #[test]
 fn an_unknown_uuid_exits_5_and_a_malformed_one_2() {
-    let server = Fake::run(Script { snapshots: [snapshot(State::Missing, "", &[])].into(), ..Default::default() });
+    let server = Fake::run(Script {
+        snapshots: [snapshot(State::Missing, "", &[])].into(),
+        ..Default::default()
+    });
     let (exit, out, _) = run(&at(&server), &["snapshot", "status", UUID]);
     assert_eq!((exit, out), (5, format!("uuid = {UUID}\nstatus = missing\n")));
     let (exit, out, words) = run(&at(&server), &["snapshot", "status", "nonsense"]);
@@ -357,7 +216,8 @@ fn a_write_is_repeated_under_the_same_name_until_it_is_answered() {
         Ok(v1::PutResponse::default()),
     ];
     let server = Fake::run(Script { puts: puts.into(), ..Default::default() });
-    let (exit, out, words) = run(&format!("{},{}", nowhere(), server.address), &["put", "--site", "s", "k", "v"]);
+    let (exit, out, words) =
+        run(&format!("{},{}", nowhere(), server.address), &["put", "--site", "s", "k", "v"]);
     assert_eq!((exit, out.as_str(), words.as_str()), (0, "", ""));
     let ids = &server.seen.lock().unwrap().request_ids;
     assert_eq!(ids.len(), 3);
@@ -383,10 +243,15 @@ fn a_server_that_never_answers_ends_a_command_in_time_and_a_write_as_unknown() {
 fn a_deadline_that_ends_while_it_tries_again_names_the_last_reason_that_the_server_gave() {
     let reason = |words| Err(refusal(Code::Unavailable, "UNAVAILABLE", words));
     let gets = [reason("group 3 is not here"), reason("group 3 has no leader")];
-    let server = Fake::run(Script { gets: gets.into(), gets_answered: Some(2), ..Default::default() });
+    let server =
+        Fake::run(Script { gets: gets.into(), gets_answered: Some(2), ..Default::default() });
     let (exit, out, words) = run(&at(&server), &["--timeout", "500ms", "get", "--site", "s", "k"]);
     assert_eq!((exit, out.as_str(), words.lines().count()), (3, "", 1), "{words}");
-    assert!(words.contains("no answer within ") && words.contains("; before that it said: group 3 has no leader)"), "{words}");
+    assert!(
+        words.contains("no answer within ")
+            && words.contains("; before that it said: group 3 has no leader)"),
+        "{words}"
+    );
 }
 
 #[test]
@@ -428,10 +293,17 @@ fn a_scan_that_breaks_goes_on_behind_its_last_key() {
     let page = |keys: &[&'static str]| v1::ScanResponse {
         entries: keys
             .iter()
-            .map(|k| v1::ScanEntry { key: Bytes::from_static(k.as_bytes()), siblings: vec![Default::default()], ..Default::default() })
+            .map(|k| v1::ScanEntry {
+                key: Bytes::from_static(k.as_bytes()),
+                siblings: vec![Default::default()],
+                ..Default::default()
+            })
             .collect(),
     };
-    let broken = Flow { pieces: vec![page(&["a", "b"])], then: End::Fail(refusal(Code::Unavailable, "UNAVAILABLE", "the leader moved")) };
+    let broken = Flow {
+        pieces: vec![page(&["a", "b"])],
+        then: End::Fail(refusal(Code::Unavailable, "UNAVAILABLE", "the leader moved")),
+    };
     let rest = Flow { pieces: vec![page(&["c"])], then: End::Close };
     let server = Fake::run(Script { scans: [broken, rest].into(), ..Default::default() });
     let (exit, out, words) = run(&at(&server), &["scan", "--site", "s", "--limit", "9"]);
@@ -441,7 +313,11 @@ fn a_scan_that_breaks_goes_on_behind_its_last_key() {
 }
 
 fn one_value(value: &'static [u8]) -> v1::GetResponse {
-    v1::GetResponse { siblings: vec![v1::Sibling { value: Bytes::from_static(value), timestamp_ms: 0 }], context: Bytes::from_static(b"ctx"), leader: None }
+    v1::GetResponse {
+        siblings: vec![v1::Sibling { value: Bytes::from_static(value), timestamp_ms: 0 }],
+        context: Bytes::from_static(b"ctx"),
+        leader: None,
+    }
 }
 
 #[test]
@@ -454,7 +330,10 @@ fn raw_values_are_their_bytes_and_missing_keys_exit_5() {
     assert_eq!((output.status.code(), output.stdout), (Some(0), b"\0\xff\n".to_vec()));
     let (exit, out, words) = run(&at(&server), &get);
     assert_eq!((exit, out.as_str()), (5, ""));
-    assert!(words.starts_with("ddbctl: key \"k\" does not exist: site \"s\", bucket default"), "{words}");
+    assert!(
+        words.starts_with("ddbctl: key \"k\" does not exist: site \"s\", bucket default"),
+        "{words}"
+    );
     let (exit, _, words) = run(&at(&server), &get);
     assert_eq!(exit, 5);
     assert!(words.contains("holds 2 concurrent values"), "{words}");
@@ -469,10 +348,16 @@ fn what_the_server_refuses_is_said_with_its_exit_code() {
         (Code::FailedPrecondition, "CONFLICT", 5),
         (Code::DataLoss, "CORRUPT", 1),
     ] {
-        let server = Fake::run(Script { gets: [Err(refusal(code, reason, "no, because"))].into(), ..Default::default() });
+        let server = Fake::run(Script {
+            gets: [Err(refusal(code, reason, "no, because"))].into(),
+            ..Default::default()
+        });
         let (exit, out, words) = run(&at(&server), &["get", "--site", "s", "k"]);
         assert_eq!((exit, out.as_str()), (expected, ""));
-        assert_eq!(words, format!("ddbctl: cannot get key \"k\": no, because: {}\n", server.address));
+        assert_eq!(
+            words,
+            format!("ddbctl: cannot get key \"k\": no, because: {}\n", server.address)
+        );
     }
 }
 
@@ -480,7 +365,11 @@ fn what_the_server_refuses_is_said_with_its_exit_code() {
 fn the_environment_says_what_the_command_line_does_not() {
     let server = Fake::run(Script { gets: [Ok(one_value(b"v"))].into(), ..Default::default() });
     let mut command = Command::new(env!("CARGO_BIN_EXE_ddbctl"));
-    command.args(["get", "--site", "s", "k"]).env("DDBCTL_ENDPOINT", at(&server)).env("DDBCTL_OUTPUT", "json").env("DDBCTL_TIMEOUT", "5s");
+    command
+        .args(["get", "--site", "s", "k"])
+        .env("DDBCTL_ENDPOINT", at(&server))
+        .env("DDBCTL_OUTPUT", "json")
+        .env("DDBCTL_TIMEOUT", "5s");
     let (exit, out, _) = told(command.output().unwrap());
     assert_eq!(exit, 0);
     assert!(out.contains("\"utf8\": \"v\""), "{out}");

@@ -1,5 +1,6 @@
-//! A snapshot is one instant. Counters are written to site A, then B, then C; whatever happens to the nodes, a restored cluster holds A >= B >= C, and
-//! everything that was acknowledged before `create` was called.
+//! A snapshot is one instant. Counters are written to site A, then B, then C; whatever happens to
+//! the nodes, a restored cluster holds A >= B >= C, and everything that was acknowledged before
+//! `create` was called.
 
 use std::{
     sync::{
@@ -10,7 +11,7 @@ use std::{
 };
 
 use devicedb::{
-    ids::{SiteId, Topology},
+    base::ids::{SiteId, Topology},
     proto::v1::{Bucket, PutRequest, Snapshot, SnapshotStatus},
 };
 use tokio::{task::JoinHandle, time::sleep};
@@ -34,11 +35,18 @@ impl Column {
     pub fn start(clients: Vec<Client>, sites: [String; 3], from: u64) -> Column {
         let acknowledged = Arc::new(AtomicU64::new(from));
         let (count, to) = (acknowledged.clone(), sites.clone());
-        let clients: Vec<_> = clients.into_iter().map(|client| client.with_deadline(CALL)).collect();
+        let clients: Vec<_> =
+            clients.into_iter().map(|client| client.with_deadline(CALL)).collect();
         let task = tokio::spawn(async move {
             let mut nodes = clients.iter().cycle();
             let mut put = async |put: PutRequest| {
-                while nodes.next().expect("a cycle has no end").put_request(put.clone()).await.is_err() {
+                while nodes
+                    .next()
+                    .expect("a cycle has no end")
+                    .put_request(put.clone())
+                    .await
+                    .is_err()
+                {
                     sleep(RETRY).await;
                 }
             };
@@ -80,8 +88,9 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Takes a snapshot, by a node to which nothing happens, while the fault does; mends the fault when the snapshot is resolved. A snapshot that fails
-    /// does so with a reason, and one that nothing happened to is complete.
+    /// Takes a snapshot, by a node to which nothing happens, while the fault does; mends the fault
+    /// when the snapshot is resolved. A snapshot that fails does so with a reason, and one that
+    /// nothing happened to is complete.
     pub async fn while_taking(self, cluster: &mut Cluster) -> Snapshot {
         let asked = usize::from(matches!(self, Fault::Kill(0) | Fault::Pause(0)));
         let client = cluster.nodes[asked].client();
@@ -100,8 +109,14 @@ impl Fault {
                 cluster.settled().await;
             }
         }
-        assert!(is_complete(&snapshot) || !matches!(self, Fault::None), "nothing happened, and the snapshot is not complete: {snapshot:#?}");
-        assert!(snapshot.status() != SnapshotStatus::Failed || !snapshot.reason.is_empty(), "{self:?}: {snapshot:#?}");
+        assert!(
+            is_complete(&snapshot) || !matches!(self, Fault::None),
+            "nothing happened, and the snapshot is not complete: {snapshot:#?}"
+        );
+        assert!(
+            snapshot.status() != SnapshotStatus::Failed || !snapshot.reason.is_empty(),
+            "{self:?}: {snapshot:#?}"
+        );
         snapshot
     }
 }
@@ -127,7 +142,9 @@ pub fn columns(topology: Topology) -> Vec<[String; 3]> {
             return site;
         }
     };
-    (0..COLUMNS as u32).map(|column| [0, 1, 2].map(|place| next((3 * column + place) % topology.groups()))).collect()
+    (0..COLUMNS as u32)
+        .map(|column| [0, 1, 2].map(|place| next((3 * column + place) % topology.groups())))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,8 +156,13 @@ async fn a_restored_cluster_holds_one_instant_whatever_happened_while_the_snapsh
     for site in columns.iter().flat_map(|(sites, _)| sites) {
         cluster.client().add_site(site).await.unwrap();
     }
-    for fault in [Fault::None, Fault::Pause(1), Fault::Kill(2), Fault::None, Fault::Kill(0), Fault::Pause(0)] {
-        let writers: Vec<_> = columns.drain(..).map(|(sites, from)| Column::start(cluster.clients(), sites, from)).collect();
+    for fault in
+        [Fault::None, Fault::Pause(1), Fault::Kill(2), Fault::None, Fault::Kill(0), Fault::Pause(0)]
+    {
+        let writers: Vec<_> = columns
+            .drain(..)
+            .map(|(sites, from)| Column::start(cluster.clients(), sites, from))
+            .collect();
         for writer in &writers {
             writer.goes_on(10).await;
         }
@@ -157,9 +179,17 @@ async fn a_restored_cluster_holds_one_instant_whatever_happened_while_the_snapsh
         }
         let client = cluster.client();
         for (sites, floor) in sites.into_iter().zip(before) {
-            let [a, b, c] = [counter(&client, &sites[0]).await, counter(&client, &sites[1]).await, counter(&client, &sites[2]).await];
+            let [a, b, c] = [
+                counter(&client, &sites[0]).await,
+                counter(&client, &sites[1]).await,
+                counter(&client, &sites[2]).await,
+            ];
             assert!(a >= b && b >= c, "{fault:?}: not one instant: {sites:?} hold {a}, {b}, {c}");
-            assert!(c >= floor, "{fault:?}: {floor} was acknowledged before create was called, {sites:?} hold {a}, {b}, {c}");
+            assert!(
+                c >= floor,
+                "{fault:?}: {floor} was acknowledged before create was called, {sites:?} hold {a}, \
+                 {b}, {c}"
+            );
             columns.push((sites, a));
         }
     }

@@ -1,9 +1,12 @@
-//! The cut, again and again: the parts of every snapshot are restored, each into a store of its own, and the stores are read.
+//! The cut, again and again: the parts of every snapshot are restored, each into a store of its
+//! own, and the stores are read.
 //!
-//! Nodes are not started on those stores, so that a round takes a moment and there can be thousands; `cut` does that, a few times. `DEVICEDB_CUT_ROUNDS` says how
-//! many rounds; the default keeps a test run short. In every part's store counters that were written to site A, then B, then C must stand in that order, what
-//! was acknowledged before `create` was called must be there, and parts must agree on every partition. Now and then a node is killed or paused while the
-//! snapshot is taken; then parts may be missing, but none may be torn.
+//! Nodes are not started on those stores, so that a round takes a moment and there can be
+//! thousands; `cut` does that, a few times. `DEVICEDB_CUT_ROUNDS` says how many rounds; the default
+//! keeps a test run short. In every part's store counters that were written to site A, then B, then
+//! C must stand in that order, what was acknowledged before `create` was called must be there, and
+//! parts must agree on every partition. Now and then a node is killed or paused while the snapshot
+//! is taken; then parts may be missing, but none may be torn.
 
 use std::{
     collections::BTreeMap,
@@ -12,12 +15,14 @@ use std::{
 };
 
 use devicedb::{
+    base::{
+        disk::Machine,
+        ids::{PartitionId, SiteId, Topology},
+    },
+    boot::restore,
     data::{Bucket, Key, Place, Row, RowKey},
-    disk::Machine,
-    ids::{PartitionId, SiteId, Topology},
+    part::{chunk::Digest, manifest::Manifest},
     proto::v1::SnapshotStatus,
-    restore,
-    snapshot::{chunk::Digest, manifest::Manifest},
     store::{Store, View, keys},
     wire,
 };
@@ -45,14 +50,16 @@ impl Part {
         Part { home, path, manifest }
     }
 
-    /// Puts it into an empty store directory as extracting its tar would, and has it restored. A view reads only while its store is held.
+    /// Puts it into an empty store directory as extracting its tar would, and has it restored. A
+    /// view reads only while its store is held.
     fn restored(&self, dir: &Path) -> (View, Store) {
         let chunks = dir.join("chunks");
         fs::create_dir_all(&chunks).unwrap();
         fs::copy(&self.path, dir.join("manifest.json")).unwrap();
         for chunk in &self.manifest.chunks {
             let name = chunk.hash.to_string();
-            fs::copy(self.home.join("chunks").join(&name[..2]).join(&name), chunks.join(&name)).unwrap();
+            fs::copy(self.home.join("chunks").join(&name[..2]).join(&name), chunks.join(&name))
+                .unwrap();
         }
         restore::restore(dir).unwrap();
         let (store, _) = restore::open(dir, &Machine).unwrap();
@@ -71,8 +78,12 @@ fn counters(store: &View, topology: Topology, sites: &[String; 3]) -> [u64; 3] {
         let place = Place::Key { bucket: Bucket::Default, key: Key::new(COUNTER).unwrap() };
         let row = RowKey { partition: topology.partition_of(&site), site, place };
         let Some(stored) = store.get(&keys::data(&row.encode())).unwrap() else { return 0 };
-        let Row::Key(versions) = wire::decode_row(&row.place, &stored).unwrap() else { panic!("{row:?} is not the row of a key") };
-        let [version] = versions.versions() else { panic!("a counter with one writer has siblings: {versions:?}") };
+        let Row::Key(versions) = wire::decode_row(&row.place, &stored).unwrap() else {
+            panic!("{row:?} is not the row of a key")
+        };
+        let [version] = versions.versions() else {
+            panic!("a counter with one writer has siblings: {versions:?}")
+        };
         let value = version.value.clone().expect("counters are not deleted").into_bytes();
         u64::from_be_bytes(value[..].try_into().unwrap())
     })
@@ -80,7 +91,8 @@ fn counters(store: &View, topology: Topology, sites: &[String; 3]) -> [u64; 3] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_part_of_many_snapshots_restores_to_one_instant_whatever_happens_to_the_nodes() {
-    let rounds = std::env::var("DEVICEDB_CUT_ROUNDS").map_or(ROUNDS, |n| n.parse().expect("DEVICEDB_CUT_ROUNDS is a number"));
+    let rounds = std::env::var("DEVICEDB_CUT_ROUNDS")
+        .map_or(ROUNDS, |n| n.parse().expect("DEVICEDB_CUT_ROUNDS is a number"));
     let options = Options::default();
     let topology = Topology::new(options.partitions, options.groups).unwrap();
     let mut cluster = Cluster::start(3, options).await;
@@ -88,7 +100,8 @@ async fn every_part_of_many_snapshots_restores_to_one_instant_whatever_happens_t
     for site in columns.iter().flatten() {
         cluster.client().add_site(site).await.unwrap();
     }
-    let writers: Vec<_> = columns.into_iter().map(|sites| Column::start(cluster.clients(), sites, 0)).collect();
+    let writers: Vec<_> =
+        columns.into_iter().map(|sites| Column::start(cluster.clients(), sites, 0)).collect();
     let (mut restored, mut complete) = (0, 0);
     for round in 0..rounds {
         let fault = match (round % FAULT_EVERY, round / FAULT_EVERY) {
@@ -102,17 +115,28 @@ async fn every_part_of_many_snapshots_restores_to_one_instant_whatever_happens_t
         let before: Vec<u64> = writers.iter().map(Column::acknowledged).collect();
         let snapshot = fault.while_taking(&mut cluster).await;
         let completed = snapshot.parts.iter().filter(|p| p.status() == SnapshotStatus::Completed);
-        let parts: Vec<Part> = completed.map(|p| Part::of(&cluster, p.node_id, &snapshot.uuid)).collect();
+        let parts: Vec<Part> =
+            completed.map(|p| Part::of(&cluster, p.node_id, &snapshot.uuid)).collect();
         for part in &parts {
             let dir = cluster.dir().join("restored");
             let (view, store) = part.restored(&dir);
             for (writer, floor) in writers.iter().zip(&before) {
                 let [a, b, c] = counters(&view, topology, &writer.sites);
-                let place = format!("round {round}, {fault:?}, {}: {:?} hold {a}, {b}, {c}", part.path.display(), writer.sites);
+                let place = format!(
+                    "round {round}, {fault:?}, {}: {:?} hold {a}, {b}, {c}",
+                    part.path.display(),
+                    writer.sites
+                );
                 assert!(a >= b && b >= c, "not one instant: {place}");
                 assert!(c >= *floor, "{floor} was acknowledged before create was called: {place}");
             }
-            assert_eq!(part.digests(), parts[0].digests(), "round {round}: {} and {} differ", part.path.display(), parts[0].path.display());
+            assert_eq!(
+                part.digests(),
+                parts[0].digests(),
+                "round {round}: {} and {} differ",
+                part.path.display(),
+                parts[0].path.display()
+            );
             drop((view, store));
             fs::remove_dir_all(&dir).unwrap();
             restored += 1;

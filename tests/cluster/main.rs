@@ -1,4 +1,5 @@
-//! The promises, tried on real processes: `devicedb` nodes on loopback ports, `ddbctl` and gRPC clients beside them. One binary, so that it links once.
+//! The promises, tried on real processes: `devicedb` nodes on loopback ports, `ddbctl` and gRPC
+//! clients beside them. One binary, so that it links once.
 
 mod harness;
 
@@ -6,10 +7,18 @@ mod bench;
 mod connections;
 mod cut;
 mod cuts;
+mod disks;
 mod durability;
+mod founding;
 mod guide;
+mod identities;
+mod log;
 mod moves;
 mod parts;
+mod readme;
 mod requests;
+mod signals;
 mod snapshots;
 mod starts;
+mod stores;
+mod strangers;

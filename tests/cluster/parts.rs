@@ -1,8 +1,9 @@
-//! Parts that are not what was written: verify names what is wrong and exits 6, and a node refuses to start from them and changes nothing.
+//! Parts that are not what was written: verify names what is wrong and exits 6, and a node refuses
+//! to start from them and changes nothing.
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use devicedb::{clock::Chance, proto::v1::Bucket};
+use devicedb::{base::clock::Random, proto::v1::Bucket};
 use tar::{Archive, Builder, EntryType, Header};
 
 use crate::harness::{Cluster, Node, Options, Port, Ran, SOON, eventually, shell};
@@ -22,7 +23,10 @@ async fn parts(size: usize) -> Parts {
     for site in ["shop", "depot", "van"] {
         client.add_site(site).await.unwrap();
         for number in 0..20 {
-            client.put(site, Bucket::Default, format!("k{number}"), format!("{site} {number}")).await.unwrap();
+            client
+                .put(site, Bucket::Default, format!("k{number}"), format!("{site} {number}"))
+                .await
+                .unwrap();
         }
     }
     let mut parts = Parts { cluster, uuid: String::new(), tars: Vec::new() };
@@ -50,8 +54,13 @@ impl Parts {
     }
 
     async fn verify(&self, tars: &[&[u8]]) -> Ran {
-        let files: Vec<_> = tars.iter().enumerate().map(|(n, tar)| self.file(&format!("verify{n}.tar"), tar).display().to_string()).collect();
-        let args: Vec<_> = ["snapshot", "verify"].into_iter().chain(files.iter().map(String::as_str)).collect();
+        let files: Vec<_> = tars
+            .iter()
+            .enumerate()
+            .map(|(n, tar)| self.file(&format!("verify{n}.tar"), tar).display().to_string())
+            .collect();
+        let args: Vec<_> =
+            ["snapshot", "verify"].into_iter().chain(files.iter().map(String::as_str)).collect();
         self.cluster.ctl(&args).await
     }
 
@@ -62,7 +71,9 @@ impl Parts {
         let extract = format!("mkdir {0} && tar xf {1} -C {0}", store.display(), file.display());
         shell(&extract, SOON).await.exits(0);
         let port = Port::claim();
-        let args = ["start", "--store", store.to_str().unwrap(), "--listen", &port.endpoint()].map(str::to_string).to_vec();
+        let args = ["start", "--store", store.to_str().unwrap(), "--listen", &port.endpoint()]
+            .map(str::to_string)
+            .to_vec();
         Node::new(name, port, self.cluster.dir(), store, args)
     }
 }
@@ -108,17 +119,29 @@ async fn a_whole_set_of_parts_verifies_and_any_byte_flipped_does_not() {
     parts.verify(&[a]).await.exits(0);
     parts.verify(&[a, b, c]).await.exits(0);
 
-    let mut chance = Chance::seeded(11);
+    let mut rng = Random::seeded(11);
     for _ in 0..40 {
         let mut flipped = a.clone();
-        let at = chance.below(a.len() as u64) as usize;
-        flipped[at] ^= 1 << chance.below(8);
+        let at = rng.below(a.len() as u64) as usize;
+        flipped[at] ^= 1 << rng.below(8);
         let ran = parts.verify(&[&flipped]).await;
-        assert_eq!(ran.code, Some(VERIFICATION_FAILED), "byte {at} of {} was flipped:\n{}", a.len(), ran.story());
+        assert_eq!(
+            ran.code,
+            Some(VERIFICATION_FAILED),
+            "byte {at} of {} was flipped:\n{}",
+            a.len(),
+            ran.story()
+        );
     }
     for length in [0, 1, 511, 512, 513, a.len() / 2, a.len() - 1025, a.len() - 1] {
         let ran = parts.verify(&[&a[..length]]).await;
-        assert_eq!(ran.code, Some(VERIFICATION_FAILED), "cut to {length} of {}:\n{}", a.len(), ran.story());
+        assert_eq!(
+            ran.code,
+            Some(VERIFICATION_FAILED),
+            "cut to {length} of {}:\n{}",
+            a.len(),
+            ran.story()
+        );
     }
 }
 
@@ -145,7 +168,11 @@ async fn a_part_with_a_chunk_too_few_or_an_entry_too_many_is_refused_and_named()
     ] {
         let mut more = good.clone();
         more.push(stranger(name, kind, link));
-        parts.verify(&[&packed(&more)]).await.exits(VERIFICATION_FAILED).says(name.rsplit('/').next().unwrap());
+        parts
+            .verify(&[&packed(&more)])
+            .await
+            .exits(VERIFICATION_FAILED)
+            .says(name.rsplit('/').next().unwrap());
     }
     let extra = [good.clone(), vec![stranger("chunks/extra", EntryType::Regular, "")]].concat();
     parts.restored("extra", &packed(&extra)).await.start_refused().await.says("extra");
@@ -155,7 +182,13 @@ async fn a_part_with_a_chunk_too_few_or_an_entry_too_many_is_refused_and_named()
 async fn a_node_refuses_a_changed_part_and_leaves_it_as_it_was() {
     let parts = parts(1).await;
     let mut node = parts.restored("flipped", &parts.tars[0]).await;
-    let listed = shell(&format!("find {} -type f | grep chunks | sort | head -1", node.store.display()), SOON).await.exits(0).out();
+    let listed = shell(
+        &format!("find {} -type f | grep chunks | sort | head -1", node.store.display()),
+        SOON,
+    )
+    .await
+    .exits(0)
+    .out();
     let chunk = PathBuf::from(listed.trim());
     let mut bytes = fs::read(&chunk).unwrap();
     let middle = bytes.len() / 2;
@@ -164,9 +197,17 @@ async fn a_node_refuses_a_changed_part_and_leaves_it_as_it_was() {
     let listing = format!("cd {} && find . -type f | sort | xargs sha256sum", node.store.display());
     let before = shell(&listing, SOON).await.exits(0).out();
     node.start_refused().await.says(chunk.file_name().unwrap().to_str().unwrap());
-    assert_eq!(shell(&listing, SOON).await.exits(0).out(), before, "a refused start has changed the part");
+    assert_eq!(
+        shell(&listing, SOON).await.exits(0).out(),
+        before,
+        "a refused start has changed the part"
+    );
     // The directory itself is what the operator brings to verify.
-    parts.cluster.ctl(&["snapshot", "verify", node.store.to_str().unwrap()]).await.exits(VERIFICATION_FAILED);
+    parts
+        .cluster
+        .ctl(&["snapshot", "verify", node.store.to_str().unwrap()])
+        .await
+        .exits(VERIFICATION_FAILED);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,8 +216,18 @@ async fn parts_of_two_snapshots_and_one_part_twice_are_no_set() {
     let (first, uuid) = (parts.tars.clone(), parts.uuid.clone());
     parts.cluster.client().put("shop", Bucket::Default, "k0", "between").await.unwrap();
     parts.take().await;
-    parts.verify(&[&first[0], &parts.tars[1]]).await.exits(VERIFICATION_FAILED).says(&uuid).says(&parts.uuid);
-    parts.verify(&[&first[0], &first[0]]).await.exits(VERIFICATION_FAILED).says("verify1.tar: it is of node").says("as is");
+    parts
+        .verify(&[&first[0], &parts.tars[1]])
+        .await
+        .exits(VERIFICATION_FAILED)
+        .says(&uuid)
+        .says(&parts.uuid);
+    parts
+        .verify(&[&first[0], &first[0]])
+        .await
+        .exits(VERIFICATION_FAILED)
+        .says("verify1.tar: it is of node")
+        .says("as is");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,26 +262,37 @@ async fn a_part_extracted_a_second_time_is_refused_and_nothing_acknowledged_sinc
     cluster.lose_every_disk();
     cluster.restore(&tars).await;
     cluster.settled().await;
-    // Acknowledged by the first and the third node; then the third loses its disk, and the first is away.
+    // Acknowledged by the first and the third node; then the third loses its disk, and the first is
+    // away.
     cluster.nodes[1].kill9();
     cluster.nodes[0].client().put("shop", Bucket::Default, "precious", "kept").await.unwrap();
     cluster.nodes[0].kill9();
     cluster.nodes[2].kill9();
     std::fs::remove_dir_all(&cluster.nodes[2].store).unwrap();
     std::fs::create_dir(&cluster.nodes[2].store).unwrap();
-    shell(&format!("tar xf {} -C {}", tars[2].display(), cluster.nodes[2].store.display()), SOON).await.exits(0);
+    shell(&format!("tar xf {} -C {}", tars[2].display(), cluster.nodes[2].store.display()), SOON)
+        .await
+        .exits(0);
     for node in [1, 2] {
         cluster.nodes[node].start();
         cluster.nodes[node].wait_listening().await;
     }
     // The two alone would be a majority without the write.
-    let denied = cluster.nodes[1].client().with_deadline(Duration::from_secs(5)).get("shop", Bucket::Default, "precious").await;
+    let denied = cluster.nodes[1]
+        .client()
+        .with_deadline(Duration::from_secs(5))
+        .get("shop", Bucket::Default, "precious")
+        .await;
     assert!(denied.is_err(), "a majority without what was acknowledged has answered: {denied:?}");
     cluster.nodes[0].start();
     for node in [0, 1] {
         cluster.nodes[node].wait_ready().await;
         let client = cluster.nodes[node].client();
-        assert_eq!(client.values("shop", Bucket::Default, "precious").await.unwrap(), ["kept"], "on node {node}");
+        assert_eq!(
+            client.values("shop", Bucket::Default, "precious").await.unwrap(),
+            ["kept"],
+            "on node {node}"
+        );
     }
     let again = &cluster.nodes[2];
     eventually("the node that was restored twice says why it is refused", SOON, async || {
@@ -249,7 +311,10 @@ async fn what_verify_says_of_parts_is_what_its_exit_code_says() {
     let tars = cluster.download_all(&uuid).await;
     let verify = async |count: usize| {
         let paths: Vec<_> = tars[..count].iter().map(|tar| tar.display().to_string()).collect();
-        let args: Vec<_> = ["-o", "json", "snapshot", "verify"].into_iter().chain(paths.iter().map(String::as_str)).collect();
+        let args: Vec<_> = ["-o", "json", "snapshot", "verify"]
+            .into_iter()
+            .chain(paths.iter().map(String::as_str))
+            .collect();
         let (document, text) = (cluster.ctl(&args).await, cluster.ctl(&args[2..]).await);
         assert_eq!(document.code, text.code);
         let parsed: serde_json::Value = serde_json::from_slice(&document.stdout).unwrap();
@@ -257,7 +322,10 @@ async fn what_verify_says_of_parts_is_what_its_exit_code_says() {
         text
     };
     verify(1).await.exits(0).says("The part is sound. Alone it does not bring the cluster back");
-    let two = verify(2).await.exits(VERIFICATION_FAILED).says("Nothing is wrong with the parts, but they DO NOT");
+    let two = verify(2)
+        .await
+        .exits(VERIFICATION_FAILED)
+        .says("Nothing is wrong with the parts, but they DO NOT");
     assert!(!two.out().contains("snapshot is sound"), "{}", two.story());
     verify(4).await.exits(0).says("The snapshot is sound, and these parts bring the cluster back.");
 }

@@ -1,14 +1,17 @@
-//! Starts that must not be: each says why, exits, and leaves the others and its own store as they were.
+//! Starts that must not be: each says why, exits, and leaves the others and its own store as they
+//! were.
 
 use std::{fs, net::TcpListener, path::Path};
 
-use devicedb::{disk::Machine, entry::Identity, proto::v1::Bucket, restore, store::Store, wire};
+use devicedb::{
+    base::disk::Machine, boot::restore, entry::Identity, proto::v1::Bucket, store::Store, wire,
+};
 use tonic::Code;
 
 use crate::harness::{Cluster, Node, Options, Port, SOON, reason, shell};
 
 /// Every file below a directory with its bytes: what must not change.
-fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
+pub fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut all = Vec::new();
     let mut folders = vec![dir.to_path_buf()];
     while let Some(folder) = folders.pop() {
@@ -27,7 +30,11 @@ fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
 /// A further start of the same words on another port.
 fn twin(node: &Node, dir: &Path) -> Node {
     let port = Port::claim();
-    let args = node.args.iter().map(|word| if *word == node.endpoint() { port.endpoint() } else { word.clone() }).collect();
+    let args = node
+        .args
+        .iter()
+        .map(|word| if *word == node.endpoint() { port.endpoint() } else { word.clone() })
+        .collect();
     Node::new("twin", port, dir, node.store.clone(), args)
 }
 
@@ -64,11 +71,18 @@ async fn an_address_where_nobody_can_be_found_ends_the_start_and_leaves_no_store
     let cluster = Cluster::empty(Options::default());
     let mut node = cluster.further();
     let usual = node.args.clone();
-    for (flag, address) in [("--join", "nonsense"), ("--advertise", "node1"), ("--advertise", "node1:0"), ("--join", "http://node1:8080")] {
+    for (flag, address) in [
+        ("--join", "nonsense"),
+        ("--advertise", "node1"),
+        ("--advertise", "node1:0"),
+        ("--join", "http://node1:8080"),
+    ] {
         node.args = usual.iter().cloned().chain([flag.to_string(), address.to_string()]).collect();
         node.start_refused().await.exits(2).says(flag).says(address);
     }
-    node.args = ["cluster", "start", "-store", node.store.to_str().unwrap(), "-join", "nonsense"].map(str::to_string).to_vec();
+    node.args = ["cluster", "start", "-store", node.store.to_str().unwrap(), "-join", "nonsense"]
+        .map(str::to_string)
+        .to_vec();
     node.start_refused().await.exits(2).says("\"nonsense\" lacks a port: write HOST:PORT");
     assert!(!node.store.exists());
 }
@@ -80,14 +94,28 @@ async fn a_snapshot_store_that_cannot_work_ends_the_start_with_the_reason_and_le
     let dir = node.snapshot_store.clone().unwrap();
     let named = format!("snapshot store {}", dir.display());
     fs::remove_dir(&dir).unwrap();
-    node.start_refused().await.exits(2).says(&format!("{named} does not exist; create the directory first"));
+    node.start_refused()
+        .await
+        .exits(2)
+        .says(&format!("{named} does not exist; create the directory first"));
     fs::write(&dir, "in the way").unwrap();
     node.start_refused().await.exits(2).says(&format!("{named} is not a directory"));
     fs::remove_file(&dir).unwrap();
     fs::create_dir(&dir).unwrap();
     // Nobody writes to a disk that is mounted read-only, root neither.
     let read_only = r#"mount -t tmpfs -o ro small "$0" && exec "$@""#;
-    node.under = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", read_only, dir.to_str().unwrap()].map(str::to_string).to_vec();
+    node.under = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        read_only,
+        dir.to_str().unwrap(),
+    ]
+    .map(str::to_string)
+    .to_vec();
     node.start_refused().await.exits(2).says(&format!("{named} is not writable"));
     assert!(!node.store.exists(), "a refused start has founded a cluster");
     node.under.clear();
@@ -128,7 +156,12 @@ async fn a_store_that_has_lost_its_log_or_is_of_a_newer_format_is_refused_with_t
 
     let newer = {
         let (store, identity) = restore::open(&node.store, &Machine).unwrap();
-        store.set_identity(&wire::encode_identity(&Identity { format: identity.format + 1, ..identity.clone() })).unwrap();
+        store
+            .set_identity(&wire::encode_identity(&Identity {
+                format: identity.format + 1,
+                ..identity.clone()
+            }))
+            .unwrap();
         identity
     };
     node.start_refused().await.says("newer version");
@@ -148,7 +181,11 @@ async fn a_node_that_waits_to_join_says_that_it_lives_and_what_it_waits_for() {
     node.wait_alive().await;
     node.wait_unready(&target).await;
     let status = node.client().get("shop", Bucket::Default, "k").await.unwrap_err();
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "UNAVAILABLE"), "{status:?}");
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::Unavailable, "UNAVAILABLE"),
+        "{status:?}"
+    );
     assert!(status.message().contains(&target), "{status:?}");
 
     cluster.nodes.push(node);

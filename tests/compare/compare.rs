@@ -1,8 +1,10 @@
-//! DeviceDB and etcd side by side: the same work, from the same generator, on the same machine. `make compare` runs it.
+//! DeviceDB and etcd side by side: the same work, from the same generator, on the same machine.
+//! `make compare` runs it.
 //!
-//! Rounds alternate, so that what else the machine does hits both. A whole run writes its table into `tests/compare/README.md` and its raw results beside it;
-//! a part of one (ONLY=..., fewer rounds or keys) prints the table and keeps the results under `target/`. Nodes run in temporary directories on loopback
-//! ports, and are gone afterwards, also when it fails or is interrupted.
+//! Rounds alternate, so that what else the machine does hits both. A whole run writes its table
+//! into `tests/compare/README.md` and its raw results beside it; a part of one (ONLY=..., fewer
+//! rounds or keys) prints the table and keeps the results under `target/`. Nodes run in temporary
+//! directories on loopback ports, and are gone afterwards, also when it fails or is interrupted.
 
 #[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
 #[path = "../cluster/harness/mod.rs"]
@@ -84,7 +86,8 @@ enum Part {
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse_from(std::env::args().filter(|arg| arg != "--only="));
-    let mut terminate = signal(SignalKind::terminate()).expect("this process may listen to signals");
+    let mut terminate =
+        signal(SignalKind::terminate()).expect("this process may listen to signals");
     // Whichever way it ends, the run is dropped here, and with it its nodes and their directories.
     tokio::select! {
         ended = timeout(RUN_MAX, run_all(&args)) => match ended {
@@ -110,7 +113,9 @@ impl Args {
     }
 
     fn is_whole(&self) -> bool {
-        self.only.is_empty() && self.rounds >= ROUNDS_PUBLISHED && self.keys >= SNAPSHOT_KEYS_PUBLISHED
+        self.only.is_empty()
+            && self.rounds >= ROUNDS_PUBLISHED
+            && self.keys >= SNAPSHOT_KEYS_PUBLISHED
     }
 }
 
@@ -143,9 +148,19 @@ async fn run_all(args: &Args) -> ExitCode {
 
 async fn run(args: &Args) -> Results {
     let machine = Machine::look();
-    let mut results = Results { machine, rounds: args.rounds, seconds: args.seconds, snapshot_keys: args.keys, samples: Vec::new(), notes: Vec::new() };
+    let mut results = Results {
+        machine,
+        rounds: args.rounds,
+        seconds: args.seconds,
+        snapshot_keys: args.keys,
+        samples: Vec::new(),
+        notes: Vec::new(),
+    };
     if !results.machine.is_durable() {
-        results.notes.push(format!("The data lay in {}: nothing was durable, and durability costs nothing there.", results.machine.filesystem));
+        results.notes.push(format!(
+            "The data lay in {}: nothing was durable, and durability costs nothing there.",
+            results.machine.filesystem
+        ));
     }
     for nodes in SIZES {
         if args.wants(Part::Put) || args.wants(Part::Get) {
@@ -169,20 +184,45 @@ struct Contender<'a> {
 }
 
 async fn requests(args: &Args, nodes: usize, results: &mut Results) {
-    let (ours, etcd) = (Subject::start(Which::Ours, nodes).await, Subject::start(Which::Etcd, nodes).await);
+    let (ours, etcd) =
+        (Subject::start(Which::Ours, nodes).await, Subject::start(Which::Etcd, nodes).await);
     let (to_ours, to_etcd) = (ours.connect().await, etcd.connect().await);
     let many = || Field::of("many-", SITES, KEYS, VALUE_BYTES);
     let mut contenders = vec![
-        Contender { name: MANY, subject: &ours, field: many(), direct: true, connections: &to_ours },
-        Contender { name: ONE, subject: &ours, field: Field::of("one-", 1, KEYS, VALUE_BYTES), direct: true, connections: &to_ours },
-        Contender { name: ETCD, subject: &etcd, field: Field::of("", 1, KEYS, VALUE_BYTES), direct: false, connections: &to_etcd },
+        Contender {
+            name: MANY,
+            subject: &ours,
+            field: many(),
+            direct: true,
+            connections: &to_ours,
+        },
+        Contender {
+            name: ONE,
+            subject: &ours,
+            field: Field::of("one-", 1, KEYS, VALUE_BYTES),
+            direct: true,
+            connections: &to_ours,
+        },
+        Contender {
+            name: ETCD,
+            subject: &etcd,
+            field: Field::of("", 1, KEYS, VALUE_BYTES),
+            direct: false,
+            connections: &to_etcd,
+        },
     ];
     for contender in &contenders {
         contender.subject.fill(&contender.field, contender.connections).await;
         contender.ask(Kind::Put, TYPICAL, WARM_UP).await;
     }
     if nodes > 1 {
-        contenders.push(Contender { name: FORWARDED, subject: &ours, field: many(), direct: false, connections: &to_ours });
+        contenders.push(Contender {
+            name: FORWARDED,
+            subject: &ours,
+            field: many(),
+            direct: false,
+            connections: &to_ours,
+        });
     }
     for round in 0..args.rounds {
         for (kind, verb) in [(Kind::Put, "put"), (Kind::Get, "get")] {
@@ -193,9 +233,13 @@ async fn requests(args: &Args, nodes: usize, results: &mut Results) {
                 for turn in 0..contenders.len() {
                     let contender = &contenders[(turn + round) % contenders.len()];
                     let before = processor_seconds(&contender.subject.pids());
-                    let tally = contender.ask(kind, clients, Duration::from_secs(args.seconds)).await;
+                    let tally =
+                        contender.ask(kind, clients, Duration::from_secs(args.seconds)).await;
                     let used = processor_seconds(&contender.subject.pids()) - before;
-                    note(results, Measured { nodes, round, verb, clients, name: contender.name, tally, used });
+                    note(
+                        results,
+                        Measured { nodes, round, verb, clients, name: contender.name, tally, used },
+                    );
                 }
             }
         }
@@ -204,7 +248,15 @@ async fn requests(args: &Args, nodes: usize, results: &mut Results) {
     for (subject, name) in [(&ours, MANY), (&etcd, ETCD)] {
         let most = subject.pids().into_iter().map(peak_memory_mib).fold(0.0, f64::max);
         let what = "peak memory of a node after the requests, MiB".to_string();
-        results.samples.push(Sample { nodes, what, better: Better::Less, shown: true, subject: name, round: 0, value: most });
+        results.samples.push(Sample {
+            nodes,
+            what,
+            better: Better::Less,
+            shown: true,
+            subject: name,
+            round: 0,
+            value: most,
+        });
     }
 }
 
@@ -231,7 +283,13 @@ fn note(results: &mut Results, measured: Measured) {
     let Measured { nodes, round, verb, clients, name, tally, used } = measured;
     let latency = Latency::of(&tally.latency());
     let rate = tally.per_second();
-    eprintln!("{nodes} nodes, round {}: {verb}, clients: {clients}, {name}: {rate:.0}/s, p50 {:.2} ms, p99 {:.2} ms", round + 1, latency.p50, latency.p99);
+    eprintln!(
+        "{nodes} nodes, round {}: {verb}, clients: {clients}, {name}: {rate:.0}/s, p50 {:.2} ms, \
+         p99 {:.2} ms",
+        round + 1,
+        latency.p50,
+        latency.p99
+    );
     let typical = clients == TYPICAL;
     let processor_micros = used * 1e6 / tally.all.requests.max(1) as f64;
     let numbers = [
@@ -249,19 +307,25 @@ fn note(results: &mut Results, measured: Measured) {
     }
     for (kind, failures) in &tally.failures {
         let (count, round, example) = (failures.count, round + 1, &failures.example);
-        results.notes.push(format!("{nodes} nodes, round {round}, {verb}, {clients} clients, {name}: {count} failed, {kind}: {example}"));
+        results.notes.push(format!(
+            "{nodes} nodes, round {round}, {verb}, {clients} clients, {name}: {count} failed, \
+             {kind}: {example}"
+        ));
     }
 }
 
 type Trouble = Box<dyn std::error::Error>;
 
-/// Prints the table; a whole run's goes into the page and the raw results beside it. Where they are.
+/// Prints the table; a whole run's goes into the page and the raw results beside it. Where they
+/// are.
 fn publish(args: &Args, results: &Results) -> Result<String, Trouble> {
     let table = results.markdown();
     println!("{table}");
     let raw = serde_json::to_string_pretty(results)? + "\n";
     if !args.is_whole() {
-        let folder = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root().join("target"), Into::into).join("compare");
+        let folder = std::env::var("CARGO_TARGET_DIR")
+            .map_or_else(|_| root().join("target"), Into::into)
+            .join("compare");
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("results.json"), raw)?;
         return Ok(folder.join("results.json").display().to_string());
@@ -310,7 +374,8 @@ fn root() -> &'static Path {
 fn into_page(name: &str, text: &str) -> Result<(), Trouble> {
     let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
     let page = fs::read_to_string(root().join(PAGE))?;
-    let around = page.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
+    let around =
+        page.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
     let (before, after) = around.ok_or_else(|| format!("{PAGE} has no place for {name}"))?;
     Ok(fs::write(root().join(PAGE), format!("{before}{begin}{text}{end}{after}"))?)
 }

@@ -1,4 +1,5 @@
-//! Processes of etcd in a temporary directory, on loopback ports. They are killed when they are dropped.
+//! Processes of etcd in a temporary directory, on loopback ports. They are killed when they are
+//! dropped.
 
 use std::{
     fs::File,
@@ -32,7 +33,13 @@ struct Member {
 impl Members {
     pub async fn start(count: usize) -> Members {
         let dir = TempDir::with_prefix("etcd-").unwrap();
-        let member = |n| Member { name: format!("m{n}"), client: Port::claim(), peer: Port::claim(), data: dir.path().join(format!("m{n}")), process: None };
+        let member = |n| Member {
+            name: format!("m{n}"),
+            client: Port::claim(),
+            peer: Port::claim(),
+            data: dir.path().join(format!("m{n}")),
+            process: None,
+        };
         let mut members = Members { members: (0..count).map(member).collect(), dir };
         members.run().await;
         members
@@ -52,7 +59,16 @@ impl Members {
 
     /// A snapshot of the first member into a file.
     pub async fn save(&self, file: &Path) {
-        shell(&format!("etcdctl --endpoints {} snapshot save {}", self.members[0].client.endpoint(), file.display()), COMMAND).await.exits(0);
+        shell(
+            &format!(
+                "etcdctl --endpoints {} snapshot save {}",
+                self.members[0].client.endpoint(),
+                file.display()
+            ),
+            COMMAND,
+        )
+        .await
+        .exits(0);
     }
 
     pub fn lose_every_disk(&mut self) {
@@ -68,7 +84,8 @@ impl Members {
         for Member { name, peer, data, .. } in &self.members {
             let (peer, data, file) = (peer.endpoint(), data.display(), file.display());
             let line = format!(
-                "etcdctl snapshot restore {file} --name {name} --initial-cluster {cluster} --initial-advertise-peer-urls http://{peer} --data-dir {data}"
+                "etcdctl snapshot restore {file} --name {name} --initial-cluster {cluster} \
+                 --initial-advertise-peer-urls http://{peer} --data-dir {data}"
             );
             shell(&line, COMMAND).await.exits(0);
         }
@@ -76,7 +93,11 @@ impl Members {
     }
 
     fn initial_cluster(&self) -> String {
-        let named: Vec<_> = self.members.iter().map(|member| format!("{}=http://{}", member.name, member.peer.endpoint())).collect();
+        let named: Vec<_> = self
+            .members
+            .iter()
+            .map(|member| format!("{}=http://{}", member.name, member.peer.endpoint()))
+            .collect();
         named.join(",")
     }
 
@@ -104,16 +125,38 @@ impl Members {
 
 impl Member {
     fn start(&mut self, cluster: &str, dir: &Path) {
-        let (client, peer) = (format!("http://{}", self.client.endpoint()), format!("http://{}", self.peer.endpoint()));
-        let log = File::options().create(true).append(true).open(dir.join(format!("{}.log", self.name))).unwrap();
+        let (client, peer) = (
+            format!("http://{}", self.client.endpoint()),
+            format!("http://{}", self.peer.endpoint()),
+        );
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join(format!("{}.log", self.name)))
+            .unwrap();
         let mut command = Command::new("etcd");
-        command.args(["--name", &self.name, "--initial-cluster", cluster, "--initial-cluster-state", "new", "--data-dir"]).arg(&self.data);
+        command
+            .args([
+                "--name",
+                &self.name,
+                "--initial-cluster",
+                cluster,
+                "--initial-cluster-state",
+                "new",
+                "--data-dir",
+            ])
+            .arg(&self.data);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        command.arg(format!("--quota-backend-bytes={QUOTA_BYTES}")).arg(format!("--max-txn-ops={}", crate::subject::BATCH_ROWS));
+        command
+            .arg(format!("--quota-backend-bytes={QUOTA_BYTES}"))
+            .arg(format!("--max-txn-ops={}", crate::subject::BATCH_ROWS));
         command.args(["--auto-compaction-mode=periodic", "--auto-compaction-retention=5m"]);
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
-        self.process = Some(child.unwrap_or_else(|e| panic!("etcd cannot be started: {e}; Debian's package is etcd-server")));
+        let child =
+            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        self.process = Some(child.unwrap_or_else(|e| {
+            panic!("etcd cannot be started: {e}; Debian's package is etcd-server")
+        }));
     }
 
     fn kill(&mut self) {

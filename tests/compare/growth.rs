@@ -1,12 +1,13 @@
-//! How DeviceDB alone grows: one thing at a time is made larger, and puts, their cost, memory and snapshots are measured beside it.
+//! How DeviceDB alone grows: one thing at a time is made larger, and puts, their cost, memory and
+//! snapshots are measured beside it.
 //!
-//! Every point is a new cluster. What a point does not vary is as in the comparison: three nodes, 64 groups, 64 sites, 100,000 keys of 100 bytes, 64 clients
-//! that ask leaders.
+//! Every point is a new cluster. What a point does not vary is as in the comparison: three nodes,
+//! 64 groups, 64 sites, 100,000 keys of 100 bytes, 64 clients that ask leaders.
 
 use std::{path::Path, time::Duration};
 
 use devicedb::{
-    clock::Clock,
+    base::clock::Clock,
     ctl::bench::{
         load::{Lasts, Plan},
         plot::{FONT, LABEL, register_font},
@@ -46,7 +47,8 @@ struct Setting {
     value_bytes: usize,
 }
 
-const BASE: Setting = Setting { nodes: 3, groups: 64, sites: SITES, keys: KEYS, value_bytes: VALUE_BYTES };
+const BASE: Setting =
+    Setting { nodes: 3, groups: 64, sites: SITES, keys: KEYS, value_bytes: VALUE_BYTES };
 
 #[derive(Debug, Serialize)]
 pub struct Point {
@@ -101,8 +103,14 @@ pub async fn measure(args: &Args) -> Growth {
     for (axis, value, setting) in plan() {
         let point = point(args, axis, value, setting).await;
         eprintln!(
-            "{axis} {value}: {:.0} puts/s, {:.0} µs, p99 {:.1} ms, idle {:.1} %, {:.0} MiB, snapshot {:.2} s",
-            point.puts_a_second, point.put_micros, point.put_p99_ms, point.idle_percent, point.peak_memory_mib, point.snapshot_seconds
+            "{axis} {value}: {:.0} puts/s, {:.0} µs, p99 {:.1} ms, idle {:.1} %, {:.0} MiB, \
+             snapshot {:.2} s",
+            point.puts_a_second,
+            point.put_micros,
+            point.put_p99_ms,
+            point.idle_percent,
+            point.peak_memory_mib,
+            point.snapshot_seconds
         );
         points.push(point);
     }
@@ -111,7 +119,8 @@ pub async fn measure(args: &Args) -> Growth {
 
 async fn point(args: &Args, axis: &'static str, value: u64, setting: Setting) -> Point {
     let Setting { nodes, groups, sites, keys, value_bytes } = setting;
-    let subject = Subject::Ours(Cluster::start(nodes, Options { groups, ..Options::product() }).await);
+    let subject =
+        Subject::Ours(Cluster::start(nodes, Options { groups, ..Options::product() }).await);
     let connections = subject.connect().await;
     let pids = subject.pids();
     let used = || pids.iter().map(|pid| processor_seconds(&[*pid])).collect::<Vec<_>>();
@@ -165,13 +174,27 @@ impl Growth {
     pub fn markdown(&self) -> String {
         let mut text = format!(
             "{} cores ({}), {}; {} rounds of {} s each, medians; DeviceDB {}.\n\n",
-            self.machine.cores, self.machine.processor, self.machine.filesystem, self.rounds, self.seconds, self.machine.devicedb
+            self.machine.cores,
+            self.machine.processor,
+            self.machine.filesystem,
+            self.rounds,
+            self.seconds,
+            self.machine.devicedb
         );
-        text += "| what grows | to | puts a second | processor time of all nodes for one, µs | put p99, ms | rows a second in batches | snapshot, s | peak memory of a node, MiB \
-                 | idle, % of a core |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+        text += "| what grows | to | puts a second | processor time of all nodes for one, µs | put \
+                 p99, ms | rows a second in batches | snapshot, s | peak memory of a node, MiB | \
+                 idle, % of a core |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
         for p in &self.points {
-            let numbers =
-                [p.puts_a_second, p.put_micros, p.put_p99_ms, p.rows_written_a_second, p.snapshot_seconds, p.peak_memory_mib, p.idle_percent].map(written);
+            let numbers = [
+                p.puts_a_second,
+                p.put_micros,
+                p.put_p99_ms,
+                p.rows_written_a_second,
+                p.snapshot_seconds,
+                p.peak_memory_mib,
+                p.idle_percent,
+            ]
+            .map(written);
             text += &format!("| {} | {} | {} |\n", p.axis, p.value, numbers.join(" | "));
         }
         text
@@ -190,9 +213,17 @@ impl Growth {
             let path = folder.join(format!("{}.svg", axis.replace(' ', "-")));
             let area = SVGBackend::new(&path, (800, 500)).into_drawing_area();
             area.fill(&WHITE)?;
-            let ends = points.first().zip(points.last()).map(|(first, last)| first.value as f64..last.value as f64).ok_or("no points")?;
+            let ends = points
+                .first()
+                .zip(points.last())
+                .map(|(first, last)| first.value as f64..last.value as f64)
+                .ok_or("no points")?;
             let mut chart = ChartBuilder::on(&area);
-            let mut chart = chart.margin(16).x_label_area_size(44).y_label_area_size(60).build_cartesian_2d(ends.log_scale(), 0.0..1.05)?;
+            let mut chart = chart
+                .margin(16)
+                .x_label_area_size(44)
+                .y_label_area_size(60)
+                .build_cartesian_2d(ends.log_scale(), 0.0..1.05)?;
             chart
                 .configure_mesh()
                 .x_desc(axis)
@@ -203,9 +234,15 @@ impl Growth {
                 .draw()?;
             for (name, colour, of) in curves {
                 let most = points.iter().map(|p| of(p)).fold(f64::MIN_POSITIVE, f64::max);
-                let line = LineSeries::new(points.iter().map(|p| (p.value as f64, of(p) / most)), colour.stroke_width(2)).point_size(3);
+                let line = LineSeries::new(
+                    points.iter().map(|p| (p.value as f64, of(p) / most)),
+                    colour.stroke_width(2),
+                )
+                .point_size(3);
                 let label = format!("{name}, at most {}", written(most));
-                chart.draw_series(line)?.label(label).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+                chart.draw_series(line)?.label(label).legend(move |(x, y)| {
+                    PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2))
+                });
             }
             chart
                 .configure_series_labels()

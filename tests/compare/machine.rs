@@ -2,11 +2,12 @@
 
 use std::{fs, io::Write as _, path::Path, process::Command};
 
-use devicedb::clock::Clock;
+use devicedb::base::clock::Clock;
 use serde::Serialize;
 
 const SYNCS: usize = 200;
-/// Linux counts the time of processes in hundredths of a second, on every architecture that it tells anybody of.
+/// Linux counts the time of processes in hundredths of a second, on every architecture that it
+/// tells anybody of.
 const TICKS_A_SECOND: f64 = 100.0;
 
 #[derive(Clone, Debug, Serialize)]
@@ -29,10 +30,17 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             processor: field("/proc/cpuinfo", "model name"),
             memory_gib: number(&field("/proc/meminfo", "MemTotal")) >> 20,
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_string(),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .unwrap_or_default()
+                .trim()
+                .to_string(),
             filesystem: filesystem(&dir),
             sync_micros: sync_micros(&dir),
-            devicedb: format!("{} ({})", env!("CARGO_PKG_VERSION"), said("git", &["rev-parse", "--short", "HEAD"])),
+            devicedb: format!(
+                "{} ({})",
+                env!("CARGO_PKG_VERSION"),
+                said("git", &["rev-parse", "--short", "HEAD"])
+            ),
             etcd: said("etcd", &["--version"]).replace("etcd Version: ", ""),
         }
     }
@@ -52,8 +60,16 @@ pub fn peak_memory_mib(pid: u32) -> f64 {
 pub fn processor_seconds(pids: &[u32]) -> f64 {
     let ticks = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name in brackets may hold spaces; user and system time are the 12th and 13th words behind it.
-        let words = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2).map(number);
+        // The name in brackets may hold spaces; user and system time are the 12th and 13th words
+        // behind it.
+        let words = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(number);
         words.sum::<u64>()
     };
     pids.iter().map(ticks).sum::<u64>() as f64 / TICKS_A_SECOND
@@ -61,7 +77,8 @@ pub fn processor_seconds(pids: &[u32]) -> f64 {
 
 fn field(path: &str, name: &str) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'));
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'));
     line.unwrap_or_default().trim().to_string()
 }
 
@@ -98,6 +115,8 @@ fn sync_micros(dir: &Path) -> u64 {
 /// The first line of what a command says.
 fn said(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let text = output
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
     text.lines().next().unwrap_or("unknown").to_string()
 }

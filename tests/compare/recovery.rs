@@ -1,12 +1,14 @@
-//! Snapshots and restores: from the command to files that suffice, and from empty disks to a cluster that serves.
+//! Snapshots and restores: from the command to files that suffice, and from empty disks to a
+//! cluster that serves.
 //!
-//! Every round founds new clusters, since a second snapshot of what has not changed costs DeviceDB next to nothing. Sizes are of keys and values as a user
-//! wrote them, once, however many copies a cluster keeps of them.
+//! Every round founds new clusters, since a second snapshot of what has not changed costs DeviceDB
+//! next to nothing. Sizes are of keys and values as a user wrote them, once, however many copies a
+//! cluster keeps of them.
 
 use std::time::Duration;
 
 use devicedb::{
-    clock::Clock,
+    base::clock::Clock,
     ctl::bench::{
         load::{Lasts, Plan},
         requests::{Field, Kind},
@@ -46,14 +48,26 @@ pub async fn measure(args: &Args, nodes: usize, results: &mut Results) {
             let took = once(which, nodes, &field).await;
             let mb = (field.keys() * field.row_bytes()) as f64 / 1e6;
             let numbers = [
-                ("keys written in batches a second", Better::More, field.keys() as f64 / took.filled.as_secs_f64()),
+                (
+                    "keys written in batches a second",
+                    Better::More,
+                    field.keys() as f64 / took.filled.as_secs_f64(),
+                ),
                 ("snapshot to files, MB/s", Better::More, mb / took.snapshot.as_secs_f64()),
                 ("restore to serving, MB/s", Better::More, mb / took.restore.as_secs_f64()),
                 ("peak memory of a node up to the snapshot, MiB", Better::Less, took.memory_mib),
             ];
             for (what, better, value) in numbers {
                 eprintln!("{nodes} nodes, round {}: {name}: {what}: {value:.0}", round + 1);
-                results.samples.push(Sample { nodes, what: what.to_string(), better, shown: true, subject: name, round, value });
+                results.samples.push(Sample {
+                    nodes,
+                    what: what.to_string(),
+                    better,
+                    shown: true,
+                    subject: name,
+                    round,
+                    value,
+                });
             }
         }
     }
@@ -95,7 +109,12 @@ async fn once(which: Which, nodes: usize, field: &Field) -> Took {
     let connections = subject.connect().await;
     let plan = Plan { clients: 8, lasts: Lasts::Requests(LOOKS), rate: None };
     let looked = subject.load(Kind::Get, plan, field, true, &connections).await;
-    assert_eq!((looked.all.requests, looked.failed()), (LOOKS, 0), "a restored cluster lacks keys: {:?}", looked.failures);
+    assert_eq!(
+        (looked.all.requests, looked.failed()),
+        (LOOKS, 0),
+        "a restored cluster lacks keys: {:?}",
+        looked.failures
+    );
     Took { filled, snapshot: snapshot_took, restore: restore_took, memory_mib }
 }
 
@@ -103,15 +122,19 @@ async fn once(which: Which, nodes: usize, field: &Field) -> Took {
 async fn restore(cluster: &mut Cluster, tars: &[std::path::PathBuf]) {
     for (node, tar) in cluster.nodes.iter_mut().zip(tars) {
         std::fs::create_dir(&node.store).unwrap();
-        shell(&format!("tar xf {} -C {}", tar.display(), node.store.display()), BOUND).await.exits(0);
+        shell(&format!("tar xf {} -C {}", tar.display(), node.store.display()), BOUND)
+            .await
+            .exits(0);
         node.start();
     }
     for node in &cluster.nodes {
         let endpoint = node.endpoint();
-        eventually(&format!("{} has loaded its part", node.name), BOUND.max(SOON), async || match http_get(&endpoint, "/readyz").await {
-            Ok((200, _)) => Ok(()),
-            Ok((code, body)) => Err(format!("{code} {body}")),
-            Err(e) => Err(e.to_string()),
+        eventually(&format!("{} has loaded its part", node.name), BOUND.max(SOON), async || {
+            match http_get(&endpoint, "/readyz").await {
+                Ok((200, _)) => Ok(()),
+                Ok((code, body)) => Err(format!("{code} {body}")),
+                Err(e) => Err(e.to_string()),
+            }
         })
         .await;
     }

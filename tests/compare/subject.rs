@@ -1,17 +1,18 @@
 //! What is compared: a cluster of each kind, and the same four pieces of work on each.
 //!
-//! Both are asked by the generator of `ddbctl bench`, over as many connections, with the same keys and values. What differs stands in `Work`.
+//! Both are asked by the generator of `ddbctl bench`, over as many connections, with the same keys
+//! and values. What differs stands in `Work`.
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use devicedb::{
-    clock::{Chance, Clock},
-    cork,
+    base::clock::{Clock, Random},
     ctl::bench::{
         load::{Lasts, Load, Plan, Work},
-        requests::{Field, Kind, Lines, Requests, key},
+        requests::{Field, Kind, Lines, Meant, Requests, key},
         tally::{Done, Tally},
     },
+    net::cork,
 };
 use tonic::{
     Request, Status,
@@ -24,7 +25,8 @@ use crate::{
     wire,
 };
 
-/// Divisible by one and by three, so that every node gets as many; of three each gets one, as from clients of both.
+/// Divisible by one and by three, so that every node gets as many; of three each gets one, as from
+/// clients of both.
 const CONNECTIONS: usize = 3;
 const TIMEOUT: Duration = Duration::from_secs(10);
 pub const BATCH_ROWS: u64 = 500;
@@ -71,7 +73,9 @@ impl Subject {
         let endpoints = self.endpoints();
         let mut connections = Vec::new();
         for at in (0..endpoints.len()).cycle().take(CONNECTIONS) {
-            let endpoint = Endpoint::from_shared(format!("http://{}", endpoints[at])).unwrap().connect_timeout(SOON);
+            let endpoint = Endpoint::from_shared(format!("http://{}", endpoints[at]))
+                .unwrap()
+                .connect_timeout(SOON);
             connections.push((at, cork::connect(&endpoint).await.unwrap()));
         }
         connections
@@ -85,62 +89,102 @@ impl Subject {
             }
         }
         let rows = field.rows_a_batch(BATCH_ROWS);
-        let plan = Plan { clients: FILLERS, lasts: Lasts::Requests(field.batches(rows)), rate: None };
+        let plan =
+            Plan { clients: FILLERS, lasts: Lasts::Requests(field.batches(rows)), rate: None };
         let tally = self.load(Kind::Batch { rows }, plan, field, true, connections).await;
         assert_eq!(tally.failed(), 0, "not all keys were written: {:?}", tally.failures);
         tally
     }
 
-    pub async fn load(&self, kind: Kind, plan: Plan, field: &Field, direct: bool, connections: &Connections) -> Tally {
+    pub async fn load(
+        &self,
+        kind: Kind,
+        plan: Plan,
+        field: &Field,
+        direct: bool,
+        connections: &Connections,
+    ) -> Tally {
         let (clock, field) = (Clock::start(), Arc::new(field.clone()));
         match self {
             Subject::Ours(_) => {
                 let sites = NonZeroUsize::new(field.sites.len()).unwrap();
-                let lines = Arc::new(Lines::new(connections.clone(), self.endpoints(), sites, direct));
+                let lines =
+                    Arc::new(Lines::new(connections.clone(), self.endpoints(), sites, direct));
                 let work = |_| {
-                    let (field, lines, chance) = (field.clone(), lines.clone(), Chance::from_entropy());
-                    Requests { kind, field, lines, chance, timeout: TIMEOUT, persist: None, clock }
+                    let (field, lines, rng) =
+                        (field.clone(), lines.clone(), Random::from_entropy());
+                    Requests {
+                        kind,
+                        field,
+                        lines,
+                        rng,
+                        timeout: TIMEOUT,
+                        meant: Meant::Any,
+                        persist: None,
+                        clock,
+                    }
                 };
                 Load::run(plan, clock, work).await
             }
             Subject::Etcd(_) => {
-                let channels: Arc<Vec<Channel>> = Arc::new(connections.iter().map(|(_, channel)| channel.clone()).collect());
-                let work = |_| EtcdRequests { kind, field: field.clone(), channels: channels.clone(), chance: Chance::from_entropy() };
+                let channels: Arc<Vec<Channel>> =
+                    Arc::new(connections.iter().map(|(_, channel)| channel.clone()).collect());
+                let work = |_| EtcdRequests {
+                    kind,
+                    field: field.clone(),
+                    channels: channels.clone(),
+                    rng: Random::from_entropy(),
+                };
                 Load::run(plan, clock, work).await
             }
         }
     }
 }
 
-/// What `Requests` asks of a cluster of ours, asked of etcd. It has no sites: its field is one site that it never names.
+/// What `Requests` asks of a cluster of ours, asked of etcd. It has no sites: its field is one site
+/// that it never names.
 struct EtcdRequests {
     kind: Kind,
     field: Arc<Field>,
     channels: Arc<Vec<Channel>>,
-    chance: Chance,
+    rng: Random,
 }
 
 impl Work for EtcdRequests {
     async fn once(&mut self, nth: u64) -> Result<Done, Status> {
         let channel = self.channels[nth as usize % self.channels.len()].clone();
-        let anywhere = key(self.chance.below(self.field.keys_per_site));
+        let anywhere = key(self.rng.below(self.field.keys_per_site));
         let done = |verb, rows| Done { verb, rows, bytes: rows * self.field.row_bytes() };
         match self.kind {
             Kind::Put => {
-                let value = self.field.value(&mut self.chance);
+                let value = self.field.value(&mut self.rng);
                 wire::put(channel, within(wire::PutRequest { key: anywhere, value })).await?;
                 Ok(done("put", 1))
             }
             Kind::Get => {
-                let found = wire::range(channel, within(wire::RangeRequest { key: anywhere, serializable: false })).await?;
-                if found.kvs.len() == 1 { Ok(done("get", 1)) } else { Err(Status::not_found("a key that was written is not there")) }
+                let found = wire::range(
+                    channel,
+                    within(wire::RangeRequest { key: anywhere, serializable: false }),
+                )
+                .await?;
+                if found.kvs.len() == 1 {
+                    Ok(done("get", 1))
+                } else {
+                    Err(Status::not_found("a key that was written is not there"))
+                }
             }
             Kind::Batch { rows } => {
                 let first = nth * rows;
                 let numbers = first..(first + rows).min(self.field.keys());
                 let rows = numbers.end - numbers.start;
-                let put = |number| wire::PutRequest { key: key(number), value: self.field.value(&mut self.chance) };
-                let success = numbers.map(put).map(|put| wire::RequestOp { request_put: Some(put) }).collect();
+                let put = |number| wire::PutRequest {
+                    key: key(number),
+                    value: self.field.value(&mut self.rng),
+                };
+                let success = numbers
+                    .map(put)
+                    .map(|put| wire::RequestOp { request_put: Some(put) })
+                    .collect();
                 let answer = wire::txn(channel, within(wire::TxnRequest { success })).await?;
                 assert!(answer.succeeded, "a transaction without a condition succeeds");
                 Ok(Done { verb: "batch", rows, bytes: rows * self.field.row_bytes() })

@@ -1,4 +1,5 @@
-//! What was measured, round by round, and the table that it makes: medians, their spread, and a ratio that says who is ahead.
+//! What was measured, round by round, and the table that it makes: medians, their spread, and a
+//! ratio that says who is ahead.
 
 use serde::Serialize;
 
@@ -46,16 +47,35 @@ pub struct Results {
 impl Results {
     /// The table and the facts around it, as Markdown.
     pub fn markdown(&self) -> String {
-        let Machine { cores, processor, memory_gib, kernel, filesystem, sync_micros, devicedb, etcd } = &self.machine;
+        let Machine {
+            cores,
+            processor,
+            memory_gib,
+            kernel,
+            filesystem,
+            sync_micros,
+            devicedb,
+            etcd,
+        } = &self.machine;
         let mut text = format!(
-            "{cores} cores ({processor}), {memory_gib} GiB of memory, Linux {kernel}, {filesystem}, where a synchronised write of 4 KiB takes {sync_micros} µs. \
-             DeviceDB {devicedb}, etcd {etcd}. {} rounds of {} s each; snapshots of {} keys. Medians, and in brackets the least and the most.\n\n",
+            "{cores} cores ({processor}), {memory_gib} GiB of memory, Linux {kernel}, \
+             {filesystem}, where a synchronised write of 4 KiB takes {sync_micros} µs. DeviceDB \
+             {devicedb}, etcd {etcd}. {} rounds of {} s each; snapshots of {} keys. Medians, and \
+             in brackets the least and the most.\n\n",
             self.rounds, self.seconds, self.snapshot_keys
         );
-        text += &format!("| nodes | what | {} | ratio |\n| --- | --- | {}--- |\n", SUBJECTS.join(" | "), "--- | ".repeat(SUBJECTS.len()));
+        text += &format!(
+            "| nodes | what | {} | ratio |\n| --- | --- | {}--- |\n",
+            SUBJECTS.join(" | "),
+            "--- | ".repeat(SUBJECTS.len())
+        );
         for (nodes, what, better) in self.rows() {
             let cells = SUBJECTS.map(|subject| self.cell(nodes, what, subject));
-            text += &format!("| {nodes} | {what} | {} | {} |\n", cells.join(" | "), self.ratio(nodes, what, better));
+            text += &format!(
+                "| {nodes} | {what} | {} | {} |\n",
+                cells.join(" | "),
+                self.ratio(nodes, what, better)
+            );
         }
         for note in &self.notes {
             text += &format!("\n- {note}");
@@ -76,8 +96,11 @@ impl Results {
     }
 
     fn values(&self, nodes: usize, what: &str, subject: &str) -> Vec<f64> {
-        let of = |sample: &&Sample| sample.nodes == nodes && sample.what == what && sample.subject == subject;
-        let mut values: Vec<_> = self.samples.iter().filter(of).map(|sample| sample.value).collect();
+        let of = |sample: &&Sample| {
+            sample.nodes == nodes && sample.what == what && sample.subject == subject
+        };
+        let mut values: Vec<_> =
+            self.samples.iter().filter(of).map(|sample| sample.value).collect();
         values.sort_by(f64::total_cmp);
         values
     }
@@ -85,7 +108,9 @@ impl Results {
     fn cell(&self, nodes: usize, what: &str, subject: &str) -> String {
         let values = self.values(nodes, what, subject);
         match (values.first(), values.last()) {
-            (Some(least), Some(most)) => format!("{} ({}–{})", written(median(&values)), written(*least), written(*most)),
+            (Some(least), Some(most)) => {
+                format!("{} ({}–{})", written(median(&values)), written(*least), written(*most))
+            }
             _ => String::new(),
         }
     }

@@ -1,4 +1,5 @@
-//! As much of etcd's v3 API as is measured: puts, linearizable reads, transactions of puts. Names, tags and types are those that etcd documents.
+//! As much of etcd's v3 API as is measured: puts, linearizable reads, transactions of puts. Names,
+//! tags and types are those that etcd documents.
 
 use bytes::Bytes;
 use devicedb::proto::Codec;
@@ -62,7 +63,10 @@ pub async fn put(channel: Channel, request: Request<PutRequest>) -> Result<PutRe
     unary(channel, request, "/etcdserverpb.KV/Put").await
 }
 
-pub async fn range(channel: Channel, request: Request<RangeRequest>) -> Result<RangeResponse, Status> {
+pub async fn range(
+    channel: Channel,
+    request: Request<RangeRequest>,
+) -> Result<RangeResponse, Status> {
     unary(channel, request, "/etcdserverpb.KV/Range").await
 }
 

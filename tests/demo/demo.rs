@@ -1,8 +1,9 @@
-//! The whole story that DeviceDB is built for, on real processes: three nodes, a fleet that writes, a snapshot while it does, the loss of every disk, the
-//! way back, and a proof key by key. `make demo` runs it.
+//! The whole story that DeviceDB is built for, on real processes: three nodes, a fleet that writes,
+//! a snapshot while it does, the loss of every disk, the way back, and a proof key by key. `make
+//! demo` runs it.
 //!
-//! Everything stands in a temporary directory on loopback ports, and is gone afterwards: also when it fails or is interrupted. It exits with 0 only if
-//! everything was proved.
+//! Everything stands in a temporary directory on loopback ports, and is gone afterwards: also when
+//! it fails or is interrupted. It exits with 0 only if everything was proved.
 
 #[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
 #[path = "../cluster/harness/mod.rs"]
@@ -15,7 +16,7 @@ mod proof;
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, time::Duration};
 
 use devicedb::{
-    clock::Clock,
+    base::clock::Clock,
     proto::v1::{Bucket, SnapshotStatus},
 };
 use tokio::{
@@ -36,13 +37,19 @@ async fn main() -> ExitCode {
     let page = Page::open();
     std::panic::set_hook(Box::new(|panic| {
         let said = panic.payload();
-        let what = said.downcast_ref::<String>().map(String::as_str).or(said.downcast_ref::<&str>().copied());
+        let what = said
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or(said.downcast_ref::<&str>().copied());
         Page::open().failed(what.unwrap_or("it does not say why"));
     }));
-    let mut terminate = signal(SignalKind::terminate()).expect("this process may listen to signals");
+    let mut terminate =
+        signal(SignalKind::terminate()).expect("this process may listen to signals");
     // Whichever way it ends, the story is dropped here, and with it its nodes and its directory.
     let ended = tokio::select! {
-        ended = timeout(STORY_MAX, story(&page)) => ended.unwrap_or_else(|_| Err(format!("it took more than {STORY_MAX:?}"))),
+        ended = timeout(STORY_MAX, story(&page)) => {
+            ended.unwrap_or_else(|_| Err(format!("it took more than {STORY_MAX:?}")))
+        }
         _ = tokio::signal::ctrl_c() => return interrupted(&page),
         _ = terminate.recv() => return interrupted(&page),
     };
@@ -75,8 +82,14 @@ async fn story(page: &Page) -> Result<(), String> {
     if self::identity(&cluster).await? != identity {
         return Err("the nodes that came back are not the ones that were lost".to_string());
     }
-    page.holds("node ids, addresses and sites are those of the snapshot; a site added later is gone");
-    page.title(&format!("Recovered: {} keys on three nodes, {} from empty disks to serving.", number(keys), time(recovery)));
+    page.holds(
+        "node ids, addresses and sites are those of the snapshot; a site added later is gone",
+    );
+    page.title(&format!(
+        "Recovered: {} keys on three nodes, {} from empty disks to serving.",
+        number(keys),
+        time(recovery)
+    ));
     println!();
     Ok(())
 }
@@ -93,15 +106,33 @@ async fn three_nodes(page: &Page, clock: Clock) -> Result<Cluster, String> {
     let began = clock.now();
     for number in 0..3 {
         let node = cluster.add().await;
-        let join = node.args.iter().position(|word| word == "--join").map_or(String::new(), |at| format!(" --join {}", node.args[at + 1]));
-        page.types(format!("devicedb start --store {} --listen {}{join} --snapshot-store snapshots", node.name, node.endpoint()));
+        let join = node
+            .args
+            .iter()
+            .position(|word| word == "--join")
+            .map_or(" --found".to_owned(), |at| format!(" --join {}", node.args[at + 1]));
+        page.types(format!(
+            "devicedb start --store {} --listen {}{join} --snapshot-store snapshots",
+            node.name,
+            node.endpoint()
+        ));
         if number == 0 {
             let client = cluster.client();
             for (town, place) in TOWNS.iter().flat_map(|town| PLACES.map(|place| (town, place))) {
-                client.add_site(&site(town, place)).await.map_err(|e| format!("no site could be added: {e:?}"))?;
+                client
+                    .add_site(&site(town, place))
+                    .await
+                    .map_err(|e| format!("no site could be added: {e:?}"))?;
             }
-            client.put(&site(TOWNS[0], PLACES[0]), Bucket::Default, fleet::COUNTER, "0").await.map_err(|e| format!("no first write: {e:?}"))?;
-            page.says(format!("the first node had {} sites and took its first write {} after it was called", 3 * TOWNS.len(), time(clock.now() - began)));
+            client
+                .put(&site(TOWNS[0], PLACES[0]), Bucket::Default, fleet::COUNTER, "0")
+                .await
+                .map_err(|e| format!("no first write: {e:?}"))?;
+            page.says(format!(
+                "the first node had {} sites and took its first write {} after it was called",
+                3 * TOWNS.len(),
+                time(clock.now() - began)
+            ));
         }
     }
     cluster.settled().await;
@@ -117,12 +148,20 @@ async fn three_nodes(page: &Page, clock: Clock) -> Result<Cluster, String> {
 
 async fn writes(page: &Page, cluster: &Cluster, clock: Clock) -> Result<Fleet, String> {
     page.chapter("A fleet writes");
-    page.says(format!("{} towns write to their shop, then their depot, then their van: an event, and how many rounds they made,", TOWNS.len()));
+    page.says(format!(
+        "{} towns write to their shop, then their depot, then their van: an event, and how many \
+         rounds they made,",
+        TOWNS.len()
+    ));
     page.says("in every bucket that a cluster takes, through whichever node comes next");
     let began = clock.now();
     let fleet = Fleet::start(&cluster.clients(), clock);
     goes_on(&fleet, 2000).await?;
-    page.says(format!("{} writes acknowledged in {}, each on disk on a majority of nodes", number(fleet.promised()), time(clock.now() - began)));
+    page.says(format!(
+        "{} writes acknowledged in {}, each on disk on a majority of nodes",
+        number(fleet.promised()),
+        time(clock.now() - began)
+    ));
     Ok(fleet)
 }
 
@@ -144,20 +183,35 @@ struct Taken {
     sealed: Duration,
 }
 
-async fn snapshot(page: &Page, cluster: &Cluster, fleet: &Fleet, clock: Clock) -> Result<Taken, String> {
+async fn snapshot(
+    page: &Page,
+    cluster: &Cluster,
+    fleet: &Fleet,
+    clock: Clock,
+) -> Result<Taken, String> {
     page.chapter("A snapshot of the whole cluster, while it writes");
     let (before, create_called) = (fleet.promised(), clock.now());
     page.types("ddbctl snapshot create --wait");
     let ran = cluster.ctl(&["-o", "json", "snapshot", "create", "--wait"]).await.exits(0);
     let sealed = clock.now();
-    let told = serde_json::from_slice(&ran.stdout).map_err(|e| format!("no JSON: {e}\n{}", ran.story()))?;
+    let told = serde_json::from_slice(&ran.stdout)
+        .map_err(|e| format!("no JSON: {e}\n{}", ran.story()))?;
     let uuid = uuid_in(&told).ok_or_else(|| format!("no uuid:\n{}", ran.story()))?;
-    let snapshot = cluster.client().snapshot(&uuid).await.map_err(|e| format!("no status: {e:?}"))?;
+    let snapshot =
+        cluster.client().snapshot(&uuid).await.map_err(|e| format!("no status: {e:?}"))?;
     if snapshot.status() != SnapshotStatus::Completed || snapshot.parts.len() != 3 {
         return Err(format!("the snapshot is not complete: {snapshot:#?}"));
     }
-    page.says(format!("{uuid}: completed after {}, {} copies of each partition", time(sealed - create_called), snapshot.copies_min));
-    page.says(format!("{} writes were acknowledged before it was asked for, {} more while it was taken", number(before), number(fleet.promised() - before)));
+    page.says(format!(
+        "{uuid}: completed after {}, {} copies of each partition",
+        time(sealed - create_called),
+        snapshot.copies_min
+    ));
+    page.says(format!(
+        "{} writes were acknowledged before it was asked for, {} more while it was taken",
+        number(before),
+        number(fleet.promised() - before)
+    ));
     Ok(Taken { uuid, create_called, sealed })
 }
 
@@ -173,19 +227,30 @@ fn uuid_in(told: &serde_json::Value) -> Option<String> {
     }
 }
 
-async fn life_goes_on(page: &Page, cluster: &Cluster, fleet: &Fleet, snapshot: &Taken) -> Result<Vec<PathBuf>, String> {
+async fn life_goes_on(
+    page: &Page,
+    cluster: &Cluster,
+    fleet: &Fleet,
+    snapshot: &Taken,
+) -> Result<Vec<PathBuf>, String> {
     page.chapter("The parts are streamed away and verified, and life goes on");
     cluster.client().add_site("later/shop").await.map_err(|e| format!("no later site: {e:?}"))?;
     goes_on(fleet, 500).await?;
     let tars = cluster.download_all(&snapshot.uuid).await;
     for (tar, node) in tars.iter().zip(&cluster.nodes) {
         let bytes = std::fs::metadata(tar).map_err(|e| format!("{}: {e}", tar.display()))?.len();
-        page.types(format!("ddbctl --endpoint {} snapshot download {} --output {}.tar", node.endpoint(), snapshot.uuid, node.name));
+        page.types(format!(
+            "ddbctl --endpoint {} snapshot download {} --output {}.tar",
+            node.endpoint(),
+            snapshot.uuid,
+            node.name
+        ));
         page.says(format!("{} bytes", number(bytes)));
     }
     let paths: Vec<_> = tars.iter().map(|tar| tar.display().to_string()).collect();
     page.types("ddbctl snapshot verify *.tar");
-    let verify: Vec<_> = ["snapshot", "verify"].into_iter().chain(paths.iter().map(String::as_str)).collect();
+    let verify: Vec<_> =
+        ["snapshot", "verify"].into_iter().chain(paths.iter().map(String::as_str)).collect();
     cluster.ctl(&verify).await.exits(0);
     page.holds("one snapshot, three nodes, every partition, every byte as it was written");
     Ok(tars)
@@ -196,36 +261,71 @@ fn disaster(page: &Page, cluster: &mut Cluster, fleet: Fleet) -> Vec<Promise> {
     page.types("kill -9 node1 node2 node3; rm -rf node1 node2 node3");
     cluster.lose_every_disk();
     let promises = fleet.silence();
-    page.says(format!("every process killed in the middle of writing, every store deleted; {} writes had been acknowledged", number(promises.len())));
+    page.says(format!(
+        "every process killed in the middle of writing, every store deleted; {} writes had been \
+         acknowledged",
+        number(promises.len())
+    ));
     promises
 }
 
-async fn the_way_back(page: &Page, cluster: &mut Cluster, tars: &[PathBuf], clock: Clock) -> Duration {
+async fn the_way_back(
+    page: &Page,
+    cluster: &mut Cluster,
+    tars: &[PathBuf],
+    clock: Clock,
+) -> Duration {
     page.chapter("The way back");
     page.types("for n in node1 node2 node3; do mkdir $n && tar xf $n.tar -C $n; done");
     let began = clock.now();
     cluster.restore(tars).await;
     let took = clock.now() - began;
-    page.says(format!("three nodes started as ever; each checked every byte of its part; all ready after {}", time(took)));
+    page.says(format!(
+        "three nodes started as ever; each checked every byte of its part; all ready after {}",
+        time(took)
+    ));
     took
 }
 
-async fn check(page: &Page, cluster: &Cluster, promises: &[Promise], snapshot: &Taken) -> Result<usize, String> {
+async fn check(
+    page: &Page,
+    cluster: &Cluster,
+    promises: &[Promise],
+    snapshot: &Taken,
+) -> Result<usize, String> {
     let held = proof::read_all(&cluster.nodes[0].client()).await?;
     for node in &cluster.nodes[1..] {
         if proof::read_all(&node.client()).await? != held {
-            return Err(format!("{} does not read what {} reads", node.name, cluster.nodes[0].name));
+            return Err(format!(
+                "{} does not read what {} reads",
+                node.name, cluster.nodes[0].name
+            ));
         }
     }
     page.holds(format!("all three nodes read the same {} keys", number(held.len())));
     let proof = proof::prove(&held, promises, snapshot.create_called, snapshot.sealed)?;
-    page.holds(format!("all {} events acknowledged before `create` was called are there", number(proof.before)));
-    page.holds(format!("none of the {} events written after the snapshot is there", number(proof.after)));
+    page.holds(format!(
+        "all {} events acknowledged before `create` was called are there",
+        number(proof.before)
+    ));
+    page.holds(format!(
+        "none of the {} events written after the snapshot is there",
+        number(proof.after)
+    ));
     let (there, not) = proof.during;
-    page.holds(format!("of those written while it was taken {} are there and {} not, and it is one instant:", number(there), number(not)));
-    page.says(format!("  in each of {} towns the shop has counted at least what the depot has, and the depot what the van has", proof.towns));
+    page.holds(format!(
+        "of those written while it was taken {} are there and {} not, and it is one instant:",
+        number(there),
+        number(not)
+    ));
+    page.says(format!(
+        "  in each of {} towns the shop has counted at least what the depot has, and the depot \
+         what the van has",
+        proof.towns
+    ));
     let sites = cluster.client().sites().await.map_err(|e| format!("no sites: {e:?}"))?;
-    let expected: BTreeSet<_> = TOWNS.iter().flat_map(|town| PLACES.map(|place| site(town, place))).collect();
+    let expected: BTreeSet<_> =
+        TOWNS.iter().flat_map(|town| PLACES.map(|place| site(town, place))).collect();
     if sites.into_iter().collect::<BTreeSet<_>>() != expected {
         return Err("the sites are not those of the snapshot".to_string());
     }

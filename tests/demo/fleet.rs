@@ -1,7 +1,9 @@
-//! The fleet that writes: for every town a writer that goes from shop to depot to van, again and again, and remembers every promise with its times.
+//! The fleet that writes: for every town a writer that goes from shop to depot to van, again and
+//! again, and remembers every promise with its times.
 //!
-//! Each round writes a new event in one of the buckets, and counts the round, in each of the three sites in turn. So at any one instant the shop's counter
-//! is at least the depot's, and the depot's at least the van's.
+//! Each round writes a new event in one of the buckets, and counts the round, in each of the three
+//! sites in turn. So at any one instant the shop's counter is at least the depot's, and the depot's
+//! at least the van's.
 
 use std::{
     sync::{Arc, Mutex},
@@ -9,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use devicedb::{clock::Clock, proto::v1::Bucket};
+use devicedb::{base::clock::Clock, proto::v1::Bucket};
 use tokio::{task::JoinHandle, time::sleep};
 
 use crate::harness::{Client, put_request};
@@ -47,7 +49,8 @@ pub struct Fleet {
 impl Fleet {
     pub fn start(clients: &[Client], clock: Clock) -> Fleet {
         let promises = Arc::new(Mutex::new(Vec::new()));
-        let clients: Vec<_> = clients.iter().map(|client| client.clone().with_deadline(CALL)).collect();
+        let clients: Vec<_> =
+            clients.iter().map(|client| client.clone().with_deadline(CALL)).collect();
         let writers = TOWNS.iter().enumerate().map(|(turn, town)| {
             let mut clients = clients.clone();
             let first = turn % clients.len();
@@ -75,19 +78,39 @@ impl Fleet {
     }
 }
 
-async fn write(clients: Vec<Client>, clock: Clock, town: &'static str, promises: Arc<Mutex<Vec<Promise>>>) {
+async fn write(
+    clients: Vec<Client>,
+    clock: Clock,
+    town: &'static str,
+    promises: Arc<Mutex<Vec<Promise>>>,
+) {
     let mut nodes = clients.iter().cycle();
     for round in 1_u64.. {
         let bucket = BUCKETS[round as usize % BUCKETS.len()];
         for place in PLACES {
-            for (bucket, key) in [(bucket, format!("event-{round:06}")), (Bucket::Default, COUNTER.to_string())] {
+            for (bucket, key) in
+                [(bucket, format!("event-{round:06}")), (Bucket::Default, COUNTER.to_string())]
+            {
                 let put = put_request(&site(town, place), bucket, key, round.to_string());
                 let called = clock.now();
                 // The same request id each time: however often it is sent, it has its effect once.
-                while nodes.next().expect("a cycle has no end").put_request(put.clone()).await.is_err() {
+                while nodes
+                    .next()
+                    .expect("a cycle has no end")
+                    .put_request(put.clone())
+                    .await
+                    .is_err()
+                {
                     sleep(RETRY).await;
                 }
-                let promise = Promise { site: put.site, bucket, key: put.key, value: put.value, called, acknowledged: clock.now() };
+                let promise = Promise {
+                    site: put.site,
+                    bucket,
+                    key: put.key,
+                    value: put.value,
+                    called,
+                    acknowledged: clock.now(),
+                };
                 promises.lock().expect("nobody panics while they hold the lock").push(promise);
             }
         }

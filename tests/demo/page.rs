@@ -1,4 +1,5 @@
-//! How the story looks: numbered chapters, commands as typed, facts that were checked. Colours only on a terminal, and never against NO_COLOR.
+//! How the story looks: numbered chapters, commands as typed, facts that were checked. Colours only
+//! on a terminal, and never against NO_COLOR.
 
 use std::{
     cell::Cell,
@@ -19,7 +20,8 @@ pub struct Page {
 
 impl Page {
     pub fn open() -> Page {
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) || std::env::var("TERM").is_ok_and(|term| term == "dumb");
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var("TERM").is_ok_and(|term| term == "dumb");
         Page { colours: stdout().is_terminal() && !unwanted, chapter: Cell::new(0) }
     }
 
@@ -70,5 +72,9 @@ pub fn number(n: impl TryInto<u64>) -> String {
 
 /// 950 ms, or 2.4 s.
 pub fn time(took: Duration) -> String {
-    if took < Duration::from_secs(1) { format!("{} ms", took.as_millis()) } else { format!("{:.1} s", took.as_secs_f64()) }
+    if took < Duration::from_secs(1) {
+        format!("{} ms", took.as_millis())
+    } else {
+        format!("{:.1} s", took.as_secs_f64())
+    }
 }

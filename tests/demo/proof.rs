@@ -1,7 +1,7 @@
 //! The proof: what a restored cluster must hold, key by key, and what it must not.
 //!
-//! A key counts rounds or is an event that was written once. Between the call of `create` and the seal a write may be in or not, but never half: that is
-//! what the counters show.
+//! A key counts rounds or is an event that was written once. Between the call of `create` and the
+//! seal a write may be in or not, but never half: that is what the counters show.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,10 +37,16 @@ pub async fn read_all(client: &Client) -> Result<Held, String> {
     for (town, place) in TOWNS.iter().flat_map(|town| PLACES.map(|place| (town, place))) {
         for bucket in BUCKETS {
             let site = site(town, place);
-            let rows = client.scan(&site, bucket, "").await.map_err(|e| format!("{site} cannot be read from {}: {e:?}", client.endpoint))?;
+            let rows = client
+                .scan(&site, bucket, "")
+                .await
+                .map_err(|e| format!("{site} cannot be read from {}: {e:?}", client.endpoint))?;
             for (key, mut values) in rows {
                 if values.len() != 1 {
-                    return Err(format!("{site} has {} values of {key:?}, and there was one writer", values.len()));
+                    return Err(format!(
+                        "{site} has {} values of {key:?}, and there was one writer",
+                        values.len()
+                    ));
                 }
                 held.insert((site.clone(), bucket.into(), key), values.remove(0));
             }
@@ -49,9 +55,15 @@ pub async fn read_all(client: &Client) -> Result<Held, String> {
     Ok(held)
 }
 
-pub fn prove(held: &Held, promises: &[Promise], create_called: Duration, sealed: Duration) -> Result<Proof, String> {
+pub fn prove(
+    held: &Held,
+    promises: &[Promise],
+    create_called: Duration,
+    sealed: Duration,
+) -> Result<Proof, String> {
     let mut proof = Proof { keys: held.len(), before: 0, during: (0, 0), after: 0, towns: 0 };
-    let (counts, events): (Vec<_>, Vec<_>) = promises.iter().partition(|promise| promise.key == COUNTER.as_bytes());
+    let (counts, events): (Vec<_>, Vec<_>) =
+        promises.iter().partition(|promise| promise.key == COUNTER.as_bytes());
 
     let mut known = BTreeSet::new();
     for event in events {
@@ -61,8 +73,12 @@ pub fn prove(held: &Held, promises: &[Promise], create_called: Duration, sealed:
             return Err(format!("{event:?} has become {found:?}"));
         }
         match found.is_some() {
-            true if event.called > sealed => return Err(format!("written after the seal, and there: {event:?}")),
-            false if event.acknowledged < create_called => return Err(format!("acknowledged before the snapshot, and lost: {event:?}")),
+            true if event.called > sealed => {
+                return Err(format!("written after the seal, and there: {event:?}"));
+            }
+            false if event.acknowledged < create_called => {
+                return Err(format!("acknowledged before the snapshot, and lost: {event:?}"));
+            }
             true if event.acknowledged < create_called => proof.before += 1,
             false if event.called > sealed => proof.after += 1,
             true => proof.during.0 += 1,
@@ -82,9 +98,16 @@ pub fn prove(held: &Held, promises: &[Promise], create_called: Duration, sealed:
         }
         for (place, found) in PLACES.iter().zip(rounds) {
             let of_place = counts.iter().filter(|count| count.site == site(town, place));
-            let floor = of_place.filter(|count| count.acknowledged < create_called).filter_map(|count| parsed(&count.value)).max().unwrap_or(0);
+            let floor = of_place
+                .filter(|count| count.acknowledged < create_called)
+                .filter_map(|count| parsed(&count.value))
+                .max()
+                .unwrap_or(0);
             if found < floor {
-                return Err(format!("{town}/{place} counts {found} rounds, and {floor} were acknowledged before the snapshot"));
+                return Err(format!(
+                    "{town}/{place} counts {found} rounds, and {floor} were acknowledged before \
+                     the snapshot"
+                ));
             }
         }
         proof.towns += 1;

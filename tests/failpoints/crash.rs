@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use devicedb::{
-    clock::Chance,
-    failpoint::Failpoint,
+    base::clock::Random,
+    faults::failpoint::Failpoint,
     proto::v1::{Bucket, Snapshot, SnapshotStatus},
 };
 use tokio::time::sleep;
@@ -35,8 +35,8 @@ impl Crash {
         format!("{}:{}", self.point.name(), self.pass)
     }
 
-    /// Starts nodes of which the first that passes there dies while the deed is done, which is not waited for; the others are killed then. The next start
-    /// is an ordinary one.
+    /// Starts nodes of which the first that passes there dies while the deed is done, which is not
+    /// waited for; the others are killed then. The next start is an ordinary one.
     pub async fn kills(self, nodes: &mut [Node], deed: impl Future<Output = ()>) {
         let script = r#"ulimit -c 0; DEVICEDB_FAILPOINT="$0" exec "$@""#;
         for node in nodes.iter_mut() {
@@ -48,7 +48,9 @@ impl Crash {
             std::future::pending().await
         };
         let what = format!("a node dies at {}", self.word());
-        let dies = eventually(&what, SOON, async || nodes.iter_mut().position(|node| node.ended_by_itself().is_some()).ok_or("all live"));
+        let dies = eventually(&what, SOON, async || {
+            nodes.iter_mut().position(|node| node.ended_by_itself().is_some()).ok_or("all live")
+        });
         let victim = tokio::select! { victim = dies => victim, never = done_and_waiting => never };
         for (number, node) in nodes.iter_mut().enumerate() {
             node.under.clear();
@@ -57,19 +59,32 @@ impl Crash {
                 continue;
             }
             let status = node.wait_ended().await;
-            assert_eq!(status.signal(), Some(ABORTED), "{} did not die of {}:\n{}", node.name, self.word(), node.log_end());
+            assert_eq!(
+                status.signal(),
+                Some(ABORTED),
+                "{} did not die of {}:\n{}",
+                node.name,
+                self.word(),
+                node.log_end()
+            );
             self.is_in(&node.log());
         }
     }
 
     fn is_in(self, said: &str) {
         let place = format!("failpoint {}\n", self.point.name());
-        assert!(said.contains(&place), "it does not say that it died at {}:\n{said}", self.point.name());
+        assert!(
+            said.contains(&place),
+            "it does not say that it died at {}:\n{said}",
+            self.point.name()
+        );
     }
 
     /// A line of `ddbctl` that dies there.
     pub async fn kills_command(self, line: &str) {
-        let ran = shell(&format!("ulimit -c 0; DEVICEDB_FAILPOINT={} exec {line}", self.word()), SOON).await;
+        let ran =
+            shell(&format!("ulimit -c 0; DEVICEDB_FAILPOINT={} exec {line}", self.word()), SOON)
+                .await;
         assert_eq!(ran.code, None, "{}", ran.story());
         self.is_in(&ran.stderr);
     }
@@ -82,11 +97,19 @@ pub struct Books(BTreeMap<&'static str, BTreeMap<Bytes, Bytes>>);
 impl Books {
     pub async fn check(&self, client: &Client) {
         for (site, wanted) in &self.0 {
-            let found = client.scan(site, Bucket::Default, "").await.unwrap_or_else(|e| panic!("{site} at {}: {e:?}", client.endpoint));
+            let found = client
+                .scan(site, Bucket::Default, "")
+                .await
+                .unwrap_or_else(|e| panic!("{site} at {}: {e:?}", client.endpoint));
             let found: BTreeMap<_, _> = found.into_iter().collect();
             for (key, value) in wanted {
                 let held = found.get(key);
-                assert_eq!(held, Some(&vec![value.clone()]), "{site} at {}: {key:?} was acknowledged and is not as it should be", client.endpoint);
+                assert_eq!(
+                    held,
+                    Some(&vec![value.clone()]),
+                    "{site} at {}: {key:?} was acknowledged and is not as it should be",
+                    client.endpoint
+                );
             }
             let more: Vec<_> = found.keys().filter(|key| !wanted.contains_key(*key)).collect();
             assert!(more.is_empty(), "{site} at {}: nobody has written {more:?}", client.endpoint);
@@ -104,7 +127,8 @@ pub struct Writers(Vec<(&'static str, Writer)>);
 impl Writers {
     pub fn start(clients: &[Client], name: &str) -> Writers {
         let start = |(number, site): (usize, &&'static str)| {
-            let mut clients: Vec<_> = clients.iter().map(|client| client.clone().with_deadline(CALL)).collect();
+            let mut clients: Vec<_> =
+                clients.iter().map(|client| client.clone().with_deadline(CALL)).collect();
             let first = number % clients.len();
             clients.rotate_left(first);
             (*site, Writer::start(&clients, site, Bucket::Default, name))
@@ -127,7 +151,8 @@ impl Writers {
     }
 }
 
-/// Starts what is down. Then writes are taken, those that a crash has interrupted too, and every node has all that was acknowledged and nothing else.
+/// Starts what is down. Then writes are taken, those that a crash has interrupted too, and every
+/// node has all that was acknowledged and nothing else.
 pub async fn recovers(cluster: &mut Cluster, interrupted: Vec<Writers>, books: &mut Books) {
     cluster.restart_all().await;
     let fresh = Writers::start(&cluster.clients(), &format!("after {} keys", books.keys()));
@@ -159,15 +184,26 @@ pub async fn until_done<T, E>(mut deed: impl AsyncFnMut() -> Result<T, E>) -> T 
 /// Asks for a snapshot until there is one.
 pub async fn ask_for_snapshot(clients: Vec<Client>, name: Bytes) {
     let mut turn = clients.iter().cycle();
-    until_done(async || turn.next().expect("a cycle has no end").clone().with_deadline(CALL).create_snapshot_named(name.clone()).await).await;
+    until_done(async || {
+        turn.next()
+            .expect("a cycle has no end")
+            .clone()
+            .with_deadline(CALL)
+            .create_snapshot_named(name.clone())
+            .await
+    })
+    .await;
 }
 
-/// A snapshot that was interrupted is resolved and says why it is not complete; another one is complete. All parts that are said to be complete are.
+/// A snapshot that was interrupted is resolved and says why it is not complete; another one is
+/// complete. All parts that are said to be complete are.
 pub async fn snapshots_work(cluster: &Cluster, interrupted: Option<&str>) {
     let client = cluster.client();
     if let Some(uuid) = interrupted {
         let snapshot = client.snapshot_resolved(uuid, SOON).await;
-        let unexplained = |snapshot: &Snapshot| snapshot.status() != SnapshotStatus::Completed && snapshot.reason.is_empty();
+        let unexplained = |snapshot: &Snapshot| {
+            snapshot.status() != SnapshotStatus::Completed && snapshot.reason.is_empty()
+        };
         assert!(!unexplained(&snapshot), "it does not say why: {snapshot:#?}");
         are_sound(cluster, &snapshot).await;
     }
@@ -175,12 +211,18 @@ pub async fn snapshots_work(cluster: &Cluster, interrupted: Option<&str>) {
 }
 
 async fn are_sound(cluster: &Cluster, snapshot: &Snapshot) {
-    let completed: Vec<_> = snapshot.parts.iter().filter(|part| part.status() == SnapshotStatus::Completed).collect();
-    assert!(snapshot.status() != SnapshotStatus::Completed || !completed.is_empty(), "complete without a part: {snapshot:#?}");
+    let completed: Vec<_> =
+        snapshot.parts.iter().filter(|part| part.status() == SnapshotStatus::Completed).collect();
+    assert!(
+        snapshot.status() != SnapshotStatus::Completed || !completed.is_empty(),
+        "complete without a part: {snapshot:#?}"
+    );
     let mut tars = Vec::new();
     for part in completed {
         let (came, outcome) = cluster.client().download(&snapshot.uuid, part.node_id, 0).await;
-        outcome.unwrap_or_else(|e| panic!("a part that is complete cannot be downloaded: {e:?}: {part:#?}"));
+        outcome.unwrap_or_else(|e| {
+            panic!("a part that is complete cannot be downloaded: {e:?}: {part:#?}")
+        });
         let tar = cluster.dir().join(format!("{}-{}.tar", snapshot.uuid, part.node_id));
         fs::write(&tar, came.data).unwrap();
         tars.push(tar);
@@ -193,13 +235,15 @@ async fn are_sound(cluster: &Cluster, snapshot: &Snapshot) {
 /// Parts are what they were when they were written.
 pub async fn verify(cluster: &Cluster, tars: &[PathBuf]) -> Ran {
     let tars: Vec<_> = tars.iter().map(|tar| tar.display().to_string()).collect();
-    let words: Vec<_> = ["snapshot", "verify"].into_iter().chain(tars.iter().map(String::as_str)).collect();
+    let words: Vec<_> =
+        ["snapshot", "verify"].into_iter().chain(tars.iter().map(String::as_str)).collect();
     let ran = cluster.ctl(&words).await;
     assert_eq!(ran.code, Some(0), "{}", ran.story());
     ran
 }
 
-/// A node with sites, writes and a complete snapshot, which was killed. Every crash that needs one gets a copy.
+/// A node with sites, writes and a complete snapshot, which was killed. Every crash that needs one
+/// gets a copy.
 pub struct Prepared {
     cluster: Cluster,
     pub uuid: String,
@@ -225,8 +269,9 @@ impl Prepared {
         writers.go_on().await;
         writers.stop(&mut books).await;
         // A value that no compression makes small, so that a part has several pieces.
-        let mut chance = Chance::seeded(7);
-        let large: Vec<u8> = (0..(1 << 20) / 8).flat_map(|_| chance.next_u64().to_be_bytes()).collect();
+        let mut rng = Random::seeded(7);
+        let large: Vec<u8> =
+            (0..(1 << 20) / 8).flat_map(|_| rng.next_u64().to_be_bytes()).collect();
         client.put(SITES[0], Bucket::Default, "large", &large).await.unwrap();
         books.0.entry(SITES[0]).or_default().insert(Bytes::from_static(b"large"), large.into());
         let uuid = client.complete_snapshot(SOON).await.uuid;
@@ -244,7 +289,12 @@ impl Prepared {
         let mut cluster = Cluster::empty(options());
         let node = cluster.further();
         let to = node.snapshot_store.as_deref().expect("as the one that is copied").display();
-        let copy = format!("cp -a {} {} && cp -a {}/. {to}", self.cluster.nodes[0].store.display(), node.store.display(), self.snapshot_store().display());
+        let copy = format!(
+            "cp -a {} {} && cp -a {}/. {to}",
+            self.cluster.nodes[0].store.display(),
+            node.store.display(),
+            self.snapshot_store().display()
+        );
         shell(&copy, SOON).await.exits(0);
         cluster.nodes.push(node);
         cluster
@@ -254,7 +304,12 @@ impl Prepared {
     pub async fn extracted(&self) -> Cluster {
         let mut cluster = Cluster::empty(options());
         let node = cluster.further();
-        shell(&format!("mkdir {0} && tar xf {1} -C {0}", node.store.display(), self.tar.display()), SOON).await.exits(0);
+        shell(
+            &format!("mkdir {0} && tar xf {1} -C {0}", node.store.display(), self.tar.display()),
+            SOON,
+        )
+        .await
+        .exits(0);
         cluster.nodes.push(node);
         cluster
     }

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use devicedb::proto::v1::{Bucket, SnapshotStatus};
 
 use crate::{
-    crash::{Books, Crash, Prepared, Writers, add_sites, ask_for_snapshot, recovers, snapshots_work, until_done, verify},
+    crash::{
+        Books, Crash, Prepared, Writers, add_sites, ask_for_snapshot, recovers, snapshots_work,
+        until_done, verify,
+    },
     harness::{Cluster, Options, SOON, shell},
 };
 
@@ -27,9 +30,30 @@ pub async fn founding(crash: Crash) {
     snapshots_work(&cluster, None).await;
 }
 
+pub async fn init(crash: Crash) {
+    let mut cluster = Cluster::empty(Options::default());
+    let mut node = cluster.further();
+    let at = node.args.iter().position(|word| word == "--found").expect("the first node founds");
+    node.args.splice(at..=at, ["--join".to_string(), node.endpoint()]);
+    let client = node.client();
+    crash
+        .kills(slice::from_mut(&mut node), async {
+            drop(until_done(async || client.init_cluster().await).await)
+        })
+        .await;
+    node.start();
+    until_done(async || client.init_cluster().await).await;
+    node.wait_ready().await;
+    cluster.nodes.push(node);
+    add_sites(&cluster).await;
+    recovers(&mut cluster, Vec::new(), &mut Books::default()).await;
+    snapshots_work(&cluster, None).await;
+}
+
 pub async fn start(crash: Crash, prepared: &Prepared) {
     let mut cluster = prepared.copy().await;
-    let left = leave_unfinished(cluster.nodes[0].snapshot_store.as_deref().expect("it takes snapshots"));
+    let left =
+        leave_unfinished(cluster.nodes[0].snapshot_store.as_deref().expect("it takes snapshots"));
     crash.kills(&mut cluster.nodes, async {}).await;
     recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
     for path in left {
@@ -40,9 +64,18 @@ pub async fn start(crash: Crash, prepared: &Prepared) {
 
 /// What a process leaves in its corner of a snapshot store when it dies while it writes a part.
 fn leave_unfinished(snapshot_store: &Path) -> [PathBuf; 3] {
-    let home = fs::read_dir(snapshot_store).unwrap().next().expect("the node has its corner").unwrap().path();
+    let home = fs::read_dir(snapshot_store)
+        .unwrap()
+        .next()
+        .expect("the node has its corner")
+        .unwrap()
+        .path();
     let chunks = home.join("chunks").join("00");
-    let left = [home.join("aside").join("7"), chunks.join("00".repeat(32)), home.join("snapshots").join("19a7e40e-adcc-4cc2-87a7-ae599272b050")];
+    let left = [
+        home.join("aside").join("7"),
+        chunks.join("00".repeat(32)),
+        home.join("snapshots").join("19a7e40e-adcc-4cc2-87a7-ae599272b050"),
+    ];
     fs::create_dir_all(chunks).unwrap();
     fs::write(&left[0], "half a chunk").unwrap();
     fs::write(&left[1], "a chunk of no part").unwrap();
@@ -72,28 +105,47 @@ pub async fn snapshot(crash: Crash, prepared: &Prepared) {
 pub async fn delete(crash: Crash, prepared: &Prepared) {
     let mut cluster = prepared.copy().await;
     let (client, uuid) = (cluster.nodes[0].client(), prepared.uuid.clone());
-    crash.kills(&mut cluster.nodes, async move { until_done(async || client.delete_snapshot(&uuid).await).await }).await;
+    crash
+        .kills(&mut cluster.nodes, async move {
+            until_done(async || client.delete_snapshot(&uuid).await).await
+        })
+        .await;
     recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
     let again = cluster.client().delete_snapshot(&prepared.uuid).await;
-    assert!(again.is_ok() || again.as_ref().is_err_and(|e| e.code() == tonic::Code::NotFound), "{again:?}");
-    assert_eq!(cluster.client().snapshot(&prepared.uuid).await.unwrap().status(), SnapshotStatus::Missing);
+    assert!(
+        again.is_ok() || again.as_ref().is_err_and(|e| e.code() == tonic::Code::NotFound),
+        "{again:?}"
+    );
+    assert_eq!(
+        cluster.client().snapshot(&prepared.uuid).await.unwrap().status(),
+        SnapshotStatus::Missing
+    );
     let store = cluster.nodes[0].snapshot_store.clone().expect("it takes snapshots");
     assert_eq!(files(&store), 0, "a deleted part takes room in {}", store.display());
     snapshots_work(&cluster, None).await;
 }
 
+/// Files of parts.
 fn files(dir: &Path) -> usize {
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| !path.ends_with("owner.json"));
     entries.map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
 }
 
 pub async fn download(crash: Crash, prepared: &Prepared) {
     let mut cluster = prepared.copy().await;
     let tar = cluster.dir().join("part.tar");
-    let (node, words) = (cluster.nodes[0].endpoint(), format!("--timeout 2s snapshot download {} --output {}", prepared.uuid, tar.display()));
+    let (node, words) = (
+        cluster.nodes[0].endpoint(),
+        format!("--timeout 2s snapshot download {} --output {}", prepared.uuid, tar.display()),
+    );
     let line = format!("ddbctl --endpoint {node} {words} --resume");
     let deed = async move {
-        let begun = |line: String| async move { shell(&line, SOON).await.code.filter(|code| *code == 0).ok_or(()) };
+        let begun = |line: String| async move {
+            shell(&line, SOON).await.code.filter(|code| *code == 0).ok_or(())
+        };
         until_done(async || begun(line.clone()).await).await;
     };
     crash.kills(&mut cluster.nodes, deed).await;
@@ -115,10 +167,18 @@ pub async fn fetch(crashes: &[Crash], prepared: &Prepared) {
     cluster.restart_all().await;
     for crash in crashes {
         let tar = cluster.dir().join(format!("{}.tar", crash.point.name()));
-        let line = format!("ddbctl --endpoint {} snapshot download {} --output {}", cluster.nodes[0].endpoint(), prepared.uuid, tar.display());
+        let line = format!(
+            "ddbctl --endpoint {} snapshot download {} --output {}",
+            cluster.nodes[0].endpoint(),
+            prepared.uuid,
+            tar.display()
+        );
         crash.kills_command(&line).await;
         let whole = fs::read(&prepared.tar).unwrap();
-        assert!(!tar.exists() || fs::read(&tar).unwrap() == whole, "half a part has the name of a whole one");
+        assert!(
+            !tar.exists() || fs::read(&tar).unwrap() == whole,
+            "half a part has the name of a whole one"
+        );
         resumes(&cluster, &prepared.uuid, &tar, &prepared.tar).await;
     }
 }
@@ -146,7 +206,10 @@ pub async fn site(crash: Crash, prepared: &Prepared) {
     recovers(&mut cluster, Vec::new(), &mut books).await;
     let client = cluster.client();
     let again = client.remove_site("new").await;
-    assert!(again.is_ok() || again.as_ref().is_err_and(|e| e.code() == tonic::Code::NotFound), "{again:?}");
+    assert!(
+        again.is_ok() || again.as_ref().is_err_and(|e| e.code() == tonic::Code::NotFound),
+        "{again:?}"
+    );
     client.add_site("new").await.unwrap();
     assert_eq!(client.scan("new", Bucket::Default, "").await.unwrap(), []);
     recovers(&mut cluster, Vec::new(), &mut books).await;

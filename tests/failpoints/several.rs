@@ -6,7 +6,10 @@ use bytes::Bytes;
 use devicedb::proto::v1::SnapshotStatus;
 
 use crate::{
-    crash::{Books, Crash, Prepared, Writers, add_sites, ask_for_snapshot, recovers, snapshots_work, until_done},
+    crash::{
+        Books, Crash, Prepared, Writers, add_sites, ask_for_snapshot, recovers, snapshots_work,
+        until_done,
+    },
     harness::{Cluster, Options, SOON},
 };
 
@@ -52,16 +55,19 @@ async fn sites_on(nodes: usize, replication_factor: u32) -> (Cluster, Books) {
 pub async fn talk(crashes: &[Crash]) {
     let (mut cluster, mut books) = sites_on(3, 3).await;
     let uuid = cluster.client().complete_snapshot(SOON).await.uuid;
-    let ids: Vec<u64> = cluster.client().overview().await.unwrap().nodes.iter().map(|node| node.id).collect();
+    let ids: Vec<u64> =
+        cluster.client().overview().await.unwrap().nodes.iter().map(|node| node.id).collect();
     for (number, crash) in crashes.iter().enumerate() {
         let victim = number % cluster.nodes.len();
         cluster.nodes[victim].kill9();
         let (clients, its_client) = (cluster.clients(), cluster.nodes[victim].client());
         let mut writers = Vec::new();
-        // Half of the writes, and parts of other nodes, go through the victim, as soon as it can take them.
+        // Half of the writes, and parts of other nodes, go through the victim, as soon as it can
+        // take them.
         let deed = async {
             until_done(async || its_client.overview().await).await;
-            for (way, clients) in [("by", std::slice::from_ref(&its_client)), ("beside", &clients)] {
+            for (way, clients) in [("by", std::slice::from_ref(&its_client)), ("beside", &clients)]
+            {
                 writers.push(Writers::start(clients, &format!("{way} it {number}")));
             }
             for id in ids.iter().cycle() {

@@ -2,21 +2,31 @@
 
 use bytes::Bytes;
 use devicedb::{
-    cluster::{self, Node, sites::Relay, snapshots::Part, state::Settings, walk::Membership},
+    base::{
+        error::{Error, Kind},
+        ids::{
+            ClusterId, GroupId, Lineage, NodeId, PartitionId, RelayId, RequestId, SiteGeneration,
+            SiteId, SnapshotId, SnapshotSeq, Topology,
+        },
+    },
+    cluster::{
+        self, Node, reconfigure::Membership, sites::Relay, snapshots::Part, state::Settings,
+    },
     data::{
-        self, Bucket, Context, Dot, Key, Outcome, Outcomes, Place, Remembered, Row, RowKey, SiteRow, SiteStage, Value, Verdict, Version, VersionVector,
-        Versions,
+        self, Bucket, Context, Dot, Key, Outcome, Outcomes, Place, Remembered, Row, RowKey,
+        SiteRow, SiteStage, Value, Verdict, Version, VersionVector, Versions,
     },
     entry::{Action, Command, Entry, Identity, Position, Record},
-    error::{Error, Kind},
-    ids::{ClusterId, GroupId, Lineage, NodeId, PartitionId, RelayId, RequestId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq, Topology},
-    proto::{
-        internal::v1::{self as internal, forward::Request, peer_message::Body},
-        v1,
-    },
-    snapshot::{
+    part::{
         chunk::{self, Chunk, Chunker},
-        manifest::{ChunkEntry, GroupPart, Manifest, MetaPart, PartitionPart},
+        manifest::{ChunkEntry, FORMAT, GroupPart, Manifest, MetaPart, PartitionPart},
+    },
+    proto::{
+        internal::{
+            v1 as internal,
+            v1::{forward::Request, peer_message::Body},
+        },
+        v1,
     },
     store::{Store, keys, transfer},
     wire,
@@ -31,15 +41,24 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "request" => requests(),
         "context" => contexts(),
         "peer" => peers(),
+        "engine" => targets::engine::corpus(),
         "hello" => hellos(),
         "status" => statuses(),
         "stored" => stored(),
         "meta_rows" => meta_rows(),
         "meta_commands" => vec![pieces(meta_commands())],
         "merge" => stories(),
-        "manifest" => both_ways(vec![include_bytes!("../golden/snapshot/manifest-1.json").to_vec(), part().0.encode().expect("it is whole").0]),
-        "chunk" => [(0, framed().1), (1, framed().0)].map(|(mode, bytes)| tagged(mode, bytes)).into(),
-        "tar" => both_ways(vec![include_bytes!("../golden/snapshot/part-1.tar").to_vec(), targets::part::streamed(part().0, &part().1)]),
+        "manifest" => both_ways(vec![
+            include_bytes!("../golden/snapshot/manifest-1.json").to_vec(),
+            part().0.encode().expect("it is whole").0,
+        ]),
+        "chunk" => {
+            [(0, framed().1), (1, framed().0)].map(|(mode, bytes)| tagged(mode, bytes)).into()
+        }
+        "tar" => both_ways(vec![
+            include_bytes!("../golden/snapshot/part-1.tar").to_vec(),
+            targets::part::streamed(part().0, &part().1),
+        ]),
         "rows" => rows(),
         "node_id" => vec![b"1\n".to_vec(), b"16681865894510149803\n".to_vec()],
         "start" => lines(START),
@@ -94,12 +113,30 @@ fn context(bucket: Bucket) -> Bytes {
 fn requests() -> Vec<Vec<u8>> {
     let (site, key) = ("shop".to_owned(), Bytes::from("door"));
     let (context, id) = (Some(context(Bucket::Default)), Bytes::copy_from_slice(uuid().as_bytes()));
-    let operation = |action| v1::BatchOperation { key: key.clone(), action: Some(action), context: context.clone(), timestamp_ms: Some(5) };
-    let operations = vec![operation(v1::batch_operation::Action::Put("open".into())), operation(v1::batch_operation::Action::Delete(true))];
+    let operation = |action| v1::BatchOperation {
+        key: key.clone(),
+        action: Some(action),
+        context: context.clone(),
+        timestamp_ms: Some(5),
+    };
+    let operations = vec![
+        operation(v1::batch_operation::Action::Put("open".into())),
+        operation(v1::batch_operation::Action::Delete(true)),
+    ];
     let page_token = "17".to_owned();
     let messages = [
-        v1::GetRequest { site: site.clone(), bucket: 1, key: key.clone(), consistency: 2 }.encode_to_vec(),
-        v1::ScanRequest { site: site.clone(), bucket: 3, prefix: "d".into(), after: key.clone(), limit: 100, keys_only: true, consistency: 1 }.encode_to_vec(),
+        v1::GetRequest { site: site.clone(), bucket: 1, key: key.clone(), consistency: 2 }
+            .encode_to_vec(),
+        v1::ScanRequest {
+            site: site.clone(),
+            bucket: 3,
+            prefix: "d".into(),
+            after: key.clone(),
+            limit: 100,
+            keys_only: true,
+            consistency: 1,
+        }
+        .encode_to_vec(),
         v1::PutRequest {
             site: site.clone(),
             bucket: 1,
@@ -110,32 +147,50 @@ fn requests() -> Vec<Vec<u8>> {
             request_id: id.clone(),
         }
         .encode_to_vec(),
-        v1::DeleteRequest { site: site.clone(), bucket: 0, key: key.clone(), context: context.clone(), timestamp_ms: Some(1), request_id: id.clone() }
+        v1::DeleteRequest {
+            site: site.clone(),
+            bucket: 0,
+            key: key.clone(),
+            context: context.clone(),
+            timestamp_ms: Some(1),
+            request_id: id.clone(),
+        }
+        .encode_to_vec(),
+        v1::BatchRequest { site: site.clone(), bucket: 1, operations, request_id: id.clone() }
             .encode_to_vec(),
-        v1::BatchRequest { site: site.clone(), bucket: 1, operations, request_id: id.clone() }.encode_to_vec(),
         v1::ListNodesRequest { page_size: 10, page_token: page_token.clone() }.encode_to_vec(),
         v1::ListSnapshotsRequest { page_size: 10, page_token: page_token.clone() }.encode_to_vec(),
         v1::ListSitesRequest { page_size: 10, page_token: page_token.clone() }.encode_to_vec(),
         v1::ListRelaysRequest { page_size: 10, page_token, site: site.clone() }.encode_to_vec(),
         v1::AddRelayRequest { relay: "r1".into(), site }.encode_to_vec(),
         v1::CreateSnapshotRequest { request_id: id }.encode_to_vec(),
-        v1::DownloadSnapshotRequest { uuid: uuid().to_string(), node_id: 7, offset: 512 }.encode_to_vec(),
+        v1::DownloadSnapshotRequest { uuid: uuid().to_string(), node_id: 7, offset: 512 }
+            .encode_to_vec(),
         v1::GetSnapshotRequest { uuid: uuid().to_string() }.encode_to_vec(),
     ];
     (0..).zip(messages).map(|(method, message)| tagged(method, message)).collect()
 }
 
 fn contexts() -> Vec<Vec<u8>> {
-    let of = |(number, bucket): (u8, Bucket)| tagged(number, [pieces(["door"]), context(bucket).to_vec()].concat());
+    let of = |(number, bucket): (u8, Bucket)| {
+        tagged(number, [pieces(["door"]), context(bucket).to_vec()].concat())
+    };
     (0..).zip(Bucket::ALL).map(of).collect()
 }
 
 // ---- What nodes say. ----
 
 fn commands() -> Vec<Command> {
-    let context = Context::decode(&context(Bucket::Default), &site(), Bucket::Default, &key()).expect("it was just made");
-    let step = |value: Option<Value>, stamp| data::Step { key: key(), value, context: Some(context.clone()), stamp };
-    let steps = vec![step(Some(value("open")), data::Stamp::Chosen(5)), step(None, data::Stamp::Floor(1))];
+    let context = Context::decode(&context(Bucket::Default), &site(), Bucket::Default, &key())
+        .expect("it was just made");
+    let step = |value: Option<Value>, stamp| data::Step {
+        key: key(),
+        value,
+        context: Some(context.clone()),
+        stamp,
+    };
+    let steps =
+        vec![step(Some(value("open")), data::Stamp::Chosen(5)), step(None, data::Stamp::Floor(1))];
     let write = data::Write::new(site(), Bucket::Default, steps).expect("two small steps");
     let mut commands: Vec<Command> = [
         data::Command::Write(write),
@@ -153,9 +208,22 @@ fn commands() -> Vec<Command> {
 }
 
 fn raft(kind: internal::RaftMessageType) -> internal::RaftMessage {
-    let entry = |index| internal::RaftEntry { r#type: 1, term: 3, index, data: wire::encode_entry(&entry()).into(), ..Default::default() };
-    let snapshot = internal::RaftSnapshot { index: 10, term: 3, voters: vec![1, 2], learners: vec![3], data: "name".into() };
-    let (appends, announces) = (kind == internal::RaftMessageType::Append, kind == internal::RaftMessageType::Snapshot);
+    let entry = |index| internal::RaftEntry {
+        r#type: 1,
+        term: 3,
+        index,
+        data: wire::encode_entry(&entry()).into(),
+        ..Default::default()
+    };
+    let snapshot = internal::RaftSnapshot {
+        index: 10,
+        term: 3,
+        voters: vec![1, 2],
+        learners: vec![3],
+        data: "name".into(),
+    };
+    let (appends, announces) =
+        (kind == internal::RaftMessageType::Append, kind == internal::RaftMessageType::Snapshot);
     internal::RaftMessage {
         r#type: kind as i32,
         from: 1,
@@ -171,10 +239,17 @@ fn raft(kind: internal::RaftMessageType) -> internal::RaftMessage {
 }
 
 fn replies() -> Vec<data::Reply> {
-    let view = data::KeyView { key: "door".into(), versions: versions().versions().to_vec(), context: context(Bucket::Default) };
+    let view = data::KeyView {
+        key: "door".into(),
+        versions: versions().versions().to_vec(),
+        context: context(Bucket::Default),
+    };
     vec![
         data::Reply::Done { changed: true },
-        data::Reply::Written(vec![data::WrittenStep { context: context(Bucket::Lww), superseded: true }]),
+        data::Reply::Written(vec![data::WrittenStep {
+            context: context(Bucket::Lww),
+            superseded: true,
+        }]),
         data::Reply::SiteDropped { more: true },
         data::Reply::Refused(Error::new(Kind::Conflict, "no")),
         data::Reply::Found(view.clone()),
@@ -184,41 +259,124 @@ fn replies() -> Vec<data::Reply> {
 
 fn peers() -> Vec<Vec<u8>> {
     use internal::RaftMessageType::{Append, Heartbeat, RequestVote, Snapshot};
-    let forward = |request| Body::Forward(internal::Forward { id: 7, deadline_ms: 1000, request: Some(request) });
-    let query = |read| wire::query(&data::Query { site: site(), bucket: Bucket::Cloud, read }, true);
-    let scan = data::Scan { prefix: data::Prefix::new("d").expect("short"), after: Some(key()), limit: 10, keys_only: true };
-    let mut bodies: Vec<Body> = [Append, Heartbeat, RequestVote, Snapshot].map(|kind| Body::Raft(raft(kind))).into();
-    bodies.extend(commands().iter().map(|command| forward(Request::Command(wire::command(command)))));
-    bodies.extend([data::Read::Get { key: key() }, data::Read::Scan(scan)].map(|read| forward(Request::Query(query(read)))));
-    bodies.extend(replies().iter().map(|r| Body::ForwardReply(internal::ForwardReply { id: 7, leader: 2, reply: Some(wire::reply(r)) })));
-    bodies.push(Body::Marked(internal::Marked { x: 4, groups: vec![0, 1] }));
+    let forward = |request| {
+        Body::Forward(internal::Forward {
+            id: 7,
+            deadline_ms: 1000,
+            request: Some(request),
+            again: true,
+        })
+    };
+    let query =
+        |read| wire::query(&data::Query { site: site(), bucket: Bucket::Cloud, read }, true);
+    let scan = data::Scan {
+        prefix: data::Prefix::new("d").expect("short"),
+        after: Some(key()),
+        limit: 10,
+        keys_only: true,
+    };
+    let mut bodies: Vec<Body> =
+        [Append, Heartbeat, RequestVote, Snapshot].map(|kind| Body::Raft(raft(kind))).into();
+    bodies
+        .extend(commands().iter().map(|command| forward(Request::Command(wire::command(command)))));
+    bodies.extend(
+        [data::Read::Get { key: key() }, data::Read::Scan(scan)]
+            .map(|read| forward(Request::Query(query(read)))),
+    );
+    bodies.extend(replies().iter().map(|r| {
+        Body::ForwardReply(internal::ForwardReply { id: 7, leader: 2, reply: Some(wire::reply(r)) })
+    }));
+    bodies.push(Body::Marked(internal::Marked { seq: 4, groups: vec![0, 1] }));
     let deliver = |body| {
         let messages = vec![internal::PeerMessage { group: 1, body: Some(body) }];
-        tagged(0, internal::DeliverRequest { hello: None, messages }.encode_to_vec())
+        let heard =
+            vec![internal::HeardNode { node_id: 3, address: "localhost:3".into(), incarnation: 9 }];
+        tagged(0, internal::DeliverRequest { hello: None, messages, heard }.encode_to_vec())
     };
     let mut inputs: Vec<_> = bodies.into_iter().map(deliver).collect();
     let (node, settings) = (wire::node_record(&node(2)), wire::settings_record(&settings()));
-    inputs.push(tagged(1, internal::JoinRequest { node: Some(node.clone()), protocol: 1 }.encode_to_vec()));
-    inputs.push(tagged(2, internal::JoinResponse { settings: Some(settings), nodes: vec![node] }.encode_to_vec()));
-    inputs.push(tagged(3, internal::SendRowsRequest { group: 1, rows: "rows".into(), ..Default::default() }.encode_to_vec()));
+    inputs.push(tagged(
+        1,
+        internal::JoinRequest { node: Some(node.clone()), protocol: 1, incarnation: 7 }
+            .encode_to_vec(),
+    ));
+    inputs.push(tagged(
+        2,
+        internal::JoinResponse { settings: Some(settings), nodes: vec![node] }.encode_to_vec(),
+    ));
+    let founder = Some(internal::Founder { node_id: 2, address: "a:1".into() });
+    inputs.push(tagged(
+        4,
+        internal::PromiseFoundingRequest {
+            founder: founder.clone(),
+            join: vec!["a:1".into(), "b:2".into()],
+        }
+        .encode_to_vec(),
+    ));
+    let waiting = internal::WaitingNode {
+        address: "a:1".into(),
+        join: vec!["a:1".into(), "b:2".into()],
+        founder,
+        objection: String::new(),
+    };
+    let cluster_id = Bytes::copy_from_slice(uuid().as_bytes());
+    for said in [
+        internal::IntroduceResponse { node_id: 2, incarnation: 7, cluster_id, waiting: None },
+        internal::IntroduceResponse {
+            node_id: 2,
+            incarnation: 7,
+            cluster_id: Bytes::new(),
+            waiting: Some(waiting),
+        },
+    ] {
+        inputs.push(tagged(5, said.encode_to_vec()));
+    }
+    inputs.push(tagged(
+        3,
+        internal::SendRowsRequest { group: 1, rows: "rows".into(), ..Default::default() }
+            .encode_to_vec(),
+    ));
     inputs
 }
 
 fn identity(node: u64, lineage: u64) -> Identity {
     let restored_from = Some(SnapshotId(uuid()));
-    Identity { format: 1, node: NodeId(node), cluster: ClusterId(uuid()), lineage: Lineage(lineage), restored_from, topology: topology() }
+    Identity {
+        format: 1,
+        node: NodeId(node),
+        cluster: ClusterId(uuid()),
+        lineage: Lineage(lineage),
+        restored_from,
+        topology: topology(),
+    }
 }
 
 fn hellos() -> Vec<Vec<u8>> {
-    let said = internal::Hello { protocol: 1, node_id: 2, to: 1, cluster_id: Bytes::copy_from_slice(uuid().as_bytes()), lineage: 5, ..Default::default() };
-    let of = |(one, other)| pieces([wire::encode_identity(&identity(1, one)), wire::encode_identity(&identity(2, other)), said.encode_to_vec()]);
+    let said = internal::Hello {
+        protocol: 1,
+        node_id: 2,
+        to: 1,
+        cluster_id: Bytes::copy_from_slice(uuid().as_bytes()),
+        lineage: 5,
+        ..Default::default()
+    };
+    let of = |(one, other)| {
+        pieces([
+            wire::encode_identity(&identity(1, one)),
+            wire::encode_identity(&identity(2, other)),
+            said.encode_to_vec(),
+        ])
+    };
     [(5, 5), (0, 5), (5, 0), (0, 0)].into_iter().map(of).collect()
 }
 
 fn statuses() -> Vec<Vec<u8>> {
     let of = |kind| {
         let status = wire::status_of(&Error::new(kind, "what, where, what to do"));
-        tagged(status.code() as u8, [pieces([status.message()]), status.details().to_vec()].concat())
+        tagged(
+            status.code() as u8,
+            [pieces([status.message()]), status.details().to_vec()].concat(),
+        )
     };
     Kind::ALL.into_iter().map(of).collect()
 }
@@ -226,7 +384,11 @@ fn statuses() -> Vec<Vec<u8>> {
 // ---- What is stored. ----
 
 fn versions() -> Versions {
-    let version = |counter, text| Version { dot: Dot { lineage: Lineage(7), counter }, value: Some(value(text)), timestamp_ms: 5 };
+    let version = |counter, text| Version {
+        dot: Dot { lineage: Lineage(7), counter },
+        value: Some(value(text)),
+        timestamp_ms: 5,
+    };
     let clock = VersionVector::from_sorted([(Lineage(3), 9), (Lineage(7), 300)]).expect("sorted");
     Versions::from_parts(vec![version(299, "open"), version(300, "shut")], clock).expect("sound")
 }
@@ -236,9 +398,13 @@ fn entry() -> Entry {
 }
 
 fn data_rows() -> Vec<(RowKey, Row)> {
-    let at = RowKey { partition: topology().partition_of(&site()), site: site(), place: Place::Site };
+    let at =
+        RowKey { partition: topology().partition_of(&site()), site: site(), place: Place::Site };
     let of_key = RowKey { place: Place::Key { bucket: Bucket::Default, key: key() }, ..at.clone() };
-    vec![(at, Row::Site(SiteRow { stage: SiteStage::Present, generation: SiteGeneration(2) })), (of_key, Row::Key(versions()))]
+    vec![
+        (at, Row::Site(SiteRow { stage: SiteStage::Present, generation: SiteGeneration(2) })),
+        (of_key, Row::Key(versions())),
+    ]
 }
 
 fn record() -> Record {
@@ -253,9 +419,25 @@ fn record() -> Record {
 
 fn stored() -> Vec<Vec<u8>> {
     let outcomes = Outcomes::pack(&[Outcome::Sole, Outcome::Beside, Outcome::Kept]);
-    let verdicts = [Verdict::Written { lineage: Lineage(7), first: 299, outcomes }, Verdict::NoSite, Verdict::TooManySiblings { step: 2 }];
-    let remembered = |verdict| wire::encode_remembered(&Remembered { request: RequestId(*uuid().as_bytes()), fingerprint: 9, verdict }).to_vec();
-    let mut inputs: Vec<_> = data_rows().iter().map(|(key, row)| tagged(0, [pieces([key.encode()]), wire::encode_row(row).to_vec()].concat())).collect();
+    let verdicts = [
+        Verdict::Written { lineage: Lineage(7), first: 299, outcomes },
+        Verdict::NoSite,
+        Verdict::TooManySiblings { step: 2 },
+    ];
+    let remembered = |verdict| {
+        wire::encode_remembered(&Remembered {
+            request: RequestId(*uuid().as_bytes()),
+            fingerprint: 9,
+            verdict,
+        })
+        .to_vec()
+    };
+    let mut inputs: Vec<_> = data_rows()
+        .iter()
+        .map(|(key, row)| {
+            tagged(0, [pieces([key.encode()]), wire::encode_row(row).to_vec()].concat())
+        })
+        .collect();
     inputs.extend(verdicts.map(|verdict| tagged(1, remembered(verdict))));
     inputs.push(tagged(2, wire::encode_record(&record())));
     inputs.push(tagged(3, wire::encode_identity(&identity(1, 5))));
@@ -264,7 +446,14 @@ fn stored() -> Vec<Vec<u8>> {
 }
 
 fn node(id: u64) -> Node {
-    Node { id: NodeId(id), address: format!("node-{id}:8080"), capacity_percent: 100, version: "0.1.0".into(), snapshot_store: id != 3, lineage: Lineage(5) }
+    Node {
+        id: NodeId(id),
+        address: format!("node-{id}:8080"),
+        capacity_percent: 100,
+        version: "0.1.0".into(),
+        snapshot_store: id != 3,
+        lineage: Lineage(5),
+    }
 }
 
 fn settings() -> Settings {
@@ -274,7 +463,10 @@ fn settings() -> Settings {
 /// A cluster's life: nodes, sites, relays, two snapshots.
 fn cluster_commands() -> Vec<cluster::Command> {
     use cluster::Command::*;
-    let (shed, relay) = (SiteId::new("shed").expect("plain"), |id: &str, site| Relay { id: RelayId::new(id).expect("plain"), site });
+    let (shed, relay) = (SiteId::new("shed").expect("plain"), |id: &str, site| Relay {
+        id: RelayId::new(id).expect("plain"),
+        site,
+    });
     let id = SnapshotId(uuid());
     let part = Part {
         status: cluster::snapshots::Status::Completed,
@@ -293,14 +485,21 @@ fn cluster_commands() -> Vec<cluster::Command> {
         MoveRelay(relay("r2", Some(site()))),
         AnnounceNode(node(3)),
         BeginSnapshot { id, created_ms: 1_700_000_000_123 },
-        SealSnapshot { x: SnapshotSeq(1) },
+        SealSnapshot { seq: SnapshotSeq(1) },
         ReportPart { id, part },
         RemoveSite(site()),
         SiteRemoved { site: site(), generation: SiteGeneration(1) },
         RemoveRelay(RelayId::new("r1").expect("plain")),
         BeginSnapshot { id: SnapshotId(Uuid::nil()), created_ms: 2 },
-        AbortSnapshot { x: SnapshotSeq(2), reason: "it took too long".into() },
-        DeleteSnapshot { id },
+        AbortSnapshot { seq: SnapshotSeq(2), reason: "it took too long".into() },
+        BeginDeletion { id, lineage: None },
+        ReportDeletion {
+            id,
+            node: NodeId(1),
+            reason: "Read-only file system (os error 30)".into(),
+        },
+        ReportDeletion { id, node: NodeId(1), reason: String::new() },
+        ForgetSnapshot { id: SnapshotId(Uuid::nil()) },
         EstablishLineage { nonce: 9 },
     ]
 }
@@ -329,7 +528,10 @@ fn framed() -> (Vec<u8>, Vec<u8>) {
         chunker.push(&key.encode(), &wire::encode_row(&row)).expect("small rows in order");
     }
     let chunk = chunker.finish().expect("zstd compresses").expect("there are rows");
-    (zstd::bulk::decompress(&chunk.data, chunk.bytes as usize).expect("it was just made"), chunk.data.to_vec())
+    (
+        zstd::bulk::decompress(&chunk.data, chunk.bytes as usize).expect("it was just made"),
+        chunk.data.to_vec(),
+    )
 }
 
 /// Two groups and the configuration, with rows in three partitions.
@@ -337,7 +539,8 @@ fn part() -> (Manifest, Vec<Chunk>) {
     let mut chunks: Vec<Chunk> = Vec::new();
     let mut run = |rows: &[(Vec<u8>, Vec<u8>)]| {
         let mut chunker = Chunker::new().expect("zstd starts");
-        rows.iter().for_each(|(key, row)| drop(chunker.push(key, row).expect("small rows in order")));
+        rows.iter()
+            .for_each(|(key, row)| drop(chunker.push(key, row).expect("small rows in order")));
         let made = chunker.finish().expect("zstd compresses");
         let (rows, bytes) = (made.iter().map(|c| c.rows).sum(), made.iter().map(|c| c.bytes).sum());
         let names: Vec<_> = made.iter().map(|c| c.hash).collect();
@@ -348,27 +551,53 @@ fn part() -> (Manifest, Vec<Chunk>) {
     let mut group = |id: u32| {
         let partition = |id: u32| {
             let key = |n: u8| [&(id as u16).to_be_bytes()[..], b"shop\0\x01key-", &[n]].concat();
-            let (rows, bytes, digest, chunks) = run(&(0..id as u8 % 5).map(|n| (key(n), vec![n; 40])).collect::<Vec<_>>());
+            let (rows, bytes, digest, chunks) =
+                run(&(0..id as u8 % 5).map(|n| (key(n), vec![n; 40])).collect::<Vec<_>>());
             PartitionPart { id: PartitionId(id), data_index: 7, rows, bytes, digest, chunks }
         };
         let partitions = topology().partitions_of(GroupId(id)).map(partition).collect();
-        GroupPart { group: GroupId(id), mark_index: 100, mark_term: 2, voters: members.clone(), learners: vec![NodeId(3)], partitions }
+        GroupPart {
+            group: GroupId(id),
+            mark_index: 100,
+            mark_term: 2,
+            dots: 300,
+            voters: members.clone(),
+            learners: vec![NodeId(3)],
+            partitions,
+        }
     };
     let groups = vec![group(0), group(3)];
-    let (rows, bytes, digest, names) = run(&[(b"s".to_vec(), wire::settings_record(&settings()).encode_to_vec())]);
-    let meta = MetaPart { mark_index: 50, mark_term: 3, voters: members.clone(), learners: vec![], rows, bytes, digest, chunks: names };
+    let (rows, bytes, digest, names) =
+        run(&[(b"s".to_vec(), wire::settings_record(&settings()).encode_to_vec())]);
+    let meta = MetaPart {
+        mark_index: 50,
+        mark_term: 3,
+        voters: members.clone(),
+        learners: vec![],
+        rows,
+        bytes,
+        digest,
+        chunks: names,
+    };
     let entry = |c: &Chunk| {
         let stored_digest = chunk::Digest(blake3::hash(&c.data).into());
-        ChunkEntry { hash: c.hash, rows: c.rows, bytes: c.bytes, stored_bytes: c.data.len() as u64, stored_digest }
+        ChunkEntry {
+            hash: c.hash,
+            rows: c.rows,
+            bytes: c.bytes,
+            stored_bytes: c.data.len() as u64,
+            stored_digest,
+        }
     };
     let mut table: Vec<_> = chunks.iter().map(entry).collect();
     table.sort_by_key(|c| c.hash);
     let manifest = Manifest {
+        format: FORMAT,
         product: "0.1.0".into(),
         cluster: ClusterId(uuid()),
         lineage: Lineage(0xABCD),
         snapshot: SnapshotId(uuid()),
-        x: SnapshotSeq(1),
+        seq: SnapshotSeq(1),
         node: NodeId(1),
         address: "127.0.0.1:8080".into(),
         written_ms: 1_700_000_000_123,
@@ -384,17 +613,23 @@ fn part() -> (Manifest, Vec<Chunk>) {
 fn rows() -> Vec<Vec<u8>> {
     let dir = targets::directory();
     let path = dir.path().join("rows");
-    let store = Store::create(dir.path(), &targets::disk::Memory, b"me").expect("memory takes a store");
+    let store =
+        Store::create(dir.path(), &targets::disk::Memory, b"me").expect("memory takes a store");
     let mut commit = store.begin().expect("memory takes a commit");
     for group in targets::rows::GROUPS {
-        let in_each = keys::group(topology(), group).into_iter().flat_map(|range| [b"1", b"2"].map(|n| [&range.start[..], n].concat()));
+        let in_each = keys::group(topology(), group)
+            .into_iter()
+            .flat_map(|range| [b"1", b"2"].map(|n| [&range.start[..], n].concat()));
         let in_each: Vec<_> = in_each.collect();
-        commit.rows(in_each.iter().map(|key| (key.as_slice(), Some(&b"row"[..])))).expect("memory takes rows");
+        commit
+            .rows(in_each.iter().map(|key| (key.as_slice(), Some(&b"row"[..]))))
+            .expect("memory takes rows");
     }
     commit.finish().expect("memory takes a commit");
     let view = store.view().expect("it is there");
     let sent = |(number, group)| {
-        transfer::write(&path, &wire::encode_record(&record()), &view, topology(), group).expect("the temporary directory takes files");
+        transfer::write(&path, &wire::encode_record(&record()), &view, topology(), group)
+            .expect("the temporary directory takes files");
         tagged(number, std::fs::read(&path).expect("it was just written"))
     };
     (0..).zip(targets::rows::GROUPS).map(sent).collect()
@@ -404,8 +639,18 @@ fn rows() -> Vec<Vec<u8>> {
 
 /// Acts: what, bucket, key, then what a write takes.
 fn stories() -> Vec<Vec<u8>> {
-    let writes = |bucket: u8| [9, bucket, 0, 0, 9, bucket, 0, 1, 0, bucket, 0, 9, bucket, 0, 2, 4, bucket, 0, 3, 1, bucket, 0, 0, 9, bucket, 1, 130, 5];
-    vec![writes(0).to_vec(), writes(1).to_vec(), [writes(0), writes(2)].concat(), [&writes(0)[..], &[2, 0, 0], &writes(0)].concat()]
+    let writes = |bucket: u8| {
+        [
+            9, bucket, 0, 0, 9, bucket, 0, 1, 0, bucket, 0, 9, bucket, 0, 2, 4, bucket, 0, 3, 1,
+            bucket, 0, 0, 9, bucket, 1, 130, 5,
+        ]
+    };
+    vec![
+        writes(0).to_vec(),
+        writes(1).to_vec(),
+        [writes(0), writes(2)].concat(),
+        [&writes(0)[..], &[2, 0, 0], &writes(0)].concat(),
+    ]
 }
 
 /// Words apart become lines.
@@ -415,22 +660,29 @@ fn lines(all: &[&str]) -> Vec<Vec<u8>> {
 
 const START: &[&str] = &[
     "start --store d",
-    "start --store d --listen 127.0.0.1:80 --advertise a.example:8080 --join [::1]:80 --replication-factor 7 --partitions 64 --groups 64",
-    "start --store=d --snapshot-store s --insecure --log info,devicedb::peer=debug --log-json --partitions=65536 --groups=1",
+    "start --store d --found --replication-factor 1",
+    "start --store d --join a:1,b:2,[::1]:3 --join c:4",
+    "start --store d --listen 127.0.0.1:80 --advertise a.example:8080 --join [::1]:80 \
+     --replication-factor 7 --partitions 64 --groups 64",
+    "start --store=d --snapshot-store s --insecure --log info,devicedb::net=debug --log-json \
+     --partitions=65536 --groups=1",
 ];
 const CTL: &[&str] = &[
     "cluster overview --partitions --endpoint a:1,[::1]:2 --timeout 500ms -o json",
     "relay move r1 --no-site --timeout 2h",
-    "put --site s --bucket lww k -5 --timestamp-ms 5 --request-id b54a61d9-b64c-45e0-94b7-80c9e36b86fa",
+    "put --site s --bucket lww k -5 --timestamp-ms 5 --request-id \
+     b54a61d9-b64c-45e0-94b7-80c9e36b86fa",
     "delete --site s k --context YWI= --hex",
     "scan --site s --prefix a --after ab --limit 5 --keys-only --stale",
     "snapshot create --wait --wait-timeout 7m --uuid b54a61d9-b64c-45e0-94b7-80c9e36b86fa",
-    "snapshot download b54a61d9-b64c-45e0-94b7-80c9e36b86fa --node 18446744073709551615 --output - --resume",
+    "snapshot download b54a61d9-b64c-45e0-94b7-80c9e36b86fa --node 18446744073709551615 --output - \
+     --resume",
     "snapshot verify a.tar b.tar",
     "completions bash",
 ];
 const GUIDE: &[&str] = &[
-    "start -store d -host localhost -port 8080 -join a:1 -replication_factor 3 -partitions=1024 -snapshot_store s -log_level info",
+    "start -store d -host localhost -port 8080 -join a:1 -replication_factor 3 -partitions=1024 \
+     -snapshot_store s -log_level info",
     "get_snapshot -uuid b54a61d9-b64c-45e0-94b7-80c9e36b86fa -host ::1 -port 1",
     "move_relay --relay r --site s",
     "put -site s -bucket lww -key k -value v -context YWI=",

@@ -1,8 +1,11 @@
-//! Every door that takes bytes from outside, under inputs that follow from a seed; `targets/` says what each must hold to, `corpus` what valid inputs look like.
+//! Every door that takes bytes from outside, under inputs that follow from a seed; `targets/` says
+//! what each must hold to, `corpus` what valid inputs look like.
 //!
-//! Inputs are counted, not timed, so a run can be repeated. For long ones: `DEVICEDB_FUZZ_INPUTS=n` for each target, `DEVICEDB_FUZZ_TARGET=name` for one of
-//! them, `DEVICEDB_FUZZ_SEED=s`. An input that breaks something is made small and kept in `found/<target>/`, which is played first in every run from then on. `cargo/`
-//! leads cargo-fuzz to the same targets, which learns from the code's paths what to try next; this here does not.
+//! Inputs are counted, not timed, so a run can be repeated. For long ones: `DEVICEDB_FUZZ_INPUTS=n`
+//! for each target, `DEVICEDB_FUZZ_TARGET=name` for one of them, `DEVICEDB_FUZZ_SEED=s`. An input
+//! that breaks something is made small and kept in `found/<target>/`, which is played first in
+//! every run from then on. `cargo/` leads cargo-fuzz to the same targets, which learns from the
+//! code's paths what to try next; this here does not.
 
 mod corpus;
 mod mutate;
@@ -16,13 +19,25 @@ use std::{
     sync::Once,
 };
 
-use devicedb::clock::Chance;
+use devicedb::base::clock::Random;
 use targets::{TARGETS, Target};
 
 /// Inputs of each target ...
 const INPUTS: u64 = 8000;
-/// ... and twenty times as many of those that decode a message and do no more: it is the same to the clock.
+/// ... and twenty times as many of those that decode a message and do no more: it is the same to
+/// the clock.
 const QUICK: [&str; 6] = ["request", "context", "peer", "hello", "status", "stored"];
+/// ... and a tenth of those that begin with two nodes which elect each other and end with a
+/// snapshot.
+const SLOW: [&str; 1] = ["engine"];
+
+fn usual(name: &str) -> u64 {
+    match name {
+        _ if QUICK.contains(&name) => 20 * INPUTS,
+        _ if SLOW.contains(&name) => INPUTS / 10,
+        _ => INPUTS,
+    }
+}
 
 fn setting<T: std::str::FromStr>(name: &str, otherwise: T) -> T {
     let Ok(text) = env::var(name) else { return otherwise };
@@ -33,7 +48,11 @@ fn setting<T: std::str::FromStr>(name: &str, otherwise: T) -> T {
 fn chosen() -> Vec<(&'static str, Target)> {
     let Ok(name) = env::var("DEVICEDB_FUZZ_TARGET") else { return TARGETS.to_vec() };
     let found: Vec<_> = TARGETS.iter().copied().filter(|(target, _)| *target == name).collect();
-    assert!(!found.is_empty(), "there is no target {name}; there are {:?}", TARGETS.iter().map(|(target, _)| target).collect::<Vec<_>>());
+    assert!(
+        !found.is_empty(),
+        "there is no target {name}; there are {:?}",
+        TARGETS.iter().map(|(target, _)| target).collect::<Vec<_>>()
+    );
     found
 }
 
@@ -59,14 +78,26 @@ fn broken(target: Target, input: &[u8]) -> Result<bool, String> {
     QUIET.set(true);
     let end = panic::catch_unwind(AssertUnwindSafe(|| target(input)));
     QUIET.set(false);
-    end.map_err(|words| words.downcast_ref::<String>().cloned().or_else(|| words.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default())
+    end.map_err(|words| {
+        words
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| words.downcast_ref::<&str>().map(|s| s.to_string()))
+            .unwrap_or_default()
+    })
 }
 
-/// The first input that breaks the target, with what it breaks, and how many of all were taken for valid.
-fn fuzz(target: Target, corpus: &[Vec<u8>], seed: u64, inputs: u64) -> (u64, Option<(Vec<u8>, String)>) {
-    let (mut chance, mut taken) = (Chance::seeded(seed), 0);
+/// The first input that breaks the target, with what it breaks, and how many of all were taken for
+/// valid.
+fn fuzz(
+    target: Target,
+    corpus: &[Vec<u8>],
+    seed: u64,
+    inputs: u64,
+) -> (u64, Option<(Vec<u8>, String)>) {
+    let (mut rng, mut taken) = (Random::seeded(seed), 0);
     for _ in 0..inputs {
-        let input = mutate::input(corpus, &mut chance);
+        let input = mutate::input(corpus, &mut rng);
         match broken(target, &input) {
             Ok(valid) => taken += u64::from(valid),
             Err(_) => {
@@ -84,14 +115,19 @@ fn no_input_breaks_a_door() {
     let seed = setting("DEVICEDB_FUZZ_SEED", 1);
     let mut failures = Vec::new();
     for (name, target) in chosen() {
-        let inputs = setting("DEVICEDB_FUZZ_INPUTS", if QUICK.contains(&name) { 20 * INPUTS } else { INPUTS });
-        let began = devicedb::clock::Clock::start();
+        let inputs = setting("DEVICEDB_FUZZ_INPUTS", usual(name));
+        let began = devicedb::base::clock::Clock::start();
         let (taken, failure) = fuzz(target, &corpus::of(name), seed, inputs);
         println!("{name}: {taken} of {inputs} inputs were taken for valid, {:?}", began.now());
         let Some((input, words)) = failure else { continue };
         let path = found_dir(name).join(&blake3::hash(&input).to_hex()[..12]);
-        fs::create_dir_all(found_dir(name)).and_then(|()| fs::write(&path, &input)).expect("the tree can be written to");
-        let again = format!("DEVICEDB_FUZZ_TARGET={name} DEVICEDB_FUZZ_SEED={seed} DEVICEDB_FUZZ_INPUTS={inputs} cargo test --test fuzz no_input");
+        fs::create_dir_all(found_dir(name))
+            .and_then(|()| fs::write(&path, &input))
+            .expect("the tree can be written to");
+        let again = format!(
+            "DEVICEDB_FUZZ_TARGET={name} DEVICEDB_FUZZ_SEED={seed} DEVICEDB_FUZZ_INPUTS={inputs} \
+             cargo test --test fuzz no_input"
+        );
         failures.push(format!("{name}: {words}\n  kept as {}\n  again: {again}", path.display()));
     }
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
@@ -117,7 +153,12 @@ fn every_target_takes_what_the_product_itself_writes() {
         let corpus = corpus::of(name);
         assert!(!corpus.is_empty(), "{name} has no valid input to begin with");
         for (number, input) in corpus.iter().enumerate() {
-            assert_eq!(broken(*target, input), Ok(true), "{name}, input {number}: {}", input.escape_ascii());
+            assert_eq!(
+                broken(*target, input),
+                Ok(true),
+                "{name}, input {number}: {}",
+                input.escape_ascii()
+            );
         }
     }
 }
@@ -131,5 +172,9 @@ fn a_mistake_is_found_and_its_input_made_small() {
     let corpus = [vec![0, 7, 0, 7, 0], vec![1; 100]];
     let (_, failure) = fuzz(mistaken, &corpus, 1, 10_000);
     assert_eq!(failure, Some((vec![7, 7], "two sevens".to_owned())));
-    assert_eq!(fuzz(mistaken, &corpus, 1, 10_000).1, failure, "the same seed tries the same inputs");
+    assert_eq!(
+        fuzz(mistaken, &corpus, 1, 10_000).1,
+        failure,
+        "the same seed tries the same inputs"
+    );
 }

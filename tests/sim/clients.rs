@@ -1,8 +1,12 @@
 //! Clients: what they ask, how they retry, and what they write down.
 //!
-//! Each works on its own kind of keys, so that each promise has a history that can be checked: registers with many writers, counters with one writer that go
-//! through sites A, B and C in turn, values side by side with contexts that may be stale, values with timestamps of their writers' choice, pairs of keys that
-//! only batches write, and a site that is added, used and removed again and again.
+//! Each works on its own kind of keys, so that each promise has a history that can be checked:
+//! registers with many writers, counters with one writer that go through sites A, B and C in turn,
+//! values side by side with contexts that may be stale, values with timestamps of their writers'
+//! choice, pairs of keys that only batches write, and a site that is added, used and removed again
+//! and again.
+
+mod place;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,83 +14,27 @@ use std::{
 };
 
 use devicedb::{
-    clock::Chance,
+    base::{
+        clock::Random,
+        error::{Error, Kind, Result},
+        ids::{GroupId, RequestId},
+    },
     cluster,
-    data::{self, Bucket, Context, Key, Prefix, Query, Read, Reply, Scan, Stamp, Step, Value, Versions, Write},
+    data::{self, Context, Prefix, Query, Read, Reply, Scan, Stamp, Step, Value, Versions, Write},
     engine::{Body, Token},
     entry::{Action, Command},
-    error::{Error, Kind, Result},
-    ids::{GroupId, RequestId, SiteId},
 };
 
+pub use self::place::{COLUMNS, Place};
+use self::place::{NEWEST, PAIRS, REGISTERS, SIBLINGS};
 use crate::{
     history::{Counter, Newest, Op, Register, Sibling, linearizable, newest_stands, obey_contexts},
     world::{Moment, World},
 };
 
-pub const COLUMNS: usize = 3;
-const REGISTERS: u64 = 4;
-const SIBLINGS: u64 = 3;
-const PAIRS: u64 = 2;
-const NEWEST: u64 = 2;
-/// So often a site that was added may be unknown to its group before it is added once more: an old request to remove it may have come late.
+/// So often a site that was added may be unknown to its group before it is added once more: an old
+/// request to remove it may have come late.
 const UNKNOWN_SITE_MAX: u32 = 20;
-
-/// A key, and what is promised of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    Register(u64),
-    Sibling(u64),
-    /// One of two keys that batches write together.
-    Pair(u64, bool),
-    Counter(usize, usize),
-    /// The newest timestamp stands.
-    Newest(u64),
-    /// The key of one life of the site that comes and goes.
-    Life(u64),
-}
-
-impl Place {
-    pub fn site(self) -> SiteId {
-        let name = match self {
-            Place::Register(n) => format!("register{}", n % 3),
-            Place::Sibling(n) => format!("sibling{}", n % 2),
-            Place::Pair(n, _) => format!("pair{n}"),
-            Place::Counter(column, turn) => format!("column{column}{}", ["a", "b", "c"][turn]),
-            Place::Newest(n) => format!("newest{n}"),
-            Place::Life(_) => "comes-and-goes".into(),
-        };
-        SiteId::new(name).unwrap()
-    }
-    pub fn key(self) -> Key {
-        let name = match self {
-            Place::Register(n) | Place::Sibling(n) => format!("key{n}"),
-            Place::Pair(n, second) => format!("pair{n}{}", if second { "y" } else { "x" }),
-            Place::Counter(..) => "counter".into(),
-            Place::Newest(n) => format!("key{n}"),
-            Place::Life(life) => format!("life{life}"),
-        };
-        Key::new(name).unwrap()
-    }
-    pub fn bucket(self) -> Bucket {
-        match self {
-            Place::Register(n) if n % 2 == 0 => Bucket::Lww,
-            Place::Newest(_) => Bucket::Lww,
-            Place::Sibling(_) => Bucket::Cloud,
-            _ => Bucket::Default,
-        }
-    }
-
-    /// Those whose sites are always there.
-    pub fn all() -> Vec<Place> {
-        let mut all: Vec<Place> = (0..REGISTERS).map(Place::Register).collect();
-        all.extend((0..SIBLINGS).map(Place::Sibling));
-        all.extend((0..PAIRS).flat_map(|n| [Place::Pair(n, false), Place::Pair(n, true)]));
-        all.extend((0..COLUMNS).flat_map(|column| (0..3).map(move |turn| Place::Counter(column, turn))));
-        all.extend((0..NEWEST).map(Place::Newest));
-        all
-    }
-}
 
 #[derive(Clone, Debug)]
 enum Doing {
@@ -151,7 +99,7 @@ struct Asked {
 
 #[derive(Debug)]
 struct Client {
-    chance: Chance,
+    rng: Random,
     asked: Option<Asked>,
     role: Role,
     /// What was last seen of each key with siblings.
@@ -186,13 +134,19 @@ pub struct Clients {
 
 impl Clients {
     pub fn new(seed: u64, count: usize, think: Duration) -> Clients {
-        let mut chance = Chance::seeded(seed);
+        let mut rng = Random::seeded(seed);
         let role = |number: usize| match number {
             0 => Role::Lives { life: 0, deed: Deed::Add, unknown: 0 },
             column if column <= COLUMNS => Role::Counts { column: column - 1, turn: 0 },
             _ => Role::Any,
         };
-        let mut client = |number: usize| Client { chance: Chance::seeded(chance.next_u64()), asked: None, role: role(number), seen: BTreeMap::new(), next: 0 };
+        let mut client = |number: usize| Client {
+            rng: Random::seeded(rng.next_u64()),
+            asked: None,
+            role: role(number),
+            seen: BTreeMap::new(),
+            next: 0,
+        };
         let clients = (0..1 + COLUMNS + count).map(&mut client).collect();
         Clients { clients, history: History::default(), stopping: false, think, broken: Vec::new() }
     }
@@ -221,10 +175,11 @@ impl Clients {
             let until = if matches!(doing, Doing::Count { .. } | Doing::Live { .. }) {
                 None
             } else {
-                Some(world.now + Duration::from_millis(300 + client.chance.below(6000)))
+                Some(world.now + Duration::from_millis(300 + client.rng.below(6000)))
             };
-            let request = RequestId(*client.chance.uuid().as_bytes());
-            client.asked = Some(Asked { doing, request, called: world.now, until, maybe: false, token: None });
+            let request = RequestId(*client.rng.uuid().as_bytes());
+            client.asked =
+                Some(Asked { doing, request, called: world.now, until, maybe: false, token: None });
         }
         self.attempt(number, world);
     }
@@ -232,20 +187,27 @@ impl Clients {
     fn attempt(&mut self, number: usize, world: &mut World) {
         let client = &mut self.clients[number];
         let Some(asked) = client.asked.as_mut().filter(|a| a.token.is_none()) else { return };
-        let node = client.chance.below(world.nodes.len() as u64) as usize;
-        let left = asked.until.map_or(Duration::from_secs(5), |until| until.saturating_sub(world.now));
-        let wait = left.min(Duration::from_millis(200 + client.chance.below(4000)));
+        let node = client.rng.below(world.nodes.len() as u64) as usize;
+        let left =
+            asked.until.map_or(Duration::from_secs(5), |until| until.saturating_sub(world.now));
+        let wait = left.min(Duration::from_millis(200 + client.rng.below(4000)));
         let group = match asked.doing {
             Doing::Live { deed: Deed::Add | Deed::Remove, .. } => GroupId::META,
             _ => world.topology.group_of_site(&asked.doing.place().site()),
         };
-        let body = asked.body(&mut client.chance);
+        let body = asked.body(&mut client.rng);
         asked.token = Some(world.request(node, group, body, wait));
     }
 
     /// Whether the answer was for one of them.
     pub fn on_answer(&mut self, token: Token, answer: Result<Reply>, world: &mut World) -> bool {
-        let Some(number) = self.clients.iter().position(|c| c.asked.as_ref().is_some_and(|a| a.token == Some(token))) else { return false };
+        let Some(number) = self
+            .clients
+            .iter()
+            .position(|c| c.asked.as_ref().is_some_and(|a| a.token == Some(token)))
+        else {
+            return false;
+        };
         let client = &mut self.clients[number];
         let asked = client.asked.as_mut().expect("it was just found");
         asked.token = None;
@@ -254,23 +216,32 @@ impl Clients {
             Err(Error { kind: Kind::Unavailable | Kind::Exhausted, .. }) => {}
             Err(Error { kind: Kind::Unknown, .. }) => asked.maybe = true,
             // The only refusal there is for what these clients ask.
-            Err(Error { kind: Kind::Conflict, .. }) if matches!(asked.doing, Doing::PutBeside { .. }) => client.asked = None,
-            Err(Error { kind: Kind::Conflict | Kind::NotFound, .. }) if matches!(asked.doing, Doing::Live { .. }) => client.live_on(),
+            Err(Error { kind: Kind::Conflict, .. })
+                if matches!(asked.doing, Doing::PutBeside { .. }) =>
+            {
+                client.asked = None
+            }
+            Err(Error { kind: Kind::Conflict | Kind::NotFound, .. })
+                if matches!(asked.doing, Doing::Live { .. }) =>
+            {
+                client.live_on()
+            }
             Err(e) => {
                 self.broken.push(format!("{:?} was refused: {e}", asked.doing));
                 client.asked = None;
             }
         }
         let client = &mut self.clients[number];
-        let give_up = client.asked.as_ref().is_some_and(|a| a.until.is_some_and(|until| until <= world.now));
+        let give_up =
+            client.asked.as_ref().is_some_and(|a| a.until.is_some_and(|until| until <= world.now));
         if give_up && let Some(asked) = client.asked.take() {
             self.history.give_up(&asked);
         }
         let client = &mut self.clients[number];
         let pause = if client.asked.is_some() {
-            Duration::from_millis(5 + client.chance.below(60))
+            Duration::from_millis(5 + client.rng.below(60))
         } else {
-            Duration::from_micros(client.chance.below(2 * self.think.as_micros() as u64 + 1))
+            Duration::from_micros(client.rng.below(2 * self.think.as_micros() as u64 + 1))
         };
         world.alarm(pause, number as u64);
         true
@@ -283,17 +254,31 @@ impl Clients {
         history.operations += 1;
         let (called, answered) = (asked.called, Some(now));
         match (&asked.doing, reply) {
-            (Doing::Put { place, value }, Reply::Written(_)) => history.register(*place, called, answered, Register::Write(*value)),
+            (Doing::Put { place, value }, Reply::Written(_)) => {
+                history.register(*place, called, answered, Register::Write(*value))
+            }
             (Doing::PutPair { pair, value }, Reply::Written(_)) => {
                 for second in [false, true] {
-                    history.register(Place::Pair(*pair, second), called, answered, Register::Write(*value));
+                    history.register(
+                        Place::Pair(*pair, second),
+                        called,
+                        answered,
+                        Register::Write(*value),
+                    );
                 }
             }
             (Doing::Get { place: place @ Place::Sibling(_) }, Reply::Found(view)) => {
-                let values: BTreeSet<u64> = view.versions.iter().filter_map(|v| v.value.as_ref()).map(parse).collect();
-                let context = Context::decode(&view.context, &place.site(), place.bucket(), &place.key()).unwrap();
+                let values: BTreeSet<u64> =
+                    view.versions.iter().filter_map(|v| v.value.as_ref()).map(parse).collect();
+                let context =
+                    Context::decode(&view.context, &place.site(), place.bucket(), &place.key())
+                        .unwrap();
                 client.seen.insert(*place, (values.clone(), context));
-                history.siblings.entry(*place).or_default().push(Op { called, answered, kind: Sibling::Read(values) });
+                history.siblings.entry(*place).or_default().push(Op {
+                    called,
+                    answered,
+                    kind: Sibling::Read(values),
+                });
             }
             (Doing::Get { place: Place::Counter(column, turn) }, Reply::Found(view)) => {
                 if let Some(value) = single(&view.versions) {
@@ -301,12 +286,20 @@ impl Clients {
                 }
             }
             (Doing::Get { place: place @ Place::Newest(_) }, Reply::Found(view)) => {
-                let found = view.versions.first().map(|v| (v.timestamp_ms, v.value.as_ref().map(parse).expect("tombstones are not shown")));
-                history.newest.entry(*place).or_default().push(Op { called, answered, kind: Newest::Read(found) });
+                let found = view.versions.first().map(|v| {
+                    (v.timestamp_ms, v.value.as_ref().map(parse).expect("tombstones are not shown"))
+                });
+                history.newest.entry(*place).or_default().push(Op {
+                    called,
+                    answered,
+                    kind: Newest::Read(found),
+                });
             }
             (Doing::Get { place }, Reply::Found(view)) => {
                 if view.versions.len() > 1 {
-                    self.broken.push(format!("{place:?} was only ever overwritten and has siblings: {view:?}"));
+                    self.broken.push(format!(
+                        "{place:?} was only ever overwritten and has siblings: {view:?}"
+                    ));
                 }
                 history.register(*place, called, answered, Register::Read(single(&view.versions)));
             }
@@ -318,25 +311,40 @@ impl Clients {
                 let kind = Newest::Write { stamp: *stamp, value: *value };
                 history.newest.entry(*place).or_default().push(Op { called, answered, kind });
             }
-            (Doing::Live { deed: Deed::Add | Deed::Put, .. }, Reply::Done { .. } | Reply::Written(_)) => client.asked_next(&asked),
+            (
+                Doing::Live { deed: Deed::Add | Deed::Put, .. },
+                Reply::Done { .. } | Reply::Written(_),
+            ) => client.asked_next(&asked),
             // It is being removed; whether it is gone is told by a refusal.
             (Doing::Live { deed: Deed::Remove, .. }, Reply::Done { .. }) => {}
             (Doing::Live { life, deed: Deed::Scan }, Reply::Page { keys, .. }) => {
                 let own = Place::Life(*life).key().into_bytes();
                 if let Some(other) = keys.iter().find(|k| k.key != own) {
-                    self.broken.push(format!("a site that was removed and added again still has {:?} in life {life}", other.key));
+                    self.broken.push(format!(
+                        "a site that was removed and added again still has {:?} in life {life}",
+                        other.key
+                    ));
                 }
                 client.asked_next(&asked);
             }
             (Doing::ScanPair { pair }, Reply::Page { keys, .. }) => {
                 let values: Vec<Option<u64>> = [false, true]
-                    .map(|second| keys.iter().find(|k| k.key == Place::Pair(*pair, second).key().into_bytes()).and_then(|k| single(&k.versions)))
+                    .map(|second| {
+                        keys.iter()
+                            .find(|k| k.key == Place::Pair(*pair, second).key().into_bytes())
+                            .and_then(|k| single(&k.versions))
+                    })
                     .into();
                 if values[0] != values[1] {
                     self.broken.push(format!("a batch was seen in part at {now:?}: {values:?}"));
                 }
                 for (second, value) in [false, true].into_iter().zip(values) {
-                    history.register(Place::Pair(*pair, second), called, answered, Register::Read(value));
+                    history.register(
+                        Place::Pair(*pair, second),
+                        called,
+                        answered,
+                        Register::Read(value),
+                    );
                 }
             }
             (Doing::Count { column, turn, number: n }, Reply::Written(_)) => {
@@ -366,16 +374,21 @@ impl Clients {
         }
     }
 
-    /// Goes on with what a restored cluster holds. Contexts stay: who holds one has seen values that may be gone, and others that are back.
+    /// Goes on with what a restored cluster holds. Contexts stay: who holds one has seen values
+    /// that may be gone, and others that are back.
     pub fn go_on_from(&mut self, held: &[Held], now: Moment) {
         let before = std::mem::take(&mut self.history);
         let history = &mut self.history;
         (history.operations, history.unknown) = (before.operations, before.unknown);
         let answered = Some(now);
         for Held { place, versions } in held {
-            let value = || versions.visible().next().map(|v| parse(v.value.as_ref().expect("it is visible")));
+            let value = || {
+                versions.visible().next().map(|v| parse(v.value.as_ref().expect("it is visible")))
+            };
             match place {
-                Place::Register(_) | Place::Pair(..) => value().into_iter().for_each(|value| history.register(*place, now, answered, Register::Write(value))),
+                Place::Register(_) | Place::Pair(..) => value().into_iter().for_each(|value| {
+                    history.register(*place, now, answered, Register::Write(value))
+                }),
                 Place::Counter(column, turn) => {
                     let counter = history.counters.entry((*column, *turn)).or_default();
                     while value().is_some_and(|number| counter.call(now) < number) {}
@@ -383,16 +396,29 @@ impl Clients {
                 }
                 Place::Newest(_) => {
                     for version in versions.versions() {
-                        let kind = Newest::Write { stamp: version.timestamp_ms, value: version.value.as_ref().map(parse) };
-                        history.newest.entry(*place).or_default().push(Op { called: now, answered, kind });
+                        let kind = Newest::Write {
+                            stamp: version.timestamp_ms,
+                            value: version.value.as_ref().map(parse),
+                        };
+                        history.newest.entry(*place).or_default().push(Op {
+                            called: now,
+                            answered,
+                            kind,
+                        });
                     }
                 }
                 Place::Sibling(_) => {
                     for version in versions.visible() {
                         let value = version.value.as_ref().map(parse);
                         let kind = Sibling::Write { value, covers: BTreeSet::new() };
-                        history.siblings.entry(*place).or_default().push(Op { called: now, answered, kind });
-                        for (covers, context) in self.clients.iter_mut().filter_map(|c| c.seen.get_mut(place)) {
+                        history.siblings.entry(*place).or_default().push(Op {
+                            called: now,
+                            answered,
+                            kind,
+                        });
+                        for (covers, context) in
+                            self.clients.iter_mut().filter_map(|c| c.seen.get_mut(place))
+                        {
                             covers.extend(value.filter(|_| context.covers(version.dot)));
                         }
                     }
@@ -434,7 +460,11 @@ impl Client {
 
     /// After a refusal: the site is not there yet, not there any more, or is still being removed.
     fn live_on(&mut self) {
-        let (Some(Asked { doing: Doing::Live { life, deed }, .. }), Role::Lives { unknown, .. }) = (self.asked.take(), self.role) else { return };
+        let (Some(Asked { doing: Doing::Live { life, deed }, .. }), Role::Lives { unknown, .. }) =
+            (self.asked.take(), self.role)
+        else {
+            return;
+        };
         self.role = match deed {
             Deed::Remove => Role::Lives { life: life + 1, deed: Deed::Add, unknown: 0 },
             _ if unknown == UNKNOWN_SITE_MAX => Role::Lives { life, deed: Deed::Add, unknown: 0 },
@@ -444,38 +474,50 @@ impl Client {
 
     fn choose(&mut self, number: usize, now: Moment, history: &mut History) -> Doing {
         match self.role {
-            Role::Counts { column, turn } => return Doing::Count { column, turn, number: history.counters.entry((column, turn)).or_default().call(now) },
+            Role::Counts { column, turn } => {
+                return Doing::Count {
+                    column,
+                    turn,
+                    number: history.counters.entry((column, turn)).or_default().call(now),
+                };
+            }
             Role::Lives { life, deed, .. } => return Doing::Live { life, deed },
             Role::Any => {}
         }
         self.next += 1;
         let value = (number as u64) << 32 | self.next;
-        let chance = &mut self.chance;
-        match chance.below(115) {
-            100..106 => Doing::Get { place: Place::Newest(chance.below(NEWEST)) },
+        let rng = &mut self.rng;
+        match rng.below(115) {
+            100..106 => Doing::Get { place: Place::Newest(rng.below(NEWEST)) },
             106..115 => {
-                // Within some seconds of one another, so that the later write often is the older one.
-                let stamp = (now.as_millis() as u64 + chance.below(4000)) << 24 | (number as u64) << 16 | self.next & 0xFFFF;
-                let value = (chance.below(4) > 0).then_some(value);
-                Doing::PutNewest { place: Place::Newest(chance.below(NEWEST)), value, stamp }
+                // Within some seconds of one another, so that the later write often is the older
+                // one.
+                let stamp = (now.as_millis() as u64 + rng.below(4000)) << 24
+                    | (number as u64) << 16
+                    | self.next & 0xFFFF;
+                let value = (rng.below(4) > 0).then_some(value);
+                Doing::PutNewest { place: Place::Newest(rng.below(NEWEST)), value, stamp }
             }
-            0..25 => Doing::Put { place: Place::Register(chance.below(REGISTERS)), value },
-            25..50 => Doing::Get { place: Place::Register(chance.below(REGISTERS)) },
-            50..65 => Doing::Get { place: Place::Sibling(chance.below(SIBLINGS)) },
+            0..25 => Doing::Put { place: Place::Register(rng.below(REGISTERS)), value },
+            25..50 => Doing::Get { place: Place::Register(rng.below(REGISTERS)) },
+            50..65 => Doing::Get { place: Place::Sibling(rng.below(SIBLINGS)) },
             65..80 => {
-                let place = Place::Sibling(chance.below(SIBLINGS));
-                let stale = chance.below(4) == 0;
-                let (covers, context) =
-                    self.seen.get(&place).cloned().unwrap_or_else(|| (BTreeSet::new(), Context::nothing(&place.site(), place.bucket(), &place.key())));
+                let place = Place::Sibling(rng.below(SIBLINGS));
+                let stale = rng.below(4) == 0;
+                let (covers, context) = self.seen.get(&place).cloned().unwrap_or_else(|| {
+                    (BTreeSet::new(), Context::nothing(&place.site(), place.bucket(), &place.key()))
+                });
                 if !stale {
                     self.seen.remove(&place);
                 }
-                let value = (chance.below(5) > 0).then_some(value);
+                let value = (rng.below(5) > 0).then_some(value);
                 Doing::PutBeside { place, value, covers, context }
             }
-            80..87 => Doing::PutPair { pair: chance.below(PAIRS), value },
-            87..94 => Doing::ScanPair { pair: chance.below(PAIRS) },
-            _ => Doing::Get { place: Place::Counter(chance.below(COLUMNS as u64) as usize, chance.below(3) as usize) },
+            80..87 => Doing::PutPair { pair: rng.below(PAIRS), value },
+            87..94 => Doing::ScanPair { pair: rng.below(PAIRS) },
+            _ => Doing::Get {
+                place: Place::Counter(rng.below(COLUMNS as u64) as usize, rng.below(3) as usize),
+            },
         }
     }
 }
@@ -483,7 +525,10 @@ impl Client {
 impl Doing {
     fn place(&self) -> Place {
         match self {
-            Doing::Put { place, .. } | Doing::Get { place } | Doing::PutBeside { place, .. } | Doing::PutNewest { place, .. } => *place,
+            Doing::Put { place, .. }
+            | Doing::Get { place }
+            | Doing::PutBeside { place, .. }
+            | Doing::PutNewest { place, .. } => *place,
             Doing::Live { life, .. } => Place::Life(*life),
             Doing::PutPair { pair, .. } | Doing::ScanPair { pair } => Place::Pair(*pair, false),
             Doing::Count { column, turn, .. } => Place::Counter(*column, *turn),
@@ -492,34 +537,49 @@ impl Doing {
 }
 
 impl Asked {
-    fn body(&self, chance: &mut Chance) -> Body {
+    fn body(&self, rng: &mut Random) -> Body {
         let place = self.doing.place();
-        let step = |place: Place, value: Option<u64>, context: Option<Context>, stamp: Stamp| Step {
-            key: place.key(),
-            value: value.map(|value| Value::new(value.to_be_bytes().to_vec()).unwrap()),
-            context,
-            stamp,
-        };
+        let step =
+            |place: Place, value: Option<u64>, context: Option<Context>, stamp: Stamp| Step {
+                key: place.key(),
+                value: value.map(|value| Value::new(value.to_be_bytes().to_vec()).unwrap()),
+                context,
+                stamp,
+            };
         // The clocks of servers are anywhere.
-        let clock = Stamp::Floor(chance.below(1 << 41));
+        let clock = Stamp::Floor(rng.below(1 << 41));
         let plain = |place: Place, value: u64| step(place, Some(value), None, clock);
         let steps = match &self.doing {
             Doing::Put { place, value } => vec![plain(*place, *value)],
             Doing::Count { number, .. } => vec![plain(place, *number)],
-            Doing::PutBeside { place, value, context, .. } => vec![step(*place, *value, Some(context.clone()), clock)],
-            Doing::PutNewest { place, value, stamp } => vec![step(*place, *value, None, Stamp::Chosen(*stamp))],
-            Doing::PutPair { pair, value } => [false, true].map(|second| plain(Place::Pair(*pair, second), *value)).into(),
+            Doing::PutBeside { place, value, context, .. } => {
+                vec![step(*place, *value, Some(context.clone()), clock)]
+            }
+            Doing::PutNewest { place, value, stamp } => {
+                vec![step(*place, *value, None, Stamp::Chosen(*stamp))]
+            }
+            Doing::PutPair { pair, value } => {
+                [false, true].map(|second| plain(Place::Pair(*pair, second), *value)).into()
+            }
             Doing::Get { place } => return read(*place, Read::Get { key: place.key() }),
             Doing::ScanPair { .. } | Doing::Live { deed: Deed::Scan, .. } => {
-                let scan = Scan { prefix: Prefix::default(), after: None, limit: 0, keys_only: false };
+                let scan =
+                    Scan { prefix: Prefix::default(), after: None, limit: 0, keys_only: false };
                 return read(place, Read::Scan(scan));
             }
             Doing::Live { deed: Deed::Put, life } => vec![plain(place, *life)],
-            Doing::Live { deed: Deed::Add, .. } => return Body::Propose(cluster::Command::AddSite(place.site()).into()),
-            Doing::Live { deed: Deed::Remove, .. } => return Body::Propose(cluster::Command::RemoveSite(place.site()).into()),
+            Doing::Live { deed: Deed::Add, .. } => {
+                return Body::Propose(cluster::Command::AddSite(place.site()).into());
+            }
+            Doing::Live { deed: Deed::Remove, .. } => {
+                return Body::Propose(cluster::Command::RemoveSite(place.site()).into());
+            }
         };
         let write = Write::new(place.site(), place.bucket(), steps).unwrap();
-        Body::Propose(Command { request: Some(self.request), action: Action::Data(data::Command::Write(write)) })
+        Body::Propose(Command {
+            request: Some(self.request),
+            action: Action::Data(data::Command::Write(write)),
+        })
     }
 }
 
@@ -540,10 +600,17 @@ impl History {
         self.unknown += 1;
         let called = asked.called;
         match &asked.doing {
-            Doing::Put { place, value } => self.register(*place, called, None, Register::Write(*value)),
+            Doing::Put { place, value } => {
+                self.register(*place, called, None, Register::Write(*value))
+            }
             Doing::PutPair { pair, value } => {
                 for second in [false, true] {
-                    self.register(Place::Pair(*pair, second), called, None, Register::Write(*value));
+                    self.register(
+                        Place::Pair(*pair, second),
+                        called,
+                        None,
+                        Register::Write(*value),
+                    );
                 }
             }
             Doing::PutBeside { place, value, covers, .. } => {
@@ -559,9 +626,15 @@ impl History {
     }
 
     pub fn check(&self) -> Vec<String> {
-        let registers = self.registers.iter().filter_map(|(place, history)| linearizable(history).err().map(|e| format!("{place:?}: {e}")));
-        let siblings = self.siblings.iter().filter_map(|(place, history)| obey_contexts(history).err().map(|e| format!("{place:?}: {e}")));
-        let newest = self.newest.iter().filter_map(|(place, history)| newest_stands(history).err().map(|e| format!("{place:?}: {e}")));
+        let registers = self.registers.iter().filter_map(|(place, history)| {
+            linearizable(history).err().map(|e| format!("{place:?}: {e}"))
+        });
+        let siblings = self.siblings.iter().filter_map(|(place, history)| {
+            obey_contexts(history).err().map(|e| format!("{place:?}: {e}"))
+        });
+        let newest = self.newest.iter().filter_map(|(place, history)| {
+            newest_stands(history).err().map(|e| format!("{place:?}: {e}"))
+        });
         registers.chain(siblings).chain(newest).collect()
     }
 }

@@ -1,17 +1,22 @@
-//! What requests cost in instructions, for `tests/instructions.sh`, which counts those of the engine, of checkpoints and of captures while each function that
-//! is called `cost_of_…` here runs. Of anything else here it counts nothing. As a test it only sees that all is answered.
+//! What requests cost in instructions, for `tests/instructions.sh`, which counts those of the
+//! engine, of checkpoints and of captures while each function that is called `cost_of_…` here runs.
+//! Of anything else here it counts nothing. As a test it only sees that all is answered.
 
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use devicedb::{
+    base::{
+        ids::{GroupId, RequestId, SiteId, SnapshotId, Topology},
+        limits,
+    },
     cluster,
     data::{self, Bucket, Key, Prefix, Query, Read, Reply, Scan, Stamp, Step, Value, Write},
     engine::{Body, Bounds, SnapshotNews},
     entry::{Action, Command},
-    ids::{GroupId, RequestId, SiteId, SnapshotId, Topology},
 };
 
 use crate::{
+    disk::CACHE_BYTES,
     parts::Parts,
     world::{Outcome, World},
 };
@@ -47,7 +52,10 @@ fn write(number: u64, keys: Range<u64>) -> Body {
     };
     let write = Write::new(site(number), Bucket::Default, keys.map(step).collect()).unwrap();
     let request = RequestId(u128::from(number).to_be_bytes());
-    Body::Propose(Command { request: Some(request), action: Action::Data(data::Command::Write(write)) })
+    Body::Propose(Command {
+        request: Some(request),
+        action: Action::Data(data::Command::Write(write)),
+    })
 }
 
 fn read(number: u64, read: Read) -> Body {
@@ -65,17 +73,22 @@ impl Cluster {
 
     /// Whether a node is up and knows that a site is there.
     fn knows(&self, node: usize, site: &SiteId) -> bool {
-        let state = self.world.engine(node).and_then(|engine| engine.meta().sites().site(site).map(|s| s.state));
+        let state = self
+            .world
+            .engine(node)
+            .and_then(|engine| engine.meta().sites().site(site).map(|s| s.state));
         state == Some(cluster::sites::SiteState::Present)
     }
 
-    fn step(&mut self, mut answered: impl FnMut(Result<Reply, devicedb::error::Error>)) {
+    fn step(&mut self, mut answered: impl FnMut(Result<Reply, devicedb::base::error::Error>)) {
         self.world.step();
         while let Some(outcome) = self.world.outcomes.pop_front() {
             match outcome {
                 Outcome::Alarm(number) => self.parts.on_alarm(number, &mut self.world),
                 Outcome::Answer { token, answer } => {
-                    if !self.world.on_join_answer(token, &answer) && !self.parts.on_answer(token, &answer, &mut self.world) {
+                    if !self.world.on_join_answer(token, &answer)
+                        && !self.parts.on_answer(token, &answer, &mut self.world)
+                    {
                         answered(answer);
                     }
                 }
@@ -101,11 +114,17 @@ impl Cluster {
         let (mut asked, mut under_way, mut done) = (0, 0, 0);
         while asked < times || under_way > 0 {
             while asked < times && under_way < CLIENTS {
-                let group = if group.is_meta() { group } else { self.world.topology.group_of_site(&site(asked)) };
+                let group = if group.is_meta() {
+                    group
+                } else {
+                    self.world.topology.group_of_site(&site(asked))
+                };
                 self.world.request(asked as usize % NODES, group, body(asked), PATIENCE);
                 (asked, under_way) = (asked + 1, under_way + 1);
             }
-            self.step(|answer| (under_way, done) = (under_way - 1, done + u64::from(answer.is_ok())));
+            self.step(|answer| {
+                (under_way, done) = (under_way - 1, done + u64::from(answer.is_ok()))
+            });
         }
         done
     }
@@ -120,7 +139,9 @@ impl Cluster {
 fn cost_of_founding(cluster: &mut Cluster) {
     for site in (0..4).map(site) {
         while !(0..NODES).all(|node| cluster.knows(node, &site)) {
-            cluster.ask(GroupId::META, 1, |_| Body::Propose(cluster::Command::AddSite(site.clone()).into()));
+            cluster.ask(GroupId::META, 1, |_| {
+                Body::Propose(cluster::Command::AddSite(site.clone()).into())
+            });
             cluster.pass(Duration::from_secs(1));
         }
     }
@@ -134,24 +155,39 @@ fn cost_of_puts(cluster: &mut Cluster) -> u64 {
 
 #[inline(never)]
 fn cost_of_gets(cluster: &mut Cluster) -> u64 {
-    cluster.ask_sites(REQUESTS, |number| read(number, Read::Get { key: Key::new(format!("key-{number:012}")).unwrap() }))
+    cluster.ask_sites(REQUESTS, |number| {
+        read(number, Read::Get { key: Key::new(format!("key-{number:012}")).unwrap() })
+    })
 }
 
 #[inline(never)]
 fn cost_of_batched_rows(cluster: &mut Cluster) -> u64 {
-    cluster.ask_sites(BATCHES, |number| write(REQUESTS + number, number * ROWS..(number + 1) * ROWS))
+    cluster
+        .ask_sites(BATCHES, |number| write(REQUESTS + number, number * ROWS..(number + 1) * ROWS))
 }
 
 #[inline(never)]
 fn cost_of_scanned_rows(cluster: &mut Cluster) -> u64 {
-    cluster.ask_sites(SCANS, |number| read(number, Read::Scan(Scan { prefix: Prefix::default(), after: None, limit: ROWS as u32, keys_only: false })))
+    cluster.ask_sites(SCANS, |number| {
+        read(
+            number,
+            Read::Scan(Scan {
+                prefix: Prefix::default(),
+                after: None,
+                limit: ROWS as u32,
+                keys_only: false,
+            }),
+        )
+    })
 }
 
 #[inline(never)]
 fn cost_of_snapshots(cluster: &mut Cluster) -> u64 {
     for number in 0..SNAPSHOTS {
         let id = SnapshotId(uuid::Uuid::from_u128(u128::from(number) + 1));
-        cluster.ask(GroupId::META, 1, |_| Body::Propose(cluster::Command::BeginSnapshot { id, created_ms: 0 }.into()));
+        cluster.ask(GroupId::META, 1, |_| {
+            Body::Propose(cluster::Command::BeginSnapshot { id, created_ms: 0 }.into())
+        });
         cluster.pass(Duration::from_secs(2));
     }
     cluster.sealed.len() as u64
@@ -164,6 +200,8 @@ fn cost_of_idling(cluster: &mut Cluster) {
 
 #[test]
 fn what_is_counted_is_answered() {
+    // As a node keeps it.
+    CACHE_BYTES.set(limits::STORE_CACHE_BYTES);
     let mut cluster = Cluster::new();
     cost_of_founding(&mut cluster);
     assert_eq!(cost_of_puts(&mut cluster), REQUESTS);

@@ -1,13 +1,16 @@
 //! A disk that forgets what was not synced.
 //!
-//! Files are real files in a temporary directory, so that whatever reads them by itself finds them; this stands in front and remembers how to undo every
-//! write since the file's last sync. A crash undoes them all and then lets a part of them happen after all: whole writes, or pieces of them in units of a
-//! sector. Names (creating, renaming, deleting) are durable at once: what is tested is what the log and the store do with their files.
+//! Files are real files in a temporary directory, so that whatever reads them by itself finds them;
+//! this stands in front and remembers how to undo every write since the file's last sync. A crash
+//! undoes them all and then lets a part of them happen after all: whole writes, or pieces of them
+//! in units of a sector. Names (creating, renaming, deleting) are durable at once: what is tested
+//! is what the log and the store do with their files.
 //!
-//! It fails on demand: after so many operations with an error, which stands for a process that is killed between two writes as well as for a broken disk;
-//! for lack of space; and slowly.
+//! It fails on demand: after so many operations with an error, which stands for a process that is
+//! killed between two writes as well as for a broken disk; for lack of space; and slowly.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -18,12 +21,18 @@ use std::{
     time::Duration,
 };
 
-use devicedb::{
-    clock::Chance,
+use devicedb::base::{
+    clock::Random,
     disk::{Disk, File},
 };
 
 const SECTOR: u64 = 512;
+
+thread_local! {
+    /// How much of a store this thread's nodes keep in memory: next to nothing, so that pages come
+    /// from the disk again.
+    pub static CACHE_BYTES: Cell<usize> = const { Cell::new(32 << 10) };
+}
 
 #[derive(Clone, Debug)]
 pub struct SimDisk {
@@ -32,7 +41,7 @@ pub struct SimDisk {
 
 #[derive(Debug)]
 struct Inner {
-    chance: Chance,
+    rng: Random,
     unsynced: BTreeMap<PathBuf, Vec<Undo>>,
     files: BTreeMap<PathBuf, Arc<fs::File>>,
     /// Operations left until the next one fails, and all after it.
@@ -69,7 +78,7 @@ struct Opened {
 impl SimDisk {
     pub fn new(seed: u64) -> SimDisk {
         let inner = Inner {
-            chance: Chance::seeded(seed),
+            rng: Random::seeded(seed),
             unsynced: BTreeMap::new(),
             files: BTreeMap::new(),
             fails_in: None,
@@ -130,21 +139,24 @@ impl SimDisk {
     pub fn crash(&self) {
         let mut inner = self.lock();
         let unsynced = std::mem::take(&mut inner.unsynced);
-        // Some crashes lose nothing, as when only the process is killed, some lose all, most something.
-        let kept_percent = [100, 100, 0, 50, 80][inner.chance.below(5) as usize];
+        // Some crashes lose nothing, as when only the process is killed, some lose all, most
+        // something.
+        let kept_percent = [100, 100, 0, 50, 80][inner.rng.below(5) as usize];
         for (path, undos) in unsynced {
             let Some(file) = inner.files.get(&path).cloned() else { continue };
             for undo in undos.iter().rev() {
                 undo.take_back(&file).expect("a temporary file can be written");
             }
             for undo in &undos {
-                let keep = inner.chance.below(100) < kept_percent;
-                let torn = !keep && kept_percent > 0 && inner.chance.below(3) == 0;
-                undo.happen(&file, keep, torn, &mut inner.chance).expect("a temporary file can be written");
+                let keep = inner.rng.below(100) < kept_percent;
+                let torn = !keep && kept_percent > 0 && inner.rng.below(3) == 0;
+                undo.happen(&file, keep, torn, &mut inner.rng)
+                    .expect("a temporary file can be written");
             }
         }
         inner.files.clear();
-        (inner.fails_in, inner.failed, inner.gone, inner.full, inner.refused) = (None, false, false, false, false);
+        (inner.fails_in, inner.failed, inner.gone, inner.full, inner.refused) =
+            (None, false, false, false, false);
         inner.spent = Duration::ZERO;
     }
 }
@@ -188,12 +200,12 @@ impl Undo {
         }
     }
 
-    fn happen(&self, file: &fs::File, whole: bool, torn: bool, chance: &mut Chance) -> io::Result<()> {
+    fn happen(&self, file: &fs::File, whole: bool, torn: bool, rng: &mut Random) -> io::Result<()> {
         match self {
             Undo::Write { offset, after, .. } if whole => file.write_all_at(after, *offset),
             Undo::Write { offset, after, .. } if torn => {
                 // From the beginning up to the end of some sector.
-                let to = (offset + chance.below(after.len() as u64 + 1)) / SECTOR * SECTOR;
+                let to = (offset + rng.below(after.len() as u64 + 1)) / SECTOR * SECTOR;
                 file.write_all_at(&after[..to.saturating_sub(*offset) as usize], *offset)
             }
             Undo::Len { after, .. } if whole => file.set_len(*after),
@@ -203,13 +215,23 @@ impl Undo {
 }
 
 impl Disk for SimDisk {
+    fn cache_bytes(&self) -> usize {
+        CACHE_BYTES.get()
+    }
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn File>> {
         let mut inner = self.lock();
         inner.operate("open", 0, &[])?;
         let file = match inner.files.get(path) {
             Some(file) => file.clone(),
             None => {
-                let file = Arc::new(fs::File::options().read(true).write(true).create(create).truncate(false).open(path)?);
+                let file = Arc::new(
+                    fs::File::options()
+                        .read(true)
+                        .write(true)
+                        .create(create)
+                        .truncate(false)
+                        .open(path)?,
+                );
                 inner.files.insert(path.to_owned(), file.clone());
                 file
             }
@@ -273,7 +295,11 @@ impl File for Opened {
         let mut cut_off = vec![0; before.saturating_sub(len) as usize];
         self.file.read_exact_at(&mut cut_off, len.min(before))?;
         self.file.set_len(len)?;
-        inner.unsynced.entry(self.path.clone()).or_default().push(Undo::Len { before, cut_off, after: len });
+        inner.unsynced.entry(self.path.clone()).or_default().push(Undo::Len {
+            before,
+            cut_off,
+            after: len,
+        });
         Ok(())
     }
     fn allocate(&self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -293,6 +319,10 @@ impl File for Opened {
 
 impl Inner {
     fn alive(&self) -> io::Result<()> {
-        if self.failed && !self.gone { Err(io::Error::other("the simulated disk has failed")) } else { Ok(()) }
+        if self.failed && !self.gone {
+            Err(io::Error::other("the simulated disk has failed"))
+        } else {
+            Ok(())
+        }
     }
 }

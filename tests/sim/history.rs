@@ -1,7 +1,8 @@
 //! What clients did and saw, and whether a database that keeps its promises could have answered so.
 //!
-//! Every checker takes a plain history and gives back what is wrong with it, so that each is tested with histories that are. An operation whose outcome
-//! is unknown may have happened at any time after its call, or never.
+//! Every checker takes a plain history and gives back what is wrong with it, so that each is tested
+//! with histories that are. An operation whose outcome is unknown may have happened at any time
+//! after its call, or never.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +12,8 @@ use std::{
 /// Since the beginning of the history, by one clock for all clients.
 pub type Moment = Duration;
 
-/// One operation on one key, as a client saw it. Values are unique: no two writes of a history write the same one.
+/// One operation on one key, as a client saw it. Values are unique: no two writes of a history
+/// write the same one.
 #[derive(Clone, Debug)]
 pub struct Op<K> {
     pub called: Moment,
@@ -50,14 +52,25 @@ const FOR_EVER: Moment = Moment::MAX;
 
 // ---- Registers. ----
 
-/// Whether there is one order of the operations that respects time and in which each read finds the write before it.
+/// Whether there is one order of the operations that respects time and in which each read finds the
+/// write before it.
 ///
-/// With unique values that is decided by comparing zones (Gibbons and Korach, Testing shared memories, 1997): a value's zone lies between the first answer and
-/// the last call of the operations that wrote or read it. A zone whose answer comes first is forward: the value certainly stood all that time, so two forward
-/// zones must not meet. Otherwise it is backward, and the value needs only a moment, which must not be wholly inside a forward zone of another.
+/// With unique values that is decided by comparing zones (Gibbons and Korach, Testing shared
+/// memories, 1997): a value's zone lies between the first answer and the last call of the
+/// operations that wrote or read it. A zone whose answer comes first is forward: the value
+/// certainly stood all that time, so two forward zones must not meet. Otherwise it is backward, and
+/// the value needs only a moment, which must not be wholly inside a forward zone of another.
 pub fn linearizable(history: &[Op<Register>]) -> Result<(), String> {
     let mut values: BTreeMap<Option<u64>, Cluster> = BTreeMap::new();
-    values.insert(None, Cluster { written: Some((Moment::ZERO, Moment::ZERO)), first_answer: Moment::ZERO, last_call: Moment::ZERO, read: false });
+    values.insert(
+        None,
+        Cluster {
+            written: Some((Moment::ZERO, Moment::ZERO)),
+            first_answer: Moment::ZERO,
+            last_call: Moment::ZERO,
+            read: false,
+        },
+    );
     for op in history {
         let (value, is_read) = match op.kind {
             Register::Write(value) => (Some(value), false),
@@ -94,7 +107,10 @@ pub fn linearizable(history: &[Op<Register>]) -> Result<(), String> {
     forward.sort();
     for pair in forward.windows(2) {
         if pair[1].0 < pair[0].1 {
-            return Err(format!("{:?} stood from {:?} to {:?}, and {:?} from {:?} to {:?}", pair[0].2, pair[0].0, pair[0].1, pair[1].2, pair[1].0, pair[1].1));
+            return Err(format!(
+                "{:?} stood from {:?} to {:?}, and {:?} from {:?} to {:?}",
+                pair[0].2, pair[0].0, pair[0].1, pair[1].2, pair[1].0, pair[1].1
+            ));
         }
     }
     for (from, to, value) in backward {
@@ -103,7 +119,10 @@ pub fn linearizable(history: &[Op<Register>]) -> Result<(), String> {
         if let Some((begins, ends, other)) = at.checked_sub(1).map(|at| forward[at])
             && to < ends
         {
-            return Err(format!("{value:?} has its moment between {from:?} and {to:?}, while {other:?} stood from {begins:?} to {ends:?}"));
+            return Err(format!(
+                "{value:?} has its moment between {from:?} and {to:?}, while {other:?} stood from \
+                 {begins:?} to {ends:?}"
+            ));
         }
     }
     Ok(())
@@ -125,18 +144,24 @@ impl Default for Cluster {
 
 // ---- Siblings. ----
 
-/// Whether every read finds exactly the values that nobody has covered: a value that was acknowledged before the read was called, unless a write that
-/// covers it was called before the read was answered; and no value that was covered by a write acknowledged before the read was called.
+/// Whether every read finds exactly the values that nobody has covered: a value that was
+/// acknowledged before the read was called, unless a write that covers it was called before the
+/// read was answered; and no value that was covered by a write acknowledged before the read was
+/// called.
 pub fn obey_contexts(history: &[Op<Sibling>]) -> Result<(), String> {
     let mut covers: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
     // A write covers what its reader saw, and what those values had covered.
-    let mut writes: Vec<&Op<Sibling>> = history.iter().filter(|op| matches!(op.kind, Sibling::Write { .. })).collect();
+    let mut writes: Vec<&Op<Sibling>> =
+        history.iter().filter(|op| matches!(op.kind, Sibling::Write { .. })).collect();
     writes.sort_by_key(|op| op.called);
     let mut covered_by: BTreeMap<u64, Vec<&Op<Sibling>>> = BTreeMap::new();
     let mut written: BTreeMap<u64, &Op<Sibling>> = BTreeMap::new();
     for op in writes {
         let Sibling::Write { value, covers: seen } = &op.kind else { continue };
-        let all: BTreeSet<u64> = seen.iter().flat_map(|v| covers.get(v).into_iter().flatten().copied().chain([*v])).collect();
+        let all: BTreeSet<u64> = seen
+            .iter()
+            .flat_map(|v| covers.get(v).into_iter().flatten().copied().chain([*v]))
+            .collect();
         for old in &all {
             covered_by.entry(*old).or_default().push(op);
         }
@@ -149,20 +174,39 @@ pub fn obey_contexts(history: &[Op<Sibling>]) -> Result<(), String> {
         let (Sibling::Read(found), Some(answered)) = (&read.kind, read.answered) else { continue };
         for value in found {
             match written.get(value) {
-                None => return Err(format!("a read at {answered:?} found {value}, which nobody wrote")),
-                Some(write) if write.called > answered => return Err(format!("{value} was read at {answered:?}, before its write was called")),
+                None => {
+                    return Err(format!(
+                        "a read at {answered:?} found {value}, which nobody wrote"
+                    ));
+                }
+                Some(write) if write.called > answered => {
+                    return Err(format!(
+                        "{value} was read at {answered:?}, before its write was called"
+                    ));
+                }
                 Some(_) => {}
             }
-            let over = covered_by.get(value).into_iter().flatten().find(|w| w.answered.is_some_and(|at| at < read.called));
+            let over = covered_by
+                .get(value)
+                .into_iter()
+                .flatten()
+                .find(|w| w.answered.is_some_and(|at| at < read.called));
             if let Some(over) = over {
-                return Err(format!("a read called at {:?} found {value}, which {:?} had covered by {:?}", read.called, over.kind, over.answered));
+                return Err(format!(
+                    "a read called at {:?} found {value}, which {:?} had covered by {:?}",
+                    read.called, over.kind, over.answered
+                ));
             }
         }
         for (value, write) in &written {
             let stands = write.answered.is_some_and(|at| at < read.called);
             let covered = covered_by.get(value).into_iter().flatten().any(|w| w.called < answered);
             if stands && !covered && !found.contains(value) {
-                return Err(format!("a read from {:?} to {answered:?} found {found:?} and not {value}, acknowledged at {:?}", read.called, write.answered));
+                return Err(format!(
+                    "a read from {:?} to {answered:?} found {found:?} and not {value}, \
+                     acknowledged at {:?}",
+                    read.called, write.answered
+                ));
             }
         }
     }
@@ -171,8 +215,9 @@ pub fn obey_contexts(history: &[Op<Sibling>]) -> Result<(), String> {
 
 // ---- The newest timestamp. ----
 
-/// Whether every read finds the newest of all writes that were acknowledged before it was called, or a newer one that had been called by then; and nothing older
-/// than an earlier read has found. A read that finds nothing has found a deletion, or the time before every write.
+/// Whether every read finds the newest of all writes that were acknowledged before it was called,
+/// or a newer one that had been called by then; and nothing older than an earlier read has found. A
+/// read that finds nothing has found a deletion, or the time before every write.
 pub fn newest_stands(history: &[Op<Newest>]) -> Result<(), String> {
     // Called, answered, stamp, value; the first stands for the time before.
     let mut writes = vec![(Moment::ZERO, Moment::ZERO, 0, None)];
@@ -189,13 +234,22 @@ pub fn newest_stands(history: &[Op<Newest>]) -> Result<(), String> {
     // When a read was answered that had found a stamp.
     let mut known: Vec<(Moment, u64)> = Vec::new();
     for (answered, called, found) in reads {
-        let acknowledged = writes.iter().filter(|(_, at, ..)| *at < called).map(|(.., stamp, _)| *stamp);
-        let floor = acknowledged.chain(known.iter().filter(|(at, _)| *at < called).map(|(_, stamp)| *stamp)).max().unwrap_or(0);
+        let acknowledged =
+            writes.iter().filter(|(_, at, ..)| *at < called).map(|(.., stamp, _)| *stamp);
+        let floor = acknowledged
+            .chain(known.iter().filter(|(at, _)| *at < called).map(|(_, stamp)| *stamp))
+            .max()
+            .unwrap_or(0);
         let fits = |(begun, _, stamp, value): &&(Moment, Moment, u64, Option<u64>)| {
-            *begun <= answered && *stamp >= floor && found.map_or(value.is_none(), |(at, read)| at == *stamp && *value == Some(read))
+            *begun <= answered
+                && *stamp >= floor
+                && found.map_or(value.is_none(), |(at, read)| at == *stamp && *value == Some(read))
         };
         let Some((.., stamp, _)) = writes.iter().find(fits) else {
-            return Err(format!("a read from {called:?} to {answered:?} found {found:?}, and the timestamp {floor} had been written or read before"));
+            return Err(format!(
+                "a read from {called:?} to {answered:?} found {found:?}, and the timestamp {floor} \
+                 had been written or read before"
+            ));
         };
         known.push((answered, *stamp));
     }
@@ -227,7 +281,9 @@ impl Counter {
     }
 
     pub fn know(&mut self, number: u64, at: Moment) {
-        for known in self.known[..number as usize].iter_mut().rev().take_while(|k| k.is_none_or(|k| k > at)) {
+        for known in
+            self.known[..number as usize].iter_mut().rev().take_while(|k| k.is_none_or(|k| k > at))
+        {
             *known = Some(at);
         }
     }
@@ -241,9 +297,13 @@ pub struct CutTimes {
     pub sealed: Moment,
 }
 
-/// Whether counters as a snapshot holds them are one instant: nothing in it was called after something that is not in it was known, everything that was
-/// acknowledged before the snapshot was called is in it, and nothing that was called after its seal was known.
-pub fn one_instant<'a>(times: &CutTimes, held: impl IntoIterator<Item = (&'a Counter, u64)>) -> Result<(), String> {
+/// Whether counters as a snapshot holds them are one instant: nothing in it was called after
+/// something that is not in it was known, everything that was acknowledged before the snapshot was
+/// called is in it, and nothing that was called after its seal was known.
+pub fn one_instant<'a>(
+    times: &CutTimes,
+    held: impl IntoIterator<Item = (&'a Counter, u64)>,
+) -> Result<(), String> {
     let mut first_left_out = (FOR_EVER, 0, 0);
     let mut last_called = (Moment::ZERO, 0, 0);
     for (which, (counter, number)) in held.into_iter().enumerate() {
@@ -261,7 +321,8 @@ pub fn one_instant<'a>(times: &CutTimes, held: impl IntoIterator<Item = (&'a Cou
             && answered < times.called
         {
             return Err(format!(
-                "{} of counter {which} was acknowledged at {answered:?}, the snapshot called at {:?}, and holds {number}",
+                "{} of counter {which} was acknowledged at {answered:?}, the snapshot called at \
+                 {:?}, and holds {number}",
                 number + 1,
                 times.called
             ));
@@ -275,7 +336,10 @@ pub fn one_instant<'a>(times: &CutTimes, held: impl IntoIterator<Item = (&'a Cou
     }
     if first_left_out.0 < last_called.0 {
         let ((known, a, lacks), (called, b, holds)) = (first_left_out, last_called);
-        return Err(format!("it holds {holds} of counter {b}, called at {called:?}, and not {lacks} of counter {a}, known at {known:?}"));
+        return Err(format!(
+            "it holds {holds} of counter {b}, called at {called:?}, and not {lacks} of counter \
+             {a}, known at {known:?}"
+        ));
     }
     Ok(())
 }
@@ -323,21 +387,40 @@ mod tests {
         }
     }
 
-    fn put(value: u64, covers: &[u64], called: u64, answered: impl Into<Option<u64>>) -> Op<Sibling> {
+    fn put(
+        value: u64,
+        covers: &[u64],
+        called: u64,
+        answered: impl Into<Option<u64>>,
+    ) -> Op<Sibling> {
         let kind = Sibling::Write { value: Some(value), covers: covers.iter().copied().collect() };
         Op { called: at(called), answered: answered.into().map(at), kind }
     }
     fn delete(covers: &[u64], called: u64, answered: u64) -> Op<Sibling> {
-        Op { called: at(called), answered: Some(at(answered)), kind: Sibling::Write { value: None, covers: covers.iter().copied().collect() } }
+        Op {
+            called: at(called),
+            answered: Some(at(answered)),
+            kind: Sibling::Write { value: None, covers: covers.iter().copied().collect() },
+        }
     }
     fn found(values: &[u64], called: u64, answered: u64) -> Op<Sibling> {
-        Op { called: at(called), answered: Some(at(answered)), kind: Sibling::Read(values.iter().copied().collect()) }
+        Op {
+            called: at(called),
+            answered: Some(at(answered)),
+            kind: Sibling::Read(values.iter().copied().collect()),
+        }
     }
 
     #[test]
     fn histories_of_siblings_are_told_apart() {
         let fine: &[&[Op<Sibling>]] = &[
-            &[put(1, &[], 1, 2), put(2, &[], 3, 4), found(&[1, 2], 5, 6), put(3, &[1, 2], 7, 8), found(&[3], 9, 10)],
+            &[
+                put(1, &[], 1, 2),
+                put(2, &[], 3, 4),
+                found(&[1, 2], 5, 6),
+                put(3, &[1, 2], 7, 8),
+                found(&[3], 9, 10),
+            ],
             &[put(1, &[], 1, 2), put(2, &[1], 3, None), found(&[1], 5, 6), found(&[2], 7, 8)],
             &[put(1, &[], 1, 2), put(2, &[1], 3, 4), put(3, &[1], 5, 6), found(&[2, 3], 7, 8)],
             &[put(1, &[], 1, 2), put(2, &[], 3, 4), delete(&[1], 5, 6), found(&[2], 7, 8)],
@@ -366,17 +449,39 @@ mod tests {
             answered: answered.map(at),
             kind: Newest::Write { stamp, value },
         };
-        let read = |found, called, answered| Op { called: at(called), answered: Some(at(answered)), kind: Newest::Read(found) };
+        let read = |found, called, answered| Op {
+            called: at(called),
+            answered: Some(at(answered)),
+            kind: Newest::Read(found),
+        };
         let fine = [
-            vec![read(None, 1, 2), write(20, Some(1), 3, Some(4)), write(10, Some(2), 5, Some(6)), read(Some((20, 1)), 7, 8)],
+            vec![
+                read(None, 1, 2),
+                write(20, Some(1), 3, Some(4)),
+                write(10, Some(2), 5, Some(6)),
+                read(Some((20, 1)), 7, 8),
+            ],
             vec![write(20, None, 1, Some(2)), write(10, Some(2), 3, Some(4)), read(None, 5, 6)],
             vec![write(10, Some(1), 1, None), read(None, 2, 3), read(Some((10, 1)), 4, 5)],
-            vec![write(10, Some(1), 1, Some(2)), write(20, None, 3, Some(9)), read(Some((10, 1)), 4, 5), read(None, 6, 7)],
+            vec![
+                write(10, Some(1), 1, Some(2)),
+                write(20, None, 3, Some(9)),
+                read(Some((10, 1)), 4, 5),
+                read(None, 6, 7),
+            ],
         ];
         let wrong = [
-            vec![write(20, Some(1), 1, Some(2)), write(10, Some(2), 3, Some(4)), read(Some((10, 2)), 5, 6)],
+            vec![
+                write(20, Some(1), 1, Some(2)),
+                write(10, Some(2), 3, Some(4)),
+                read(Some((10, 2)), 5, 6),
+            ],
             // A deletion was forgotten, and an older write came late.
-            vec![write(20, None, 1, Some(2)), write(10, Some(2), 3, Some(4)), read(Some((10, 2)), 5, 6)],
+            vec![
+                write(20, None, 1, Some(2)),
+                write(10, Some(2), 3, Some(4)),
+                read(Some((10, 2)), 5, 6),
+            ],
             vec![write(10, Some(1), 1, Some(2)), read(None, 3, 4)],
             vec![write(10, Some(1), 1, None), read(Some((10, 1)), 2, 3), read(None, 4, 5)],
             vec![read(Some((10, 1)), 1, 2), write(10, Some(1), 3, Some(4))],
@@ -408,11 +513,17 @@ mod tests {
         assert!(check(1, 1).is_err(), "2 of a was acknowledged before the snapshot was called");
         assert!(check(2, 3).is_err(), "3 of b was called after 3 of a was acknowledged");
         assert!(check(4, 1).is_err());
-        assert!(one_instant(&CutTimes { called: at(0), sealed: at(6) }, [(&a, 2), (&b, 2)]).is_err(), "called after the seal");
+        assert!(
+            one_instant(&CutTimes { called: at(0), sealed: at(6) }, [(&a, 2), (&b, 2)]).is_err(),
+            "called after the seal"
+        );
         // Only read, never acknowledged.
         let mut read = Counter::default();
         read.call(at(1));
         read.know(1, at(3));
-        assert!(one_instant(&CutTimes { called: at(0), sealed: at(20) }, [(&read, 0), (&b, 2)]).is_err());
+        assert!(
+            one_instant(&CutTimes { called: at(0), sealed: at(20) }, [(&read, 0), (&b, 2)])
+                .is_err()
+        );
     }
 }

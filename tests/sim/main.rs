@@ -1,11 +1,14 @@
 //! A whole cluster in one thread from one seed, and checkers that believe nothing.
 //!
-//! `DEVICEDB_SIM_SEEDS=1000..2000` plays those seeds instead of the usual ones. A seed that breaks a promise is made as short as it can be, told, and printed with
-//! the command that plays it again: `DEVICEDB_SIM_PLOT` takes the short plot. With the feature `planted`, mistakes are made on purpose, to show that the
-//! checkers see them.
+//! `DEVICEDB_SIM_SEEDS=1000..2000` plays those seeds instead of the usual ones. A seed that breaks
+//! a promise is made as short as it can be, told, and printed with the command that plays it again:
+//! `DEVICEDB_SIM_PLOT` takes the short plot. With the feature `fault-injection`, mutations are
+//! made, one at a time and each in plots that bring it about, to show that the checkers see them.
 
 mod clients;
 mod cost;
+#[cfg(feature = "fault-injection")]
+mod directed;
 mod disaster;
 mod disk;
 mod history;
@@ -15,26 +18,31 @@ mod story;
 mod world;
 
 use std::{
+    collections::BTreeSet,
     ops::Range,
     sync::{
         Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use devicedb::planted::Mistake;
-use plot::Plot;
+use devicedb::base::clock::{Clock, busy};
+#[cfg(feature = "fault-injection")]
+use devicedb::faults::mutation;
+#[cfg(feature = "fault-injection")]
+use plot::Fault;
+use plot::{Moves, Plot};
 use story::{Ending, play};
 
-/// The build that makes mistakes on purpose is the simulator's own; there it plays at length.
-const SEEDS: Range<u64> = if cfg!(feature = "planted") { 0..700 } else { 0..40 };
-/// In so many stories every mistake on purpose has to show.
-#[cfg(feature = "planted")]
-const MISTAKE_SEEDS: u64 = 1000;
+/// The build with mutations is the simulator's own; there it plays more. `make soak` plays as many
+/// as one likes.
+const SEEDS: Range<u64> = if cfg!(feature = "fault-injection") { 0..150 } else { 0..40 };
 
 fn seeds_or(usual: Range<u64>) -> Range<u64> {
     let Ok(text) = std::env::var("DEVICEDB_SIM_SEEDS") else { return usual };
-    let bounds = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let bounds =
+        text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     let one = || text.parse().ok().map(|seed: u64| seed..seed + 1);
     bounds.or_else(one).expect("DEVICEDB_SIM_SEEDS is a seed, or two with .. between them")
 }
@@ -43,81 +51,137 @@ fn seeds_or(usual: Range<u64>) -> Range<u64> {
 const FOUND: &[(&str, &str)] = &[
     ("seed=25", "a follower that had not heard of a new leader sent a request in circles"),
     ("seed=53", "the engine's thread ended without a reason at a log that could not be read"),
-    ("seed=50", "verify counted a node whose part lacks the meta group, which cannot be restored, for a majority"),
-    ("seed=157 lasts=2214 disasters=0 faults=Loss without=3", "a request that came late took a deleted snapshot once more, under the same uuid"),
     (
-        "seed=619 nodes=7 replicas=3 think=1 every=500 checkpoint=1024 overlay=16384 kept=0 cut=1000 clients=4 lasts=11000 snapshots=500 disasters=1 \
-         faults=Crash,Cut,Late without=6,7,28,29,35,36,37,38,39,40,41,42,43",
+        "seed=50",
+        "verify counted a node whose part lacks the meta group, which cannot be restored, for a \
+         majority",
+    ),
+    (
+        "seed=157 lasts=2214 disasters=0 faults=Loss without=3",
+        "a request that came late took a deleted snapshot once more, under the same uuid",
+    ),
+    (
+        "seed=619 nodes=7 replicas=3 think=1 every=500 checkpoint=1024 overlay=16384 kept=0 \
+         cut=1000 clients=4 lasts=11000 snapshots=500 disasters=1 faults=Crash,Cut,Late \
+         without=6,7,28,29,35,36,37,38,39,40,41,42,43",
         "a replica that had come past its Raft snapshot by another way was left waiting for ever",
     ),
     (
-        "seed=676 without=80,81,82,83,98,99,100,101,102,103,104,105,106,107,108,109,110,111,112,113,114,115,116,117,118,119,120,121",
-        "a new leader that lacked the one voter for which a Raft snapshot had been lost never sent it again",
+        "seed=676 without=80,81,82,83,98,99,100,101,102,103,104,105,106,107,108,\
+         109,110,111,112,113,114,115,116,117,118,119,120,121",
+        "a new leader that lacked the one voter for which a Raft snapshot had been lost never sent \
+         it again",
     ),
     (
         "seed=318 clients=7 disasters=0 without=21,22,23,33,34,35,36,37,38,39,40,41,42,43,44",
-        "a node that was restarted captured a sealed snapshot once more, for the one group that had been behind, and could not put that in the place of its part",
+        "a node that was restarted captured a sealed snapshot once more, for the one group that \
+         had been behind, and could not put that in the place of its part",
     ),
     ("seed=298", "several logs in one thread read one another's blocks"),
 ];
 /// How many stories may be played to make one shorter.
 const ATTEMPTS: u32 = 150;
 
-/// Plays seeds on all cores, those that break a promise apart; with a mistake, until the first does.
-fn play_all(seeds: Range<u64>, mistake: Option<Mistake>) -> (Ending, Vec<(u64, Ending)>) {
-    let (next, total, failed) = (AtomicU64::new(seeds.start), Mutex::new(Ending::default()), Mutex::new(Vec::new()));
+/// Works through a list on all cores. The results stand in the order of the list.
+fn on_all_cores<T: Sync, R: Send>(list: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
             scope.spawn(|| {
-                #[cfg(feature = "planted")]
-                devicedb::planted::plant(mistake);
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    let found = mistake.is_some() && !failed.lock().unwrap().is_empty();
-                    if seed >= seeds.end || found {
-                        return;
-                    }
-                    let ending = played(Plot::of(seed));
-                    let mut total = total.lock().unwrap();
-                    total.operations += ending.operations;
-                    total.unknown += ending.unknown;
-                    total.faults += ending.faults;
-                    total.snapshots += ending.snapshots;
-                    total.sealed += ending.sealed;
-                    total.parts += ending.parts;
-                    total.restores += ending.restores;
-                    total.refused_parts += ending.refused_parts;
-                    total.rounds += ending.rounds;
-                    total.messages += ending.messages;
-                    total.disk_operations += ending.disk_operations;
-                    if !ending.broken.is_empty() {
-                        failed.lock().unwrap().push((seed, ending));
-                    }
+                while let Some((at, one)) = pick(list, &next) {
+                    let result = work(one);
+                    done.lock().unwrap().push((at, result));
                 }
             });
         }
     });
-    let mut failed = failed.into_inner().unwrap();
-    failed.sort_by_key(|(seed, _)| *seed);
-    (total.into_inner().unwrap(), failed)
+    let mut done = done.into_inner().unwrap();
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+fn pick<'a, T>(list: &'a [T], next: &AtomicUsize) -> Option<(usize, &'a T)> {
+    let at = next.fetch_add(1, Ordering::Relaxed);
+    list.get(at).map(|one| (at, one))
+}
+
+/// Plays plots on all cores: what they came to together, and those that break a promise.
+fn play_all(plots: Vec<Plot>) -> (Ending, Vec<(Plot, Ending)>) {
+    let clock = Clock::start();
+    let endings = on_all_cores(&plots, |plot| {
+        let began = busy();
+        let ending = played(plot.clone());
+        let told = if ending.broken.is_empty() { Vec::new() } else { ending.told };
+        (Ending { told, ..ending }, busy() - began)
+    });
+    let (mut total, mut failed, mut worked) = (Ending::default(), Vec::new(), Duration::ZERO);
+    let count = plots.len();
+    for (plot, (ending, busy)) in plots.into_iter().zip(endings) {
+        worked += busy;
+        total.operations += ending.operations;
+        total.unknown += ending.unknown;
+        total.faults += ending.faults;
+        total.snapshots += ending.snapshots;
+        total.sealed += ending.sealed;
+        total.parts += ending.parts;
+        total.restores += ending.restores;
+        total.refused_parts += ending.refused_parts;
+        total.rounds += ending.rounds;
+        total.messages += ending.messages;
+        total.disk_operations += ending.disk_operations;
+        if !ending.broken.is_empty() {
+            failed.push((plot, ending));
+        }
+    }
+    println!(
+        "{count} plots in {:.1} s, {:.1} s of processors: {total:?}",
+        clock.now().as_secs_f64(),
+        worked.as_secs_f64()
+    );
+    (total, failed)
+}
+
+/// That none of them breaks a promise; else the first that does is made shorter.
+fn keep_every_promise(plots: Vec<Plot>) -> Ending {
+    let count = plots.len();
+    let (total, failed) = play_all(plots);
+    for (plot, ending) in &failed {
+        println!("{plot}: {}", ending.broken.join("\n  "));
+    }
+    if let Some((plot, _)) = failed.first() {
+        println!("The first of them, made shorter: {}", explain(plot.clone(), ATTEMPTS).1);
+    }
+    assert!(failed.is_empty(), "{} of {count} plots break a promise", failed.len());
+    total
 }
 
 /// Plays a story; a panic breaks a promise too.
 fn played(plot: Plot) -> Ending {
     let told = std::panic::catch_unwind(|| play(plot));
     told.unwrap_or_else(|panic| {
-        let words = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
-        Ending { broken: vec![format!("a panic: {}", words.unwrap_or_default())], ..Ending::default() }
+        let words = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+        Ending {
+            broken: vec![format!("a panic: {}", words.unwrap_or_default())],
+            ..Ending::default()
+        }
     })
 }
 
 /// Makes a broken story short, and tells it.
-fn explain(plot: Plot) -> (Plot, String) {
-    let breaks = |plot: &Plot| Some(played(plot.clone())).filter(|ending| !ending.broken.is_empty()).map(|ending| ending.faults);
-    let plot = plot.shrink(ATTEMPTS, breaks);
+fn explain(plot: Plot, attempts: u32) -> (Plot, String) {
+    let breaks = |plot: &Plot| {
+        Some(played(plot.clone()))
+            .filter(|ending| !ending.broken.is_empty())
+            .map(|ending| ending.faults)
+    };
+    let plot = plot.shrink(attempts, breaks);
     let ending = played(plot.clone());
     let told = format!(
-        "{plot}\n  {}\n  {}\n  again: DEVICEDB_SIM_PLOT='{plot}' cargo test --features planted --test sim no_seed -- --nocapture",
+        "{plot}\n  {}\n  {}\n  again: DEVICEDB_SIM_PLOT='{plot}' cargo test --features \
+         fault-injection --test sim no_seed -- --nocapture",
         ending.told.join("\n  "),
         ending.broken.join("\n  ")
     );
@@ -129,62 +193,119 @@ fn no_seed_breaks_a_promise() {
     if let Ok(text) = std::env::var("DEVICEDB_SIM_PLOT") {
         let plot: Plot = text.parse().expect("DEVICEDB_SIM_PLOT is a plot as it was printed");
         let ending = played(plot);
-        return assert!(ending.broken.is_empty(), "{}\n{}", ending.told.join("\n"), ending.broken.join("\n"));
+        return assert!(
+            ending.broken.is_empty(),
+            "{}\n{}",
+            ending.told.join("\n"),
+            ending.broken.join("\n")
+        );
     }
-    let seeds = seeds_or(SEEDS);
-    let count = seeds.end - seeds.start;
-    let (total, failed) = play_all(seeds, None);
-    println!("{count} seeds: {total:?}");
-    for (seed, ending) in &failed {
-        println!("seed {seed}: {}", ending.broken.join("\n  "));
-    }
-    if let Some((seed, _)) = failed.first() {
-        println!("The first of them, made shorter: {}", explain(Plot::of(*seed)).1);
-    }
-    assert!(failed.is_empty(), "{} of {count} seeds break a promise", failed.len());
+    keep_every_promise(seeds_or(SEEDS).map(Plot::of).collect());
+}
+
+#[cfg(feature = "fault-injection")]
+#[test]
+fn no_scenario_breaks_a_promise_without_its_mutation() {
+    keep_every_promise(directed::plots());
+}
+
+/// Forty restores to other addresses, beside those of the other seeds, in which everything else
+/// fails as well.
+#[test]
+fn clusters_that_are_restored_elsewhere_are_one_again_within_five_seconds() {
+    let plot = |seed: u64| Plot {
+        nodes: [3, 5][seed as usize / 2 % 2],
+        replication_factor: 3,
+        faults: BTreeSet::new(),
+        lasts: Duration::from_secs(3),
+        snapshots_every: Duration::from_millis(500),
+        moves: [Moves::Away, Moves::About][seed as usize % 2],
+        disasters: 1,
+        ..Plot::of(seed)
+    };
+    // Where no snapshot was complete in time there is nothing to restore from.
+    let restores = keep_every_promise((0..60).map(plot).collect()).restores;
+    assert!(restores >= 40, "only {restores} of 60 stories came to a restore");
 }
 
 #[test]
 fn no_story_that_broke_a_promise_once_does_so_again() {
-    for (plot, found) in FOUND {
-        let ending = played(plot.parse().unwrap());
-        assert!(ending.broken.is_empty(), "{plot}, which found that {found}: {}", ending.broken.join("\n"));
+    let endings = on_all_cores(FOUND, |(plot, _)| played(plot.parse().unwrap()));
+    for ((plot, found), ending) in FOUND.iter().zip(endings) {
+        assert!(
+            ending.broken.is_empty(),
+            "{plot}, which found that {found}: {}",
+            ending.broken.join("\n")
+        );
     }
 }
 
-#[cfg(feature = "planted")]
+#[cfg(feature = "fault-injection")]
 #[test]
 fn a_story_that_breaks_a_promise_is_made_short_and_told() {
-    let mistake = Some(Mistake::AckBeforeSync);
-    let (seed, ending) = play_all(0..MISTAKE_SEEDS, mistake).1.into_iter().next().expect("this mistake is found");
-    devicedb::planted::plant(mistake);
-    let (plot, told) = explain(Plot::of(seed));
-    let again = played(plot.to_string().parse().unwrap());
-    devicedb::planted::plant(None);
-    assert!(!again.broken.is_empty() && told.contains("again: DEVICEDB_SIM_PLOT='seed="), "{told}");
-    assert!(plot.faults.len() < Plot::of(seed).faults.len() || again.told.len() < ending.told.len(), "nothing was left out: {told}");
+    let scenario = &directed::SCENARIOS[0];
+    let breaks = |plot: &Plot| !played(plot.clone()).broken.is_empty();
+    mutation::plant(Some(scenario.mutation));
+    let mut plots = (0..directed::SEEDS).map(|seed| {
+        let mut plot = scenario.plot(seed);
+        plot.faults.extend([Fault::Drift, Fault::Pause]);
+        plot
+    });
+    let long = plots.find(breaks).expect("this mutation is found");
+    let (plot, told) = explain(long.clone(), 40);
+    let again = breaks(&plot.to_string().parse().unwrap());
+    mutation::plant(None);
+    assert!(again && told.contains("again: DEVICEDB_SIM_PLOT='seed="), "{told}");
+    assert!(plot.faults.len() < long.faults.len(), "nothing was left out: {told}");
 }
 
 #[test]
 fn a_seed_plays_the_same_story_again() {
     for seed in 0..3 {
         let [first, second] = [play(Plot::of(seed)), play(Plot::of(seed))];
-        assert_eq!((first.trace, first.operations), (second.trace, second.operations), "seed {seed}");
+        assert_eq!(
+            (first.trace, first.operations),
+            (second.trace, second.operations),
+            "seed {seed}"
+        );
     }
 }
 
-/// Each mistake breaks a promise in one of a thousand stories, or of `DEVICEDB_SIM_SEEDS`. `DEVICEDB_SIM_MISTAKE=VoteLost` plants only that one.
-#[cfg(feature = "planted")]
+/// Each mutation breaks a promise in one of the plots of its scenario; they are played until one
+/// does. Where `DEVICEDB_SIM_SEEDS` says which, all are, and counted: that is how the rates in
+/// `directed.rs` are measured. `DEVICEDB_SIM_MUTATION=VoteLost` makes only that one.
+#[cfg(feature = "fault-injection")]
 #[test]
-fn every_mistake_on_purpose_is_found() {
-    let only = std::env::var("DEVICEDB_SIM_MISTAKE").ok();
-    let wanted = |mistake: &Mistake| only.as_ref().is_none_or(|name| *name == format!("{mistake:?}"));
-    let mut missed = Vec::new();
-    for mistake in Mistake::ALL.into_iter().filter(wanted) {
-        match play_all(seeds_or(0..MISTAKE_SEEDS), Some(mistake)).1.first() {
-            Some((seed, ending)) => eprintln!("{mistake:?}: seed {seed}: {}", ending.broken[0]),
-            None => missed.push(mistake),
-        }
-    }
-    assert!(missed.is_empty(), "not found in {:?}: {missed:?}", seeds_or(0..MISTAKE_SEEDS));
+fn every_mutation_is_found() {
+    let only = std::env::var("DEVICEDB_SIM_MUTATION").ok();
+    let most = if std::env::var("DEVICEDB_SIM_SEEDS").is_ok() { usize::MAX } else { 1 };
+    let seeds = seeds_or(0..directed::SEEDS);
+    let wanted: Vec<_> = directed::SCENARIOS
+        .into_iter()
+        .filter(|s| only.as_ref().is_none_or(|name| *name == format!("{:?}", s.mutation)))
+        .collect();
+    let found = on_all_cores(&wanted, |scenario| {
+        let began = busy();
+        mutation::plant(Some(scenario.mutation));
+        let broken = seeds.clone().filter_map(|seed| {
+            let what = played(scenario.plot(seed)).broken.into_iter().next()?;
+            Some((seed, what))
+        });
+        let found: Vec<_> = broken.take(most).collect();
+        let first = found.first().map_or(String::new(), |(seed, what)| format!("{seed}: {what}"));
+        println!(
+            "{:?}: found by {} of the seeds {seeds:?} in {:.1} s of a processor; {first}",
+            scenario.mutation,
+            found.len(),
+            (busy() - began).as_secs_f64()
+        );
+        found.len()
+    });
+    let missed: Vec<_> = wanted
+        .iter()
+        .zip(found)
+        .filter(|(_, found)| *found == 0)
+        .map(|(s, _)| s.mutation)
+        .collect();
+    assert!(missed.is_empty(), "not found in the seeds {seeds:?}: {missed:?}");
 }

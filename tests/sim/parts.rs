@@ -1,7 +1,9 @@
-//! Parts of snapshots: captured, put on a shelf, reported, deleted, as production does it with tasks and threads, here in steps of virtual time.
+//! Parts of snapshots: captured, put on a shelf, reported, deleted, as production does it with
+//! tasks and threads, here in steps of virtual time.
 //!
-//! Copying, the shelf and the tar are the real ones, on files of a temporary directory: what a crash does to half a part is that the process ends. The
-//! shelf's own fsyncs are not simulated. Of a part that is put in place it is checked, now and then, that its tar holds what the view held.
+//! Copying, the shelf and the tar are the real ones, on files of a temporary directory: what a
+//! crash does to half a part is that the process ends. The shelf's own fsyncs are not simulated. Of
+//! a part that is put in place it is checked, now and then, that its tar holds what the view held.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,28 +14,41 @@ use std::{
 };
 
 use devicedb::{
-    clock::{Chance, Clock},
+    base::{
+        clock::{Clock, Random},
+        error::{Kind, Result},
+        ids::{
+            ClusterId, GroupId, Lineage, NodeId, PartitionId, SnapshotId, SnapshotSeq, Topology,
+        },
+        limits,
+    },
     cluster::{self, snapshots::Part},
     data::Reply,
     engine::{Body, Captured, SnapshotNews, Token},
-    error::{Kind, Result},
-    ids::{GroupId, NodeId, PartitionId, SnapshotId, SnapshotSeq, Topology},
-    limits,
-    parts::capture::{self, Capture, Head, Outcome},
-    snapshot::{archive::PartReader, manifest::Manifest, shelf::PartWriter, shelf::Shelf, source::PartSource, verify},
+    part::{
+        directory::PartSource,
+        manifest::Manifest,
+        shelf::{Owner, PartWriter, Shelf},
+        tar::PartReader,
+        verify,
+    },
+    service::parts::capture::{self, Capture, Head, Outcome},
     store::{View, keys},
 };
+
+use uuid::Uuid;
 
 use crate::world::World;
 
 /// Alarms of parts have numbers from here on.
 pub const ALARMS: u64 = 1 << 32;
 
-/// A digest of the rows of each group that a node holds; without the letter of the key space, as they stand in a part.
+/// A digest of the rows of each group that a node holds; without the letter of the key space, as
+/// they stand in a part.
 pub type Rows = BTreeMap<GroupId, String>;
 
 pub struct Parts {
-    chance: Chance,
+    rng: Random,
     shelves: Vec<PathBuf>,
     nodes: BTreeMap<usize, Node>,
     steps: BTreeMap<u64, (usize, u64, SnapshotId)>,
@@ -55,7 +70,7 @@ struct Node {
 
 struct Taken {
     capture: Capture,
-    x: SnapshotSeq,
+    seq: SnapshotSeq,
     view: Option<(View, Vec<Captured>)>,
     rows: Rows,
     copied: Option<(PartWriter, Manifest)>,
@@ -72,7 +87,7 @@ struct Report {
 impl Parts {
     pub fn new(seed: u64, shelves: Vec<PathBuf>) -> Parts {
         Parts {
-            chance: Chance::seeded(seed),
+            rng: Random::seeded(seed),
             shelves,
             nodes: BTreeMap::new(),
             steps: BTreeMap::new(),
@@ -99,12 +114,13 @@ impl Parts {
     pub fn on_news(&mut self, node: usize, news: SnapshotNews, world: &mut World) {
         let incarnation = world.nodes[node].incarnation;
         match news {
-            SnapshotNews::View { id, x, view, groups, .. } => {
-                let rows = rows(&view, world.topology, groups.iter().map(|g| g.group)).expect("the story has just read them");
+            SnapshotNews::View { id, seq, view, groups, .. } => {
+                let rows = rows(&view, world.topology, groups.iter().map(|g| g.group))
+                    .expect("the story has just read them");
                 let capture = Capture::begin(groups.len() as u32, Clock::start());
-                let taken = Taken { capture, x, view: Some((*view, groups)), rows, copied: None };
+                let taken = Taken { capture, seq, view: Some((*view, groups)), rows, copied: None };
                 self.of(node, world).captures.insert(id, taken);
-                let most = [5, 100, 3000][self.chance.below(3) as usize];
+                let most = [5, 100, 3000][self.rng.below(3) as usize];
                 self.later(node, id, most, world);
             }
             SnapshotNews::Sealed { id } => self.decide(node, id, Outcome::Sealed, world),
@@ -113,10 +129,30 @@ impl Parts {
                 self.decide(node, id, Outcome::Given, world);
                 self.delete(node, id, world);
             }
+            SnapshotNews::Deleting { id, lineage } => {
+                self.decide(node, id, Outcome::Given, world);
+                if let Err(e) = self.of(node, world).shelf.delete(id, lineage) {
+                    self.broken.push(format!("node {node} cannot delete its part of {id}: {e}"));
+                }
+                let report = cluster::Command::ReportDeletion {
+                    id,
+                    node: world.nodes[node].id,
+                    reason: String::new(),
+                };
+                // Told again where that gets lost.
+                world.request(
+                    node,
+                    GroupId::META,
+                    Body::Propose(report.into()),
+                    limits::REQUEST_DEADLINE,
+                );
+            }
             SnapshotNews::Unreported { id } => {
                 let this = self.of(node, world);
                 if !this.captures.contains_key(&id) && this.lying.insert(id) {
-                    let part = capture::lying(&this.shelf, id).unwrap_or_else(|| Part::missing(world.nodes[node].id, "the node was away"));
+                    let part = capture::on_shelf(&this.shelf, id).unwrap_or_else(|| {
+                        Part::missing(world.nodes[node].id, "the node was away")
+                    });
                     self.report(Report { node, incarnation, id, part }, world);
                 }
             }
@@ -131,7 +167,8 @@ impl Parts {
     }
 
     fn delete(&mut self, node: usize, id: SnapshotId, world: &World) {
-        if let Err(e) = self.of(node, world).shelf.delete(id) {
+        let Some(lineage) = world.engine(node).map(|e| e.identity().lineage) else { return };
+        if let Err(e) = self.of(node, world).shelf.delete(id, lineage) {
             self.broken.push(format!("node {node} cannot delete its part of {id}: {e}"));
         }
     }
@@ -140,12 +177,14 @@ impl Parts {
         let incarnation = world.nodes[node].incarnation;
         self.next_step += 1;
         self.steps.insert(self.next_step, (node, incarnation, id));
-        world.alarm(Duration::from_micros(1 + self.chance.below(most_ms * 1000)), self.next_step);
+        world.alarm(Duration::from_micros(1 + self.rng.below(most_ms * 1000)), self.next_step);
     }
 
     /// The next step of a capture, if its process is still there.
     pub fn on_alarm(&mut self, number: u64, world: &mut World) {
-        if let Some(report) = self.again.remove(&number).filter(|r| world.nodes[r.node].incarnation == r.incarnation) {
+        if let Some(report) =
+            self.again.remove(&number).filter(|r| world.nodes[r.node].incarnation == r.incarnation)
+        {
             return self.report(report, world);
         }
         let Some((node, incarnation, id)) = self.steps.remove(&number) else { return };
@@ -160,9 +199,16 @@ impl Parts {
         let me = world.nodes[node].id;
         let written_ms = world.now.as_millis() as u64;
         let this = self.of(node, world);
+        this.shelf.set_lineage(identity.lineage).expect("a temporary directory can be used");
         let Some(taken) = this.captures.get_mut(&id) else { return };
         if let Some((view, groups)) = taken.view.take() {
-            let head = Head { snapshot: id, x: taken.x, identity: &identity, address: "127.0.0.1:1", written_ms };
+            let head = Head {
+                snapshot: id,
+                seq: taken.seq,
+                identity: &identity,
+                address: "127.0.0.1:1",
+                written_ms,
+            };
             match capture::copy(&this.shelf, &head, &view, groups, &taken.capture) {
                 Ok(copied) => taken.copied = Some(copied),
                 Err(_) if taken.capture.is_stopped() => {}
@@ -187,13 +233,15 @@ impl Parts {
                         let part = capture::completed(&finished);
                         let (shelf, rows) = (this.shelf.clone(), taken.rows.clone());
                         self.completed += 1;
-                        if self.chance.below(8) == 0 {
+                        if self.rng.below(8) == 0 {
                             self.check(node, &shelf, id, &rows, world);
                         }
                         self.report(Report { node, incarnation, id, part }, world);
                     }
                     Ok(None) => drop(this.captures.remove(&id)),
-                    Err(e) => self.broken.push(format!("node {node} cannot finish its part of {id}: {e}")),
+                    Err(e) => {
+                        self.broken.push(format!("node {node} cannot finish its part of {id}: {e}"))
+                    }
                 }
             }
         }
@@ -201,7 +249,12 @@ impl Parts {
 
     fn report(&mut self, report: Report, world: &mut World) {
         let command = cluster::Command::ReportPart { id: report.id, part: report.part.clone() };
-        let token = world.request(report.node, GroupId::META, Body::Propose(command.into()), limits::REQUEST_DEADLINE);
+        let token = world.request(
+            report.node,
+            GroupId::META,
+            Body::Propose(command.into()),
+            limits::REQUEST_DEADLINE,
+        );
         self.reports.insert(token, report);
     }
 
@@ -229,19 +282,31 @@ impl Parts {
     }
 
     /// Downloads a part and compares it with what its view held.
-    fn check(&mut self, node: usize, shelf: &Arc<Shelf>, id: SnapshotId, held: &Rows, world: &World) {
+    fn check(
+        &mut self,
+        node: usize,
+        shelf: &Arc<Shelf>,
+        id: SnapshotId,
+        held: &Rows,
+        world: &World,
+    ) {
         let dir = tempfile::tempdir_in(&world.root).unwrap();
         let tar = dir.path().join("part.tar");
-        let looked = download(shelf, id, &tar, &mut self.chance).and_then(|()| {
-            verify::verify_part(&tar).map_err(|problems| devicedb::error::Error::corrupt(problems.to_string()))?;
+        let looked = download(shelf, id, &tar, &mut self.rng).and_then(|()| {
+            verify::verify_part(&tar)
+                .map_err(|problems| devicedb::base::error::Error::corrupt(problems.to_string()))?;
             let extracted = dir.path().join("part");
             extract(&tar, &extracted);
             rows_of_part(&extracted)
         });
         match looked {
             Ok(rows) if rows == *held => {}
-            Ok(rows) => self.broken.push(format!("node {node}: the part of {id} holds {rows:?}, its view held {held:?}")),
-            Err(e) => self.broken.push(format!("node {node}: the part of {id} that was just completed is not sound: {e}")),
+            Ok(rows) => self.broken.push(format!(
+                "node {node}: the part of {id} holds {rows:?}, its view held {held:?}"
+            )),
+            Err(e) => self.broken.push(format!(
+                "node {node}: the part of {id} that was just completed is not sound: {e}"
+            )),
         }
     }
 
@@ -257,13 +322,22 @@ impl Parts {
     pub fn lying(&self, world: &World) -> BTreeMap<SnapshotId, Vec<usize>> {
         let mut lying: BTreeMap<SnapshotId, Vec<usize>> = BTreeMap::new();
         for (node, shelf) in self.shelves.iter().enumerate() {
-            open(shelf, world.nodes[node].id).list().into_iter().for_each(|part| lying.entry(part.snapshot).or_default().push(node));
+            open(shelf, world.nodes[node].id)
+                .list()
+                .into_iter()
+                .for_each(|part| lying.entry(part.snapshot).or_default().push(node));
         }
         lying
     }
 
-    pub fn download(&mut self, node: usize, id: SnapshotId, tar: &Path, world: &World) -> Result<()> {
-        download(&open(&self.shelves[node], world.nodes[node].id), id, tar, &mut self.chance)
+    pub fn download(
+        &mut self,
+        node: usize,
+        id: SnapshotId,
+        tar: &Path,
+        world: &World,
+    ) -> Result<()> {
+        download(&open(&self.shelves[node], world.nodes[node].id), id, tar, &mut self.rng)
     }
 
     pub fn set_shelf(&mut self, node: usize, shelf: PathBuf) {
@@ -273,19 +347,26 @@ impl Parts {
 
 fn open(dir: &Path, node: NodeId) -> Arc<Shelf> {
     fs::create_dir_all(dir).unwrap();
-    Shelf::open(dir, node).expect("a temporary directory can be used")
+    // Of whatever history: what is tried here is not whose it is.
+    let owner = Owner {
+        cluster: ClusterId(Uuid::nil()),
+        lineage: Lineage::PENDING,
+        node,
+        address: "127.0.0.1:1".into(),
+    };
+    Shelf::open(dir, &owner).expect("a temporary directory can be used")
 }
 
 /// Streams a part into a file, now and then from an offset again.
-fn download(shelf: &Arc<Shelf>, id: SnapshotId, tar: &Path, chance: &mut Chance) -> Result<()> {
+fn download(shelf: &Arc<Shelf>, id: SnapshotId, tar: &Path, rng: &mut Random) -> Result<()> {
     let mut bytes = Vec::new();
     let mut reader = PartReader::open(shelf.hold(id)?, 0)?;
     loop {
-        if chance.below(20) == 0 {
-            bytes.truncate(chance.below(bytes.len() as u64 + 1) as usize);
+        if rng.below(20) == 0 {
+            bytes.truncate(rng.below(bytes.len() as u64 + 1) as usize);
             reader = PartReader::open(shelf.hold(id)?, bytes.len() as u64)?;
         }
-        match reader.next(1 + chance.below(100_000) as usize)? {
+        match reader.next(1 + rng.below(100_000) as usize)? {
             Some(piece) => bytes.extend_from_slice(&piece),
             None => break,
         }
@@ -296,20 +377,23 @@ fn download(shelf: &Arc<Shelf>, id: SnapshotId, tar: &Path, chance: &mut Chance)
 
 pub fn extract(tar: &Path, dir: &Path) {
     fs::create_dir_all(dir).unwrap();
-    tar::Archive::new(fs::File::open(tar).unwrap()).unpack(dir).expect("what was downloaded is a tar");
+    tar::Archive::new(fs::File::open(tar).unwrap())
+        .unpack(dir)
+        .expect("what was downloaded is a tar");
 }
 
 /// What an extracted part holds.
 pub fn rows_of_part(dir: &Path) -> Result<Rows> {
     let source = PartSource::open(dir)?;
-    let digest = |chunks: &[devicedb::snapshot::chunk::ChunkHash], hash: &mut blake3::Hasher| -> Result<()> {
-        for chunk in chunks {
-            for (key, row) in source.chunk(*chunk)?.iter() {
-                hash.update(key).update(row);
+    let digest =
+        |chunks: &[devicedb::part::chunk::ChunkHash], hash: &mut blake3::Hasher| -> Result<()> {
+            for chunk in chunks {
+                for (key, row) in source.chunk(*chunk)?.iter() {
+                    hash.update(key).update(row);
+                }
             }
-        }
-        Ok(())
-    };
+            Ok(())
+        };
     let mut rows = Rows::new();
     for group in &source.manifest().groups {
         let mut hash = blake3::Hasher::new();
@@ -325,12 +409,18 @@ pub fn rows_of_part(dir: &Path) -> Result<Rows> {
 }
 
 /// What a view holds of some groups.
-pub fn rows(view: &View, topology: Topology, groups: impl IntoIterator<Item = GroupId>) -> Result<Rows> {
+pub fn rows(
+    view: &View,
+    topology: Topology,
+    groups: impl IntoIterator<Item = GroupId>,
+) -> Result<Rows> {
     let digest = |group: GroupId| {
         let mut hash = blake3::Hasher::new();
         let ranges = match group.is_meta() {
             true => vec![vec![keys::META]..vec![keys::META + 1]],
-            false => topology.partitions_of(group).map(|p| keys::partition(PartitionId(p))).collect(),
+            false => {
+                topology.partitions_of(group).map(|p| keys::partition(PartitionId(p))).collect()
+            }
         };
         for range in &ranges {
             for row in view.range(range)? {

@@ -1,13 +1,17 @@
-//! What may happen in a story: drawn from its seed, and made smaller when the story breaks a promise.
+//! What may happen in a story: drawn from its seed, and made smaller when the story breaks a
+//! promise.
 //!
-//! Each seed switches kinds of faults on and off (swarm testing: Groce and others, 2012), since faults hide each other: a story in which everything fails at
-//! once never gets anywhere. A broken story is shortened as in delta debugging (Zeller and Hildebrandt, 2002): less is tried, and kept while it still breaks.
+//! Each seed switches kinds of faults on and off (swarm testing: Groce and others, 2012), since
+//! faults hide each other: a story in which everything fails at once never gets anywhere. A broken
+//! story is shortened as in delta debugging (Zeller and Hildebrandt, 2002): less is tried, and kept
+//! while it still breaks.
 
 use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
-use devicedb::{clock::Chance, engine::Bounds};
+use devicedb::{base::clock::Random, engine::Bounds};
 
-/// What may happen in a story. As text it is its seed and what differs from that seed's plot: `seed=7 nodes=3 lasts=4000 faults=Crash,Cut without=0,3`.
+/// What may happen in a story. As text it is its seed and what differs from that seed's plot:
+/// `seed=7 nodes=3 lasts=4000 faults=Crash,Cut without=0,3`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plot {
     pub seed: u64,
@@ -23,8 +27,28 @@ pub struct Plot {
     pub snapshots_every: Duration,
     /// How often the whole cluster is lost and restored.
     pub disasters: u64,
+    /// Where it is restored to.
+    pub moves: Moves,
+    /// It is restored from the same snapshot again, where that still lies. Only in directed
+    /// scenarios.
+    pub same_snapshot: bool,
     /// Faults that do not happen after all, by their number.
     pub without: BTreeSet<u64>,
+}
+
+/// Where restored nodes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moves {
+    /// Where they were.
+    Stay,
+    /// Where nobody was, each told of another one.
+    Away,
+    /// Where others of them were, and told nothing.
+    About,
+}
+
+impl Moves {
+    const ALL: [Moves; 3] = [Moves::Stay, Moves::Away, Moves::About];
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,14 +68,28 @@ pub enum Fault {
     Drift,
     FalseAlarm,
     Checkpoint,
-    /// A bit of a log rots while its node is down: once in a story, that or the next, and where every group can do without a voter.
+    /// A bit of a log rots while its node is down: once in a story, that or the next, and where
+    /// every group can do without a voter.
     Rot,
     /// Bits in pages of a store rot, whether its node runs or is down.
     StoreRot,
+    /// A node comes back at another address; now and then it is told of another one.
+    Move,
+    /// From now on another node hears late that its groups are to be marked, by up to twice the
+    /// deadline: snapshots stay open, some groups marked and others not, while everything else goes
+    /// on. Only in directed scenarios.
+    LateMarks,
+    /// Power goes everywhere as soon as a node has voted for another one, before that one can say
+    /// that it leads. Only in directed scenarios.
+    CrashAtVote,
 }
 
+/// What `Plot::of` draws by itself, behind everything else, or not at all.
+const DRAWN_LATER: [Fault; 5] =
+    [Fault::Rot, Fault::StoreRot, Fault::Move, Fault::LateMarks, Fault::CrashAtVote];
+
 impl Fault {
-    pub const ALL: [Fault; 17] = [
+    pub const ALL: [Fault; 20] = [
         Fault::Crash,
         Fault::CrashAll,
         Fault::CrashBetweenWrites,
@@ -69,36 +107,48 @@ impl Fault {
         Fault::Checkpoint,
         Fault::Rot,
         Fault::StoreRot,
+        Fault::Move,
+        Fault::LateMarks,
+        Fault::CrashAtVote,
     ];
 }
 
 impl Plot {
     pub fn of(seed: u64) -> Plot {
-        let mut chance = Chance::seeded(seed ^ 0x5EED);
-        let nodes = [1, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 7][chance.below(16) as usize];
-        let faults = Fault::ALL.into_iter().filter(|fault| !matches!(fault, Fault::Rot | Fault::StoreRot) && chance.below(3) == 0).collect();
+        let mut rng = Random::seeded(seed ^ 0x5EED);
+        let nodes = [1, 1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 7][rng.below(16) as usize];
+        let faults = Fault::ALL
+            .into_iter()
+            .filter(|fault| !DRAWN_LATER.contains(fault) && rng.below(3) == 0)
+            .collect();
         let mut plot = Plot {
             seed,
             nodes,
-            replication_factor: [1, 3, 3, 3][chance.below(4) as usize],
-            clients: 2 + chance.below(8) as usize,
-            think: Duration::from_millis([1, 5, 20, 50][chance.below(4) as usize]),
-            lasts: Duration::from_secs(10 + chance.below(20)),
+            replication_factor: [1, 3, 3, 3][rng.below(4) as usize],
+            clients: 2 + rng.below(8) as usize,
+            think: Duration::from_millis([1, 5, 20, 50][rng.below(4) as usize]),
+            lasts: Duration::from_secs(10 + rng.below(20)),
             bounds: Bounds {
-                overlay_checkpoint_bytes: [1 << 10, 16 << 10, 16 << 20][chance.below(3) as usize],
-                overlay_bytes_max: [16 << 10, 128 << 20][chance.below(2) as usize],
-                log_entries_kept: [0, 10, 100, 10_000][chance.below(4) as usize],
-                cut_deadline: Duration::from_millis([300, 1000, 10_000][chance.below(3) as usize]),
+                overlay_checkpoint_bytes: [1 << 10, 16 << 10, 16 << 20][rng.below(3) as usize],
+                overlay_bytes_max: [16 << 10, 128 << 20][rng.below(2) as usize],
+                log_entries_kept: [0, 10, 100, 10_000][rng.below(4) as usize],
+                cut_deadline: Duration::from_millis([300, 1000, 10_000][rng.below(3) as usize]),
             },
             faults,
-            faults_every: Duration::from_millis([200, 500, 1000, 3000][chance.below(4) as usize]),
-            snapshots_every: Duration::from_millis([500, 1500, 4000, 20_000][chance.below(4) as usize]),
-            disasters: [0, 0, 0, 1, 1, 2][chance.below(6) as usize],
+            faults_every: Duration::from_millis([200, 500, 1000, 3000][rng.below(4) as usize]),
+            snapshots_every: Duration::from_millis(
+                [500, 1500, 4000, 20_000][rng.below(4) as usize],
+            ),
+            disasters: [0, 0, 0, 1, 1, 2][rng.below(6) as usize],
+            moves: Moves::Stay,
+            same_snapshot: false,
             without: BTreeSet::new(),
         };
         // What came later is drawn last, so that a seed's plot stays what it was but for that.
-        plot.faults.extend((chance.below(3) == 0).then_some(Fault::Rot));
-        plot.faults.extend((chance.below(3) == 0).then_some(Fault::StoreRot));
+        plot.faults.extend((rng.below(3) == 0).then_some(Fault::Rot));
+        plot.faults.extend((rng.below(3) == 0).then_some(Fault::StoreRot));
+        plot.moves = [Moves::Stay, Moves::Away, Moves::Away, Moves::About][rng.below(4) as usize];
+        plot.faults.extend((rng.below(3) == 0).then_some(Fault::Move));
         plot
     }
 }
@@ -120,9 +170,13 @@ impl FromStr for Plot {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Plot, String> {
-        let words = text.split_whitespace().map(|word| word.split_once('=').ok_or_else(|| format!("{word:?} is not name=value")));
+        let words = text
+            .split_whitespace()
+            .map(|word| word.split_once('=').ok_or_else(|| format!("{word:?} is not name=value")));
         let words = words.collect::<Result<Vec<_>, _>>()?;
-        let [("seed", seed), rest @ ..] = words.as_slice() else { return Err("a plot begins with seed=NUMBER".into()) };
+        let [("seed", seed), rest @ ..] = words.as_slice() else {
+            return Err("a plot begins with seed=NUMBER".into());
+        };
         let mut plot = Plot::of(number(seed)?);
         for (name, value) in rest {
             plot.set(name, value)?;
@@ -158,13 +212,20 @@ impl Plot {
             ("lasts", ms(self.lasts)),
             ("snapshots", ms(self.snapshots_every)),
             ("disasters", self.disasters.to_string()),
+            ("moves", format!("{:?}", self.moves)),
+            ("same", self.same_snapshot.to_string()),
             ("faults", faults.join(",")),
             ("without", without.join(",")),
         ]
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let fault = |name: &str| Fault::ALL.into_iter().find(|f| format!("{f:?}") == name).ok_or_else(|| format!("{name:?} is not a kind of fault"));
+        let fault = |name: &str| {
+            Fault::ALL
+                .into_iter()
+                .find(|f| format!("{f:?}") == name)
+                .ok_or_else(|| format!("{name:?} is not a kind of fault"))
+        };
         match name {
             "nodes" => self.nodes = number(value)?.max(1) as usize,
             "replicas" => self.replication_factor = number(value)?.max(1) as u32,
@@ -178,6 +239,16 @@ impl Plot {
             "lasts" => self.lasts = Duration::from_millis(number(value)?),
             "snapshots" => self.snapshots_every = Duration::from_millis(number(value)?.max(1)),
             "disasters" => self.disasters = number(value)?,
+            "moves" => {
+                self.moves = Moves::ALL
+                    .into_iter()
+                    .find(|m| format!("{m:?}") == value)
+                    .ok_or_else(|| format!("{value:?} is no way to move"))?
+            }
+            "same" => {
+                self.same_snapshot =
+                    value.parse().map_err(|_| format!("{value:?} is neither true nor false"))?
+            }
             "faults" => self.faults = listed(value, fault)?.into_iter().collect(),
             "without" => self.without = listed(value, number)?.into_iter().collect(),
             _ => return Err(format!("a plot has no {name:?}")),
@@ -197,9 +268,13 @@ impl Plot {
         };
         with(&|plot| plot.disasters = 0);
         with(&|plot| plot.disasters = plot.disasters.min(1));
+        with(&|plot| plot.moves = Moves::Stay);
+        with(&|plot| plot.same_snapshot = false);
         with(&|plot| plot.snapshots_every = plot.snapshots_every.max(NO_SNAPSHOTS));
         [1, 2, 3, 4].into_iter().for_each(|nodes| with(&|plot| plot.nodes = plot.nodes.min(nodes)));
-        [2, 4].into_iter().for_each(|part| with(&|plot| plot.lasts = plot.lasts - plot.lasts / part));
+        [2, 4]
+            .into_iter()
+            .for_each(|part| with(&|plot| plot.lasts = plot.lasts - plot.lasts / part));
         [2, 4].into_iter().for_each(|part| with(&|plot| plot.clients -= plot.clients / part));
         for kind in &self.faults {
             with(&|plot| plot.faults.retain(|other| other != kind));
@@ -213,8 +288,9 @@ impl Plot {
         smaller
     }
 
-    /// Makes a plot smaller as long as it still breaks a promise, in at most so many attempts. `faults` plays a plot and says how many faults happened, or nothing
-    /// if no promise was broken.
+    /// Makes a plot smaller as long as it still breaks a promise, in at most so many attempts.
+    /// `faults` plays a plot and says how many faults happened, or nothing if no promise was
+    /// broken.
     pub fn shrink(self, attempts: u32, mut faults: impl FnMut(&Plot) -> Option<u64>) -> Plot {
         let (mut plot, mut left) = (self, attempts);
         let Some(mut happened) = faults(&plot) else { return plot };
@@ -249,7 +325,9 @@ mod tests {
                 assert_eq!(smaller.to_string().parse(), Ok(smaller));
             }
         }
-        for wrong in ["", "nodes=3", "seed=x", "seed=1 nodes", "seed=1 faults=Flood", "seed=1 weather=fine"] {
+        for wrong in
+            ["", "nodes=3", "seed=x", "seed=1 nodes", "seed=1 faults=Flood", "seed=1 weather=fine"]
+        {
             wrong.parse::<Plot>().unwrap_err();
         }
     }
@@ -258,7 +336,10 @@ mod tests {
     fn what_is_not_needed_to_break_a_promise_is_left_out() {
         // A story that breaks where its 8th fault happens, on at least two nodes, with pauses.
         let plot = Plot { nodes: 5, faults: Fault::ALL.into(), disasters: 2, ..Plot::of(1) };
-        let breaks = |plot: &Plot| (plot.nodes >= 2 && plot.faults.contains(&Fault::Pause) && !plot.without.contains(&7)).then_some(20);
+        let breaks = |plot: &Plot| {
+            (plot.nodes >= 2 && plot.faults.contains(&Fault::Pause) && !plot.without.contains(&7))
+                .then_some(20)
+        };
         let shrunk = plot.shrink(1000, breaks);
         assert_eq!(shrunk.faults, [Fault::Pause].into());
         assert_eq!((shrunk.nodes, shrunk.disasters), (2, 0));

@@ -1,4 +1,5 @@
-//! One seed, one story: a cluster, clients, faults and snapshots, then an end in which nothing fails any more and everything has to come to rest.
+//! One seed, one story: a cluster, clients, faults and snapshots, then an end in which nothing
+//! fails any more and everything has to come to rest.
 //!
 //! What may happen in it stands in its plot; what did is told with the end.
 
@@ -8,12 +9,14 @@ use std::{
 };
 
 use devicedb::{
-    clock::Chance,
-    cluster::{self, walk::Membership},
+    base::{
+        clock::Random,
+        error::Result,
+        ids::{GroupId, SnapshotId, Topology},
+    },
+    cluster::{self, reconfigure::Membership},
     data::{Place as RowPlace, Row, RowKey, Versions},
     engine::{Body, Input, SnapshotNews},
-    error::Result,
-    ids::{GroupId, SnapshotId, Topology},
     store::{View, keys},
     wire,
 };
@@ -58,7 +61,7 @@ pub struct Ending {
 
 pub struct Story {
     pub plot: Plot,
-    pub chance: Chance,
+    pub rng: Random,
     pub world: World,
     pub clients: Clients,
     pub parts: Parts,
@@ -66,6 +69,8 @@ pub struct Story {
     ending: bool,
     pub cuts: BTreeMap<SnapshotId, Cut>,
     pub restores: u64,
+    /// The snapshot that was restored last.
+    pub restored: Option<SnapshotId>,
     /// Parts that were damaged and not restored.
     pub refused_parts: u64,
     told: Vec<String>,
@@ -81,8 +86,9 @@ pub struct Cut {
     pub sealed: Option<Moment>,
     /// Counters, by node.
     counters: Vec<BTreeMap<(usize, usize), u64>>,
-    /// What nodes hold of a group at its mark: the mark's place, and a digest of the rows.
-    pub groups: BTreeMap<GroupId, BTreeSet<(u64, u64, String)>>,
+    /// What nodes hold of a group at its mark: the mark's place, the newest dot's counter, and a
+    /// digest of the rows.
+    pub groups: BTreeMap<GroupId, BTreeSet<(u64, u64, u64, String)>>,
     /// The history in which it was taken is over and was checked.
     checked: bool,
 }
@@ -90,13 +96,17 @@ pub struct Cut {
 /// Plays a story to its end.
 pub fn play(plot: Plot) -> Ending {
     let topology = Topology::new(64, 4).unwrap();
-    let mut chance = Chance::seeded(plot.seed);
-    let world = World::new(chance.next_u64(), plot.nodes, plot.replication_factor, topology, plot.bounds);
-    let clients = Clients::new(chance.next_u64(), plot.clients, plot.think);
-    let parts = Parts::new(chance.next_u64(), (0..plot.nodes).map(|n| world.root.join(format!("shelf{n}"))).collect());
+    let mut rng = Random::seeded(plot.seed);
+    let world =
+        World::new(rng.next_u64(), plot.nodes, plot.replication_factor, topology, plot.bounds);
+    let clients = Clients::new(rng.next_u64(), plot.clients, plot.think);
+    let parts = Parts::new(
+        rng.next_u64(),
+        (0..plot.nodes).map(|n| world.root.join(format!("shelf{n}"))).collect(),
+    );
     let mut story = Story {
         plot,
-        chance,
+        rng,
         world,
         clients,
         parts,
@@ -104,6 +114,7 @@ pub fn play(plot: Plot) -> Ending {
         ending: false,
         cuts: BTreeMap::new(),
         restores: 0,
+        restored: None,
         refused_parts: 0,
         told: Vec::new(),
         restless: String::new(),
@@ -128,13 +139,23 @@ impl Story {
         self.until("every site is there", Duration::from_secs(60), |story| {
             missing.retain(|site| {
                 let there = |n: usize| {
-                    story.world.engine(n).is_some_and(|e| e.meta().sites().site(site).is_some_and(|s| s.state == cluster::sites::SiteState::Present))
+                    story.world.engine(n).is_some_and(|e| {
+                        e.meta()
+                            .sites()
+                            .site(site)
+                            .is_some_and(|s| s.state == cluster::sites::SiteState::Present)
+                    })
                 };
                 !there(0)
             });
             for site in missing.iter().take(1) {
                 let command = cluster::Command::AddSite(site.clone());
-                story.world.request(0, GroupId::META, Body::Propose(command.into()), Duration::from_secs(2));
+                story.world.request(
+                    0,
+                    GroupId::META,
+                    Body::Propose(command.into()),
+                    Duration::from_secs(2),
+                );
             }
             missing.is_empty()
         });
@@ -143,7 +164,7 @@ impl Story {
     /// Clients, faults and snapshots begin.
     pub fn arm(&mut self) {
         for client in 0..self.clients.count() {
-            self.world.alarm(Duration::from_millis(self.chance.below(100)), client as u64);
+            self.world.alarm(Duration::from_millis(self.rng.below(100)), client as u64);
         }
         self.world.alarm(self.plot.faults_every, FAULTS);
         self.world.alarm(self.plot.snapshots_every, SNAPSHOTS);
@@ -151,15 +172,22 @@ impl Story {
 
     fn middle(&mut self) {
         let until = self.world.now + self.plot.lasts;
-        let operations = self.clients.history.operations + OPERATIONS_MAX / (1 + self.plot.disasters);
-        while self.world.now < until && self.clients.history.operations < operations && self.is_whole() {
+        let operations =
+            self.clients.history.operations + OPERATIONS_MAX / (1 + self.plot.disasters);
+        while self.world.now < until
+            && self.clients.history.operations < operations
+            && self.is_whole()
+        {
             self.step();
         }
     }
 
     /// No promise has been broken so far.
     pub fn is_whole(&self) -> bool {
-        self.broken.is_empty() && self.world.broken.is_empty() && self.clients.broken.is_empty() && self.parts.broken.is_empty()
+        self.broken.is_empty()
+            && self.world.broken.is_empty()
+            && self.clients.broken.is_empty()
+            && self.parts.broken.is_empty()
     }
 
     fn end(&mut self) {
@@ -206,9 +234,15 @@ impl Story {
             }
             if self.world.now > by {
                 let waiting = self.clients.waiting().join("; ");
-                let nodes: Vec<_> = (0..self.plot.nodes).map(|n| self.world.look(n, |s| s.unready())).collect();
+                let nodes: Vec<_> = (0..self.plot.nodes)
+                    .map(|n| (self.world.look(n, |s| s.unready()), self.world.missing(n)))
+                    .collect();
                 let overdue = self.world.overdue(Duration::ZERO).join("; ");
-                self.broken.push(format!("not within {bound:?}: {what}; clients: {waiting}; nodes: {nodes:?}; {overdue}; {}", self.restless));
+                self.broken.push(format!(
+                    "not within {bound:?}: {what}; clients: {waiting}; nodes: {nodes:?}; \
+                     {overdue}; {}",
+                    self.restless
+                ));
             }
             self.step();
         }
@@ -217,16 +251,23 @@ impl Story {
     pub fn step(&mut self) {
         self.world.step();
         if self.world.rounds > ROUNDS_MAX && self.broken.is_empty() {
-            self.broken.push(format!("{ROUNDS_MAX} turns of engines, and it is only {:?}: they keep each other busy", self.world.now));
+            self.broken.push(format!(
+                "{ROUNDS_MAX} turns of engines, and it is only {:?}: they keep each other busy",
+                self.world.now
+            ));
         }
         while let Some(outcome) = self.world.outcomes.pop_front() {
             match outcome {
                 Outcome::Alarm(FAULTS) => self.fault(),
                 Outcome::Alarm(SNAPSHOTS) => self.snapshot(),
-                Outcome::Alarm(number) if number >= parts::ALARMS => self.parts.on_alarm(number, &mut self.world),
+                Outcome::Alarm(number) if number >= parts::ALARMS => {
+                    self.parts.on_alarm(number, &mut self.world)
+                }
                 Outcome::Alarm(client) => self.clients.wake(client as usize, &mut self.world),
                 Outcome::Answer { token, answer } => {
-                    if !self.world.on_join_answer(token, &answer) && !self.parts.on_answer(token, &answer, &mut self.world) {
+                    if !self.world.on_join_answer(token, &answer)
+                        && !self.parts.on_answer(token, &answer, &mut self.world)
+                    {
                         self.clients.on_answer(token, answer, &mut self.world);
                     }
                 }
@@ -246,35 +287,41 @@ impl Story {
             return;
         }
         let every = self.plot.faults_every.as_millis() as u64;
-        self.world.alarm(Duration::from_millis(every / 2 + self.chance.below(every + 1)), FAULTS);
+        self.world.alarm(Duration::from_millis(every / 2 + self.rng.below(every + 1)), FAULTS);
         let hung = self.world.overdue(Duration::from_secs(10));
         self.broken.extend(hung);
         let kinds: Vec<Fault> = self.plot.faults.iter().copied().collect();
         if kinds.is_empty() {
             return;
         }
-        // Each draws from a source of its own, so that a story goes on much the same when some do not happen.
-        let mut chance = Chance::seeded(self.chance.next_u64());
+        // Each draws from a source of its own, so that a story goes on much the same when some do
+        // not happen.
+        let mut rng = Random::seeded(self.rng.next_u64());
         let number = self.faults;
         self.faults += 1;
-        let kind = kinds[chance.below(kinds.len() as u64) as usize];
-        let node = chance.below(self.plot.nodes as u64) as usize;
-        let on = chance.below(2) == 0;
+        let kind = kinds[rng.below(kinds.len() as u64) as usize];
+        let node = rng.below(self.plot.nodes as u64) as usize;
+        let on = rng.below(2) == 0;
         if self.plot.without.contains(&number) {
             return;
         }
-        self.tell(format!("fault {number}: {kind:?}, node {node}, {}", if on { "on" } else { "off" }));
-        let some = |chance: &mut Chance, most: u64| Duration::from_millis(1 + chance.below(most));
+        self.tell(format!(
+            "fault {number}: {kind:?}, node {node}, {}",
+            if on { "on" } else { "off" }
+        ));
+        let some = |rng: &mut Random, most: u64| Duration::from_millis(1 + rng.below(most));
         match kind {
             Fault::Crash => self.world.crash(node),
             Fault::CrashAll => (0..self.plot.nodes).for_each(|n| self.world.crash(n)),
-            Fault::CrashBetweenWrites => self.world.nodes[node].disk.fail_in(chance.below(60)),
-            Fault::Pause => self.world.nodes[node].paused_until = self.world.now + some(&mut chance, 4000),
+            Fault::CrashBetweenWrites => self.world.nodes[node].disk.fail_in(rng.below(60)),
+            Fault::Pause => {
+                self.world.nodes[node].paused_until = self.world.now + some(&mut rng, 4000)
+            }
             Fault::Cut => {
-                let other = chance.below(self.plot.nodes as u64) as usize;
+                let other = rng.below(self.plot.nodes as u64) as usize;
                 if on {
                     self.world.network.cut.insert((node, other));
-                    if chance.below(2) == 0 {
+                    if rng.below(2) == 0 {
                         self.world.network.cut.insert((other, node));
                     }
                 } else {
@@ -285,23 +332,32 @@ impl Story {
                 self.world.network.cut.clear();
                 if on {
                     let others = (0..self.plot.nodes).filter(|n| *n != node);
-                    self.world.network.cut.extend(others.flat_map(|other| [(node, other), (other, node)]));
+                    self.world
+                        .network
+                        .cut
+                        .extend(others.flat_map(|other| [(node, other), (other, node)]));
                     self.world.gone(node);
                 }
             }
-            Fault::Loss => self.world.network.lost_permille = if on { chance.below(200) } else { 0 },
-            Fault::Doubled => self.world.network.doubled_permille = if on { chance.below(300) } else { 0 },
-            Fault::Late => {
-                self.world.network.late_permille = if on { chance.below(200) } else { 0 };
-                self.world.network.late = some(&mut chance, 5000);
+            Fault::Loss => self.world.network.lost_permille = if on { rng.below(200) } else { 0 },
+            Fault::Doubled => {
+                self.world.network.doubled_permille = if on { rng.below(300) } else { 0 }
             }
-            Fault::SlowDisk => self.world.nodes[node].disk.set_sync(if on { some(&mut chance, 200) } else { Duration::from_micros(500) }),
+            Fault::Late => {
+                self.world.network.late_permille = if on { rng.below(200) } else { 0 };
+                self.world.network.late = some(&mut rng, 5000);
+            }
+            Fault::SlowDisk => self.world.nodes[node].disk.set_sync(if on {
+                some(&mut rng, 200)
+            } else {
+                Duration::from_micros(500)
+            }),
             Fault::FullDisk => self.world.nodes[node].disk.set_full(on),
             Fault::SlowStore => {
-                let takes = if on { some(&mut chance, 3000) } else { Duration::ZERO };
+                let takes = if on { some(&mut rng, 3000) } else { Duration::ZERO };
                 self.world.set_work_slow(node, takes);
             }
-            Fault::Drift => self.world.nodes[node].drift_permille = chance.below(101) as i64 - 50,
+            Fault::Drift => self.world.nodes[node].drift_permille = rng.below(101) as i64 - 50,
             Fault::FalseAlarm => self.world.gone(node),
             Fault::Checkpoint => self.world.input(node, Input::Checkpoint),
             Fault::Rot => {
@@ -309,6 +365,17 @@ impl Story {
                     self.world.rot(node);
                 }
             }
+            Fault::Move => {
+                self.world.crash(node);
+                self.world.moves_away(node);
+                let other = rng.below(self.plot.nodes as u64) as usize;
+                self.world.aim(node, if on { vec![self.world.address(other)] } else { Vec::new() });
+            }
+            Fault::LateMarks => {
+                let deadline = self.plot.bounds.cut_deadline.as_millis() as u64;
+                self.world.network.marks_late = Some((node, some(&mut rng, 2 * deadline)));
+            }
+            Fault::CrashAtVote => self.world.network.fails_at_vote = true,
             Fault::StoreRot => {
                 if !self.world.rotted && self.spares_any() {
                     self.world.rot_store(node);
@@ -317,21 +384,44 @@ impl Story {
         }
     }
 
-    /// Whether every group is led, and can do without any one of its voters that are up; some may be gone for good.
+    /// Whether every group is led, and can do without any one of its voters that are up; some may
+    /// be gone for good.
     fn spares_any(&mut self) -> bool {
         let mut spared = BTreeSet::new();
-        let up: BTreeSet<_> = self.world.up().into_iter().map(|node| self.world.nodes[node].id).collect();
+        let up: BTreeSet<_> =
+            self.world.up().into_iter().map(|node| self.world.nodes[node].id).collect();
         for node in self.world.up() {
-            let led = self.world.look(node, |sight| sight.led().map(|(group, members)| (group, members.voters.clone())).collect::<Vec<_>>());
-            let spares = |voters: &BTreeSet<_>| voters.intersection(&up).count() > voters.len() / 2 + 1;
-            spared.extend(led.into_iter().flatten().filter(|(_, voters)| spares(voters)).map(|(group, _)| group));
+            let led = self.world.look(node, |sight| {
+                sight
+                    .led()
+                    .map(|(group, members)| (group, members.voters.clone()))
+                    .collect::<Vec<_>>()
+            });
+            let spares =
+                |voters: &BTreeSet<_>| voters.intersection(&up).count() > voters.len() / 2 + 1;
+            spared.extend(
+                led.into_iter()
+                    .flatten()
+                    .filter(|(_, voters)| spares(voters))
+                    .map(|(group, _)| group),
+            );
         }
         spared.len() == self.world.topology.groups() as usize + 1
     }
 
-    /// Nothing fails from now on.
+    /// Nothing fails from now on. Nodes that have all moved at once may have lost each other for
+    /// good: an operator tells them where one of them is, and not one whose disk is or was given
+    /// up, since a machine that begins anew knows nobody either.
     pub fn heal(&mut self) {
         self.world.network = Network::whole();
+        if self.plot.faults.contains(&Fault::Move) {
+            let keeps = |node: &usize| {
+                self.world.nodes[*node].member && !self.world.nodes[*node].is_rotten()
+            };
+            let keeps = (0..self.plot.nodes).find(keeps).expect("one disk rots at the most");
+            let there = self.world.address(keeps);
+            (0..self.plot.nodes).for_each(|node| self.world.aim(node, vec![there.clone()]));
+        }
         for node in 0..self.plot.nodes {
             let this = &mut self.world.nodes[node];
             this.paused_until = Moment::ZERO;
@@ -359,17 +449,36 @@ impl Story {
         let wanted: BTreeMap<GroupId, Membership> = groups
             .iter()
             .map(|g| {
-                let nodes = self.world.engine(0).expect("all are up").meta().assignments().get(g).cloned().unwrap_or_default();
-                (*g, Membership { voters: nodes.into_iter().collect(), learners: Default::default() })
+                let nodes = self
+                    .world
+                    .engine(0)
+                    .expect("all are up")
+                    .meta()
+                    .assignments()
+                    .get(g)
+                    .cloned()
+                    .unwrap_or_default();
+                (
+                    *g,
+                    Membership {
+                        voters: nodes.into_iter().collect(),
+                        learners: Default::default(),
+                    },
+                )
             })
             .collect();
-        let mut at: BTreeMap<GroupId, Vec<(usize, devicedb::entry::Position, String)>> = BTreeMap::new();
+        let mut at: BTreeMap<GroupId, Vec<(usize, devicedb::entry::Position, String)>> =
+            BTreeMap::new();
         for node in up {
             let id = self.world.nodes[node].id;
             for group in groups.iter().copied().filter(|g| wanted[g].voters.contains(&id)) {
-                let replica = self.world.look(node, move |s| s.replica(group)).and_then(Result::ok).flatten();
+                let replica =
+                    self.world.look(node, move |s| s.replica(group)).and_then(Result::ok).flatten();
                 let Some((applied, digest)) = replica else {
-                    self.restless = format!("node {node} has no replica of group {group}, which should be on {:?}", wanted[&group].voters);
+                    self.restless = format!(
+                        "node {node} has no replica of group {group}, which should be on {:?}",
+                        wanted[&group].voters
+                    );
                     return false;
                 };
                 at.entry(group).or_default().push((node, applied, digest.to_string()));
@@ -378,11 +487,13 @@ impl Story {
         for (group, replicas) in at {
             let (_, place, digest) = &replicas[0];
             if replicas.iter().any(|(_, p, _)| p != place) {
-                self.restless = format!("replicas of group {group} are at different places: {replicas:?}");
+                self.restless =
+                    format!("replicas of group {group} are at different places: {replicas:?}");
                 return false;
             }
             if replicas.iter().any(|(.., d)| d != digest) {
-                self.broken.push(format!("replicas of group {group} differ at one place: {replicas:?}"));
+                self.broken
+                    .push(format!("replicas of group {group} differ at one place: {replicas:?}"));
                 return true;
             }
         }
@@ -396,18 +507,31 @@ impl Story {
             return;
         }
         let every = self.plot.snapshots_every.as_millis() as u64;
-        self.world.alarm(Duration::from_millis(every / 2 + self.chance.below(every + 1)), SNAPSHOTS);
-        let node = self.chance.below(self.plot.nodes as u64) as usize;
-        if self.chance.below(6) == 0 && !self.cuts.is_empty() {
+        self.world.alarm(Duration::from_millis(every / 2 + self.rng.below(every + 1)), SNAPSHOTS);
+        let node = self.rng.below(self.plot.nodes as u64) as usize;
+        if self.rng.below(6) == 0 && !self.cuts.is_empty() {
             let ids: Vec<SnapshotId> = self.cuts.keys().copied().collect();
-            let command = cluster::Command::DeleteSnapshot { id: ids[self.chance.below(ids.len() as u64) as usize] };
-            self.world.request(node, GroupId::META, Body::Propose(command.into()), Duration::from_secs(3));
+            let command = cluster::Command::BeginDeletion {
+                id: ids[self.rng.below(ids.len() as u64) as usize],
+                lineage: None,
+            };
+            self.world.request(
+                node,
+                GroupId::META,
+                Body::Propose(command.into()),
+                Duration::from_secs(3),
+            );
         }
-        let id = SnapshotId(self.chance.uuid());
+        let id = SnapshotId(self.rng.uuid());
         self.cuts.insert(id, Cut { called: self.world.now, ..Cut::default() });
         let command = cluster::Command::BeginSnapshot { id, created_ms: 0 };
         self.tell(format!("snapshot {id}, asked of node {node}"));
-        self.world.request(node, GroupId::META, Body::Propose(command.into()), Duration::from_secs(3));
+        self.world.request(
+            node,
+            GroupId::META,
+            Body::Propose(command.into()),
+            Duration::from_secs(3),
+        );
     }
 
     fn on_news(&mut self, node: usize, news: SnapshotNews) {
@@ -423,7 +547,8 @@ impl Story {
                 let topology = self.world.topology;
                 let cut = self.cuts.entry(*id).or_default();
                 let held: BTreeSet<GroupId> = groups.iter().map(|g| g.group).collect();
-                let seen = counters(view, topology, &held).and_then(|counters| Ok((counters, parts::rows(view, topology, held)?)));
+                let seen = counters(view, topology, &held)
+                    .and_then(|counters| Ok((counters, parts::rows(view, topology, held)?)));
                 let (counters, mut rows) = match seen {
                     Ok(seen) => seen,
                     Err(e) => return self.world.unreadable(node, &e),
@@ -431,7 +556,12 @@ impl Story {
                 cut.counters.push(counters);
                 for group in groups.iter().filter(|g| !g.group.is_meta()) {
                     let digest = rows.remove(&group.group).expect("it was asked for");
-                    cut.groups.entry(group.group).or_default().insert((group.at.index, group.at.term, digest));
+                    cut.groups.entry(group.group).or_default().insert((
+                        group.at.index,
+                        group.at.term,
+                        group.dots,
+                        digest,
+                    ));
                 }
             }
             _ => {}
@@ -450,7 +580,8 @@ impl Story {
             cut.checked = true;
             let Some(at) = cut.sealed else { continue };
             for (group, held) in cut.groups.iter().filter(|(_, held)| held.len() > 1) {
-                self.broken.push(format!("snapshot {id}: nodes hold group {group} differently: {held:?}"));
+                self.broken
+                    .push(format!("snapshot {id}: nodes hold group {group} differently: {held:?}"));
             }
             let times = CutTimes { called: cut.called, sealed: at };
             // Replicas agree, so all parts together are one.
@@ -459,7 +590,8 @@ impl Story {
                 together.extend(held);
             }
             let counters = &self.clients.history.counters;
-            let held = together.iter().filter_map(|(which, number)| Some((counters.get(which)?, *number)));
+            let held =
+                together.iter().filter_map(|(which, number)| Some((counters.get(which)?, *number)));
             if let Err(e) = one_instant(&times, held) {
                 self.broken.push(format!("snapshot {id}: {e}"));
             }
@@ -467,7 +599,11 @@ impl Story {
     }
 }
 
-fn counters(view: &View, topology: Topology, groups: &BTreeSet<GroupId>) -> Result<BTreeMap<(usize, usize), u64>> {
+fn counters(
+    view: &View,
+    topology: Topology,
+    groups: &BTreeSet<GroupId>,
+) -> Result<BTreeMap<(usize, usize), u64>> {
     let mut held = BTreeMap::new();
     for (column, turn) in (0..COLUMNS).flat_map(|column| (0..3).map(move |turn| (column, turn))) {
         let place = Place::Counter(column, turn);
@@ -475,7 +611,11 @@ fn counters(view: &View, topology: Topology, groups: &BTreeSet<GroupId>) -> Resu
             continue;
         }
         let number = versions(view, topology, place)?.map_or(0, |versions| {
-            let value = versions.visible().next().and_then(|v| v.value.clone()).expect("counters are not deleted");
+            let value = versions
+                .visible()
+                .next()
+                .and_then(|v| v.value.clone())
+                .expect("counters are not deleted");
             u64::from_be_bytes(value.as_bytes().try_into().unwrap())
         });
         held.insert((column, turn), number);
@@ -486,8 +626,14 @@ fn counters(view: &View, topology: Topology, groups: &BTreeSet<GroupId>) -> Resu
 /// What a store holds of a key.
 pub fn versions(view: &View, topology: Topology, place: Place) -> Result<Option<Versions>> {
     let row_place = RowPlace::Key { bucket: place.bucket(), key: place.key() };
-    let row = RowKey { partition: topology.partition_of(&place.site()), site: place.site(), place: row_place };
+    let row = RowKey {
+        partition: topology.partition_of(&place.site()),
+        site: place.site(),
+        place: row_place,
+    };
     let Some(stored) = view.get(&keys::data(&row.encode()))? else { return Ok(None) };
-    let Row::Key(versions) = wire::decode_row(&row.place, &stored).unwrap() else { panic!("{row:?} is not the row of a key") };
+    let Row::Key(versions) = wire::decode_row(&row.place, &stored).unwrap() else {
+        panic!("{row:?} is not the row of a key")
+    };
     Ok(Some(versions))
 }

@@ -1,11 +1,14 @@
 //! Nodes, time and the network between them, all in one thread and from one seed.
 //!
-//! A node is the real engine on the real store and log, over a `SimDisk`. What production does with threads and sockets happens here as events in virtual
-//! time: a message arrives, a tick is due, the store has done a job. A node is busy while its disk syncs; what comes meanwhile waits, as it does while the
-//! node is paused. Nothing here knows what the engine should do.
+//! A node is the real engine on the real store and log, over a `SimDisk`. What production does with
+//! threads and sockets happens here as events in virtual time: a message arrives, a tick is due,
+//! the store has done a job. A node is busy while its disk syncs; what comes meanwhile waits, as it
+//! does while the node is paused. Nothing here knows what the engine should do.
 
+mod event;
 mod network;
-mod oaths;
+mod raft_invariants;
+mod outside;
 mod process;
 
 use std::{
@@ -19,58 +22,42 @@ use std::{
 };
 
 use devicedb::{
-    clock::Chance,
+    base::{
+        clock::Random,
+        error::{Error, Kind, Result},
+        ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
+        limits,
+    },
+    boot::restore,
     cluster,
     data::Reply,
-    engine::{ArrivedRows, Body, Bounds, Engine, Finished, Host, Input, Job, Look, News, RowsToSend, Sight, SnapshotNews, Token},
+    engine::{
+        ArrivedRows, Body, Bounds, Engine, EngineView, Finished, Input, Inspection, Job,
+        RowsToSend, SnapshotNews, Token, check_rows,
+    },
     entry::Identity,
-    error::{Error, Kind, Result},
-    ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
-    limits,
     log::{Batch, Log},
-    proto::internal::v1::PeerMessage,
-    restore,
+    net::Whereabouts,
     store::{FORMAT, Store, transfer},
     wire,
 };
 use tempfile::TempDir;
 
 pub use self::network::Network;
-use self::oaths::Oaths;
+use self::{
+    event::{Event, Planned, Speaker, What},
+    outside::{Outside, Said, by_clock},
+    raft_invariants::RaftInvariants,
+};
 use crate::disk::SimDisk;
 pub use crate::history::Moment;
 
-/// Something that happens to a node.
-enum Event {
-    Tick,
-    Message {
-        from: usize,
-        /// Who the sender was when it sent this.
-        speaker: Speaker,
-        message: Box<PeerMessage>,
-    },
-    Input(Box<Input>),
-    /// Rows of a group are copied for another node.
-    Ship(Box<RowsToSend>),
-    /// The store begins with the next job.
-    Work,
-    /// It has ended one, and says so; in the order in which they ended, whenever the engine comes to listen.
-    Worked,
-    /// A node that is down starts, or tries to join.
-    Start,
-    /// It says where it is until the cluster knows.
-    Announce,
-}
+/// Where the first machine is; the others follow it.
+const FIRST_PORT: usize = 1000;
 
-/// One process, as its hello says.
-#[derive(Clone)]
-struct Speaker {
-    identity: Arc<Identity>,
-    incarnation: u64,
-}
-
-/// raft-engine remembers the last block that a thread has read by the number of its file, whichever engine it belongs to. A node has one engine; here several
-/// share a thread, so another log is read whenever something else may read next.
+/// raft-engine remembers the last block that a thread has read by the number of its file, whichever
+/// engine it belongs to. A node has one engine; here several share a thread, so another log is read
+/// whenever something else may read next.
 struct Decoy(Log);
 
 impl Decoy {
@@ -79,10 +66,21 @@ impl Decoy {
     fn new(dir: &Path) -> Decoy {
         let dir = dir.join("decoy");
         std::fs::create_dir(&dir).unwrap();
-        let log = Log::open(&dir, Arc::new(devicedb::disk::Machine)).unwrap();
+        let log = Log::open(&dir, Arc::new(devicedb::base::disk::Machine)).unwrap();
         let mut batch = Batch::default();
-        let data: Vec<u8> = (0..Decoy::BYTES as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        batch.append(GroupId(0), &[raft::eraftpb::Entry { index: 1, term: 1, data: data.into(), ..Default::default() }]).unwrap();
+        let data: Vec<u8> =
+            (0..Decoy::BYTES as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        batch
+            .append(
+                GroupId(0),
+                &[raft::eraftpb::Entry {
+                    index: 1,
+                    term: 1,
+                    data: data.into(),
+                    ..Default::default()
+                }],
+            )
+            .unwrap();
         log.write(&mut batch, false).unwrap();
         Decoy(log)
     }
@@ -106,39 +104,6 @@ pub enum Outcome {
     Alarm(u64),
 }
 
-struct Planned {
-    at: Moment,
-    order: u64,
-    what: What,
-}
-
-enum What {
-    /// For a node, in the process that had this incarnation; 0 for any.
-    Node {
-        node: usize,
-        incarnation: u64,
-        event: Event,
-    },
-    Alarm(u64),
-}
-
-impl PartialEq for Planned {
-    fn eq(&self, other: &Planned) -> bool {
-        self.order == other.order
-    }
-}
-impl Eq for Planned {}
-impl PartialOrd for Planned {
-    fn partial_cmp(&self, other: &Planned) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Planned {
-    fn cmp(&self, other: &Planned) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
 pub struct Node {
     pub id: NodeId,
     pub dir: PathBuf,
@@ -146,7 +111,12 @@ pub struct Node {
     running: Option<Running>,
     /// Of its process; 0 while there is none.
     pub incarnation: u64,
-    port: usize,
+    /// Where it is, once it is started.
+    pub port: usize,
+    /// Addresses at which it is told to look for others.
+    pub joins: Vec<String>,
+    /// Nodes that it knows from joining, and where they were.
+    known: Vec<(NodeId, String)>,
     pub paused_until: Moment,
     busy_until: Moment,
     /// Its clock runs this much faster, in thousandths.
@@ -178,11 +148,17 @@ struct Running {
     started: Moment,
     /// Incarnations of others that have been let in.
     met: BTreeMap<usize, u64>,
+    /// Where it believes the others to be.
+    whereabouts: Whereabouts,
+    /// Up to which of its news each of the others has been told, by place and incarnation.
+    told: BTreeMap<(usize, u64), u64>,
+    /// Nodes that were not found: when they are looked for again, and how long after that.
+    pauses: BTreeMap<NodeId, (Moment, Duration)>,
 }
 
 pub struct World {
     pub now: Moment,
-    pub chance: Chance,
+    pub rng: Random,
     pub nodes: Vec<Node>,
     pub network: Network,
     pub topology: Topology,
@@ -198,34 +174,17 @@ pub struct World {
     pub broken: Vec<String>,
     pub rounds: u64,
     pub messages: u64,
+    /// At the end of this step.
+    power_fails: bool,
     /// A bit has rotted: one is enough for a cluster that has a replica to spare.
     pub rotted: bool,
     /// Of disks that are gone.
     disk_operations: u64,
-    oaths: Oaths,
+    raft_invariants: RaftInvariants,
     decoy: Decoy,
     /// Where all files are.
     pub root: PathBuf,
     _dir: TempDir,
-}
-
-/// What the engine says in one round.
-#[derive(Default)]
-struct Said {
-    sent: Vec<(Duration, NodeId, PeerMessage)>,
-    answers: Vec<(Token, Result<Reply>)>,
-    jobs: Vec<Job>,
-    rows: Vec<RowsToSend>,
-    discarded: Vec<PathBuf>,
-    news: Vec<SnapshotNews>,
-}
-
-struct Outside<'a> {
-    said: Said,
-    disk: &'a SimDisk,
-    store: &'a Store,
-    local: Duration,
-    drift_permille: i64,
 }
 
 /// Where files cost no disk, if there is room for them.
@@ -235,53 +194,26 @@ fn memory() -> PathBuf {
     if room > 1 << 30 { shared.to_owned() } else { std::env::temp_dir() }
 }
 
-fn by_clock(real: Duration, drift_permille: i64) -> Duration {
-    Duration::from_nanos((real.as_nanos() as i128 * (1000 + i128::from(drift_permille)) / 1000) as u64)
-}
-
-impl Host for Outside<'_> {
-    fn now(&self) -> Duration {
-        self.local + by_clock(self.disk.spent(), self.drift_permille)
-    }
-    fn send(&mut self, to: NodeId, message: PeerMessage) {
-        self.said.sent.push((self.disk.spent(), to, message));
-    }
-    fn flush(&mut self) {}
-    fn answer(&mut self, token: Token, answer: Result<Reply>) {
-        self.said.answers.push((token, answer));
-    }
-    fn start(&mut self, job: Job) -> Result<()> {
-        self.said.jobs.push(job);
-        Ok(())
-    }
-    fn send_rows(&mut self, rows: RowsToSend) {
-        self.said.rows.push(rows);
-    }
-    fn discard(&mut self, rows: ArrivedRows) {
-        self.said.discarded.push(rows.path);
-    }
-    fn tell(&mut self, news: News) {
-        if let News::Snapshot(news) = news {
-            self.said.news.push(*news);
-        }
-    }
-    fn adopt(&mut self, identity: &Identity) -> Result<()> {
-        self.store.set_identity(&wire::encode_identity(identity))
-    }
-}
-
 impl World {
     /// A founder and further nodes that will join it.
-    pub fn new(seed: u64, size: usize, replication_factor: u32, topology: Topology, bounds: Bounds) -> World {
-        let mut chance = Chance::seeded(seed);
+    pub fn new(
+        seed: u64,
+        size: usize,
+        replication_factor: u32,
+        topology: Topology,
+        bounds: Bounds,
+    ) -> World {
+        let mut rng = Random::seeded(seed);
         let dir = TempDir::with_prefix_in("devicedb-sim-", memory()).unwrap();
-        let node = |number: usize, chance: &mut Chance| Node {
-            id: NodeId(chance.nonzero()),
+        let node = |number: usize, rng: &mut Random| Node {
+            id: NodeId(rng.nonzero()),
             dir: dir.path().join(format!("node{number}")),
-            disk: SimDisk::new(chance.next_u64()),
+            disk: SimDisk::new(rng.next_u64()),
             running: None,
             incarnation: 0,
-            port: 1000 + number,
+            port: FIRST_PORT + number,
+            joins: Vec::new(),
+            known: Vec::new(),
             paused_until: Moment::ZERO,
             busy_until: Moment::ZERO,
             drift_permille: 0,
@@ -291,11 +223,11 @@ impl World {
             work_slow: Duration::ZERO,
             join_answer: None,
         };
-        let nodes: Vec<Node> = (0..size).map(|number| node(number, &mut chance)).collect();
+        let nodes: Vec<Node> = (0..size).map(|number| node(number, &mut rng)).collect();
         let network = Network::whole();
         let mut world = World {
             now: Moment::ZERO,
-            chance,
+            rng,
             nodes,
             network,
             topology,
@@ -309,9 +241,10 @@ impl World {
             broken: Vec::new(),
             rounds: 0,
             messages: 0,
+            power_fails: false,
             rotted: false,
             disk_operations: 0,
-            oaths: Oaths::default(),
+            raft_invariants: RaftInvariants::default(),
             decoy: Decoy::new(dir.path()),
             root: dir.path().to_owned(),
             _dir: dir,
@@ -325,10 +258,17 @@ impl World {
     }
 
     fn found(&mut self, replication_factor: u32) {
-        let (cluster, lineage) = (ClusterId(self.chance.uuid()), Lineage(self.chance.nonzero()));
+        let (cluster, lineage) = (ClusterId(self.rng.uuid()), Lineage(self.rng.nonzero()));
         let node = &self.nodes[0];
         std::fs::create_dir_all(&node.dir).unwrap();
-        let identity = Identity { format: FORMAT, node: node.id, cluster, lineage, restored_from: None, topology: self.topology };
+        let identity = Identity {
+            format: FORMAT,
+            node: node.id,
+            cluster,
+            lineage,
+            restored_from: None,
+            topology: self.topology,
+        };
         let settings = restore::founding_settings(&identity, replication_factor).unwrap();
         restore::found(&node.dir, &identity, settings, self.entry(0, lineage)).unwrap();
     }
@@ -336,7 +276,7 @@ impl World {
     fn entry(&self, node: usize, lineage: Lineage) -> cluster::Node {
         cluster::Node {
             id: self.nodes[node].id,
-            address: format!("127.0.0.1:{}", self.nodes[node].port),
+            address: self.address(node),
             capacity_percent: 100,
             version: "simulated".into(),
             snapshot_store: true,
@@ -379,6 +319,9 @@ impl World {
                 self.happen(node, event);
             }
         }
+        if std::mem::take(&mut self.power_fails) {
+            (0..self.nodes.len()).for_each(|node| self.crash(node));
+        }
     }
 
     /// Nobody waits for a moment any more.
@@ -391,7 +334,10 @@ impl World {
         if let Event::Input(input) = event
             && let Input::Request { token, .. } = *input
         {
-            self.resolve(token, Err(Error::unavailable("the node had gone before the request came")));
+            self.resolve(
+                token,
+                Err(Error::unavailable("the node had gone before the request came")),
+            );
         }
     }
 
@@ -402,7 +348,7 @@ impl World {
     }
 
     fn below(&mut self, from: Duration, to: Duration) -> Duration {
-        from + Duration::from_micros(self.chance.below((to - from).as_micros() as u64 + 1))
+        from + Duration::from_micros(self.rng.below((to - from).as_micros() as u64 + 1))
     }
 
     // ---- A node. ----
@@ -425,9 +371,13 @@ impl World {
             Event::Start => self.start(node),
             _ if !self.is_up(node) => self.dropped(event),
             Event::Tick => {
-                let (incarnation, drift) = (self.nodes[node].incarnation, self.nodes[node].drift_permille);
-                let next = Duration::from_nanos((limits::TICK.as_nanos() as i128 * 1000 / (1000 + i128::from(drift))) as u64);
+                let (incarnation, drift) =
+                    (self.nodes[node].incarnation, self.nodes[node].drift_permille);
+                let next = Duration::from_nanos(
+                    (limits::TICK.as_nanos() as i128 * 1000 / (1000 + i128::from(drift))) as u64,
+                );
                 self.round(node, vec![Input::Tick]);
+                self.look_around(node);
                 self.plan_node(node, self.now + next, incarnation, Event::Tick);
             }
             Event::Message { from, speaker, message } => {
@@ -439,7 +389,8 @@ impl World {
             Event::Ship(rows) => self.ship(node, *rows),
             Event::Work => self.work(node),
             Event::Worked => {
-                let finished = self.nodes[node].running.as_mut().and_then(|r| r.finished.pop_front());
+                let finished =
+                    self.nodes[node].running.as_mut().and_then(|r| r.finished.pop_front());
                 self.round(node, finished.into_iter().map(Input::Finished).collect());
             }
             Event::Announce => self.announce(node),
@@ -452,16 +403,33 @@ impl World {
         let Some(running) = &mut this.running else { return };
         this.disk.take_spent();
         let local = by_clock(self.now - running.started, this.drift_permille);
-        let mut outside = Outside { said: Said::default(), disk: &this.disk, store: &running.store, local, drift_permille: this.drift_permille };
-        let ended = panic::catch_unwind(AssertUnwindSafe(|| running.engine.round(inputs, &mut outside)));
+        let mut outside = Outside {
+            said: Said::default(),
+            disk: &this.disk,
+            store: &running.store,
+            local,
+            drift_permille: this.drift_permille,
+        };
+        let ended =
+            panic::catch_unwind(AssertUnwindSafe(|| running.engine.round(inputs, &mut outside)));
         // raft-rs knows no other answer to a log that cannot be read; the process ends either way.
         let may_panic = this.disk.has_failed() || this.rotten == Some(Rot::Log);
-        let ended = ended.unwrap_or_else(|panicked| if may_panic { Err(Error::unavailable("a panic")) } else { panic::resume_unwind(panicked) });
+        let ended = ended.unwrap_or_else(|panicked| {
+            if may_panic {
+                Err(Error::unavailable("a panic"))
+            } else {
+                panic::resume_unwind(panicked)
+            }
+        });
         let said = outside.said;
+        self.broken.extend(said.wrong.iter().map(|what| format!("node {node} {what}")));
         this.busy_until = self.now + this.disk.take_spent();
         running.jobs.extend(said.jobs);
         let begin = !running.working && !running.jobs.is_empty();
         running.working |= begin;
+        for (id, address) in said.listed {
+            running.whereabouts.listed(id, &address);
+        }
         let incarnation = this.incarnation;
         let done = this.busy_until;
         for (after, to, message) in said.sent {
@@ -474,7 +442,9 @@ impl World {
             Ok(()) => {
                 if begin {
                     let slow = self.nodes[node].work_slow;
-                    let at = done + self.below(Duration::from_micros(200), Duration::from_millis(5)) + slow;
+                    let at = done
+                        + self.below(Duration::from_micros(200), Duration::from_millis(5))
+                        + slow;
                     self.plan_node(node, at, incarnation, Event::Work);
                 }
                 for rows in said.rows {
@@ -484,7 +454,8 @@ impl World {
                 for (token, answer) in said.answers {
                     self.resolve(token, answer);
                 }
-                self.outcomes.extend(said.news.into_iter().map(|news| Outcome::Snapshot { node, news }));
+                self.outcomes
+                    .extend(said.news.into_iter().map(|news| Outcome::Snapshot { node, news }));
             }
             Err(e) => {
                 if !self.nodes[node].may_fail() {
@@ -524,18 +495,36 @@ impl World {
     fn ship(&mut self, node: usize, rows: RowsToSend) {
         let RowsToSend { to, group, name, record, view, announced } = rows;
         let incarnation = self.nodes[node].incarnation;
-        let target = self.nodes.iter().position(|n| n.id == to);
+        let target = self.reach(node, to);
         let at = self.now + self.below(Duration::from_millis(1), Duration::from_millis(50));
-        let arrives = target.filter(|t| self.is_up(*t) && !self.network.cut.contains(&(node, *t)) && self.chance.below(1000) >= 5 * self.network.lost_permille);
+        let arrives = target.filter(|t| {
+            self.is_up(*t)
+                && !self.network.cut.contains(&(node, *t))
+                && self.rng.below(1000) >= 5 * self.network.lost_permille
+        });
         let mut delivered = None;
-        if let Some(target) = arrives {
+        let sender = self.nodes[node].id;
+        if let Some(target) = arrives
+            && self
+                .look(target, move |sight| sight.may_send_rows(sender, group))
+                .is_some_and(|taken| taken.is_ok())
+        {
             self.order += 1;
-            let path = self.nodes[target].dir.join("spool").join(format!("incoming-{}.rows", self.order));
+            let path =
+                self.nodes[target].dir.join("spool").join(format!("incoming-{}.rows", self.order));
             match transfer::write(&path, &record, &view, self.topology, group) {
+                Ok(_) if !self.are_taken(target, sender, group, &path) => {
+                    drop(std::fs::remove_file(path))
+                }
                 Ok(_) => {
                     let arrived = ArrivedRows { group, name, record, path };
                     let receiver = self.nodes[target].incarnation;
-                    self.plan_node(target, at, receiver, Event::Input(Box::new(Input::RowsArrived(arrived))));
+                    self.plan_node(
+                        target,
+                        at,
+                        receiver,
+                        Event::Input(Box::new(Input::RowsArrived(arrived))),
+                    );
                     delivered = Some(announced);
                 }
                 Err(e) => self.unreadable(node, &e),
@@ -543,7 +532,30 @@ impl World {
         }
         drop(view);
         let input = Input::RowsSent { to, group, announced: delivered };
-        self.plan_node(node, at + Duration::from_millis(1), incarnation, Event::Input(Box::new(input)));
+        self.plan_node(
+            node,
+            at + Duration::from_millis(1),
+            incarnation,
+            Event::Input(Box::new(input)),
+        );
+    }
+
+    /// As a node looks at rows that have come, before it hands them to its engine.
+    fn are_taken(&mut self, node: usize, from: NodeId, group: GroupId, path: &Path) -> bool {
+        let record = match check_rows(path, self.topology, group)
+            .and_then(|record| wire::decode_record(&record))
+        {
+            Ok(record) => record,
+            Err(e) => {
+                self.broken.push(format!(
+                    "node {node} cannot read the rows of group {group} that another one has sent: \
+                     {e}"
+                ));
+                return false;
+            }
+        };
+        self.look(node, move |sight| sight.may_take_record(from, group, &record))
+            .is_some_and(|taken| taken.is_ok())
     }
 
     /// Hands something to a node that is up.
@@ -576,7 +588,8 @@ impl World {
         match &this.running {
             None => self.resolve(token, Err(Error::unavailable("the node is down"))),
             Some(running) => {
-                let local = by_clock(self.now.max(this.busy_until) - running.started, this.drift_permille);
+                let local =
+                    by_clock(self.now.max(this.busy_until) - running.started, this.drift_permille);
                 let input = Input::Request { token, group, body, deadline: local + wait };
                 let incarnation = this.incarnation;
                 let at = self.now + self.below(Duration::from_micros(50), Duration::from_millis(1));
@@ -587,20 +600,38 @@ impl World {
     }
 
     /// Looks at a node that is up, at once.
-    pub fn look<T: Send + 'static>(&mut self, node: usize, see: impl FnOnce(Sight<'_>) -> T + Send + 'static) -> Option<T> {
+    pub fn look<T: Send + 'static>(
+        &mut self,
+        node: usize,
+        see: impl FnOnce(EngineView<'_>) -> T + Send + 'static,
+    ) -> Option<T> {
         let (tell, told) = std::sync::mpsc::channel();
-        let see = Box::new(move |sight: Result<Sight<'_>>| drop(tell.send(sight.map(see))));
-        self.round(node, vec![Input::Look(Look { linearizable: false, deadline: Duration::MAX, see })]);
+        let see = Box::new(move |sight: Result<EngineView<'_>>| drop(tell.send(sight.map(see))));
+        self.round(
+            node,
+            vec![Input::Inspection(Inspection {
+                linearizable: false,
+                deadline: Duration::MAX,
+                see,
+            })],
+        );
         told.try_recv().ok()?.ok()
     }
 
     /// Requests whose time has been over for long, at nodes that run: nothing may hang.
     pub fn overdue(&self, patience: Duration) -> Vec<String> {
-        let late = self
-            .tokens
-            .iter()
-            .filter(|(_, (node, deadline))| *deadline + patience < self.now && self.is_up(*node) && self.nodes[*node].paused_until + patience < self.now);
-        late.map(|(token, (node, deadline))| format!("{token:?} at node {node} should have been answered by {deadline:?}; it is {:?}", self.now)).collect()
+        let late = self.tokens.iter().filter(|(_, (node, deadline))| {
+            *deadline + patience < self.now
+                && self.is_up(*node)
+                && self.nodes[*node].paused_until + patience < self.now
+        });
+        late.map(|(token, (node, deadline))| {
+            format!(
+                "{token:?} at node {node} should have been answered by {deadline:?}; it is {:?}",
+                self.now
+            )
+        })
+        .collect()
     }
 
     pub fn disk_operations(&self) -> u64 {
@@ -625,7 +656,8 @@ impl Node {
         self.rotten.is_some()
     }
 
-    /// Whether it need not be able to read its store: its disk has failed, or the store is damaged, and the error says so.
+    /// Whether it need not be able to read its store: its disk has failed, or the store is damaged,
+    /// and the error says so.
     pub fn may_fail_to_read(&self, e: &Error) -> bool {
         self.disk.has_failed() || self.rotten == Some(Rot::Store) && e.kind == Kind::Corrupt
     }

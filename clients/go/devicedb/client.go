@@ -5,6 +5,9 @@
 //	defer client.Close()
 //	snapshot, err := client.Snapshots.Create(ctx, devicedb.Wait())
 //	for _, part := range snapshot.Parts {
+//		if part.DownloadBytes == 0 {
+//			continue // A node that was away has none.
+//		}
 //		_, err = client.Snapshots.Download(ctx, snapshot.Uuid, part.NodeId, fmt.Sprintf("%s-%d.tar", snapshot.Uuid, part.NodeId))
 //	}
 //
@@ -58,6 +61,9 @@ type Options struct {
 	// Timeout of a call whose context has no deadline, retries included; 10 s if it is 0. For scans, downloads and waits: within which something has to
 	// arrive.
 	Timeout time.Duration
+	// ClusterID is the cluster that is meant, as Overview tells it: nodes of any other refuse every call with ErrOtherCluster. Empty takes it from the
+	// environment, DDBCTL_CLUSTER_ID, if it is there.
+	ClusterID string
 	// Dial are further options of gRPC's connections.
 	Dial []grpc.DialOption
 }
@@ -79,6 +85,9 @@ type Client struct {
 	preferred int
 	leaders   map[string]int
 	closed    bool
+	// The cluster that calls are for, if it is known, and whether there is nothing left to ask.
+	cluster string
+	settled bool
 }
 
 // node is an endpoint: its connection, and whether it is known to answer.
@@ -93,7 +102,8 @@ type node struct {
 }
 
 // Open makes a client; it connects when it is used. Endpoints are host:port of one or more nodes, with commas; of a proxy, one is enough. Every endpoint is
-// tried once before any is tried again. Leaders are asked directly where they are among the endpoints.
+// tried once before any is tried again. Leaders are asked directly where they are among the endpoints. Several are asked before the first call whether they
+// are of one cluster; every call is refused with ErrOtherCluster where they are not.
 func Open(endpoints string, options Options) (*Client, error) {
 	c := &Client{endpoints: strings.Split(endpoints, ","), timeout: options.Timeout, leaders: map[string]int{}}
 	if c.timeout < 0 {
@@ -102,6 +112,11 @@ func Open(endpoints string, options Options) (*Client, error) {
 	if c.timeout == 0 {
 		c.timeout = timeoutDefault
 	}
+	cluster, err := pinned(options.ClusterID)
+	if err != nil {
+		return nil, err
+	}
+	c.cluster, c.settled = cluster, cluster != "" || len(c.endpoints) == 1
 	for _, endpoint := range c.endpoints {
 		host, port, err := net.SplitHostPort(endpoint)
 		number, bad := strconv.Atoi(port)
@@ -159,6 +174,9 @@ func call[Q, A any](ctx context.Context, c *Client, f *faults, site string, pati
 	var none A
 	tries := begin(len(c.endpoints), c.start(site), time.Now(), c.patience(ctx))
 	tries.patient = patient
+	if err := c.identify(ctx, f.what, c.patience(ctx), patient); err != nil {
+		return none, err
+	}
 	for {
 		next, ok := tries.next(time.Now())
 		if !ok {
@@ -166,7 +184,7 @@ func call[Q, A any](ctx context.Context, c *Client, f *faults, site string, pati
 		}
 		n, within, failed := c.connect(ctx, tries, next)
 		if failed == nil {
-			asked, cancel := context.WithTimeout(ctx, within)
+			asked, cancel := context.WithTimeout(c.meaning(ctx), within)
 			answer, err := ask(asked, n, request)
 			cancel()
 			if err == nil {
@@ -223,6 +241,9 @@ func stream[Q, M any](ctx context.Context, c *Client, f *faults, ends bool, ask 
 	request func() Q, take func(*M) (done, counts bool, err error),
 ) error {
 	tries := begin(len(c.endpoints), c.start(""), time.Now(), c.timeout)
+	if err := c.identify(ctx, f.what, c.timeout, false); err != nil {
+		return err
+	}
 	for {
 		next, ok := tries.next(time.Now())
 		if !ok {
@@ -245,7 +266,7 @@ func follow[Q, M any](ctx context.Context, c *Client, tries *attempts, next atte
 	if failed != nil {
 		return failed, nil
 	}
-	asked, cancel := context.WithCancel(ctx)
+	asked, cancel := context.WithCancel(c.meaning(ctx))
 	defer cancel()
 	within := func(left time.Duration, do func() error) (bool, error) {
 		timer := time.AfterFunc(left, cancel)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"devicedb.example/go/devicedb"
@@ -34,6 +36,7 @@ type fake struct {
 	devicedbv1.UnimplementedKvServiceServer
 	devicedbv1.UnimplementedClusterServiceServer
 	devicedbv1.UnimplementedSnapshotServiceServer
+	noteGet  func(context.Context)
 	get      func() (*devicedbv1.GetResponse, error)
 	put      func(*devicedbv1.PutRequest) (*devicedbv1.PutResponse, error)
 	remove   func() error
@@ -41,10 +44,21 @@ type fake struct {
 	sites    func() *devicedbv1.ListSitesResponse
 	create   func() *devicedbv1.Snapshot
 	download func(*devicedbv1.DownloadSnapshotRequest, grpc.ServerStreamingServer[devicedbv1.DownloadSnapshotResponse]) error
+	identity func() (*devicedbv1.GetIdentityResponse, error)
 	endpoint string
 }
 
-func (f *fake) Get(context.Context, *devicedbv1.GetRequest) (*devicedbv1.GetResponse, error) {
+func (f *fake) GetIdentity(context.Context, *devicedbv1.GetIdentityRequest) (*devicedbv1.GetIdentityResponse, error) {
+	if f.identity == nil {
+		return nil, status.Error(codes.Unimplemented, "older")
+	}
+	return f.identity()
+}
+
+func (f *fake) Get(ctx context.Context, _ *devicedbv1.GetRequest) (*devicedbv1.GetResponse, error) {
+	if f.noteGet != nil {
+		f.noteGet(ctx)
+	}
 	return f.get()
 }
 func (f *fake) Put(_ context.Context, q *devicedbv1.PutRequest) (*devicedbv1.PutResponse, error) {
@@ -137,6 +151,118 @@ func TestAnArgumentThatCanNeverWorkIsRefusedWithWhatToWrite(t *testing.T) {
 	wants(t, err, devicedb.ErrInvalidArgument, `"x" is not a uuid`)
 	_, err = devicedb.Verify()
 	wants(t, err, devicedb.ErrInvalidArgument, "no path was given")
+}
+
+const one, two = "5f1c8a9e-0b1d-4a53-9a29-6d4a3f5f0c11", "7a1c8a9e-0b1d-4a53-9a29-6d4a3f5f0c22"
+
+// known is a fake that says who it is, and notes which cluster each get and scan was for.
+func known(cluster, lineage string) (*fake, func() []string) {
+	var mu sync.Mutex
+	var meant []string
+	note := func(ctx context.Context) {
+		mu.Lock()
+		defer mu.Unlock()
+		said, _ := metadata.FromIncomingContext(ctx)
+		meant = append(meant, strings.Join(said.Get("devicedb-cluster-id"), ","))
+	}
+	f := &fake{
+		identity: func() (*devicedbv1.GetIdentityResponse, error) {
+			return &devicedbv1.GetIdentityResponse{ClusterId: cluster, Lineage: lineage}, nil
+		},
+		noteGet: note,
+		get:     func() (*devicedbv1.GetResponse, error) { return &devicedbv1.GetResponse{}, nil },
+		scan: func(_ *devicedbv1.ScanRequest, to grpc.ServerStreamingServer[devicedbv1.ScanResponse]) error {
+			note(to.Context())
+			return nil
+		},
+	}
+	return f, func() []string { mu.Lock(); defer mu.Unlock(); return meant }
+}
+
+// both are how a call and a stream end.
+func both(t *testing.T, client *devicedb.Client) []error {
+	t.Helper()
+	_, get := client.Get(t.Context(), "s", []byte("k"))
+	var scan error
+	for _, err := range client.Scan(t.Context(), "s", nil) {
+		scan = err
+	}
+	return []error{get, scan}
+}
+
+func TestEndpointsOfTwoClustersOrHistoriesAreRefusedByNameBeforeAnythingIsAsked(t *testing.T) {
+	for _, c := range []struct{ cluster, lineage, says, first, second string }{
+		{two, "2", "different clusters", "cluster " + one, "cluster " + two},
+		{one, "2", "two histories", "lineage 1", "lineage 2"},
+	} {
+		f, meantF := known(one, "1")
+		g, meantG := known(c.cluster, c.lineage)
+		f.serve(t, 0)
+		g.serve(t, 0)
+		for _, err := range both(t, open(t, f.endpoint+","+g.endpoint, 0)) {
+			wants(t, err, devicedb.ErrOtherCluster, c.says)
+			wants(t, err, devicedb.ErrOtherCluster, fmt.Sprintf("%s to %s, %s to %s", f.endpoint, c.first, g.endpoint, c.second))
+		}
+		if asked := append(meantF(), meantG()...); len(asked) > 0 {
+			t.Errorf("they were asked: %q", asked)
+		}
+	}
+}
+
+func TestEveryCallSaysWhichClusterItIsForOnceThatIsKnown(t *testing.T) {
+	for _, c := range []struct{ first, second, pinned, meant string }{
+		{one, one, "", one}, {"", one, "", one}, {"", "", "", ""}, {"older", one, "", one}, {"older", "older", "", ""}, {two, one, strings.ToUpper(one), one},
+	} {
+		f, meantF := known(c.first, "1")
+		g, meantG := known(c.second, "1")
+		for _, fake := range []*fake{f, g} {
+			if said, _ := fake.identity(); said.GetClusterId() == "older" {
+				fake.identity = nil
+			} else if c.pinned != "" {
+				fake.identity = func() (*devicedbv1.GetIdentityResponse, error) {
+					t.Error("who named the cluster is not asked to compare")
+					return nil, errors.New("asked")
+				}
+			}
+		}
+		f.serve(t, 0)
+		g.serve(t, 0)
+		client, err := devicedb.Open("127.0.0.1:1,"+f.endpoint+","+g.endpoint, devicedb.Options{ClusterID: c.pinned})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(both(t, client)...); err != nil {
+			t.Error(err)
+		}
+		if meant := append(meantF(), meantG()...); !slices.Equal(meant, []string{c.meant, c.meant}) {
+			t.Errorf("%v: it meant %q", c, meant)
+		}
+		_ = client.Close()
+	}
+	alone, meant := known(one, "1")
+	both(t, alone.serve(t, 0))
+	t.Setenv("DDBCTL_CLUSTER_ID", two)
+	both(t, open(t, alone.endpoint, 0))
+	if !slices.Equal(meant(), []string{"", "", two, two}) {
+		t.Errorf("one endpoint needs no comparison, and the environment is heard: %q", meant())
+	}
+	t.Setenv("DDBCTL_CLUSTER_ID", "")
+	_, err := devicedb.Open(alone.endpoint, devicedb.Options{})
+	wants(t, err, devicedb.ErrInvalidArgument, `"" is not the id of a cluster`)
+}
+
+func TestWhereNobodySaysWhoItIsNothingIsAskedAndTheReasonsAreTold(t *testing.T) {
+	f, meant := known("", "")
+	f.identity = func() (*devicedbv1.GetIdentityResponse, error) {
+		return nil, refusal(t, codes.Unavailable, "UNAVAILABLE", "devicedb")
+	}
+	f.serve(t, 0)
+	for _, err := range both(t, open(t, f.endpoint+",127.0.0.1:1", time.Second)) {
+		wants(t, err, devicedb.ErrUnavailable, f.endpoint+" (told)")
+	}
+	if len(meant()) > 0 {
+		t.Error("it was asked")
+	}
 }
 
 func TestEveryAnswerEndsAsTheTableOfErrorsSays(t *testing.T) {
@@ -538,6 +664,73 @@ func TestAPathThatCannotBeWrittenIsNamedAndTwoDownloadsDoNotWriteOneFile(t *test
 	}))
 	if data, _ := os.ReadFile(path); err != nil || !bytes.Equal(data, tar) {
 		t.Error("the file is not the part", err)
+	}
+}
+
+func TestALinkStaysAndWhatIsNoFileIsWrittenThrough(t *testing.T) {
+	dir, tar := t.TempDir(), tarOf()
+	client := whole(tar).serve(t, 0)
+	download := func(path string, options ...devicedb.Option) {
+		t.Helper()
+		if part, err := client.Snapshots.Download(t.Context(), uuid, 7, path, options...); err != nil || part.Path != path || part.Bytes != uint64(len(tar)) {
+			t.Fatalf("%v %v", part, err)
+		}
+	}
+	mode := func(path string) os.FileMode {
+		t.Helper()
+		info, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Mode().Type()
+	}
+	target, link := filepath.Join(dir, "there", "part.tar"), filepath.Join(dir, "link.tar")
+	if err := errors.Join(os.Mkdir(filepath.Dir(target), 0o777), os.Symlink("there/part.tar", link)); err != nil {
+		t.Fatal(err)
+	}
+	if devicedb.PartialPath(link) != target+".partial" {
+		t.Errorf("the partial file is %s", devicedb.PartialPath(link))
+	}
+	download(link)
+	download(link)
+	download(link, devicedb.Afresh())
+	if data, err := os.ReadFile(target); err != nil || !bytes.Equal(data, tar) || mode(link) != os.ModeSymlink || mode(target) != 0 {
+		t.Errorf("%v, %v, %v", err, mode(link), mode(target))
+	}
+
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan []byte, 1)
+	go func() { data, _ := os.ReadFile(fifo); read <- data }()
+	download(fifo)
+	if !bytes.Equal(<-read, tar) || mode(fifo) != os.ModeNamedPipe {
+		t.Errorf("the FIFO is %v now", mode(fifo))
+	}
+
+	// A null device of our own, where that is allowed.
+	null := filepath.Join(dir, "null")
+	if err := syscall.Mknod(null, syscall.S_IFCHR|0o666, 1<<8|3); err == nil {
+		if file, err := os.OpenFile(null, os.O_WRONLY, 0); err == nil {
+			_ = file.Close()
+			download(null)
+			if mode(null) != os.ModeDevice|os.ModeCharDevice {
+				t.Errorf("the device is %v now", mode(null))
+			}
+		}
+	}
+
+	path, victim := filepath.Join(dir, "part.tar"), filepath.Join(dir, "victim")
+	if err := errors.Join(os.WriteFile(victim, []byte("victim"), 0o666), os.Symlink(victim, devicedb.PartialPath(path))); err != nil {
+		t.Fatal(err)
+	}
+	for path, says := range map[string]string{path: "no file that a download left", dir: "is a directory", dir + "/none/": "there is no directory"} {
+		_, err := client.Snapshots.Download(t.Context(), uuid, 7, path)
+		wants(t, err, devicedb.ErrLocalFile, says)
+	}
+	if data, _ := os.ReadFile(victim); string(data) != "victim" {
+		t.Error("what the link at the partial file led to was written")
 	}
 }
 

@@ -27,6 +27,7 @@ type runner struct {
 	t          *testing.T
 	cluster    *cluster
 	client     *devicedb.Client
+	endpoints  string
 	run, dir   string
 	proxy      bool
 	saved      map[string]any
@@ -77,7 +78,7 @@ func TestTheClientDoesWhatTheSuiteSays(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r := &runner{t: t, cluster: running, client: client, run: "go-" + name, dir: t.TempDir(), proxy: proxy, saved: fields{}, background: map[string]chan error{}}
+			r := &runner{t: t, cluster: running, client: client, endpoints: endpoints, run: "go-" + name, dir: t.TempDir(), proxy: proxy, saved: fields{}, background: map[string]chan error{}}
 			for _, scenario := range suite {
 				began := time.Now()
 				for i, raw := range scenario.Steps {
@@ -245,6 +246,7 @@ var kinds = map[string]devicedb.Kind{
 	"Unavailable": devicedb.ErrUnavailable, "UnknownOutcome": devicedb.ErrUnknownOutcome, "Exhausted": devicedb.ErrExhausted,
 	"Corrupt": devicedb.ErrCorrupt, "NotPermitted": devicedb.ErrNotPermitted, "Unsupported": devicedb.ErrUnsupported,
 	"LocalFile": devicedb.ErrLocalFile, "Closed": devicedb.ErrClosed, "Failed": devicedb.ErrFailed,
+	"OtherCluster": devicedb.ErrOtherCluster,
 }
 
 func (r *runner) call(s step) error {
@@ -394,8 +396,17 @@ var calls = map[string]func(context.Context, *runner, step, getter) (fields, err
 		o, err := r.client.Overview(ctx)
 		return fields{
 			"nodes": len(o.GetNodes()), "ready": ready(o.GetNodes()), "partitions": o.GetPartitions(), "groups": o.GetGroups(),
-			"replication_factor": o.GetReplicationFactor(), "groups_without_leader": o.GetGroupsWithoutLeader(),
+			"replication_factor": o.GetReplicationFactor(), "groups_without_leader": o.GetGroupsWithoutLeader(), "cluster_id": o.GetClusterId(),
 		}, err
+	},
+	"meaning": func(ctx context.Context, r *runner, s step, a getter) (fields, error) {
+		client, err := devicedb.Open(r.endpoints, devicedb.Options{ClusterID: a("cluster_id").(string)})
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = client.Close() }()
+		o, err := client.Overview(ctx)
+		return fields{"nodes": len(o.GetNodes())}, err
 	},
 	"nodes": func(ctx context.Context, r *runner, s step, a getter) (fields, error) {
 		nodes, err := r.client.Nodes(ctx)

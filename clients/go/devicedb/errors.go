@@ -37,10 +37,12 @@ const (
 	ErrClosed
 	// ErrFailed: it was understood and did not work; the text says why.
 	ErrFailed
+	// ErrOtherCluster: the endpoints are not all of one cluster, or not of the one that was named. It had no effect; mend the endpoints or the id.
+	ErrOtherCluster
 )
 
 var kindNames = [...]string{"", "InvalidArgument", "NotFound", "Conflict", "Unavailable", "UnknownOutcome", "Exhausted", "Corrupt", "NotPermitted",
-	"Unsupported", "LocalFile", "Closed", "Failed"}
+	"Unsupported", "LocalFile", "Closed", "Failed", "OtherCluster"}
 
 // Error is the kind's name.
 func (k Kind) Error() string { return kindNames[k] }
@@ -102,6 +104,7 @@ var reasons = map[string]rule{
 	"UNKNOWN_OUTCOME": unsure,
 	"EXHAUSTED":       {kind: ErrExhausted, again: true, slower: true},
 	"CORRUPT":         {kind: ErrCorrupt},
+	"OTHER_CLUSTER":   {kind: ErrOtherCluster},
 }
 
 // A proxy, or another server, says only a code. A connection that breaks says nothing of its own, and then the request may have had its effect: a proxy's

@@ -86,7 +86,7 @@ func WithUUID(uuid string) Option { return Option{"WithUUID", func(s *settings) 
 // Wait lets Create return when no part is being written any more.
 func Wait() Option { return Option{"Wait", func(s *settings) { s.wait = true }} }
 
-// WaitTimeout is how long Create waits at most; without it, as long as nodes answer. The snapshot goes on without us.
+// WaitTimeout is how long Create waits at most; an hour without it. The snapshot goes on without us.
 func WaitTimeout(most time.Duration) Option {
 	return Option{"WaitTimeout", func(s *settings) { s.waitTimeout = most }}
 }
@@ -105,7 +105,7 @@ func OnBytes(progress func(received, total uint64)) Option {
 func Afresh() Option { return Option{"Afresh", func(s *settings) { s.fresh = true }} }
 
 func settle(call string, options []Option, allowed ...string) (*settings, error) {
-	s := &settings{bucket: Default, consistency: devicedbv1.Consistency_CONSISTENCY_LINEARIZABLE}
+	s := &settings{bucket: Default, consistency: devicedbv1.Consistency_CONSISTENCY_LINEARIZABLE, waitTimeout: time.Hour}
 next:
 	for _, option := range options {
 		for _, name := range allowed {

@@ -21,7 +21,7 @@ import (
 // looked at, nor their order: `ddbctl snapshot verify` does that too.
 const (
 	block            = 512
-	formatMax        = 1
+	formatMax        = 3
 	manifestBytesMax = 512 << 20
 	chunkBytesMax    = 72 << 20
 )
@@ -42,12 +42,32 @@ type Part struct {
 	ManifestDigest string
 	Chunks         int
 	Rows           uint64
+	// Cluster is the cluster that it is of.
+	Cluster string
+}
+
+// Summary is what parts of one snapshot hold together, as their manifests say.
+type Summary struct {
+	// Snapshot is the snapshot's uuid.
+	Snapshot string
+	// Cluster is the cluster that it is of.
+	Cluster string
+	// Lineage is the history it belongs to.
+	Lineage string
+	// Number of the snapshot in that history: later ones have higher ones.
+	Number uint64
+	Parts  int
+	// Rows of sites, of each partition once.
+	Rows uint64
+	// Bytes of those rows before compression.
+	Bytes uint64
 }
 
 type manifest struct {
 	Format     int              `json:"format"`
 	Snapshot   string           `json:"snapshot"`
-	X          uint64           `json:"x"`
+	Seq        uint64           `json:"seq"`
+	X          uint64           `json:"x"` // as formats 1 and 2 call it
 	Cluster    string           `json:"cluster"`
 	Lineage    string           `json:"lineage"`
 	Node       string           `json:"node"`
@@ -62,6 +82,7 @@ type manifestGroup struct {
 	Group     int      `json:"group"`
 	MarkIndex uint64   `json:"mark_index"`
 	MarkTerm  uint64   `json:"mark_term"`
+	Dots      uint64   `json:"dots"`
 	Voters    []string `json:"voters"`
 	Learners  []string `json:"learners"`
 	// Of the meta group only.
@@ -74,6 +95,7 @@ type manifestPartition struct {
 	ID        int    `json:"id"`
 	DataIndex uint64 `json:"data_index"`
 	Rows      uint64 `json:"rows"`
+	Bytes     uint64 `json:"bytes"`
 	Digest    string `json:"digest"`
 }
 
@@ -150,7 +172,7 @@ func (c *checker) finish(path string) (*Part, error) {
 	}
 	part := &Part{
 		Path: path, Snapshot: c.manifest.Snapshot, Lineage: c.manifest.Lineage, NodeID: node, Bytes: c.received, Digest: c.digest(),
-		ManifestDigest: c.manifestDigest, Chunks: len(c.manifest.Chunks),
+		ManifestDigest: c.manifestDigest, Chunks: len(c.manifest.Chunks), Cluster: c.manifest.Cluster,
 	}
 	for _, chunk := range c.manifest.Chunks {
 		part.Rows += chunk.Rows
@@ -216,6 +238,9 @@ func takeManifest(c *checker, text []byte) (uint64, step, error) {
 	if err := json.Unmarshal(text, &c.manifest); err != nil {
 		return 0, nil, c.wrong("the manifest cannot be read: %v", err)
 	}
+	if c.manifest.Seq == 0 {
+		c.manifest.Seq = c.manifest.X
+	}
 	return c.padding(size)
 }
 
@@ -280,6 +305,64 @@ func pour(path string, into *checker) error {
 	return err
 }
 
+// Summarize is what downloaded tars of one snapshot say that they hold. Only their manifests are read and checked, so a partial file will do that has its
+// manifest.
+//
+// Errors: ErrInvalidArgument when no path was given; ErrCorrupt when a manifest is damaged or not there yet, or the parts are not of one snapshot;
+// ErrConflict for a part of a newer version; ErrLocalFile when a file cannot be read.
+func Summarize(paths ...string) (Summary, error) {
+	var sum Summary
+	if len(paths) == 0 {
+		return sum, newError(ErrInvalidArgument, "cannot summarize: no path was given")
+	}
+	rows, size := map[int]uint64{}, map[int]uint64{}
+	for _, path := range paths {
+		m, err := manifestOf(path)
+		if err != nil {
+			return Summary{}, err
+		}
+		one := Summary{Snapshot: m.Snapshot, Cluster: m.Cluster, Lineage: m.Lineage, Number: m.Seq}
+		if sum.Parts > 0 && one != (Summary{Snapshot: sum.Snapshot, Cluster: sum.Cluster, Lineage: sum.Lineage, Number: sum.Number}) {
+			return Summary{}, newError(ErrCorrupt, "%s: it is of snapshot %s of cluster %s, lineage %s, and %s is of snapshot %s of cluster %s, lineage %s: they "+
+				"are not one snapshot", path, one.Snapshot, one.Cluster, one.Lineage, paths[0], sum.Snapshot, sum.Cluster, sum.Lineage)
+		}
+		sum.Snapshot, sum.Cluster, sum.Lineage, sum.Number = one.Snapshot, one.Cluster, one.Lineage, one.Number
+		sum.Parts++
+		for _, group := range m.Parts {
+			for _, p := range group.Partitions {
+				rows[p.ID], size[p.ID] = max(rows[p.ID], p.Rows), max(size[p.ID], p.Bytes)
+			}
+		}
+	}
+	for id := range rows {
+		sum.Rows, sum.Bytes = sum.Rows+rows[id], sum.Bytes+size[id]
+	}
+	return sum, nil
+}
+
+// manifestOf reads no further than the manifest.
+func manifestOf(path string) (*manifest, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, newError(ErrLocalFile, "cannot read %s: %v", path, err).because(err)
+	}
+	defer func() { _ = file.Close() }()
+	c := newChecker(path)
+	defer c.close()
+	for c.manifest.Format == 0 {
+		data := make([]byte, c.wanted)
+		if _, err := io.ReadFull(file, data); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, newError(ErrCorrupt, "%s: its manifest is not whole", path)
+		} else if err != nil {
+			return nil, newError(ErrLocalFile, "cannot read %s: %v", path, err).because(err)
+		}
+		if _, err := c.Write(data); err != nil {
+			return nil, err
+		}
+	}
+	return &c.manifest, nil
+}
+
 // Verify checks downloaded tars without a cluster: every byte of each, and that together they are one snapshot from which a cluster comes back.
 //
 // One part alone is judged by itself. Several are to be of one snapshot and history, each of another node, agree on what they both hold, cover every
@@ -324,7 +407,7 @@ func checkSet(parts []*Part, manifests []*manifest) error {
 		by   string
 	}
 	identity := func(m *manifest) string {
-		return fmt.Sprintf("snapshot %s number %d of cluster %s in lineage %s with %d partitions in %d groups", m.Snapshot, m.X, m.Cluster, m.Lineage, m.Partitions, m.Groups)
+		return fmt.Sprintf("snapshot %s number %d of cluster %s in lineage %s with %d partitions in %d groups", m.Snapshot, m.Seq, m.Cluster, m.Lineage, m.Partitions, m.Groups)
 	}
 	nodes, facts := map[string]string{}, map[string]fact{}
 	voters, present := map[int][]string{}, map[int]map[string]bool{}
@@ -353,7 +436,7 @@ func checkSet(parts []*Part, manifests []*manifest) error {
 			groups = append([]*manifestGroup{&meta}, groups...)
 		}
 		for _, g := range groups {
-			mark := []any{g.MarkIndex, g.MarkTerm, g.Voters, g.Learners, g.Rows, g.Digest}
+			mark := []any{g.MarkIndex, g.MarkTerm, g.Dots, g.Voters, g.Learners, g.Rows, g.Digest}
 			if err := say(groupName(g.Group), mark); err != nil {
 				return err
 			}

@@ -11,14 +11,34 @@ import (
 	"devicedb.example/go/devicedbv1"
 )
 
-// PartialPath is where a download to path keeps what it has, until it is whole.
-func PartialPath(path string) string { return path + ".partial" }
+// linksMax is how many links are followed to one file, as the kernel bounds them.
+const linksMax = 40
+
+// PartialPath is where a download to path keeps what it has, until it is whole: beside the file that a link leads to.
+func PartialPath(path string) string { return leadsTo(path) + ".partial" }
+
+// leadsTo is the file that a name means, which need not be there yet.
+func leadsTo(path string) string {
+	for range linksMax {
+		next, err := os.Readlink(path)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(next) {
+			next = filepath.Join(filepath.Dir(path), next)
+		}
+		path = next
+	}
+	return path
+}
 
 // receiver is the receiving end of a download: a file that has its name only when it is whole.
 //
 //   - path.partial holds what has arrived. It is made when the server has something to send, locked against a second download, and becomes path by rename,
 //     after an fsync, when every chunk and the digest of the whole are right.
 //   - Resuming checks what is there, since nothing else knows whether it is the beginning of the part. A whole path is checked likewise and not written.
+//   - A rename would put a regular file in the place of whatever stands there. So where path is a link, what it leads to is replaced, beside itself; a device,
+//     a FIFO or a socket is written through as it is, without a partial file, and each download to it begins anew.
 //   - Every stream of one download tells of the same node and the same size, and begins where the last one broke off.
 type receiver struct {
 	uuid          string
@@ -27,16 +47,16 @@ type receiver struct {
 	total         uint64
 	checker       *checker
 	file          *os.File
-	// begun: a header came; whole: the file is there under its name; ruined: it can never become the part.
-	begun, inStream, whole, ruined bool
+	// begun: a header came; whole: the file is there under its name; through: what stands there is no regular file; ruined: it can never become the part.
+	begun, inStream, whole, through, ruined bool
 }
 
 func newReceiver(uuid string, nodeID uint64, path string, resume bool) (*receiver, error) {
 	r := &receiver{uuid: uuid, nodeID: nodeID, path: path, partial: PartialPath(path), checker: newChecker("the stream")}
-	if !resume {
-		return r, nil
+	err := r.look()
+	if err == nil && resume && !r.through {
+		err = r.resume()
 	}
-	err := r.resume()
 	if err == nil {
 		return r, nil
 	}
@@ -49,6 +69,27 @@ func newReceiver(uuid string, nodeID uint64, path string, resume bool) (*receive
 		return nil, err
 	}
 	return nil, r.unusable(err)
+}
+
+// look decides by what stands there how it is written.
+func (r *receiver) look() error {
+	info, err := os.Stat(r.path)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && strings.HasSuffix(r.path, "/"):
+		return newError(ErrLocalFile, "there is no directory %s: make it, or name a file", r.path)
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.IsDir():
+		return newError(ErrLocalFile, "%s is a directory, and the part wants a file: name a file in it", r.path)
+	case info.Mode().IsRegular():
+		return nil
+	}
+	r.through = true
+	// As a shell's > does: a FIFO waits for its reader.
+	r.file, err = os.OpenFile(r.path, os.O_WRONLY, 0)
+	return err
 }
 
 func (r *receiver) resume() error {
@@ -162,18 +203,32 @@ func (r *receiver) finish() (*Part, error) {
 		return part, nil
 	}
 	// One after the other: what could not be synced does not get its name.
-	for _, step := range []func() error{
+	target := strings.TrimSuffix(r.partial, ".partial")
+	steps := []func() error{
 		r.file.Sync,
-		func() error { return os.Rename(r.partial, r.path) },
+		func() error { return os.Rename(r.partial, target) },
 		r.file.Close,
-		func() error { return syncDirectory(filepath.Dir(r.path)) },
-	} {
+		func() error { return syncDirectory(filepath.Dir(target)) },
+	}
+	if r.through {
+		steps = []func() error{r.syncThrough, r.file.Close}
+	}
+	for _, step := range steps {
 		if err := step(); err != nil {
 			return nil, r.unusable(err)
 		}
 	}
 	r.file = nil
 	return part, nil
+}
+
+// syncThrough: of what is written through, only a disk has something to sync.
+func (r *receiver) syncThrough() error {
+	err := r.file.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOTSUP) {
+		return nil
+	}
+	return err
 }
 
 // close lets go of the file; it takes it away where nothing of the part is in it.
@@ -184,6 +239,9 @@ func (r *receiver) close() {
 	}
 	_ = r.file.Close()
 	r.file = nil
+	if r.through {
+		return
+	}
 	if info, err := os.Stat(r.partial); err == nil && (r.ruined || info.Size() == 0) {
 		_ = os.Remove(r.partial)
 	}
@@ -192,13 +250,17 @@ func (r *receiver) close() {
 // cutShort is the same error, with what is left and how to go on.
 func (r *receiver) cutShort(e *Error) error {
 	r.close()
-	info, err := os.Stat(r.partial)
-	if err != nil {
-		return e
-	}
 	ofTotal, again := "", ": the same call goes on there"
 	if r.begun {
 		ofTotal = fmt.Sprintf(" of %d", r.total)
+	}
+	if received := r.checker.received; r.through && received > 0 {
+		e.Message = fmt.Sprintf("the download of %s is incomplete: %s: %s got %d%s bytes: that is no part: throw it away and download again",
+			r.whose(), e.Message, r.path, received, ofTotal)
+	}
+	info, err := os.Stat(r.partial)
+	if r.through || err != nil {
+		return e
 	}
 	if e.Kind == ErrInvalidArgument || e.Kind == ErrNotFound || e.Kind == ErrCorrupt {
 		again = ""
@@ -216,13 +278,17 @@ func (r *receiver) whose() string {
 }
 
 func (r *receiver) kept() string {
-	if r.whole {
+	if r.whole || r.through {
 		return r.path
 	}
 	return r.partial
 }
 
 func (r *receiver) open() error {
+	// Nothing but a file of its own, since it is cut short, renamed and removed.
+	if info, err := os.Lstat(r.partial); err == nil && !info.Mode().IsRegular() {
+		return newError(ErrLocalFile, "%s is no file that a download left: move it away", r.partial)
+	}
 	file, err := os.OpenFile(r.partial, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
 	if err != nil {
 		return r.unusable(err)
@@ -244,6 +310,9 @@ func (r *receiver) discard(why error) error {
 	}
 	r.ruined = true
 	r.close()
+	if r.through {
+		return why
+	}
 	return newError(ErrCorrupt, "%v: the partial file was removed, since it can never become the part: download it again", why)
 }
 

@@ -42,15 +42,15 @@ func (s *Snapshots) Create(ctx context.Context, options ...Option) (*devicedbv1.
 			set.onSnapshot(snapshot)
 		}
 		switch snapshot.GetStatus() {
-		case devicedbv1.SnapshotStatus_SNAPSHOT_STATUS_FAILED:
+		case devicedbv1.SnapshotStatus_SNAPSHOT_STATUS_FAILED, devicedbv1.SnapshotStatus_SNAPSHOT_STATUS_DAMAGED:
 			return snapshot, newError(ErrFailed, "snapshot %s failed: %s", uuid, snapshot.GetReason())
-		case devicedbv1.SnapshotStatus_SNAPSHOT_STATUS_MISSING:
+		case devicedbv1.SnapshotStatus_SNAPSHOT_STATUS_MISSING, devicedbv1.SnapshotStatus_SNAPSHOT_STATUS_DELETING:
 			return snapshot, newError(ErrFailed, "snapshot %s failed: it was deleted meanwhile", uuid)
 		}
 		if !set.wait || !underWay(snapshot) {
 			return snapshot, nil
 		}
-		if set.waitTimeout > 0 && time.Since(began)+pause > set.waitTimeout {
+		if time.Since(began)+pause > set.waitTimeout {
 			return snapshot, newError(ErrUnavailable, "snapshot %s is still processing after %v: it goes on; look with Status", uuid, set.waitTimeout)
 		}
 		if !sleep(ctx, pause) {

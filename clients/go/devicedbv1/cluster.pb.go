@@ -23,6 +23,309 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// What a node does.
+type NodeState int32
+
+const (
+	// Never sent.
+	NodeState_NODE_STATE_UNSPECIFIED NodeState = 0
+	// It belongs to no cluster, and waits until one is founded.
+	NodeState_NODE_STATE_WAITING NodeState = 1
+	// It asks a cluster to take it in.
+	NodeState_NODE_STATE_JOINING NodeState = 2
+	// It restores a part of a snapshot.
+	NodeState_NODE_STATE_RESTORING NodeState = 3
+	// It opens its store.
+	NodeState_NODE_STATE_OPENING NodeState = 4
+	// It takes calls. Whether it can serve all that it should hold, grpc.health.v1 says.
+	NodeState_NODE_STATE_SERVING NodeState = 5
+)
+
+// Enum value maps for NodeState.
+var (
+	NodeState_name = map[int32]string{
+		0: "NODE_STATE_UNSPECIFIED",
+		1: "NODE_STATE_WAITING",
+		2: "NODE_STATE_JOINING",
+		3: "NODE_STATE_RESTORING",
+		4: "NODE_STATE_OPENING",
+		5: "NODE_STATE_SERVING",
+	}
+	NodeState_value = map[string]int32{
+		"NODE_STATE_UNSPECIFIED": 0,
+		"NODE_STATE_WAITING":     1,
+		"NODE_STATE_JOINING":     2,
+		"NODE_STATE_RESTORING":   3,
+		"NODE_STATE_OPENING":     4,
+		"NODE_STATE_SERVING":     5,
+	}
+)
+
+func (x NodeState) Enum() *NodeState {
+	p := new(NodeState)
+	*p = x
+	return p
+}
+
+func (x NodeState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NodeState) Descriptor() protoreflect.EnumDescriptor {
+	return file_devicedb_v1_cluster_proto_enumTypes[0].Descriptor()
+}
+
+func (NodeState) Type() protoreflect.EnumType {
+	return &file_devicedb_v1_cluster_proto_enumTypes[0]
+}
+
+func (x NodeState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NodeState.Descriptor instead.
+func (NodeState) EnumDescriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{0}
+}
+
+// Asks a node who it is.
+type GetIdentityRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetIdentityRequest) Reset() {
+	*x = GetIdentityRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetIdentityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetIdentityRequest) ProtoMessage() {}
+
+func (x *GetIdentityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetIdentityRequest.ProtoReflect.Descriptor instead.
+func (*GetIdentityRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{0}
+}
+
+// Who a node is.
+type GetIdentityResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster that it belongs to; empty while it belongs to none.
+	ClusterId string `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// The history that its data belongs to; empty while it has none, as between a restore and the agreement on a new one.
+	Lineage string `protobuf:"bytes,2,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// The node; 0 while it has no id.
+	NodeId uint64 `protobuf:"varint,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Where it says that others reach it: host:port.
+	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	// The snapshot that its cluster was restored from last, by uuid; empty where it never was.
+	RestoredFrom string `protobuf:"bytes,5,opt,name=restored_from,json=restoredFrom,proto3" json:"restored_from,omitempty"`
+	// What it does.
+	State NodeState `protobuf:"varint,6,opt,name=state,proto3,enum=devicedb.v1.NodeState" json:"state,omitempty"`
+	// The same in words, with what it waits for; empty when it serves.
+	Doing string `protobuf:"bytes,7,opt,name=doing,proto3" json:"doing,omitempty"`
+	// The version it runs.
+	Version       string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetIdentityResponse) Reset() {
+	*x = GetIdentityResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetIdentityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetIdentityResponse) ProtoMessage() {}
+
+func (x *GetIdentityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetIdentityResponse.ProtoReflect.Descriptor instead.
+func (*GetIdentityResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *GetIdentityResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *GetIdentityResponse) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *GetIdentityResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *GetIdentityResponse) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *GetIdentityResponse) GetRestoredFrom() string {
+	if x != nil {
+		return x.RestoredFrom
+	}
+	return ""
+}
+
+func (x *GetIdentityResponse) GetState() NodeState {
+	if x != nil {
+		return x.State
+	}
+	return NodeState_NODE_STATE_UNSPECIFIED
+}
+
+func (x *GetIdentityResponse) GetDoing() string {
+	if x != nil {
+		return x.Doing
+	}
+	return ""
+}
+
+func (x *GetIdentityResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+// Asks for a cluster.
+type InitClusterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InitClusterRequest) Reset() {
+	*x = InitClusterRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InitClusterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InitClusterRequest) ProtoMessage() {}
+
+func (x *InitClusterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InitClusterRequest.ProtoReflect.Descriptor instead.
+func (*InitClusterRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{2}
+}
+
+// There is a cluster.
+type InitClusterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id.
+	ClusterId string `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// False when it was there before.
+	Created       bool `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InitClusterResponse) Reset() {
+	*x = InitClusterResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InitClusterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InitClusterResponse) ProtoMessage() {}
+
+func (x *InitClusterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InitClusterResponse.ProtoReflect.Descriptor instead.
+func (*InitClusterResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *InitClusterResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *InitClusterResponse) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
+}
+
 // One process with one store.
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -43,14 +346,16 @@ type Node struct {
 	// Groups that it should hold.
 	GroupsWanted uint32 `protobuf:"varint,8,opt,name=groups_wanted,json=groupsWanted,proto3" json:"groups_wanted,omitempty"`
 	// Groups that it leads.
-	GroupsLed     uint32 `protobuf:"varint,9,opt,name=groups_led,json=groupsLed,proto3" json:"groups_led,omitempty"`
+	GroupsLed uint32 `protobuf:"varint,9,opt,name=groups_led,json=groupsLed,proto3" json:"groups_led,omitempty"`
+	// Why it is not ready, in its own words, or why it could not be asked; empty when it is ready.
+	Reason        string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[0]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -62,7 +367,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[0]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -75,7 +380,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{0}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Node) GetId() uint64 {
@@ -141,16 +446,25 @@ func (x *Node) GetGroupsLed() uint32 {
 	return 0
 }
 
+func (x *Node) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Asks for the cluster at a glance.
 type GetOverviewRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the node that is asked knows the cluster, which may be old news. Nobody else has to agree, so it is answered without a leader, too.
+	Local         bool `protobuf:"varint,1,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetOverviewRequest) Reset() {
 	*x = GetOverviewRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[1]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -162,7 +476,7 @@ func (x *GetOverviewRequest) String() string {
 func (*GetOverviewRequest) ProtoMessage() {}
 
 func (x *GetOverviewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[1]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -175,7 +489,14 @@ func (x *GetOverviewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOverviewRequest.ProtoReflect.Descriptor instead.
 func (*GetOverviewRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{1}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetOverviewRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
 }
 
 // The cluster at a glance.
@@ -213,7 +534,7 @@ type GetOverviewResponse struct {
 
 func (x *GetOverviewResponse) Reset() {
 	*x = GetOverviewResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[2]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -225,7 +546,7 @@ func (x *GetOverviewResponse) String() string {
 func (*GetOverviewResponse) ProtoMessage() {}
 
 func (x *GetOverviewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[2]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -238,7 +559,7 @@ func (x *GetOverviewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOverviewResponse.ProtoReflect.Descriptor instead.
 func (*GetOverviewResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{2}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetOverviewResponse) GetClusterId() string {
@@ -345,7 +666,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[3]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +678,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[3]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +691,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListNodesRequest) GetPageSize() uint32 {
@@ -394,13 +715,17 @@ type ListNodesResponse struct {
 	Nodes []*Node `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// For the next page; empty when there is none.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Drawn when the cluster was founded.
+	ClusterId string `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// Names the history the data belongs to.
+	Lineage       string `protobuf:"bytes,4,opt,name=lineage,proto3" json:"lineage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[4]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +737,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[4]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +750,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -438,6 +763,20 @@ func (x *ListNodesResponse) GetNodes() []*Node {
 func (x *ListNodesResponse) GetNextPageToken() string {
 	if x != nil {
 		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListNodesResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *ListNodesResponse) GetLineage() string {
+	if x != nil {
+		return x.Lineage
 	}
 	return ""
 }
@@ -459,7 +798,7 @@ type Partition struct {
 
 func (x *Partition) Reset() {
 	*x = Partition{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[5]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +810,7 @@ func (x *Partition) String() string {
 func (*Partition) ProtoMessage() {}
 
 func (x *Partition) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[5]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +823,7 @@ func (x *Partition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Partition.ProtoReflect.Descriptor instead.
 func (*Partition) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Partition) GetId() uint32 {
@@ -528,7 +867,7 @@ type ListPartitionsRequest struct {
 
 func (x *ListPartitionsRequest) Reset() {
 	*x = ListPartitionsRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[6]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +879,7 @@ func (x *ListPartitionsRequest) String() string {
 func (*ListPartitionsRequest) ProtoMessage() {}
 
 func (x *ListPartitionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[6]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +892,7 @@ func (x *ListPartitionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPartitionsRequest.ProtoReflect.Descriptor instead.
 func (*ListPartitionsRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListPartitionsRequest) GetPageSize() uint32 {
@@ -583,7 +922,7 @@ type ListPartitionsResponse struct {
 
 func (x *ListPartitionsResponse) Reset() {
 	*x = ListPartitionsResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[7]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +934,7 @@ func (x *ListPartitionsResponse) String() string {
 func (*ListPartitionsResponse) ProtoMessage() {}
 
 func (x *ListPartitionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[7]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +947,7 @@ func (x *ListPartitionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPartitionsResponse.ProtoReflect.Descriptor instead.
 func (*ListPartitionsResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListPartitionsResponse) GetPartitions() []*Partition {
@@ -640,7 +979,7 @@ type Site struct {
 
 func (x *Site) Reset() {
 	*x = Site{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[8]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +991,7 @@ func (x *Site) String() string {
 func (*Site) ProtoMessage() {}
 
 func (x *Site) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[8]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +1004,7 @@ func (x *Site) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Site.ProtoReflect.Descriptor instead.
 func (*Site) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Site) GetId() string {
@@ -700,7 +1039,7 @@ type AddSiteRequest struct {
 
 func (x *AddSiteRequest) Reset() {
 	*x = AddSiteRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[9]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +1051,7 @@ func (x *AddSiteRequest) String() string {
 func (*AddSiteRequest) ProtoMessage() {}
 
 func (x *AddSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[9]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +1064,7 @@ func (x *AddSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddSiteRequest.ProtoReflect.Descriptor instead.
 func (*AddSiteRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AddSiteRequest) GetSite() string {
@@ -748,7 +1087,7 @@ type AddSiteResponse struct {
 
 func (x *AddSiteResponse) Reset() {
 	*x = AddSiteResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[10]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +1099,7 @@ func (x *AddSiteResponse) String() string {
 func (*AddSiteResponse) ProtoMessage() {}
 
 func (x *AddSiteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[10]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +1112,7 @@ func (x *AddSiteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddSiteResponse.ProtoReflect.Descriptor instead.
 func (*AddSiteResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AddSiteResponse) GetSite() *Site {
@@ -801,7 +1140,7 @@ type RemoveSiteRequest struct {
 
 func (x *RemoveSiteRequest) Reset() {
 	*x = RemoveSiteRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[11]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +1152,7 @@ func (x *RemoveSiteRequest) String() string {
 func (*RemoveSiteRequest) ProtoMessage() {}
 
 func (x *RemoveSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[11]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +1165,7 @@ func (x *RemoveSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSiteRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSiteRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RemoveSiteRequest) GetSite() string {
@@ -845,7 +1184,7 @@ type RemoveSiteResponse struct {
 
 func (x *RemoveSiteResponse) Reset() {
 	*x = RemoveSiteResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[12]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +1196,7 @@ func (x *RemoveSiteResponse) String() string {
 func (*RemoveSiteResponse) ProtoMessage() {}
 
 func (x *RemoveSiteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[12]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +1209,7 @@ func (x *RemoveSiteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSiteResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSiteResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 // Asks for a page of sites.
@@ -886,7 +1225,7 @@ type ListSitesRequest struct {
 
 func (x *ListSitesRequest) Reset() {
 	*x = ListSitesRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[13]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1237,7 @@ func (x *ListSitesRequest) String() string {
 func (*ListSitesRequest) ProtoMessage() {}
 
 func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[13]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1250,7 @@ func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesRequest.ProtoReflect.Descriptor instead.
 func (*ListSitesRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListSitesRequest) GetPageSize() uint32 {
@@ -941,7 +1280,7 @@ type ListSitesResponse struct {
 
 func (x *ListSitesResponse) Reset() {
 	*x = ListSitesResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[14]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1292,7 @@ func (x *ListSitesResponse) String() string {
 func (*ListSitesResponse) ProtoMessage() {}
 
 func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[14]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1305,7 @@ func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesResponse.ProtoReflect.Descriptor instead.
 func (*ListSitesResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListSitesResponse) GetSites() []*Site {
@@ -996,7 +1335,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[15]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1347,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[15]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1360,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Relay) GetId() string {
@@ -1051,7 +1390,7 @@ type AddRelayRequest struct {
 
 func (x *AddRelayRequest) Reset() {
 	*x = AddRelayRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[16]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1402,7 @@ func (x *AddRelayRequest) String() string {
 func (*AddRelayRequest) ProtoMessage() {}
 
 func (x *AddRelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[16]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1415,7 @@ func (x *AddRelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddRelayRequest.ProtoReflect.Descriptor instead.
 func (*AddRelayRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AddRelayRequest) GetRelay() string {
@@ -1106,7 +1445,7 @@ type AddRelayResponse struct {
 
 func (x *AddRelayResponse) Reset() {
 	*x = AddRelayResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[17]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1457,7 @@ func (x *AddRelayResponse) String() string {
 func (*AddRelayResponse) ProtoMessage() {}
 
 func (x *AddRelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[17]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1470,7 @@ func (x *AddRelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddRelayResponse.ProtoReflect.Descriptor instead.
 func (*AddRelayResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AddRelayResponse) GetRelay() *Relay {
@@ -1159,7 +1498,7 @@ type RemoveRelayRequest struct {
 
 func (x *RemoveRelayRequest) Reset() {
 	*x = RemoveRelayRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[18]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1171,7 +1510,7 @@ func (x *RemoveRelayRequest) String() string {
 func (*RemoveRelayRequest) ProtoMessage() {}
 
 func (x *RemoveRelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[18]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1184,7 +1523,7 @@ func (x *RemoveRelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRelayRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRelayRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveRelayRequest) GetRelay() string {
@@ -1203,7 +1542,7 @@ type RemoveRelayResponse struct {
 
 func (x *RemoveRelayResponse) Reset() {
 	*x = RemoveRelayResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[19]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1554,7 @@ func (x *RemoveRelayResponse) String() string {
 func (*RemoveRelayResponse) ProtoMessage() {}
 
 func (x *RemoveRelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[19]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1567,7 @@ func (x *RemoveRelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRelayResponse.ProtoReflect.Descriptor instead.
 func (*RemoveRelayResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 // A relay to give to another site.
@@ -1244,7 +1583,7 @@ type MoveRelayRequest struct {
 
 func (x *MoveRelayRequest) Reset() {
 	*x = MoveRelayRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[20]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1595,7 @@ func (x *MoveRelayRequest) String() string {
 func (*MoveRelayRequest) ProtoMessage() {}
 
 func (x *MoveRelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[20]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1608,7 @@ func (x *MoveRelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRelayRequest.ProtoReflect.Descriptor instead.
 func (*MoveRelayRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MoveRelayRequest) GetRelay() string {
@@ -1297,7 +1636,7 @@ type MoveRelayResponse struct {
 
 func (x *MoveRelayResponse) Reset() {
 	*x = MoveRelayResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[21]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1648,7 @@ func (x *MoveRelayResponse) String() string {
 func (*MoveRelayResponse) ProtoMessage() {}
 
 func (x *MoveRelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[21]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1661,7 @@ func (x *MoveRelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRelayResponse.ProtoReflect.Descriptor instead.
 func (*MoveRelayResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MoveRelayResponse) GetRelay() *Relay {
@@ -1347,7 +1686,7 @@ type ListRelaysRequest struct {
 
 func (x *ListRelaysRequest) Reset() {
 	*x = ListRelaysRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[22]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +1698,7 @@ func (x *ListRelaysRequest) String() string {
 func (*ListRelaysRequest) ProtoMessage() {}
 
 func (x *ListRelaysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[22]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +1711,7 @@ func (x *ListRelaysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRelaysRequest.ProtoReflect.Descriptor instead.
 func (*ListRelaysRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListRelaysRequest) GetPageSize() uint32 {
@@ -1409,7 +1748,7 @@ type ListRelaysResponse struct {
 
 func (x *ListRelaysResponse) Reset() {
 	*x = ListRelaysResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[23]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1760,7 @@ func (x *ListRelaysResponse) String() string {
 func (*ListRelaysResponse) ProtoMessage() {}
 
 func (x *ListRelaysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[23]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1773,7 @@ func (x *ListRelaysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRelaysResponse.ProtoReflect.Descriptor instead.
 func (*ListRelaysResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListRelaysResponse) GetRelays() []*Relay {
@@ -1455,7 +1794,23 @@ var File_devicedb_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x19devicedb/v1/cluster.proto\x12\vdevicedb.v1\"\x94\x02\n" +
+	"\x19devicedb/v1/cluster.proto\x12\vdevicedb.v1\"\x14\n" +
+	"\x12GetIdentityRequest\"\x84\x02\n" +
+	"\x13GetIdentityResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
+	"\alineage\x18\x02 \x01(\tR\alineage\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\x04R\x06nodeId\x12\x18\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12#\n" +
+	"\rrestored_from\x18\x05 \x01(\tR\frestoredFrom\x12,\n" +
+	"\x05state\x18\x06 \x01(\x0e2\x16.devicedb.v1.NodeStateR\x05state\x12\x14\n" +
+	"\x05doing\x18\a \x01(\tR\x05doing\x12\x18\n" +
+	"\aversion\x18\b \x01(\tR\aversion\"\x14\n" +
+	"\x12InitClusterRequest\"N\n" +
+	"\x13InitClusterResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated\"\xac\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -1466,8 +1821,11 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x0esnapshot_store\x18\a \x01(\bR\rsnapshotStore\x12#\n" +
 	"\rgroups_wanted\x18\b \x01(\rR\fgroupsWanted\x12\x1d\n" +
 	"\n" +
-	"groups_led\x18\t \x01(\rR\tgroupsLed\"\x14\n" +
-	"\x12GetOverviewRequest\"\xee\x03\n" +
+	"groups_led\x18\t \x01(\rR\tgroupsLed\x12\x16\n" +
+	"\x06reason\x18\n" +
+	" \x01(\tR\x06reason\"*\n" +
+	"\x12GetOverviewRequest\x12\x14\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"\xee\x03\n" +
 	"\x13GetOverviewResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
@@ -1491,10 +1849,13 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x10ListNodesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"d\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\x9d\x01\n" +
 	"\x11ListNodesResponse\x12'\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x11.devicedb.v1.NodeR\x05nodes\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"e\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12\x18\n" +
+	"\alineage\x18\x04 \x01(\tR\alineage\"e\n" +
 	"\tPartition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\rR\x05group\x12\x1a\n" +
@@ -1552,8 +1913,17 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x04site\x18\x03 \x01(\tR\x04site\"h\n" +
 	"\x12ListRelaysResponse\x12*\n" +
 	"\x06relays\x18\x01 \x03(\v2\x12.devicedb.v1.RelayR\x06relays\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xa0\x06\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*\xa1\x01\n" +
+	"\tNodeState\x12\x1a\n" +
+	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12NODE_STATE_WAITING\x10\x01\x12\x16\n" +
+	"\x12NODE_STATE_JOINING\x10\x02\x12\x18\n" +
+	"\x14NODE_STATE_RESTORING\x10\x03\x12\x16\n" +
+	"\x12NODE_STATE_OPENING\x10\x04\x12\x16\n" +
+	"\x12NODE_STATE_SERVING\x10\x052\xc4\a\n" +
 	"\x0eClusterService\x12P\n" +
+	"\vGetIdentity\x12\x1f.devicedb.v1.GetIdentityRequest\x1a .devicedb.v1.GetIdentityResponse\x12P\n" +
+	"\vInitCluster\x12\x1f.devicedb.v1.InitClusterRequest\x1a .devicedb.v1.InitClusterResponse\x12P\n" +
 	"\vGetOverview\x12\x1f.devicedb.v1.GetOverviewRequest\x1a .devicedb.v1.GetOverviewResponse\x12J\n" +
 	"\tListNodes\x12\x1d.devicedb.v1.ListNodesRequest\x1a\x1e.devicedb.v1.ListNodesResponse\x12Y\n" +
 	"\x0eListPartitions\x12\".devicedb.v1.ListPartitionsRequest\x1a#.devicedb.v1.ListPartitionsResponse\x12D\n" +
@@ -1579,67 +1949,78 @@ func file_devicedb_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_devicedb_v1_cluster_proto_rawDescData
 }
 
-var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_devicedb_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_devicedb_v1_cluster_proto_goTypes = []any{
-	(*Node)(nil),                   // 0: devicedb.v1.Node
-	(*GetOverviewRequest)(nil),     // 1: devicedb.v1.GetOverviewRequest
-	(*GetOverviewResponse)(nil),    // 2: devicedb.v1.GetOverviewResponse
-	(*ListNodesRequest)(nil),       // 3: devicedb.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),      // 4: devicedb.v1.ListNodesResponse
-	(*Partition)(nil),              // 5: devicedb.v1.Partition
-	(*ListPartitionsRequest)(nil),  // 6: devicedb.v1.ListPartitionsRequest
-	(*ListPartitionsResponse)(nil), // 7: devicedb.v1.ListPartitionsResponse
-	(*Site)(nil),                   // 8: devicedb.v1.Site
-	(*AddSiteRequest)(nil),         // 9: devicedb.v1.AddSiteRequest
-	(*AddSiteResponse)(nil),        // 10: devicedb.v1.AddSiteResponse
-	(*RemoveSiteRequest)(nil),      // 11: devicedb.v1.RemoveSiteRequest
-	(*RemoveSiteResponse)(nil),     // 12: devicedb.v1.RemoveSiteResponse
-	(*ListSitesRequest)(nil),       // 13: devicedb.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),      // 14: devicedb.v1.ListSitesResponse
-	(*Relay)(nil),                  // 15: devicedb.v1.Relay
-	(*AddRelayRequest)(nil),        // 16: devicedb.v1.AddRelayRequest
-	(*AddRelayResponse)(nil),       // 17: devicedb.v1.AddRelayResponse
-	(*RemoveRelayRequest)(nil),     // 18: devicedb.v1.RemoveRelayRequest
-	(*RemoveRelayResponse)(nil),    // 19: devicedb.v1.RemoveRelayResponse
-	(*MoveRelayRequest)(nil),       // 20: devicedb.v1.MoveRelayRequest
-	(*MoveRelayResponse)(nil),      // 21: devicedb.v1.MoveRelayResponse
-	(*ListRelaysRequest)(nil),      // 22: devicedb.v1.ListRelaysRequest
-	(*ListRelaysResponse)(nil),     // 23: devicedb.v1.ListRelaysResponse
+	(NodeState)(0),                 // 0: devicedb.v1.NodeState
+	(*GetIdentityRequest)(nil),     // 1: devicedb.v1.GetIdentityRequest
+	(*GetIdentityResponse)(nil),    // 2: devicedb.v1.GetIdentityResponse
+	(*InitClusterRequest)(nil),     // 3: devicedb.v1.InitClusterRequest
+	(*InitClusterResponse)(nil),    // 4: devicedb.v1.InitClusterResponse
+	(*Node)(nil),                   // 5: devicedb.v1.Node
+	(*GetOverviewRequest)(nil),     // 6: devicedb.v1.GetOverviewRequest
+	(*GetOverviewResponse)(nil),    // 7: devicedb.v1.GetOverviewResponse
+	(*ListNodesRequest)(nil),       // 8: devicedb.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),      // 9: devicedb.v1.ListNodesResponse
+	(*Partition)(nil),              // 10: devicedb.v1.Partition
+	(*ListPartitionsRequest)(nil),  // 11: devicedb.v1.ListPartitionsRequest
+	(*ListPartitionsResponse)(nil), // 12: devicedb.v1.ListPartitionsResponse
+	(*Site)(nil),                   // 13: devicedb.v1.Site
+	(*AddSiteRequest)(nil),         // 14: devicedb.v1.AddSiteRequest
+	(*AddSiteResponse)(nil),        // 15: devicedb.v1.AddSiteResponse
+	(*RemoveSiteRequest)(nil),      // 16: devicedb.v1.RemoveSiteRequest
+	(*RemoveSiteResponse)(nil),     // 17: devicedb.v1.RemoveSiteResponse
+	(*ListSitesRequest)(nil),       // 18: devicedb.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),      // 19: devicedb.v1.ListSitesResponse
+	(*Relay)(nil),                  // 20: devicedb.v1.Relay
+	(*AddRelayRequest)(nil),        // 21: devicedb.v1.AddRelayRequest
+	(*AddRelayResponse)(nil),       // 22: devicedb.v1.AddRelayResponse
+	(*RemoveRelayRequest)(nil),     // 23: devicedb.v1.RemoveRelayRequest
+	(*RemoveRelayResponse)(nil),    // 24: devicedb.v1.RemoveRelayResponse
+	(*MoveRelayRequest)(nil),       // 25: devicedb.v1.MoveRelayRequest
+	(*MoveRelayResponse)(nil),      // 26: devicedb.v1.MoveRelayResponse
+	(*ListRelaysRequest)(nil),      // 27: devicedb.v1.ListRelaysRequest
+	(*ListRelaysResponse)(nil),     // 28: devicedb.v1.ListRelaysResponse
 }
 var file_devicedb_v1_cluster_proto_depIdxs = []int32{
-	0,  // 0: devicedb.v1.GetOverviewResponse.nodes:type_name -> devicedb.v1.Node
-	0,  // 1: devicedb.v1.ListNodesResponse.nodes:type_name -> devicedb.v1.Node
-	5,  // 2: devicedb.v1.ListPartitionsResponse.partitions:type_name -> devicedb.v1.Partition
-	8,  // 3: devicedb.v1.AddSiteResponse.site:type_name -> devicedb.v1.Site
-	8,  // 4: devicedb.v1.ListSitesResponse.sites:type_name -> devicedb.v1.Site
-	15, // 5: devicedb.v1.AddRelayResponse.relay:type_name -> devicedb.v1.Relay
-	15, // 6: devicedb.v1.MoveRelayResponse.relay:type_name -> devicedb.v1.Relay
-	15, // 7: devicedb.v1.ListRelaysResponse.relays:type_name -> devicedb.v1.Relay
-	1,  // 8: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
-	3,  // 9: devicedb.v1.ClusterService.ListNodes:input_type -> devicedb.v1.ListNodesRequest
-	6,  // 10: devicedb.v1.ClusterService.ListPartitions:input_type -> devicedb.v1.ListPartitionsRequest
-	9,  // 11: devicedb.v1.ClusterService.AddSite:input_type -> devicedb.v1.AddSiteRequest
-	11, // 12: devicedb.v1.ClusterService.RemoveSite:input_type -> devicedb.v1.RemoveSiteRequest
-	13, // 13: devicedb.v1.ClusterService.ListSites:input_type -> devicedb.v1.ListSitesRequest
-	16, // 14: devicedb.v1.ClusterService.AddRelay:input_type -> devicedb.v1.AddRelayRequest
-	18, // 15: devicedb.v1.ClusterService.RemoveRelay:input_type -> devicedb.v1.RemoveRelayRequest
-	20, // 16: devicedb.v1.ClusterService.MoveRelay:input_type -> devicedb.v1.MoveRelayRequest
-	22, // 17: devicedb.v1.ClusterService.ListRelays:input_type -> devicedb.v1.ListRelaysRequest
-	2,  // 18: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
-	4,  // 19: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
-	7,  // 20: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
-	10, // 21: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
-	12, // 22: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
-	14, // 23: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
-	17, // 24: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
-	19, // 25: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
-	21, // 26: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
-	23, // 27: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
-	18, // [18:28] is the sub-list for method output_type
-	8,  // [8:18] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	0,  // 0: devicedb.v1.GetIdentityResponse.state:type_name -> devicedb.v1.NodeState
+	5,  // 1: devicedb.v1.GetOverviewResponse.nodes:type_name -> devicedb.v1.Node
+	5,  // 2: devicedb.v1.ListNodesResponse.nodes:type_name -> devicedb.v1.Node
+	10, // 3: devicedb.v1.ListPartitionsResponse.partitions:type_name -> devicedb.v1.Partition
+	13, // 4: devicedb.v1.AddSiteResponse.site:type_name -> devicedb.v1.Site
+	13, // 5: devicedb.v1.ListSitesResponse.sites:type_name -> devicedb.v1.Site
+	20, // 6: devicedb.v1.AddRelayResponse.relay:type_name -> devicedb.v1.Relay
+	20, // 7: devicedb.v1.MoveRelayResponse.relay:type_name -> devicedb.v1.Relay
+	20, // 8: devicedb.v1.ListRelaysResponse.relays:type_name -> devicedb.v1.Relay
+	1,  // 9: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
+	3,  // 10: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
+	6,  // 11: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
+	8,  // 12: devicedb.v1.ClusterService.ListNodes:input_type -> devicedb.v1.ListNodesRequest
+	11, // 13: devicedb.v1.ClusterService.ListPartitions:input_type -> devicedb.v1.ListPartitionsRequest
+	14, // 14: devicedb.v1.ClusterService.AddSite:input_type -> devicedb.v1.AddSiteRequest
+	16, // 15: devicedb.v1.ClusterService.RemoveSite:input_type -> devicedb.v1.RemoveSiteRequest
+	18, // 16: devicedb.v1.ClusterService.ListSites:input_type -> devicedb.v1.ListSitesRequest
+	21, // 17: devicedb.v1.ClusterService.AddRelay:input_type -> devicedb.v1.AddRelayRequest
+	23, // 18: devicedb.v1.ClusterService.RemoveRelay:input_type -> devicedb.v1.RemoveRelayRequest
+	25, // 19: devicedb.v1.ClusterService.MoveRelay:input_type -> devicedb.v1.MoveRelayRequest
+	27, // 20: devicedb.v1.ClusterService.ListRelays:input_type -> devicedb.v1.ListRelaysRequest
+	2,  // 21: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
+	4,  // 22: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
+	7,  // 23: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
+	9,  // 24: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
+	12, // 25: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
+	15, // 26: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
+	17, // 27: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
+	19, // 28: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
+	22, // 29: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
+	24, // 30: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
+	26, // 31: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
+	28, // 32: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
+	21, // [21:33] is the sub-list for method output_type
+	9,  // [9:21] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_devicedb_v1_cluster_proto_init() }
@@ -1652,13 +2033,14 @@ func file_devicedb_v1_cluster_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_cluster_proto_rawDesc), len(file_devicedb_v1_cluster_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   24,
+			NumEnums:      1,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_devicedb_v1_cluster_proto_goTypes,
 		DependencyIndexes: file_devicedb_v1_cluster_proto_depIdxs,
+		EnumInfos:         file_devicedb_v1_cluster_proto_enumTypes,
 		MessageInfos:      file_devicedb_v1_cluster_proto_msgTypes,
 	}.Build()
 	File_devicedb_v1_cluster_proto = out.File

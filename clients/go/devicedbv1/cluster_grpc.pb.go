@@ -21,6 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
+	ClusterService_GetIdentity_FullMethodName    = "/devicedb.v1.ClusterService/GetIdentity"
+	ClusterService_InitCluster_FullMethodName    = "/devicedb.v1.ClusterService/InitCluster"
 	ClusterService_GetOverview_FullMethodName    = "/devicedb.v1.ClusterService/GetOverview"
 	ClusterService_ListNodes_FullMethodName      = "/devicedb.v1.ClusterService/ListNodes"
 	ClusterService_ListPartitions_FullMethodName = "/devicedb.v1.ClusterService/ListPartitions"
@@ -38,7 +40,16 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Reads and changes the cluster's configuration. Any node answers.
+//
+// A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
+// effect; the ErrorInfo's reason is OTHER_CLUSTER, and its metadata has `wanted`, the id of the header, and `here`, that of the node's cluster.
 type ClusterServiceClient interface {
+	// Who the node is that is asked, and which cluster it belongs to. It answers alone, from what it has itself: without a quorum, and also while it waits,
+	// joins or restores. No call is ever forwarded to another node for it.
+	GetIdentity(ctx context.Context, in *GetIdentityRequest, opts ...grpc.CallOption) (*GetIdentityResponse, error)
+	// Founds the cluster that the nodes of one `--join` wait for. Said once, to any of them, when all of them run; saying it again changes nothing. A node
+	// that belongs to a cluster answers with that one. UNAVAILABLE names the nodes that are missing.
+	InitCluster(ctx context.Context, in *InitClusterRequest, opts ...grpc.CallOption) (*InitClusterResponse, error)
 	// The cluster at a glance, with what every node said within a second.
 	GetOverview(ctx context.Context, in *GetOverviewRequest, opts ...grpc.CallOption) (*GetOverviewResponse, error)
 	// The nodes, by id.
@@ -67,6 +78,26 @@ type clusterServiceClient struct {
 
 func NewClusterServiceClient(cc grpc.ClientConnInterface) ClusterServiceClient {
 	return &clusterServiceClient{cc}
+}
+
+func (c *clusterServiceClient) GetIdentity(ctx context.Context, in *GetIdentityRequest, opts ...grpc.CallOption) (*GetIdentityResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetIdentityResponse)
+	err := c.cc.Invoke(ctx, ClusterService_GetIdentity_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) InitCluster(ctx context.Context, in *InitClusterRequest, opts ...grpc.CallOption) (*InitClusterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InitClusterResponse)
+	err := c.cc.Invoke(ctx, ClusterService_InitCluster_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *clusterServiceClient) GetOverview(ctx context.Context, in *GetOverviewRequest, opts ...grpc.CallOption) (*GetOverviewResponse, error) {
@@ -174,7 +205,16 @@ func (c *clusterServiceClient) ListRelays(ctx context.Context, in *ListRelaysReq
 // for forward compatibility.
 //
 // Reads and changes the cluster's configuration. Any node answers.
+//
+// A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
+// effect; the ErrorInfo's reason is OTHER_CLUSTER, and its metadata has `wanted`, the id of the header, and `here`, that of the node's cluster.
 type ClusterServiceServer interface {
+	// Who the node is that is asked, and which cluster it belongs to. It answers alone, from what it has itself: without a quorum, and also while it waits,
+	// joins or restores. No call is ever forwarded to another node for it.
+	GetIdentity(context.Context, *GetIdentityRequest) (*GetIdentityResponse, error)
+	// Founds the cluster that the nodes of one `--join` wait for. Said once, to any of them, when all of them run; saying it again changes nothing. A node
+	// that belongs to a cluster answers with that one. UNAVAILABLE names the nodes that are missing.
+	InitCluster(context.Context, *InitClusterRequest) (*InitClusterResponse, error)
 	// The cluster at a glance, with what every node said within a second.
 	GetOverview(context.Context, *GetOverviewRequest) (*GetOverviewResponse, error)
 	// The nodes, by id.
@@ -205,6 +245,12 @@ type ClusterServiceServer interface {
 // pointer dereference when methods are called.
 type UnimplementedClusterServiceServer struct{}
 
+func (UnimplementedClusterServiceServer) GetIdentity(context.Context, *GetIdentityRequest) (*GetIdentityResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetIdentity not implemented")
+}
+func (UnimplementedClusterServiceServer) InitCluster(context.Context, *InitClusterRequest) (*InitClusterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method InitCluster not implemented")
+}
 func (UnimplementedClusterServiceServer) GetOverview(context.Context, *GetOverviewRequest) (*GetOverviewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetOverview not implemented")
 }
@@ -254,6 +300,42 @@ func RegisterClusterServiceServer(s grpc.ServiceRegistrar, srv ClusterServiceSer
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&ClusterService_ServiceDesc, srv)
+}
+
+func _ClusterService_GetIdentity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetIdentityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).GetIdentity(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_GetIdentity_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).GetIdentity(ctx, req.(*GetIdentityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_InitCluster_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InitClusterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).InitCluster(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_InitCluster_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).InitCluster(ctx, req.(*InitClusterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
 
 func _ClusterService_GetOverview_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -443,6 +525,14 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "devicedb.v1.ClusterService",
 	HandlerType: (*ClusterServiceServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "GetIdentity",
+			Handler:    _ClusterService_GetIdentity_Handler,
+		},
+		{
+			MethodName: "InitCluster",
+			Handler:    _ClusterService_InitCluster_Handler,
+		},
 		{
 			MethodName: "GetOverview",
 			Handler:    _ClusterService_GetOverview_Handler,

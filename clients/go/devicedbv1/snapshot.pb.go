@@ -37,6 +37,10 @@ const (
 	SnapshotStatus_SNAPSHOT_STATUS_MISSING SnapshotStatus = 3
 	// It cannot be completed any more; the reason says why.
 	SnapshotStatus_SNAPSHOT_STATUS_FAILED SnapshotStatus = 4
+	// It was completed, and the disk does not hold it whole any more; the reason names what is missing or changed.
+	SnapshotStatus_SNAPSHOT_STATUS_DAMAGED SnapshotStatus = 5
+	// Somebody has deleted it, and not every node has given its space back yet. Its parts are those that are still waited for.
+	SnapshotStatus_SNAPSHOT_STATUS_DELETING SnapshotStatus = 6
 )
 
 // Enum value maps for SnapshotStatus.
@@ -47,6 +51,8 @@ var (
 		2: "SNAPSHOT_STATUS_COMPLETED",
 		3: "SNAPSHOT_STATUS_MISSING",
 		4: "SNAPSHOT_STATUS_FAILED",
+		5: "SNAPSHOT_STATUS_DAMAGED",
+		6: "SNAPSHOT_STATUS_DELETING",
 	}
 	SnapshotStatus_value = map[string]int32{
 		"SNAPSHOT_STATUS_UNSPECIFIED": 0,
@@ -54,6 +60,8 @@ var (
 		"SNAPSHOT_STATUS_COMPLETED":   2,
 		"SNAPSHOT_STATUS_MISSING":     3,
 		"SNAPSHOT_STATUS_FAILED":      4,
+		"SNAPSHOT_STATUS_DAMAGED":     5,
+		"SNAPSHOT_STATUS_DELETING":    6,
 	}
 )
 
@@ -84,6 +92,67 @@ func (SnapshotStatus) EnumDescriptor() ([]byte, []int) {
 	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{0}
 }
 
+// What became of one node's part.
+type PartDeletion int32
+
+const (
+	// Never sent.
+	PartDeletion_PART_DELETION_UNSPECIFIED PartDeletion = 0
+	// It is gone, and its space is given back.
+	PartDeletion_PART_DELETION_DELETED PartDeletion = 1
+	// Its node has not deleted it yet, and will: when it is up, and when it can.
+	PartDeletion_PART_DELETION_PENDING PartDeletion = 2
+	// It stays as it is; the reason says why.
+	PartDeletion_PART_DELETION_KEPT PartDeletion = 3
+	// The node did not say whether it has a part.
+	PartDeletion_PART_DELETION_UNANSWERED PartDeletion = 4
+)
+
+// Enum value maps for PartDeletion.
+var (
+	PartDeletion_name = map[int32]string{
+		0: "PART_DELETION_UNSPECIFIED",
+		1: "PART_DELETION_DELETED",
+		2: "PART_DELETION_PENDING",
+		3: "PART_DELETION_KEPT",
+		4: "PART_DELETION_UNANSWERED",
+	}
+	PartDeletion_value = map[string]int32{
+		"PART_DELETION_UNSPECIFIED": 0,
+		"PART_DELETION_DELETED":     1,
+		"PART_DELETION_PENDING":     2,
+		"PART_DELETION_KEPT":        3,
+		"PART_DELETION_UNANSWERED":  4,
+	}
+)
+
+func (x PartDeletion) Enum() *PartDeletion {
+	p := new(PartDeletion)
+	*p = x
+	return p
+}
+
+func (x PartDeletion) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PartDeletion) Descriptor() protoreflect.EnumDescriptor {
+	return file_devicedb_v1_snapshot_proto_enumTypes[1].Descriptor()
+}
+
+func (PartDeletion) Type() protoreflect.EnumType {
+	return &file_devicedb_v1_snapshot_proto_enumTypes[1]
+}
+
+func (x PartDeletion) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PartDeletion.Descriptor instead.
+func (PartDeletion) EnumDescriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{1}
+}
+
 // What one node contributes to a snapshot.
 type SnapshotPart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -93,7 +162,7 @@ type SnapshotPart struct {
 	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	// How far it is.
 	Status SnapshotStatus `protobuf:"varint,3,opt,name=status,proto3,enum=devicedb.v1.SnapshotStatus" json:"status,omitempty"`
-	// Why it failed or is missing; empty otherwise.
+	// Why it failed, is missing, is damaged or could not be deleted. Of a completed part: why nobody looked at its disk now. Empty otherwise.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Partitions this part holds when completed.
 	Partitions uint32 `protobuf:"varint,5,opt,name=partitions,proto3" json:"partitions,omitempty"`
@@ -227,7 +296,7 @@ type Snapshot struct {
 	Uuid string `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	// How far it is as a whole.
 	Status SnapshotStatus `protobuf:"varint,2,opt,name=status,proto3,enum=devicedb.v1.SnapshotStatus" json:"status,omitempty"`
-	// Why it failed; empty otherwise.
+	// Why it failed or is damaged; empty otherwise.
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The parts, by node id.
 	Parts []*SnapshotPart `protobuf:"bytes,4,rep,name=parts,proto3" json:"parts,omitempty"`
@@ -240,7 +309,9 @@ type Snapshot struct {
 	// When it was begun, milliseconds since 1970 by the clock of the node asked. For people; nothing depends on it.
 	CreatedMs uint64 `protobuf:"varint,8,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	// The history it belongs to.
-	Lineage       string `protobuf:"bytes,9,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	Lineage string `protobuf:"bytes,9,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// The cluster it is of.
+	ClusterId     string `protobuf:"bytes,10,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -338,6 +409,13 @@ func (x *Snapshot) GetLineage() string {
 	return ""
 }
 
+func (x *Snapshot) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
 // Asks for a new snapshot.
 type CreateSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -388,7 +466,9 @@ func (x *CreateSnapshotRequest) GetRequestId() []byte {
 type CreateSnapshotResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The snapshot as it stands.
-	Snapshot      *Snapshot `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Snapshot *Snapshot `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// What will keep later snapshots from being taken; empty where nothing does.
+	Warning       string `protobuf:"bytes,2,opt,name=warning,proto3" json:"warning,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,6 +508,13 @@ func (x *CreateSnapshotResponse) GetSnapshot() *Snapshot {
 		return x.Snapshot
 	}
 	return nil
+}
+
+func (x *CreateSnapshotResponse) GetWarning() string {
+	if x != nil {
+		return x.Warning
+	}
+	return ""
 }
 
 // Which snapshot to look at.
@@ -593,6 +680,8 @@ type ListSnapshotsResponse struct {
 	Snapshots []*Snapshot `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
 	// For the next page; empty when there is none.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The cluster that was asked.
+	ClusterId     string `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -641,11 +730,20 @@ func (x *ListSnapshotsResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *ListSnapshotsResponse) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
 // Which snapshot to delete.
 type DeleteSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its uuid.
-	Uuid          string `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Uuid string `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	// The history that wrote it, as 16 hex digits. Needed where that is not the cluster's present one: then another cluster may live on these parts.
+	Lineage       string `protobuf:"bytes,2,opt,name=lineage,proto3" json:"lineage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -687,16 +785,109 @@ func (x *DeleteSnapshotRequest) GetUuid() string {
 	return ""
 }
 
-// The snapshot is forgotten; nodes that are up have given its space back, the others do when they return.
+func (x *DeleteSnapshotRequest) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+// One node's part of a snapshot that is deleted.
+type DeletedPart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	NodeId uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Its address as the cluster knows it now.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// The history that wrote the part, where it is known.
+	Lineage string `protobuf:"bytes,3,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// What became of it.
+	Deletion PartDeletion `protobuf:"varint,4,opt,name=deletion,proto3,enum=devicedb.v1.PartDeletion" json:"deletion,omitempty"`
+	// Why it is not deleted yet, stays, or was not answered for; empty otherwise.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeletedPart) Reset() {
+	*x = DeletedPart{}
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletedPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletedPart) ProtoMessage() {}
+
+func (x *DeletedPart) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletedPart.ProtoReflect.Descriptor instead.
+func (*DeletedPart) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DeletedPart) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *DeletedPart) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *DeletedPart) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *DeletedPart) GetDeletion() PartDeletion {
+	if x != nil {
+		return x.Deletion
+	}
+	return PartDeletion_PART_DELETION_UNSPECIFIED
+}
+
+func (x *DeletedPart) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// What was done where. Nodes that have no part are left out.
 type DeleteSnapshotResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By node id.
+	Parts []*DeletedPart `protobuf:"bytes,1,rep,name=parts,proto3" json:"parts,omitempty"`
+	// Whether the cluster knew the snapshot. Then nodes go on until none has a part; otherwise nothing is done later.
+	Known         bool `protobuf:"varint,2,opt,name=known,proto3" json:"known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +899,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +912,304 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{9}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DeleteSnapshotResponse) GetParts() []*DeletedPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+func (x *DeleteSnapshotResponse) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+// Asks for a page of orphans.
+type ListOrphansRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most so many; 0 for 100.
+	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Where the last page ended; empty for the first.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrphansRequest) Reset() {
+	*x = ListOrphansRequest{}
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrphansRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrphansRequest) ProtoMessage() {}
+
+func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrphansRequest.ProtoReflect.Descriptor instead.
+func (*ListOrphansRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListOrphansRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListOrphansRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// A part that lies in a snapshot store and is of no snapshot that the cluster knows: of a history before a restore, or forgotten.
+type Orphan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node in whose snapshot store it lies.
+	NodeId uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// The node's address as the cluster knows it now.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// The snapshot.
+	Uuid string `protobuf:"bytes,3,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	// The history that wrote it; 16 zeros where its manifest cannot be read.
+	Lineage string `protobuf:"bytes,4,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// When it was written, milliseconds since 1970 by its node's clock; 0 where its manifest cannot be read.
+	WrittenMs uint64 `protobuf:"varint,5,opt,name=written_ms,json=writtenMs,proto3" json:"written_ms,omitempty"`
+	// Bytes of its chunks on disk, those included that it shares with other parts.
+	StoredBytes uint64 `protobuf:"varint,6,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	// Why it cannot be read; empty where it can.
+	Damage        string `protobuf:"bytes,7,opt,name=damage,proto3" json:"damage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orphan) Reset() {
+	*x = Orphan{}
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orphan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orphan) ProtoMessage() {}
+
+func (x *Orphan) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
+func (*Orphan) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Orphan) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *Orphan) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Orphan) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *Orphan) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *Orphan) GetWrittenMs() uint64 {
+	if x != nil {
+		return x.WrittenMs
+	}
+	return 0
+}
+
+func (x *Orphan) GetStoredBytes() uint64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *Orphan) GetDamage() string {
+	if x != nil {
+		return x.Damage
+	}
+	return ""
+}
+
+// A node that did not say what lies in its snapshot store.
+type UnansweredNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	NodeId uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Its address as the cluster knows it now.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Why.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnansweredNode) Reset() {
+	*x = UnansweredNode{}
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnansweredNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnansweredNode) ProtoMessage() {}
+
+func (x *UnansweredNode) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnansweredNode.ProtoReflect.Descriptor instead.
+func (*UnansweredNode) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *UnansweredNode) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *UnansweredNode) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *UnansweredNode) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// A page of orphans.
+type ListOrphansResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By node, then uuid.
+	Orphans []*Orphan `protobuf:"bytes,1,rep,name=orphans,proto3" json:"orphans,omitempty"`
+	// For the next page; empty when there is none.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Nodes of which nothing is known now, so that the list may lack what they have.
+	Unanswered    []*UnansweredNode `protobuf:"bytes,3,rep,name=unanswered,proto3" json:"unanswered,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOrphansResponse) Reset() {
+	*x = ListOrphansResponse{}
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOrphansResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOrphansResponse) ProtoMessage() {}
+
+func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOrphansResponse.ProtoReflect.Descriptor instead.
+func (*ListOrphansResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListOrphansResponse) GetOrphans() []*Orphan {
+	if x != nil {
+		return x.Orphans
+	}
+	return nil
+}
+
+func (x *ListOrphansResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListOrphansResponse) GetUnanswered() []*UnansweredNode {
+	if x != nil {
+		return x.Unanswered
+	}
+	return nil
 }
 
 // Which part to stream.
@@ -739,7 +1227,7 @@ type DownloadSnapshotRequest struct {
 
 func (x *DownloadSnapshotRequest) Reset() {
 	*x = DownloadSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +1239,7 @@ func (x *DownloadSnapshotRequest) String() string {
 func (*DownloadSnapshotRequest) ProtoMessage() {}
 
 func (x *DownloadSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +1252,7 @@ func (x *DownloadSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DownloadSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{10}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DownloadSnapshotRequest) GetUuid() string {
@@ -803,7 +1291,7 @@ type DownloadHeader struct {
 
 func (x *DownloadHeader) Reset() {
 	*x = DownloadHeader{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +1303,7 @@ func (x *DownloadHeader) String() string {
 func (*DownloadHeader) ProtoMessage() {}
 
 func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +1316,7 @@ func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadHeader.ProtoReflect.Descriptor instead.
 func (*DownloadHeader) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{11}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DownloadHeader) GetNodeId() uint64 {
@@ -865,7 +1353,7 @@ type DownloadTrailer struct {
 
 func (x *DownloadTrailer) Reset() {
 	*x = DownloadTrailer{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +1365,7 @@ func (x *DownloadTrailer) String() string {
 func (*DownloadTrailer) ProtoMessage() {}
 
 func (x *DownloadTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +1378,7 @@ func (x *DownloadTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadTrailer.ProtoReflect.Descriptor instead.
 func (*DownloadTrailer) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{12}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DownloadTrailer) GetTotalBytes() uint64 {
@@ -924,7 +1412,7 @@ type DownloadSnapshotResponse struct {
 
 func (x *DownloadSnapshotResponse) Reset() {
 	*x = DownloadSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1424,7 @@ func (x *DownloadSnapshotResponse) String() string {
 func (*DownloadSnapshotResponse) ProtoMessage() {}
 
 func (x *DownloadSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1437,7 @@ func (x *DownloadSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DownloadSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{13}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DownloadSnapshotResponse) GetPiece() isDownloadSnapshotResponse_Piece {
@@ -1030,7 +1518,7 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\rbytes_written\x18\t \x01(\x04R\fbytesWritten\x12%\n" +
 	"\x0edownload_bytes\x18\n" +
 	" \x01(\x04R\rdownloadBytes\x12'\n" +
-	"\x0fmanifest_digest\x18\v \x01(\tR\x0emanifestDigest\"\xc3\x02\n" +
+	"\x0fmanifest_digest\x18\v \x01(\tR\x0emanifestDigest\"\xe2\x02\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x123\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1b.devicedb.v1.SnapshotStatusR\x06status\x12\x16\n" +
@@ -1044,12 +1532,16 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"copies_min\x18\a \x01(\rR\tcopiesMin\x12\x1d\n" +
 	"\n" +
 	"created_ms\x18\b \x01(\x04R\tcreatedMs\x12\x18\n" +
-	"\alineage\x18\t \x01(\tR\alineage\"6\n" +
+	"\alineage\x18\t \x01(\tR\alineage\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\n" +
+	" \x01(\tR\tclusterId\"6\n" +
 	"\x15CreateSnapshotRequest\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\fR\trequestId\"K\n" +
+	"request_id\x18\x01 \x01(\fR\trequestId\"e\n" +
 	"\x16CreateSnapshotResponse\x121\n" +
-	"\bsnapshot\x18\x01 \x01(\v2\x15.devicedb.v1.SnapshotR\bsnapshot\"(\n" +
+	"\bsnapshot\x18\x01 \x01(\v2\x15.devicedb.v1.SnapshotR\bsnapshot\x12\x18\n" +
+	"\awarning\x18\x02 \x01(\tR\awarning\"(\n" +
 	"\x12GetSnapshotRequest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\"i\n" +
 	"\x13GetSnapshotResponse\x121\n" +
@@ -1059,13 +1551,47 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\x14ListSnapshotsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"t\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\x93\x01\n" +
 	"\x15ListSnapshotsResponse\x123\n" +
 	"\tsnapshots\x18\x01 \x03(\v2\x15.devicedb.v1.SnapshotR\tsnapshots\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"+\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x03 \x01(\tR\tclusterId\"E\n" +
 	"\x15DeleteSnapshotRequest\x12\x12\n" +
-	"\x04uuid\x18\x01 \x01(\tR\x04uuid\"\x18\n" +
-	"\x16DeleteSnapshotResponse\"^\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x18\n" +
+	"\alineage\x18\x02 \x01(\tR\alineage\"\xa9\x01\n" +
+	"\vDeletedPart\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
+	"\alineage\x18\x03 \x01(\tR\alineage\x125\n" +
+	"\bdeletion\x18\x04 \x01(\x0e2\x19.devicedb.v1.PartDeletionR\bdeletion\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"^\n" +
+	"\x16DeleteSnapshotResponse\x12.\n" +
+	"\x05parts\x18\x01 \x03(\v2\x18.devicedb.v1.DeletedPartR\x05parts\x12\x14\n" +
+	"\x05known\x18\x02 \x01(\bR\x05known\"P\n" +
+	"\x12ListOrphansRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\xc3\x01\n" +
+	"\x06Orphan\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04uuid\x18\x03 \x01(\tR\x04uuid\x12\x18\n" +
+	"\alineage\x18\x04 \x01(\tR\alineage\x12\x1d\n" +
+	"\n" +
+	"written_ms\x18\x05 \x01(\x04R\twrittenMs\x12!\n" +
+	"\fstored_bytes\x18\x06 \x01(\x04R\vstoredBytes\x12\x16\n" +
+	"\x06damage\x18\a \x01(\tR\x06damage\"[\n" +
+	"\x0eUnansweredNode\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xa9\x01\n" +
+	"\x13ListOrphansResponse\x12-\n" +
+	"\aorphans\x18\x01 \x03(\v2\x13.devicedb.v1.OrphanR\aorphans\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12;\n" +
+	"\n" +
+	"unanswered\x18\x03 \x03(\v2\x1b.devicedb.v1.UnansweredNodeR\n" +
+	"unanswered\"^\n" +
 	"\x17DownloadSnapshotRequest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\x12\x16\n" +
@@ -1083,18 +1609,27 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\x06header\x18\x01 \x01(\v2\x1b.devicedb.v1.DownloadHeaderH\x00R\x06header\x12\x14\n" +
 	"\x04data\x18\x02 \x01(\fH\x00R\x04data\x128\n" +
 	"\atrailer\x18\x03 \x01(\v2\x1c.devicedb.v1.DownloadTrailerH\x00R\atrailerB\a\n" +
-	"\x05piece*\xa9\x01\n" +
+	"\x05piece*\xe4\x01\n" +
 	"\x0eSnapshotStatus\x12\x1f\n" +
 	"\x1bSNAPSHOT_STATUS_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aSNAPSHOT_STATUS_PROCESSING\x10\x01\x12\x1d\n" +
 	"\x19SNAPSHOT_STATUS_COMPLETED\x10\x02\x12\x1b\n" +
 	"\x17SNAPSHOT_STATUS_MISSING\x10\x03\x12\x1a\n" +
-	"\x16SNAPSHOT_STATUS_FAILED\x10\x042\xd4\x03\n" +
+	"\x16SNAPSHOT_STATUS_FAILED\x10\x04\x12\x1b\n" +
+	"\x17SNAPSHOT_STATUS_DAMAGED\x10\x05\x12\x1c\n" +
+	"\x18SNAPSHOT_STATUS_DELETING\x10\x06*\x99\x01\n" +
+	"\fPartDeletion\x12\x1d\n" +
+	"\x19PART_DELETION_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15PART_DELETION_DELETED\x10\x01\x12\x19\n" +
+	"\x15PART_DELETION_PENDING\x10\x02\x12\x16\n" +
+	"\x12PART_DELETION_KEPT\x10\x03\x12\x1c\n" +
+	"\x18PART_DELETION_UNANSWERED\x10\x042\xa6\x04\n" +
 	"\x0fSnapshotService\x12Y\n" +
 	"\x0eCreateSnapshot\x12\".devicedb.v1.CreateSnapshotRequest\x1a#.devicedb.v1.CreateSnapshotResponse\x12P\n" +
 	"\vGetSnapshot\x12\x1f.devicedb.v1.GetSnapshotRequest\x1a .devicedb.v1.GetSnapshotResponse\x12V\n" +
 	"\rListSnapshots\x12!.devicedb.v1.ListSnapshotsRequest\x1a\".devicedb.v1.ListSnapshotsResponse\x12Y\n" +
-	"\x0eDeleteSnapshot\x12\".devicedb.v1.DeleteSnapshotRequest\x1a#.devicedb.v1.DeleteSnapshotResponse\x12a\n" +
+	"\x0eDeleteSnapshot\x12\".devicedb.v1.DeleteSnapshotRequest\x1a#.devicedb.v1.DeleteSnapshotResponse\x12P\n" +
+	"\vListOrphans\x12\x1f.devicedb.v1.ListOrphansRequest\x1a .devicedb.v1.ListOrphansResponse\x12a\n" +
 	"\x10DownloadSnapshot\x12$.devicedb.v1.DownloadSnapshotRequest\x1a%.devicedb.v1.DownloadSnapshotResponse0\x01b\x06proto3"
 
 var (
@@ -1109,49 +1644,61 @@ func file_devicedb_v1_snapshot_proto_rawDescGZIP() []byte {
 	return file_devicedb_v1_snapshot_proto_rawDescData
 }
 
-var file_devicedb_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_devicedb_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_devicedb_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_devicedb_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_devicedb_v1_snapshot_proto_goTypes = []any{
 	(SnapshotStatus)(0),              // 0: devicedb.v1.SnapshotStatus
-	(*SnapshotPart)(nil),             // 1: devicedb.v1.SnapshotPart
-	(*Snapshot)(nil),                 // 2: devicedb.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),    // 3: devicedb.v1.CreateSnapshotRequest
-	(*CreateSnapshotResponse)(nil),   // 4: devicedb.v1.CreateSnapshotResponse
-	(*GetSnapshotRequest)(nil),       // 5: devicedb.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),      // 6: devicedb.v1.GetSnapshotResponse
-	(*ListSnapshotsRequest)(nil),     // 7: devicedb.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),    // 8: devicedb.v1.ListSnapshotsResponse
-	(*DeleteSnapshotRequest)(nil),    // 9: devicedb.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil),   // 10: devicedb.v1.DeleteSnapshotResponse
-	(*DownloadSnapshotRequest)(nil),  // 11: devicedb.v1.DownloadSnapshotRequest
-	(*DownloadHeader)(nil),           // 12: devicedb.v1.DownloadHeader
-	(*DownloadTrailer)(nil),          // 13: devicedb.v1.DownloadTrailer
-	(*DownloadSnapshotResponse)(nil), // 14: devicedb.v1.DownloadSnapshotResponse
+	(PartDeletion)(0),                // 1: devicedb.v1.PartDeletion
+	(*SnapshotPart)(nil),             // 2: devicedb.v1.SnapshotPart
+	(*Snapshot)(nil),                 // 3: devicedb.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),    // 4: devicedb.v1.CreateSnapshotRequest
+	(*CreateSnapshotResponse)(nil),   // 5: devicedb.v1.CreateSnapshotResponse
+	(*GetSnapshotRequest)(nil),       // 6: devicedb.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),      // 7: devicedb.v1.GetSnapshotResponse
+	(*ListSnapshotsRequest)(nil),     // 8: devicedb.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),    // 9: devicedb.v1.ListSnapshotsResponse
+	(*DeleteSnapshotRequest)(nil),    // 10: devicedb.v1.DeleteSnapshotRequest
+	(*DeletedPart)(nil),              // 11: devicedb.v1.DeletedPart
+	(*DeleteSnapshotResponse)(nil),   // 12: devicedb.v1.DeleteSnapshotResponse
+	(*ListOrphansRequest)(nil),       // 13: devicedb.v1.ListOrphansRequest
+	(*Orphan)(nil),                   // 14: devicedb.v1.Orphan
+	(*UnansweredNode)(nil),           // 15: devicedb.v1.UnansweredNode
+	(*ListOrphansResponse)(nil),      // 16: devicedb.v1.ListOrphansResponse
+	(*DownloadSnapshotRequest)(nil),  // 17: devicedb.v1.DownloadSnapshotRequest
+	(*DownloadHeader)(nil),           // 18: devicedb.v1.DownloadHeader
+	(*DownloadTrailer)(nil),          // 19: devicedb.v1.DownloadTrailer
+	(*DownloadSnapshotResponse)(nil), // 20: devicedb.v1.DownloadSnapshotResponse
 }
 var file_devicedb_v1_snapshot_proto_depIdxs = []int32{
 	0,  // 0: devicedb.v1.SnapshotPart.status:type_name -> devicedb.v1.SnapshotStatus
 	0,  // 1: devicedb.v1.Snapshot.status:type_name -> devicedb.v1.SnapshotStatus
-	1,  // 2: devicedb.v1.Snapshot.parts:type_name -> devicedb.v1.SnapshotPart
-	2,  // 3: devicedb.v1.CreateSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
-	2,  // 4: devicedb.v1.GetSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
-	2,  // 5: devicedb.v1.ListSnapshotsResponse.snapshots:type_name -> devicedb.v1.Snapshot
-	12, // 6: devicedb.v1.DownloadSnapshotResponse.header:type_name -> devicedb.v1.DownloadHeader
-	13, // 7: devicedb.v1.DownloadSnapshotResponse.trailer:type_name -> devicedb.v1.DownloadTrailer
-	3,  // 8: devicedb.v1.SnapshotService.CreateSnapshot:input_type -> devicedb.v1.CreateSnapshotRequest
-	5,  // 9: devicedb.v1.SnapshotService.GetSnapshot:input_type -> devicedb.v1.GetSnapshotRequest
-	7,  // 10: devicedb.v1.SnapshotService.ListSnapshots:input_type -> devicedb.v1.ListSnapshotsRequest
-	9,  // 11: devicedb.v1.SnapshotService.DeleteSnapshot:input_type -> devicedb.v1.DeleteSnapshotRequest
-	11, // 12: devicedb.v1.SnapshotService.DownloadSnapshot:input_type -> devicedb.v1.DownloadSnapshotRequest
-	4,  // 13: devicedb.v1.SnapshotService.CreateSnapshot:output_type -> devicedb.v1.CreateSnapshotResponse
-	6,  // 14: devicedb.v1.SnapshotService.GetSnapshot:output_type -> devicedb.v1.GetSnapshotResponse
-	8,  // 15: devicedb.v1.SnapshotService.ListSnapshots:output_type -> devicedb.v1.ListSnapshotsResponse
-	10, // 16: devicedb.v1.SnapshotService.DeleteSnapshot:output_type -> devicedb.v1.DeleteSnapshotResponse
-	14, // 17: devicedb.v1.SnapshotService.DownloadSnapshot:output_type -> devicedb.v1.DownloadSnapshotResponse
-	13, // [13:18] is the sub-list for method output_type
-	8,  // [8:13] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	2,  // 2: devicedb.v1.Snapshot.parts:type_name -> devicedb.v1.SnapshotPart
+	3,  // 3: devicedb.v1.CreateSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
+	3,  // 4: devicedb.v1.GetSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
+	3,  // 5: devicedb.v1.ListSnapshotsResponse.snapshots:type_name -> devicedb.v1.Snapshot
+	1,  // 6: devicedb.v1.DeletedPart.deletion:type_name -> devicedb.v1.PartDeletion
+	11, // 7: devicedb.v1.DeleteSnapshotResponse.parts:type_name -> devicedb.v1.DeletedPart
+	14, // 8: devicedb.v1.ListOrphansResponse.orphans:type_name -> devicedb.v1.Orphan
+	15, // 9: devicedb.v1.ListOrphansResponse.unanswered:type_name -> devicedb.v1.UnansweredNode
+	18, // 10: devicedb.v1.DownloadSnapshotResponse.header:type_name -> devicedb.v1.DownloadHeader
+	19, // 11: devicedb.v1.DownloadSnapshotResponse.trailer:type_name -> devicedb.v1.DownloadTrailer
+	4,  // 12: devicedb.v1.SnapshotService.CreateSnapshot:input_type -> devicedb.v1.CreateSnapshotRequest
+	6,  // 13: devicedb.v1.SnapshotService.GetSnapshot:input_type -> devicedb.v1.GetSnapshotRequest
+	8,  // 14: devicedb.v1.SnapshotService.ListSnapshots:input_type -> devicedb.v1.ListSnapshotsRequest
+	10, // 15: devicedb.v1.SnapshotService.DeleteSnapshot:input_type -> devicedb.v1.DeleteSnapshotRequest
+	13, // 16: devicedb.v1.SnapshotService.ListOrphans:input_type -> devicedb.v1.ListOrphansRequest
+	17, // 17: devicedb.v1.SnapshotService.DownloadSnapshot:input_type -> devicedb.v1.DownloadSnapshotRequest
+	5,  // 18: devicedb.v1.SnapshotService.CreateSnapshot:output_type -> devicedb.v1.CreateSnapshotResponse
+	7,  // 19: devicedb.v1.SnapshotService.GetSnapshot:output_type -> devicedb.v1.GetSnapshotResponse
+	9,  // 20: devicedb.v1.SnapshotService.ListSnapshots:output_type -> devicedb.v1.ListSnapshotsResponse
+	12, // 21: devicedb.v1.SnapshotService.DeleteSnapshot:output_type -> devicedb.v1.DeleteSnapshotResponse
+	16, // 22: devicedb.v1.SnapshotService.ListOrphans:output_type -> devicedb.v1.ListOrphansResponse
+	20, // 23: devicedb.v1.SnapshotService.DownloadSnapshot:output_type -> devicedb.v1.DownloadSnapshotResponse
+	18, // [18:24] is the sub-list for method output_type
+	12, // [12:18] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_devicedb_v1_snapshot_proto_init() }
@@ -1159,7 +1706,7 @@ func file_devicedb_v1_snapshot_proto_init() {
 	if File_devicedb_v1_snapshot_proto != nil {
 		return
 	}
-	file_devicedb_v1_snapshot_proto_msgTypes[13].OneofWrappers = []any{
+	file_devicedb_v1_snapshot_proto_msgTypes[18].OneofWrappers = []any{
 		(*DownloadSnapshotResponse_Header)(nil),
 		(*DownloadSnapshotResponse_Data)(nil),
 		(*DownloadSnapshotResponse_Trailer)(nil),
@@ -1169,8 +1716,8 @@ func file_devicedb_v1_snapshot_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_snapshot_proto_rawDesc), len(file_devicedb_v1_snapshot_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   14,
+			NumEnums:      2,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

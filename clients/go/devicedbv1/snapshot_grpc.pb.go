@@ -25,6 +25,7 @@ const (
 	SnapshotService_GetSnapshot_FullMethodName      = "/devicedb.v1.SnapshotService/GetSnapshot"
 	SnapshotService_ListSnapshots_FullMethodName    = "/devicedb.v1.SnapshotService/ListSnapshots"
 	SnapshotService_DeleteSnapshot_FullMethodName   = "/devicedb.v1.SnapshotService/DeleteSnapshot"
+	SnapshotService_ListOrphans_FullMethodName      = "/devicedb.v1.SnapshotService/ListOrphans"
 	SnapshotService_DownloadSnapshot_FullMethodName = "/devicedb.v1.SnapshotService/DownloadSnapshot"
 )
 
@@ -40,8 +41,10 @@ type SnapshotServiceClient interface {
 	GetSnapshot(ctx context.Context, in *GetSnapshotRequest, opts ...grpc.CallOption) (*GetSnapshotResponse, error)
 	// The snapshots, newest first.
 	ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsResponse, error)
-	// Deletes a snapshot on every node and gives its space back.
+	// Deletes a snapshot on every node and gives its space back; also what lies in snapshot stores of one that the cluster does not know.
 	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error)
+	// The parts that lie in the nodes' snapshot stores and are of no snapshot that the cluster knows.
+	ListOrphans(ctx context.Context, in *ListOrphansRequest, opts ...grpc.CallOption) (*ListOrphansResponse, error)
 	// Streams one node's part as a tar whose bytes are the same every time.
 	DownloadSnapshot(ctx context.Context, in *DownloadSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadSnapshotResponse], error)
 }
@@ -94,6 +97,16 @@ func (c *snapshotServiceClient) DeleteSnapshot(ctx context.Context, in *DeleteSn
 	return out, nil
 }
 
+func (c *snapshotServiceClient) ListOrphans(ctx context.Context, in *ListOrphansRequest, opts ...grpc.CallOption) (*ListOrphansResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListOrphansResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_ListOrphans_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *snapshotServiceClient) DownloadSnapshot(ctx context.Context, in *DownloadSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadSnapshotResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &SnapshotService_ServiceDesc.Streams[0], SnapshotService_DownloadSnapshot_FullMethodName, cOpts...)
@@ -125,8 +138,10 @@ type SnapshotServiceServer interface {
 	GetSnapshot(context.Context, *GetSnapshotRequest) (*GetSnapshotResponse, error)
 	// The snapshots, newest first.
 	ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsResponse, error)
-	// Deletes a snapshot on every node and gives its space back.
+	// Deletes a snapshot on every node and gives its space back; also what lies in snapshot stores of one that the cluster does not know.
 	DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error)
+	// The parts that lie in the nodes' snapshot stores and are of no snapshot that the cluster knows.
+	ListOrphans(context.Context, *ListOrphansRequest) (*ListOrphansResponse, error)
 	// Streams one node's part as a tar whose bytes are the same every time.
 	DownloadSnapshot(*DownloadSnapshotRequest, grpc.ServerStreamingServer[DownloadSnapshotResponse]) error
 	mustEmbedUnimplementedSnapshotServiceServer()
@@ -150,6 +165,9 @@ func (UnimplementedSnapshotServiceServer) ListSnapshots(context.Context, *ListSn
 }
 func (UnimplementedSnapshotServiceServer) DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteSnapshot not implemented")
+}
+func (UnimplementedSnapshotServiceServer) ListOrphans(context.Context, *ListOrphansRequest) (*ListOrphansResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListOrphans not implemented")
 }
 func (UnimplementedSnapshotServiceServer) DownloadSnapshot(*DownloadSnapshotRequest, grpc.ServerStreamingServer[DownloadSnapshotResponse]) error {
 	return status.Error(codes.Unimplemented, "method DownloadSnapshot not implemented")
@@ -247,6 +265,24 @@ func _SnapshotService_DeleteSnapshot_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SnapshotService_ListOrphans_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListOrphansRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).ListOrphans(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_ListOrphans_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).ListOrphans(ctx, req.(*ListOrphansRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SnapshotService_DownloadSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(DownloadSnapshotRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -280,6 +316,10 @@ var SnapshotService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteSnapshot",
 			Handler:    _SnapshotService_DeleteSnapshot_Handler,
+		},
+		{
+			MethodName: "ListOrphans",
+			Handler:    _SnapshotService_ListOrphans_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -6,7 +6,7 @@
         client.sites.add("shop-1")
         client.put("shop-1", b"color", b"blue")
         snapshot = client.snapshots.create(wait=True)
-        for part in snapshot.parts:
+        for part in (part for part in snapshot.parts if part.download_bytes):  # a node that was away has none
             client.snapshots.download(snapshot.uuid, part.node_id, f"{snapshot.uuid}-{part.node_id}.tar")
 
 `Client` is for threads, `AsyncClient` for asyncio; both have the same calls. Answers are the contract's own messages, under `devicedb.v1`. Errors are
@@ -25,11 +25,12 @@ from ._errors import (
     LocalFile,
     NotFound,
     NotPermitted,
+    OtherCluster,
     Unavailable,
     UnknownOutcome,
     Unsupported,
 )
-from ._part import Part, verify
+from ._part import Part, Summary, summarize, verify
 from ._receive import partial_path
 from ._requests import Bucket, Delete, Put
 from ._sync import Client, Relays, Sites, Snapshots
@@ -53,15 +54,18 @@ __all__ = [
     "LocalFile",
     "NotFound",
     "NotPermitted",
+    "OtherCluster",
     "Part",
     "Put",
     "Relays",
     "Sites",
     "Snapshots",
+    "Summary",
     "Unavailable",
     "UnknownOutcome",
     "Unsupported",
     "__version__",
     "partial_path",
+    "summarize",
     "verify",
 ]

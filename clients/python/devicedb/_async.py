@@ -14,10 +14,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, S
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from . import _identity as identity
 from . import _requests as requests
 from . import _shell_async as shell
 from ._attempts import Attempt, Attempts
-from ._errors import Closed, Error, Failed, Fault, Faults, InvalidArgument, Unavailable, late, no_time, not_connected
+from ._errors import Closed, Error, Failed, Fault, Faults, InvalidArgument, Unavailable, Unsupported, late, no_time, not_connected
 from ._part import Part
 from ._receive import Receiver
 from ._requests import Bucket, Delete, Put
@@ -66,10 +67,13 @@ class AsyncClient:
 
     Args:
         endpoints: host:port of one or more nodes, as a list or with commas; of a proxy, one is enough. Every endpoint is tried once before any is
-            tried again. Leaders are asked directly where they are among the endpoints.
+            tried again. Leaders are asked directly where they are among the endpoints. Several are asked before the first call whether they are of one
+            cluster; OtherCluster is raised where they are not.
         timeout: seconds for each call as a whole, retries included. Scans, downloads and waits may take longer as long as something keeps arriving
             within that time.
         channel_options: further options of gRPC's channels.
+        cluster_id: the cluster that is meant, as `overview` tells it: nodes of any other refuse every call with OtherCluster. None takes it from the
+            environment, DDBCTL_CLUSTER_ID, if it is there.
 
     Calls raise subclasses of `Error`, named by what the caller can do next, and TypeError for arguments of wrong types. Each takes a `timeout` of its
     own, in seconds.
@@ -80,10 +84,19 @@ class AsyncClient:
         snapshots: its snapshots.
     """
 
-    def __init__(self, endpoints: str | Iterable[str], *, timeout: float = 10.0, channel_options: Sequence[tuple[str, Any]] = ()) -> None:
+    def __init__(
+        self,
+        endpoints: str | Iterable[str],
+        *,
+        timeout: float = 10.0,
+        channel_options: Sequence[tuple[str, Any]] = (),
+        cluster_id: str | uuids.UUID | None = None,
+    ) -> None:
         self._endpoints = requests.endpoints_of(endpoints)
         self._timeout = _seconds(timeout)
         self._options = channel_options
+        self._cluster_id = identity.pinned(cluster_id)
+        self._settled = bool(self._cluster_id) or len(self._endpoints) == 1
         self._nodes: list[_Node | None] = [None] * len(self._endpoints)
         self._lock = threading.Lock()
         self._preferred = 0
@@ -230,10 +243,11 @@ class AsyncClient:
         """One question, one answer."""
         first = self._leaders.get(site, self._preferred)
         attempts = Attempts(len(self._endpoints), first, time.monotonic(), self._patience(timeout), patient=patient)
+        await self._settle(faults.what, self._patience(timeout), patient)
         while (attempt := attempts.next(time.monotonic())) is not None:
             try:
                 node, left = await self._connect(attempts, attempt)
-                answer = await shell.unary(method(node), request, left)
+                answer = await shell.unary(method(node), request, left, self._metadata())
             except Fault as fault:
                 self._note(attempts, faults, attempt, fault, site)
                 if not fault.rule.again:
@@ -276,11 +290,12 @@ class AsyncClient:
     ) -> AsyncGenerator[Any, None]:
         """One question, a stream of messages. One that breaks is opened again with what `request` then says, for as long as what `counts` arrives."""
         attempts = Attempts(len(self._endpoints), self._preferred, time.monotonic(), self._patience(timeout))
+        await self._settle(faults.what, self._patience(timeout), False)
         while (attempt := attempts.next(time.monotonic())) is not None:
             stream = None
             try:
                 node, left = await self._connect(attempts, attempt)
-                stream = shell.Stream[Any](method(node), request())
+                stream = shell.Stream[Any](method(node), request(), self._metadata())
                 while (message := await stream.next(left, ends)) is not None:
                     yield message
                     if counts(message):
@@ -296,6 +311,51 @@ class AsyncClient:
                     stream.cancel()
         raise faults.error()
 
+    async def _settle(self, what: str, patience: float, patient: bool) -> None:
+        """Finds out which cluster the endpoints belong to, unless that is known."""
+        if self._settled:
+            return
+        # The endpoints together are as one: whoever answers speaks for all that do not.
+        attempts = Attempts(1, 0, time.monotonic(), patience, patient=patient)
+        faults = Faults(what, self._endpoints)
+        while (attempt := attempts.next(time.monotonic())) is not None:
+            if attempt.after:
+                await shell.sleep(attempt.after)
+            nodes = [self._node(at) for at in range(len(self._endpoints))]
+            answers = await shell.each([node.cluster.GetIdentity for node in nodes], identity.REQUEST, min(attempt.within, identity.ANSWER))
+            said, too_old = [], 0
+            for at, answer in enumerate(answers):
+                if not isinstance(answer, Fault):
+                    said.append((self._endpoints[at], answer))
+                elif answer.rule.error is Unsupported:
+                    too_old += 1
+                else:
+                    faults.add(at, answer)
+                    continue
+                nodes[at].proven = True
+            if said or too_old:
+                self._cluster_id = identity.compare(what, said)
+                self._settled = bool(self._cluster_id) or not said
+                return
+            if self._closed:
+                raise Closed(f"cannot {what}: the client was closed meanwhile")
+            if any(not fault.rule.again for fault in faults.last.values()):
+                break
+        raise faults.error()
+
+    def _metadata(self) -> shell.Metadata:
+        """Says with a call which cluster it is for."""
+        return ((identity.HEADER, self._cluster_id),) if self._cluster_id else ()
+
+    def _node(self, at: int) -> _Node:
+        with self._lock:
+            if self._closed:
+                raise Closed("the client is closed")
+            node = self._nodes[at]
+            if node is None:
+                node = self._nodes[at] = _Node(self._endpoints[at], self._options)
+            return node
+
     async def _connect(self, attempts: Attempts, attempt: Attempt) -> tuple[_Node, float]:
         """Waits for its turn, sees that somebody answers there, and says how much of the attempt's time is left.
 
@@ -304,12 +364,7 @@ class AsyncClient:
         if attempt.after:
             await shell.sleep(attempt.after)
         began = time.monotonic()
-        with self._lock:
-            if self._closed:
-                raise Closed("the client is closed")
-            node = self._nodes[attempt.endpoint]
-            if node is None:
-                node = self._nodes[attempt.endpoint] = _Node(self._endpoints[attempt.endpoint], self._options)
+        node = self._node(attempt.endpoint)
         if not node.proven:
             within = min(attempt.within, CONNECT)
             try:
@@ -419,7 +474,7 @@ class AsyncSnapshots:
         *,
         wait: bool = False,
         uuid: str | uuids.UUID | None = None,
-        wait_timeout: float | None = None,
+        wait_timeout: float = 3600,
         on_progress: Callable[[snapshot_pb2.Snapshot], None] | None = None,
         timeout: float | None = None,
     ) -> snapshot_pb2.Snapshot:
@@ -428,7 +483,7 @@ class AsyncSnapshots:
         Args:
             wait: return when no part is being written any more, and not at once.
             uuid: its name; the same uuid is the same snapshot, so repeating the call with it is safe. None draws one.
-            wait_timeout: seconds to wait at most; None waits as long as nodes answer. The snapshot goes on without us.
+            wait_timeout: seconds to wait at most. The snapshot goes on without us.
             on_progress: called with the snapshot at every look.
             timeout: seconds for each look.
 
@@ -438,7 +493,7 @@ class AsyncSnapshots:
             Unavailable: `wait_timeout` is over, or no node answers; `status` tells later.
         """
         name = uuids.UUID(requests.uuid_of(uuid)) if uuid is not None else uuids.uuid4()
-        limit = None if wait_timeout is None else time.monotonic() + _seconds(wait_timeout)
+        limit = time.monotonic() + _seconds(wait_timeout)
         request = snapshot_pb2.CreateSnapshotRequest(request_id=name.bytes)
         faults = self._client._write(f"take snapshot {name}", name.bytes)
         answer = await self._client._call(faults, lambda n: n.snapshots.CreateSnapshot, request, timeout)
@@ -447,11 +502,11 @@ class AsyncSnapshots:
         while True:
             if on_progress is not None:
                 on_progress(snapshot)
-            if snapshot.status in (snapshot_pb2.SNAPSHOT_STATUS_FAILED, snapshot_pb2.SNAPSHOT_STATUS_MISSING):
+            if snapshot.status in _OVER:
                 raise Failed(f"snapshot {name} failed: {snapshot.reason or 'it was deleted meanwhile'}")
             if not wait or not _under_way(snapshot):
                 return snapshot
-            if limit is not None and time.monotonic() + pause > limit:
+            if time.monotonic() + pause > limit:
                 raise Unavailable(f"snapshot {name} is still processing after {wait_timeout} s: it goes on; look with status")
             await shell.sleep(pause)
             pause = min(pause * 2, LOOK_MAX)
@@ -487,7 +542,8 @@ class AsyncSnapshots:
 
         What has arrived stands in `partial_path(path)`, and gets its name by rename when it is whole and on disk. A stream that breaks is opened again
         at the byte where it broke, at any endpoint, for as long as bytes keep coming. When the call fails or is interrupted, the partial file stays, its
-        name stands in the error, and the same call goes on there. A whole file at `path` is compared and not written.
+        name stands in the error, and the same call goes on there. A whole file at `path` is compared and not written. Where `path` is a link, what it
+        leads to is written, and the link stays. A device or a FIFO is written through as bytes come, and nothing is kept of a call that failed.
 
         Args:
             node: the node's id; 0 for the part of the node that is asked.
@@ -531,6 +587,15 @@ class AsyncSnapshots:
         answer = await self._client._call(faults, lambda n: n.snapshots.GetSnapshot, request, timeout, patient=patient)
         snapshot: snapshot_pb2.Snapshot = answer.snapshot
         return snapshot
+
+
+# What no snapshot becomes completed from.
+_OVER = (
+    snapshot_pb2.SNAPSHOT_STATUS_FAILED,
+    snapshot_pb2.SNAPSHOT_STATUS_MISSING,
+    snapshot_pb2.SNAPSHOT_STATUS_DAMAGED,
+    snapshot_pb2.SNAPSHOT_STATUS_DELETING,
+)
 
 
 def _under_way(snapshot: snapshot_pb2.Snapshot) -> bool:

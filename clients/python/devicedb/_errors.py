@@ -81,6 +81,10 @@ class LocalFile(Error):
     """A file or disk of this machine cannot be used; the OSError, if there was one, is `__cause__`."""
 
 
+class OtherCluster(Error):
+    """The endpoints are not all of one cluster, or not of the one that was named. It had no effect: mend the endpoints or the id."""
+
+
 class Closed(Error):
     """The client was closed before, or during the call."""
 
@@ -107,6 +111,7 @@ REASONS: dict[str, Rule] = {
     "UNKNOWN_OUTCOME": Rule(Unavailable, again=True, unsure=True),
     "EXHAUSTED": Rule(Exhausted, again=True, slower=True),
     "CORRUPT": Rule(Corrupt),
+    "OTHER_CLUSTER": Rule(OtherCluster),
 }
 UNSURE = Rule(Unavailable, again=True, unsure=True)
 CODES: dict[grpc.StatusCode, Rule] = {

@@ -21,7 +21,7 @@ from ._errors import Conflict, Corrupt, InvalidArgument, LocalFile
 
 BLOCK = 512
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 3
 MANIFEST_BYTES_MAX = 512 << 20
 CHUNK_BYTES_MAX = 72 << 20
 READ_BYTES = 1 << 20
@@ -45,6 +45,27 @@ class Part:
     """Blake3 of the manifest, in hex, as SnapshotPart.manifest_digest has it."""
     chunks: int
     rows: int
+    cluster: str
+    """The cluster it is of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What parts of one snapshot hold together, as their manifests say."""
+
+    snapshot: str
+    """The snapshot's uuid."""
+    cluster: str
+    """The cluster it is of."""
+    lineage: str
+    """The history it belongs to."""
+    number: int
+    """Its number in that history: later ones have higher ones."""
+    parts: int
+    rows: int
+    """Rows of sites, of each partition once."""
+    bytes: int
+    """Bytes of those rows before compression."""
 
 
 class Checker:
@@ -78,6 +99,10 @@ class Checker:
         if self._wanted < 0 and self._buffer:
             raise self._wrong("bytes stand behind its end")
 
+    def wants(self) -> int:
+        """How many bytes it can use before it can say anything new."""
+        return self._wanted - len(self._buffer)
+
     def digest(self) -> str:
         """Blake3 of what came so far, in hex."""
         return self._hasher.hexdigest()
@@ -88,7 +113,7 @@ class Checker:
             raise self._wrong("it ends too early")
         m = self.manifest
         rows = sum(chunk["rows"] for chunk in m["chunks"])
-        return Part(path, m["snapshot"], m["lineage"], int(m["node"]), self.received, self.digest(), self.manifest_digest, len(m["chunks"]), rows)
+        return Part(path, m["snapshot"], m["lineage"], int(m["node"]), self.received, self.digest(), self.manifest_digest, len(m["chunks"]), rows, m["cluster"])
 
     def _wrong(self, what: str) -> Corrupt:
         return Corrupt(f"{self.whence}: at byte {self._at}: {what}")
@@ -136,6 +161,8 @@ class Checker:
         if last != _last_line(self.manifest_digest):
             raise self._wrong("the manifest was changed or cut short after it was written")
         self.manifest = json.loads(text)
+        if "x" in self.manifest:  # as formats 1 and 2 call it
+            self.manifest["seq"] = self.manifest.pop("x")
 
     def _check_chunk(self, chunk: dict[str, Any], frame: bytes) -> None:
         name = chunk["hash"]
@@ -192,8 +219,49 @@ def verify(paths: Sequence[str | os.PathLike[str]]) -> list[Part]:
     return parts
 
 
+def summarize(paths: Sequence[str | os.PathLike[str]]) -> Summary:
+    """What downloaded tars of one snapshot say that they hold. Only their manifests are read and checked, so a partial file will do that has its manifest.
+
+    Raises:
+        InvalidArgument: no path was given.
+        Corrupt: a manifest is damaged or not there yet, or the parts are not of one snapshot.
+        Conflict: a part was written by a newer version.
+        LocalFile: a file cannot be read.
+    """
+    if isinstance(paths, str | bytes):
+        raise TypeError("paths must be a list of paths, not one of them")
+    if not paths:
+        raise InvalidArgument("cannot summarize: no path was given")
+    manifests = [_manifest(os.fspath(path)) for path in paths]
+    first = manifests[0]
+    rows: dict[int, int] = {}
+    size: dict[int, int] = {}
+    for path, m in zip(paths, manifests, strict=True):
+        for key in ("snapshot", "seq", "cluster", "lineage"):
+            if m[key] != first[key]:
+                raise Corrupt(f"{os.fspath(path)}: its {key} is {m[key]}, and that of {os.fspath(paths[0])} is {first[key]}: they are not one snapshot")
+        for partition in (p for group in m["parts"] for p in group["partitions"]):
+            rows[partition["id"]] = max(partition["rows"], rows.get(partition["id"], 0))
+            size[partition["id"]] = max(partition["bytes"], size.get(partition["id"], 0))
+    return Summary(first["snapshot"], first["cluster"], first["lineage"], first["seq"], len(manifests), sum(rows.values()), sum(size.values()))
+
+
+def _manifest(path: str) -> dict[str, Any]:
+    checker = Checker(path)
+    try:
+        with open(path, "rb") as file:
+            while not checker.manifest:
+                data = file.read(checker.wants())
+                if not data and checker.wants():
+                    raise Corrupt(f"{path}: its manifest is not whole")
+                checker.feed(data)
+    except OSError as error:
+        raise LocalFile(f"cannot read {path}: {error.strerror}") from error
+    return checker.manifest
+
+
 def _check_set(parts: list[Part], manifests: list[dict[str, Any]]) -> None:
-    identity = ("snapshot", "x", "cluster", "lineage", "partitions", "groups")
+    identity = ("snapshot", "seq", "cluster", "lineage", "partitions", "groups")
     nodes: dict[str, str] = {}
     said: dict[tuple[str, int], tuple[Any, str]] = {}
     voters: dict[int, tuple[list[str], set[str]]] = {}
@@ -206,6 +274,7 @@ def _check_set(parts: list[Part], manifests: list[dict[str, Any]]) -> None:
         nodes[m["node"]] = part.path
         for group in ([{**m["meta"], "group": -1}] if m["meta"] else []) + m["parts"]:
             mark = [group[key] for key in ("mark_index", "mark_term", "voters", "learners", *(("rows", "digest") if group["group"] < 0 else ()))]
+            mark.append(group.get("dots", 0))
             facts = [(("group", group["group"]), mark)]
             facts += [(("partition", p["id"]), [p["rows"], p["digest"], p["data_index"]]) for p in group.get("partitions", [])]
             for about, fact in facts:

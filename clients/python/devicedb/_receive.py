@@ -3,13 +3,17 @@
 - `PATH.partial` holds what has arrived. It is made when the server has something to send, locked against a second download, and becomes `PATH` by
   rename, after an fsync, when every chunk and the digest of the whole are right.
 - Resuming checks what is there, since nothing else knows whether it is the beginning of the part. A whole `PATH` is checked likewise and not written.
+- A rename would put a regular file in the place of whatever stands there. So where `PATH` is a link, what it leads to is replaced, beside itself; a device, a
+  FIFO or a socket is written through as it is, without a partial file, and each download to it begins anew.
 - Every stream of one download tells of the same node and the same size, and begins where the last one broke off.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 from typing import IO
 
 from ._errors import Corrupt, Error, Failed, InvalidArgument, LocalFile, NotFound
@@ -18,8 +22,9 @@ from .v1 import snapshot_pb2 as pb
 
 
 def partial_path(path: str | os.PathLike[str]) -> str:
-    """Where a download to `path` keeps what it has, until it is whole."""
-    return os.fspath(path) + ".partial"
+    """Where a download to `path` keeps what it has, until it is whole: beside the file that a link leads to."""
+    name = os.fspath(path)
+    return (os.path.realpath(name) if os.path.islink(name) else name) + ".partial"
 
 
 class Receiver:
@@ -30,12 +35,32 @@ class Receiver:
         self.partial = partial_path(path)
         self.total: int | None = None
         self.whole = False
+        self.through = False
         self._checker = Checker("the stream")
         self._file: IO[bytes] | None = None
         self._in_stream = False
         self._ruined = False
-        if resume:
-            self._resume()
+        try:
+            self._look()
+            if resume and not self.through:
+                self._resume()
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _look(self) -> None:
+        """What stands there decides how it is written."""
+        try:
+            mode = os.stat(self.path).st_mode
+        except FileNotFoundError:
+            if self.path.endswith("/"):
+                raise LocalFile(f"there is no directory {self.path}: make it, or name a file") from None
+            return
+        if stat.S_ISDIR(mode):
+            raise LocalFile(f"{self.path} is a directory, and the part wants a file: name a file in it")
+        if not stat.S_ISREG(mode):
+            self.through = True
+            # As a shell's `>` does: a FIFO waits for its reader.
+            self._file = open(os.open(self.path, os.O_WRONLY), "wb", buffering=0)  # noqa: SIM115
 
     @property
     def received(self) -> int:
@@ -51,8 +76,6 @@ class Receiver:
                 self.whole = True
                 self._checker.whence = self.path
                 pour(self.path, self._checker.feed)
-        except OSError as error:
-            raise self._unusable(error) from error
         except Corrupt as error:
             raise self._discard(error) from None
 
@@ -127,15 +150,25 @@ class Receiver:
             raise self._discard(error) from None
         if self._file is not None:
             try:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                os.rename(self.partial, self.path)
+                self._sync(self._file)
+                if not self.through:
+                    os.rename(self.partial, self.partial.removesuffix(".partial"))
                 self._file.close()
                 self._file = None
-                _sync_directory(self.path)
+                if not self.through:
+                    _sync_directory(self.partial)
             except OSError as error:
                 raise self._unusable(error) from error
         return part
+
+    def _sync(self, file: IO[bytes]) -> None:
+        file.flush()
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            # Of what is written through, only a disk has something to sync.
+            if not (self.through and error.errno in (errno.EINVAL, errno.EROFS, errno.ENOTSUP)):
+                raise
 
     def close(self) -> None:
         """Lets go of the file; takes it away where nothing of the part is in it."""
@@ -143,7 +176,9 @@ class Receiver:
             return
         try:
             self._file.close()
-            if self._ruined or os.path.getsize(self.partial) == 0:
+            if self.through:
+                pass
+            elif self._ruined or os.path.getsize(self.partial) == 0:
                 os.remove(self.partial)
         except OSError:
             pass  # What made the download fail is told already.
@@ -152,7 +187,10 @@ class Receiver:
     def cut_short(self, error: Error) -> Error:
         """The same error, with what is left and how to go on."""
         self.close()
-        if not os.path.exists(self.partial):
+        if self.through and self.received:
+            got = f"{self.path} got {self.received}{self._of_total()} bytes: that is no part: throw it away and download again"
+            error.args = (f"the download of {self.whose()} is incomplete: {error}: {got}",)
+        if self.through or not os.path.exists(self.partial):
             return error
         error.partial = self.partial
         again = "" if isinstance(error, InvalidArgument | NotFound | Corrupt) else ": the same call goes on there"
@@ -162,7 +200,7 @@ class Receiver:
 
     def interrupted(self) -> str:
         self.close()
-        there = os.path.exists(self.partial)
+        there = not self.through and os.path.exists(self.partial)
         kept = f": {self.partial} holds {os.path.getsize(self.partial)}{self._of_total()} bytes: the same call goes on there" if there else ""
         return f"the download of {self.whose()} was interrupted{kept}"
 
@@ -173,9 +211,12 @@ class Receiver:
         return "" if self.total is None else f" of {self.total}"
 
     def _kept(self) -> str:
-        return self.path if self.whole else self.partial
+        return self.path if self.whole or self.through else self.partial
 
     def _open(self) -> IO[bytes]:
+        # Nothing but a file of its own, since it is cut short, renamed and removed.
+        if os.path.lexists(self.partial) and not stat.S_ISREG(os.lstat(self.partial).st_mode):
+            raise LocalFile(f"{self.partial} is no file that a download left: move it away")
         file = open(self.partial, "ab", buffering=0)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -190,6 +231,8 @@ class Receiver:
             return LocalFile(f"{self.path} is not this part: {error}: move it away")
         self._ruined = True
         self.close()
+        if self.through:
+            return error
         return Corrupt(f"{error}: the partial file was removed, since it can never become the part: download it again")
 
     def _unusable(self, error: OSError) -> LocalFile:

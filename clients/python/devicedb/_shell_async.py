@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -13,6 +13,7 @@ from ._errors import Fault, cut_short, fault_of, late, not_connected
 
 A = TypeVar("A")
 Channel = grpc.aio.Channel
+Metadata = tuple[tuple[str, str], ...]
 END: Any = vars(grpc.aio)["EOF"]
 
 
@@ -44,20 +45,29 @@ def _closed() -> BaseException:
     return asyncio.CancelledError() if asked_to else not_connected("the channel was closed")
 
 
-async def unary(method: Any, request: Any, within: float) -> Any:
+async def unary(method: Any, request: Any, within: float, metadata: Metadata = ()) -> Any:
     try:
-        return await method(request, timeout=within)
+        return await method(request, timeout=within, metadata=metadata)
     except asyncio.CancelledError:
         raise _closed() from None
     except grpc.aio.AioRpcError as error:
         raise late(within) if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not error.trailing_metadata() else fault_of(error) from None
 
 
+async def each(methods: Sequence[Any], request: Any, within: float) -> list[Any]:
+    """Asks all at once. What came of each: an answer or a Fault."""
+    found = await asyncio.gather(*(unary(method, request, within) for method in methods), return_exceptions=True)
+    for one in found:
+        if isinstance(one, BaseException) and not isinstance(one, Fault):
+            raise one
+    return found
+
+
 class Stream(Generic[A]):
     """Messages of a stream, each within its time."""
 
-    def __init__(self, method: Any, request: Any) -> None:
-        self._call = method(request)
+    def __init__(self, method: Any, request: Any, metadata: Metadata = ()) -> None:
+        self._call = method(request, metadata=metadata)
 
     async def next(self, within: float, ends: bool) -> A | None:
         """None at the end, which is a fault unless `ends`."""

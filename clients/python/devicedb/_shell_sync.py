@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import grpc
 
-from ._errors import cut_short, fault_of, late, not_connected
+from ._errors import Fault, cut_short, fault_of, late, not_connected
 
 A = TypeVar("A")
 Channel = grpc.Channel
+Metadata = tuple[tuple[str, str], ...]
 
 
 def open_channel(endpoint: str, options: list[tuple[str, Any]]) -> Channel:
@@ -31,21 +32,43 @@ def run(work: Callable[..., A], *args: Any) -> A:
     return work(*args)
 
 
-def unary(method: Any, request: Any, within: float) -> Any:
+def unary(method: Any, request: Any, within: float, metadata: Metadata = ()) -> Any:
     try:
-        return method(request, timeout=within)
+        return method(request, timeout=within, metadata=metadata)
     except grpc.RpcError as error:
         raise late(within) if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not error.trailing_metadata() else fault_of(error) from None
     except ValueError as error:  # What gRPC says of a channel that was closed meanwhile.
         raise not_connected(str(error)) from None
 
 
+def each(methods: Sequence[Any], request: Any, within: float) -> list[Any]:
+    """Asks all at once. What came of each: an answer or a Fault."""
+
+    def begin(method: Any) -> Any:
+        try:
+            return method.future(request, timeout=within)
+        except ValueError as error:
+            return not_connected(str(error))
+
+    def end(call: Any) -> Any:
+        if isinstance(call, Fault):
+            return call
+        try:
+            return call.result()
+        except grpc.RpcError as error:
+            return late(within) if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not error.trailing_metadata() else fault_of(error)
+        except grpc.FutureCancelledError:  # The channel was closed meanwhile.
+            return not_connected("the channel was closed")
+
+    return [end(call) for call in [begin(method) for method in methods]]
+
+
 class Stream(Generic[A]):
     """Messages of a stream, each within its time. gRPC has a deadline for streams as a whole only, so a thread watches over the next message."""
 
-    def __init__(self, method: Any, request: Any) -> None:
+    def __init__(self, method: Any, request: Any, metadata: Metadata = ()) -> None:
         try:
-            self._call = method(request)
+            self._call = method(request, metadata=metadata)
         except ValueError as error:
             raise not_connected(str(error)) from None
         self._due = math.inf

@@ -7,9 +7,13 @@
 A backup is a directory TIME-UUID with a tar for each node. It is called TIME-UUID.partial until all in it is verified. A run that was interrupted goes on
 with --uuid; the next that succeeds clears up behind it. Snapshots of backups that are not kept are deleted in the cluster too.
 
-Prints one line a run. Exits with 0 when the backup is whole and verified, 1 when it failed, 2 for wrong arguments, 3 when nodes could not be reached in
-time (try again), 4 when it is not permitted, 5 when something else is in the way (another snapshot, another run), 6 when parts are damaged or do not
-suffice, 130 when it was interrupted.
+Only backups of the same cluster and history are counted and removed; those of another cluster, or of the time before a restore, stay until a person
+removes them. When the new backup holds less than half of what an earlier one holds, nothing is removed and the run exits with 5, since an empty cluster
+may have taken the place of a full one; if all is well, one run with --accept-smaller says so, and backups are counted from that one on.
+
+Prints one line a run. Exits with 0 when the backup is whole and verified, 1 when it failed, 2 for wrong arguments or another cluster than meant, 3 when
+nodes could not be reached in time (try again), 4 when it is not permitted, 5 when something else is in the way (another snapshot, another run, much less
+than before), 6 when parts are damaged or do not suffice, 130 when it was interrupted.
 """
 
 from __future__ import annotations
@@ -32,14 +36,24 @@ from typing import Any
 import devicedb
 from devicedb.v1 import snapshot_pb2
 
+ACCEPTED = "accepted-smaller"
+"""An empty file in a backup that holds much less than those before it, and is right."""
+
+
+class Smaller(Exception):
+    """The backup is whole, and holds much less than one before it."""
+
+
 EXITS: list[tuple[type[BaseException], int]] = [
     (devicedb.InvalidArgument, 2),
+    (devicedb.OtherCluster, 2),
     (devicedb.Unavailable, 3),
     (devicedb.UnknownOutcome, 3),
     (devicedb.Exhausted, 3),
     (devicedb.NotPermitted, 4),
     (devicedb.NotFound, 5),
     (devicedb.Conflict, 5),
+    (Smaller, 5),
     (devicedb.Corrupt, 6),
     (KeyboardInterrupt, 130),
     (Exception, 1),
@@ -52,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--endpoints", help="host:port of nodes, with commas")
     parser.add_argument("--directory", type=pathlib.Path, help="where backups are kept")
     parser.add_argument("--keep", type=int, default=7, help="how many backups to keep, at least 1 (default 7)")
+    parser.add_argument("--cluster-id", help="the cluster that is meant; nodes of another refuse (default: DDBCTL_CLUSTER_ID, if it is set)")
+    parser.add_argument("--accept-smaller", action="store_true", help="this backup holds much less than earlier ones, and that is right")
     parser.add_argument("--uuid", help="go on with the snapshot of an interrupted run")
     parser.add_argument("--timeout", type=float, default=30, help="seconds without any answer after which to give up (default 30)")
     parser.add_argument("--wait-timeout", type=float, default=3600, help="seconds to wait for the snapshot (default 3600)")
@@ -71,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             backup(args, line)
     except (Exception, KeyboardInterrupt) as error:
         code = next(code for kind, code in EXITS if isinstance(error, kind))
-        line |= {"result": "interrupted" if code == 130 else "failed", "error": str(error) or type(error).__name__, "exit": code}
+        result = "interrupted" if code == 130 else "smaller" if isinstance(error, Smaller) else "failed"
+        line |= {"result": result, "error": str(error) or type(error).__name__, "exit": code}
     line["seconds"] = round(time.monotonic() - began, 1)
     print(json.dumps(line) if args.json else " ".join(f"{k}={json.dumps(v) if ' ' in str(v) else v}" for k, v in line.items()), flush=True)
     return code
@@ -82,7 +99,7 @@ def backup(args: argparse.Namespace, line: dict[str, Any]) -> None:
     uuid = str(uuids.UUID(args.uuid)) if args.uuid else str(uuids.uuid4())
     line["uuid"] = uuid
     args.directory.mkdir(parents=True, exist_ok=True)
-    with open(args.directory / ".lock", "w") as lock, devicedb.Client(args.endpoints, timeout=args.timeout) as client:
+    with open(args.directory / ".lock", "w") as lock, make_client(args) as client:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -101,9 +118,61 @@ def backup(args: argparse.Namespace, line: dict[str, Any]) -> None:
             devicedb.verify(sorted(aside.glob("*.tar")))
             aside.rename(final)
             sync(args.directory)
-        removed = prune(client, args.directory, args.keep)
+        if args.accept_smaller:
+            (final / ACCEPTED).touch()
+        backups = Backups(args.directory, final)
+        line |= {"cluster": backups.summary.cluster, "rows": backups.summary.rows, **({"others": len(backups.others)} if backups.others else {})}
+        backups.compare()
+        removed = prune(client, backups, args.keep)
         if removed:
             line["removed"] = len(removed)
+
+
+def make_client(args: argparse.Namespace) -> devicedb.Client:
+    """A client of the cluster that is meant."""
+    return devicedb.Client(args.endpoints, timeout=args.timeout, cluster_id=args.cluster_id)
+
+
+class Backups:
+    """What a directory holds: the backup that was just made, those of the same cluster and history in their order, and all others."""
+
+    def __init__(self, directory: pathlib.Path, final: pathlib.Path) -> None:
+        """Looks at every directory that has a backup's name."""
+        self.final = final
+        self.summary = devicedb.summarize(sorted(final.glob("*.tar")))
+        self.ours: dict[pathlib.Path, devicedb.Summary] = {}
+        self.left: list[pathlib.Path] = []
+        self.others: list[pathlib.Path] = []
+        for path in sorted(directory.iterdir()):
+            if path.is_symlink() or not path.is_dir() or not is_backup(path.name.removesuffix(".partial")):
+                continue
+            partial = path.name.endswith(".partial")
+            summary = summary_of(path)
+            # Of an interrupted run that has no manifest yet nothing is worth keeping; a whole backup that cannot be read is for a person to look at.
+            is_ours = self._is_like(summary) if summary else partial
+            if not is_ours:
+                self.others.append(path)
+            elif partial:
+                self.left.append(path)
+            elif summary:
+                self.ours[path] = summary
+        # In the order in which they were taken, whatever clocks said then.
+        self.ours = dict(sorted(self.ours.items(), key=lambda one: one[1].number))
+
+    def _is_like(self, summary: devicedb.Summary) -> bool:
+        return (summary.cluster, summary.lineage) == (self.summary.cluster, self.summary.lineage)
+
+    def compare(self) -> None:
+        """Raises Smaller where the newest holds much less than one before it."""
+        paths = list(self.ours)
+        accepted = max((at for at, path in enumerate(paths) if (path / ACCEPTED).exists()), default=0)
+        for newest in {paths[-1], self.final}:
+            now = self.ours[newest]
+            for path in paths[accepted : paths.index(newest)]:
+                then = self.ours[path]
+                if 2 * now.rows < then.rows or 2 * now.bytes < then.bytes:
+                    held = f"{newest.name} holds {now.rows} rows of {now.bytes} bytes, and {path.name} holds {then.rows} of {then.bytes}"
+                    raise Smaller(f"the backup is whole, and nothing was removed: {held}: if that is right, run once with --accept-smaller")
 
 
 def fetch(client: devicedb.Client, uuid: str, parts: list[snapshot_pb2.SnapshotPart], into: pathlib.Path) -> int:
@@ -133,19 +202,28 @@ def fetch(client: devicedb.Client, uuid: str, parts: list[snapshot_pb2.SnapshotP
     return sum(download.result() for download in downloads)
 
 
-def prune(client: devicedb.Client, directory: pathlib.Path, keep: int) -> list[str]:
-    """Removes all backups but the last, and what interrupted runs left, here and in the cluster."""
-    whole = sorted(path for path in directory.iterdir() if is_backup(path.name))
-    left = [path for path in directory.iterdir() if path.name.endswith(".partial") and is_backup(path.name.removesuffix(".partial"))]
+def prune(client: devicedb.Client, backups: Backups, keep: int) -> list[str]:
+    """Removes all backups of this cluster and history but the last, and what interrupted runs left, here and in the cluster."""
+    old = [path for path in list(backups.ours)[:-keep] if path != backups.final]
     removed = []
-    for path in whole[:-keep] + left:
+    for path in old + backups.left:
         # Aside first, so that half a backup never looks like one.
         aside = path if path.name.endswith(".partial") else path.rename(f"{path}.partial")
-        with contextlib.suppress(devicedb.NotFound):
+        # A cluster that was restored refuses to delete what the one before it took: that one may be alive.
+        with contextlib.suppress(devicedb.NotFound, devicedb.Conflict):
             client.snapshots.delete(aside.name.removesuffix(".partial")[-36:])
         shutil.rmtree(aside)
         removed.append(path.name)
     return removed
+
+
+def summary_of(path: pathlib.Path) -> devicedb.Summary | None:
+    """What a backup holds, or the first of its parts that can say; none where none can."""
+    tars = sorted(path.glob("*.tar"))
+    for some in ([tars] if tars else []) + [[file] for file in sorted(path.glob("*.tar*"))]:
+        with contextlib.suppress(devicedb.Corrupt, devicedb.Conflict):
+            return devicedb.summarize(some)
+    return None
 
 
 def is_backup(name: str) -> bool:

@@ -1,3 +1,4 @@
+import os
 import pathlib
 import signal
 import sys
@@ -11,6 +12,10 @@ from cluster import Cluster
 
 # Who runs tests in the background of a script ignores Ctrl-C, and so would everything that is started here. What is caught is not handed down.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# What the person who runs the tests has set is not what is tested.
+os.environ.pop("DDBCTL_CLUSTER_ID", None)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from devicedb.v1 import cluster_pb2
+
 Handler = Callable[[bytes, grpc.ServicerContext], Any]
 
 
@@ -19,6 +21,8 @@ class Fake(grpc.GenericRpcHandler):
     def __init__(self, streams: dict[str, Handler] | None = None, **calls: Handler) -> None:
         self.calls, self.streams = calls, streams or {}
         self.seen: list[tuple[str, bytes]] = []
+        # The cluster that each of those calls was for; none where it did not say.
+        self.meant: list[str | None] = []
         self.server = grpc.server(futures.ThreadPoolExecutor(8))
         self.server.add_generic_rpc_handlers((self,))
         self.endpoint = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
@@ -26,12 +30,16 @@ class Fake(grpc.GenericRpcHandler):
     def service(self, details: Any) -> Any:
         name = details.method.rpartition("/")[2]
 
-        def answer(request: bytes, context: grpc.ServicerContext) -> Any:
+        def note(request: bytes, context: grpc.ServicerContext) -> None:
             self.seen.append((name, request))
+            self.meant.append(next((str(value) for key, value in context.invocation_metadata() if key == "devicedb-cluster-id"), None))
+
+        def answer(request: bytes, context: grpc.ServicerContext) -> Any:
+            note(request, context)
             return self.calls[name](request, context)
 
         def flow(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-            self.seen.append((name, request))
+            note(request, context)
             yield from self.streams[name](request, context)
 
         if name in self.calls:
@@ -58,6 +66,11 @@ def refuse(code: str, reason: str | None, domain: str = "devicedb", message: str
         context.abort(grpc.StatusCode[code], message)
 
     return handler
+
+
+def identity(cluster_id: str, lineage: str = "1") -> Handler:
+    """Says who it is."""
+    return lambda *_: cluster_pb2.GetIdentityResponse(cluster_id=cluster_id, lineage=lineage).SerializeToString()
 
 
 def in_turn(*handlers: Handler) -> Handler:

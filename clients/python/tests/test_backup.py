@@ -8,6 +8,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -112,6 +113,65 @@ def interrupted(program: Program, cluster: Cluster, directory: pathlib.Path) -> 
     assert had > 0 and line["uuid"] in line["error"]
     gone_on = program.run(0, endpoints=",".join(cluster.endpoints), directory=directory, uuid=line["uuid"], json=True)
     assert gone_on["uuid"] == line["uuid"] and not list(directory.glob("*.partial"))
+
+
+@pytest.fixture(scope="module")
+def lone() -> Iterator[Cluster]:
+    """Another cluster, that holds nothing: as one that a node without its disk has founded."""
+    with Cluster(proxy=False, size=1) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", ["python", "go"])
+def test_nothing_is_pruned_across_clusters_nor_in_favour_of_much_less(cluster: Cluster, lone: Cluster, tmp_path: pathlib.Path, name: str) -> None:
+    program, directory = Program(name), tmp_path / "backups"
+
+    def backup(code: int, *clusters: Cluster, **flags: Any) -> dict[str, Any]:
+        endpoints = ",".join(endpoint for one in clusters for endpoint in one.endpoints)
+        return program.run(code, endpoints=endpoints, directory=directory, keep=1, json=True, **flags)
+
+    def kept() -> set[str]:
+        return {path.name for path in directory.iterdir() if path.name != ".lock"}
+
+    site = f"{name}-prune"
+    with devicedb.Client(cluster.endpoints) as client:
+        client.sites.add(site)
+        client.batch(site, [devicedb.Put(b"%d" % n, b"value") for n in range(20)])
+    real = pathlib.Path(backup(0, cluster)["directory"])
+    mixed = backup(2, lone, cluster)
+    assert "different clusters" in mixed["error"] and all(endpoint in mixed["error"] for endpoint in lone.endpoints + cluster.endpoints)
+    empty = backup(0, lone)
+    assert empty["others"] == 1 and empty["rows"] < 5 and "removed" not in empty
+    with devicedb.Client(lone.endpoints) as client:
+        lone_id = client.overview().cluster_id
+    assert empty["cluster"] == lone_id
+    assert lone_id in backup(2, cluster, cluster_id=lone_id)["error"]
+    assert kept() == {real.name, pathlib.Path(empty["directory"]).name}
+
+    # An interrupted run of the other cluster is not cleared up; one of this cluster, and one that had nothing yet, are.
+    theirs, nothing = (directory / f"20200101T00000{n}Z-19a7e40e-adcc-4cc2-87a7-ae599272b05{n}.partial" for n in (1, 2))
+    theirs.mkdir()
+    nothing.mkdir()
+    (theirs / "part.tar.partial").write_bytes(next(real.glob("*.tar")).read_bytes()[:100_000])
+
+    with devicedb.Client(lone.endpoints) as client:
+        client.sites.add(site)
+        client.batch(site, [devicedb.Put(b"%d" % n, b"value") for n in range(20)])
+        full = backup(0, lone)
+        assert full["removed"] == 2 and full["others"] == 2, "the empty one of this cluster, and what had nothing yet"
+        client.sites.remove(site)
+        client.sites.add(site)
+        smaller = backup(5, lone)
+        assert smaller["result"] == "smaller" and "nothing was removed" in smaller["error"] and "accept-smaller" in smaller["error"]
+        names = {pathlib.Path(one["directory"]).name for one in (full, smaller)}
+        assert kept() == {real.name, theirs.name} | names and backup(5, lone)["result"] == "smaller", "it is said at each run"
+        accepted = backup(0, lone, accept_smaller=True)
+        assert accepted["removed"] == 3 and backup(0, lone)["removed"] == 1, "from then on it counts"
+        client.sites.remove(site)
+    assert real.name in kept() and theirs.name in kept()
+    cluster.ctl("snapshot", "verify", *(str(tar) for tar in real.glob("*.tar")))
+    with devicedb.Client(cluster.endpoints) as client:
+        client.snapshots.delete(real.name[-36:])
 
 
 @pytest.mark.parametrize("name", ["python", "go"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pathlib
@@ -10,11 +11,12 @@ import random
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ from devicedb._attempts import Attempt, Attempts
 from devicedb.v1 import cluster_pb2, kv_pb2, snapshot_pb2, types_pb2
 
 from cluster import Cluster, Port, until
-from fake import Fake, in_turn, refuse
+from fake import Fake, identity, in_turn, refuse
 
 CONFORMANCE = pathlib.Path(__file__).resolve().parents[2] / "conformance"
 UUID = "19a7e40e-adcc-4cc2-87a7-ae599272b050"
@@ -134,6 +136,90 @@ def test_a_closed_asynchronous_client_says_so_also_to_calls_that_were_under_way(
 
     with Fake({"DownloadSnapshot": lambda *_: (over.wait(10), iter(()))[1]}, Get=lambda *_: (over.wait(10), b"")[1]) as fake:  # type: ignore[arg-type]
         asyncio.run(go(fake.endpoint, fake))
+
+
+# Clusters
+
+ONE, TWO = "5f1c8a9e-0b1d-4a53-9a29-6d4a3f5f0c11", "7a1c8a9e-0b1d-4a53-9a29-6d4a3f5f0c22"
+NOTHING: Any = {"ListSites": lambda *_: b"", "Scan": lambda *_: iter(())}
+
+
+def both(endpoints: list[str], **options: Any) -> list[Exception | None]:
+    """How a call and a stream end, with either client: what was raised, if anything."""
+
+    def ended(work: Callable[[], Any]) -> Exception | None:
+        try:
+            work()
+        except Exception as error:
+            return error
+        return None
+
+    async def listed() -> None:
+        async with devicedb.AsyncClient(endpoints, **options) as client:
+            await client.sites.list()
+
+    with devicedb.Client(endpoints, **options) as client:
+        return [ended(lambda: client.sites.list()), ended(lambda: list(client.scan("s"))), ended(lambda: asyncio.run(listed()))]
+
+
+def fakes(*handlers: Any) -> contextlib.ExitStack:
+    stack = contextlib.ExitStack()
+    stack.all = [stack.enter_context(Fake({"Scan": NOTHING["Scan"]}, ListSites=NOTHING["ListSites"], **h)) for h in handlers]  # type: ignore[attr-defined]
+    return stack
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        (identity(ONE), identity(TWO), [f"{{0}} to cluster {ONE}", f"{{1}} to cluster {TWO}", "different clusters"]),
+        (identity(ONE, "1"), identity(ONE, "2"), ["{0} to lineage 1", "{1} to lineage 2", "two histories"]),
+    ],
+)
+def test_endpoints_of_two_clusters_or_histories_are_refused_by_name_before_anything_is_asked(first: Any, second: Any, says: list[str]) -> None:
+    with fakes({"GetIdentity": first}, {"GetIdentity": second}) as stack:
+        one, two = stack.all  # type: ignore[attr-defined]
+        for error in both([one.endpoint, two.endpoint]):
+            assert isinstance(error, devicedb.OtherCluster)
+            for words in says:
+                assert words.format(one.endpoint, two.endpoint) in str(error)
+        assert {name for name, _ in one.seen + two.seen} == {"GetIdentity"}
+
+
+def test_every_call_says_which_cluster_it_is_for_once_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = Port().endpoint
+    cases: list[tuple[Any, Any, dict[str, Any], str | None]] = [
+        (identity(ONE), identity(ONE), {}, ONE),
+        (identity(ONE), identity(ONE, ""), {}, ONE),
+        (identity(""), identity(ONE), {}, ONE),
+        (identity(""), identity(""), {}, None),
+        (refuse("UNAVAILABLE", "UNAVAILABLE"), identity(ONE), {}, ONE),
+        (refuse("UNIMPLEMENTED", None), identity(ONE), {}, ONE),
+        (refuse("UNIMPLEMENTED", None), refuse("UNIMPLEMENTED", None), {}, None),
+        (identity(TWO), identity(ONE), {"cluster_id": ONE.upper()}, ONE),
+    ]
+    for first, second, options, meant in cases:
+        with fakes({"GetIdentity": first}, {"GetIdentity": second}) as stack:
+            asked = stack.all  # type: ignore[attr-defined]
+            assert both([away, *(fake.endpoint for fake in asked)], **options) == [None] * 3
+            said = [(name, cluster) for fake in asked for (name, _), cluster in zip(fake.seen, fake.meant, strict=True) if name != "GetIdentity"]
+            assert len(said) == 3 and {cluster for _, cluster in said} == {meant}
+            assert not options or all(name != "GetIdentity" for fake in asked for name, _ in fake.seen), "who named the cluster is not asked to compare"
+    with fakes({"GetIdentity": identity(ONE)}) as stack:
+        (alone,) = stack.all  # type: ignore[attr-defined]
+        assert both([alone.endpoint]) == [None] * 3 and set(alone.meant) == {None}, "one endpoint needs no comparison"
+        monkeypatch.setenv("DDBCTL_CLUSTER_ID", TWO)
+        assert both([alone.endpoint]) == [None] * 3 and set(alone.meant[3:]) == {TWO}
+        monkeypatch.setenv("DDBCTL_CLUSTER_ID", "")
+        with pytest.raises(devicedb.InvalidArgument, match="'' is not the id of a cluster"):
+            devicedb.Client(alone.endpoint)
+
+
+def test_where_nobody_says_who_it_is_nothing_is_asked_and_the_reasons_are_told() -> None:
+    with fakes({"GetIdentity": refuse("UNAVAILABLE", "UNAVAILABLE", message="it restores a part")}) as stack:
+        (fake,) = stack.all  # type: ignore[attr-defined]
+        for error in both([fake.endpoint, Port().endpoint], timeout=1):
+            assert isinstance(error, devicedb.Unavailable) and f"{fake.endpoint} (it restores a part)" in str(error)
+        assert {name for name, _ in fake.seen} == {"GetIdentity"}
 
 
 # Servers
@@ -334,9 +420,11 @@ def test_snapshots_that_fail_or_are_not_over_in_time_say_why() -> None:
 # Downloads
 
 
-def tar_of(node: int = 7) -> bytes:
-    """The smallest part: a manifest without groups and chunks."""
-    body = f'{{"format":1,"product":"0",\n"snapshot":"{UUID}","lineage":"l","node":"{node}","chunks":[],\n'.encode()
+def tar_of(node: int = 7, cluster: str = "c", partitions: Sequence[tuple[int, int, int]] = ()) -> bytes:
+    """The smallest part: a manifest with a group of such partitions, or none, and without chunks."""
+    groups = [{"partitions": [{"id": number, "rows": rows, "bytes": size} for number, rows, size in partitions]}]
+    head = f'{{"format":1,"product":"0",\n"snapshot":"{UUID}","x":4,"cluster":"{cluster}","lineage":"l","node":"{node}","chunks":[],'
+    body = f'{head}"parts":{json.dumps(groups)},\n'.encode()
     text = body + f'"digest":"{blake3(body).hexdigest()}"}}\n'.encode()
     header = bytearray(512)
     header[:13], header[124:135], header[156:157] = b"manifest.json", b"%011o" % len(text), b"0"
@@ -412,6 +500,80 @@ def test_a_path_that_cannot_be_written_is_named_with_the_reason(tmp_path: pathli
         (tmp_path / "directory").mkdir()
         with pytest.raises(devicedb.LocalFile):
             client.snapshots.download(UUID, 7, tmp_path / "directory")
+
+
+def test_what_parts_hold_together_is_read_from_their_manifests(tmp_path: pathlib.Path) -> None:
+    one, two, other, short = (tmp_path / name for name in ("one.tar", "two.tar", "other.tar", "short.tar"))
+    one.write_bytes(tar_of(1, partitions=[(0, 5, 50), (1, 7, 70)]))
+    two.write_bytes(tar_of(2, partitions=[(1, 7, 70), (2, 1, 10)])[:-1024] + b"cut off behind its manifest")
+    other.write_bytes(tar_of(3, cluster="d"))
+    short.write_bytes(one.read_bytes()[:600])
+    assert devicedb.summarize([one, two]) == devicedb.Summary(UUID, "c", "l", 4, 2, 13, 130)
+    for paths, error, says in (
+        ([one, other], devicedb.Corrupt, "other.tar: its cluster is d"),
+        ([short], devicedb.Corrupt, "short.tar: its manifest is not whole"),
+        ([tmp_path / "absent.tar"], devicedb.LocalFile, "absent.tar"),
+        ([], devicedb.InvalidArgument, "no path was given"),
+    ):
+        with pytest.raises(error, match=says):
+            devicedb.summarize(paths)
+
+
+def test_a_link_stays_and_what_is_no_file_is_written_through(tmp_path: pathlib.Path) -> None:
+    tar = tar_of()
+    (tmp_path / "there").mkdir()
+    with Fake({"DownloadSnapshot": lambda request, _: pieces(tar, offset_of(request))}) as fake, devicedb.Client(fake.endpoint) as client:
+        for name, old in (("old.tar", b"old"), ("absent.tar", None)):
+            link, target = tmp_path / name, tmp_path / "there" / name
+            link.symlink_to(f"there/{name}")
+            if old:
+                target.write_bytes(old)
+            assert devicedb.partial_path(link) == f"{target}.partial"
+            assert client.snapshots.download(UUID, 7, link, resume=False).path == str(link)
+            assert link.is_symlink() and not target.is_symlink() and target.read_bytes() == tar
+            assert client.snapshots.download(UUID, 7, link).bytes == len(tar), "it is found again by its link"
+
+        fifo = tmp_path / "fifo"
+        os.mkfifo(fifo)
+        read: list[bytes] = []
+        reader = threading.Thread(target=lambda: read.append(fifo.read_bytes()))
+        reader.start()
+        client.snapshots.download(UUID, 7, fifo)
+        reader.join(10)
+        assert read == [tar] and fifo.is_fifo() and not pathlib.Path(devicedb.partial_path(fifo)).exists()
+
+        # A null device of our own, where that is allowed.
+        null = tmp_path / "null"
+        try:
+            os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+            null.open("wb").close()
+        except PermissionError:
+            null = fifo
+        if null != fifo:
+            assert client.snapshots.download(UUID, 7, null).bytes == len(tar) and null.is_char_device()
+
+        victim, path = tmp_path / "victim", tmp_path / "part.tar"
+        victim.write_bytes(b"victim")
+        pathlib.Path(devicedb.partial_path(path)).symlink_to(victim)
+        with pytest.raises(devicedb.LocalFile, match="no file that a download left"):
+            client.snapshots.download(UUID, 7, path)
+        assert victim.read_bytes() == b"victim"
+        with pytest.raises(devicedb.LocalFile, match="there is no directory"):
+            client.snapshots.download(UUID, 7, f"{tmp_path}/none/")
+
+
+def test_what_goes_through_a_fifo_and_breaks_off_is_no_part(tmp_path: pathlib.Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=fifo.read_bytes)
+    reader.start()
+    flow: Any = lambda *_: pieces(tar_of(), 0, digest="00" * 32)  # noqa: E731
+    with Fake({"DownloadSnapshot": flow}) as fake, devicedb.Client(fake.endpoint) as client:
+        with pytest.raises(devicedb.Corrupt, match="that is no part: throw it away") as caught:
+            client.snapshots.download(UUID, 7, fifo)
+        assert caught.value.partial is None
+    reader.join(10)
+    assert fifo.is_fifo() and os.listdir(tmp_path) == ["fifo"]
 
 
 def test_two_downloads_do_not_write_one_file(tmp_path: pathlib.Path) -> None:

@@ -75,6 +75,7 @@ class Direct:
 class Runner:
     def __init__(self, cluster: Cluster, client: Direct | Blocking, run: str, proxy: bool, directory: pathlib.Path) -> None:
         self.cluster = cluster
+        self.endpoints = cluster.proxy if proxy else cluster.endpoints
         self.client = client
         self.run = run
         self.proxy = proxy
@@ -240,8 +241,13 @@ def scan(r: Runner, step: Any, a: Any) -> Any:
 
 def overview(r: Runner, step: Any, a: Any) -> Any:
     o = r.ask("overview", step)
-    fields = {name: getattr(o, name) for name in ("partitions", "groups", "replication_factor", "groups_without_leader")}
+    fields = {name: getattr(o, name) for name in ("partitions", "groups", "replication_factor", "groups_without_leader", "cluster_id")}
     return {"nodes": len(o.nodes), "ready": sum(n.ready for n in o.nodes), **fields}
+
+
+def meaning(r: Runner, step: Any, a: Any) -> Any:
+    with devicedb.Client(r.endpoints, cluster_id=a["cluster_id"]) as client:
+        return {"nodes": len(client.overview().nodes)}
 
 
 def nodes(r: Runner, step: Any, a: Any) -> Any:
@@ -339,7 +345,7 @@ def close(r: Runner, step: Any, a: Any) -> Any:
 CALLS: dict[str, Callable[[Runner, Any, Any], Any]] = {
     f.__name__: f
     for f in (
-        *(get, put, delete, batch, fill, bulk, scan, overview, nodes, partitions),
+        *(get, put, delete, batch, fill, bulk, scan, overview, meaning, nodes, partitions),
         *(add_site, remove_site, sites, add_relay, move_relay, remove_relay, relays),
         *(create, status, snapshots, delete_snapshot, download, verify, close),
     )

@@ -52,6 +52,21 @@ def test_the_twenty_lines_of_the_readme_back_a_cluster_up(cluster: Cluster, tmp_
     cluster.ctl("snapshot", "verify", *tars)
 
 
+def test_the_lines_about_backups_survive_a_node_that_is_away(cluster: Cluster, tmp_path: pathlib.Path) -> None:
+    text = (pathlib.Path(__file__).resolve().parents[3] / "docs" / "backup-and-restore.md").read_text()
+    program = "import devicedb\n" + text.split("```python\n", 1)[1].split("```", 1)[0]
+    program = program.replace("node1:8080,node2:8080,node3:8080", ",".join(cluster.endpoints))
+    cluster.kill(cluster.endpoints[0])
+    try:
+        # The cut is refused until the others have agreed on leaders again.
+        with devicedb.Client(cluster.endpoints[1:], timeout=30) as client:
+            client.sites.add("one-away")
+        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+    finally:
+        cluster.start()
+    assert len(list(tmp_path.glob("*.tar"))) == 2
+
+
 def test_the_wheel_has_types_and_stubs_and_everything_public_says_what_it_is() -> None:
     files = {str(file) for file in importlib.metadata.files("devicedb") or []}
     assert {"devicedb/py.typed", "devicedb/v1/kv_pb2.pyi", "devicedb/v1/snapshot_pb2.pyi", "devicedb/v1/kv_pb2_grpc.pyi"} <= files

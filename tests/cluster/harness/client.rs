@@ -1,13 +1,14 @@
-//! A client of one node, for tests: every call has a deadline, and gives back what the contract says.
+//! A client of one node, for tests: every call has a deadline, and gives back what the contract
+//! says.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use devicedb::{
-    clock::Chance,
+    base::clock::Random,
     proto::v1::{
-        cluster_service_client::ClusterServiceClient, download_snapshot_response::Piece, kv_service_client::KvServiceClient,
-        snapshot_service_client::SnapshotServiceClient, *,
+        cluster_service_client::ClusterServiceClient, download_snapshot_response::Piece,
+        kv_service_client::KvServiceClient, snapshot_service_client::SnapshotServiceClient, *,
     },
 };
 use tonic::{
@@ -43,9 +44,14 @@ pub struct Downloaded {
 impl Client {
     /// Connects when it is first used, and again whenever the connection is lost.
     pub fn to(endpoint: &str) -> Client {
-        let channel = Endpoint::from_shared(format!("http://{endpoint}")).unwrap().connect_timeout(Duration::from_secs(2)).connect_lazy();
+        let channel = Endpoint::from_shared(format!("http://{endpoint}"))
+            .unwrap()
+            .connect_timeout(Duration::from_secs(2))
+            .connect_lazy();
         Client {
-            kv: KvServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES),
+            kv: KvServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_BYTES)
+                .max_encoding_message_size(MESSAGE_BYTES),
             cluster: ClusterServiceClient::new(channel.clone()),
             snapshots: SnapshotServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES),
             endpoint: endpoint.to_string(),
@@ -64,7 +70,13 @@ impl Client {
 
     // Data.
 
-    pub async fn put(&self, site: &str, bucket: Bucket, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<PutResponse, Status> {
+    pub async fn put(
+        &self,
+        site: &str,
+        bucket: Bucket,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<PutResponse, Status> {
         self.put_request(put_request(site, bucket, key, value)).await
     }
 
@@ -72,23 +84,61 @@ impl Client {
         Ok(self.kv.clone().put(self.request(put)).await?.into_inner())
     }
 
-    pub async fn get(&self, site: &str, bucket: Bucket, key: impl AsRef<[u8]>) -> Result<GetResponse, Status> {
-        let get = GetRequest { site: site.into(), bucket: bucket.into(), key: owned(key), consistency: Consistency::Linearizable.into() };
+    pub async fn get(
+        &self,
+        site: &str,
+        bucket: Bucket,
+        key: impl AsRef<[u8]>,
+    ) -> Result<GetResponse, Status> {
+        let get = GetRequest {
+            site: site.into(),
+            bucket: bucket.into(),
+            key: owned(key),
+            consistency: Consistency::Linearizable.into(),
+        };
         Ok(self.kv.clone().get(self.request(get)).await?.into_inner())
     }
 
     /// The values of a key, sorted; none where it does not exist.
-    pub async fn values(&self, site: &str, bucket: Bucket, key: impl AsRef<[u8]>) -> Result<Vec<Bytes>, Status> {
+    pub async fn values(
+        &self,
+        site: &str,
+        bucket: Bucket,
+        key: impl AsRef<[u8]>,
+    ) -> Result<Vec<Bytes>, Status> {
         Ok(sorted(self.get(site, bucket, key).await?.siblings))
     }
 
-    pub async fn delete(&self, site: &str, bucket: Bucket, key: impl AsRef<[u8]>) -> Result<DeleteResponse, Status> {
-        let delete = DeleteRequest { site: site.into(), bucket: bucket.into(), key: owned(key), context: None, timestamp_ms: None, request_id: request_id() };
+    pub async fn delete(
+        &self,
+        site: &str,
+        bucket: Bucket,
+        key: impl AsRef<[u8]>,
+    ) -> Result<DeleteResponse, Status> {
+        let delete = DeleteRequest {
+            site: site.into(),
+            bucket: bucket.into(),
+            key: owned(key),
+            context: None,
+            timestamp_ms: None,
+            request_id: request_id(),
+        };
         Ok(self.kv.clone().delete(self.request(delete)).await?.into_inner())
     }
 
-    pub async fn batch(&self, site: &str, bucket: Bucket, operations: Vec<BatchOperation>) -> Result<BatchResponse, Status> {
-        self.batch_request(BatchRequest { site: site.into(), bucket: bucket.into(), operations, request_id: request_id() }).await
+    pub async fn batch(
+        &self,
+        site: &str,
+        bucket: Bucket,
+        operations: Vec<BatchOperation>,
+    ) -> Result<BatchResponse, Status> {
+        self.batch_request(BatchRequest {
+            site: site.into(),
+            bucket: bucket.into(),
+            operations,
+            request_id: request_id(),
+        })
+        .await
     }
 
     pub async fn batch_request(&self, batch: BatchRequest) -> Result<BatchResponse, Status> {
@@ -96,12 +146,26 @@ impl Client {
     }
 
     /// All keys with a prefix, in the order they came.
-    pub async fn scan(&self, site: &str, bucket: Bucket, prefix: impl AsRef<[u8]>) -> Result<Vec<(Bytes, Vec<Bytes>)>, Status> {
+    pub async fn scan(
+        &self,
+        site: &str,
+        bucket: Bucket,
+        prefix: impl AsRef<[u8]>,
+    ) -> Result<Vec<(Bytes, Vec<Bytes>)>, Status> {
         let prefix = owned(prefix);
-        self.scan_request(ScanRequest { site: site.into(), bucket: bucket.into(), prefix, ..ScanRequest::default() }).await
+        self.scan_request(ScanRequest {
+            site: site.into(),
+            bucket: bucket.into(),
+            prefix,
+            ..ScanRequest::default()
+        })
+        .await
     }
 
-    pub async fn scan_request(&self, scan: ScanRequest) -> Result<Vec<(Bytes, Vec<Bytes>)>, Status> {
+    pub async fn scan_request(
+        &self,
+        scan: ScanRequest,
+    ) -> Result<Vec<(Bytes, Vec<Bytes>)>, Status> {
         let mut pages = self.kv.clone().scan(within(STREAM_DEADLINE, scan)).await?.into_inner();
         let mut all = Vec::new();
         while let Some(page) = pages.message().await? {
@@ -113,18 +177,32 @@ impl Client {
     // The cluster.
 
     pub async fn add_site(&self, site: &str) -> Result<AddSiteResponse, Status> {
-        Ok(self.cluster.clone().add_site(self.request(AddSiteRequest { site: site.into() })).await?.into_inner())
+        Ok(self
+            .cluster
+            .clone()
+            .add_site(self.request(AddSiteRequest { site: site.into() }))
+            .await?
+            .into_inner())
     }
 
     pub async fn remove_site(&self, site: &str) -> Result<(), Status> {
-        self.cluster.clone().remove_site(self.request(RemoveSiteRequest { site: site.into() })).await.map(drop)
+        self.cluster
+            .clone()
+            .remove_site(self.request(RemoveSiteRequest { site: site.into() }))
+            .await
+            .map(drop)
     }
 
     pub async fn sites(&self) -> Result<Vec<String>, Status> {
         let mut all = Vec::new();
         let mut page_token = String::new();
         loop {
-            let page = self.cluster.clone().list_sites(self.request(ListSitesRequest { page_size: 0, page_token })).await?.into_inner();
+            let page = self
+                .cluster
+                .clone()
+                .list_sites(self.request(ListSitesRequest { page_size: 0, page_token }))
+                .await?
+                .into_inner();
             all.extend(page.sites.into_iter().map(|site| site.id));
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -133,15 +211,44 @@ impl Client {
         }
     }
 
+    pub async fn init_cluster(&self) -> Result<InitClusterResponse, Status> {
+        Ok(self
+            .cluster
+            .clone()
+            .init_cluster(self.request(InitClusterRequest {}))
+            .await?
+            .into_inner())
+    }
+
     pub async fn overview(&self) -> Result<GetOverviewResponse, Status> {
-        Ok(self.cluster.clone().get_overview(self.request(GetOverviewRequest {})).await?.into_inner())
+        Ok(self
+            .cluster
+            .clone()
+            .get_overview(self.request(GetOverviewRequest::default()))
+            .await?
+            .into_inner())
+    }
+
+    /// The cluster as the one node has it that is asked.
+    pub async fn local_overview(&self) -> Result<GetOverviewResponse, Status> {
+        Ok(self
+            .cluster
+            .clone()
+            .get_overview(self.request(GetOverviewRequest { local: true }))
+            .await?
+            .into_inner())
     }
 
     pub async fn partitions(&self) -> Result<Vec<Partition>, Status> {
         let mut all = Vec::new();
         let mut page_token = String::new();
         loop {
-            let page = self.cluster.clone().list_partitions(self.request(ListPartitionsRequest { page_size: 0, page_token })).await?.into_inner();
+            let page = self
+                .cluster
+                .clone()
+                .list_partitions(self.request(ListPartitionsRequest { page_size: 0, page_token }))
+                .await?
+                .into_inner();
             all.extend(page.partitions);
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -159,19 +266,29 @@ impl Client {
     /// A retry with the same name means the same snapshot.
     pub async fn create_snapshot_named(&self, request_id: Bytes) -> Result<Snapshot, Status> {
         let create = CreateSnapshotRequest { request_id };
-        Ok(told(self.snapshots.clone().create_snapshot(self.request(create)).await?.into_inner().snapshot))
+        Ok(told(
+            self.snapshots
+                .clone()
+                .create_snapshot(self.request(create))
+                .await?
+                .into_inner()
+                .snapshot,
+        ))
     }
 
     pub async fn snapshot(&self, uuid: &str) -> Result<Snapshot, Status> {
         let get = GetSnapshotRequest { uuid: uuid.into() };
-        Ok(told(self.snapshots.clone().get_snapshot(self.request(get)).await?.into_inner().snapshot))
+        Ok(told(
+            self.snapshots.clone().get_snapshot(self.request(get)).await?.into_inner().snapshot,
+        ))
     }
 
     /// Waits until the snapshot and all its parts are not `PROCESSING` any more.
     pub async fn snapshot_resolved(&self, uuid: &str, bound: Duration) -> Snapshot {
         eventually(&format!("snapshot {uuid} is resolved"), bound, async || {
             let snapshot = self.snapshot(uuid).await.map_err(|e| e.to_string())?;
-            let open = snapshot.status() == SnapshotStatus::Processing || snapshot.parts.iter().any(|part| part.status() == SnapshotStatus::Processing);
+            let open = snapshot.status() == SnapshotStatus::Processing
+                || snapshot.parts.iter().any(|part| part.status() == SnapshotStatus::Processing);
             if open { Err(format!("{snapshot:#?}")) } else { Ok(snapshot) }
         })
         .await
@@ -182,7 +299,10 @@ impl Client {
         let begun = self.create_snapshot().await.unwrap();
         let snapshot = self.snapshot_resolved(&begun.uuid, bound).await;
         let complete = snapshot.parts.iter().all(|part| part.status() == SnapshotStatus::Completed);
-        assert!(complete && snapshot.status() == SnapshotStatus::Completed, "the snapshot is not complete: {snapshot:#?}");
+        assert!(
+            complete && snapshot.status() == SnapshotStatus::Completed,
+            "the snapshot is not complete: {snapshot:#?}"
+        );
         snapshot
     }
 
@@ -192,15 +312,31 @@ impl Client {
     }
 
     pub async fn delete_snapshot(&self, uuid: &str) -> Result<(), Status> {
-        self.snapshots.clone().delete_snapshot(self.request(DeleteSnapshotRequest { uuid: uuid.into() })).await.map(drop)
+        self.snapshots
+            .clone()
+            .delete_snapshot(
+                self.request(DeleteSnapshotRequest { uuid: uuid.into(), lineage: String::new() }),
+            )
+            .await
+            .map(drop)
     }
 
     /// Streams a part; what came before an error is given back with it.
-    pub async fn download(&self, uuid: &str, node_id: u64, offset: u64) -> (Downloaded, Result<(), Status>) {
+    pub async fn download(
+        &self,
+        uuid: &str,
+        node_id: u64,
+        offset: u64,
+    ) -> (Downloaded, Result<(), Status>) {
         let mut downloaded = Downloaded::default();
         let download = DownloadSnapshotRequest { uuid: uuid.into(), node_id, offset };
         let outcome = async {
-            let mut pieces = self.snapshots.clone().download_snapshot(within(STREAM_DEADLINE, download)).await?.into_inner();
+            let mut pieces = self
+                .snapshots
+                .clone()
+                .download_snapshot(within(STREAM_DEADLINE, download))
+                .await?
+                .into_inner();
             while let Some(message) = pieces.message().await? {
                 match message.piece {
                     Some(Piece::Header(header)) => downloaded.header = Some(header),
@@ -223,18 +359,37 @@ pub fn reason(status: &Status) -> String {
 
 /// Whether an error says that a retry with the same request id may help.
 pub fn may_be_retried(status: &Status) -> bool {
-    let answered = ["UNAVAILABLE", "UNKNOWN_OUTCOME", "EXHAUSTED"].contains(&reason(status).as_str());
+    let answered =
+        ["UNAVAILABLE", "UNKNOWN_OUTCOME", "EXHAUSTED"].contains(&reason(status).as_str());
     // What never reached a server carries no reason, and what broke on the way has a source.
     let broke = std::error::Error::source(status).is_some();
-    answered || broke || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
+    answered
+        || broke
+        || matches!(
+            status.code(),
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
+        )
 }
 
-pub fn put_request(site: &str, bucket: Bucket, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> PutRequest {
-    PutRequest { site: site.into(), bucket: bucket.into(), key: owned(key), value: owned(value), context: None, timestamp_ms: None, request_id: request_id() }
+pub fn put_request(
+    site: &str,
+    bucket: Bucket,
+    key: impl AsRef<[u8]>,
+    value: impl AsRef<[u8]>,
+) -> PutRequest {
+    PutRequest {
+        site: site.into(),
+        bucket: bucket.into(),
+        key: owned(key),
+        value: owned(value),
+        context: None,
+        timestamp_ms: None,
+        request_id: request_id(),
+    }
 }
 
 pub fn request_id() -> Bytes {
-    owned(Chance::from_entropy().uuid().as_bytes())
+    owned(Random::from_entropy().uuid().as_bytes())
 }
 
 fn owned(bytes: impl AsRef<[u8]>) -> Bytes {

@@ -27,9 +27,16 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Small enough for several clusters at a time on two cores; what a user gets without a word is `Options::product()`.
+    /// Small enough for several clusters at a time on two cores; what a user gets without a word is
+    /// `Options::product()`.
     fn default() -> Options {
-        Options { partitions: 64, groups: 8, replication_factor: 3, snapshot_store: SnapshotStore::Shared, extra: Vec::new() }
+        Options {
+            partitions: 64,
+            groups: 8,
+            replication_factor: 3,
+            snapshot_store: SnapshotStore::Shared,
+            extra: Vec::new(),
+        }
     }
 }
 
@@ -67,7 +74,7 @@ impl Cluster {
         self.dir.path()
     }
 
-    /// Starts one more node that joins the others, or founds; returns when it listens.
+    /// Starts one more node, which joins the others; the first one founds. Returns when it listens.
     pub async fn add(&mut self) -> &mut Node {
         let mut node = self.further();
         node.start();
@@ -82,10 +89,17 @@ impl Cluster {
         let port = Port::claim();
         let store = self.dir().join(&name);
         let options = &self.options;
-        let mut args: Vec<String> = vec!["start".into(), "--store".into(), store.display().to_string(), "--listen".into(), port.endpoint()];
+        let mut args: Vec<String> = vec![
+            "start".into(),
+            "--store".into(),
+            store.display().to_string(),
+            "--listen".into(),
+            port.endpoint(),
+        ];
         match self.nodes.first() {
             Some(founder) => args.extend(["--join".into(), founder.endpoint()]),
             None => args.extend([
+                "--found".into(),
                 format!("--partitions={}", options.partitions),
                 format!("--groups={}", options.groups),
                 format!("--replication-factor={}", options.replication_factor),
@@ -110,7 +124,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until every started node is ready and the cluster says of itself that nothing is missing.
+    /// Waits until every started node is ready and the cluster says of itself that nothing is
+    /// missing.
     pub async fn settled(&mut self) {
         for node in self.nodes.iter_mut().filter(|node| node.is_running()) {
             node.wait_ready().await;
@@ -122,8 +137,13 @@ impl Cluster {
             let reachable = seen.nodes.iter().filter(|node| node.reachable && node.ready).count();
             // With fewer nodes than the replication factor, every group says that it lacks some.
             let wanted = self.nodes.len().max(self.options.replication_factor as usize);
-            let whole = running < wanted || seen.groups_under_replicated == 0 && !seen.meta_under_replicated;
-            if reachable == running && seen.groups_without_leader == 0 && whole { Ok(()) } else { Err(format!("{seen:#?}")) }
+            let whole = running < wanted
+                || seen.groups_under_replicated == 0 && !seen.meta_under_replicated;
+            if reachable == running && seen.groups_without_leader == 0 && whole {
+                Ok(())
+            } else {
+                Err(format!("{seen:#?}"))
+            }
         })
         .await;
     }
@@ -179,11 +199,14 @@ impl Cluster {
         }
     }
 
-    /// The way back: each part is extracted into the empty store of its node, and the nodes are started.
+    /// The way back: each part is extracted into the empty store of its node, and the nodes are
+    /// started.
     pub async fn restore(&mut self, tars: &[PathBuf]) {
         for (node, tar) in self.nodes.iter().zip(tars) {
             std::fs::create_dir(&node.store).unwrap();
-            shell(&format!("tar xf {} -C {}", tar.display(), node.store.display()), SOON).await.exits(0);
+            shell(&format!("tar xf {} -C {}", tar.display(), node.store.display()), SOON)
+                .await
+                .exits(0);
         }
         self.restart_all().await;
     }

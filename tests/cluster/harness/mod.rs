@@ -1,7 +1,9 @@
-//! What tests on real processes stand on: nodes that are really started, killed and paused, clients that really connect, facts that are waited for.
+//! What tests on real processes stand on: nodes that are really started, killed and paused, clients
+//! that really connect, facts that are waited for.
 //!
-//! Relies on the two binaries and on the contract in `devicedb::proto`; it looks into no store and into no module that a client could not reach. It never
-//! sleeps for a guess: it waits for a fact, with a bound, and says what it saw last.
+//! Relies on the two binaries and on the contract in `devicedb::proto`; it looks into no store and
+//! into no module that a client could not reach. It never sleeps for a guess: it waits for a fact,
+//! with a bound, and says what it saw last.
 
 mod client;
 mod cluster;
@@ -12,14 +14,14 @@ mod writer;
 
 pub use client::{Client, put_request, reason};
 pub use cluster::{Cluster, Options, SnapshotStore};
-pub use node::Node;
+pub use node::{Node, ddbctl};
 pub use ports::Port;
 pub use process::{Ran, binary, shell};
 pub use writer::{Ledger, Writer};
 
 use std::{fmt::Display, time::Duration};
 
-use devicedb::clock::Clock;
+use devicedb::base::clock::Clock;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -30,8 +32,13 @@ use tokio::{
 pub const SOON: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Waits until `look` finds the fact, and gives it back. `look` says with its error what it saw instead; that is reported when the bound is reached.
-pub async fn eventually<T, S: Display>(what: &str, bound: Duration, mut look: impl AsyncFnMut() -> Result<T, S>) -> T {
+/// Waits until `look` finds the fact, and gives it back. `look` says with its error what it saw
+/// instead; that is reported when the bound is reached.
+pub async fn eventually<T, S: Display>(
+    what: &str,
+    bound: Duration,
+    mut look: impl AsyncFnMut() -> Result<T, S>,
+) -> T {
     let clock = Clock::start();
     let mut seen = "nothing: the first look did not come back".to_string();
     loop {
@@ -49,13 +56,20 @@ pub async fn eventually<T, S: Display>(what: &str, bound: Duration, mut look: im
 /// One GET over HTTP/1.1: the status and the body.
 pub async fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+                .as_bytes(),
+        )
+        .await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let status = status.ok_or_else(|| std::io::Error::other(format!("{address} answered GET {path} with no HTTP: {head:?}")))?;
+    let status = status.ok_or_else(|| {
+        std::io::Error::other(format!("{address} answered GET {path} with no HTTP: {head:?}"))
+    })?;
     Ok((status, body.to_string()))
 }
 
@@ -66,7 +80,10 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "the moon is full: not within 60ms; last seen: half of it")]
     async fn a_wait_for_what_never_comes_ends_and_says_what_it_saw() {
-        eventually("the moon is full", Duration::from_millis(60), async || Err::<(), _>("half of it")).await;
+        eventually("the moon is full", Duration::from_millis(60), async || {
+            Err::<(), _>("half of it")
+        })
+        .await;
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One real `devicedb` process with a store of its own.
 //!
-//! - It is killed when its `Node` is dropped, also while a test fails; then the end of its log is printed.
+//! - It is killed when its `Node` is dropped, also while a test fails; then the end of its log is
+//!   printed.
 //! - Its log goes on over restarts, with a line at each start.
 
 use std::{
@@ -38,7 +39,16 @@ impl Node {
     /// A node that is not started yet; its log is `dir/<name>.log`.
     pub fn new(name: &str, port: Port, dir: &Path, store: PathBuf, args: Vec<String>) -> Node {
         let log = dir.join(format!("{name}.log"));
-        Node { name: name.to_string(), port, args, store, snapshot_store: None, under: Vec::new(), log, process: None }
+        Node {
+            name: name.to_string(),
+            port,
+            args,
+            store,
+            snapshot_store: None,
+            under: Vec::new(),
+            log,
+            process: None,
+        }
     }
 
     pub fn endpoint(&self) -> String {
@@ -47,6 +57,24 @@ impl Node {
 
     pub fn client(&self) -> Client {
         Client::to(&self.endpoint())
+    }
+
+    /// From its next start on it listens elsewhere, and is told to join these. Gives back the port
+    /// where it was.
+    pub fn move_to(&mut self, port: Port, join: &[String]) -> Port {
+        assert!(self.process.is_none(), "{} runs where it is", self.name);
+        let old = self.endpoint();
+        while let Some(at) = self.args.iter().position(|word| word == "--join") {
+            self.args.drain(at..at + 2);
+        }
+        // It has founded long ago, or restores.
+        self.args.retain(|word| word != "--found");
+        let left = std::mem::replace(&mut self.port, port);
+        for word in self.args.iter_mut().filter(|word| **word == old) {
+            *word = self.port.endpoint();
+        }
+        self.args.extend(join.iter().flat_map(|address| ["--join".to_string(), address.clone()]));
+        left
     }
 
     /// All it logged, over all its starts.
@@ -81,7 +109,12 @@ impl Node {
     pub async fn start_refused(&mut self) -> Ran {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let ran = run(self.command(), SOON).await;
-        assert!(ran.code.is_some_and(|code| code != 0), "{} should refuse to start:\n{}", self.name, ran.story());
+        assert!(
+            ran.code.is_some_and(|code| code != 0),
+            "{} should refuse to start:\n{}",
+            self.name,
+            ran.story()
+        );
         ran
     }
 
@@ -103,11 +136,15 @@ impl Node {
     /// Waits until it says that it cannot serve yet, and why.
     pub async fn wait_unready(&self, why: &str) {
         let endpoint = self.endpoint();
-        eventually(&format!("{} says that it is not ready, and {why}", self.name), SOON, async || match http_get(&endpoint, "/readyz").await {
-            Ok((503, body)) if body.contains(why) => Ok(()),
-            Ok((code, body)) => Err(format!("{code} {body}")),
-            Err(e) => Err(e.to_string()),
-        })
+        eventually(
+            &format!("{} says that it is not ready, and {why}", self.name),
+            SOON,
+            async || match http_get(&endpoint, "/readyz").await {
+                Ok((503, body)) if body.contains(why) => Ok(()),
+                Ok((code, body)) => Err(format!("{code} {body}")),
+                Err(e) => Err(e.to_string()),
+            },
+        )
         .await;
     }
 
@@ -156,9 +193,13 @@ impl Node {
         self.signal(Signal::CONT);
     }
 
+    pub fn signal_to_stop(&self) {
+        self.signal(Signal::TERM);
+    }
+
     /// Asks it to end, and waits for it.
     pub async fn terminate(&mut self) -> ExitStatus {
-        self.signal(Signal::TERM);
+        self.signal_to_stop();
         self.wait_ended().await
     }
 
@@ -170,7 +211,7 @@ impl Node {
         self.process.is_some()
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let child = self.process.as_ref().expect("only a running node takes signals");
         kill_process(Pid::from_child(child), signal).unwrap();
     }

@@ -66,27 +66,39 @@ impl Ran {
 pub async fn run(mut command: Command, bound: Duration) -> Ran {
     let words = written(&command);
     // A group of its own, so that a shell's commands end with it.
-    let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = command
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut child = child.unwrap_or_else(|e| panic!("{words}: {e}"));
     let pid = Pid::from_child(&child);
     let (out, err) = (reader(child.stdout.take()), reader(child.stderr.take()));
     let (done, ended) = mpsc::channel();
     thread::spawn(move || done.send(child.wait()));
-    let outcome = tokio::task::spawn_blocking(move || ended.recv_timeout(bound)).await.expect("waiting does not panic");
+    let outcome = tokio::task::spawn_blocking(move || ended.recv_timeout(bound))
+        .await
+        .expect("waiting does not panic");
     if outcome.is_err() {
         // It may end in this very moment; then there is nothing to kill.
         let _ = kill_process_group(pid, Signal::KILL);
     }
-    let (stdout, stderr) = (out.join().unwrap(), String::from_utf8_lossy(&err.join().unwrap()).into_owned());
+    let (stdout, stderr) =
+        (out.join().unwrap(), String::from_utf8_lossy(&err.join().unwrap()).into_owned());
     match outcome {
         Ok(status) => Ran { command: words, code: status.unwrap().code(), stdout, stderr },
-        Err(_) => panic!("{words}: did not end within {bound:?}\nstdout: {}\nstderr: {stderr}", String::from_utf8_lossy(&stdout)),
+        Err(_) => panic!(
+            "{words}: did not end within {bound:?}\nstdout: {}\nstderr: {stderr}",
+            String::from_utf8_lossy(&stdout)
+        ),
     }
 }
 
 /// Runs a line as a person types it, with `devicedb` and `ddbctl` on the path.
 pub async fn shell(line: &str, bound: Duration) -> Ran {
-    let beside = binary("devicedb").parent().expect("an executable stands in a folder").to_path_buf();
+    let beside =
+        binary("devicedb").parent().expect("an executable stands in a folder").to_path_buf();
     let path = format!("{}:{}", beside.display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new("bash");
     command.args(["-c", line]).env("PATH", path);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use devicedb::{clock::Clock, proto::v1::Bucket};
+use devicedb::{base::clock::Clock, proto::v1::Bucket};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -31,7 +31,8 @@ pub struct Ledger {
     pub longest_pause: Duration,
 }
 
-/// Writes one key after another to one site until it is stopped. Each write is retried with its request id, at the next node, until it is acknowledged.
+/// Writes one key after another to one site until it is stopped. Each write is retried with its
+/// request id, at the next node, until it is acknowledged.
 pub struct Writer {
     pub site: String,
     pub bucket: Bucket,
@@ -44,9 +45,17 @@ impl Writer {
     /// Its keys are `<name>-000000` and so on; the value is the number.
     pub fn start(clients: &[Client], site: &str, bucket: Bucket, name: &str) -> Writer {
         let (stop, stopped) = watch::channel(false);
-        let clients: Vec<_> = clients.iter().map(|client| client.clone().with_deadline(CALL)).collect();
+        let clients: Vec<_> =
+            clients.iter().map(|client| client.clone().with_deadline(CALL)).collect();
         let ledger = Arc::new(Mutex::new(Ledger::default()));
-        let task = tokio::spawn(write(clients, site.to_string(), bucket, name.to_string(), ledger.clone(), stopped));
+        let task = tokio::spawn(write(
+            clients,
+            site.to_string(),
+            bucket,
+            name.to_string(),
+            ledger.clone(),
+            stopped,
+        ));
         Writer { site: site.to_string(), bucket, stop, ledger, task }
     }
 
@@ -61,17 +70,27 @@ impl Writer {
     /// Waits until so many more writes than now are acknowledged.
     pub async fn goes_on(&self, more: usize, bound: Duration) {
         let goal = self.acknowledged() + more;
-        eventually(&format!("{more} more writes of {} are acknowledged", self.site), bound, async || match self.acknowledged() {
-            count if count >= goal => Ok(()),
-            count => Err(format!("{count} of {goal}, and the writer {}", if self.task.is_finished() { "has failed" } else { "is at work" })),
-        })
+        eventually(
+            &format!("{more} more writes of {} are acknowledged", self.site),
+            bound,
+            async || match self.acknowledged() {
+                count if count >= goal => Ok(()),
+                count => Err(format!(
+                    "{count} of {goal}, and the writer {}",
+                    if self.task.is_finished() { "has failed" } else { "is at work" }
+                )),
+            },
+        )
         .await;
     }
 
     /// Lets the write under way finish, and tells what was promised.
     pub async fn stop(self) -> Ledger {
         self.stop.send_replace(true);
-        timeout(SOON, self.task).await.expect("a write ends within its retries").expect("the writer has failed");
+        timeout(SOON, self.task)
+            .await
+            .expect("a write ends within its retries")
+            .expect("the writer has failed");
         self.ledger.lock().expect("the writer is gone").clone()
     }
 
@@ -82,7 +101,14 @@ impl Writer {
     }
 }
 
-async fn write(clients: Vec<Client>, site: String, bucket: Bucket, name: String, ledger: Arc<Mutex<Ledger>>, stopped: watch::Receiver<bool>) {
+async fn write(
+    clients: Vec<Client>,
+    site: String,
+    bucket: Bucket,
+    name: String,
+    ledger: Arc<Mutex<Ledger>>,
+    stopped: watch::Receiver<bool>,
+) {
     let clock = Clock::start();
     let mut last = clock.now();
     let mut turn = 0;
@@ -107,10 +133,16 @@ async fn write(clients: Vec<Client>, site: String, bucket: Bucket, name: String,
 impl Ledger {
     /// Every acknowledged key is there with its value, as `client` reads it.
     pub async fn check(&self, client: &Client, site: &str, bucket: Bucket) {
-        let found: BTreeMap<_, _> = client.scan(site, bucket, "").await.unwrap().into_iter().collect();
+        let found: BTreeMap<_, _> =
+            client.scan(site, bucket, "").await.unwrap().into_iter().collect();
         for (key, value) in &self.acknowledged {
             let held = found.get(key);
-            assert_eq!(held, Some(&vec![value.clone()]), "{site}: key {key:?} was acknowledged and is not as it should be at {}", client.endpoint);
+            assert_eq!(
+                held,
+                Some(&vec![value.clone()]),
+                "{site}: key {key:?} was acknowledged and is not as it should be at {}",
+                client.endpoint
+            );
         }
     }
 }

@@ -1,6 +1,8 @@
-//! cargo-fuzz on the same targets as the driver, one of them a process: `DEVICEDB_FUZZ_TARGET` names it.
+//! cargo-fuzz on the same targets as the driver, one of them a process: `DEVICEDB_FUZZ_TARGET`
+//! names it.
 //!
-//! Before it begins it writes the target's valid inputs to `DEVICEDB_FUZZ_CORPUS`, for libFuzzer to begin with. What it finds belongs into `../found/<target>/`.
+//! Before it begins it writes the target's valid inputs to `DEVICEDB_FUZZ_CORPUS`, for libFuzzer to
+//! begin with. What it finds belongs into `../found/<target>/`.
 
 #![no_main]
 
@@ -19,13 +21,15 @@ static CHOSEN: OnceLock<Target> = OnceLock::new();
 fn choose() {
     let name = env::var("DEVICEDB_FUZZ_TARGET").unwrap_or_default();
     let Some((_, target)) = TARGETS.iter().find(|(known, _)| *known == name) else {
-        panic!("DEVICEDB_FUZZ_TARGET is one of {:?}", TARGETS.iter().map(|(name, _)| name).collect::<Vec<_>>());
+        let names: Vec<_> = TARGETS.iter().map(|(name, _)| name).collect();
+        panic!("DEVICEDB_FUZZ_TARGET is one of {names:?}");
     };
     CHOSEN.get_or_init(|| *target);
     if let Some(dir) = env::var_os("DEVICEDB_FUZZ_CORPUS").map(PathBuf::from) {
         fs::create_dir_all(&dir).expect("the corpus can be written");
         for input in corpus::of(&name) {
-            fs::write(dir.join(&blake3::hash(&input).to_hex()[..12]), input).expect("the corpus can be written");
+            let path = dir.join(&blake3::hash(&input).to_hex()[..12]);
+            fs::write(path, input).expect("the corpus can be written");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A disk in memory, so that a store costs microseconds: it keeps everything, at once, and never fails.
+//! A disk in memory, so that a store costs microseconds: it keeps everything, at once, and never
+//! fails.
 
 use std::{
     io,
@@ -6,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use devicedb::disk::{Disk, File};
+use devicedb::base::disk::{Disk, File};
 
 /// Every file that is opened is a new one.
 #[derive(Debug)]

@@ -1,18 +1,27 @@
 //! Siblings and contexts under stories of writes on a few replicas.
 //!
-//! An input is a story: writes with contexts of any age, reads, retries, restarts, new histories. Three groups live through it: one as it is, one that restarts from stored
-//! bytes behind every command, and a naive one that knows only sets: a write is a number, a context the numbers that its holder has seen. All leave the same values
-//! standing. At the end the laws of merging are asked of what is left: writes that did not know of each other commute, and what was done again changes nothing.
+//! An input is a story: writes with contexts of any age, reads, retries, restarts, new histories.
+//! Three groups live through it: one as it is, one that restarts from stored bytes behind every
+//! command, and a naive one that knows only sets: a write is a number, a context the numbers that
+//! its holder has seen. All leave the same values standing. At the end the laws of merging are
+//! asked of what is left: writes that did not know of each other commute, and what was done again
+//! changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use devicedb::{
-    data::{Bucket, Command, Context, Key, Machine, Place, Query, Read, Remembered, Reply, Row, RowKey, Rows, Stamp, State, Step, Value, VersionVector, Write},
+    base::{
+        error::Result,
+        ids::{GroupId, Lineage, RequestId, SiteGeneration, SiteId, Topology},
+        limits,
+    },
+    data::{
+        Bucket, Command, Context, Key, Machine, Place, Query, Read, Remembered, Reply, Row, RowKey,
+        Rows, Stamp, State, Step, Value, VersionVector, Write,
+    },
     entry::{Position, Record},
-    error::Result,
-    ids::{GroupId, Lineage, RequestId, SiteGeneration, SiteId, Topology},
-    limits, wire,
+    wire,
 };
 
 use super::Feed;
@@ -38,7 +47,12 @@ impl Rows for Stored {
         Ok(())
     }
 
-    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(RowKey, Row) -> Result<bool>) -> Result<()> {
+    fn visit(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        each: &mut dyn FnMut(RowKey, Row) -> Result<bool>,
+    ) -> Result<()> {
         for (key, bytes) in self.0.range(from.to_vec()..to.to_vec()) {
             let key = RowKey::decode(key)?;
             let row = wire::decode_row(&key.place, bytes)?;
@@ -60,32 +74,56 @@ struct Group {
 impl Group {
     fn found() -> Group {
         let state = State { lineage: Lineage(1), ..State::default() };
-        let machine = Machine::open(topology(), GroupId(0), state, []).expect("nothing is remembered");
+        let machine =
+            Machine::open(topology(), GroupId(0), state, []).expect("nothing is remembered");
         let mut group = Group { machine, rows: Stored::default(), slots: BTreeMap::new() };
         group.apply(None, &Command::AddSite { site: shop(), generation: SiteGeneration(1) });
         group
     }
 
     fn apply(&mut self, request: Option<RequestId>, command: &Command) -> Reply {
-        let reply = self.machine.apply(request, command, &mut self.rows).expect("memory does not fail");
-        self.slots.extend(self.machine.take_remembered().iter().map(|(slot, r)| (*slot, wire::encode_remembered(r))));
+        let reply =
+            self.machine.apply(request, command, &mut self.rows).expect("memory does not fail");
+        self.slots.extend(
+            self.machine
+                .take_remembered()
+                .iter()
+                .map(|(slot, r)| (*slot, wire::encode_remembered(r))),
+        );
         reply
     }
 
     /// Goes on with what is stored.
     fn restart(&mut self) {
-        let record = Record { applied: Position { index: 1, term: 1 }, data: self.machine.state(), ..Record::default() };
-        let record = wire::decode_record(&wire::encode_record(&record)).expect("it was just written");
-        let remembered: Vec<(u32, Remembered)> = self.slots.iter().map(|(slot, r)| (*slot, wire::decode_remembered(r).expect("it was just written"))).collect();
-        self.machine = Machine::open(topology(), GroupId(0), record.data, remembered).expect("every slot was stored");
+        let record = Record {
+            applied: Position { index: 1, term: 1 },
+            data: self.machine.state(),
+            ..Record::default()
+        };
+        let record =
+            wire::decode_record(&wire::encode_record(&record)).expect("it was just written");
+        let remembered: Vec<(u32, Remembered)> = self
+            .slots
+            .iter()
+            .map(|(slot, r)| (*slot, wire::decode_remembered(r).expect("it was just written")))
+            .collect();
+        self.machine = Machine::open(topology(), GroupId(0), record.data, remembered)
+            .expect("every slot was stored");
     }
 
     /// The values that a reader sees, and the context that it is handed.
     fn read(&self, bucket: Bucket, key: &Key) -> (BTreeSet<Bytes>, Context) {
         let query = Query { site: shop(), bucket, read: Read::Get { key: key.clone() } };
-        let Ok(Reply::Found(view)) = query.answer(topology(), &self.rows) else { panic!("the site is there") };
-        let values: Vec<Bytes> = view.versions.into_iter().map(|v| v.value.expect("a reader sees values").into_bytes()).collect();
-        let context = Context::decode(&view.context, &shop(), bucket, key).expect("what a read returned is taken back");
+        let Ok(Reply::Found(view)) = query.answer(topology(), &self.rows) else {
+            panic!("the site is there")
+        };
+        let values: Vec<Bytes> = view
+            .versions
+            .into_iter()
+            .map(|v| v.value.expect("a reader sees values").into_bytes())
+            .collect();
+        let context = Context::decode(&view.context, &shop(), bucket, key)
+            .expect("what a read returned is taken back");
         assert_eq!(context.encode(), view.context);
         let distinct: BTreeSet<Bytes> = values.iter().cloned().collect();
         assert_eq!(distinct.len(), values.len(), "a value stands beside itself");
@@ -165,10 +203,18 @@ impl Story {
     }
 
     fn retry(&mut self, which: u8) {
-        let Some((request, command, reply)) = self.commands.get(usize::from(which) % self.commands.len().max(1)) else { return };
+        let Some((request, command, reply)) =
+            self.commands.get(usize::from(which) % self.commands.len().max(1))
+        else {
+            return;
+        };
         let before = self.plain.rows.clone();
         for group in [&mut self.plain, &mut self.restarted] {
-            assert_eq!(group.apply(Some(*request), command), *reply, "a retry is answered as the request was");
+            assert_eq!(
+                group.apply(Some(*request), command),
+                *reply,
+                "a retry is answered as the request was"
+            );
         }
         assert_eq!(self.plain.rows, before, "a retry had an effect of its own");
     }
@@ -191,17 +237,32 @@ impl Story {
         let chosen = (choice >= 128).then(|| u64::from(feed.byte() % 16));
         let stamp = chosen.map_or(Stamp::Floor(u64::from(choice as u8 % 16)), Stamp::Chosen);
         let value = (!deletes).then(|| Value::new(number.to_string()).expect("a small value"));
-        let step = Step { key: k.clone(), value, context: held.as_ref().map(|h| h.0.clone()), stamp };
-        let command = Command::Write(Write::new(shop(), bucket, vec![step]).expect("one small step"));
+        let step =
+            Step { key: k.clone(), value, context: held.as_ref().map(|h| h.0.clone()), stamp };
+        let command =
+            Command::Write(Write::new(shop(), bucket, vec![step]).expect("one small step"));
         let request = RequestId(u128::from(number).to_be_bytes());
         let reply = self.plain.apply(Some(request), &command);
-        assert_eq!(self.restarted.apply(Some(request), &command), reply, "a restarted replica answers otherwise");
+        assert_eq!(
+            self.restarted.apply(Some(request), &command),
+            reply,
+            "a restarted replica answers otherwise"
+        );
         self.restarted.restart();
         let Reply::Written(steps) = &reply else { panic!("it is within all bounds: {reply:?}") };
-        let after = Context::decode(&steps[0].context, &shop(), bucket, &k).expect("what a write returned is taken back");
+        let after = Context::decode(&steps[0].context, &shop(), bucket, &k)
+            .expect("what a write returned is taken back");
         self.sound(at);
         if bucket == Bucket::Lww {
-            assert_eq!(steps[0].superseded, chosen.is_some_and(|ms| self.stamps.entry(at.1).or_default().last().is_some_and(|(stood, _)| ms < *stood)));
+            assert_eq!(
+                steps[0].superseded,
+                chosen.is_some_and(|ms| self
+                    .stamps
+                    .entry(at.1)
+                    .or_default()
+                    .last()
+                    .is_some_and(|(stood, _)| ms < *stood))
+            );
             self.newest_stands(at, steps[0].superseded, (!deletes).then_some(number));
         } else {
             self.naive_agrees(at, number, deletes, held, after);
@@ -209,7 +270,14 @@ impl Story {
         self.commands.push((request, command, reply));
     }
 
-    fn naive_agrees(&mut self, at: At, number: u64, deletes: bool, held: Option<Held>, after: Context) {
+    fn naive_agrees(
+        &mut self,
+        at: At,
+        number: u64,
+        deletes: bool,
+        held: Option<Held>,
+        after: Context,
+    ) {
         let (standing, ever) = self.naive.entry(at).or_default();
         standing.retain(|other| held.as_ref().is_some_and(|held| !held.1.contains(other)));
         let mut knows = held.map_or(BTreeSet::new(), |held| held.1);
@@ -218,8 +286,13 @@ impl Story {
             ever.insert(number);
             knows.insert(number);
         }
-        let standing: BTreeSet<Bytes> = standing.iter().map(|n| Bytes::from(n.to_string())).collect();
-        assert_eq!(self.plain.read(at.0, &key(at.1)).0, standing, "contexts were not obeyed by write {number}");
+        let standing: BTreeSet<Bytes> =
+            standing.iter().map(|n| Bytes::from(n.to_string())).collect();
+        assert_eq!(
+            self.plain.read(at.0, &key(at.1)).0,
+            standing,
+            "contexts were not obeyed by write {number}"
+        );
         self.held.entry(at).or_default().push((after, knows));
     }
 
@@ -246,38 +319,65 @@ impl Story {
     fn sound(&self, at: At) {
         let Some(row) = self.plain.rows.get(&row_key(at)).expect("it can be read") else { return };
         let Row::Key(versions) = row else { panic!("a key has a key's row") };
-        assert!(!versions.versions().is_empty() && versions.versions().len() <= limits::SIBLINGS_MAX);
+        assert!(
+            !versions.versions().is_empty() && versions.versions().len() <= limits::SIBLINGS_MAX
+        );
         assert!(versions.clock().pairs().len() <= limits::LINEAGES_MAX);
-        assert!(versions.versions().iter().all(|v| versions.clock().covers(v.dot)), "a value that its clock does not cover");
-        assert!(versions.versions().len() == 1 || versions.versions().iter().all(|v| v.value.is_some()), "a tombstone beside values");
+        assert!(
+            versions.versions().iter().all(|v| versions.clock().covers(v.dot)),
+            "a value that its clock does not cover"
+        );
+        assert!(
+            versions.versions().len() == 1 || versions.versions().iter().all(|v| v.value.is_some()),
+            "a tombstone beside values"
+        );
     }
 
-    /// Two writes whose writers had seen the same leave the same values in either order, and doing both again adds none that was not there.
+    /// Two writes whose writers had seen the same leave the same values in either order, and doing
+    /// both again adds none that was not there.
     fn concurrent_writes_commute(&self) {
         for (at, held) in self.held.iter().filter(|(at, _)| at.0 != Bucket::Lww) {
             let [Some(first), Some(last)] = [held.first(), held.last()] else { continue };
             let write = |context: &Context, value: Option<&str>| {
                 let value = value.map(|v| Value::new(v.to_owned()).expect("a small value"));
-                let step = Step { key: key(at.1), value, context: Some(context.clone()), stamp: Stamp::Floor(0) };
+                let step = Step {
+                    key: key(at.1),
+                    value,
+                    context: Some(context.clone()),
+                    stamp: Stamp::Floor(0),
+                };
                 Command::Write(Write::new(shop(), at.0, vec![step]).expect("one small step"))
             };
-            let [one, two, three] = [write(&first.0, Some("one")), write(&last.0, Some("two")), write(&last.0, None)];
-            let ends: Vec<BTreeSet<Bytes>> = [[&one, &two, &three], [&two, &one, &three], [&three, &two, &one], [&one, &three, &two]]
-                .iter()
-                .map(|order| {
-                    let mut group = self.plain.clone();
-                    order.iter().for_each(|command| drop(group.apply(None, command)));
-                    group.read(at.0, &key(at.1)).0
-                })
-                .collect();
-            assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "concurrent writes do not commute: {ends:?}");
-            assert!(ends[0].contains(&b"one"[..]) && ends[0].contains(&b"two"[..]), "a value was removed that its remover had not seen");
+            let [one, two, three] =
+                [write(&first.0, Some("one")), write(&last.0, Some("two")), write(&last.0, None)];
+            let ends: Vec<BTreeSet<Bytes>> = [
+                [&one, &two, &three],
+                [&two, &one, &three],
+                [&three, &two, &one],
+                [&one, &three, &two],
+            ]
+            .iter()
+            .map(|order| {
+                let mut group = self.plain.clone();
+                order.iter().for_each(|command| drop(group.apply(None, command)));
+                group.read(at.0, &key(at.1)).0
+            })
+            .collect();
+            assert!(
+                ends.windows(2).all(|pair| pair[0] == pair[1]),
+                "concurrent writes do not commute: {ends:?}"
+            );
+            assert!(
+                ends[0].contains(&b"one"[..]) && ends[0].contains(&b"two"[..]),
+                "a value was removed that its remover had not seen"
+            );
         }
     }
 
     /// Vectors that see each other's dots: commutative, associative, idempotent.
     fn vectors_merge(&self) {
-        let vectors: Vec<&VersionVector> = self.held.values().flatten().map(|(context, _)| context.vector()).take(6).collect();
+        let vectors: Vec<&VersionVector> =
+            self.held.values().flatten().map(|(context, _)| context.vector()).take(6).collect();
         let merged = |of: &[&VersionVector]| {
             let mut all = VersionVector::default();
             for (lineage, counter) in of.iter().flat_map(|v| v.pairs()) {
@@ -295,5 +395,9 @@ impl Story {
 }
 
 fn row_key(at: At) -> RowKey {
-    RowKey { partition: topology().partition_of(&shop()), site: shop(), place: Place::Key { bucket: at.0, key: key(at.1) } }
+    RowKey {
+        partition: topology().partition_of(&shop()),
+        site: shop(),
+        place: Place::Key { bucket: at.0, key: key(at.1) },
+    }
 }

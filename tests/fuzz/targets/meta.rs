@@ -1,13 +1,16 @@
 //! The configuration: its rows as they are stored, and commands as other nodes forward them.
 //!
-//! The law of both: the rows that are stored are the state. Whatever a command did not name as changed has not changed.
+//! The law of both: the rows that are stored are the state. Whatever a command did not name as
+//! changed has not changed.
 
 use std::collections::BTreeMap;
 
 use devicedb::{
+    base::{
+        error::Kind,
+        ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
+    },
     cluster::{Changed, Command, Node, State, state::Settings},
-    error::Kind,
-    ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
     proto::internal::v1::MetaCommand,
     wire,
 };
@@ -31,7 +34,8 @@ pub fn rows(input: &[u8]) -> bool {
     }
     match decode(&stored) {
         Ok(state) => {
-            // One state has one set of rows; what was read may have had others beside them, of unknown fields for one.
+            // One state has one set of rows; what was read may have had others beside them, of
+            // unknown fields for one.
             let rows = all_rows(&state);
             assert_eq!(decode(&rows).as_ref(), Ok(&state));
             assert!(rows.keys().eq(stored.keys()), "a row says nothing, or two say the same");
@@ -47,9 +51,17 @@ pub fn rows(input: &[u8]) -> bool {
 
 /// Commands, each a piece, for a cluster of one node.
 pub fn commands(input: &[u8]) -> bool {
-    let node = Node { id: NodeId(1), address: "a:1".into(), capacity_percent: 100, version: String::new(), snapshot_store: true, lineage: Lineage(1) };
+    let node = Node {
+        id: NodeId(1),
+        address: "a:1".into(),
+        capacity_percent: 100,
+        version: String::new(),
+        snapshot_store: true,
+        lineage: Lineage(1),
+    };
     let topology = Topology::new(64, 4).expect("a shape that can be");
-    let settings = Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(1), 2, topology).expect("settings that can be");
+    let settings = Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(1), 2, topology)
+        .expect("settings that can be");
     let state = State::found(settings, node).expect("a node that can be");
     let rows = all_rows(&state);
     play(state, rows, &mut super::Feed(input)) > 0
@@ -72,10 +84,18 @@ fn play(mut state: State, mut rows: Rows, feed: &mut super::Feed<'_>) -> usize {
                 None => rows.remove(&wire::meta_row_name(row)),
             };
         }
-        assert_eq!(decode(&rows).as_ref(), Ok(&state), "a restart would find another state behind {command:?}");
+        assert_eq!(
+            decode(&rows).as_ref(),
+            Ok(&state),
+            "a restart would find another state behind {command:?}"
+        );
         match applied.reply {
             Ok(_) => taken += 1,
-            Err(_) => assert_eq!((applied.changed, state.clone()), (Vec::new(), before), "refused, and yet it did something: {command:?}"),
+            Err(_) => assert_eq!(
+                (applied.changed, state.clone()),
+                (Vec::new(), before),
+                "refused, and yet it did something: {command:?}"
+            ),
         }
     }
     taken
@@ -83,12 +103,14 @@ fn play(mut state: State, mut rows: Rows, feed: &mut super::Feed<'_>) -> usize {
 
 fn command(bytes: &[u8]) -> Option<Command> {
     let command = MetaCommand::decode(bytes).ok()?;
-    let command = wire::parse_meta_command(command).inspect_err(|e| assert_eq!(e.kind, Kind::Invalid, "a peer's mistake is called {e:?}")).ok()?;
+    let command = wire::parse_meta_command(command)
+        .inspect_err(|e| assert_eq!(e.kind, Kind::Invalid, "a peer's mistake is called {e:?}"))
+        .ok()?;
     assert_eq!(wire::parse_meta_command(wire::meta_command(&command)).as_ref(), Ok(&command));
     Some(command)
 }
 
-fn decode(rows: &Rows) -> devicedb::error::Result<State> {
+fn decode(rows: &Rows) -> devicedb::base::error::Result<State> {
     wire::decode_meta(rows.iter().map(|(name, row)| (name.as_slice(), row.as_slice())))
 }
 
@@ -97,8 +119,15 @@ pub fn all_rows(state: &State) -> Rows {
     rows.extend(state.nodes().keys().copied().map(Changed::Node));
     rows.extend(state.sites().sites().keys().cloned().map(Changed::Site));
     rows.extend(state.sites().relays().keys().cloned().map(Changed::Relay));
-    rows.extend(state.assignments().keys().copied().map(|group: GroupId| Changed::Assignment(group)));
+    rows.extend(
+        state.assignments().keys().copied().map(|group: GroupId| Changed::Assignment(group)),
+    );
     rows.extend(state.snapshots().keys().copied().map(Changed::Snapshot));
-    let row = |row: &Changed| (wire::meta_row_name(row), wire::encode_meta_row(state, row).expect("it is in the state").to_vec());
+    let row = |row: &Changed| {
+        (
+            wire::meta_row_name(row),
+            wire::encode_meta_row(state, row).expect("it is in the state").to_vec(),
+        )
+    };
     rows.iter().map(row).collect()
 }

@@ -1,11 +1,14 @@
-//! What may come from outside, each door as a function of bytes: the driver beside it and cargo-fuzz (`cargo/`) call the same table.
+//! What may come from outside, each door as a function of bytes: the driver beside it and
+//! cargo-fuzz (`cargo/`) call the same table.
 //!
-//! A target panics when a promise is broken: something was taken that does not come out as it went in, breaks a bound, or is refused as what it is not. It answers
-//! whether the input was taken for valid, so that somebody notices when a target has come to refuse everything.
+//! A target panics when a promise is broken: something was taken that does not come out as it went
+//! in, breaks a bound, or is refused as what it is not. It answers whether the input was taken for
+//! valid, so that somebody notices when a target has come to refuse everything.
 //!
 //! Whole processes, sockets and time are not here; `tests/cluster` and `tests/sim` have those.
 
 pub mod disk;
+pub mod engine;
 mod merge;
 pub mod meta;
 pub mod part;
@@ -23,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("request", request::request),
     ("context", request::context),
     ("peer", peer::message),
+    ("engine", engine::engine),
     ("hello", peer::hello),
     ("status", peer::status),
     ("stored", stored::stored),
@@ -39,9 +43,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("guide", words::guide),
 ];
 
-/// A directory in memory where there is one: a file and its sync cost a hundredth of what they cost on a disk.
+/// A directory in memory where there is one: a file and its sync cost a hundredth of what they cost
+/// on a disk.
 pub fn directory() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary directory can be made")
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a temporary directory can be made")
 }
 
 /// Takes choices from an input; behind its end all are 0.

@@ -1,19 +1,19 @@
-//! A part of a snapshot as it comes back from wherever it was kept: its manifest, its chunks, its tar.
+//! A part of a snapshot as it comes back from wherever it was kept: its manifest, its chunks, its
+//! tar.
 //!
-//! Digests would stop nearly every mutation at the first look. So an input says with its first byte whether it is taken as it is, or with digests and checksums put right: what
-//! lies behind them has to stand alone.
+//! Digests would stop nearly every mutation at the first look. So an input says with its first byte
+//! whether it is taken as it is, or with digests and checksums put right: what lies behind them has
+//! to stand alone.
 
 use std::{fs, sync::Arc};
 
 use devicedb::{
-    error::Kind,
-    ids::NodeId,
-    limits,
-    snapshot::{
-        archive::{PartReader, PartTar, Step},
+    base::{error::Kind, limits},
+    part::{
         chunk::{Chunk, ChunkHash, Chunker, Rows},
         manifest::Manifest,
-        shelf::Shelf,
+        shelf::{Owner, Shelf},
+        tar::{PartReader, PartTar, Step},
         verify,
     },
 };
@@ -30,11 +30,23 @@ pub fn manifest(input: &[u8]) -> bool {
         Ok((manifest, digest)) => {
             assert_eq!(manifest.encode(), Ok((text, digest)), "two spellings of one manifest");
             for (_, chunks) in manifest.lists() {
-                assert!(chunks.iter().all(|hash| manifest.entry(*hash).is_some_and(|e| e.hash == *hash)), "a chunk that no table has");
+                assert!(
+                    chunks
+                        .iter()
+                        .all(|hash| manifest.entry(*hash).is_some_and(|e| e.hash == *hash)),
+                    "a chunk that no table has"
+                );
             }
-            assert_eq!(manifest.lists().map(|(_, chunks)| chunks.len()).sum::<usize>(), manifest.chunks.len(), "a chunk that nobody names");
+            assert_eq!(
+                manifest.lists().map(|(_, chunks)| chunks.len()).sum::<usize>(),
+                manifest.chunks.len(),
+                "a chunk that nobody names"
+            );
             for (group, partition) in manifest.partitions() {
-                assert_eq!((manifest.group(group.group), manifest.partition(partition.id)), (Some(group), Some(partition)));
+                assert_eq!(
+                    (manifest.group(group.group), manifest.partition(partition.id)),
+                    (Some(group), Some(partition))
+                );
                 assert_eq!(manifest.topology.group_of(partition.id), group.group);
             }
             true
@@ -54,26 +66,52 @@ fn resealed(text: &[u8]) -> Vec<u8> {
     [&text[..at], format!("\"digest\":\"{digest}\"}}\n").as_bytes()].concat()
 }
 
-/// A frame, or the plain bytes of one. Rows that are taken make the chunk that they were taken from.
+/// A frame, or the plain bytes of one. Rows that are taken make the chunk that they were taken
+/// from.
 pub fn chunk(input: &[u8]) -> bool {
     let Some((mode, bytes)) = input.split_first() else { return false };
-    let frame = if *mode == AS_IT_IS { bytes.to_vec() } else { zstd::bulk::compress(bytes, 1).expect("anything can be compressed") };
-    // Whoever makes a frame also names it. The limit is the reader's own: what is larger it has to refuse, whatever the name.
-    let plain = zstd::bulk::decompress(&frame, limits::CHUNK_BYTES_READ_MAX.min(frame.len().saturating_mul(4096))).unwrap_or_default();
+    let frame = if *mode == AS_IT_IS {
+        bytes.to_vec()
+    } else {
+        zstd::bulk::compress(bytes, 1).expect("anything can be compressed")
+    };
+    // Whoever makes a frame also names it. The limit is the reader's own: what is larger it has to
+    // refuse, whatever the name.
+    let plain = zstd::bulk::decompress(
+        &frame,
+        limits::CHUNK_BYTES_READ_MAX.min(frame.len().saturating_mul(4096)),
+    )
+    .unwrap_or_default();
     let hash = ChunkHash(blake3::hash(&plain).into());
     match Rows::open(hash, &frame) {
         Ok(rows) => {
-            assert_eq!((rows.bytes(), rows.iter().count() as u64), (plain.len() as u64, rows.rows()));
+            assert_eq!(
+                (rows.bytes(), rows.iter().count() as u64),
+                (plain.len() as u64, rows.rows())
+            );
             assert!(plain.len() <= limits::CHUNK_BYTES_READ_MAX && rows.rows() > 0);
             if plain.len() < limits::CHUNK_BYTES_MIN {
                 let mut chunker = Chunker::new().expect("zstd starts");
-                let cut = rows.iter().map(|(key, value)| chunker.push(key, value)).collect::<Result<Vec<_>, _>>();
-                assert!(cut.expect("rows that were taken can be written").iter().all(Option::is_none), "it is too small to be cut");
+                let cut = rows
+                    .iter()
+                    .map(|(key, value)| chunker.push(key, value))
+                    .collect::<Result<Vec<_>, _>>();
+                assert!(
+                    cut.expect("rows that were taken can be written").iter().all(Option::is_none),
+                    "it is too small to be cut"
+                );
                 let again = chunker.finish().expect("zstd compresses").expect("there is a row");
-                assert_eq!((again.hash, again.rows, again.bytes), (hash, rows.rows(), rows.bytes()), "equal rows make two chunks");
+                assert_eq!(
+                    (again.hash, again.rows, again.bytes),
+                    (hash, rows.rows(), rows.bytes()),
+                    "equal rows make two chunks"
+                );
                 assert_eq!(Rows::open(again.hash, &again.data), Ok(rows));
             }
-            assert!(Rows::open(ChunkHash([7; 32]), &frame).is_err(), "it is taken under another name");
+            assert!(
+                Rows::open(ChunkHash([7; 32]), &frame).is_err(),
+                "it is taken under another name"
+            );
             true
         }
         Err(e) => {
@@ -87,7 +125,8 @@ thread_local! {
     static DIR: TempDir = super::directory();
 }
 
-/// A tar that is taken is, byte for byte, the one that this program would send of that part; reading it leaves everything as it was.
+/// A tar that is taken is, byte for byte, the one that this program would send of that part;
+/// reading it leaves everything as it was.
 pub fn tar(input: &[u8]) -> bool {
     let Some((mode, tar)) = input.split_first() else { return false };
     let tar = if *mode == AS_IT_IS { tar.to_vec() } else { righted(tar) };
@@ -95,7 +134,10 @@ pub fn tar(input: &[u8]) -> bool {
         let path = dir.path().join("part.tar");
         fs::write(&path, &tar).expect("the temporary directory takes files");
         let verified = verify::verify_part(&path);
-        let left: Vec<_> = fs::read_dir(dir.path()).expect("it is there").map(|entry| entry.expect("it can be read").file_name()).collect();
+        let left: Vec<_> = fs::read_dir(dir.path())
+            .expect("it is there")
+            .map(|entry| entry.expect("it can be read").file_name())
+            .collect();
         assert_eq!(left, ["part.tar"], "reading a tar wrote something");
         assert_eq!(fs::read(&path).expect("it is there"), tar, "reading a tar changed it");
         match verified {
@@ -130,14 +172,21 @@ fn sent(path: &std::path::Path) -> (Vec<u8>, String) {
 /// The tar of a part, as a download brings it.
 pub fn streamed(manifest: Manifest, chunks: &[Chunk]) -> Vec<u8> {
     let dir = super::directory();
-    let (snapshot, node): (_, NodeId) = (manifest.snapshot, manifest.node);
-    let shelf: Arc<Shelf> = Shelf::open(dir.path(), node).expect("a shelf can be made");
+    let snapshot = manifest.snapshot;
+    let owner = Owner {
+        cluster: manifest.cluster,
+        lineage: manifest.lineage,
+        node: manifest.node,
+        address: String::new(),
+    };
+    let shelf: Arc<Shelf> = Shelf::open(dir.path(), &owner).expect("a shelf can be made");
     let mut writer = shelf.begin(snapshot).expect("the shelf is empty");
     for chunk in chunks {
         writer.chunk(chunk).expect("the shelf takes chunks");
     }
     writer.finish(manifest).expect("the part is whole");
-    let mut reader = PartReader::open(shelf.hold(snapshot).expect("it was just finished"), 0).expect("it has a beginning");
+    let mut reader = PartReader::open(shelf.hold(snapshot).expect("it was just finished"), 0)
+        .expect("it has a beginning");
     let mut tar = Vec::new();
     while let Some(piece) = reader.next(limits::DOWNLOAD_PIECE_BYTES).expect("the part is whole") {
         tar.extend_from_slice(&piece);
@@ -145,7 +194,8 @@ pub fn streamed(manifest: Manifest, chunks: &[Chunk]) -> Vec<u8> {
     tar
 }
 
-/// The tar with the digest of its manifest and the checksums of its headers put right, as far as it can be walked.
+/// The tar with the digest of its manifest and the checksums of its headers put right, as far as it
+/// can be walked.
 fn righted(tar: &[u8]) -> Vec<u8> {
     let mut tar = tar.to_vec();
     let mut at = 0;

@@ -1,9 +1,10 @@
-//! What stands in a store and in a log, row by row: it reads back as what it was, or is called damaged.
+//! What stands in a store and in a log, row by row: it reads back as what it was, or is called
+//! damaged.
 
 use bytes::Bytes;
 use devicedb::{
+    base::error::{Error, Kind, Result},
     data::RowKey,
-    error::{Error, Kind, Result},
     wire,
 };
 
@@ -15,8 +16,18 @@ pub fn stored(input: &[u8]) -> bool {
         1 => reads_back(bytes, wire::decode_remembered, |r| wire::encode_remembered(r).to_vec()),
         2 => reads_back(bytes, wire::decode_record, wire::encode_record),
         3 => reads_back(bytes, wire::decode_identity, wire::encode_identity),
-        _ => reads_back(bytes, |b| wire::decode_entry(&Bytes::copy_from_slice(b)), wire::encode_entry),
+        _ => reads_back(bytes, entry, wire::encode_entry),
     }
+}
+
+/// What may have come from a newer version is told from what no version reads; either way it is not
+/// taken.
+fn entry(bytes: &[u8]) -> Result<devicedb::entry::Entry> {
+    let entry = wire::decode_entry(&Bytes::copy_from_slice(bytes));
+    let newer = entry
+        .as_ref()
+        .is_err_and(|e| e.kind == Kind::Conflict && e.message.contains("upgrade this node"));
+    if newer { Err(Error::corrupt("written by a newer version")) } else { entry }
 }
 
 /// A data row under its key.
@@ -28,10 +39,18 @@ fn row(input: &[u8]) -> bool {
         Err(e) => return damaged(&e),
     };
     assert_eq!(key.encode(), name, "two spellings of one row key");
-    reads_back(feed.0, |b| wire::decode_row(&key.place, &Bytes::copy_from_slice(b)), |row| wire::encode_row(row).to_vec())
+    reads_back(
+        feed.0,
+        |b| wire::decode_row(&key.place, &Bytes::copy_from_slice(b)),
+        |row| wire::encode_row(row).to_vec(),
+    )
 }
 
-fn reads_back<T: PartialEq + std::fmt::Debug>(bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T>, encode: impl Fn(&T) -> Vec<u8>) -> bool {
+fn reads_back<T: PartialEq + std::fmt::Debug>(
+    bytes: &[u8],
+    decode: impl Fn(&[u8]) -> Result<T>,
+    encode: impl Fn(&T) -> Vec<u8>,
+) -> bool {
     match decode(bytes) {
         Ok(value) => {
             let written = encode(&value);

@@ -1,15 +1,19 @@
-//! Command lines: words into a plan of what to do, or an answer that says what is wrong. Nothing is carried out.
+//! Command lines: words into a plan of what to do, or an answer that says what is wrong. Nothing is
+//! carried out.
 //!
-//! What may be said by an environment variable is read by the same parsers as the flag of that name, so the words stand for both.
+//! What may be said by an environment variable is read by the same parsers as the flag of that
+//! name, so the words stand for both.
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
 
 use clap::Parser as _;
 use devicedb::{
+    base::{
+        ids::{ClusterId, Lineage, Topology},
+        limits,
+    },
     cluster::state::Settings,
     ctl::{self, guide},
-    ids::{ClusterId, Lineage, Topology},
-    limits,
 };
 
 /// A binary's own arguments are in no library.
@@ -19,7 +23,9 @@ mod server;
 
 /// One word a line, as a process gets them: any bytes but NUL.
 fn words(first: &'static str, input: &[u8]) -> Vec<OsString> {
-    let lines = input.split(|b| *b == b'\n').map(|line| OsString::from_vec(line.iter().copied().filter(|b| *b != 0).collect()));
+    let lines = input
+        .split(|b| *b == b'\n')
+        .map(|line| OsString::from_vec(line.iter().copied().filter(|b| *b != 0).collect()));
     std::iter::once(first.into()).chain(lines).collect()
 }
 
@@ -32,15 +38,28 @@ pub fn start(input: &[u8]) -> bool {
         Err(e) => return explained(&e),
     };
     let (options, log, _) = start.options();
-    for address in [&options.advertise, &options.join].into_iter().flatten() {
+    for address in options.advertise.iter().chain(&options.join) {
         endpoint(address);
     }
     let shape = Topology::new(options.partitions, options.groups);
-    let founding = shape.and_then(|shape| Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(1), options.replication_factor, shape));
+    let founding = shape.and_then(|shape| {
+        Settings::founding(
+            ClusterId(uuid::Uuid::nil()),
+            Lineage(1),
+            options.replication_factor,
+            shape,
+        )
+    });
     if let Ok(settings) = &founding {
         let (partitions, groups) = (settings.topology.partitions(), settings.topology.groups());
-        assert!(partitions.is_multiple_of(groups) && (limits::PARTITIONS_MIN..=limits::PARTITIONS_MAX).contains(&partitions));
-        assert_eq!(settings.topology.group_ids().flat_map(|g| settings.topology.partitions_of(g)).count(), partitions as usize);
+        assert!(
+            partitions.is_multiple_of(groups)
+                && (limits::PARTITIONS_MIN..=limits::PARTITIONS_MAX).contains(&partitions)
+        );
+        assert_eq!(
+            settings.topology.group_ids().flat_map(|g| settings.topology.partitions_of(g)).count(),
+            partitions as usize
+        );
     }
     founding.is_ok() && tracing_subscriber::EnvFilter::try_new(&log).is_ok()
 }
@@ -66,7 +85,10 @@ pub fn guide(input: &[u8]) -> bool {
         Ok(guide::Command::Help) => {}
         Err(failure) => {
             let said = failure.to_string();
-            assert!(!said.is_empty() && !said.contains(char::is_control), "a mistake is told in one line: {said:?}");
+            assert!(
+                !said.is_empty() && !said.contains(char::is_control),
+                "a mistake is told in one line: {said:?}"
+            );
             return false;
         }
     }
@@ -81,5 +103,8 @@ fn explained(e: &clap::Error) -> bool {
 
 fn endpoint(address: &str) {
     assert_eq!(ctl::endpoint(address).as_deref(), Ok(address));
-    assert!(tonic::transport::Endpoint::from_shared(format!("http://{address}")).is_ok(), "{address:?} passed for an address");
+    assert!(
+        tonic::transport::Endpoint::from_shared(format!("http://{address}")).is_ok(),
+        "{address:?} passed for an address"
+    );
 }

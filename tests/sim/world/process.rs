@@ -9,16 +9,19 @@ use std::{
 };
 
 use devicedb::{
-    clock::Chance,
+    base::{
+        clock::Random,
+        error::{Error, Result},
+        ids::{GroupId, Lineage, NodeId},
+        limits,
+    },
+    boot::restore,
     cluster,
     data::Reply,
     engine::{Body, Engine, Input, Token},
     entry::Identity,
-    error::{Error, Result},
-    ids::{GroupId, Lineage, NodeId},
-    limits,
     log::Log,
-    restore,
+    net::Whereabouts,
     store::{FORMAT, Store},
 };
 
@@ -37,10 +40,16 @@ impl World {
         }
         match self.open(node) {
             Ok((engine, store, log)) => {
-                let incarnation = self.chance.nonzero();
+                let incarnation = self.rng.nonzero();
+                let address = self.address(node);
                 let this = &mut self.nodes[node];
                 this.incarnation = incarnation;
                 this.join_answer = None;
+                let mut whereabouts = Whereabouts::new(this.id, address);
+                let listed = engine.meta().nodes().values().map(|n| (n.id, n.address.clone()));
+                for (id, address) in listed.chain(this.known.iter().cloned()) {
+                    whereabouts.listed(id, &address);
+                }
                 this.running = Some(Running {
                     engine,
                     store,
@@ -50,7 +59,11 @@ impl World {
                     working: false,
                     started: self.now,
                     met: BTreeMap::new(),
+                    whereabouts,
+                    told: BTreeMap::new(),
+                    pauses: BTreeMap::new(),
                 });
+                self.begin_looking(node);
                 self.plan_node(node, self.now, incarnation, Event::Tick);
                 self.plan_node(node, self.now, incarnation, Event::Announce);
             }
@@ -58,17 +71,26 @@ impl World {
                 let _ = e;
                 self.crash(node);
             }
-            Err(e) => self.broken.push(format!("node {node} does not start from its own store: {e}")),
+            Err(e) => {
+                self.broken.push(format!("node {node} does not start from its own store: {e}"))
+            }
         }
     }
 
     fn open(&mut self, node: usize) -> Result<(Engine, Store, Log)> {
-        let seed = self.chance.next_u64();
+        let seed = self.rng.next_u64();
         let this = &self.nodes[node];
         let (store, identity) = restore::open(&this.dir, &this.disk)?;
         let served = store.has_served()?;
         let log = restore::open_log(&this.dir, Arc::new(this.disk.clone()), &store)?;
-        let mut engine = Engine::open(identity, &store, log.clone(), Chance::seeded(seed), Duration::ZERO, self.bounds)?;
+        let mut engine = Engine::open(
+            identity,
+            &store,
+            log.clone(),
+            Random::seeded(seed),
+            Duration::ZERO,
+            self.bounds,
+        )?;
         if !served {
             engine.begins_anew();
         }
@@ -85,7 +107,12 @@ impl World {
         }
         if lineage != Lineage::PENDING {
             let command = cluster::Command::AnnounceNode(entry);
-            self.request(node, GroupId::META, Body::Propose(command.into()), Duration::from_secs(2));
+            self.request(
+                node,
+                GroupId::META,
+                Body::Propose(command.into()),
+                Duration::from_secs(2),
+            );
         }
         let incarnation = self.nodes[node].incarnation;
         self.plan_node(node, self.now + Duration::from_millis(300), incarnation, Event::Announce);
@@ -98,25 +125,35 @@ impl World {
         if self.nodes[node].join_answer.is_some() || up.is_empty() {
             return;
         }
-        let at = up[self.chance.below(up.len() as u64) as usize];
+        let at = up[self.rng.below(up.len() as u64) as usize];
         let lineage = self.engine(at).expect("it is up").identity().lineage;
         if lineage == Lineage::PENDING {
             return;
         }
         let command = cluster::Command::AnnounceNode(self.entry(node, lineage));
-        let token = self.request(at, GroupId::META, Body::Propose(command.into()), limits::REQUEST_DEADLINE);
+        let token = self.request(
+            at,
+            GroupId::META,
+            Body::Propose(command.into()),
+            limits::REQUEST_DEADLINE,
+        );
         self.nodes[node].join_answer = Some(token);
     }
 
     /// Whether an answer was one that a joining node waits for.
     pub fn on_join_answer(&mut self, token: Token, answer: &Result<Reply>) -> bool {
-        let Some(node) = self.nodes.iter().position(|n| n.join_answer == Some(token)) else { return false };
+        let Some(node) = self.nodes.iter().position(|n| n.join_answer == Some(token)) else {
+            return false;
+        };
         self.nodes[node].join_answer = None;
         let known = self.up().into_iter().find_map(|n| {
-            let settings = self.engine(n)?.meta().settings().clone();
-            (settings.lineage != Lineage::PENDING && self.engine(n)?.meta().node(self.nodes[node].id).is_some()).then_some(settings)
+            let meta = self.engine(n)?.meta();
+            let nodes: Vec<_> = meta.nodes().values().map(|n| (n.id, n.address.clone())).collect();
+            (meta.settings().lineage != Lineage::PENDING
+                && meta.node(self.nodes[node].id).is_some())
+            .then(|| (meta.settings().clone(), nodes))
         });
-        if let (Ok(Reply::Done { .. }), Some(settings)) = (answer, known) {
+        if let (Ok(Reply::Done { .. }), Some((settings, nodes))) = (answer, known) {
             let identity = Identity {
                 format: FORMAT,
                 node: self.nodes[node].id,
@@ -126,7 +163,7 @@ impl World {
                 topology: settings.topology,
             };
             restore::join(&self.nodes[node].dir, &identity).unwrap();
-            self.nodes[node].member = true;
+            (self.nodes[node].member, self.nodes[node].known) = (true, nodes);
         }
         true
     }
@@ -137,23 +174,27 @@ impl World {
         self.crash(node);
     }
 
-    /// Crashes a node and flips a bit of its newest log file, before what it knows to have been synced.
+    /// Crashes a node and flips a bit of its newest log file, before what it knows to have been
+    /// synced.
     pub fn rot(&mut self, node: usize) {
         self.crash(node);
         let log = self.nodes[node].dir.join("log");
         let extent = std::fs::read(log.join("extent")).unwrap_or_default();
-        let noted = extent.get(32..).and_then(|text| std::str::from_utf8(text).ok()?.split_once('\n')?.0.split_once(' '));
+        let noted = extent
+            .get(32..)
+            .and_then(|text| std::str::from_utf8(text).ok()?.split_once('\n')?.0.split_once(' '));
         let Some((name, synced)) = noted else { return };
         let Ok(mut bytes) = std::fs::read(log.join(name)) else { return };
-        let at = self.chance.below(synced.parse().expect("a number of bytes")) as usize;
-        bytes[at] ^= 1 << self.chance.below(8);
+        let at = self.rng.below(synced.parse().expect("a number of bytes")) as usize;
+        bytes[at] ^= 1 << self.rng.below(8);
         std::fs::write(log.join(name), bytes).unwrap();
         (self.nodes[node].rotten, self.rotted) = (Some(Rot::Log), true);
     }
 
-    /// Flips a bit in one, some or all pages of a node's store: while it runs, is stopped, or is down after a crash, when it has to repair the store.
+    /// Flips a bit in one, some or all pages of a node's store: while it runs, is stopped, or is
+    /// down after a crash, when it has to repair the store.
     pub fn rot_store(&mut self, node: usize) {
-        match self.chance.below(4) {
+        match self.rng.below(4) {
             0 => self.crash(node),
             1 => {
                 // What it has open is closed with its process.
@@ -165,18 +206,21 @@ impl World {
         let path = Store::path_in(&self.nodes[node].dir);
         let Ok(mut bytes) = std::fs::read(&path) else { return };
         // Behind redb's header, which has checksums of its own, but not everywhere.
-        let used: Vec<usize> = (2..bytes.len() / PAGE).filter(|page| bytes[page * PAGE..][..PAGE].iter().any(|byte| *byte != 0)).collect();
-        let one_in = [1, 4, 1 + used.len() as u64][self.chance.below(3) as usize];
+        let used: Vec<usize> = (2..bytes.len() / PAGE)
+            .filter(|page| bytes[page * PAGE..][..PAGE].iter().any(|byte| *byte != 0))
+            .collect();
+        let one_in = [1, 4, 1 + used.len() as u64][self.rng.below(3) as usize];
         for page in used {
-            if self.chance.below(one_in) == 0 {
-                bytes[page * PAGE + self.chance.below(PAGE as u64) as usize] ^= 1 << self.chance.below(8);
+            if self.rng.below(one_in) == 0 {
+                bytes[page * PAGE + self.rng.below(PAGE as u64) as usize] ^= 1 << self.rng.below(8);
             }
         }
         std::fs::write(path, bytes).unwrap();
         (self.nodes[node].rotten, self.rotted) = (Some(Rot::Store), true);
     }
 
-    /// All processes end at once and nobody starts them again. What is on the network still arrives.
+    /// All processes end at once and nobody starts them again. What is on the network still
+    /// arrives.
     pub fn all_gone(&mut self) {
         (0..self.nodes.len()).for_each(|node| self.stop(node));
     }
@@ -190,24 +234,31 @@ impl World {
         this.incarnation = 0;
         this.busy_until = self.now;
         this.join_answer = None;
-        let lost: Vec<Token> = self.tokens.iter().filter(|(_, (at, _))| *at == node).map(|(t, _)| *t).collect();
+        let lost: Vec<Token> =
+            self.tokens.iter().filter(|(_, (at, _))| *at == node).map(|(t, _)| *t).collect();
         for token in lost {
             self.resolve(token, Err(Error::unknown("the node has gone")));
         }
-        if was_up && self.chance.below(4) > 0 {
+        if was_up && self.rng.below(4) > 0 {
             self.gone(node);
         }
         if self.nodes[node].restarts {
             // Half of them at once, as a supervisor does.
-            let most = if self.chance.below(2) == 0 { Duration::from_millis(60) } else { Duration::from_secs(4) };
+            let most = if self.rng.below(2) == 0 {
+                Duration::from_millis(60)
+            } else {
+                Duration::from_secs(4)
+            };
             let at = self.now + self.below(Duration::from_millis(10), most);
             self.plan_node(node, at, 0, Event::Start);
         }
     }
 
-    /// The others notice that its streams have ended; so they do now and then when nothing is wrong.
+    /// The others notice that its streams have ended; so they do now and then when nothing is
+    /// wrong.
     pub fn gone(&mut self, node: usize) {
         let id = self.nodes[node].id;
+        self.streams_ended(node);
         for other in self.up().into_iter().filter(|o| *o != node) {
             let at = self.now + self.below(Duration::from_micros(100), Duration::from_millis(20));
             let incarnation = self.nodes[other].incarnation;
@@ -227,20 +278,23 @@ impl World {
         self.plan_node(node, self.now + after, 0, Event::Start);
     }
 
-    /// Another machine stands in the place of a node that is down: with a store in `dir`, or with nothing, and then it has to join under another id.
+    /// Another machine stands in the place of a node that is down: with a store in `dir`, or with
+    /// nothing, and then it has to join under another id.
     pub fn replace(&mut self, node: usize, dir: PathBuf, store_of: Option<NodeId>) {
         assert!(!self.is_up(node), "only a node that is down is replaced");
         std::fs::create_dir_all(dir.join("spool")).unwrap();
-        self.oaths.forget(node);
+        self.raft_invariants.forget(node);
         self.nodes[node].disk.trace().hash(&mut self.trace);
         self.disk_operations += self.nodes[node].disk.operations();
-        let disk = SimDisk::new(self.chance.next_u64());
-        let id = store_of.unwrap_or_else(|| NodeId(self.chance.nonzero()));
+        let disk = SimDisk::new(self.rng.next_u64());
+        let id = store_of.unwrap_or_else(|| NodeId(self.rng.nonzero()));
         let this = &mut self.nodes[node];
         (this.dir, this.disk, this.member) = (dir, disk, store_of.is_some());
         this.port += if store_of.is_none() { 1000 } else { 0 };
+        this.known.clear();
         this.id = id;
         this.rotten = None;
-        (this.restarts, this.join_answer, this.paused_until, this.busy_until) = (false, None, Moment::ZERO, self.now);
+        (this.restarts, this.join_answer, this.paused_until, this.busy_until) =
+            (false, None, Moment::ZERO, self.now);
     }
 }

@@ -6,12 +6,17 @@
 // A backup is a directory TIME-UUID with a tar for each node. It is called TIME-UUID.partial until all in it is verified. A run that was interrupted goes on
 // with -uuid; the next that succeeds clears up behind it. Snapshots of backups that are not kept are deleted in the cluster too.
 //
-// It prints one line a run. It exits with 0 when the backup is whole and verified, 1 when it failed, 2 for wrong arguments, 3 when nodes could not be
-// reached in time (try again), 4 when it is not permitted, 5 when something else is in the way (another snapshot, another run), 6 when parts are damaged
-// or do not suffice, 130 when it was interrupted.
+// Only backups of the same cluster and history are counted and removed; those of another cluster, or of the time before a restore, stay until a person
+// removes them. When the new backup holds less than half of what an earlier one holds, nothing is removed and the run exits with 5, since an empty cluster
+// may have taken the place of a full one; if all is well, one run with -accept-smaller says so, and backups are counted from that one on.
+//
+// It prints one line a run. It exits with 0 when the backup is whole and verified, 1 when it failed, 2 for wrong arguments or another cluster than meant, 3
+// when nodes could not be reached in time (try again), 4 when it is not permitted, 5 when something else is in the way (another snapshot, another run, much
+// less than before), 6 when parts are damaged or do not suffice, 130 when it was interrupted.
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,7 +42,14 @@ var exits = []struct {
 }{
 	{context.Canceled, 130}, {devicedb.ErrInvalidArgument, 2}, {devicedb.ErrUnavailable, 3}, {devicedb.ErrUnknownOutcome, 3}, {devicedb.ErrExhausted, 3},
 	{devicedb.ErrNotPermitted, 4}, {devicedb.ErrNotFound, 5}, {devicedb.ErrConflict, 5}, {devicedb.ErrCorrupt, 6},
+	{devicedb.ErrOtherCluster, 2}, {errSmaller, 5},
 }
+
+// accepted is an empty file in a backup that holds much less than those before it, and is right.
+const accepted = "accepted-smaller"
+
+// errSmaller: the backup is whole, and holds much less than one before it.
+var errSmaller = errors.New("if that is right, run once with -accept-smaller")
 
 // line is what one run says.
 type line struct {
@@ -49,6 +61,9 @@ type line struct {
 	Absent    []string `json:"absent,omitempty"`
 	Directory string   `json:"directory,omitempty"`
 	Bytes     uint64   `json:"bytes,omitempty"`
+	Cluster   string   `json:"cluster,omitempty"`
+	Rows      *uint64  `json:"rows,omitempty"`
+	Others    int      `json:"others,omitempty"`
 	Removed   int      `json:"removed,omitempty"`
 	Parts     int      `json:"parts,omitempty"`
 	Error     string   `json:"error,omitempty"`
@@ -60,6 +75,8 @@ var (
 	endpoints   = flag.String("endpoints", "", "host:port of nodes, with commas")
 	directory   = flag.String("directory", "", "where backups are kept")
 	keep        = flag.Int("keep", 7, "how many backups to keep, at least 1")
+	clusterID   = flag.String("cluster-id", "", "the cluster that is meant; nodes of another refuse (default: DDBCTL_CLUSTER_ID, if it is set)")
+	smaller     = flag.Bool("accept-smaller", false, "this backup holds much less than earlier ones, and that is right")
 	goOn        = flag.String("uuid", "", "go on with the snapshot of an interrupted run")
 	timeout     = flag.Duration("timeout", 30*time.Second, "without any answer, after which to give up")
 	waitTimeout = flag.Duration("wait-timeout", time.Hour, "to wait for the snapshot")
@@ -86,8 +103,11 @@ func main() {
 				break
 			}
 		}
-		if said.Exit == 130 {
+		switch {
+		case said.Exit == 130:
 			said.Result = "interrupted"
+		case errors.Is(err, errSmaller):
+			said.Result = "smaller"
 		}
 	}
 	said.Seconds = float64(time.Since(began).Milliseconds()/100) / 10
@@ -106,7 +126,7 @@ func run(ctx context.Context, said *line) error {
 
 // backup is one run; what it finds out goes into the line.
 func backup(ctx context.Context, said *line) error {
-	client, err := devicedb.Open(*endpoints, devicedb.Options{Timeout: *timeout})
+	client, err := devicedb.Open(*endpoints, devicedb.Options{Timeout: *timeout, ClusterID: *clusterID})
 	if err != nil {
 		return err
 	}
@@ -166,8 +186,115 @@ func backup(ctx context.Context, said *line) error {
 			return err
 		}
 	}
-	said.Removed, err = prune(ctx, client)
+	if *smaller {
+		if err := os.WriteFile(filepath.Join(final, accepted), nil, 0o666); err != nil {
+			return err
+		}
+	}
+	found, err := look(filepath.Base(final))
+	if err != nil {
+		return err
+	}
+	made := found.ours[found.final]
+	said.Cluster, said.Rows, said.Others = made.Cluster, &made.Rows, found.others
+	if err := found.compare(); err != nil {
+		return err
+	}
+	said.Removed, err = prune(ctx, client, found)
 	return err
+}
+
+// backups are what the directory holds: the backup that was just made, those of the same cluster and history in their order, and all others.
+type backups struct {
+	final  string
+	names  []string
+	ours   map[string]devicedb.Summary
+	left   []string
+	others int
+}
+
+func look(final string) (*backups, error) {
+	made, err := summaryOf(final)
+	if err != nil {
+		return nil, err
+	}
+	found := &backups{final: final, ours: map[string]devicedb.Summary{}}
+	entries, err := os.ReadDir(*directory)
+	if err != nil {
+		return nil, err
+	}
+	// Nothing else than what we have named is ever removed, and no link.
+	named := regexp.MustCompile(`^\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(\.partial)?$`)
+	for _, entry := range entries {
+		name := entry.Name()
+		if !entry.IsDir() || !named.MatchString(name) {
+			continue
+		}
+		partial := strings.HasSuffix(name, ".partial")
+		summary, err := summaryOf(name)
+		unreadable := errors.Is(err, devicedb.ErrCorrupt) || errors.Is(err, devicedb.ErrConflict)
+		// Of an interrupted run that has no manifest yet nothing is worth keeping; a whole backup that cannot be read is for a person to look at.
+		isOurs := unreadable && partial || err == nil && summary.Cluster == made.Cluster && summary.Lineage == made.Lineage
+		switch {
+		case err != nil && !unreadable:
+			return nil, err
+		case !isOurs:
+			found.others++
+		case partial:
+			found.left = append(found.left, name)
+		default:
+			found.names, found.ours[name] = append(found.names, name), summary
+		}
+	}
+	// In the order in which they were taken, whatever clocks said then.
+	slices.SortFunc(found.names, func(a, b string) int { return cmp.Compare(found.ours[a].Number, found.ours[b].Number) })
+	return found, nil
+}
+
+// summaryOf is what a backup holds, or the first of its parts that can say.
+func summaryOf(name string) (devicedb.Summary, error) {
+	tars, err := filepath.Glob(filepath.Join(*directory, name, "*.tar"))
+	if err != nil {
+		return devicedb.Summary{}, err
+	}
+	parts, err := filepath.Glob(filepath.Join(*directory, name, "*.tar*"))
+	if err != nil {
+		return devicedb.Summary{}, err
+	}
+	told := fmt.Errorf("%s holds no part: %w", name, devicedb.ErrCorrupt)
+	if len(tars) > 0 {
+		summary, err := devicedb.Summarize(tars...)
+		if err == nil {
+			return summary, nil
+		}
+		told = err
+	}
+	for _, part := range parts {
+		if summary, err := devicedb.Summarize(part); err == nil {
+			return summary, nil
+		}
+	}
+	return devicedb.Summary{}, told
+}
+
+// compare fails with errSmaller where the newest holds much less than one before it.
+func (b *backups) compare() error {
+	from := 0
+	for i, name := range b.names {
+		if _, err := os.Stat(filepath.Join(*directory, name, accepted)); err == nil {
+			from = i
+		}
+	}
+	for _, newest := range []string{b.final, b.names[len(b.names)-1]} {
+		now := b.ours[newest]
+		for _, name := range b.names[from:max(from, slices.Index(b.names, newest))] {
+			if then := b.ours[name]; 2*now.Rows < then.Rows || 2*now.Bytes < then.Bytes {
+				return fmt.Errorf("the backup is whole, and nothing was removed: %s holds %d rows of %d bytes, and %s holds %d of %d: %w",
+					newest, now.Rows, now.Bytes, name, then.Rows, then.Bytes, errSmaller)
+			}
+		}
+	}
+	return nil
 }
 
 // fetch downloads all parts at once. One that fails does not keep the others from being fetched.
@@ -208,26 +335,14 @@ func fetch(ctx context.Context, client *devicedb.Client, uuid string, parts []*d
 	return tars, sum(), err
 }
 
-// prune removes all backups but the last, and what interrupted runs left, here and in the cluster.
-func prune(ctx context.Context, client *devicedb.Client) (int, error) {
-	entries, err := os.ReadDir(*directory)
-	if err != nil {
-		return 0, err
-	}
-	// Nothing else than what we have named is ever removed.
-	ours := regexp.MustCompile(`^\d{8}T\d{6}Z-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(\.partial)?$`)
-	var whole, old []string
-	for _, entry := range entries {
-		switch name := entry.Name(); {
-		case !ours.MatchString(name):
-		case strings.HasSuffix(name, ".partial"):
+// prune removes all backups of this cluster and history but the last, and what interrupted runs left, here and in the cluster.
+func prune(ctx context.Context, client *devicedb.Client, found *backups) (int, error) {
+	old := found.left
+	for _, name := range found.names[:max(0, len(found.names)-*keep)] {
+		if name != found.final {
 			old = append(old, name)
-		default:
-			whole = append(whole, name)
 		}
 	}
-	slices.Sort(whole)
-	old = append(old, whole[:max(0, len(whole)-*keep)]...)
 	for _, name := range old {
 		// Aside first, so that half a backup never looks like one.
 		bare := strings.TrimSuffix(name, ".partial")
@@ -237,7 +352,8 @@ func prune(ctx context.Context, client *devicedb.Client) (int, error) {
 				return 0, err
 			}
 		}
-		if err := client.Snapshots.Delete(ctx, bare[len(bare)-36:]); err != nil && !errors.Is(err, devicedb.ErrNotFound) {
+		// A cluster that was restored refuses to delete what the one before it took: that one may be alive.
+		if err := client.Snapshots.Delete(ctx, bare[len(bare)-36:]); err != nil && !errors.Is(err, devicedb.ErrNotFound) && !errors.Is(err, devicedb.ErrConflict) {
 			return 0, err
 		}
 		if err := os.RemoveAll(aside); err != nil {

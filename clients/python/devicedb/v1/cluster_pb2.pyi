@@ -1,4 +1,5 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
@@ -6,8 +7,59 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class NodeState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NODE_STATE_UNSPECIFIED: _ClassVar[NodeState]
+    NODE_STATE_WAITING: _ClassVar[NodeState]
+    NODE_STATE_JOINING: _ClassVar[NodeState]
+    NODE_STATE_RESTORING: _ClassVar[NodeState]
+    NODE_STATE_OPENING: _ClassVar[NodeState]
+    NODE_STATE_SERVING: _ClassVar[NodeState]
+NODE_STATE_UNSPECIFIED: NodeState
+NODE_STATE_WAITING: NodeState
+NODE_STATE_JOINING: NodeState
+NODE_STATE_RESTORING: NodeState
+NODE_STATE_OPENING: NodeState
+NODE_STATE_SERVING: NodeState
+
+class GetIdentityRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetIdentityResponse(_message.Message):
+    __slots__ = ("cluster_id", "lineage", "node_id", "address", "restored_from", "state", "doing", "version")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_FROM_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DOING_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    lineage: str
+    node_id: int
+    address: str
+    restored_from: str
+    state: NodeState
+    doing: str
+    version: str
+    def __init__(self, cluster_id: _Optional[str] = ..., lineage: _Optional[str] = ..., node_id: _Optional[int] = ..., address: _Optional[str] = ..., restored_from: _Optional[str] = ..., state: _Optional[_Union[NodeState, str]] = ..., doing: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class InitClusterRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class InitClusterResponse(_message.Message):
+    __slots__ = ("cluster_id", "created")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    created: bool
+    def __init__(self, cluster_id: _Optional[str] = ..., created: bool = ...) -> None: ...
+
 class Node(_message.Message):
-    __slots__ = ("id", "address", "capacity_percent", "reachable", "ready", "version", "snapshot_store", "groups_wanted", "groups_led")
+    __slots__ = ("id", "address", "capacity_percent", "reachable", "ready", "version", "snapshot_store", "groups_wanted", "groups_led", "reason")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_PERCENT_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +69,7 @@ class Node(_message.Message):
     SNAPSHOT_STORE_FIELD_NUMBER: _ClassVar[int]
     GROUPS_WANTED_FIELD_NUMBER: _ClassVar[int]
     GROUPS_LED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     capacity_percent: int
@@ -26,11 +79,14 @@ class Node(_message.Message):
     snapshot_store: bool
     groups_wanted: int
     groups_led: int
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., capacity_percent: _Optional[int] = ..., reachable: bool = ..., ready: bool = ..., version: _Optional[str] = ..., snapshot_store: bool = ..., groups_wanted: _Optional[int] = ..., groups_led: _Optional[int] = ...) -> None: ...
+    reason: str
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., capacity_percent: _Optional[int] = ..., reachable: bool = ..., ready: bool = ..., version: _Optional[str] = ..., snapshot_store: bool = ..., groups_wanted: _Optional[int] = ..., groups_led: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class GetOverviewRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("local",)
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    local: bool
+    def __init__(self, local: bool = ...) -> None: ...
 
 class GetOverviewResponse(_message.Message):
     __slots__ = ("cluster_id", "lineage", "replication_factor", "partitions", "groups", "nodes", "groups_without_leader", "groups_under_replicated", "meta_leader", "answered_by", "sites", "relays", "meta_under_replicated")
@@ -71,12 +127,16 @@ class ListNodesRequest(_message.Message):
     def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListNodesResponse(_message.Message):
-    __slots__ = ("nodes", "next_page_token")
+    __slots__ = ("nodes", "next_page_token", "cluster_id", "lineage")
     NODES_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
     next_page_token: str
-    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    cluster_id: str
+    lineage: str
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., cluster_id: _Optional[str] = ..., lineage: _Optional[str] = ...) -> None: ...
 
 class Partition(_message.Message):
     __slots__ = ("id", "group", "replicas", "leader")

@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class ClusterServiceStub(object):
     """Reads and changes the cluster's configuration. Any node answers.
+
+    A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
+    effect; the ErrorInfo's reason is OTHER_CLUSTER, and its metadata has `wanted`, the id of the header, and `here`, that of the node's cluster.
     """
 
     def __init__(self, channel):
@@ -35,6 +38,16 @@ class ClusterServiceStub(object):
         Args:
             channel: A grpc.Channel.
         """
+        self.GetIdentity = channel.unary_unary(
+                '/devicedb.v1.ClusterService/GetIdentity',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.GetIdentityRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.GetIdentityResponse.FromString,
+                _registered_method=True)
+        self.InitCluster = channel.unary_unary(
+                '/devicedb.v1.ClusterService/InitCluster',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.InitClusterRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.InitClusterResponse.FromString,
+                _registered_method=True)
         self.GetOverview = channel.unary_unary(
                 '/devicedb.v1.ClusterService/GetOverview',
                 request_serializer=devicedb_dot_v1_dot_cluster__pb2.GetOverviewRequest.SerializeToString,
@@ -89,7 +102,26 @@ class ClusterServiceStub(object):
 
 class ClusterServiceServicer(object):
     """Reads and changes the cluster's configuration. Any node answers.
+
+    A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
+    effect; the ErrorInfo's reason is OTHER_CLUSTER, and its metadata has `wanted`, the id of the header, and `here`, that of the node's cluster.
     """
+
+    def GetIdentity(self, request, context):
+        """Who the node is that is asked, and which cluster it belongs to. It answers alone, from what it has itself: without a quorum, and also while it waits,
+        joins or restores. No call is ever forwarded to another node for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InitCluster(self, request, context):
+        """Founds the cluster that the nodes of one `--join` wait for. Said once, to any of them, when all of them run; saying it again changes nothing. A node
+        that belongs to a cluster answers with that one. UNAVAILABLE names the nodes that are missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def GetOverview(self, request, context):
         """The cluster at a glance, with what every node said within a second.
@@ -164,6 +196,16 @@ class ClusterServiceServicer(object):
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'GetIdentity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIdentity,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.GetIdentityRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.GetIdentityResponse.SerializeToString,
+            ),
+            'InitCluster': grpc.unary_unary_rpc_method_handler(
+                    servicer.InitCluster,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.InitClusterRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.InitClusterResponse.SerializeToString,
+            ),
             'GetOverview': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOverview,
                     request_deserializer=devicedb_dot_v1_dot_cluster__pb2.GetOverviewRequest.FromString,
@@ -224,7 +266,64 @@ def add_ClusterServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ClusterService(object):
     """Reads and changes the cluster's configuration. Any node answers.
+
+    A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
+    effect; the ErrorInfo's reason is OTHER_CLUSTER, and its metadata has `wanted`, the id of the header, and `here`, that of the node's cluster.
     """
+
+    @staticmethod
+    def GetIdentity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/GetIdentity',
+            devicedb_dot_v1_dot_cluster__pb2.GetIdentityRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.GetIdentityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InitCluster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/InitCluster',
+            devicedb_dot_v1_dot_cluster__pb2.InitClusterRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.InitClusterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def GetOverview(request,

@@ -25,6 +25,38 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
+_ClusterServiceGetIdentityType = typing_extensions.TypeVar(
+    '_ClusterServiceGetIdentityType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.GetIdentityRequest,
+        devicedb.v1.cluster_pb2.GetIdentityResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.GetIdentityRequest,
+        devicedb.v1.cluster_pb2.GetIdentityResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.GetIdentityRequest,
+        devicedb.v1.cluster_pb2.GetIdentityResponse,
+    ],
+)
+
+_ClusterServiceInitClusterType = typing_extensions.TypeVar(
+    '_ClusterServiceInitClusterType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.InitClusterRequest,
+        devicedb.v1.cluster_pb2.InitClusterResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.InitClusterRequest,
+        devicedb.v1.cluster_pb2.InitClusterResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.InitClusterRequest,
+        devicedb.v1.cluster_pb2.InitClusterResponse,
+    ],
+)
+
 _ClusterServiceGetOverviewType = typing_extensions.TypeVar(
     '_ClusterServiceGetOverviewType',
     grpc.UnaryUnaryMultiCallable[
@@ -185,11 +217,23 @@ _ClusterServiceListRelaysType = typing_extensions.TypeVar(
     ],
 )
 
-class ClusterServiceStub(typing.Generic[_ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType]):
-    """Reads and changes the cluster's configuration. Any node answers."""
+class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _ClusterServiceInitClusterType, _ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType]):
+    """Reads and changes the cluster's configuration. Any node answers.
+
+    A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
+    effect; the ErrorInfo's reason is OTHER_CLUSTER, and its metadata has `wanted`, the id of the header, and `here`, that of the node's cluster.
+    """
 
     @typing.overload
     def __init__(self: ClusterServiceStub[
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.GetIdentityRequest,
+            devicedb.v1.cluster_pb2.GetIdentityResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.InitClusterRequest,
+            devicedb.v1.cluster_pb2.InitClusterResponse,
+        ],
         grpc.UnaryUnaryMultiCallable[
             devicedb.v1.cluster_pb2.GetOverviewRequest,
             devicedb.v1.cluster_pb2.GetOverviewResponse,
@@ -235,6 +279,14 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetOverviewType, _Cluster
     @typing.overload
     def __init__(self: ClusterServiceStub[
         grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.GetIdentityRequest,
+            devicedb.v1.cluster_pb2.GetIdentityResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.InitClusterRequest,
+            devicedb.v1.cluster_pb2.InitClusterResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             devicedb.v1.cluster_pb2.GetOverviewRequest,
             devicedb.v1.cluster_pb2.GetOverviewResponse,
         ],
@@ -276,6 +328,16 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetOverviewType, _Cluster
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
+    GetIdentity: _ClusterServiceGetIdentityType
+    """Who the node is that is asked, and which cluster it belongs to. It answers alone, from what it has itself: without a quorum, and also while it waits,
+    joins or restores. No call is ever forwarded to another node for it.
+    """
+
+    InitCluster: _ClusterServiceInitClusterType
+    """Founds the cluster that the nodes of one `--join` wait for. Said once, to any of them, when all of them run; saying it again changes nothing. A node
+    that belongs to a cluster answers with that one. UNAVAILABLE names the nodes that are missing.
+    """
+
     GetOverview: _ClusterServiceGetOverviewType
     """The cluster at a glance, with what every node said within a second."""
 
@@ -307,6 +369,14 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetOverviewType, _Cluster
     """The relays, by id."""
 
 ClusterServiceAsyncStub: typing_extensions.TypeAlias = ClusterServiceStub[
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.GetIdentityRequest,
+        devicedb.v1.cluster_pb2.GetIdentityResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.InitClusterRequest,
+        devicedb.v1.cluster_pb2.InitClusterResponse,
+    ],
     grpc.aio.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.GetOverviewRequest,
         devicedb.v1.cluster_pb2.GetOverviewResponse,
@@ -350,7 +420,31 @@ ClusterServiceAsyncStub: typing_extensions.TypeAlias = ClusterServiceStub[
 ]
 
 class ClusterServiceServicer(metaclass=abc.ABCMeta):
-    """Reads and changes the cluster's configuration. Any node answers."""
+    """Reads and changes the cluster's configuration. Any node answers.
+
+    A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
+    effect; the ErrorInfo's reason is OTHER_CLUSTER, and its metadata has `wanted`, the id of the header, and `here`, that of the node's cluster.
+    """
+
+    @abc.abstractmethod
+    def GetIdentity(
+        self,
+        request: devicedb.v1.cluster_pb2.GetIdentityRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.GetIdentityResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.GetIdentityResponse]]:
+        """Who the node is that is asked, and which cluster it belongs to. It answers alone, from what it has itself: without a quorum, and also while it waits,
+        joins or restores. No call is ever forwarded to another node for it.
+        """
+
+    @abc.abstractmethod
+    def InitCluster(
+        self,
+        request: devicedb.v1.cluster_pb2.InitClusterRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.InitClusterResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.InitClusterResponse]]:
+        """Founds the cluster that the nodes of one `--join` wait for. Said once, to any of them, when all of them run; saying it again changes nothing. A node
+        that belongs to a cluster answers with that one. UNAVAILABLE names the nodes that are missing.
+        """
 
     @abc.abstractmethod
     def GetOverview(

@@ -14,11 +14,28 @@ class SnapshotStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SNAPSHOT_STATUS_COMPLETED: _ClassVar[SnapshotStatus]
     SNAPSHOT_STATUS_MISSING: _ClassVar[SnapshotStatus]
     SNAPSHOT_STATUS_FAILED: _ClassVar[SnapshotStatus]
+    SNAPSHOT_STATUS_DAMAGED: _ClassVar[SnapshotStatus]
+    SNAPSHOT_STATUS_DELETING: _ClassVar[SnapshotStatus]
+
+class PartDeletion(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PART_DELETION_UNSPECIFIED: _ClassVar[PartDeletion]
+    PART_DELETION_DELETED: _ClassVar[PartDeletion]
+    PART_DELETION_PENDING: _ClassVar[PartDeletion]
+    PART_DELETION_KEPT: _ClassVar[PartDeletion]
+    PART_DELETION_UNANSWERED: _ClassVar[PartDeletion]
 SNAPSHOT_STATUS_UNSPECIFIED: SnapshotStatus
 SNAPSHOT_STATUS_PROCESSING: SnapshotStatus
 SNAPSHOT_STATUS_COMPLETED: SnapshotStatus
 SNAPSHOT_STATUS_MISSING: SnapshotStatus
 SNAPSHOT_STATUS_FAILED: SnapshotStatus
+SNAPSHOT_STATUS_DAMAGED: SnapshotStatus
+SNAPSHOT_STATUS_DELETING: SnapshotStatus
+PART_DELETION_UNSPECIFIED: PartDeletion
+PART_DELETION_DELETED: PartDeletion
+PART_DELETION_PENDING: PartDeletion
+PART_DELETION_KEPT: PartDeletion
+PART_DELETION_UNANSWERED: PartDeletion
 
 class SnapshotPart(_message.Message):
     __slots__ = ("node_id", "address", "status", "reason", "partitions", "partitions_done", "rows", "bytes", "bytes_written", "download_bytes", "manifest_digest")
@@ -47,7 +64,7 @@ class SnapshotPart(_message.Message):
     def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., status: _Optional[_Union[SnapshotStatus, str]] = ..., reason: _Optional[str] = ..., partitions: _Optional[int] = ..., partitions_done: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_written: _Optional[int] = ..., download_bytes: _Optional[int] = ..., manifest_digest: _Optional[str] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("uuid", "status", "reason", "parts", "partitions", "partitions_covered", "copies_min", "created_ms", "lineage")
+    __slots__ = ("uuid", "status", "reason", "parts", "partitions", "partitions_covered", "copies_min", "created_ms", "lineage", "cluster_id")
     UUID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -57,6 +74,7 @@ class Snapshot(_message.Message):
     COPIES_MIN_FIELD_NUMBER: _ClassVar[int]
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     status: SnapshotStatus
     reason: str
@@ -66,7 +84,8 @@ class Snapshot(_message.Message):
     copies_min: int
     created_ms: int
     lineage: str
-    def __init__(self, uuid: _Optional[str] = ..., status: _Optional[_Union[SnapshotStatus, str]] = ..., reason: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[SnapshotPart, _Mapping]]] = ..., partitions: _Optional[int] = ..., partitions_covered: _Optional[int] = ..., copies_min: _Optional[int] = ..., created_ms: _Optional[int] = ..., lineage: _Optional[str] = ...) -> None: ...
+    cluster_id: str
+    def __init__(self, uuid: _Optional[str] = ..., status: _Optional[_Union[SnapshotStatus, str]] = ..., reason: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[SnapshotPart, _Mapping]]] = ..., partitions: _Optional[int] = ..., partitions_covered: _Optional[int] = ..., copies_min: _Optional[int] = ..., created_ms: _Optional[int] = ..., lineage: _Optional[str] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
 class CreateSnapshotRequest(_message.Message):
     __slots__ = ("request_id",)
@@ -75,10 +94,12 @@ class CreateSnapshotRequest(_message.Message):
     def __init__(self, request_id: _Optional[bytes] = ...) -> None: ...
 
 class CreateSnapshotResponse(_message.Message):
-    __slots__ = ("snapshot",)
+    __slots__ = ("snapshot", "warning")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    WARNING_FIELD_NUMBER: _ClassVar[int]
     snapshot: Snapshot
-    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ...) -> None: ...
+    warning: str
+    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., warning: _Optional[str] = ...) -> None: ...
 
 class GetSnapshotRequest(_message.Message):
     __slots__ = ("uuid",)
@@ -103,22 +124,90 @@ class ListSnapshotsRequest(_message.Message):
     def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListSnapshotsResponse(_message.Message):
-    __slots__ = ("snapshots", "next_page_token")
+    __slots__ = ("snapshots", "next_page_token", "cluster_id")
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     snapshots: _containers.RepeatedCompositeFieldContainer[Snapshot]
     next_page_token: str
-    def __init__(self, snapshots: _Optional[_Iterable[_Union[Snapshot, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    cluster_id: str
+    def __init__(self, snapshots: _Optional[_Iterable[_Union[Snapshot, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
 class DeleteSnapshotRequest(_message.Message):
-    __slots__ = ("uuid",)
+    __slots__ = ("uuid", "lineage")
     UUID_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
     uuid: str
-    def __init__(self, uuid: _Optional[str] = ...) -> None: ...
+    lineage: str
+    def __init__(self, uuid: _Optional[str] = ..., lineage: _Optional[str] = ...) -> None: ...
+
+class DeletedPart(_message.Message):
+    __slots__ = ("node_id", "address", "lineage", "deletion", "reason")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    DELETION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    address: str
+    lineage: str
+    deletion: PartDeletion
+    reason: str
+    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., lineage: _Optional[str] = ..., deletion: _Optional[_Union[PartDeletion, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class DeleteSnapshotResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("parts", "known")
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    parts: _containers.RepeatedCompositeFieldContainer[DeletedPart]
+    known: bool
+    def __init__(self, parts: _Optional[_Iterable[_Union[DeletedPart, _Mapping]]] = ..., known: bool = ...) -> None: ...
+
+class ListOrphansRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class Orphan(_message.Message):
+    __slots__ = ("node_id", "address", "uuid", "lineage", "written_ms", "stored_bytes", "damage")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_MS_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DAMAGE_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    address: str
+    uuid: str
+    lineage: str
+    written_ms: int
+    stored_bytes: int
+    damage: str
+    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., uuid: _Optional[str] = ..., lineage: _Optional[str] = ..., written_ms: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., damage: _Optional[str] = ...) -> None: ...
+
+class UnansweredNode(_message.Message):
+    __slots__ = ("node_id", "address", "reason")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    address: str
+    reason: str
+    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ListOrphansResponse(_message.Message):
+    __slots__ = ("orphans", "next_page_token", "unanswered")
+    ORPHANS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UNANSWERED_FIELD_NUMBER: _ClassVar[int]
+    orphans: _containers.RepeatedCompositeFieldContainer[Orphan]
+    next_page_token: str
+    unanswered: _containers.RepeatedCompositeFieldContainer[UnansweredNode]
+    def __init__(self, orphans: _Optional[_Iterable[_Union[Orphan, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., unanswered: _Optional[_Iterable[_Union[UnansweredNode, _Mapping]]] = ...) -> None: ...
 
 class DownloadSnapshotRequest(_message.Message):
     __slots__ = ("uuid", "node_id", "offset")

@@ -55,6 +55,11 @@ class SnapshotServiceStub(object):
                 request_serializer=devicedb_dot_v1_dot_snapshot__pb2.DeleteSnapshotRequest.SerializeToString,
                 response_deserializer=devicedb_dot_v1_dot_snapshot__pb2.DeleteSnapshotResponse.FromString,
                 _registered_method=True)
+        self.ListOrphans = channel.unary_unary(
+                '/devicedb.v1.SnapshotService/ListOrphans',
+                request_serializer=devicedb_dot_v1_dot_snapshot__pb2.ListOrphansRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_snapshot__pb2.ListOrphansResponse.FromString,
+                _registered_method=True)
         self.DownloadSnapshot = channel.unary_stream(
                 '/devicedb.v1.SnapshotService/DownloadSnapshot',
                 request_serializer=devicedb_dot_v1_dot_snapshot__pb2.DownloadSnapshotRequest.SerializeToString,
@@ -88,7 +93,14 @@ class SnapshotServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSnapshot(self, request, context):
-        """Deletes a snapshot on every node and gives its space back.
+        """Deletes a snapshot on every node and gives its space back; also what lies in snapshot stores of one that the cluster does not know.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOrphans(self, request, context):
+        """The parts that lie in the nodes' snapshot stores and are of no snapshot that the cluster knows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +135,11 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.DeleteSnapshot,
                     request_deserializer=devicedb_dot_v1_dot_snapshot__pb2.DeleteSnapshotRequest.FromString,
                     response_serializer=devicedb_dot_v1_dot_snapshot__pb2.DeleteSnapshotResponse.SerializeToString,
+            ),
+            'ListOrphans': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOrphans,
+                    request_deserializer=devicedb_dot_v1_dot_snapshot__pb2.ListOrphansRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_snapshot__pb2.ListOrphansResponse.SerializeToString,
             ),
             'DownloadSnapshot': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadSnapshot,
@@ -239,6 +256,33 @@ class SnapshotService(object):
             '/devicedb.v1.SnapshotService/DeleteSnapshot',
             devicedb_dot_v1_dot_snapshot__pb2.DeleteSnapshotRequest.SerializeToString,
             devicedb_dot_v1_dot_snapshot__pb2.DeleteSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOrphans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.SnapshotService/ListOrphans',
+            devicedb_dot_v1_dot_snapshot__pb2.ListOrphansRequest.SerializeToString,
+            devicedb_dot_v1_dot_snapshot__pb2.ListOrphansResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,6 +89,22 @@ _SnapshotServiceDeleteSnapshotType = typing_extensions.TypeVar(
     ],
 )
 
+_SnapshotServiceListOrphansType = typing_extensions.TypeVar(
+    '_SnapshotServiceListOrphansType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.snapshot_pb2.ListOrphansRequest,
+        devicedb.v1.snapshot_pb2.ListOrphansResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.snapshot_pb2.ListOrphansRequest,
+        devicedb.v1.snapshot_pb2.ListOrphansResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.snapshot_pb2.ListOrphansRequest,
+        devicedb.v1.snapshot_pb2.ListOrphansResponse,
+    ],
+)
+
 _SnapshotServiceDownloadSnapshotType = typing_extensions.TypeVar(
     '_SnapshotServiceDownloadSnapshotType',
     grpc.UnaryStreamMultiCallable[
@@ -105,7 +121,7 @@ _SnapshotServiceDownloadSnapshotType = typing_extensions.TypeVar(
     ],
 )
 
-class SnapshotServiceStub(typing.Generic[_SnapshotServiceCreateSnapshotType, _SnapshotServiceGetSnapshotType, _SnapshotServiceListSnapshotsType, _SnapshotServiceDeleteSnapshotType, _SnapshotServiceDownloadSnapshotType]):
+class SnapshotServiceStub(typing.Generic[_SnapshotServiceCreateSnapshotType, _SnapshotServiceGetSnapshotType, _SnapshotServiceListSnapshotsType, _SnapshotServiceDeleteSnapshotType, _SnapshotServiceListOrphansType, _SnapshotServiceDownloadSnapshotType]):
     """Snapshots of the whole cluster. Any node answers, also for the parts of the others."""
 
     @typing.overload
@@ -125,6 +141,10 @@ class SnapshotServiceStub(typing.Generic[_SnapshotServiceCreateSnapshotType, _Sn
         grpc.UnaryUnaryMultiCallable[
             devicedb.v1.snapshot_pb2.DeleteSnapshotRequest,
             devicedb.v1.snapshot_pb2.DeleteSnapshotResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.snapshot_pb2.ListOrphansRequest,
+            devicedb.v1.snapshot_pb2.ListOrphansResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             devicedb.v1.snapshot_pb2.DownloadSnapshotRequest,
@@ -150,6 +170,10 @@ class SnapshotServiceStub(typing.Generic[_SnapshotServiceCreateSnapshotType, _Sn
             devicedb.v1.snapshot_pb2.DeleteSnapshotRequest,
             devicedb.v1.snapshot_pb2.DeleteSnapshotResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.snapshot_pb2.ListOrphansRequest,
+            devicedb.v1.snapshot_pb2.ListOrphansResponse,
+        ],
         grpc.aio.UnaryStreamMultiCallable[
             devicedb.v1.snapshot_pb2.DownloadSnapshotRequest,
             devicedb.v1.snapshot_pb2.DownloadSnapshotResponse,
@@ -166,7 +190,10 @@ class SnapshotServiceStub(typing.Generic[_SnapshotServiceCreateSnapshotType, _Sn
     """The snapshots, newest first."""
 
     DeleteSnapshot: _SnapshotServiceDeleteSnapshotType
-    """Deletes a snapshot on every node and gives its space back."""
+    """Deletes a snapshot on every node and gives its space back; also what lies in snapshot stores of one that the cluster does not know."""
+
+    ListOrphans: _SnapshotServiceListOrphansType
+    """The parts that lie in the nodes' snapshot stores and are of no snapshot that the cluster knows."""
 
     DownloadSnapshot: _SnapshotServiceDownloadSnapshotType
     """Streams one node's part as a tar whose bytes are the same every time."""
@@ -187,6 +214,10 @@ SnapshotServiceAsyncStub: typing_extensions.TypeAlias = SnapshotServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         devicedb.v1.snapshot_pb2.DeleteSnapshotRequest,
         devicedb.v1.snapshot_pb2.DeleteSnapshotResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.snapshot_pb2.ListOrphansRequest,
+        devicedb.v1.snapshot_pb2.ListOrphansResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         devicedb.v1.snapshot_pb2.DownloadSnapshotRequest,
@@ -227,7 +258,15 @@ class SnapshotServiceServicer(metaclass=abc.ABCMeta):
         request: devicedb.v1.snapshot_pb2.DeleteSnapshotRequest,
         context: _ServicerContext,
     ) -> typing.Union[devicedb.v1.snapshot_pb2.DeleteSnapshotResponse, collections.abc.Awaitable[devicedb.v1.snapshot_pb2.DeleteSnapshotResponse]]:
-        """Deletes a snapshot on every node and gives its space back."""
+        """Deletes a snapshot on every node and gives its space back; also what lies in snapshot stores of one that the cluster does not know."""
+
+    @abc.abstractmethod
+    def ListOrphans(
+        self,
+        request: devicedb.v1.snapshot_pb2.ListOrphansRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.snapshot_pb2.ListOrphansResponse, collections.abc.Awaitable[devicedb.v1.snapshot_pb2.ListOrphansResponse]]:
+        """The parts that lie in the nodes' snapshot stores and are of no snapshot that the cluster knows."""
 
     @abc.abstractmethod
     def DownloadSnapshot(

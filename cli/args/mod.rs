@@ -1,0 +1,244 @@
+//! The command line of `ddbctl` as types: what clap lets through is a command that can be tried.
+//! One file a noun.
+
+// Doc comments here are help texts, which are no HTML.
+#![allow(rustdoc::invalid_html_tags)]
+
+mod value;
+mod cluster;
+mod site;
+mod relay;
+mod kv;
+mod snapshot;
+mod bench;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+
+use super::term::{
+    exit::{self, Failure},
+    output::{Console, Format},
+};
+use crate::base::ids::ClusterId;
+pub use bench::{Bench, Ground, Timed};
+pub use cluster::{Cluster, Node};
+pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
+pub use relay::Relay;
+pub use site::Site;
+pub use snapshot::{Download, Snapshot};
+pub use value::{Endpoints, Span, Token, cluster_id, endpoint};
+
+/// Speaks to a DeviceDB cluster.
+#[derive(Debug, Parser)]
+#[command(name = "ddbctl", version, disable_help_subcommand = true, after_help = exit::help())]
+pub struct Args {
+    /// Nodes to speak to; the first that answers is used
+    #[arg(
+        long,
+        global = true,
+        env = "DDBCTL_ENDPOINT",
+        default_value = "127.0.0.1:8080",
+        value_name = "HOST:PORT[,HOST:PORT]"
+    )]
+    pub endpoint: Endpoints,
+    /// The cluster that is meant: nodes of any other refuse the command. Without it, several
+    /// endpoints are asked first whether they are of one cluster
+    #[arg(
+        long,
+        global = true,
+        env = "DDBCTL_CLUSTER_ID",
+        value_name = "UUID",
+        value_parser = cluster_id,
+    )]
+    pub cluster_id: Option<ClusterId>,
+    /// How long a command may take, retries included: 500ms, 10s, 2m or seconds. For downloads and
+    /// scans: how long it may stand still
+    #[arg(long, global = true, env = "DDBCTL_TIMEOUT", default_value = "10s", value_name = "TIME")]
+    pub timeout: Span,
+    /// How results are written
+    #[arg(
+        short = 'o',
+        long = "format",
+        global = true,
+        env = "DDBCTL_OUTPUT",
+        default_value = "table",
+        value_name = "FORMAT"
+    )]
+    pub format: Format,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The cluster as a whole
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// The cluster's nodes
+    #[command(subcommand)]
+    Node(Node),
+    /// Sites: isolated databases
+    #[command(subcommand)]
+    Site(Site),
+    /// Relays: edge gateways that belong to a site
+    #[command(subcommand)]
+    Relay(Relay),
+    /// Read a key; a missing one exits 5
+    Get(Get),
+    /// Write a key
+    Put(Put),
+    /// Delete a key
+    Delete(Delete),
+    /// List the keys with a prefix in order: key, tab, value; with -o json one object a line
+    Scan(Scan),
+    /// Consistent snapshots of the whole cluster
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+    /// Measure the cluster from here: rates and latencies of requests
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Print a completion script for a shell
+    #[command(after_help = "Examples:\n  ddbctl completions zsh > _ddbctl")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Help and version go to stdout; anything else is a line about what is wrong with the command
+/// line.
+pub fn explain(e: &clap::Error, console: &mut Console) -> ExitCode {
+    if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let end = console.write(e.render().to_string().as_bytes());
+        return ExitCode::from(end.map_or_else(|failure| failure.exit, |()| exit::OK));
+    }
+    let failure = if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        console.say(e.render().to_string().trim_end());
+        Failure::usage("a command is missing", "see above")
+    } else {
+        let rendered = e.render().to_string();
+        Failure::usage(sentence(&rendered), remedy(&rendered))
+    };
+    console.complain(&failure);
+    ExitCode::from(exit::USAGE)
+}
+
+/// Clap's paragraphs as one line: what is wrong, without the usage below it.
+fn sentence(rendered: &str) -> String {
+    let told = rendered.split("\n\nUsage:").next().unwrap_or_default();
+    let told = told.split("\n\nFor more information").next().unwrap_or_default();
+    let lines: Vec<&str> = told.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+/// How the command is used, where clap knows which one was meant.
+fn remedy(rendered: &str) -> String {
+    let usage =
+        rendered.split("\n\nUsage: ").nth(1).and_then(|rest| rest.lines().next()).map(str::trim);
+    usage.map_or("see --help".to_owned(), |usage| format!("it is used as `{usage}`; see --help"))
+}
+
+pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "ddbctl", &mut script);
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_the_manual_shows_is_understood() {
+        for line in [
+            "ddbctl cluster overview --partitions",
+            "ddbctl cluster health --endpoint a:1,b:2 --timeout 500ms -o json",
+            "ddbctl cluster init --endpoint a:1",
+            "ddbctl node list -o yaml",
+            "ddbctl node list --cluster-id 5f1c8a9e-0b1d-4a53-9a29-6d4a3f5f0c11",
+            "ddbctl site add shop-1",
+            "ddbctl relay add r1 --site shop-1",
+            "ddbctl relay move r1 --no-site",
+            "ddbctl relay move r1 --site s",
+            "ddbctl relay list --site s",
+            "ddbctl get --site s k --raw",
+            "ddbctl put --site s --bucket lww k -",
+            "ddbctl put --site s k -5",
+            "ddbctl put --site s k --file /tmp/v --timestamp-ms 5",
+            "ddbctl delete --site s k --context YWI=",
+            "ddbctl scan --site s --prefix a --after ab --limit 5 --keys-only",
+            "ddbctl snapshot create --wait --wait-timeout 2m",
+            "ddbctl snapshot status b54a61d9-b64c-45e0-94b7-80c9e36b86fa --node \
+             18446744073709551615",
+            "ddbctl snapshot download b54a61d9-b64c-45e0-94b7-80c9e36b86fa --all --output dir \
+             --resume",
+            "ddbctl snapshot download b54a61d9-b64c-45e0-94b7-80c9e36b86fa --output -",
+            "ddbctl snapshot verify a.tar b.tar",
+            "ddbctl snapshot delete b54a61d9-b64c-45e0-94b7-80c9e36b86fa --lineage \
+             00c0ffee00c0ffee",
+            "ddbctl snapshot orphans",
+            "ddbctl bench put --clients 64 --connections 8 --seconds 5 --sites 4 --keys 1000 \
+             --value-bytes 0 --cleanup",
+            "ddbctl bench get --rate 5000 --direct --prefix mine- --plot latency.svg",
+            "ddbctl bench mixed --reads 0 -o json",
+            "ddbctl bench scan --rows 1000",
+            "ddbctl bench load --keys 1000000 --rows 4096",
+            "ddbctl bench snapshot --endpoint a:1,b:2",
+            "ddbctl bench cleanup --prefix mine-",
+            "ddbctl completions bash",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_in_one_line() {
+        let mut story = String::new();
+        for line in [
+            "ddbctl snapshot status nonsense",
+            "ddbctl snapshot download b54a61d9-b64c-45e0-94b7-80c9e36b86fa --all --node 5",
+            "ddbctl snapshot verify",
+            "ddbctl snapshot delete b54a61d9-b64c-45e0-94b7-80c9e36b86fa --lineage c0ffee",
+            "ddbctl get --site s",
+            "ddbctl get k",
+            "ddbctl put --site s k",
+            "ddbctl put --site s k v --file f",
+            "ddbctl put --site s k v --bucket nope",
+            "ddbctl put --site s k v --context *",
+            "ddbctl relay move r1",
+            "ddbctl scan --site s --limit 0",
+            "ddbctl node list --timeout 0",
+            "ddbctl node list --timeout soon",
+            "ddbctl node list --endpoint localhost",
+            "ddbctl node list --endpoint a:1,b:99999",
+            "ddbctl node list --endpoint http://a:1",
+            "ddbctl node list -o xml",
+            "ddbctl node list --cluster-id 5f1c",
+            "ddbctl nodes list",
+            "ddbctl bench",
+            "ddbctl bench puts",
+            "ddbctl bench put --clients 0",
+            "ddbctl bench put --rate 0",
+            "ddbctl bench put --seconds 1.5",
+            "ddbctl bench put --value-bytes 1048577",
+            "ddbctl bench put --rows 5",
+            "ddbctl bench mixed --reads 101",
+            "ddbctl bench load --seconds 5",
+            "ddbctl bench load --rows 4097",
+        ] {
+            let e = parse(line).unwrap_err();
+            story += &format!("{line}\n  {}\n", sentence(&e.render().to_string()));
+        }
+        crate::ctl::golden::check("usage.txt", &story);
+    }
+}

@@ -1,0 +1,92 @@
+//! What `ddbctl snapshot` takes.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Subcommand};
+
+use super::value::Span;
+use crate::base::ids::{Lineage, SnapshotId};
+
+#[derive(Debug, Subcommand)]
+pub enum Snapshot {
+    /// Take a snapshot
+    #[command(after_help = "Examples:\n  ddbctl snapshot create --wait --wait-timeout 2m")]
+    Create {
+        /// Wait until no part is being written any more
+        #[arg(long)]
+        wait: bool,
+        /// Wait no longer than this; the snapshot goes on
+        #[arg(long, value_name = "TIME", requires = "wait", default_value = "1h")]
+        wait_timeout: Span,
+        /// The snapshot's name, to repeat a request whose outcome is unknown
+        #[arg(long)]
+        uuid: Option<SnapshotId>,
+    },
+    /// How far a snapshot is, and whether its parts are whole on disk; exits 5 when it is missing
+    /// or being deleted, 1 when it failed, 6 when it is damaged
+    Status {
+        /// The snapshot
+        uuid: SnapshotId,
+        /// Only this node's part
+        #[arg(long, value_name = "ID")]
+        node: Option<u64>,
+    },
+    /// The snapshots, newest first
+    List,
+    /// Fetch the part of the node that answers, of another one, or all of them
+    Download(Download),
+    /// Check downloaded or extracted parts of one snapshot, without a cluster
+    #[command(after_help = "Examples:\n  ddbctl snapshot verify parts/*.tar")]
+    Verify {
+        /// Tars, or directories that tars were extracted to
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// Delete a snapshot on every node, or what lies of one that the cluster does not know
+    Delete {
+        /// The snapshot
+        uuid: SnapshotId,
+        /// The history that wrote it, where that is not the cluster's present one: a cluster of
+        /// that history may live on
+        #[arg(long)]
+        lineage: Option<Lineage>,
+    },
+    /// The parts in the nodes' snapshot stores that are of no snapshot that the cluster knows
+    Orphans,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    ddbctl snapshot download $uuid > part.tar\n  \
+    ddbctl snapshot download $uuid --all --output parts\n  \
+    ddbctl snapshot download $uuid --all --output parts --resume")]
+pub struct Download {
+    /// The snapshot
+    pub uuid: SnapshotId,
+    /// The part of this node
+    #[arg(
+        long,
+        value_name = "ID",
+        conflicts_with = "all",
+        value_parser = clap::value_parser!(u64).range(1..),
+    )]
+    pub node: Option<u64>,
+    /// Every completed part, each to snapshot-UUID-NODE.tar
+    #[arg(long)]
+    pub all: bool,
+    /// A file, a directory, or - for stdout; stdout by default, with --all the current directory
+    #[arg(long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// Go on with what an earlier download left
+    #[arg(long)]
+    pub resume: bool,
+    /// With --all: parts that are fetched at the same time, each from its own node if --endpoint
+    /// names it
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 4,
+        value_parser = clap::value_parser!(u16).range(1..),
+    )]
+    pub parallel: u16,
+}

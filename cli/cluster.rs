@@ -1,0 +1,617 @@
+//! `ddbctl cluster`: its nodes, its partitions, and whether anything is wrong.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+use tonic::transport::Channel;
+
+use super::{
+    args::Cluster,
+    client::{Answer, Call, Client},
+    term::{
+        exit::{self, Failure},
+        output::{Console, View},
+        table::{Number, Prose, Table, Text},
+    },
+};
+use crate::base::limits;
+use crate::proto::v1::{self, cluster_service_client::ClusterServiceClient};
+
+#[derive(Debug, Serialize)]
+pub struct Overview {
+    pub cluster_id: String,
+    pub lineage: String,
+    replication_factor: u32,
+    partitions: u32,
+    groups: u32,
+    pub nodes: Vec<NodeLine>,
+    groups_without_leader: u32,
+    groups_under_replicated: u32,
+    /// Absent when nobody leads the meta group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta_leader: Option<String>,
+    meta_under_replicated: bool,
+    answered_by: String,
+    sites: u64,
+    relays: u64,
+    healthy: bool,
+    problems: Vec<String>,
+    /// False for what the endpoints know by themselves, because nobody led the meta group.
+    #[serde(skip_serializing_if = "is_true")]
+    agreed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition_list: Option<Vec<PartitionLine>>,
+}
+
+/// A node. Ids are text in documents: many readers of JSON cannot hold 64 bits.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeLine {
+    pub id: String,
+    pub address: String,
+    pub capacity_percent: u32,
+    pub reachable: bool,
+    pub ready: bool,
+    pub version: String,
+    pub snapshot_store: bool,
+    pub groups_wanted: u32,
+    pub groups_led: u32,
+    /// Why it is not ready, or could not be asked.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+#[derive(Debug, Serialize)]
+struct PartitionLine {
+    id: u32,
+    group: u32,
+    replicas: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leader: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Health {
+    healthy: bool,
+    problems: Vec<String>,
+    cluster_id: String,
+    lineage: String,
+    nodes: usize,
+    groups: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Founded {
+    cluster_id: String,
+    created: bool,
+}
+
+pub async fn run(
+    command: Cluster,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    match command {
+        Cluster::Overview { partitions } => {
+            let (mut overview, failure) = picture(client).await?;
+            if let Some(failure) = failure {
+                console.print(&overview)?;
+                return Err(failure);
+            }
+            if partitions {
+                overview.partition_list = Some(partition_list(client).await?);
+            }
+            console.print(&overview)
+        }
+        Cluster::Health { wait } => {
+            let health = healthy_within(wait.map_or(Duration::ZERO, |wait| wait.0), client).await?;
+            console.print(&health)?;
+            health.judge()
+        }
+        Cluster::Init => init(client, console).await,
+    }
+}
+
+/// The first look that finds nothing wrong, or the last one within the time. Nodes that do not
+/// answer may be starting: that is waited for as well.
+async fn healthy_within(wait: Duration, client: &mut Client) -> Result<Health, Failure> {
+    let until = client.now() + wait;
+    loop {
+        let seen = picture(client).await.map(|(overview, _)| overview);
+        let settled = match &seen {
+            Ok(overview) => overview.healthy,
+            Err(failure) => failure.exit != exit::UNREACHABLE,
+        };
+        if settled || client.now() + limits::CTL_HEALTH_LOOK > until {
+            let Overview { healthy, problems, cluster_id, lineage, nodes, groups, .. } = seen?;
+            return Ok(Health {
+                healthy,
+                problems,
+                cluster_id,
+                lineage,
+                nodes: nodes.len(),
+                groups,
+            });
+        }
+        tokio::time::sleep(limits::CTL_HEALTH_LOOK).await;
+    }
+}
+
+/// Nodes that were started a moment ago are waited for, as long as the timeout allows.
+async fn init(client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+    client.be_patient();
+    let call = Call { what: "found a cluster".into(), again: "repeat it".into() };
+    let request = v1::InitClusterRequest {};
+    let Answer { body, repeated } = client
+        .call(&call, request, |channel, request| async move {
+            service(channel).init_cluster(request).await
+        })
+        .await?;
+    let created = body.created || repeated;
+    console.say(if created {
+        "the cluster is founded; the nodes that wait join it by themselves"
+    } else {
+        "they belong to a cluster already"
+    });
+    console.print(&Founded { cluster_id: body.cluster_id, created })
+}
+
+/// The cluster as its leader knows it.
+pub async fn look(client: &mut Client) -> Result<Overview, Failure> {
+    Ok(Overview::new(overview(client, false).await?))
+}
+
+/// The cluster as its leader knows it, if that can be had in half of the time; otherwise as each
+/// endpoint knows it, and why it is no better.
+async fn picture(client: &mut Client) -> Result<(Overview, Option<Failure>), Failure> {
+    let half = client.timeout() / 2;
+    let mut asking = client.within(half, client.endpoints().to_vec());
+    match overview(&mut asking, false).await {
+        Ok(answer) => Ok((Overview::new(answer), None)),
+        Err(failure) => match seen_apart(client, &failure, half).await {
+            Some(seen) => Ok((seen, Some(failure))),
+            None => Err(failure),
+        },
+    }
+}
+
+async fn overview(client: &mut Client, local: bool) -> Result<v1::GetOverviewResponse, Failure> {
+    let (call, request) = (Call::new("describe the cluster"), v1::GetOverviewRequest { local });
+    let answer = client
+        .call(&call, request, |channel, request| async move {
+            service(channel).get_overview(request).await
+        })
+        .await?;
+    Ok(answer.body)
+}
+
+/// What the endpoints know by themselves when no leader speaks for all, put together; none when
+/// they tell nothing either.
+pub async fn seen_apart(
+    client: &mut Client,
+    failure: &Failure,
+    within: Duration,
+) -> Option<Overview> {
+    if failure.exit != exit::UNREACHABLE {
+        return None;
+    }
+    let mut asked = tokio::task::JoinSet::new();
+    for endpoint in client.endpoints().to_vec() {
+        let mut alone = client.within(within, vec![endpoint.clone()]);
+        asked.spawn(async move { (endpoint, overview(&mut alone, true).await) });
+    }
+    let mut answers = asked.join_all().await;
+    answers.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let (told, silent): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|(_, answer)| answer.is_ok());
+    let told: Vec<_> =
+        told.into_iter().filter_map(|(endpoint, answer)| Some((endpoint, answer.ok()?))).collect();
+    let (together, strangers) = put_together(told)?;
+    let mut overview = Overview::new(together);
+    let heads = std::iter::once(format!(
+        "nobody speaks for the whole cluster; this is what each endpoint knows by itself: {}",
+        failure.place
+    ));
+    let silent = silent
+        .into_iter()
+        .filter_map(|(_, answer)| Some(answer.err()?.place))
+        .map(|why| format!("not asked: {why}"));
+    overview.problems = heads.chain(strangers).chain(silent).chain(overview.problems).collect();
+    (overview.healthy, overview.agreed) = (false, false);
+    Some(overview)
+}
+
+/// One picture of several that were seen apart: of each node what it says itself, where anybody
+/// could ask it, and of groups the worst. Those of another cluster than the first are named.
+fn put_together(
+    told: Vec<(String, v1::GetOverviewResponse)>,
+) -> Option<(v1::GetOverviewResponse, Vec<String>)> {
+    let mut told = told.into_iter();
+    let (_, mut together) = told.next()?;
+    let mut strangers = Vec::new();
+    let mut nodes: BTreeMap<u64, v1::Node> =
+        together.nodes.drain(..).map(|node| (node.id, node)).collect();
+    for (endpoint, seen) in told {
+        if seen.cluster_id != together.cluster_id {
+            strangers.push(format!("{endpoint} belongs to another cluster, {}", seen.cluster_id));
+            continue;
+        }
+        together.groups_without_leader =
+            together.groups_without_leader.max(seen.groups_without_leader);
+        together.groups_under_replicated =
+            together.groups_under_replicated.max(seen.groups_under_replicated);
+        together.meta_under_replicated |= seen.meta_under_replicated;
+        together.meta_leader = together.meta_leader.max(seen.meta_leader);
+        for node in seen.nodes {
+            let known = nodes.entry(node.id).or_insert_with(|| node.clone());
+            if (node.reachable, node.ready) > (known.reachable, known.ready) {
+                *known = node;
+            }
+        }
+    }
+    together.nodes = nodes.into_values().collect();
+    Some((together, strangers))
+}
+
+async fn partition_list(client: &mut Client) -> Result<Vec<PartitionLine>, Failure> {
+    let partitions = client
+        .pages(
+            &Call::new("list the partitions"),
+            |page_token| v1::ListPartitionsRequest { page_size: 0, page_token },
+            |channel, request| async move { service(channel).list_partitions(request).await },
+            |page| (page.partitions, page.next_page_token),
+        )
+        .await?;
+    Ok(partitions.into_iter().map(PartitionLine::new).collect())
+}
+
+impl Overview {
+    fn new(v1: v1::GetOverviewResponse) -> Overview {
+        let problems = problems(&v1);
+        Overview {
+            cluster_id: v1.cluster_id,
+            lineage: v1.lineage,
+            replication_factor: v1.replication_factor,
+            partitions: v1.partitions,
+            groups: v1.groups,
+            nodes: v1.nodes.into_iter().map(NodeLine::new).collect(),
+            groups_without_leader: v1.groups_without_leader,
+            groups_under_replicated: v1.groups_under_replicated,
+            meta_leader: id(v1.meta_leader),
+            meta_under_replicated: v1.meta_under_replicated,
+            answered_by: v1.answered_by.to_string(),
+            sites: v1.sites,
+            relays: v1.relays,
+            healthy: problems.is_empty(),
+            problems,
+            agreed: true,
+            partition_list: None,
+        }
+    }
+
+    /// The node table as the guide shows it, sorted as text as there: of one shape whatever ids
+    /// were drawn, and on every terminal.
+    pub fn node_table(&self) -> String {
+        let mut nodes: Vec<_> = self.nodes.iter().collect();
+        nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        let rows = nodes.into_iter().map(|node| {
+            let (host, port) = node.address.rsplit_once(':').unwrap_or((&node.address, ""));
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            [node.id.clone(), host.to_owned(), port.to_owned(), node.capacity_percent.to_string()]
+        });
+        let columns = [Number("NODE ID"), Text("HOST"), Number("PORT"), Number("CAPACITY %")];
+        let table = Table::new(columns, rows).with_footer([
+            " ".repeat(u64::MAX.to_string().len()),
+            String::new(),
+            format!("PARTITIONS: {}", self.partitions),
+            format!("REPLICATION FACTOR: {}", self.replication_factor),
+        ]);
+        format!("Nodes\n{}", table.render(None))
+    }
+}
+
+impl View for Overview {
+    fn text(&self, columns: Option<usize>) -> String {
+        let list = self.partition_list.as_deref().map(|list| partition_table(list, columns));
+        title(&self.cluster_id, &self.lineage)
+            + &list.unwrap_or_default()
+            + &self.node_table()
+            + &health(&self.problems, self.nodes.len(), self.groups)
+    }
+}
+
+impl View for Health {
+    fn text(&self, _: Option<usize>) -> String {
+        title(&self.cluster_id, &self.lineage) + &health(&self.problems, self.nodes, self.groups)
+    }
+}
+
+impl View for Founded {
+    fn text(&self, _: Option<usize>) -> String {
+        format!("cluster = {}\n", self.cluster_id)
+    }
+}
+
+impl Health {
+    fn judge(&self) -> Result<(), Failure> {
+        let Some((first, others)) = self.problems.split_first() else { return Ok(()) };
+        let more =
+            if others.is_empty() { String::new() } else { format!(", and {} more", others.len()) };
+        Err(Failure::new(
+            exit::FAILED,
+            "the cluster is not healthy",
+            format!("{first}{more}"),
+            "look at ddbctl cluster overview",
+        ))
+    }
+}
+
+/// Which cluster is shown. A server that does not say has none to show.
+pub fn title(cluster_id: &str, lineage: &str) -> String {
+    match (cluster_id, lineage) {
+        ("", _) => String::new(),
+        (id, "") => format!("Cluster {id}\n"),
+        (id, lineage) => format!("Cluster {id}, lineage {lineage}\n"),
+    }
+}
+
+fn partition_table(partitions: &[PartitionLine], columns: Option<usize>) -> String {
+    let rows = partitions.iter().map(|p| {
+        [
+            p.id.to_string(),
+            p.group.to_string(),
+            p.leader.clone().unwrap_or_default(),
+            p.replicas.join(" "),
+        ]
+    });
+    let table = Table::new(
+        [Number("PARTITION"), Number("GROUP"), Number("LEADER"), Prose("REPLICAS")],
+        rows,
+    );
+    format!("Partitions\n{}", table.render(columns))
+}
+
+fn health(problems: &[String], nodes: usize, groups: u32) -> String {
+    if problems.is_empty() {
+        return format!("healthy: {nodes} nodes ready, {groups} groups led and fully replicated\n");
+    }
+    problems
+        .iter()
+        .map(|problem| format!("unhealthy: {}\n", super::term::text::line(problem)))
+        .collect()
+}
+
+/// Everything that keeps a cluster from being healthy.
+fn problems(overview: &v1::GetOverviewResponse) -> Vec<String> {
+    let nodes = overview.nodes.iter().filter_map(|node| match (node.reachable, node.ready) {
+        (false, _) => {
+            Some(format!("node {} at {} does not answer{}", node.id, node.address, because(node)))
+        }
+        (true, false) => {
+            Some(format!("node {} at {} is not ready{}", node.id, node.address, because(node)))
+        }
+        (true, true) => None,
+    });
+    let of = overview.groups;
+    let groups = [
+        (
+            overview.meta_leader == 0,
+            "the meta group has no leader: the configuration cannot change".to_owned(),
+        ),
+        (
+            overview.meta_under_replicated,
+            "the meta group has fewer replicas than it should".to_owned(),
+        ),
+        (
+            overview.groups_without_leader > 0,
+            format!(
+                "{} of {of} groups have no leader: writes to their sites wait",
+                overview.groups_without_leader
+            ),
+        ),
+        (
+            overview.groups_under_replicated > 0,
+            format!(
+                "{} of {of} groups have fewer replicas than they should",
+                overview.groups_under_replicated
+            ),
+        ),
+        (overview.nodes.is_empty(), "there are no nodes".to_owned()),
+    ];
+    nodes
+        .chain(groups.into_iter().filter_map(|(wrong, problem)| wrong.then_some(problem)))
+        .collect()
+}
+
+/// A node's reason, without its address, which stands before it.
+fn because(node: &v1::Node) -> String {
+    let reason = node
+        .reason
+        .strip_prefix(&node.address)
+        .unwrap_or(&node.reason)
+        .trim_start_matches([':', ' ']);
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
+}
+
+fn is_true(is: &bool) -> bool {
+    *is
+}
+
+impl NodeLine {
+    pub fn new(node: v1::Node) -> NodeLine {
+        NodeLine {
+            id: node.id.to_string(),
+            address: node.address,
+            capacity_percent: node.capacity_percent,
+            reachable: node.reachable,
+            ready: node.ready,
+            version: node.version,
+            snapshot_store: node.snapshot_store,
+            groups_wanted: node.groups_wanted,
+            groups_led: node.groups_led,
+            reason: node.reason,
+        }
+    }
+}
+
+impl PartitionLine {
+    fn new(partition: v1::Partition) -> PartitionLine {
+        let replicas = partition.replicas.iter().map(u64::to_string).collect();
+        PartitionLine {
+            id: partition.id,
+            group: partition.group,
+            replicas,
+            leader: id(partition.leader),
+        }
+    }
+}
+
+fn id(id: u64) -> Option<String> {
+    (id != 0).then(|| id.to_string())
+}
+
+pub fn service(channel: Channel) -> ClusterServiceClient<Channel> {
+    ClusterServiceClient::new(channel)
+        .max_decoding_message_size(crate::base::limits::MESSAGE_BYTES_MAX)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::ctl::term::output::Format;
+
+    fn node(id: u64, address: &str) -> v1::Node {
+        v1::Node {
+            id,
+            address: address.into(),
+            capacity_percent: 100,
+            reachable: true,
+            ready: true,
+            version: "0.1.0".into(),
+            snapshot_store: true,
+            groups_wanted: 64,
+            groups_led: 21,
+            reason: String::new(),
+        }
+    }
+
+    /// The cluster of the guide.
+    pub fn guide() -> v1::GetOverviewResponse {
+        v1::GetOverviewResponse {
+            cluster_id: "5f1c8a9e-0b1d-4a53-9a29-6d4a3f5f0c11".into(),
+            lineage: "00c0ffee00c0ffee".into(),
+            replication_factor: 3,
+            partitions: 1024,
+            groups: 64,
+            nodes: vec![
+                node(4678103818387409268, "localhost:8181"),
+                node(8131915220083707319, "localhost:8080"),
+                node(16681865894510149803, "localhost:8282"),
+            ],
+            groups_without_leader: 0,
+            groups_under_replicated: 0,
+            meta_leader: 8131915220083707319,
+            answered_by: 4678103818387409268,
+            sites: 2,
+            relays: 0,
+            meta_under_replicated: false,
+        }
+    }
+
+    fn sick() -> v1::GetOverviewResponse {
+        let mut overview = guide();
+        overview.nodes[0].reachable = false;
+        overview.nodes[0].address = "[::1]:8181".into();
+        overview.nodes[0].reason = "[::1]:8181 cannot be reached: Connection refused".into();
+        overview.nodes[1].ready = false;
+        overview.nodes[1].reason = "the meta group has no leader; looking for node \
+                                    4678103818387409268 ([::1]:8181: Connection refused)"
+            .into();
+        overview.groups_without_leader = 3;
+        overview.groups_under_replicated = 64;
+        overview.meta_leader = 0;
+        overview.meta_under_replicated = true;
+        overview
+    }
+
+    #[test]
+    fn the_node_table_is_the_guides_byte_for_byte() {
+        let golden = concat!(
+            "Nodes\n",
+            "+----------------------+-----------+------------------+-----------------------+\n",
+            "|       NODE ID        |   HOST    |       PORT       |      CAPACITY %       |\n",
+            "+----------------------+-----------+------------------+-----------------------+\n",
+            "| 16681865894510149803 | localhost |             8282 |                   100 |\n",
+            "|  4678103818387409268 | localhost |             8181 |                   100 |\n",
+            "|  8131915220083707319 | localhost |             8080 |                   100 |\n",
+            "+----------------------+-----------+------------------+-----------------------+\n",
+            "|                                    PARTITIONS: 1024 | REPLICATION FACTOR: 3 |\n",
+            "+----------------------+-----------+------------------+-----------------------+\n",
+        );
+        assert_eq!(Overview::new(guide()).node_table(), golden);
+    }
+
+    #[test]
+    fn a_cluster_is_shown_in_every_format() {
+        let mut story = String::new();
+        for (name, v1) in [("healthy", guide()), ("sick", sick())] {
+            for format in [Format::Table, Format::Json, Format::Yaml] {
+                let (mut console, out, _) = Console::recording(format);
+                let mut overview = Overview::new(v1.clone());
+                let partition = v1::Partition {
+                    id: 0,
+                    group: 0,
+                    replicas: vec![4678103818387409268, 5],
+                    leader: 5,
+                };
+                overview.partition_list = Some(vec![PartitionLine::new(partition)]);
+                console.print(&overview).unwrap();
+                console
+                    .print(&crate::ctl::node::Nodes {
+                        cluster_id: v1.cluster_id.clone(),
+                        lineage: v1.lineage.clone(),
+                        nodes: overview.nodes.clone(),
+                    })
+                    .unwrap();
+                story += &format!("# {name}, {format:?}\n{}", out.text());
+            }
+        }
+        crate::ctl::golden::check("cluster.txt", &story);
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_is_named() {
+        assert!(problems(&guide()).is_empty());
+        assert_eq!(problems(&sick()).len(), 6);
+    }
+
+    #[test]
+    fn what_endpoints_know_apart_is_put_together_from_what_each_node_says_itself() {
+        let (mut first, mut second, mut stranger) = (sick(), sick(), guide());
+        first.nodes[1].reachable = false;
+        second.nodes[0] = v1::Node {
+            reachable: true,
+            ready: false,
+            reason: "the meta group has no leader".into(),
+            ..second.nodes[0].clone()
+        };
+        second.nodes.push(node(5, "localhost:8383"));
+        stranger.cluster_id = "another".into();
+        let told = [("a:1", first), ("b:2", second), ("c:3", stranger)]
+            .map(|(at, seen)| (at.to_owned(), seen));
+        let (together, strangers) = put_together(told.into()).unwrap();
+        assert_eq!(strangers, ["c:3 belongs to another cluster, another"]);
+        let told: Vec<String> = problems(&together).into_iter().take(2).collect();
+        let missed = "the meta group has no leader; looking for node 4678103818387409268 \
+                      ([::1]:8181: Connection refused)";
+        assert_eq!(
+            told,
+            [
+                "node 4678103818387409268 at [::1]:8181 is not ready: the meta group has no leader"
+                    .to_owned(),
+                format!("node 8131915220083707319 at localhost:8080 is not ready: {missed}"),
+            ]
+        );
+        assert!(together.nodes.iter().map(|node| node.id).is_sorted() && together.nodes.len() == 4);
+        assert!(put_together(Vec::new()).is_none());
+    }
+}

@@ -1,0 +1,60 @@
+//! `ddbctl snapshot`: which command is answered by which module.
+
+mod status;
+pub mod wait;
+mod receive;
+mod sink;
+pub mod download;
+mod verify;
+pub mod deletion;
+mod orphans;
+
+use super::{
+    args,
+    client::Client,
+    term::{exit::Failure, output::Console},
+};
+pub use status::{Brief, Snapshot, create, find, judge, judge_part, part_of, status_word};
+
+pub async fn run(
+    command: args::Snapshot,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    match command {
+        args::Snapshot::Create { wait: false, uuid, wait_timeout: _ } => {
+            let (taken, warning) = status::create(uuid, client).await?;
+            warn(&warning, console);
+            console.print(&taken.brief())?;
+            status::judge(&taken)
+        }
+        args::Snapshot::Create { wait: true, uuid, wait_timeout } => {
+            let (taken, warning) = status::create(uuid, client).await?;
+            warn(&warning, console);
+            wait::wait(taken, wait_timeout.0, client, console).await
+        }
+        args::Snapshot::Status { uuid, node: None } => {
+            let taken = status::Snapshot::new(status::find(uuid, client).await?.0);
+            console.print(&taken)?;
+            status::judge(&taken)
+        }
+        args::Snapshot::Status { uuid, node: Some(node) } => {
+            let part = status::part_of(&status::find(uuid, client).await?.0, node);
+            console.print(&status::OnePart { uuid: uuid.to_string(), part: part.clone() })?;
+            status::judge_part(&uuid.to_string(), &part)
+        }
+        args::Snapshot::List => status::list(client, console).await,
+        args::Snapshot::Download(args) => download::run(args, client, console).await,
+        args::Snapshot::Verify { paths } => verify::run(&paths, console),
+        args::Snapshot::Delete { uuid, lineage } => {
+            deletion::run(uuid, lineage, client, console).await
+        }
+        args::Snapshot::Orphans => orphans::list(client, console).await,
+    }
+}
+
+fn warn(warning: &str, console: &mut Console) {
+    if !warning.is_empty() {
+        console.warn(warning);
+    }
+}

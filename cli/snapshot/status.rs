@@ -1,0 +1,475 @@
+//! Snapshots: taking, watching and listing them. Downloads, verification, deletion and orphans have
+//! modules of their own.
+//!
+//! The exit code tells a script how the snapshot is, not only whether it could be asked: 5 when it
+//! is missing or being deleted, 1 when it failed, 6 when it is damaged.
+
+use bytes::Bytes;
+use serde::Serialize;
+use tonic::transport::Channel;
+
+use crate::{
+    base::{ids::SnapshotId, limits},
+    ctl::{
+        client::{Call, Client},
+        cluster::title,
+        term::{
+            exit::{self, Failure},
+            output::{Console, View},
+            table::{Number, Prose, Table, Text},
+            text,
+        },
+    },
+    proto::v1::{self, SnapshotStatus as Status, snapshot_service_client::SnapshotServiceClient},
+};
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    pub uuid: String,
+    pub status: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    partitions: u32,
+    partitions_covered: u32,
+    copies_min: u32,
+    created_ms: u64,
+    lineage: String,
+    cluster_id: String,
+    parts: Vec<Part>,
+}
+
+/// What one node contributes. Its id is text: many readers of JSON cannot hold 64 bits.
+#[derive(Clone, Debug, Serialize)]
+pub struct Part {
+    pub node_id: String,
+    address: String,
+    pub status: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    partitions: u32,
+    partitions_done: u32,
+    rows: u64,
+    bytes: u64,
+    bytes_written: u64,
+    download_bytes: u64,
+    manifest_digest: String,
+}
+
+/// The two lines of the guide.
+#[derive(Debug, Serialize)]
+pub struct Brief {
+    pub uuid: String,
+    pub status: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// One part of a snapshot that was asked for by its node.
+#[derive(Debug, Serialize)]
+pub struct OnePart {
+    pub uuid: String,
+    pub part: Part,
+}
+
+#[derive(Debug, Serialize)]
+struct Snapshots {
+    cluster_id: String,
+    snapshots: Vec<Snapshot>,
+}
+
+/// The snapshot that was begun, and what will keep later ones from being taken; empty where nothing
+/// does.
+pub async fn create(
+    uuid: Option<SnapshotId>,
+    client: &mut Client,
+) -> Result<(Snapshot, String), Failure> {
+    let uuid = uuid.map_or_else(|| client.draw_id(), |id| id.0);
+    let call = Call {
+        what: "take a snapshot".into(),
+        again: format!("look with ddbctl snapshot status {uuid}, or repeat it with --uuid {uuid}"),
+    };
+    let request = v1::CreateSnapshotRequest { request_id: Bytes::copy_from_slice(uuid.as_bytes()) };
+    let body = client
+        .call(&call, request, |channel, request| async move {
+            service(channel).create_snapshot(request).await
+        })
+        .await?
+        .body;
+    Ok((Snapshot::new(body.snapshot.unwrap_or_default()), body.warning))
+}
+
+/// A snapshot, and the node that told of it. An unknown one is there with status missing.
+pub async fn find(uuid: SnapshotId, client: &mut Client) -> Result<(v1::Snapshot, u64), Failure> {
+    let call = Call::new(format!("look at snapshot {uuid}"));
+    let request = v1::GetSnapshotRequest { uuid: uuid.to_string() };
+    let body = client
+        .call(&call, request, |channel, request| async move {
+            service(channel).get_snapshot(request).await
+        })
+        .await?
+        .body;
+    let missing = || v1::Snapshot { status: Status::Missing.into(), ..Default::default() };
+    let snapshot = v1::Snapshot { uuid: uuid.to_string(), ..body.snapshot.unwrap_or_else(missing) };
+    Ok((snapshot, body.answered_by))
+}
+
+/// A node's part; missing where the snapshot does not name the node.
+pub fn part_of(snapshot: &v1::Snapshot, node: u64) -> Part {
+    let part = snapshot
+        .parts
+        .iter()
+        .find(|part| part.node_id == node && snapshot.status() != Status::Missing)
+        .cloned();
+    part.map_or_else(|| Part::absent(snapshot, node), Part::new)
+}
+
+pub async fn list(client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+    let pages = client
+        .pages(
+            &Call::new("list the snapshots"),
+            |page_token| v1::ListSnapshotsRequest { page_size: 0, page_token },
+            |channel, request| async move { service(channel).list_snapshots(request).await },
+            |mut page| {
+                let next = std::mem::take(&mut page.next_page_token);
+                (vec![page], next)
+            },
+        )
+        .await?;
+    let cluster_id = pages.first().map(|page| page.cluster_id.clone()).unwrap_or_default();
+    console.print(&Snapshots {
+        cluster_id,
+        snapshots: pages.into_iter().flat_map(|page| page.snapshots).map(Snapshot::new).collect(),
+    })
+}
+
+/// The end of a command that told how a snapshot is.
+pub fn judge(snapshot: &Snapshot) -> Result<(), Failure> {
+    verdict(&format!("snapshot {}", snapshot.uuid), snapshot.status, &snapshot.reason)
+}
+
+pub fn judge_part(uuid: &str, part: &Part) -> Result<(), Failure> {
+    verdict(
+        &format!("the part of node {} in snapshot {uuid}", part.node_id),
+        part.status,
+        &part.reason,
+    )
+}
+
+fn verdict(what: &str, status: &str, reason: &str) -> Result<(), Failure> {
+    match status {
+        "missing" => Err(Failure::new(
+            exit::NOT_FOUND,
+            format!("{what} is missing"),
+            reason,
+            "see what there is with ddbctl snapshot list",
+        )),
+        "deleting" => {
+            Err(Failure::new(exit::NOT_FOUND, format!("{what} is being deleted"), reason, ""))
+        }
+        "damaged" => Err(Failure::new(
+            exit::NOT_VERIFIED,
+            format!("{what} is damaged"),
+            reason,
+            "do not count on it: take another one",
+        )),
+        "failed" => Err(Failure::new(
+            exit::FAILED,
+            format!("{what} failed"),
+            reason,
+            "remove the cause and take another one",
+        )),
+        _ => Ok(()),
+    }
+}
+
+pub fn status_word(status: Status) -> &'static str {
+    match status {
+        Status::Unspecified => "unknown",
+        Status::Processing => "processing",
+        Status::Completed => "completed",
+        Status::Missing => "missing",
+        Status::Failed => "failed",
+        Status::Damaged => "damaged",
+        Status::Deleting => "deleting",
+    }
+}
+
+impl Snapshot {
+    pub fn new(snapshot: v1::Snapshot) -> Snapshot {
+        let status = status_word(snapshot.status());
+        let parts = if status == "missing" { Vec::new() } else { snapshot.parts };
+        Snapshot {
+            uuid: snapshot.uuid,
+            status,
+            reason: snapshot.reason,
+            partitions: snapshot.partitions,
+            partitions_covered: snapshot.partitions_covered,
+            copies_min: snapshot.copies_min,
+            created_ms: snapshot.created_ms,
+            lineage: snapshot.lineage,
+            cluster_id: snapshot.cluster_id,
+            parts: parts.into_iter().map(Part::new).collect(),
+        }
+    }
+
+    pub fn brief(&self) -> Brief {
+        Brief { uuid: self.uuid.clone(), status: self.status, reason: self.reason.clone() }
+    }
+}
+
+impl Part {
+    fn new(part: v1::SnapshotPart) -> Part {
+        Part {
+            node_id: part.node_id.to_string(),
+            status: status_word(part.status()),
+            address: part.address,
+            reason: part.reason,
+            partitions: part.partitions,
+            partitions_done: part.partitions_done,
+            rows: part.rows,
+            bytes: part.bytes,
+            bytes_written: part.bytes_written,
+            download_bytes: part.download_bytes,
+            manifest_digest: part.manifest_digest,
+        }
+    }
+
+    /// A node of which the snapshot says nothing: it has failed with the whole, or is missing.
+    fn absent(snapshot: &v1::Snapshot, node_id: u64) -> Part {
+        let failed = snapshot.status() == Status::Failed;
+        let status = if failed { Status::Failed } else { Status::Missing };
+        let reason = if failed { snapshot.reason.clone() } else { String::new() };
+        Part::new(v1::SnapshotPart { node_id, status: status.into(), reason, ..Default::default() })
+    }
+}
+
+impl View for Brief {
+    fn text(&self, _: Option<usize>) -> String {
+        let reason = if self.reason.is_empty() {
+            String::new()
+        } else {
+            format!("reason = {}\n", text::line(&self.reason))
+        };
+        format!("uuid = {}\nstatus = {}\n{reason}", self.uuid, self.status)
+    }
+}
+
+impl View for Snapshot {
+    fn text(&self, columns: Option<usize>) -> String {
+        let brief = self.brief().text(columns);
+        if self.status == "missing" {
+            return brief;
+        }
+        let covered = format!(
+            "covered = {} of {} partitions, at least {} copies\n",
+            self.partitions_covered, self.partitions, self.copies_min
+        );
+        let created = if self.created_ms == 0 {
+            String::new()
+        } else {
+            format!("created = {}\n", text::when(self.created_ms))
+        };
+        let cluster = if self.cluster_id.is_empty() {
+            String::new()
+        } else {
+            format!("cluster = {}\n", self.cluster_id)
+        };
+        format!("{brief}{covered}{created}{cluster}{}", parts_table(&self.parts, columns))
+    }
+}
+
+impl View for OnePart {
+    fn text(&self, columns: Option<usize>) -> String {
+        let brief = Brief {
+            uuid: self.uuid.clone(),
+            status: self.part.status,
+            reason: self.part.reason.clone(),
+        };
+        brief.text(columns) + &parts_table(std::slice::from_ref(&self.part), columns)
+    }
+}
+
+impl View for Snapshots {
+    fn text(&self, columns: Option<usize>) -> String {
+        let rows = self.snapshots.iter().map(|s| {
+            let completed = s.parts.iter().filter(|part| part.status == "completed").count();
+            let created = if s.created_ms == 0 { String::new() } else { text::when(s.created_ms) };
+            [
+                s.uuid.clone(),
+                s.status.into(),
+                created,
+                format!("{completed}/{}", s.parts.len()),
+                s.copies_min.to_string(),
+                s.reason.clone(),
+            ]
+        });
+        let table = Table::new(
+            [
+                Text("UUID"),
+                Text("STATUS"),
+                Text("CREATED"),
+                Text("PARTS"),
+                Number("COPIES"),
+                Prose("REASON"),
+            ],
+            rows,
+        );
+        title(&self.cluster_id, "") + &table.render(columns)
+    }
+}
+
+fn parts_table(parts: &[Part], columns: Option<usize>) -> String {
+    let rows = parts.iter().map(|p| {
+        let [rows, bytes, written, download] =
+            [p.rows, p.bytes, p.bytes_written, p.download_bytes].map(|n| n.to_string());
+        let partitions = format!("{}/{}", p.partitions_done, p.partitions);
+        [
+            p.node_id.clone(),
+            p.address.clone(),
+            p.status.into(),
+            partitions,
+            rows,
+            bytes,
+            written,
+            download,
+            p.reason.clone(),
+        ]
+    });
+    Table::new(
+        [
+            Number("NODE ID"),
+            Text("ADDRESS"),
+            Text("STATUS"),
+            Text("PARTITIONS"),
+            Number("ROWS"),
+            Number("BYTES"),
+            Number("WRITTEN"),
+            Number("DOWNLOAD"),
+            Prose("REASON"),
+        ],
+        rows,
+    )
+    .render(columns)
+}
+
+pub fn service(channel: Channel) -> SnapshotServiceClient<Channel> {
+    SnapshotServiceClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::ctl::term::output::Format;
+
+    pub const UUID: &str = "19a7e40e-adcc-4cc2-87a7-ae599272b050";
+
+    pub fn part(node_id: u64, status: Status, reason: &str) -> v1::SnapshotPart {
+        let completed = status == Status::Completed;
+        v1::SnapshotPart {
+            node_id,
+            address: format!("localhost:{}", 8080 + node_id),
+            status: status.into(),
+            reason: reason.into(),
+            partitions: 1024,
+            partitions_done: if completed { 1024 } else { 12 },
+            rows: 4096,
+            bytes: 300_000,
+            bytes_written: 250_000,
+            download_bytes: if completed { 305_664 } else { 0 },
+            manifest_digest: if completed { "ab".repeat(32) } else { String::new() },
+        }
+    }
+
+    pub fn snapshot(status: Status, reason: &str, parts: Vec<v1::SnapshotPart>) -> v1::Snapshot {
+        v1::Snapshot {
+            uuid: UUID.into(),
+            status: status.into(),
+            reason: reason.into(),
+            parts,
+            partitions: 1024,
+            partitions_covered: 1024,
+            copies_min: 2,
+            created_ms: 1_735_689_599_000,
+            lineage: "00c0ffee00c0ffee".into(),
+            cluster_id: "5f1c8a9e-0b1d-4a53-9a29-6d4a3f5f0c11".into(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_shown_in_every_format_and_its_exit_code_tells_how_it_is() {
+        let parts = vec![
+            part(1, Status::Completed, ""),
+            part(2, Status::Missing, "the node was away when the cut was made"),
+            part(3, Status::Processing, ""),
+        ];
+        let cases = [
+            ("completed", snapshot(Status::Completed, "", parts.clone())),
+            (
+                "failed",
+                snapshot(
+                    Status::Failed,
+                    "node 3 has no snapshot store",
+                    vec![part(3, Status::Failed, "no snapshot store")],
+                ),
+            ),
+            (
+                "damaged",
+                snapshot(
+                    Status::Damaged,
+                    "no completed part holds group 3; node 3: chunk is missing",
+                    vec![part(3, Status::Damaged, "chunk is missing")],
+                ),
+            ),
+            (
+                "deleting",
+                snapshot(
+                    Status::Deleting,
+                    "node 3: Read-only file system",
+                    vec![part(3, Status::Deleting, "Read-only file system")],
+                ),
+            ),
+            (
+                "missing",
+                v1::Snapshot {
+                    uuid: UUID.into(),
+                    status: Status::Missing.into(),
+                    ..Default::default()
+                },
+            ),
+        ];
+        let mut story = String::new();
+        for (name, v1) in cases {
+            for format in [Format::Table, Format::Json] {
+                let (mut console, out, _) = Console::recording(format);
+                let snapshot = Snapshot::new(v1.clone());
+                console.print(&snapshot).unwrap();
+                console.print(&snapshot.brief()).unwrap();
+                console.print(&OnePart { uuid: UUID.into(), part: part_of(&v1, 3) }).unwrap();
+                console
+                    .print(&Snapshots {
+                        cluster_id: v1.cluster_id.clone(),
+                        snapshots: vec![snapshot.clone()],
+                    })
+                    .unwrap();
+                story += &format!("# {name}, {format:?}\n{}", out.text());
+                story += &format!(
+                    "the snapshot exits {}\n",
+                    judge(&snapshot).map_or_else(|e| format!("{}: {e}", e.exit), |()| "0".into())
+                );
+                story += &format!(
+                    "the part exits {}\n",
+                    judge_part(UUID, &part_of(&v1, 3))
+                        .map_or_else(|e| format!("{}: {e}", e.exit), |()| "0".into())
+                );
+            }
+        }
+        crate::ctl::golden::check("snapshot.txt", &story);
+    }
+
+    #[test]
+    fn a_node_of_which_the_snapshot_says_nothing_has_no_part() {
+        assert_eq!(part_of(&snapshot(Status::Completed, "", vec![]), 9).status, "missing");
+        let failed = part_of(&snapshot(Status::Failed, "the cut timed out", vec![]), 9);
+        assert_eq!((failed.status, failed.reason.as_str()), ("failed", "the cut timed out"));
+    }
+}

@@ -1,0 +1,275 @@
+//! The two streams: results on stdout in the form that was asked for, words on stderr.
+//!
+//! Nothing here panics when a stream is closed: a reader that left is a quiet end, a full disk
+//! behind stdout is a failure.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _, Write},
+    os::fd::AsFd as _,
+    sync::{Arc, Mutex},
+};
+
+use clap::ValueEnum;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::exit::{self, Failure};
+use crate::base::locks::lock;
+
+/// How results are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+    Yaml,
+}
+
+/// A result. As a document it is its fields, whose names are stable; for people it is text.
+pub trait View: Serialize {
+    /// Ends with a line end, or is empty. Tables are no wider than `columns`, where that is known.
+    fn text(&self, columns: Option<usize>) -> String;
+}
+
+type Words = Arc<Mutex<Box<dyn Write + Send>>>;
+
+pub struct Console {
+    name: &'static str,
+    pub format: Format,
+    out: Box<dyn Write + Send>,
+    words: Words,
+    /// Where bars are drawn that stand below each other.
+    bars: Option<MultiProgress>,
+    pub stdout_is_terminal: bool,
+    /// How wide the terminal is that stdout is; none where it is a file or a pipe.
+    columns: Option<usize>,
+    stderr_is_terminal: bool,
+    farewell: InterruptMessage,
+}
+
+/// What is said when an interrupt ends the program: what is left behind, and how to go on.
+#[derive(Clone, Default)]
+pub struct InterruptMessage {
+    name: &'static str,
+    words: Arc<Mutex<String>>,
+}
+
+impl Console {
+    pub fn open(name: &'static str, format: Format) -> Console {
+        Console {
+            name,
+            format,
+            out: stdout(),
+            words: Arc::new(Mutex::new(Box::new(io::stderr()))),
+            bars: None,
+            stdout_is_terminal: io::stdout().is_terminal(),
+            columns: columns(),
+            stderr_is_terminal: io::stderr().is_terminal(),
+            farewell: InterruptMessage { name, words: Arc::default() },
+        }
+    }
+
+    /// Consoles for `count` concurrent tasks. They share this one's stderr and stack their progress
+    /// bars. They write no results, and only this console handles an interrupt.
+    pub fn beside(&self, count: usize) -> Vec<Console> {
+        let bars = MultiProgress::with_draw_target(self.target());
+        let one = || Console {
+            name: self.name,
+            format: self.format,
+            out: Box::new(io::sink()),
+            words: self.words.clone(),
+            bars: Some(bars.clone()),
+            stdout_is_terminal: false,
+            columns: None,
+            stderr_is_terminal: self.stderr_is_terminal,
+            farewell: InterruptMessage::default(),
+        };
+        (0..count).map(|_| one()).collect()
+    }
+
+    /// Prints a result.
+    pub fn print(&mut self, view: &impl View) -> Result<(), Failure> {
+        let text = match self.format {
+            Format::Table => view.text(self.columns),
+            Format::Json => serde_json::to_string_pretty(view).map_err(unwritable)? + "\n",
+            Format::Yaml => serde_norway::to_string(view).map_err(unwritable)?,
+        };
+        self.write(text.as_bytes())
+    }
+
+    /// Prints one of many results: a line of JSON, a document of YAML.
+    pub fn print_each<V: View>(&mut self, views: &[V]) -> Result<(), Failure> {
+        let mut text = String::new();
+        for view in views {
+            match self.format {
+                Format::Table => text += &view.text(self.columns),
+                Format::Json => text += &(serde_json::to_string(view).map_err(unwritable)? + "\n"),
+                Format::Yaml => {
+                    text += &format!("---\n{}", serde_norway::to_string(view).map_err(unwritable)?)
+                }
+            }
+        }
+        self.write(text.as_bytes())
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.try_write(bytes).map_err(|e| match e.kind() {
+            io::ErrorKind::BrokenPipe => Failure::reader_left(),
+            _ => Failure::new(
+                exit::FAILED,
+                format!("cannot write the result: {e}"),
+                "stdout",
+                "see where it is redirected to",
+            ),
+        })
+    }
+
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.out.flush()
+    }
+
+    /// Words for a person. When nobody can hear them, that is no failure.
+    pub fn say(&mut self, words: &str) {
+        let mut to = lock(&self.words);
+        let mut write = || drop(writeln!(to, "{words}"));
+        match &self.bars {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// Words for a person about what a document says by itself.
+    pub fn confirm(&mut self, words: &str) {
+        if self.format == Format::Table {
+            self.say(words);
+        }
+    }
+
+    pub fn warn(&mut self, words: &str) {
+        let line = format!("{}: warning: {}", self.name, super::text::line(words));
+        self.say(&line);
+    }
+
+    /// Says how it ended, if there is anything to say, and returns the exit code.
+    pub fn finish(mut self, end: Result<(), Failure>) -> u8 {
+        let Err(failure) = end else { return exit::OK };
+        if !failure.is_silent() {
+            let line = format!("{}: {failure}", self.name);
+            self.say(&line);
+        }
+        failure.exit
+    }
+
+    pub fn complain(&mut self, failure: &Failure) {
+        let line = format!("{}: {failure}", self.name);
+        self.say(&line);
+    }
+
+    pub fn farewell(&self) -> InterruptMessage {
+        self.farewell.clone()
+    }
+
+    /// Sets what an interrupt from now on leaves behind.
+    pub fn on_interrupt(&self, words: impl Into<String>) {
+        *lock(&self.farewell.words) = words.into();
+    }
+
+    /// A bar on a terminal; nothing at all in a pipe.
+    pub fn bar(&self, of: u64, bytes: bool) -> ProgressBar {
+        let template = if bytes {
+            "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}"
+        } else {
+            "{msg} [{bar:30}] {pos}/{len} partitions"
+        };
+        let style =
+            ProgressStyle::with_template(template).expect("the templates above are well formed");
+        match &self.bars {
+            Some(bars) => bars.add(ProgressBar::new(of)).with_style(style),
+            None => ProgressBar::with_draw_target(Some(of), self.target()).with_style(style),
+        }
+    }
+
+    fn target(&self) -> ProgressDrawTarget {
+        if self.stderr_is_terminal {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        }
+    }
+
+    pub fn draws(&self) -> bool {
+        self.stderr_is_terminal
+    }
+
+    /// A console that keeps what it is told, with what it has kept.
+    #[cfg(test)]
+    pub fn recording(format: Format) -> (Console, Record, Record) {
+        let (out, words) = (Record::default(), Record::default());
+        let console = Console {
+            name: "ddbctl",
+            format,
+            out: Box::new(out.clone()),
+            words: Arc::new(Mutex::new(Box::new(words.clone()))),
+            bars: None,
+            stdout_is_terminal: false,
+            columns: None,
+            stderr_is_terminal: false,
+            farewell: InterruptMessage::default(),
+        };
+        (console, out, words)
+    }
+}
+
+impl InterruptMessage {
+    pub fn speak(&self) {
+        let words = lock(&self.words);
+        let tail = if words.is_empty() { String::new() } else { format!(": {words}") };
+        let _ = writeln!(io::stderr(), "{}: interrupted{tail}", self.name);
+    }
+}
+
+/// Without the line buffer of `io::stdout`, which would hold back the end of a tar and its error.
+fn stdout() -> Box<dyn Write + Send> {
+    match io::stdout().as_fd().try_clone_to_owned() {
+        Ok(fd) => Box::new(File::from(fd)),
+        Err(_) => Box::new(io::stdout()),
+    }
+}
+
+/// Terminals that do not know their width say 0.
+fn columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(size.ws_col.into()).filter(|columns| *columns > 0)
+}
+
+fn unwritable(e: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        exit::FAILED,
+        format!("cannot form the result: {e}"),
+        "stdout",
+        "ask for another format with -o",
+    )
+}
+
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub struct Record(Arc<Mutex<Vec<u8>>>);
+
+#[cfg(test)]
+impl Record {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[cfg(test)]
+impl Write for Record {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

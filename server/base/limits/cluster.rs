@@ -1,0 +1,38 @@
+//! What a cluster may be, and what it remembers.
+
+/// Partitions that a cluster has at least. Founding with fewer is refused.
+pub const PARTITIONS_MIN: u32 = 64;
+/// Partitions that a cluster has at most. Founding with more is refused.
+pub const PARTITIONS_MAX: u32 = 65_536;
+/// Replicas of each data group. Founding with more is refused.
+pub const REPLICATION_FACTOR_MAX: u32 = 7;
+/// Voters of the meta group; all other nodes are its learners.
+pub const META_VOTERS_MAX: usize = 7;
+/// Nodes of one cluster. A further node that asks to join is refused.
+pub const NODES_MAX: usize = 1024;
+/// A node's capacity in percent, which weighs its share of the groups against the other nodes'. A
+/// node that announces more is refused.
+pub const CAPACITY_PERCENT_MAX: u32 = 10_000;
+/// Bytes of the product version that a node announces.
+pub const VERSION_BYTES_MAX: usize = 64;
+/// Relays of one site, since removing the site takes all of them from it in one step of the meta
+/// group. A further relay is refused.
+pub const SITE_RELAYS_MAX: usize = 16_384;
+/// Bytes of a node's `host:port`: a DNS name of 255 and a port of 5.
+pub const ADDRESS_BYTES_MAX: usize = 261;
+
+/// Requests whose outcome a data group remembers, so that a retry is answered and not repeated. A
+/// retry that comes after this many later requests of the group is applied as a new request.
+pub const REQUESTS_REMEMBERED: u64 = 4096;
+/// Snapshots that the cluster keeps a record of. At this number `create` is refused until one is
+/// deleted; where creates have raced past that check, the meta group forgets its oldest record.
+pub const SNAPSHOTS_REMEMBERED: usize = 1000;
+/// Snapshots from which on `create` warns its caller that the cluster will soon take no more.
+pub const SNAPSHOTS_WARNED: usize = 900;
+/// Deleted snapshots whose uuid the cluster remembers and refuses for a new snapshot.
+pub const SNAPSHOTS_DELETED_REMEMBERED: usize = 256;
+
+const _: () = assert!(PARTITIONS_MIN <= PARTITIONS_MAX);
+const _: () = assert!(META_VOTERS_MAX % 2 == 1, "an even voter more spares no failure");
+const _: () = assert!(ADDRESS_BYTES_MAX == 255 + ":65535".len());
+const _: () = assert!(SNAPSHOTS_WARNED < SNAPSHOTS_REMEMBERED, "the warning comes first");

@@ -1,0 +1,24 @@
+//! What a node says of itself on stderr.
+
+use std::time::Duration;
+
+/// Lines of the log that wait for the thread that writes them. Further ones are lost and counted.
+pub const LOG_LINES_MAX: usize = 4096;
+/// Bytes of the lines that wait for the thread that writes them. Further ones are lost and counted.
+pub const LOG_LINES_BYTES_MAX: usize = 4 << 20;
+/// How often the log says how many lines were lost or left out, if any were.
+pub const LOG_TOLD_EVERY: Duration = Duration::from_secs(1);
+/// Lines that one place in the code may write in a second. Further ones are left out and counted.
+pub const LOG_LINES_A_SECOND: u32 = 16;
+/// Lines that one place may write in a second when strangers can cause them: in the acceptor, and
+/// in foreign crates.
+pub const LOG_LINES_OF_STRANGERS: u32 = 1;
+/// How long a process that ends waits for its last lines to be written.
+pub const LOG_LAST_WORDS: Duration = Duration::from_millis(500);
+/// Answers that a request to write the last lines may get.
+pub const LOG_FLUSH_ANSWERS: usize = 1;
+/// Pause before writing again to a stderr that does not block and takes nothing.
+pub const LOG_AGAIN: Duration = Duration::from_millis(10);
+
+const _: () = assert!(LOG_LINES_OF_STRANGERS <= LOG_LINES_A_SECOND);
+const _: () = assert!(LOG_AGAIN.as_millis() < LOG_LAST_WORDS.as_millis());

@@ -1,0 +1,115 @@
+//! Snapshots: the cut, parts, chunks, deletions.
+
+use std::time::Duration;
+
+use super::{
+    CONTEXT_BYTES_MAX, KEY_BYTES_MAX, LINEAGES_MAX, NODE_STATUS, REQUEST_DEADLINE,
+    SIBLINGS_BYTES_MAX, SIBLINGS_MAX, TICK, VALUE_BYTES_MAX,
+};
+
+// The cut.
+
+/// Time after which the meta leader aborts a snapshot whose marks are not all applied.
+pub const CUT_DEADLINE: Duration = Duration::from_secs(10);
+/// Time after which the meta leader proposes a snapshot's outcome again when none is applied.
+pub const CUT_PROPOSE_AGAIN: Duration = Duration::from_secs(1);
+/// Bytes of the reason for which a snapshot or a part failed; the rest of it is cut off.
+pub const REASON_BYTES_MAX: usize = 1024;
+
+const _: () = assert!(CUT_PROPOSE_AGAIN.as_millis() < CUT_DEADLINE.as_millis());
+const _: () = assert!(2 * TICK.as_millis() < CUT_PROPOSE_AGAIN.as_millis());
+const _: () = assert!(
+    CUT_DEADLINE.as_millis() <= REQUEST_DEADLINE.as_millis(),
+    "a cut holds no write past the default deadline"
+);
+
+// Parts.
+
+/// Ticks between two looks of a node at its own unfinished parts, and of the meta leader at those
+/// of nodes that are away.
+pub const PART_TICKS: u64 = 5;
+/// Newest snapshots whose parts a node looks after, and deletions that it begins at one look; the
+/// other deletions take their turn.
+pub const PARTS_WATCHED: usize = 8;
+/// Time, counted from a node's first applied mark of a snapshot, that its other groups have to
+/// reach theirs. After that, once the snapshot is sealed, the part goes without groups that have
+/// not.
+pub const MARK_GRACE: Duration = Duration::from_secs(10);
+/// Time, counted from when the meta leader misses a node (`SILENT`), after which it reports the
+/// node's unfinished parts of sealed snapshots as missing.
+pub const PART_GRACE: Duration = Duration::from_secs(5);
+/// Pause before a node reports again on a part that the meta group could not take note of.
+pub const REPORT_AGAIN: Duration = Duration::from_millis(500);
+/// Niceness of the thread that captures a part: where others want every core, it gets about a tenth
+/// of one.
+pub const CAPTURE_NICE: i32 = 10;
+/// How long a capture may hold a view of the store, which keeps the store from using space again.
+/// After that the capture fails.
+pub const VIEW_AGE_MAX: Duration = Duration::from_secs(600);
+/// Bytes of chunks that a part's writer leaves to the kernel before it syncs them.
+pub const SHELF_UNSYNCED_BYTES: u64 = 64 << 20;
+/// Bytes of the file that says which node uses a directory of a snapshot store.
+pub const OWNER_BYTES_MAX: u64 = 4096;
+/// Bytes of a manifest that a start reads to learn which node the part is of.
+pub const TRACE_BYTES: u64 = 4096;
+/// Groups that a reason names; it counts the others.
+pub const GROUPS_NAMED_MAX: usize = 8;
+/// Problems of a part that a check names; it counts the others.
+pub const PROBLEMS_MAX: usize = 100;
+/// Chunks under way on each thread that reads a part: one that it works on and one that waits.
+pub const CHUNKS_UNDER_WAY: usize = 2;
+/// Threads that read a part; more cores would wait for the disk.
+pub const CHUNK_THREADS_MAX: usize = 8;
+
+const _: () = assert!(TICK.as_millis() * PART_TICKS as u128 <= PART_GRACE.as_millis());
+const _: () = assert!(CUT_DEADLINE.as_millis() <= MARK_GRACE.as_millis(), "marks come before");
+const _: () = assert!(MARK_GRACE.as_millis() < VIEW_AGE_MAX.as_millis());
+
+// Rows, chunks and manifests.
+
+/// Bytes of a row, key included: every sibling at its largest, which is more than
+/// `SIBLINGS_BYTES_MAX` lets a write make. A reader refuses a larger one.
+pub const ROW_BYTES_MAX: usize = SIBLINGS_MAX * (VALUE_BYTES_MAX + 64) + 2 * KEY_BYTES_MAX;
+/// Bytes of a row's key: its prefix, site, bucket and key, with what keeps them in order.
+pub const ROW_KEY_BYTES_MAX: usize = 4 * KEY_BYTES_MAX;
+/// Bytes of rows before which a chunk does not end by its content.
+pub const CHUNK_BYTES_MIN: usize = 256 << 10;
+/// Bytes of rows that chunks have on average.
+pub const CHUNK_BYTES_TARGET: usize = 1 << 20;
+/// Bytes of rows at which a chunk ends in any case; its last row may go beyond.
+pub const CHUNK_BYTES_MAX: usize = 4 << 20;
+/// Bytes that a reader decompresses of one chunk. It refuses a chunk that claims more.
+pub const CHUNK_BYTES_READ_MAX: usize = CHUNK_BYTES_MAX + ROW_BYTES_MAX;
+/// Bytes of a chunk as it is stored. What zstd cannot compress it lengthens by far less than the
+/// MiB that is added here.
+pub const CHUNK_BYTES_STORED_MAX: u64 = CHUNK_BYTES_READ_MAX as u64 + (1 << 20);
+/// Bytes of a manifest; a writer refuses to make a larger one, a reader to read it.
+pub const MANIFEST_BYTES_MAX: usize = 512 << 20;
+
+const _: () = assert!(CHUNK_BYTES_MIN < CHUNK_BYTES_TARGET && CHUNK_BYTES_TARGET < CHUNK_BYTES_MAX);
+const _: () = assert!(ROW_BYTES_MAX > SIBLINGS_BYTES_MAX + ROW_KEY_BYTES_MAX);
+const _: () = assert!(ROW_KEY_BYTES_MAX < CHUNK_BYTES_MIN);
+const _: () = assert!(CONTEXT_BYTES_MAX > LINEAGES_MAX * 2 * size_of::<u64>());
+
+// Looking at parts, and deleting them.
+
+/// Time for which a look at a part's chunks counts as new, so that clients that ask often do not
+/// keep the disk busy.
+pub const PART_LOOK_FRESH: Duration = Duration::from_secs(2);
+/// How long an answer waits for a look at a part's chunks. A look that takes longer goes on for the
+/// next client that asks.
+pub const PART_LOOK: Duration = Duration::from_millis(800);
+/// Looks at parts that are under way or remembered; with so many under way a further one gets
+/// EXHAUSTED.
+pub const PARTS_LOOKED_AT: usize = 16;
+/// Pause before a node tries again to delete a part that it could not delete.
+pub const DELETE_AGAIN: Duration = Duration::from_secs(5);
+/// How long `delete` waits for the nodes to delete their parts. Its answer names those that have
+/// not; they go on.
+pub const DELETE_WAIT: Duration = Duration::from_secs(2);
+/// How often a waiting `delete` looks for the nodes' reports.
+pub const DELETE_LOOK: Duration = Duration::from_millis(20);
+
+const _: () = assert!(PART_LOOK.as_millis() < NODE_STATUS.as_millis(), "a look fits an answer");
+const _: () = assert!(DELETE_LOOK.as_millis() < DELETE_WAIT.as_millis());
+const _: () = assert!(DELETE_WAIT.as_millis() < REQUEST_DEADLINE.as_millis());

@@ -1,0 +1,489 @@
+//! What a node counts and measures, in Prometheus' text format.
+//!
+//! One table declares every metric, `metrics!`; `docs/metrics.md` is checked against it.
+//! Durations are in seconds, sizes in bytes.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Metric, Registry, Unit},
+};
+
+use crate::base::journal;
+
+const PREFIX: &str = "devicedb";
+
+/// One metric as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// As a query names it.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    pub help: &'static str,
+}
+
+/// A call as it is counted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    method: &'static str,
+    code: &'static str,
+}
+
+/// A call as it is timed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Method {
+    method: &'static str,
+}
+
+/// A field of a peer's message.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Field {
+    field: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ended {
+    outcome: &'static str,
+}
+
+/// What lies on a disk: `store` or `snapshot_store`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Disk {
+    directory: &'static str,
+}
+
+/// How this node's part of a snapshot ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartEnd {
+    Completed,
+    Failed,
+    /// This node was away at the cut.
+    Missing,
+    /// The snapshot was aborted or deleted before the part was done.
+    GivenUp,
+}
+
+impl PartEnd {
+    const ALL: [PartEnd; 4] =
+        [PartEnd::Completed, PartEnd::Failed, PartEnd::Missing, PartEnd::GivenUp];
+
+    fn label(self) -> Ended {
+        let outcome = match self {
+            PartEnd::Completed => "completed",
+            PartEnd::Failed => "failed",
+            PartEnd::Missing => "missing",
+            PartEnd::GivenUp => "given_up",
+        };
+        Ended { outcome }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Why {
+    why: &'static str,
+}
+
+/// Why this node closed a connection that could have gone on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// As many as the node takes were open when it came.
+    Full,
+    /// It had sent no whole request within `limits::FIRST_REQUEST`.
+    Silent,
+    /// It was idle, and a new one needed its place.
+    Idle,
+}
+
+impl Cut {
+    const ALL: [Cut; 3] = [Cut::Full, Cut::Silent, Cut::Idle];
+
+    fn label(self) -> Why {
+        let why = match self {
+            Cut::Full => "full",
+            Cut::Silent => "silent",
+            Cut::Idle => "room",
+        };
+        Why { why }
+    }
+}
+
+/// Declares every metric once: field, type, how it is registered, name and help.
+macro_rules! metrics {
+    ($(
+        $field:ident: $kind:ty = $register:ident($name:literal, $help:literal $(, $new:expr)?);
+    )+) => {
+        /// See the module. Shared behind an `Arc`.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            listing: Vec<Described>,
+            $($field: $kind,)+
+        }
+
+        impl Default for Metrics {
+            fn default() -> Metrics {
+                let mut register =
+                    Register { registry: Registry::with_prefix(PREFIX), listing: Vec::new() };
+                $(let $field: $kind =
+                    $register(&mut register, $name, $help, metrics!(@new $($new)?));)+
+                let Register { registry, listing } = register;
+                let metrics = Metrics { registry, listing, $($field,)+ };
+                metrics.begin_at_zero();
+                metrics
+            }
+        }
+    };
+    (@new) => { Default::default() };
+    (@new $new:expr) => { $new };
+}
+
+metrics! {
+    requests: Family<Call, Counter> = counted("requests", "Requests by method and gRPC code");
+    request_seconds: Family<Method, Histogram, fn() -> Histogram> = timed(
+        "request_duration",
+        "From a request's arrival to its answer by method, streams left out",
+        Family::new_with_constructor(seconds)
+    );
+    round_seconds: Histogram = timed(
+        "engine_round_duration",
+        "One turn of the engine's loop, with its disk write",
+        seconds()
+    );
+    round_inputs: Histogram =
+        counted("engine_round_inputs", "Inputs that one turn of the loop took", inputs());
+    queue_depth: Gauge = counted("engine_queue_depth", "Inputs that wait for the engine's loop");
+    log_entries: Counter = counted("log_entries", "Raft log entries written");
+    log_sync_seconds: Histogram =
+        timed("log_sync_duration", "A write of the log that was synced to disk", seconds());
+    checkpoint_seconds: Histogram =
+        timed("checkpoint_duration", "Writing applied rows to the store", seconds());
+    checkpoint_bytes: Counter = counted("checkpoint_bytes", "Bytes of rows written to the store");
+    leader_changes: Counter =
+        counted("leader_changes", "Times that a group got another leader, as this node has seen");
+    elections_won: Counter =
+        counted("elections_won", "Times that this node became a group's leader");
+    groups_led: Gauge =
+        counted("groups_led", "Groups that this node leads, the meta group included");
+    overlay_bytes: Gauge =
+        counted("overlay_bytes", "Applied rows in memory that are not in the store yet");
+    log_bytes: Gauge = counted("log_bytes", "Size of the Raft log on disk");
+    peer_sent: Counter = counted("peer_messages_sent", "Messages handed to streams to other nodes");
+    peer_dropped: Counter = counted(
+        "peer_messages_dropped",
+        "Messages that were lost because a queue was full or a node unknown"
+    );
+    peer_received: Counter = counted("peer_messages_received", "Messages taken from other nodes");
+    peer_refused: Family<Field, Counter> = counted(
+        "peer_messages_refused",
+        "Messages of other nodes that no node that is well sends, by the field that gives \
+         them away"
+    );
+    entries_skipped: Counter = counted(
+        "log_entries_skipped",
+        "Committed entries that no version can apply and that every replica passes over: \
+         never but by a fault, see the log"
+    );
+    held_seconds: Histogram = timed(
+        "snapshot_hold_duration",
+        "How long a group's writes waited for a snapshot's cut",
+        seconds()
+    );
+    parts: Family<Ended, Counter> =
+        counted("snapshot_parts", "This node's parts of snapshots by how they ended");
+    capture_seconds: Histogram =
+        timed("capture_duration", "From the cut to this node's part in place", seconds());
+    capture_rows: Counter = counted("capture_rows", "Rows in this node's parts of snapshots");
+    capture_bytes: Counter =
+        counted("capture_bytes", "Bytes in this node's parts before compression");
+    capture_written: Counter =
+        counted("capture_written_bytes", "Bytes of chunks that had to be written");
+    capture_processor: Counter<f64, AtomicU64> =
+        counted("capture_processor_seconds", "Processor time of captures");
+    ready: Gauge = counted("ready", "1 when every local group has caught up and can serve");
+    view_seconds: Histogram =
+        timed("snapshot_view_duration", "How long a capture held its view of the store", seconds());
+    view_age: Gauge = counted(
+        "snapshot_view_age_seconds",
+        "How long the oldest view that a capture holds has been held; 0 when none is"
+    );
+    disk_free: Family<Disk, Gauge> = counted(
+        "disk_free_bytes",
+        "Free bytes of the disk on which the store lies, or the snapshot store"
+    );
+    disk_floor: Family<Disk, Gauge> = counted(
+        "disk_floor_bytes",
+        "Free bytes of that disk below which parts of snapshots and rows for other nodes \
+         are refused"
+    );
+    connections: Gauge = counted("connections", "Connections that are open to this node");
+    connections_cut: Family<Why, Counter> =
+        counted("connections_cut", "Connections that this node has closed by itself, by why");
+    accept_errors: Counter = counted("accept_errors", "Connections that could not be accepted");
+    lines_lost: Counter = counted(
+        "stderr_lines_lost",
+        "Lines of the log that nobody read in time, or that could not be written"
+    );
+}
+
+/// From 1 to 16,384, a factor of 4.
+fn inputs() -> Histogram {
+    Histogram::new(std::iter::successors(Some(1.0), |n| Some(n * 4.0)).take(8))
+}
+
+/// From 50 µs to 26 s, a factor of 3.
+fn seconds() -> Histogram {
+    Histogram::new(std::iter::successors(Some(0.000_05), |s| Some(s * 3.0)).take(13))
+}
+
+/// Registers metrics, and remembers how they are described.
+struct Register {
+    registry: Registry,
+    listing: Vec<Described>,
+}
+
+fn counted<M: Metric + TypedMetric + Clone>(
+    register: &mut Register,
+    name: &str,
+    help: &'static str,
+    metric: M,
+) -> M {
+    let kind = M::TYPE.as_str();
+    let total = if kind == "counter" { "_total" } else { "" };
+    register.listing.push(Described { name: format!("{PREFIX}_{name}{total}"), kind, help });
+    register.registry.register(name, help, metric.clone());
+    metric
+}
+
+fn timed<M: Metric + Clone>(
+    register: &mut Register,
+    name: &str,
+    help: &'static str,
+    histogram: M,
+) -> M {
+    register.listing.push(Described {
+        name: format!("{PREFIX}_{name}_seconds"),
+        kind: "histogram",
+        help,
+    });
+    register.registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+    histogram
+}
+
+impl Metrics {
+    /// Shows what has never happened as 0 and not as absent: an alarm on a rise needs both.
+    fn begin_at_zero(&self) {
+        PartEnd::ALL.iter().for_each(|end| drop(self.parts.get_or_create(&end.label())));
+        Cut::ALL.iter().for_each(|cut| drop(self.connections_cut.get_or_create(&cut.label())));
+    }
+
+    /// Everything, as Prometheus reads it.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a string takes everything");
+        text
+    }
+
+    /// What there is, in the order of `text`.
+    pub fn listing(&self) -> &[Described] {
+        &self.listing
+    }
+
+    /// The listing as docs/metrics.md shows it.
+    pub fn table(&self) -> String {
+        let rows: String = self
+            .listing
+            .iter()
+            .map(|metric| format!("| `{}` | {} | {} |\n", metric.name, metric.kind, metric.help))
+            .collect();
+        format!("| metric | type | what it says |\n| --- | --- | --- |\n{rows}")
+    }
+
+    /// `code` by its name in gRPC; a stream has no duration.
+    pub fn request(&self, method: &'static str, code: &'static str, took: Option<Duration>) {
+        self.requests.get_or_create(&Call { method, code }).inc();
+        if let Some(took) = took {
+            self.request_seconds.get_or_create(&Method { method }).observe(took.as_secs_f64());
+        }
+    }
+    /// Adds to the number of inputs that wait for the engine; negative when the engine takes some.
+    pub fn queued(&self, more: i64) {
+        self.queue_depth.inc_by(more);
+    }
+    pub fn round(&self, took: Duration, inputs: usize) {
+        self.round_seconds.observe(took.as_secs_f64());
+        self.round_inputs.observe(inputs as f64);
+    }
+    /// `synced` is how long the write took that reached the disk.
+    pub fn logged(&self, entries: usize, synced: Option<Duration>) {
+        self.log_entries.inc_by(entries as u64);
+        if let Some(took) = synced {
+            self.log_sync_seconds.observe(took.as_secs_f64());
+        }
+    }
+    pub fn checkpoint(&self, took: Duration, bytes: usize) {
+        self.checkpoint_seconds.observe(took.as_secs_f64());
+        self.checkpoint_bytes.inc_by(bytes as u64);
+    }
+    pub fn leader_changed(&self, to_this_node: bool) {
+        self.leader_changes.inc();
+        self.elections_won.inc_by(u64::from(to_this_node));
+    }
+    pub fn part_ended(&self, how: PartEnd) {
+        self.parts.get_or_create(&how.label()).inc();
+    }
+    pub fn peer_messages(&self, count: usize, sent: bool) {
+        let counter = if sent { &self.peer_sent } else { &self.peer_dropped };
+        counter.inc_by(count as u64);
+    }
+    pub fn peer_messages_received(&self, count: usize, taken: bool) {
+        let counter = if taken { &self.peer_received } else { &self.peer_dropped };
+        counter.inc_by(count as u64);
+    }
+    pub fn connections(&self, open: usize) {
+        self.connections.set(open as i64);
+    }
+    pub fn connection_cut(&self, why: Cut) {
+        self.connections_cut.get_or_create(&why.label()).inc();
+    }
+    pub fn accept_failed(&self) {
+        self.accept_errors.inc();
+    }
+    /// `field` as the contract names it.
+    pub fn peer_message_refused(&self, field: &'static str) {
+        self.peer_refused.get_or_create(&Field { field }).inc();
+    }
+    pub fn entry_skipped(&self) {
+        self.entries_skipped.inc();
+    }
+    pub fn held(&self, time: Duration) {
+        self.held_seconds.observe(time.as_secs_f64());
+    }
+    pub fn captured(&self, took: Duration, rows: u64, bytes: u64, written: u64) {
+        self.capture_seconds.observe(took.as_secs_f64());
+        self.capture_rows.inc_by(rows);
+        self.capture_bytes.inc_by(bytes);
+        self.capture_written.inc_by(written);
+    }
+    pub fn capture_cost(&self, processor: Duration) {
+        self.capture_processor.inc_by(processor.as_secs_f64());
+    }
+    pub fn view_held(&self, time: Duration) {
+        self.view_seconds.observe(time.as_secs_f64());
+    }
+    /// What is free on the disk of a directory, and what has to be.
+    pub fn disk(&self, directory: &'static str, free: u64, floor: u64) {
+        self.disk_free.get_or_create(&Disk { directory }).set(free as i64);
+        self.disk_floor.get_or_create(&Disk { directory }).set(floor as i64);
+    }
+    /// What is looked up when somebody asks.
+    pub fn now(
+        &self,
+        ready: bool,
+        groups_led: usize,
+        overlay_bytes: usize,
+        log_bytes: u64,
+        view_age: Duration,
+    ) {
+        self.ready.set(i64::from(ready));
+        self.groups_led.set(groups_led as i64);
+        self.overlay_bytes.set(overlay_bytes as i64);
+        self.log_bytes.set(log_bytes as i64);
+        self.view_age.set(view_age.as_secs() as i64);
+        self.lines_lost.inner().store(journal::lost(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let metrics = Metrics::default();
+        metrics.request("Put", "OK", Some(Duration::from_millis(2)));
+        metrics.now(true, 22, 10, 20, Duration::from_secs(61));
+        metrics.view_held(Duration::from_secs(3));
+        metrics.part_ended(PartEnd::Failed);
+        metrics.disk("store", 70, 7);
+        let text = metrics.text();
+        assert!(text.contains("devicedb_requests_total{method=\"Put\",code=\"OK\"} 1"), "{text}");
+        assert!(text.contains("devicedb_snapshot_view_duration_seconds_sum 3.0"), "{text}");
+        assert!(
+            text.contains("devicedb_request_duration_seconds_count{method=\"Put\"} 1"),
+            "{text}"
+        );
+        assert!(text.contains("devicedb_snapshot_parts_total{outcome=\"failed\"} 1"), "{text}");
+        assert!(text.contains("devicedb_snapshot_parts_total{outcome=\"completed\"} 0"), "{text}");
+        assert!(text.contains("devicedb_groups_led 22"), "{text}");
+        assert!(text.contains("devicedb_disk_free_bytes{directory=\"store\"} 70"), "{text}");
+        assert!(text.contains("devicedb_disk_floor_bytes{directory=\"store\"} 7"), "{text}");
+        assert!(text.contains("devicedb_snapshot_view_age_seconds 61"), "{text}");
+    }
+
+    #[test]
+    fn what_is_listed_is_what_is_exposed() {
+        let metrics = Metrics::default();
+        metrics.request("Put", "OK", Some(Duration::from_millis(2)));
+        metrics.disk("store", 70, 7);
+        metrics.peer_message_refused("RaftMessage.term");
+        let text = metrics.text();
+        let exposed: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .map(str::to_owned)
+            .collect();
+        let named = |metric: &Described| {
+            format!(
+                "{} {}",
+                metric.name.strip_suffix("_total").unwrap_or(&metric.name),
+                metric.kind
+            )
+        };
+        assert_eq!(exposed, metrics.listing().iter().map(named).collect::<Vec<_>>());
+    }
+
+    /// `UPDATE_GOLDEN=1` writes the table between its marks.
+    #[test]
+    fn the_document_lists_every_metric() {
+        let (begin, end) = ("<!-- metrics: begin -->\n", "<!-- metrics: end -->");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = page.split_once(begin).expect("it marks where the table begins");
+        let (table, after) = rest.split_once(end).expect("it marks where the table ends");
+        let expected = Metrics::default().table();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, format!("{before}{begin}{expected}{end}{after}")).unwrap();
+        } else {
+            assert_eq!(
+                table, expected,
+                "the table in docs/metrics.md is old: UPDATE_GOLDEN=1 cargo test --lib metrics"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_documents_call_a_metric_is_one() {
+        let metrics = Metrics::default();
+        let docs = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();
+        for path in docs.map(|entry| entry.unwrap().path()) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            for (at, _) in text.match_indices("devicedb_") {
+                let rest = &text[at..];
+                let ends = rest.find(|c: char| !c.is_ascii_lowercase() && c != '_');
+                let name = &rest[..ends.unwrap_or(rest.len())];
+                let of_histogram = ["_bucket", "_sum", "_count"];
+                let whole = of_histogram.iter().find_map(|part| name.strip_suffix(part));
+                let known =
+                    |metric: &Described| [name, whole.unwrap_or(name)].contains(&&*metric.name);
+                let is_one = metrics.listing().iter().any(known);
+                assert!(is_one, "{}: there is no metric {name}", path.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! How a start gets its store: it resumes with the one that is there, restores an extracted part,
+//! founds a cluster, or waits for one and joins it.
+//!
+//! Somebody has to decide to found: with `--found`, with the guide's `cluster start` without
+//! `-join`, or with `ddbctl cluster init` to a node that waits. Founding is refused if there is a
+//! trace of an earlier cluster: other files in the store directory, or parts of this address in the
+//! snapshot store. Then a disk is gone or not mounted, and a second, empty cluster at the address
+//! of an old member would be taken for the first.
+
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
+
+use crate::{
+    base::{
+        clock::Random,
+        crew::{self, Role},
+        disk,
+        error::{Error, Result},
+        ids::{ClusterId, Lineage, NodeId, Topology},
+        limits,
+    },
+    boot::{
+        restore::{self, Holds},
+        starting::StartingServer,
+        waiting::{self, End, Newcomer, Waiting},
+    },
+    cluster::Node as NodeEntry,
+    entry::Identity,
+    faults::failpoint::{Failpoint, failpoint},
+    net,
+    part::{shelf::Shelf, traces},
+    proto::{
+        internal::v1::{JoinRequest, JoinResponse},
+        v1::NodeState,
+    },
+    store::{FORMAT, Store},
+    wire,
+};
+
+/// How a node is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub store: PathBuf,
+    pub listen: SocketAddr,
+    /// host:port under which others reach this node; the address it listens on if there is none.
+    pub advertise: Option<String>,
+    /// An empty store founds a cluster.
+    pub found: bool,
+    /// host:port of nodes of the cluster to join, and to ask for the others after all addresses
+    /// have changed. May name the node itself.
+    pub join: Vec<String>,
+    pub replication_factor: u32,
+    pub partitions: u32,
+    pub groups: u32,
+    pub snapshot_store: Option<PathBuf>,
+    /// Allows listening beyond loopback without TLS.
+    pub insecure: bool,
+}
+
+/// A start, as far as it has come.
+pub struct Arrival<'a> {
+    pub options: &'a Options,
+    /// Where others reach this node.
+    pub address: &'a str,
+    /// Random, drawn when the process started.
+    pub incarnation: u64,
+    pub porch: &'a StartingServer,
+}
+
+/// The store that a start has come to.
+pub struct Arrived {
+    pub store: Store,
+    pub identity: Identity,
+    /// Nodes that are known from joining.
+    pub known: Vec<NodeEntry>,
+}
+
+impl Options {
+    /// Refuses what can never work, before anything is changed.
+    pub fn check(&self) -> Result<()> {
+        if !self.listen.ip().is_loopback() && !self.insecure {
+            return Err(Error::invalid(format!(
+                "{} can be reached from other machines, and nothing on it is encrypted or \
+                 authenticated yet; listen on 127.0.0.1, or use `devicedb start --insecure`",
+                self.listen
+            )));
+        }
+        if self.listen.ip().is_unspecified() && self.advertise.is_none() {
+            return Err(Error::invalid(format!(
+                "{} is no address that other nodes can reach; say --advertise HOST:PORT",
+                self.listen
+            )));
+        }
+        if self.join.len() > limits::JOIN_ADDRESSES_MAX {
+            return Err(Error::invalid(format!(
+                "--join names {} addresses; {} are enough to find the others",
+                self.join.len(),
+                limits::JOIN_ADDRESSES_MAX
+            )));
+        }
+        if !self.found && self.join.is_empty() && !self.store.exists() {
+            return Err(self.lost(&format!("{} does not exist", self.store.display())));
+        }
+        let Some(store) = &self.snapshot_store else { return Ok(()) };
+        Shelf::check(store)?;
+        traces::check(store)
+    }
+
+    /// There is no store, and it is not for this program to say why.
+    fn lost(&self, seen: &str) -> Error {
+        let dir = self.store.display();
+        Error::invalid(format!(
+            "{seen}, and nothing says what this node shall be.\n  If it had a store: mount its \
+             disk, or extract a part of a snapshot into {dir} (see docs/backup-and-restore.md).\n  \
+             If there is a cluster, also where this node was one of it and has lost its store: \
+             --join HOST:PORT,... names nodes of it.\n  If there shall be a new one: --found, said \
+             once and by hand, makes this node its first; or --join with the same list on every \
+             node, and `ddbctl cluster init`."
+        ))
+    }
+}
+
+impl Arrival<'_> {
+    /// The store, wherever it comes from.
+    pub async fn prepare(&self) -> Result<Arrived> {
+        let dir = self.options.store.clone();
+        let mut known = Vec::new();
+        let look = {
+            let dir = dir.clone();
+            move || restore::look(&dir)
+        };
+        match blocking(look).await? {
+            Holds::Store if self.options.found => {
+                tracing::warn!(
+                    "there is a store: --found changes nothing. Leave it out, or this start founds \
+                     a second cluster when the disk is lost"
+                );
+            }
+            Holds::Store => {}
+            Holds::Part => {
+                self.porch.say(
+                    NodeState::Restoring,
+                    format!("the part in {} is being restored", dir.display()),
+                );
+                let dir = dir.clone();
+                blocking(move || restore::restore(&dir)).await?
+            }
+            Holds::Nothing if self.options.found => self.found_at_once().await?,
+            Holds::Nothing if self.options.join.is_empty() => {
+                return Err(self.options.lost(&format!("{} holds no store", dir.display())));
+            }
+            Holds::Nothing => known = self.wait().await?,
+        }
+        self.porch
+            .say(NodeState::Opening, format!("the store in {} is being opened", dir.display()));
+        let (store, identity) = blocking(move || restore::open(&dir, &disk::Machine)).await?;
+        failpoint(Failpoint::StoreOpened);
+        self.porch.belongs(&identity);
+        Ok(Arrived { store, identity, known })
+    }
+
+    async fn found_at_once(&self) -> Result<()> {
+        if let Some(seen) = self.objection().await? {
+            return Err(self.options.lost(&seen));
+        }
+        let node = self.node_id()?;
+        if let Some(other) =
+            waiting::promised(&self.options.store)?.filter(|founder| founder.node_id != node.0)
+        {
+            let dir = self.options.store.display();
+            return Err(Error::conflict(format!(
+                "{dir} has promised to leave the founding to node {} at {}: start it with the \
+                 --join that it had. If nothing came of that, remove {dir}/{} first",
+                other.node_id,
+                other.address,
+                restore::FOUNDER
+            )));
+        }
+        self.found(node).map(drop)
+    }
+
+    /// What says that a cluster was here.
+    async fn objection(&self) -> Result<Option<String>> {
+        let Some(store) = self.options.snapshot_store.clone() else { return Ok(None) };
+        let address = self.address.to_owned();
+        let part = blocking(move || traces::part_of(&store, &address)).await?;
+        Ok(part.map(|manifest| {
+            format!(
+                "{} holds no store, but there are parts of a node at {} in the snapshot store, as \
+                 {}: a cluster was here. A founding would make a second one, unless that node's \
+                 directory is moved away first",
+                self.options.store.display(),
+                self.address,
+                manifest.display()
+            )
+        }))
+    }
+
+    fn node_id(&self) -> Result<NodeId> {
+        restore::node_id(&self.options.store, || NodeId(Random::from_entropy().nonzero()))
+    }
+
+    fn entry(&self, id: NodeId, lineage: Lineage) -> NodeEntry {
+        entry(self.options, id, lineage, self.address)
+    }
+
+    fn found(&self, node: NodeId) -> Result<Identity> {
+        let mut rng = Random::from_entropy();
+        let identity = Identity {
+            format: FORMAT,
+            node,
+            cluster: ClusterId(rng.uuid()),
+            lineage: Lineage(rng.nonzero()),
+            restored_from: None,
+            topology: Topology::new(self.options.partitions, self.options.groups)?,
+        };
+        let settings = restore::founding_settings(&identity, self.options.replication_factor)?;
+        restore::found(
+            &self.options.store,
+            &identity,
+            settings,
+            self.entry(node, identity.lineage),
+        )?;
+        tracing::info!(cluster = %identity.cluster, node = %identity.node, "founded a cluster");
+        Ok(identity)
+    }
+
+    /// Waits until there is a cluster. The nodes that it consists of.
+    async fn wait(&self) -> Result<Vec<NodeEntry>> {
+        let node = self.node_id()?;
+        let newcomer = Newcomer {
+            node,
+            incarnation: self.incarnation,
+            address: self.address.to_owned(),
+            dir: self.options.store.clone(),
+            join: self.options.join.iter().cloned().collect::<BTreeSet<_>>(),
+            objection: self.objection().await?,
+        };
+        let waiting = Waiting::new(newcomer);
+        self.porch.say(
+            NodeState::Waiting,
+            format!("the node asks {} to join a cluster", self.options.join.join(", ")),
+        );
+        self.porch.seat(waiting.clone());
+        let request = JoinRequest {
+            node: Some(wire::node_record(&self.entry(node, Lineage::PENDING))),
+            protocol: net::PROTOCOL,
+            incarnation: self.incarnation,
+        };
+        let (identity, known) = match waiting
+            .end(&request, |why| {
+                self.porch.say(NodeState::Waiting, format!("the node waits for a cluster: {why}"))
+            })
+            .await?
+        {
+            End::Found => (self.found(node)?, Vec::new()),
+            End::Join(address, answer) => self.join(node, &address, answer)?,
+        };
+        self.porch.belongs(&identity);
+        waiting.settle(identity.cluster);
+        Ok(known)
+    }
+
+    fn join(
+        &self,
+        node: NodeId,
+        address: &str,
+        answer: JoinResponse,
+    ) -> Result<(Identity, Vec<NodeEntry>)> {
+        failpoint(Failpoint::JoinAnswered);
+        let settings =
+            wire::parse_settings(answer.settings.ok_or_else(|| {
+                Error::invalid(format!("{address} has answered without settings"))
+            })?)?;
+        let known = answer.nodes.into_iter().map(wire::parse_node).collect::<Result<Vec<_>>>()?;
+        let identity = Identity {
+            format: FORMAT,
+            node,
+            cluster: settings.cluster,
+            lineage: settings.lineage,
+            restored_from: settings.restored_from,
+            topology: settings.topology,
+        };
+        restore::join(&self.options.store, &identity)?;
+        tracing::info!(cluster = %identity.cluster, node = %identity.node, "joined a cluster");
+        Ok((identity, known))
+    }
+}
+
+/// A node as the registry is to have it.
+pub fn entry(options: &Options, id: NodeId, lineage: Lineage, address: &str) -> NodeEntry {
+    NodeEntry {
+        id,
+        address: address.to_owned(),
+        capacity_percent: 100,
+        version: env!("CARGO_PKG_VERSION").into(),
+        snapshot_store: options.snapshot_store.is_some(),
+        lineage,
+    }
+}
+
+/// Work that blocks, on a thread for it.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    crew::blocking(Role::Start, work).await
+}

@@ -1,0 +1,293 @@
+//! From the members a group has to the ones it should have, one node at a time.
+//!
+//! The leader of a group asks for the next step whenever its membership or its followers' progress
+//! has changed, proposes it, and asks again once it is applied. Nothing is remembered between
+//! steps: the next leader goes on from what it finds. Raft allows a change of one node without
+//! joint consensus, because every majority before it meets every majority after it (Ongaro 2014,
+//! section 4.1).
+//!
+//! Relies on the caller to take only one step at a time, and to say who is alive and who has caught
+//! up; both may be wrong without harm, only slow. Does not decide who the members should be: see
+//! `placement`.
+//!
+//! - A learner becomes a voter only when it has caught up, so a new voter never delays commits.
+//! - No voter is removed until every wanted voter votes, so the number of copies never falls below
+//!   min(before, wanted).
+//! - A voter is removed only while enough of the others are alive to agree without it.
+//! - The last voter stays.
+
+use std::collections::BTreeSet;
+
+use crate::base::ids::NodeId;
+
+/// The members a group has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Membership {
+    pub voters: BTreeSet<NodeId>,
+    pub learners: BTreeSet<NodeId>,
+}
+
+/// The members a group should have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub voters: Vec<NodeId>,
+    pub learners: BTreeSet<NodeId>,
+    /// Who should lead when all is well; None leaves leadership where it is.
+    pub leader: Option<NodeId>,
+}
+
+/// One change of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make the node a learner, which receives the log and does not vote; a voter stops voting.
+    AddLearner(NodeId),
+    /// Make the learner a voter.
+    Promote(NodeId),
+    /// Remove the node from the group.
+    Remove(NodeId),
+    /// Hand leadership over to this node.
+    HandOver(NodeId),
+}
+
+/// The next step, or None while there is nothing to do or nothing that would be safe.
+pub fn next_step(
+    current: &Membership,
+    wanted: &Wanted,
+    me: NodeId,
+    caught_up: &dyn Fn(NodeId) -> bool,
+    alive: &dyn Fn(NodeId) -> bool,
+) -> Option<Step> {
+    if wanted.voters.is_empty() {
+        return None;
+    }
+    let walk = Walk { current, wanted, me, caught_up, alive };
+    walk.promote()
+        .or_else(|| walk.add_learner())
+        .or_else(|| walk.remove_learner())
+        .or_else(|| walk.make_way())
+        .or_else(|| walk.remove_voter())
+        .or_else(|| walk.hand_over_to_preferred())
+}
+
+struct Walk<'a> {
+    current: &'a Membership,
+    wanted: &'a Wanted,
+    me: NodeId,
+    caught_up: &'a dyn Fn(NodeId) -> bool,
+    alive: &'a dyn Fn(NodeId) -> bool,
+}
+
+impl Walk<'_> {
+    fn promote(&self) -> Option<Step> {
+        let ready = |n: &NodeId| {
+            self.current.learners.contains(n) && (self.caught_up)(*n) && (self.alive)(*n)
+        };
+        self.wanted.voters.iter().copied().find(ready).map(Step::Promote)
+    }
+
+    /// Only who is alive: a learner that does not answer would only hold the log back.
+    fn add_learner(&self) -> Option<Step> {
+        let new = |n: &NodeId| {
+            !self.current.voters.contains(n)
+                && !self.current.learners.contains(n)
+                && (self.alive)(*n)
+        };
+        self.wanted
+            .voters
+            .iter()
+            .chain(&self.wanted.learners)
+            .copied()
+            .find(new)
+            .map(Step::AddLearner)
+    }
+
+    fn remove_learner(&self) -> Option<Step> {
+        let wanted =
+            |n: &NodeId| self.wanted.voters.contains(n) || self.wanted.learners.contains(n);
+        self.current.learners.iter().copied().find(|n| !wanted(n)).map(Step::Remove)
+    }
+
+    /// A leader that is to go hands over first: one that removed itself would leave an election
+    /// behind.
+    fn make_way(&self) -> Option<Step> {
+        if self.wanted.voters.contains(&self.me) || !self.all_vote() {
+            return None;
+        }
+        self.successor(|_| true).map(Step::HandOver)
+    }
+
+    /// The dead go first: without them the others can spare more.
+    fn remove_voter(&self) -> Option<Step> {
+        if !self.all_vote() {
+            return None;
+        }
+        let to_go = || {
+            self.current
+                .voters
+                .iter()
+                .copied()
+                .filter(|n| *n != self.me && !self.wanted.voters.contains(n))
+        };
+        let node = to_go().find(|n| !(self.alive)(*n)).or_else(|| to_go().next())?;
+        let left = self.current.voters.iter().filter(|n| **n != node);
+        let (alive, quorum) = (
+            left.filter(|n| **n == self.me || (self.alive)(**n)).count(),
+            (self.current.voters.len() - 1) / 2 + 1,
+        );
+        let step = if self.wanted.learners.contains(&node) {
+            Step::AddLearner(node)
+        } else {
+            Step::Remove(node)
+        };
+        (alive >= quorum).then_some(step)
+    }
+
+    fn hand_over_to_preferred(&self) -> Option<Step> {
+        let leader = self.wanted.leader.filter(|n| *n != self.me)?;
+        self.successor(|n| n == leader).map(Step::HandOver)
+    }
+
+    fn all_vote(&self) -> bool {
+        self.wanted.voters.iter().all(|n| self.current.voters.contains(n))
+    }
+
+    fn successor(&self, may: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        let ready = |n: &NodeId| {
+            *n != self.me
+                && self.current.voters.contains(n)
+                && (self.alive)(*n)
+                && (self.caught_up)(*n)
+                && may(*n)
+        };
+        let preferred = self.wanted.leader.filter(ready);
+        preferred.or_else(|| self.wanted.voters.iter().copied().find(ready))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(nodes: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
+        nodes.into_iter().map(NodeId).collect()
+    }
+
+    fn a_membership() -> impl Strategy<Value = Membership> {
+        (prop::collection::btree_set(1..9u64, 1..7), prop::collection::btree_set(1..9u64, 0..5))
+            .prop_map(|(voters, learners)| {
+                let voters = set(voters);
+                let learners = set(learners).difference(&voters).copied().collect();
+                Membership { voters, learners }
+            })
+    }
+
+    /// Raft's own rules, and that a step does something.
+    fn take(step: Step, members: &mut Membership, leader: &mut NodeId) {
+        match step {
+            Step::AddLearner(n) => {
+                assert!(*leader != n && members.learners.insert(n));
+                members.voters.remove(&n);
+            }
+            Step::Promote(n) => assert!(members.learners.remove(&n) && members.voters.insert(n)),
+            Step::Remove(n) => {
+                assert!(*leader != n && (members.voters.remove(&n) || members.learners.remove(&n)))
+            }
+            Step::HandOver(n) => {
+                assert!(members.voters.contains(&n) && n != *leader);
+                *leader = n;
+            }
+        }
+        assert!(members.voters.contains(leader), "the leader votes, so there is a voter left");
+    }
+
+    fn a_walk() -> impl Strategy<Value = (Membership, Wanted, NodeId)> {
+        (
+            a_membership(),
+            a_membership(),
+            any::<prop::sample::Index>(),
+            any::<prop::sample::Index>(),
+            any::<bool>(),
+        )
+            .prop_map(|(from, to, me, leader, prefers)| {
+                let voters: Vec<NodeId> = to.voters.iter().copied().collect();
+                let leader = prefers.then(|| *leader.get(&voters));
+                let me = *me.get(&from.voters.iter().copied().collect::<Vec<_>>());
+                (from, Wanted { voters, learners: to.learners, leader }, me)
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn with_everyone_alive_every_walk_ends_at_what_is_wanted((from, wanted, me) in a_walk()) {
+            let (mut members, mut leader, mut steps) = (from.clone(), me, 0);
+            while let Some(step) = next_step(&members, &wanted, leader, &|_| true, &|_| true) {
+                let before = members.voters.clone();
+                take(step, &mut members, &mut leader);
+                prop_assert!(before.symmetric_difference(&members.voters).count() <= 1);
+                prop_assert!(members.voters.len() >= before.len().min(wanted.voters.len()));
+                steps += 1;
+                prop_assert!(steps <= 40, "it goes in circles");
+            }
+            prop_assert_eq!(members.voters, wanted.voters.iter().copied().collect::<BTreeSet<_>>());
+            prop_assert_eq!(members.learners, wanted.learners);
+            prop_assert!(wanted.leader.is_none_or(|n| n == leader));
+        }
+
+        #[test]
+        fn whoever_is_dead_no_step_takes_the_quorum_away(
+            (from, wanted, me) in a_walk(),
+            dead in prop::collection::btree_set(1..9u64, 0..5),
+            slow in prop::collection::btree_set(1..9u64, 0..5),
+        ) {
+            let alive = |n: NodeId| n == me || !dead.contains(&n.0);
+            let has_quorum = |m: &Membership| {
+                m.voters.iter().filter(|n| alive(**n)).count() > m.voters.len() / 2
+            };
+            prop_assume!(has_quorum(&from));
+            let (mut members, mut leader, mut steps) = (from, me, 0);
+            while let Some(step) =
+                next_step(&members, &wanted, leader, &|n| !slow.contains(&n.0), &alive)
+            {
+                if let Step::Promote(n) = step {
+                    prop_assert!(!slow.contains(&n.0), "nobody votes before having caught up");
+                }
+                let lost = members.voters.clone();
+                take(step, &mut members, &mut leader);
+                let lost: Vec<_> = lost.difference(&members.voters).collect();
+                prop_assert!(
+                    lost.is_empty() || wanted.voters.iter().all(|n| members.voters.contains(n)),
+                    "{lost:?} went before all that should vote did"
+                );
+                prop_assert!(has_quorum(&members) && alive(leader));
+                steps += 1;
+                prop_assert!(steps <= 40, "it goes in circles");
+            }
+        }
+    }
+
+    #[test]
+    fn a_dead_voter_is_replaced_before_it_is_removed() {
+        let mut members = Membership { voters: set([1, 2, 3]), learners: set([]) };
+        let wanted = Wanted { voters: vec![NodeId(1), NodeId(2), NodeId(4)], ..Wanted::default() };
+        let mut leader = NodeId(1);
+        let mut steps = Vec::new();
+        while let Some(step) = next_step(&members, &wanted, leader, &|_| true, &|n| n != NodeId(3))
+        {
+            take(step, &mut members, &mut leader);
+            steps.push(step);
+        }
+        assert_eq!(
+            steps,
+            [Step::AddLearner(NodeId(4)), Step::Promote(NodeId(4)), Step::Remove(NodeId(3))]
+        );
+    }
+
+    #[test]
+    fn while_a_wanted_voter_is_away_nobody_goes() {
+        let members = Membership { voters: set([1, 2, 3]), learners: set([]) };
+        let wanted = Wanted { voters: vec![NodeId(1), NodeId(2), NodeId(4)], ..Wanted::default() };
+        assert_eq!(next_step(&members, &wanted, NodeId(1), &|_| true, &|n| n != NodeId(4)), None);
+    }
+}

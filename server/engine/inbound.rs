@@ -1,0 +1,149 @@
+//! What other nodes say, once it has passed the door: which duty it belongs to, and where a Raft
+//! message finds its replica.
+
+use raft::eraftpb::MessageType;
+
+use super::{
+    Engine, Host, News,
+    admission::{self, Facts, Replica, Verdict},
+    group::Group,
+    storage::GroupLog,
+};
+use crate::{
+    base::{
+        error::Result,
+        ids::{GroupId, NodeId, SnapshotSeq},
+    },
+    data,
+    entry::Record,
+    proto::internal::v1::{self as internal, PeerMessage, peer_message},
+    wire,
+};
+
+impl Engine {
+    pub(super) fn on_peer(
+        &mut self,
+        from: NodeId,
+        message: PeerMessage,
+        host: &mut dyn Host,
+    ) -> Result<()> {
+        let id = GroupId(message.group);
+        if !self.is_active(id) {
+            return Ok(());
+        }
+        match self.with_facts(from, id, |facts| admission::judge(facts, &message)) {
+            Verdict::Take => {}
+            Verdict::Later => return Ok(()),
+            Verdict::Refuse(field) => {
+                host.tell(News::Refused { from, group: id, field });
+                return Ok(());
+            }
+        }
+        match message.body {
+            Some(peer_message::Body::Raft(raft)) => self.on_raft(id, raft)?,
+            Some(peer_message::Body::Forward(forward)) => {
+                self.on_forward(from, id, forward, host)?
+            }
+            Some(peer_message::Body::ForwardReply(reply)) => {
+                self.on_forward_reply(from, id, reply, host)?
+            }
+            Some(peer_message::Body::MarkRequest(asked)) => {
+                self.on_mark_request(from, SnapshotSeq(asked.seq), host)?
+            }
+            Some(peer_message::Body::Marked(marked)) => self.on_marked(marked, host)?,
+            Some(peer_message::Body::Release(release)) => self.on_release(release),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Shows the door what this node knows of a sender and a group.
+    pub(super) fn with_facts<T>(
+        &self,
+        from: NodeId,
+        group: GroupId,
+        judge: impl FnOnce(&Facts<'_>) -> T,
+    ) -> T {
+        let replicas = |group: GroupId| {
+            let group = self.groups.get(&group)?;
+            let raft = &group.raw.raft;
+            Some(Replica {
+                members: group.members(),
+                term: group.term(),
+                last_index: raft.raft_log.last_index(),
+                leader: Some(NodeId(raft.leader_id)).filter(|l| *l != NodeId(0)),
+                leads: group.leads(),
+                follows: group.leads() || group.promise.stands(self.now),
+            })
+        };
+        let asked = |number: u64| self.requests.open.get(&number);
+        judge(&Facts {
+            me: self.me(),
+            from,
+            group,
+            topology: self.topology(),
+            meta: &self.meta,
+            replica: replicas(group),
+            replicas: &replicas,
+            asked: &asked,
+        })
+    }
+
+    /// Notes when a node of the cluster was heard. Others are not remembered, since there may be
+    /// any number of them.
+    pub(super) fn note_heard(&mut self, node: NodeId) {
+        if self.meta.node(node).is_some() {
+            self.heard.insert(node, self.now);
+        }
+    }
+
+    fn on_raft(&mut self, id: GroupId, raft: internal::RaftMessage) -> Result<()> {
+        let Some(message) = wire::parse_raft(raft) else { return Ok(()) };
+        let brings_entries =
+            message.msg_type == MessageType::MsgAppend && !message.entries.is_empty();
+        if brings_entries && self.checkpoints.is_full() {
+            // The store is behind; Raft sends them again.
+            return Ok(());
+        }
+        if !self.groups.contains_key(&id) {
+            self.make_room_for(id)?;
+        }
+        let group = self.groups.get_mut(&id).expect("room was just made for it");
+        if group.installing.is_some() {
+            return Ok(());
+        }
+        if !group.may_take(&message, self.now, self.votes_from) {
+            return Ok(());
+        }
+        if message.msg_type == MessageType::MsgSnapshot {
+            // Its rows came first; without them it cannot be followed, and the leader sends both
+            // again.
+            let snapshot = message.get_snapshot();
+            if !self
+                .arrived
+                .get(&id)
+                .is_some_and(|arrived| arrived.iter().any(|rows| rows.are_of(snapshot)))
+            {
+                return Ok(());
+            }
+        }
+        group.step(message, &mut self.rng);
+        self.awake.insert(id);
+        Ok(())
+    }
+
+    /// A replica that knows nothing yet: a leader has found this node among those that should hold
+    /// the group.
+    fn make_room_for(&mut self, id: GroupId) -> Result<()> {
+        let record = Record::default();
+        let machine = if id.is_meta() {
+            None
+        } else {
+            Some(data::Machine::open(self.topology(), id, record.data, [])?)
+        };
+        let log = GroupLog::open(self.log.clone(), id, record.applied, record.members.clone())?;
+        let group = Group::open(self.me(), id, log, record, machine, &mut self.rng)?;
+        self.groups.insert(id, Box::new(group));
+        Ok(())
+    }
+}

@@ -1,0 +1,429 @@
+//! Checks one part, a tar or an extracted directory, down to the last byte, and names everything
+//! that is wrong. Changes nothing.
+//!
+//! Checked are: the manifest against its digest and itself; every chunk against its name, the
+//! manifest and its partition; the order of rows within and across chunks; that nothing is missing
+//! and nothing is there that does not belong. Problems are collected, not thrown, up to a bound;
+//! further ones are counted.
+//!
+//! Memory holds the manifest, two keys a chunk, and a few chunks a core, however large the part is.
+//! What parts say together is the matter of `set`.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    path::Path,
+};
+
+use serde::Serialize;
+
+use super::{
+    chunk::{ChunkHash, Digest},
+    manifest::{ChunkEntry, Manifest, Owner},
+};
+use crate::{
+    base::{
+        error::{Error, Result},
+        limits,
+    },
+    part::{
+        directory::PartSource,
+        parallel,
+        tar::{PartTar, Step},
+    },
+};
+
+/// A part in which nothing is wrong, or about which at least the manifest can be believed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PartReport {
+    pub path: String,
+    pub snapshot: String,
+    pub seq: u64,
+    pub cluster: String,
+    pub lineage: String,
+    /// As text, like all nodes in what other tools may read.
+    pub node: String,
+    pub address: String,
+    /// RFC 3339, UTC.
+    pub written: String,
+    pub product: String,
+    pub meta: bool,
+    pub groups: usize,
+    pub partitions: usize,
+    pub rows: u64,
+    /// Plain bytes.
+    pub bytes: u64,
+    pub chunks: usize,
+    pub stored_bytes: u64,
+    pub manifest_digest: Digest,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The tar or the directory.
+    pub path: String,
+    /// Where in the tar.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<ChunkHash>,
+    /// Whose rows it concerns: a partition or the meta group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concerns: Option<String>,
+    pub what: String,
+}
+
+/// Everything that is wrong, up to a bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Problems {
+    pub list: Vec<Problem>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+/// What is known of a part after looking at it. The manifest stands without its chunks.
+pub(super) struct Examined {
+    pub(super) report: Option<PartReport>,
+    pub(super) manifest: Option<Manifest>,
+    pub(super) problems: Problems,
+}
+
+/// Checks one part.
+pub fn verify_part(path: &Path) -> Result<PartReport, Problems> {
+    let examined = examine(path);
+    match examined.report {
+        Some(report) if examined.problems.is_empty() => Ok(report),
+        _ => Err(examined.problems),
+    }
+}
+
+pub(super) fn examine(path: &Path) -> Examined {
+    let mut problems = Problems::default();
+    let opened = match Opened::open(path) {
+        Ok(opened) => opened,
+        Err(e) => {
+            problems.push(Problem {
+                path: path.display().to_string(),
+                offset: None,
+                chunk: None,
+                concerns: None,
+                what: e.message,
+            });
+            return Examined { report: None, manifest: None, problems };
+        }
+    };
+    let (manifest, digest) = opened.manifest();
+    let report = PartReport::of(path, manifest, digest);
+    let plan = Plan::of(manifest);
+    let mut check = Check {
+        path: path.display().to_string(),
+        plan: &plan,
+        ends: vec![None; manifest.chunks.len()],
+        problems: &mut problems,
+    };
+    match &opened {
+        Opened::Tar { file, text_bytes, .. } => check.tar(file, *text_bytes),
+        Opened::Directory(source) => check.directory(source),
+    }
+    check.order();
+    Examined { report: Some(report), manifest: Some(opened.into_manifest()), problems }
+}
+
+enum Opened {
+    Tar { file: File, manifest: Manifest, digest: Digest, text_bytes: u64 },
+    Directory(PartSource),
+}
+
+impl Opened {
+    fn open(path: &Path) -> Result<Opened> {
+        let kind = fs::metadata(path)
+            .map_err(|e| Error::invalid(format!("it cannot be read: {e}")).with_source(e))?
+            .file_type();
+        if kind.is_dir() {
+            return PartSource::open(path).map(Opened::Directory);
+        }
+        if !kind.is_file() {
+            return Err(Error::invalid("it is neither a tar nor a directory"));
+        }
+        let (file, text) = PartTar::open(path)?;
+        let (manifest, digest) = Manifest::parse(&text)?;
+        Ok(Opened::Tar { file, manifest, digest, text_bytes: text.len() as u64 })
+    }
+
+    fn manifest(&self) -> (&Manifest, Digest) {
+        match self {
+            Opened::Tar { manifest, digest, .. } => (manifest, *digest),
+            Opened::Directory(source) => (source.manifest(), source.digest()),
+        }
+    }
+
+    /// Drops what only the check of this part needed.
+    fn into_manifest(self) -> Manifest {
+        let mut manifest = match self {
+            Opened::Tar { manifest, .. } => manifest,
+            Opened::Directory(source) => source.into_manifest(),
+        };
+        manifest.chunks = Vec::new();
+        manifest
+            .groups
+            .iter_mut()
+            .flat_map(|g| &mut g.partitions)
+            .for_each(|p| p.chunks = Vec::new());
+        manifest
+    }
+}
+
+/// The first and the last key of a chunk.
+type Ends = (Box<[u8]>, Box<[u8]>);
+
+/// What a part should hold.
+struct Plan<'a> {
+    manifest: &'a Manifest,
+    /// By the chunks' place in the manifest's table.
+    owners: Vec<Owner>,
+}
+
+/// What looking at one place of a part came to.
+enum Looked {
+    Chunk { hash: ChunkHash, offset: Option<u64>, ends: Result<Ends> },
+    Problem { offset: u64, chunk: Option<ChunkHash>, what: String },
+}
+
+struct Check<'a> {
+    path: String,
+    plan: &'a Plan<'a>,
+    /// The ends of each chunk that is intact, by the place of the chunk in the manifest's
+    /// table.
+    ends: Vec<Option<Ends>>,
+    problems: &'a mut Problems,
+}
+
+impl<'a> Plan<'a> {
+    fn of(manifest: &'a Manifest) -> Plan<'a> {
+        let mut owners = vec![Owner::Meta; manifest.chunks.len()];
+        for (owner, hash) in manifest
+            .lists()
+            .flat_map(|(owner, chunks)| chunks.iter().map(move |hash| (owner, *hash)))
+        {
+            owners[manifest
+                .position(hash)
+                .expect("a manifest that was parsed has its chunks in its table")] = owner;
+        }
+        Plan { manifest, owners }
+    }
+
+    fn place(&self, hash: ChunkHash) -> usize {
+        self.manifest.position(hash).expect("only chunks of the manifest are read")
+    }
+
+    fn ends_of(&self, hash: ChunkHash, data: &[u8]) -> Result<Ends> {
+        let at = self.place(hash);
+        let (entry, owner) = (&self.manifest.chunks[at], &self.owners[at]);
+        let rows = entry.open(data)?;
+        let mut keys = rows.iter().map(|(key, _)| key);
+        let first = keys.next().expect("a chunk has rows");
+        let last = keys.last().unwrap_or(first);
+        if !owner.owns(first, last) {
+            return Err(Error::corrupt(format!(
+                "chunk {hash} holds rows of other partitions than {owner}"
+            )));
+        }
+        Ok((first.into(), last.into()))
+    }
+}
+
+impl Check<'_> {
+    fn tar(&mut self, file: &File, text_bytes: u64) {
+        let read = file
+            .try_clone()
+            .map_err(|e| Error::unavailable(e.to_string()).with_source(e))
+            .and_then(|file| PartTar::read(file, self.plan.manifest, text_bytes));
+        let mut tar = match read {
+            Ok(tar) => tar,
+            Err(e) => return self.problem(None, None, e.message),
+        };
+        let plan = self.plan;
+        let look = |step| match step {
+            Step::Chunk { hash, offset, data } => {
+                Looked::Chunk { hash, offset: Some(offset), ends: plan.ends_of(hash, &data) }
+            }
+            Step::Problem { offset, chunk, what } => Looked::Problem { offset, chunk, what },
+        };
+        let steps = std::iter::from_fn(|| tar.step().transpose());
+        let noted = parallel::in_order(
+            steps,
+            |step| step.map(look),
+            |looked| looked.map(|looked| self.note(looked)),
+        );
+        if let Err(e) = noted {
+            self.problem(None, None, e.message);
+        }
+    }
+
+    fn directory(&mut self, source: &PartSource) {
+        let plan = self.plan;
+        let look = |entry: &ChunkEntry| {
+            let ends = source.stored(entry).and_then(|data| plan.ends_of(entry.hash, &data));
+            Looked::Chunk { hash: entry.hash, offset: None, ends }
+        };
+        let noted = parallel::in_order(plan.manifest.chunks.iter(), look, |looked| {
+            self.note(looked);
+            Ok(())
+        });
+        noted.expect("noting what was seen does not fail");
+        match source.extra() {
+            Err(e) => self.problem(None, None, e.message),
+            Ok((extra, count)) => {
+                self.problems.more += count - extra.len() as u64;
+                extra.iter().for_each(|path| {
+                    self.problem(
+                        None,
+                        None,
+                        format!("{} does not belong to the part", path.display()),
+                    )
+                });
+            }
+        }
+    }
+
+    fn note(&mut self, looked: Looked) {
+        match looked {
+            Looked::Chunk { hash, ends: Ok(ends), .. } => {
+                self.ends[self.plan.place(hash)] = Some(ends)
+            }
+            Looked::Chunk { hash, offset, ends: Err(e) } => {
+                self.problem(offset, Some(hash), e.message)
+            }
+            Looked::Problem { offset, chunk, what } => self.problem(Some(offset), chunk, what),
+        }
+    }
+
+    /// Whether the rows of one chunk lie behind those of the chunk before.
+    fn order(&mut self) {
+        let manifest = self.plan.manifest;
+        for pair in manifest.lists().flat_map(|(_, chunks)| chunks.windows(2)) {
+            let ends = |hash| manifest.position(hash).and_then(|i| self.ends[i].as_ref());
+            if let (Some((_, last)), Some((first, _))) = (ends(pair[0]), ends(pair[1]))
+                && last >= first
+            {
+                self.problem(
+                    None,
+                    Some(pair[1]),
+                    format!(
+                        "the rows of chunk {} do not lie behind those of chunk {}",
+                        pair[1], pair[0]
+                    ),
+                );
+            }
+        }
+    }
+
+    fn problem(&mut self, offset: Option<u64>, chunk: Option<ChunkHash>, what: String) {
+        let concerns = chunk
+            .and_then(|hash| self.plan.manifest.position(hash))
+            .map(|i| self.plan.owners[i].to_string());
+        self.problems.push(Problem { path: self.path.clone(), offset, chunk, concerns, what });
+    }
+}
+
+impl PartReport {
+    fn of(path: &Path, manifest: &Manifest, digest: Digest) -> PartReport {
+        PartReport {
+            path: path.display().to_string(),
+            snapshot: manifest.snapshot.to_string(),
+            seq: manifest.seq.0,
+            cluster: manifest.cluster.to_string(),
+            lineage: manifest.lineage.to_string(),
+            node: manifest.node.to_string(),
+            address: manifest.address.clone(),
+            written: manifest.written(),
+            product: manifest.product.clone(),
+            meta: manifest.meta.is_some(),
+            groups: manifest.groups.len(),
+            partitions: manifest.partitions().count(),
+            rows: manifest.rows(),
+            bytes: manifest.bytes(),
+            chunks: manifest.chunks.len(),
+            stored_bytes: manifest.stored_bytes(),
+            manifest_digest: digest,
+        }
+    }
+}
+
+impl Problems {
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+
+    pub fn count(&self) -> u64 {
+        self.list.len() as u64 + self.more
+    }
+
+    pub(super) fn fmt_indented(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_empty() {
+            return Ok(());
+        }
+        self.to_string().lines().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+
+    pub(super) fn push(&mut self, problem: Problem) {
+        if self.list.len() < limits::PROBLEMS_MAX {
+            self.list.push(problem)
+        } else {
+            self.more += 1
+        }
+    }
+}
+
+impl fmt::Display for PartReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PartReport {
+            path,
+            snapshot,
+            node,
+            address,
+            written,
+            groups,
+            partitions,
+            rows,
+            bytes,
+            chunks,
+            ..
+        } = self;
+        let meta = if self.meta { "with" } else { "WITHOUT" };
+        write!(f, "{path}: snapshot {snapshot}, node {node} ({address}), written {written}: ")?;
+        write!(
+            f,
+            "{partitions} partitions of {groups} groups, {meta} the meta group, {rows} rows, \
+             {bytes} bytes, {chunks} chunks"
+        )
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)?;
+        if let Some(offset) = self.offset {
+            write!(f, ", byte {offset}")?;
+        }
+        if let Some(concerns) = &self.concerns {
+            write!(f, ", {concerns}")?;
+        }
+        write!(f, ": {}", self.what.strip_prefix(&format!("{}: ", self.path)).unwrap_or(&self.what))
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.list.iter().enumerate() {
+            write!(f, "{}{problem}", if i > 0 { "\n" } else { "" })?;
+        }
+        if self.more > 0 { write!(f, "\nand {} more problems", self.more) } else { Ok(()) }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,591 @@
+//! The cluster's configuration as its users change it and look at it: nodes, sites, relays and the
+//! registry of snapshots.
+//!
+//! Changes go through the meta group. A site is added in two places, the registry and the group
+//! that holds it, and removed from both; each step can be done again, and the meta leader finishes
+//! what a crashed node has left half done. Lists are linearizable: they show what was acknowledged
+//! before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    base::{
+        clock::Random,
+        crew::{Role, Several},
+        error::{Error, Result},
+        ids::{GroupId, Lineage, NodeId, PartitionId, RelayId, SiteId, SnapshotId, Topology},
+        limits,
+    },
+    cluster::{
+        self, Node, State,
+        reconfigure::Membership,
+        sites::{Relay, Site, SiteState},
+    },
+    data::{self, Reply},
+    engine::{Body, EngineView, driver::Handle},
+    entry::Command,
+    faults::failpoint::{Failpoint, failpoint},
+    net::{self, Peers},
+    proto::internal::v1::GetNodeStatusResponse,
+    service::kv::unexpected,
+};
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster {
+    handle: Handle,
+    peers: Peers,
+    topology: Topology,
+    /// Places for nodes that are being taken in.
+    joining: Arc<Semaphore>,
+}
+
+/// What a node says of itself, and what the registry says of it.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    pub node: Node,
+    pub reachable: bool,
+    pub ready: bool,
+    /// Why it is not ready, or could not be asked; empty when it is.
+    pub reason: String,
+    pub groups_wanted: u32,
+    pub groups_led: u32,
+}
+
+/// The cluster at a glance.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    pub settings: cluster::state::Settings,
+    pub nodes: Vec<NodeView>,
+    pub groups_without_leader: u32,
+    pub groups_under_replicated: u32,
+    pub meta_leader: Option<NodeId>,
+    pub meta_under_replicated: bool,
+    pub sites: u64,
+    pub relays: u64,
+}
+
+/// A partition and who holds it.
+#[derive(Clone, Debug)]
+pub struct PartitionView {
+    pub id: PartitionId,
+    pub group: GroupId,
+    pub replicas: Vec<NodeId>,
+    pub leader: Option<NodeId>,
+}
+
+/// A site as it is listed.
+#[derive(Clone, Debug)]
+pub struct SiteView {
+    pub id: SiteId,
+    pub partition: PartitionId,
+    pub relays: u32,
+}
+
+impl Cluster {
+    pub fn new(handle: Handle, peers: Peers, topology: Topology) -> Cluster {
+        Cluster {
+            handle,
+            peers,
+            topology,
+            joining: Arc::new(Semaphore::new(limits::JOINS_AT_ONCE)),
+        }
+    }
+
+    /// What this node is to others.
+    pub fn me(&self) -> &net::Me {
+        self.peers.me()
+    }
+
+    /// Looks at the meta state after everything that was acknowledged.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        wait: Duration,
+        see: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<T> {
+        self.handle.look(true, wait, move |sight| see(sight.meta())).await
+    }
+
+    /// Proposes a change of the configuration. Whether it changed anything.
+    pub async fn change(&self, command: cluster::Command, wait: Duration) -> Result<bool> {
+        match self.handle.request(GroupId::META, Body::Propose(command.into()), wait).await? {
+            Reply::Done { changed } => Ok(changed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    // ---- Nodes. ----
+
+    /// Makes a node that asks to join one of the cluster, when whoever is called at its address is
+    /// the process that asked. A member is counted on for good: one that nobody reaches would cost
+    /// every group that is placed on it a replica.
+    pub async fn take_in(&self, node: Node, incarnation: u64, wait: Duration) -> Result<()> {
+        let _place = self.joining.try_acquire().map_err(|_| {
+            Error::exhausted(format!(
+                "{} nodes are being taken in here already; retry",
+                limits::JOINS_AT_ONCE
+            ))
+        })?;
+        let lineage = self.look(wait, |s| s.settings().lineage).await?;
+        if lineage == Lineage::PENDING {
+            return Err(Error::unavailable(
+                "the restored nodes have not agreed on a lineage yet; retry",
+            ));
+        }
+        call_back(&node, incarnation).await?;
+        failpoint(Failpoint::JoinAnnouncing);
+        self.announce(Node { lineage, ..node }, wait).await?;
+        failpoint(Failpoint::JoinAnnounced);
+        Ok(())
+    }
+
+    /// Takes a node into the cluster, or notes where a known one is.
+    pub async fn announce(&self, node: Node, wait: Duration) -> Result<bool> {
+        self.change(cluster::Command::AnnounceNode(node), wait).await
+    }
+
+    /// What every node says of itself within `limits::NODE_STATUS`, or why it says nothing.
+    async fn ask_nodes(
+        &self,
+        nodes: &BTreeMap<NodeId, Node>,
+    ) -> BTreeMap<NodeId, Result<GetNodeStatusResponse>> {
+        let me = self.peers.me().identity.borrow().node;
+        let ask = |(id, node): (NodeId, Node)| {
+            let (this, own) = (self.clone(), id == me);
+            let address = self.peers.address(id).unwrap_or(node.address);
+            async move {
+                let answer = async {
+                    if own { this.own_status().await } else { ask_node(&address, id).await }
+                };
+                let answer = tokio::time::timeout(limits::NODE_STATUS, answer).await;
+                (
+                    id,
+                    answer.unwrap_or_else(|_| {
+                        Err(Error::unavailable(format!(
+                            "{address} does not answer within {:?}",
+                            limits::NODE_STATUS
+                        )))
+                    }),
+                )
+            }
+        };
+        let unasked = || Err(Error::unavailable("it could not be asked; the log says why"));
+        let mut said: BTreeMap<_, _> = nodes.keys().map(|id| (*id, unasked())).collect();
+        let mut asked = Several::begin(Role::Ask, nodes.clone().into_iter().map(ask));
+        while let Some((id, answer)) = asked.next().await {
+            said.insert(id, answer);
+        }
+        said
+    }
+
+    /// Why this node cannot serve, whom it misses and where it has looked; None when it can.
+    pub async fn unready(&self) -> Option<String> {
+        let why = match self.handle.look(false, limits::NODE_STATUS, |sight| sight.unready()).await
+        {
+            Ok(why) => why?,
+            Err(e) => e.message,
+        };
+        Some(self.missing_too(why))
+    }
+
+    fn missing_too(&self, why: String) -> String {
+        self.peers.missing().map_or(why.clone(), |missing| format!("{why}; {missing}"))
+    }
+
+    /// What this node knows of itself.
+    pub async fn own_status(&self) -> Result<GetNodeStatusResponse> {
+        let (hello, heard) = (self.peers.me().hello(NodeId(0)), self.peers.speaking());
+        let seen = self.handle.look(false, limits::NODE_STATUS, |sight| {
+            let ids = |set: &BTreeSet<NodeId>| set.iter().map(|n| n.0).collect();
+            let led = sight.led().map(|(group, members): (GroupId, &Membership)| {
+                crate::proto::internal::v1::LedGroup {
+                    group: group.0,
+                    voters: ids(&members.voters),
+                    learners: ids(&members.learners),
+                }
+            });
+            (led.collect(), sight.unready())
+        });
+        let (led, unready) = seen.await?;
+        Ok(GetNodeStatusResponse {
+            node_id: hello.node_id,
+            ready: unready.is_none(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            led,
+            parts: Vec::new(),
+            heard,
+            unready: unready.map_or(String::new(), |why| self.missing_too(why)),
+            hello: Some(hello),
+        })
+    }
+
+    /// The cluster as all have agreed that it is; or, asked for what this node alone knows, as that
+    /// has it.
+    pub async fn overview(&self, local: bool, wait: Duration) -> Result<Overview> {
+        let me = self.peers.me().clone();
+        let see = move |sight: EngineView<'_>| {
+            let s = sight.meta();
+            let mut nodes = s.nodes().clone();
+            let this = sight.identity().node;
+            if local {
+                // It may not have received the cluster's configuration yet.
+                nodes
+                    .entry(this)
+                    .or_insert_with(|| own_entry(this, &me.address, sight.identity().lineage));
+            }
+            (
+                s.settings().clone(),
+                nodes,
+                s.assignments().clone(),
+                s.sites().sites().len(),
+                s.sites().relays().len(),
+            )
+        };
+        let (settings, nodes, assignments, sites, relays) =
+            self.handle.look(!local, wait, see).await?;
+        let said = self.ask_nodes(&nodes).await;
+        let answers = |n: NodeId| said.get(&n).and_then(|s| s.as_ref().ok());
+        let led: BTreeMap<GroupId, (NodeId, &crate::proto::internal::v1::LedGroup)> = said
+            .iter()
+            .flat_map(|(n, s)| s.iter().flat_map(|s| &s.led).map(|g| (GroupId(g.group), (*n, g))))
+            .collect();
+        let full = |group: &GroupId, wanted: &[NodeId]| {
+            led.get(group).is_some_and(|(_, g)| {
+                wanted.iter().all(|n| g.voters.contains(&n.0) && answers(*n).is_some())
+            })
+        };
+        let data = || assignments.iter().filter(|(group, _)| !group.is_meta());
+        let under = |group, wanted: &[NodeId]| {
+            !full(group, wanted) || wanted.len() < settings.replication_factor as usize
+        };
+        let view = |node: &Node| {
+            let status = answers(node.id);
+            NodeView {
+                reachable: status.is_some(),
+                ready: status.is_some_and(|s| s.ready),
+                reason: match &said[&node.id] {
+                    Ok(status) => status.unready.clone(),
+                    Err(e) => e.message.clone(),
+                },
+                groups_wanted: assignments
+                    .iter()
+                    .filter(|(g, w)| !g.is_meta() && w.contains(&node.id))
+                    .count() as u32,
+                groups_led: status.map_or(0, |s| {
+                    s.led.iter().filter(|g| GroupId(g.group) != GroupId::META).count() as u32
+                }),
+                node: node.clone(),
+            }
+        };
+        Ok(Overview {
+            nodes: nodes.values().map(view).collect(),
+            groups_without_leader: data().filter(|(g, _)| !led.contains_key(g)).count() as u32,
+            groups_under_replicated: data().filter(|(g, wanted)| under(g, wanted)).count() as u32,
+            meta_under_replicated: assignments
+                .get(&GroupId::META)
+                .is_none_or(|wanted| !full(&GroupId::META, wanted)),
+            meta_leader: led.get(&GroupId::META).map(|(n, _)| *n),
+            sites: sites as u64,
+            relays: relays as u64,
+            settings,
+        })
+    }
+
+    pub async fn partitions(
+        &self,
+        after: Option<u32>,
+        count: usize,
+        wait: Duration,
+    ) -> Result<Vec<PartitionView>> {
+        let (nodes, assignments) =
+            self.look(wait, |s| (s.nodes().clone(), s.assignments().clone())).await?;
+        let said = self.ask_nodes(&nodes).await;
+        let leader_of = |group: GroupId| {
+            said.iter()
+                .find(|(_, s)| s.iter().any(|s| s.led.iter().any(|g| g.group == group.0)))
+                .map(|(n, _)| *n)
+        };
+        let leaders: BTreeMap<GroupId, Option<NodeId>> =
+            self.topology.group_ids().map(|g| (g, leader_of(g))).collect();
+        let first = after.map_or(0, |p| p + 1);
+        let view = |p: u32| {
+            let group = self.topology.group_of(PartitionId(p));
+            PartitionView {
+                id: PartitionId(p),
+                group,
+                replicas: assignments.get(&group).cloned().unwrap_or_default(),
+                leader: leaders[&group],
+            }
+        };
+        Ok((first..self.topology.partitions()).take(count).map(view).collect())
+    }
+
+    // ---- Sites. ----
+
+    /// Whether the site is new. When this returns, every node takes its writes.
+    pub async fn add_site(&self, site: SiteId, wait: Duration) -> Result<bool> {
+        let created = self.change(cluster::Command::AddSite(site.clone()), wait).await?;
+        failpoint(Failpoint::SiteRegistered);
+        let Some(Site { state: SiteState::Adding | SiteState::Present, generation }) =
+            self.site(&site, wait).await?
+        else {
+            return Err(Error::conflict(format!(
+                "site {:?} was removed meanwhile; try again when it is gone",
+                site.as_str()
+            )));
+        };
+        self.site_data(&site, data::Command::AddSite { site: site.clone(), generation }, wait)
+            .await?;
+        failpoint(Failpoint::SiteDataAdded);
+        self.change(cluster::Command::SiteAdded { site, generation }, wait).await?;
+        Ok(created)
+    }
+
+    /// When this returns, nothing is left of the site as it was; somebody may have added it again.
+    pub async fn remove_site(&self, site: SiteId, wait: Duration) -> Result<()> {
+        let deadline = self.handle.clock.now() + wait;
+        self.change(cluster::Command::RemoveSite(site.clone()), wait).await?;
+        failpoint(Failpoint::SiteRemoving);
+        let left = deadline.saturating_sub(self.handle.clock.now());
+        // The meta leader may have been quicker.
+        let Some(Site { state: SiteState::Removing, generation }) = self.site(&site, left).await?
+        else {
+            return Ok(());
+        };
+        loop {
+            let left = deadline.saturating_sub(self.handle.clock.now());
+            let drop = data::Command::DropSite {
+                site: site.clone(),
+                generation,
+                rows_max: limits::SITE_DROP_ROWS,
+            };
+            if !matches!(
+                self.site_data(&site, drop, left).await?,
+                Reply::SiteDropped { more: true }
+            ) {
+                break;
+            }
+        }
+        failpoint(Failpoint::SiteDropped);
+        let left = deadline.saturating_sub(self.handle.clock.now());
+        self.change(cluster::Command::SiteRemoved { site, generation }, left).await.map(|_| ())
+    }
+
+    async fn site(&self, site: &SiteId, wait: Duration) -> Result<Option<Site>> {
+        let site = site.clone();
+        self.look(wait, move |state| state.sites().site(&site)).await
+    }
+
+    async fn site_data(
+        &self,
+        site: &SiteId,
+        command: data::Command,
+        wait: Duration,
+    ) -> Result<Reply> {
+        self.handle
+            .request(self.topology.group_of_site(site), Body::Propose(Command::from(command)), wait)
+            .await
+    }
+
+    pub async fn sites(
+        &self,
+        after: Option<SiteId>,
+        count: usize,
+        wait: Duration,
+    ) -> Result<Vec<SiteView>> {
+        let topology = self.topology;
+        self.look(wait, move |state| {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let there = state
+                .sites()
+                .sites()
+                .range((from, Bound::Unbounded))
+                .filter(|(_, s)| s.state == SiteState::Present);
+            let view = |id: &SiteId| SiteView {
+                id: id.clone(),
+                partition: topology.partition_of(id),
+                relays: state.sites().relay_count(id) as u32,
+            };
+            there.take(count).map(|(id, _)| view(id)).collect()
+        })
+        .await
+    }
+
+    pub fn site_view(&self, id: SiteId) -> SiteView {
+        SiteView { partition: self.topology.partition_of(&id), relays: 0, id }
+    }
+
+    // ---- Relays. ----
+
+    pub async fn add_relay(&self, relay: Relay, wait: Duration) -> Result<(Relay, bool)> {
+        let created = self.change(cluster::Command::AddRelay(relay.clone()), wait).await?;
+        Ok((self.relay(relay.id, wait).await?, created))
+    }
+
+    pub async fn remove_relay(&self, relay: RelayId, wait: Duration) -> Result<()> {
+        self.change(cluster::Command::RemoveRelay(relay), wait).await.map(|_| ())
+    }
+
+    pub async fn move_relay(&self, relay: Relay, wait: Duration) -> Result<Relay> {
+        self.change(cluster::Command::MoveRelay(relay.clone()), wait).await?;
+        self.relay(relay.id, wait).await
+    }
+
+    async fn relay(&self, id: RelayId, wait: Duration) -> Result<Relay> {
+        let name = id.clone();
+        let found = self.look(wait, move |s| s.sites().relay(&id)).await?;
+        found.ok_or_else(|| {
+            Error::not_found(format!("relay {:?} was removed meanwhile", name.as_str()))
+        })
+    }
+
+    pub async fn relays(
+        &self,
+        after: Option<RelayId>,
+        of: Option<SiteId>,
+        count: usize,
+        wait: Duration,
+    ) -> Result<Vec<Relay>> {
+        self.look(wait, move |state| {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let all = state.sites().relays().range((from, Bound::Unbounded));
+            let listed = all.filter(|(_, site)| of.is_none() || **site == of);
+            listed
+                .take(count)
+                .map(|(id, site)| Relay { id: id.clone(), site: site.clone() })
+                .collect()
+        })
+        .await
+    }
+
+    // ---- The registry of snapshots. ----
+
+    /// Partitions done, and partitions there are, of every node that is writing its part now.
+    pub async fn progress(&self, id: SnapshotId) -> BTreeMap<NodeId, (u32, u32)> {
+        let Ok(nodes) =
+            self.handle.look(false, limits::NODE_STATUS, |s| s.meta().nodes().clone()).await
+        else {
+            return BTreeMap::new();
+        };
+        let said = self.ask_nodes(&nodes).await;
+        let of = |s: &GetNodeStatusResponse| {
+            s.parts
+                .iter()
+                .find(|p| p.uuid[..] == id.0.as_bytes()[..])
+                .map(|p| (p.partitions_done, p.partitions))
+        };
+        said.into_iter().filter_map(|(n, s)| Some((n, of(&s.ok()?)?))).collect()
+    }
+
+    /// Its name, and a word of warning where there will soon be no room for another one.
+    pub async fn create_snapshot(
+        &self,
+        id: Option<SnapshotId>,
+        created_ms: u64,
+        wait: Duration,
+    ) -> Result<(SnapshotId, Option<String>)> {
+        let id = id.unwrap_or_else(|| SnapshotId(Random::from_entropy().uuid()));
+        let warning = self.look(wait, move |s| s.room_for_snapshot(id)).await??;
+        self.change(cluster::Command::BeginSnapshot { id, created_ms }, wait).await?;
+        Ok((id, warning))
+    }
+
+    /// Says where this node is, until the cluster knows: its address, version and lineage may have
+    /// changed with the restart.
+    pub async fn announce_until_known(&self, me: Node) {
+        let mut pause = limits::PEER_RETRY_MIN;
+        let mut identity = self.peers.me().identity.clone();
+        loop {
+            let lineage = identity.borrow_and_update().lineage;
+            let node = Node { lineage, ..me.clone() };
+            if lineage != Lineage::PENDING {
+                let id = node.id;
+                let known = self.look(limits::REQUEST_DEADLINE, move |s| s.node(id).cloned()).await;
+                let same = |k: &Node| {
+                    Node { capacity_percent: node.capacity_percent, ..k.clone() } == node
+                };
+                match known {
+                    Ok(Some(known)) if same(&known) => return,
+                    Ok(_) => {
+                        failpoint(Failpoint::Announcing);
+                        match self.announce(node.clone(), limits::REQUEST_DEADLINE).await {
+                            Ok(_) => {
+                                failpoint(Failpoint::Announced);
+                                continue;
+                            }
+                            Err(e) => {
+                                tracing::debug!(
+                                    error = %e,
+                                    "this node could not announce itself yet",
+                                )
+                            }
+                        }
+                    }
+                    Err(e) => {
+                        tracing::debug!(error = %e, "this node could not announce itself yet")
+                    }
+                }
+            }
+            // A lineage that is new is announced at once: groups take part only when it is known.
+            match tokio::time::timeout(pause, identity.changed()).await {
+                Ok(Ok(())) => {}
+                // The engine has ended.
+                Ok(Err(_)) => return,
+                Err(_) => pause = (pause * 2).min(limits::PEER_RETRY_MAX),
+            }
+        }
+    }
+}
+
+/// Hears from a node that asks to join, at the address where it says that it is reached.
+async fn call_back(node: &Node, incarnation: u64) -> Result<()> {
+    let Node { id, address, .. } = node;
+    let there = net::introduce(address).await.map_err(|e| {
+        Error::unavailable(format!(
+            "node {id} says that it is reached at {address}, where it does not answer: {}. See its \
+             --advertise; retry",
+            e.message
+        ))
+    })?;
+    if NodeId(there.node_id) != *id {
+        return Err(Error::conflict(format!(
+            "node {id} says that it is reached at {address}, where node {} answers: --advertise is \
+             wrong",
+            there.node_id
+        )));
+    }
+    if there.incarnation != incarnation {
+        return Err(Error::conflict(format!(
+            "another process than the one that asks is node {id} at {address}: one of them was \
+             started with a copied store"
+        )));
+    }
+    Ok(())
+}
+
+/// What stands for this node where the registry does not know it yet.
+fn own_entry(id: NodeId, address: &str, lineage: Lineage) -> Node {
+    Node {
+        id,
+        address: address.to_owned(),
+        capacity_percent: 100,
+        version: env!("CARGO_PKG_VERSION").into(),
+        snapshot_store: false,
+        lineage,
+    }
+}
+
+async fn ask_node(address: &str, id: NodeId) -> Result<GetNodeStatusResponse> {
+    let status = net::status(address).await?;
+    if NodeId(status.node_id) != id {
+        return Err(Error::conflict(format!("{address}: node {} is there now", status.node_id)));
+    }
+    Ok(status)
+}

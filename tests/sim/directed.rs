@@ -1,0 +1,287 @@
+//! Scenarios that bring mutations about, so that each is found by intent and not by luck.
+//!
+//! A scenario is a family of plots: what makes its situation come about is fixed, and the rest
+//! follows from the seed. `found` says in how many seeds a promise was broken while the mutation
+//! was made. The gate plays at most `SEEDS` of them, so many that by this rate the probability that
+//! all of them miss is below `MISSED_MAX`.
+//!
+//! Whoever changes what a scenario relies on, as when something takes another time, measures again:
+//! `make mutations`. Without a mutation no promise may break in any of these families.
+
+use std::collections::BTreeSet;
+
+use devicedb::faults::mutation::Mutation;
+
+use crate::plot::Plot;
+
+/// So many seeds of each scenario are played.
+pub const SEEDS: u64 = 40;
+/// And so many of each family without a mutation.
+const SOUND_SEEDS: u64 = 8;
+/// How probable it may be that all `SEEDS` miss a mutation.
+const MISSED_MAX: f64 = 1e-6;
+
+pub struct Scenario {
+    pub mutation: Mutation,
+    /// A plot's words, all but the seed.
+    pub family: &'static str,
+    /// In how many seeds a promise was broken, of how many, from 0 on.
+    pub found: (u32, u32),
+    /// How it brings the mutation about.
+    pub how: &'static str,
+}
+
+impl Scenario {
+    pub fn plot(&self, seed: u64) -> Plot {
+        plot(self.family, seed)
+    }
+}
+
+fn plot(family: &str, seed: u64) -> Plot {
+    format!("seed={seed} {family}").parse().expect("a family is written like a plot")
+}
+
+/// The plots that the gate plays of all families.
+pub fn plots() -> Vec<Plot> {
+    let families: BTreeSet<&str> = SCENARIOS.iter().map(|s| s.family).collect();
+    families
+        .into_iter()
+        .flat_map(|family| (0..SOUND_SEEDS).map(move |seed| plot(family, seed)))
+        .collect()
+}
+
+/// All nodes lose power again and again, soon after their last checkpoint.
+const POWER: &str = "nodes=3 replicas=3 clients=6 think=10 every=700 checkpoint=1024 \
+                     overlay=134217728 kept=0 lasts=8000 snapshots=20000 disasters=0 \
+                     faults=CrashAll,Checkpoint";
+/// Power goes everywhere when somebody has voted and nobody leads yet.
+const VOTES: &str = "nodes=3 replicas=3 clients=6 think=20 every=500 lasts=10000 snapshots=20000 \
+                     disasters=0 faults=Crash,CrashAtVote";
+/// A leader is cut off, and the others notice at once and elect another one.
+const CUT_OFF: &str = "nodes=3 replicas=3 clients=40 think=40 every=1200 kept=10000 lasts=25000 \
+                       snapshots=20000 disasters=0 faults=Isolate";
+/// The same, again and again.
+const CUT_OFF_SHORTLY: &str = "nodes=3 replicas=3 clients=40 think=5 every=400 kept=10000 \
+                               lasts=8000 snapshots=20000 disasters=0 faults=Isolate";
+/// Messages come twice, or seconds late.
+const ECHOES: &str = "nodes=3 replicas=3 clients=9 think=1 every=500 lasts=10000 snapshots=20000 \
+                      disasters=0 faults=Doubled,Late";
+/// Bits rot in a log whose rows are not in the store.
+const LOG_ROT: &str = "nodes=3 replicas=3 clients=12 think=20 every=2000 checkpoint=16777216 \
+                       overlay=134217728 kept=10000 lasts=20000 snapshots=20000 disasters=0 \
+                       faults=Rot";
+/// Bits rot in a store that holds nearly all rows.
+const STORE_ROT: &str = "nodes=3 replicas=3 clients=9 think=10 every=1500 checkpoint=1024 \
+                         overlay=134217728 kept=0 lasts=10000 snapshots=20000 disasters=0 \
+                         faults=StoreRot";
+/// Nothing fails.
+const CALM: &str = "nodes=3 replicas=3 clients=9 think=1 lasts=3000 snapshots=20000 disasters=0 \
+                    faults=";
+/// Snapshots follow each other, and one is restored.
+const SNAPSHOTS: &str = "nodes=3 replicas=3 clients=6 think=20 lasts=10000 snapshots=500 \
+                         disasters=1 faults= moves=Stay";
+/// Nodes fall behind logs that are cut off at once.
+const BEHIND: &str = "nodes=3 replicas=3 clients=6 think=1 every=700 checkpoint=1024 \
+                      overlay=134217728 kept=0 lasts=6000 snapshots=20000 disasters=0 \
+                      faults=Crash,Pause";
+/// The cluster is lost and restored several times, if it can be from the same snapshot.
+const RESTORES: &str = "nodes=3 replicas=3 clients=9 think=10 lasts=4000 snapshots=600 \
+                        disasters=3 faults= moves=Stay same=true";
+/// Snapshots stay open, some groups marked and others not, and are sealed after all.
+const HALF_MARKED: &str = "nodes=3 replicas=3 clients=9 think=10 every=700 checkpoint=16777216 \
+                           overlay=134217728 cut=1000 lasts=5000 snapshots=500 disasters=0 \
+                           faults=LateMarks";
+/// The same, past the deadline.
+const OVERDUE: &str = "nodes=3 replicas=3 clients=9 think=10 every=700 checkpoint=16777216 \
+                       overlay=134217728 cut=300 lasts=6000 snapshots=500 disasters=0 \
+                       faults=LateMarks";
+/// The same, while checkpoints take long.
+const SLOW_CAPTURE: &str = "nodes=3 replicas=3 clients=9 think=5 every=700 checkpoint=1024 \
+                            overlay=134217728 cut=1000 lasts=6000 snapshots=500 disasters=0 \
+                            faults=LateMarks,SlowStore";
+/// The same, while nodes restart and lead again.
+const LEADERS_CHANGE: &str = "nodes=3 replicas=3 clients=9 think=20 every=500 checkpoint=1024 \
+                              overlay=134217728 kept=0 cut=10000 lasts=25000 snapshots=500 \
+                              disasters=0 faults=LateMarks,Crash,Pause,Isolate";
+
+const fn scenario(
+    mutation: Mutation,
+    family: &'static str,
+    found: (u32, u32),
+    how: &'static str,
+) -> Scenario {
+    Scenario { mutation, family, found, how }
+}
+
+pub const SCENARIOS: [Scenario; 26] = [
+    scenario(
+        Mutation::AckBeforeSync,
+        POWER,
+        (75, 100),
+        "power goes everywhere at once, and takes what was acknowledged and not synced",
+    ),
+    scenario(
+        Mutation::LeaseForEver,
+        CUT_OFF,
+        (19, 20),
+        "the leader that was cut off still answers reads while its successor takes writes",
+    ),
+    scenario(
+        Mutation::VotesAtOnce,
+        CUT_OFF_SHORTLY,
+        (65, 100),
+        "the successor is elected and takes writes before the lease of the one cut off is over",
+    ),
+    scenario(
+        Mutation::ReadsUnasked,
+        CUT_OFF,
+        (19, 20),
+        "the leader that was cut off still answers reads while its successor takes writes",
+    ),
+    scenario(
+        Mutation::VoteLost,
+        VOTES,
+        (98, 100),
+        "nodes vote, lose power, and are asked for the same term again",
+    ),
+    scenario(
+        Mutation::ExtentForgotten,
+        LOG_ROT,
+        (66, 100),
+        "a log that ends at a rotten bit is taken for whole, and what lay behind it is denied",
+    ),
+    scenario(
+        Mutation::PagesUnchecked,
+        STORE_ROT,
+        (19, 20),
+        "the store's cache is small, so that rotten pages are read and served",
+    ),
+    scenario(
+        Mutation::TruncatedEarly,
+        POWER,
+        (20, 20),
+        "power goes when the log has been cut off and rows are only in memory",
+    ),
+    scenario(
+        Mutation::RetriedTwice,
+        ECHOES,
+        (11, 12),
+        "a forwarded write comes a second time, after others have written the same key",
+    ),
+    scenario(
+        Mutation::RequestsNotStored,
+        POWER,
+        (12, 12),
+        "nodes restart from a checkpoint that should hold requests, and retries come",
+    ),
+    scenario(
+        Mutation::BatchInPart,
+        CALM,
+        (12, 12),
+        "clients write pairs in batches and read them back",
+    ),
+    scenario(
+        Mutation::NotAnswered,
+        CALM,
+        (12, 12),
+        "clients ask more than fifty times, and wait at the end until all are answered",
+    ),
+    scenario(
+        Mutation::TombstoneDropped,
+        CALM,
+        (11, 12),
+        "older values come after deletions, and contexts are stale",
+    ),
+    scenario(
+        Mutation::LineageWithoutNonce,
+        RESTORES,
+        (19, 20),
+        "the same snapshot is restored twice, and both histories speak under one name",
+    ),
+    scenario(
+        Mutation::HistoriesMixed,
+        RESTORES,
+        (19, 20),
+        "a node of another history, or restored once more, finds the others and is let in",
+    ),
+    scenario(
+        Mutation::StaleReuse,
+        SNAPSHOTS,
+        (12, 12),
+        "snapshots follow each other while rows change, and one is restored and compared",
+    ),
+    scenario(
+        Mutation::RowsNotInstalled,
+        BEHIND,
+        (12, 12),
+        "nodes come back behind the beginning of the log and need rows",
+    ),
+    scenario(
+        Mutation::NoHold,
+        HALF_MARKED,
+        (12, 12),
+        "clients write behind a mark, then before the mark of a group that hears of it later",
+    ),
+    scenario(
+        Mutation::SeenFromMark,
+        HALF_MARKED,
+        (12, 12),
+        "clients write behind a mark, then before the mark of a group that hears of it later",
+    ),
+    scenario(
+        Mutation::ReleasedByMajority,
+        HALF_MARKED,
+        (13, 20),
+        "one node's groups are marked seconds after the others were released",
+    ),
+    scenario(
+        Mutation::SealedByTime,
+        OVERDUE,
+        (15, 20),
+        "one node's groups are marked after the deadline, when the others were released",
+    ),
+    scenario(
+        Mutation::MarkNotStored,
+        LEADERS_CHANGE,
+        (14, 20),
+        "a node restarts behind a mark that is in its store alone, and leads before the release",
+    ),
+    scenario(
+        Mutation::CapturedLate,
+        SLOW_CAPTURE,
+        (12, 12),
+        "writes go on after the release, while the capture waits for a slow checkpoint",
+    ),
+    scenario(
+        Mutation::CapturedTwice,
+        HALF_MARKED,
+        (10, 12),
+        "marks are asked for on every tick while one node is late",
+    ),
+    scenario(
+        Mutation::MarkNotSent,
+        LEADERS_CHANGE,
+        (33, 100),
+        "a node gets rows behind a mark, and leads before the release",
+    ),
+    scenario(
+        Mutation::OpenedByTime,
+        OVERDUE,
+        (15, 20),
+        "groups are released at the deadline, and one node's are marked after it",
+    ),
+];
+
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mutation_has_a_scenario_that_hardly_ever_misses_it() {
+        assert_eq!(SCENARIOS.map(|scenario| scenario.mutation), Mutation::ALL);
+        for Scenario { mutation, found, how, .. } in SCENARIOS {
+            let (found, played) = found;
+            let missed = (1.0 - f64::from(found) / f64::from(played)).powi(SEEDS as i32);
+            assert!(missed < MISSED_MAX, "{mutation:?}, where {how}: {found} of {played}");
+        }
+    }
+}
