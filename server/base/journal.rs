@@ -68,8 +68,12 @@ impl Journal {
     fn on(out: impl Write + Send + 'static, seldom: Seldom) -> Result<Journal> {
         let (notes, lines) = mpsc::sync_channel(limits::LOG_LINES_MAX);
         let keep = move || {
-            // The sender's side counts what comes after a panic.
-            let _ = crew::caught(Role::Journal, || keep(&lines, out, &seldom));
+            if crew::caught(Role::Journal, || keep(&lines, out, &seldom)).is_err() {
+                // What waits and what comes is counted, also while a backtrace is being drawn.
+                for _line in lines.iter().filter(|note| matches!(note, Note::Line(..))) {
+                    LOST.fetch_add(1, Ordering::Relaxed);
+                }
+            }
         };
         drop(crew::thread(Role::Journal, keep)?);
         Ok(Journal { notes, room: ByteBudget::of(limits::LOG_LINES_BYTES_MAX) })
@@ -258,6 +262,9 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
+    /// Held by a test that reads the count of lost lines, which is the process's.
+    static COUNTS: Mutex<()> = Mutex::new(());
+
     /// Takes the first lines and no more, until it is let go on.
     struct Stuck {
         lines: SyncSender<String>,
@@ -277,6 +284,7 @@ mod tests {
 
     #[test]
     fn whoever_logs_never_waits_for_whoever_reads_and_what_is_lost_is_counted() {
+        let _alone = lock(&COUNTS);
         let (lines, seen) = mpsc::sync_channel(2 * limits::LOG_LINES_MAX);
         let (go_on, until) = mpsc::sync_channel(2 * limits::LOG_LINES_MAX);
         let journal = Journal::on(Stuck { lines, until }, Seldom::by(Clock::start())).unwrap();
@@ -289,6 +297,34 @@ mod tests {
         journal.flush();
         drop(go_on);
         assert!(seen.recv_timeout(SOON).is_ok(), "an error ends nothing: the next line is tried");
+    }
+
+    /// Lets lines wait behind it, and panics then.
+    struct Panics(Receiver<()>);
+
+    impl Write for Panics {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            self.0.recv_timeout(SOON).unwrap();
+            panic!("the writer has a fault");
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_wait_for_a_writer_that_panics_are_counted_and_whoever_flushes_is_not_held_up() {
+        let _alone = lock(&COUNTS);
+        let (go_on, until) = mpsc::sync_channel(1);
+        let journal = Journal::on(Panics(until), Seldom::by(Clock::start())).unwrap();
+        let before = lost();
+        journal.say("the one that it panics with");
+        journal.say("one that waits");
+        go_on.send(()).unwrap();
+        journal.flush();
+        journal.say("one that comes later");
+        journal.flush();
+        assert_eq!(lost() - before, 2);
     }
 
     #[test]
