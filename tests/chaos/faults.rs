@@ -258,7 +258,7 @@ impl Saboteur {
             }
             Pause => {
                 let node = self.victim(stage)?;
-                stage.cluster.nodes[node].pause();
+                stage.cluster.nodes[node].signal_to_pause();
                 one(format!("node{node}"), self.time(8000), Mend::Resume(node))
             }
             FullDisk => {

@@ -98,7 +98,7 @@ impl Fault {
         match self {
             Fault::None => {}
             Fault::Kill(victim) => cluster.nodes[victim].kill9(),
-            Fault::Pause(victim) => cluster.nodes[victim].pause(),
+            Fault::Pause(victim) => cluster.nodes[victim].pause().await,
         }
         let snapshot = client.snapshot_resolved(&begun.uuid, SOON * 2).await;
         match self {

@@ -67,7 +67,7 @@ async fn endpoints_of_two_clusters_are_refused_by_name_and_only_a_named_cluster_
         .await
         .exits(0)
         .says(&one_id);
-    two.nodes[0].pause();
+    two.nodes[0].pause().await;
     ddbctl(&format!("{b},{a}"), &put("beside one that hangs")).await.exits(0);
     two.nodes[0].resume();
     one.ctl(&["node", "list"]).await.exits(0).says(&format!("Cluster {one_id}, lineage "));

@@ -166,7 +166,7 @@ async fn without_a_quorum_nothing_is_acknowledged_and_nothing_hangs() {
 async fn a_request_to_a_node_that_has_not_joined_yet_is_unavailable_within_its_deadline() {
     let cluster = Cluster::start(1, Options::default()).await;
     let mut waiting = cluster.further();
-    cluster.nodes[0].pause();
+    cluster.nodes[0].pause().await;
     waiting.start();
     let get =
         GetRequest { site: "shop".into(), key: Bytes::from_static(b"k"), ..GetRequest::default() };

@@ -59,7 +59,7 @@ async fn a_signal_that_is_no_request_to_stop_ends_no_node() {
 async fn a_node_that_waits_to_join_ends_when_it_is_asked_to_and_not_when_its_terminal_closes() {
     let cluster = Cluster::start(1, options()).await;
     let mut waiting = cluster.further();
-    cluster.nodes[0].pause();
+    cluster.nodes[0].pause().await;
     waiting.start();
     waiting.wait_alive().await;
     waiting.signal(Signal::HUP);

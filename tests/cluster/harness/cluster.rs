@@ -191,6 +191,13 @@ impl Cluster {
         tars
     }
 
+    /// Leaves nodes and directory behind: the directory, and each node's endpoint and process id.
+    #[allow(dead_code, reason = "only the demo leaves a cluster behind")]
+    pub fn leave(self) -> (PathBuf, Vec<(String, u32)>) {
+        let nodes = self.nodes.into_iter().map(|node| (node.endpoint(), node.leave())).collect();
+        (self.dir.keep(), nodes)
+    }
+
     /// The disaster: every node is killed and its store is gone.
     pub fn lose_every_disk(&mut self) {
         self.kill9_all();

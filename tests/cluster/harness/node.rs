@@ -184,8 +184,27 @@ impl Node {
         child.wait().unwrap();
     }
 
-    /// Stops it in the middle of whatever it does, with its connections open.
-    pub fn pause(&self) {
+    /// Stops it in the middle of whatever it does, with its connections open. Returns when all its
+    /// threads stand: the signal only asks for that.
+    pub async fn pause(&self) {
+        self.signal_to_pause();
+        let threads = format!("/proc/{}/task", self.pid());
+        eventually("all threads stand", SOON, async || {
+            for thread in fs::read_dir(&threads).expect("the process is there") {
+                let path = thread.expect("it can be listed").path().join("stat");
+                // One that has just ended is gone.
+                let Ok(stat) = fs::read_to_string(path) else { continue };
+                let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
+                if state != Some("T") {
+                    return Err(stat);
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    pub fn signal_to_pause(&self) {
         self.signal(Signal::STOP);
     }
 
@@ -201,6 +220,13 @@ impl Node {
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal_to_stop();
         self.wait_ended().await
+    }
+
+    /// Leaves it running for good; its process id.
+    #[allow(dead_code, reason = "only the demo leaves nodes behind")]
+    pub fn leave(mut self) -> u32 {
+        let child = self.process.take().expect("only a running node can be left");
+        child.id()
     }
 
     pub fn pid(&self) -> u32 {
