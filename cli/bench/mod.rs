@@ -11,6 +11,7 @@ pub mod load;
 pub mod requests;
 mod sites;
 pub mod report;
+#[cfg_attr(not(feature = "plot"), path = "unplotted.rs")]
 pub mod plot;
 mod snapshot;
 
@@ -160,6 +161,9 @@ impl Prepared {
         client: &mut Client,
         console: &mut Console,
     ) -> Result<Prepared, Failure> {
+        if let Some(path) = &ground.plot {
+            plot::check(path)?;
+        }
         let field =
             Field::of(&ground.prefix, ground.sites, ground.keys, ground.value_bytes as usize);
         let lines = connect(&ground, client, console).await?;

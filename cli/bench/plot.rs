@@ -27,6 +27,11 @@ struct Curve {
     points: Vec<(f64, f64)>,
 }
 
+/// Whether a plot can be drawn there: in this build always.
+pub fn check(_path: &Path) -> Result<(), Failure> {
+    Ok(())
+}
+
 /// Draws into a file that ends in .svg, or as a PNG.
 pub fn draw(title: &str, points: &[Point], path: &Path) -> Result<(), Failure> {
     let drawn = if path.extension() == Some(OsStr::new("svg")) {

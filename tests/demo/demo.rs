@@ -3,7 +3,8 @@
 //! demo` runs it.
 //!
 //! Everything stands in a temporary directory on loopback ports, and is gone afterwards: also when
-//! it fails or is interrupted. It exits with 0 only if everything was proved.
+//! it fails or is interrupted. With `--keep` the cluster stays once everything was proved. It exits
+//! with 0 only if everything was proved.
 
 #[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
 #[path = "../cluster/harness/mod.rs"]
@@ -25,7 +26,7 @@ use tokio::{
 };
 
 use fleet::{Fleet, PLACES, Promise, TOWNS, site};
-use harness::{Cluster, Options, SOON, eventually};
+use harness::{Cluster, Options, SOON, binary, eventually};
 use page::{Page, number, time};
 
 const INTERRUPTED: u8 = 130;
@@ -85,13 +86,33 @@ async fn story(page: &Page) -> Result<(), String> {
     page.holds(
         "node ids, addresses and sites are those of the snapshot; a site added later is gone",
     );
+    let keep = std::env::args().any(|word| word == "--keep");
     page.title(&format!(
         "Recovered: {} keys on three nodes, {} from empty disks to serving.",
         number(keys),
         time(recovery)
     ));
+    if keep {
+        leave(page, cluster);
+    }
     println!();
     Ok(())
+}
+
+/// Leaves the cluster to whoever wants to look around in it.
+fn leave(page: &Page, cluster: Cluster) {
+    page.chapter("The cluster stays");
+    let (dir, nodes) = cluster.leave();
+    let (endpoints, pids): (Vec<_>, Vec<_>) =
+        nodes.into_iter().map(|(endpoint, pid)| (endpoint, pid.to_string())).unzip();
+    page.says("look around:");
+    let programs = binary("ddbctl");
+    let programs = programs.parent().expect("a program stands in a folder");
+    page.types(format!("export PATH={}:$PATH", programs.display()));
+    page.types(format!("export DDBCTL_ENDPOINT={}", endpoints.join(",")));
+    page.types("ddbctl cluster health");
+    page.says("and stop it:");
+    page.types(format!("kill {}; sleep 1; rm -r {}", pids.join(" "), dir.display()));
 }
 
 /// Who the nodes are.
