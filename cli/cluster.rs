@@ -13,6 +13,7 @@ use super::{
         output::{Console, View},
         table::{Number, Prose, Table, Text},
     },
+    upgrade,
 };
 use crate::base::limits;
 use crate::proto::v1::{self, cluster_service_client::ClusterServiceClient};
@@ -108,6 +109,7 @@ pub async fn run(
             health.judge()
         }
         Cluster::Init => init(client, console).await,
+        Cluster::Upgrade(command) => upgrade::run(command, client, console).await,
     }
 }
 

@@ -23,6 +23,7 @@ mod connection;
 mod identity;
 mod client;
 mod kv;
+mod upgrade;
 mod cluster;
 mod node;
 mod site;

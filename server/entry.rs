@@ -7,7 +7,7 @@ use crate::{
     base::ids::{
         ClusterId, Lineage, NodeId, RequestId, SiteGeneration, SnapshotId, SnapshotSeq, Topology,
     },
-    cluster::{self, reconfigure::Membership, state::Settings},
+    cluster::{self, level::Level, reconfigure::Membership, state::Settings},
     data,
 };
 
@@ -108,6 +108,7 @@ impl Identity {
             resolved: SnapshotSeq(0),
             site_generations: SiteGeneration(0),
             deleted: Vec::new(),
+            level: Level::FIRST,
         }
     }
 }

@@ -26,6 +26,20 @@ pub enum Cluster {
     /// changes nothing
     #[command(after_help = "Examples:\n  ddbctl --endpoint node1.example:8080 cluster init")]
     Init,
+    /// Which version every node runs, and the end of an upgrade
+    #[command(subcommand)]
+    Upgrade(Upgrade),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Upgrade {
+    /// Every node's version, and whether the cluster uses all that they know
+    #[command(after_help = "Examples:\n  ddbctl cluster upgrade status")]
+    Status,
+    /// Let the cluster use what all of its nodes know. No node can go back to an older version
+    /// then. Repeating it changes nothing
+    #[command(after_help = "Examples:\n  ddbctl cluster upgrade finalize")]
+    Finalize,
 }
 
 #[derive(Debug, Subcommand)]

@@ -22,7 +22,7 @@ use super::term::{
 };
 use crate::base::ids::ClusterId;
 pub use bench::{Bench, Ground, Timed};
-pub use cluster::{Cluster, Node};
+pub use cluster::{Cluster, Node, Upgrade};
 pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
 pub use relay::Relay;
 pub use site::Site;
@@ -164,6 +164,8 @@ mod tests {
             "ddbctl cluster overview --partitions",
             "ddbctl cluster health --endpoint a:1,b:2 --timeout 500ms -o json",
             "ddbctl cluster init --endpoint a:1",
+            "ddbctl cluster upgrade status",
+            "ddbctl cluster upgrade finalize",
             "ddbctl node list -o yaml",
             "ddbctl node list --cluster-id 5f1c8a9e-0b1d-4a53-9a29-6d4a3f5f0c11",
             "ddbctl site add shop-1",

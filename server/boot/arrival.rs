@@ -23,7 +23,7 @@ use crate::{
         starting::StartingServer,
         waiting::{self, End, Newcomer, Waiting},
     },
-    cluster::Node as NodeEntry,
+    cluster::{Node as NodeEntry, level::Level},
     entry::Identity,
     faults::failpoint::{Failpoint, failpoint},
     net,
@@ -243,7 +243,8 @@ impl Arrival<'_> {
         self.porch.seat(waiting.clone());
         let request = JoinRequest {
             node: Some(wire::node_record(&self.entry(node, Lineage::PENDING))),
-            protocol: net::PROTOCOL,
+            protocol: *net::PROTOCOLS.end(),
+            protocol_min: *net::PROTOCOLS.start(),
             incarnation: self.incarnation,
         };
         let (identity, known) = match waiting
@@ -295,6 +296,7 @@ pub fn entry(options: &Options, id: NodeId, lineage: Lineage, address: &str) -> 
         version: env!("CARGO_PKG_VERSION").into(),
         snapshot_store: options.snapshot_store.is_some(),
         lineage,
+        level: Level::own(),
     }
 }
 

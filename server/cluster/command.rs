@@ -10,6 +10,7 @@ use crate::{
         limits,
     },
     cluster::{
+        level::Level,
         sites::Relay,
         snapshots::{Part, Snapshot},
     },
@@ -28,6 +29,8 @@ pub struct Node {
     pub snapshot_store: bool,
     /// The lineage in which it last announced itself.
     pub lineage: Lineage,
+    /// The newest level that it knows.
+    pub level: Level,
 }
 
 /// A change of the cluster's configuration.
@@ -67,6 +70,8 @@ pub enum Command {
     ReportDeletion { id: SnapshotId, node: NodeId, reason: String },
     /// The first leader after a restore names the new history.
     EstablishLineage { nonce: u64 },
+    /// Every member knows this level: from now on the cluster may use it.
+    RaiseLevel(Level),
 }
 
 /// What a command did.
@@ -135,7 +140,7 @@ impl Command {
     /// no effect and is queued again (`docs/cut.md`, R5 and R10).
     ///
     /// Fenced is all that a client asks for and can see: sites, relays, and what becomes of
-    /// snapshots that were taken before. Not fenced is:
+    /// snapshots that were taken before, and levels. Not fenced is:
     /// - `SealSnapshot` and `AbortSnapshot`: they open the fence, so they cannot wait behind it.
     /// - `BeginSnapshot`: while a snapshot is open it is refused, and afterwards nothing is fenced.
     ///   So it never has an effect that could be seen too early.
@@ -155,7 +160,13 @@ impl Command {
             | Command::SealSnapshot { .. }
             | Command::AbortSnapshot { .. } => false,
             Command::AnnounceNode(_) | Command::EstablishLineage { .. } => false,
+            Command::RaiseLevel(_) => true,
         }
+    }
+
+    /// The level that all members have to know before it may stand in a log.
+    pub fn level(&self) -> Level {
+        Level::FIRST
     }
 }
 

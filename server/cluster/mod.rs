@@ -6,6 +6,7 @@
 //! stores, networks or time, and nothing here carries out a plan: the leader of each group changes
 //! the group's members into those that `state` wants, one step of `reconfigure` at a time.
 //!
+//! - `level`: what a cluster may put into its logs, as long as not all members know all of it.
 //! - `sites`: the sites and relays, and which sites are half added or half removed.
 //! - `snapshots`: what the cluster remembers of a snapshot, and when the snapshot is completed.
 //! - `command`: every change that can be asked of the meta group.
@@ -13,6 +14,7 @@
 //! - `reconfigure`: the next single step from a group's present members to the wanted ones.
 //! - `state`: the state machine that ties them together.
 
+pub mod level;
 pub mod sites;
 pub mod snapshots;
 pub mod command;

@@ -25,6 +25,7 @@ use crate::{
     },
     cluster::{
         command::{Applied, Changed, Command, Event, Node, Outcome},
+        level::Level,
         placement::{self, Assignments},
         reconfigure::Wanted,
         sites::{Relay, Site, Sites},
@@ -52,6 +53,8 @@ pub struct Settings {
     /// The snapshots that were deleted last, oldest first: a request to take one that comes late,
     /// or once more, must not bring it back.
     pub deleted: Vec<SnapshotId>,
+    /// What may stand in the logs.
+    pub level: Level,
 }
 
 impl Settings {
@@ -73,6 +76,7 @@ impl Settings {
             resolved: none,
             site_generations,
             deleted: Vec::new(),
+            level: Level::own(),
         };
         settings.check()?;
         Ok(settings)
@@ -90,6 +94,14 @@ impl Settings {
         }
         if self.begun.0.max(self.resolved.0).max(self.site_generations.0) == u64::MAX {
             return Err(Error::invalid("no number is left for another snapshot or site"));
+        }
+        if self.level > Level::own() {
+            return Err(Error::conflict(format!(
+                "the cluster is at level {} and this version knows only those up to {}: upgrade \
+                 this node",
+                self.level,
+                Level::own()
+            )));
         }
         Ok(())
     }
@@ -286,6 +298,7 @@ impl State {
                 Ok(self.report_deletion(*id, *node, reason, &mut effects))
             }
             Command::EstablishLineage { nonce } => Ok(self.establish_lineage(*nonce, &mut effects)),
+            Command::RaiseLevel(level) => self.raise_level(*level, &mut effects),
         };
         Applied { reply, changed: effects.changed, events: effects.events }
     }
@@ -336,6 +349,13 @@ impl State {
                 "node {} cannot join: a cluster has at most {} nodes",
                 node.id,
                 limits::NODES_MAX
+            )));
+        }
+        if node.level < self.settings.level {
+            return Err(Error::conflict(format!(
+                "node {} runs version {}, which knows levels up to {}, and this cluster is at \
+                 level {}: upgrade that node",
+                node.id, node.version, node.level, self.settings.level
             )));
         }
         // Its capacity was given when it joined; a restart does not move data.
@@ -622,6 +642,26 @@ impl State {
         self.settings.lineage = Lineage::derive(from, nonce);
         effects.events.push(Event::LineageEstablished(self.settings.lineage));
         effects.row(Changed::Settings)
+    }
+
+    fn raise_level(&mut self, level: Level, effects: &mut Effects) -> Result<Outcome> {
+        if level <= self.settings.level {
+            return Ok(Outcome::Done { changed: false });
+        }
+        let behind: Vec<String> = self
+            .nodes
+            .values()
+            .filter(|node| node.level < level)
+            .map(|node| format!("node {} at {} runs {}", node.id, node.address, node.version))
+            .collect();
+        if !behind.is_empty() {
+            return Err(Error::conflict(format!(
+                "not every node knows level {level}: {}; upgrade them first",
+                behind.join(", ")
+            )));
+        }
+        self.settings.level = level;
+        Ok(effects.row(Changed::Settings))
     }
 
     fn check(&self) -> Result<()> {

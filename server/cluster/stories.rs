@@ -14,6 +14,7 @@ use crate::{
     },
     cluster::{
         command::{Applied, Changed, Command, Event, Node, Outcome},
+        level::Level,
         sites::{Relay, Site, SiteState},
         snapshots::{Part, Snapshot, Stage, Status},
         state::{Rows, Settings, State},
@@ -40,6 +41,7 @@ fn node(id: u64, address: &str, snapshot_store: bool) -> Node {
         version: "1.0".into(),
         snapshot_store,
         lineage: Lineage(1),
+        level: Level::FIRST,
     }
 }
 fn group(word: &str) -> GroupId {
@@ -53,6 +55,7 @@ fn founded(nodes: u64) -> State {
         Topology::new(64, 4).unwrap(),
     )
     .unwrap();
+    let settings = Settings { level: Level::FIRST, ..settings };
     let mut state = State::found(settings, node(1, "node-1:8080", true)).unwrap();
     for id in 2..=nodes {
         state
@@ -116,6 +119,11 @@ fn command(words: &[&str]) -> Command {
             node: NodeId(number(node)),
             reason: why.join(" "),
         },
+        ["announce", id, address, "knows", "level", level] => Command::AnnounceNode(Node {
+            level: Level(number(level) as u32),
+            ..node(number(id), address, true)
+        }),
+        ["raise", "level", "to", level] => Command::RaiseLevel(Level(number(level) as u32)),
         ["establish", nonce] => Command::EstablishLineage { nonce: number(nonce) },
         _ => panic!("nobody knows what {words:?} means"),
     }
@@ -134,6 +142,7 @@ fn act(state: &mut State, line: &str) -> String {
             .iter()
             .map(|(g, nodes)| format!("  group {g}: {}\n", listed(nodes)))
             .collect(),
+        ["level"] => format!("  level {}", state.settings().level),
         ["sites"] => state
             .sites()
             .sites()

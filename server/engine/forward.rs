@@ -99,10 +99,12 @@ impl Engine {
             // Without a place where it was sent it is asked again on the next tick.
             request.sent = None;
             let command = command.clone();
-            if self.with_facts(me, id, |facts| admission::command(facts, &command))
-                == Err(Objection::Later)
-            {
-                return Ok(());
+            match self.with_facts(me, id, |facts| admission::command(facts, &command)) {
+                Ok(()) => {}
+                Err(Objection::Later) => return Ok(()),
+                Err(Objection::Wrong(_, e)) => {
+                    return self.finish(Asker::Mine(number), id, Reply::Refused(e), host);
+                }
             }
         }
         let request = self.requests.open.get_mut(&number).expect("it was just looked at");

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 
-use super::PROTOCOL;
+use super::common_protocol;
 use crate::{
     base::{
         ids::{Lineage, NodeId},
@@ -35,12 +35,8 @@ pub enum Verdict {
 /// Judges the hello of another node.
 pub fn judge(ours: &Identity, hello: &Hello) -> Verdict {
     let other = NodeId(hello.node_id);
-    if hello.protocol != PROTOCOL {
-        return Verdict::Refuse(format!(
-            "node {other} speaks version {} of the peer protocol, this one {PROTOCOL}; upgrade one \
-             release at a time",
-            hello.protocol
-        ));
+    if let Err(why) = common_protocol((hello.protocol_min, hello.protocol)) {
+        return Verdict::Refuse(format!("node {other} {why}"));
     }
     if hello.to != 0 && NodeId(hello.to) != ours.node {
         return Verdict::Refuse(format!(

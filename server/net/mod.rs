@@ -20,6 +20,8 @@ pub use rows::receive_rows;
 pub use streams::{Peers, listen};
 pub use whereabouts::{Sought, Whereabouts, Word};
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use tokio::sync::watch;
 use tonic::{
@@ -43,8 +45,28 @@ use crate::{
     wire,
 };
 
-/// Version of what nodes say to each other.
-pub const PROTOCOL: u32 = 1;
+/// The versions of what nodes say to each other that this one knows. Version 1 had no levels
+/// (`cluster::level`): nodes that speak it must never be members beside others.
+pub const PROTOCOLS: RangeInclusive<u32> = 2..=2;
+
+/// The newest version that both sides know: this one, and one that knows `theirs`. The minimum is
+/// 0 where the other side has named only one.
+pub fn common_protocol(theirs: (u32, u32)) -> Result<u32, String> {
+    let (min, max) = theirs;
+    let min = if min == 0 { max } else { min };
+    let newest = max.min(*PROTOCOLS.end());
+    if newest >= min && newest >= *PROTOCOLS.start() {
+        return Ok(newest);
+    }
+    let named = |from: u32, to: u32| {
+        if from == to { format!("version {from}") } else { format!("versions {from} to {to}") }
+    };
+    Err(format!(
+        "knows {} of the peer protocol, and this node {}: upgrade one release at a time",
+        named(min, max),
+        named(*PROTOCOLS.start(), *PROTOCOLS.end())
+    ))
+}
 
 /// What a stream needs to know of its own node.
 #[derive(Clone)]
@@ -72,7 +94,8 @@ impl Me {
     pub fn hello(&self, to: NodeId) -> Hello {
         let identity = self.identity.borrow();
         Hello {
-            protocol: PROTOCOL,
+            protocol: *PROTOCOLS.end(),
+            protocol_min: *PROTOCOLS.start(),
             node_id: identity.node.0,
             to: to.0,
             cluster_id: Bytes::copy_from_slice(identity.cluster.0.as_bytes()),

@@ -266,4 +266,42 @@ impl ClusterService for ClusterApi {
             })
             .await
     }
+
+    async fn get_upgrade(
+        &self,
+        request: Request<v1::GetUpgradeRequest>,
+    ) -> Result<Response<v1::GetUpgradeResponse>, Status> {
+        self.calls
+            .call("GetUpgrade", request, |_, wait| async move {
+                let (level, nodes) = self.cluster.versions(wait).await?;
+                let levels = || nodes.iter().map(|node| node.level.0);
+                Ok(v1::GetUpgradeResponse {
+                    level: level.0,
+                    known_to_all: levels().min().unwrap_or(level.0),
+                    newest: levels().max().unwrap_or(level.0),
+                    nodes: nodes
+                        .iter()
+                        .map(|node| v1::NodeVersion {
+                            node_id: node.id.0,
+                            address: node.address.clone(),
+                            version: node.version.clone(),
+                            level: node.level.0,
+                        })
+                        .collect(),
+                })
+            })
+            .await
+    }
+
+    async fn finalize_upgrade(
+        &self,
+        request: Request<v1::FinalizeUpgradeRequest>,
+    ) -> Result<Response<v1::FinalizeUpgradeResponse>, Status> {
+        self.calls
+            .call("FinalizeUpgrade", request, |_, wait| async move {
+                let (level, raised) = self.cluster.finalize_upgrade(wait).await?;
+                Ok(v1::FinalizeUpgradeResponse { level: level.0, raised })
+            })
+            .await
+    }
 }

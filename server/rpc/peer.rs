@@ -59,13 +59,8 @@ impl PeerService for PeerApi {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         self.calls
             .call("Join", request, |request, wait| async move {
-                if request.protocol != net::PROTOCOL {
-                    return Err(Error::conflict(format!(
-                        "this cluster speaks version {} of the peer protocol, not {}",
-                        net::PROTOCOL,
-                        request.protocol
-                    )));
-                }
+                net::common_protocol((request.protocol_min, request.protocol))
+                    .map_err(|why| Error::conflict(format!("the node that joins {why}")))?;
                 let node =
                     wire::parse_node(request.node.ok_or_else(|| {
                         Error::invalid("a node that joins has to say who it is")

@@ -25,6 +25,7 @@ use crate::{
     },
     cluster::{
         self, Node, State,
+        level::Level,
         reconfigure::Membership,
         sites::{Relay, Site, SiteState},
     },
@@ -149,6 +150,19 @@ impl Cluster {
     /// Takes a node into the cluster, or notes where a known one is.
     pub async fn announce(&self, node: Node, wait: Duration) -> Result<bool> {
         self.change(cluster::Command::AnnounceNode(node), wait).await
+    }
+
+    /// Every node's record, and the level that the cluster uses.
+    pub async fn versions(&self, wait: Duration) -> Result<(Level, Vec<Node>)> {
+        self.look(wait, |s| (s.settings().level, s.nodes().values().cloned().collect())).await
+    }
+
+    /// Lets the cluster use what all of its nodes know. Its level, and whether that is new.
+    pub async fn finalize_upgrade(&self, wait: Duration) -> Result<(Level, bool)> {
+        let (_, nodes) = self.versions(wait).await?;
+        let newest = nodes.iter().map(|node| node.level).max().unwrap_or(Level::FIRST);
+        let raised = self.change(cluster::Command::RaiseLevel(newest), wait).await?;
+        Ok((newest, raised))
     }
 
     /// What every node says of itself within `limits::NODE_STATUS`, or why it says nothing.
@@ -579,6 +593,7 @@ fn own_entry(id: NodeId, address: &str, lineage: Lineage) -> Node {
         version: env!("CARGO_PKG_VERSION").into(),
         snapshot_store: false,
         lineage,
+        level: Level::own(),
     }
 }
 

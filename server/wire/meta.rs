@@ -17,6 +17,7 @@ use crate::{
     },
     cluster::{
         self, Changed, Command, Node, State,
+        level::Level,
         sites::{Relay, Site, SiteState},
         snapshots::{Part, Snapshot, Stage, Status},
         state::{Rows, Settings},
@@ -61,6 +62,7 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
         Command::EstablishLineage { nonce } => {
             Wire::EstablishLineage(internal::EstablishLineage { nonce: *nonce })
         }
+        Command::RaiseLevel(level) => Wire::RaiseLevel(level.0),
     };
     let site_generation = match command {
         Command::SiteAdded { generation, .. } | Command::SiteRemoved { generation, .. } => {
@@ -73,7 +75,7 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
 
 pub fn parse_meta_command(command: internal::MetaCommand) -> Result<Command> {
     let generation = SiteGeneration(command.site_generation);
-    Ok(match command.action.ok_or_else(|| absent("a meta command's action"))? {
+    let command = match command.action.ok_or_else(|| absent("a meta command's action"))? {
         Wire::AnnounceNode(node) => Command::AnnounceNode(parse_node(node)?),
         Wire::AddSite(site) => Command::AddSite(SiteId::new(site)?),
         Wire::SiteAdded(site) => Command::SiteAdded { site: SiteId::new(site)?, generation },
@@ -105,7 +107,16 @@ pub fn parse_meta_command(command: internal::MetaCommand) -> Result<Command> {
             reason: report.reason,
         },
         Wire::EstablishLineage(establish) => Command::EstablishLineage { nonce: establish.nonce },
-    })
+        Wire::RaiseLevel(level) => Command::RaiseLevel(Level(level)),
+    };
+    let needs = if let Command::RaiseLevel(level) = command { level } else { command.level() };
+    if needs > Level::own() {
+        return Err(Error::conflict(format!(
+            "it is of level {needs}, and this version knows only those up to {}",
+            Level::own()
+        )));
+    }
+    Ok(command)
 }
 
 pub fn node_record(node: &Node) -> internal::NodeRecord {
@@ -116,6 +127,7 @@ pub fn node_record(node: &Node) -> internal::NodeRecord {
         version: node.version.clone(),
         snapshot_store: node.snapshot_store,
         lineage: node.lineage.0,
+        level: node.level.0,
     }
 }
 
@@ -127,6 +139,7 @@ pub fn parse_node(node: internal::NodeRecord) -> Result<Node> {
         version: node.version,
         snapshot_store: node.snapshot_store,
         lineage: Lineage(node.lineage),
+        level: Level::from_number(node.level),
     };
     node.check()?;
     Ok(node)
@@ -144,6 +157,7 @@ pub fn settings_record(settings: &Settings) -> internal::SettingsRecord {
         resolved: settings.resolved.0,
         site_generations: settings.site_generations.0,
         deleted: settings.deleted.iter().map(|id| uuid(*id)).collect(),
+        level: settings.level.0,
     }
 }
 
@@ -162,6 +176,7 @@ pub fn parse_settings(settings: internal::SettingsRecord) -> Result<Settings> {
             .iter()
             .map(|id| SnapshotId::from_slice(id))
             .collect::<Result<_>>()?,
+        level: Level::from_number(settings.level),
     };
     settings.check()?;
     Ok(settings)

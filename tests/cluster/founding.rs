@@ -474,8 +474,14 @@ fn stranger(node_id: u64, address: &str) -> JoinRequest {
         version: "0".into(),
         snapshot_store: false,
         lineage: 0,
+        level: 0,
     };
-    JoinRequest { node: Some(node), protocol: net::PROTOCOL, incarnation: 7 }
+    JoinRequest {
+        node: Some(node),
+        protocol: *net::PROTOCOLS.end(),
+        incarnation: 7,
+        protocol_min: 0,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,7 +48,7 @@ impl Speaker {
             PeerServiceClient::connect(format!("http://{}", node.endpoint())).await.unwrap();
         let (frames, outgoing) = mpsc::channel(16);
         let hello = Hello {
-            protocol: devicedb::net::PROTOCOL,
+            protocol: *devicedb::net::PROTOCOLS.end(),
             node_id: id,
             cluster_id: Bytes::copy_from_slice(
                 cluster.cluster_id.parse::<uuid::Uuid>().unwrap().as_bytes(),

@@ -297,7 +297,12 @@ fn peers() -> Vec<Vec<u8>> {
     let (node, settings) = (wire::node_record(&node(2)), wire::settings_record(&settings()));
     inputs.push(tagged(
         1,
-        internal::JoinRequest { node: Some(node.clone()), protocol: 1, incarnation: 7 }
+        internal::JoinRequest {
+            node: Some(node.clone()),
+            protocol: 2,
+            incarnation: 7,
+            protocol_min: 2,
+        }
             .encode_to_vec(),
     ));
     inputs.push(tagged(
@@ -453,6 +458,7 @@ fn node(id: u64) -> Node {
         version: "0.1.0".into(),
         snapshot_store: id != 3,
         lineage: Lineage(5),
+        level: cluster::level::Level::own(),
     }
 }
 
@@ -484,6 +490,7 @@ fn cluster_commands() -> Vec<cluster::Command> {
         AddRelay(relay("r2", None)),
         MoveRelay(relay("r2", Some(site()))),
         AnnounceNode(node(3)),
+        RaiseLevel(cluster::level::Level::own()),
         BeginSnapshot { id, created_ms: 1_700_000_000_123 },
         SealSnapshot { seq: SnapshotSeq(1) },
         ReportPart { id, part },

@@ -281,6 +281,7 @@ impl World {
             version: "simulated".into(),
             snapshot_store: true,
             lineage,
+            level: cluster::level::Level::own(),
         }
     }
 

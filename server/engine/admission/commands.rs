@@ -19,6 +19,7 @@ use crate::{
     },
     cluster::{
         self,
+        level::Level,
         sites::{Site, SiteState},
     },
     data::{self, Query},
@@ -169,6 +170,15 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
             )),
         ))
     };
+    let (needs, level) = (command.level(), facts.meta.settings().level);
+    if needs > level {
+        // A leader knows; who does not lead may not have heard the latest.
+        return if facts.replica.is_some_and(|replica| replica.leads) {
+            Err(Objection::Wrong("Command.meta", above(needs, level)))
+        } else {
+            Err(Objection::Later)
+        };
+    }
     match command {
         cluster::Command::SealSnapshot { .. } => own("MetaCommand.seal_snapshot", "a seal"),
         cluster::Command::AbortSnapshot { .. } => own("MetaCommand.abort_snapshot", "an abort"),
@@ -207,7 +217,16 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
         cluster::Command::BeginSnapshot { .. }
         | cluster::Command::BeginDeletion { .. }
         | cluster::Command::ForgetSnapshot { .. } => Ok(()),
+        cluster::Command::RaiseLevel(_) => Ok(()),
     }
+}
+
+fn above(needs: Level, level: Level) -> Error {
+    Error::conflict(format!(
+        "this needs level {needs}, and the cluster is at level {level}, which an older version can \
+         still read: once every node runs a version that knows level {needs}, say ddbctl cluster \
+         upgrade finalize"
+    ))
 }
 
 /// Fields of commands and queries that the functions above look at: the field, and the rule.

@@ -3,7 +3,8 @@
 
 pub(super) const FIELDS: &[(&str, &str)] = &[
     // Who speaks. Read once a stream.
-    ("Hello.protocol", "net::judge: this version's"),
+    ("Hello.protocol", "net::judge: the versions that both sides know overlap"),
+    ("Hello.protocol_min", "net::judge: the versions that both sides know overlap"),
     ("Hello.node_id", "net::judge: not this node; what its messages may say is decided one by one"),
     ("Hello.to", "net::judge: this node, or 0"),
     ("Hello.cluster_id", "net::judge: this cluster's"),
@@ -78,13 +79,15 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
         "ids::SnapshotId; cluster::State holds it, and the lineage that is named, against the \
          registry",
     ),
+    ("MetaCommand.raise_level", "cluster::State: not above what every member knows"),
     ("MetaCommand.site_generation", "any: cluster::State does nothing to another life of the site"),
     // Joining.
     (
         "JoinRequest.node",
         "cluster::Node::check; the lineage is this cluster's, whatever it says (rpc::PeerDoor)",
     ),
-    ("JoinRequest.protocol", "rpc::PeerDoor: this version's"),
+    ("JoinRequest.protocol", "rpc::PeerDoor: the versions that both sides know overlap"),
+    ("JoinRequest.protocol_min", "rpc::PeerDoor: the versions that both sides know overlap"),
     (
         "JoinRequest.incarnation",
         "rpc::PeerDoor: what answers at the node's address has to name the same",

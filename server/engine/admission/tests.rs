@@ -18,7 +18,9 @@ use crate::{
         },
         limits,
     },
-    cluster::{self, Node, State, reconfigure::Membership, snapshots::Part, state::Settings},
+    cluster::{
+        self, Node, State, level::Level, reconfigure::Membership, snapshots::Part, state::Settings,
+    },
     data::{self, Bucket, Key, Query, Read},
     engine::requests::{Body as Asked, For, Request},
     entry::{Action, Command},
@@ -76,6 +78,7 @@ impl Scene {
             version: String::new(),
             snapshot_store: true,
             lineage: Lineage(5),
+            level: Level::own(),
         };
         let settings =
             Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(5), 3, topology()).unwrap();

@@ -26,7 +26,7 @@ use devicedb::{
         },
         limits,
     },
-    cluster::{self, Node, State, reconfigure::Membership, state::Settings},
+    cluster::{self, Node, State, level::Level, reconfigure::Membership, state::Settings},
     data::{
         self, Bucket, Key, Query, Read, Reply, Row, RowKey, SiteRow, SiteStage, Stamp, Step, Value,
         Write,
@@ -94,6 +94,7 @@ fn configuration() -> State {
         version: String::new(),
         snapshot_store: true,
         lineage: LINEAGE,
+        level: Level::own(),
     };
     let settings = Settings::founding(ClusterId(Uuid::nil()), LINEAGE, 3, topology())
         .expect("settings that can be");

@@ -10,7 +10,7 @@ use devicedb::{
         error::Kind,
         ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
     },
-    cluster::{Changed, Command, Node, State, state::Settings},
+    cluster::{Changed, Command, Node, State, level::Level, state::Settings},
     proto::internal::v1::MetaCommand,
     wire,
 };
@@ -58,6 +58,7 @@ pub fn commands(input: &[u8]) -> bool {
         version: String::new(),
         snapshot_store: true,
         lineage: Lineage(1),
+        level: Level::own(),
     };
     let topology = Topology::new(64, 4).expect("a shape that can be");
     let settings = Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(1), 2, topology)

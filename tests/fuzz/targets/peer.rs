@@ -9,7 +9,7 @@ use devicedb::{
     },
     boot::waiting::{self, Newcomer, Waiting},
     entry::{Entry, Identity},
-    net::{PROTOCOL, Verdict, judge},
+    net::{PROTOCOLS, Verdict, judge},
     proto::internal::v1::{
         DeliverRequest, Hello, IntroduceResponse, JoinRequest, JoinResponse, PeerMessage,
         PromiseFoundingRequest, SendRowsRequest,
@@ -188,7 +188,7 @@ pub fn hello(input: &[u8]) -> bool {
 
 fn hello_of(identity: &Identity) -> Hello {
     Hello {
-        protocol: PROTOCOL,
+        protocol: *PROTOCOLS.end(),
         node_id: identity.node.0,
         cluster_id: Bytes::copy_from_slice(identity.cluster.0.as_bytes()),
         lineage: identity.lineage.0,

@@ -336,7 +336,7 @@ impl World {
 fn hello(theirs: &Identity, to: NodeId, incarnation: u64) -> Hello {
     let bytes = |id: &[u8; 16]| Bytes::copy_from_slice(id);
     Hello {
-        protocol: net::PROTOCOL,
+        protocol: *net::PROTOCOLS.end(),
         node_id: theirs.node.0,
         to: to.0,
         cluster_id: bytes(theirs.cluster.0.as_bytes()),
