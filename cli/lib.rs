@@ -25,6 +25,7 @@ mod client;
 mod kv;
 mod upgrade;
 mod cluster;
+mod removal;
 mod node;
 mod site;
 mod relay;

@@ -6,6 +6,7 @@ use super::{
     args::Node,
     client::{Call, Client},
     cluster::{NodeLine, Overview, seen_apart, service, title},
+    removal,
     term::{
         exit::Failure,
         output::{Console, View},
@@ -23,7 +24,17 @@ pub struct Nodes {
 }
 
 pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
-    let Node::List = command;
+    match command {
+        Node::List => list(client, console).await,
+        Node::Remove { node, force, dry_run, etag } => {
+            let request =
+                v1::RemoveNodeRequest { node_id: node, force, validate_only: dry_run, etag };
+            removal::run(request, client, console).await
+        }
+    }
+}
+
+async fn list(client: &mut Client, console: &mut Console) -> Result<(), Failure> {
     let listed = client
         .pages(
             &Call::new("list the nodes"),

@@ -28,7 +28,7 @@ use crate::{
         restore,
         starting::StartingServer,
     },
-    cluster::Node as NodeEntry,
+    cluster::{Node as NodeEntry, Removed},
     engine::{
         Bounds, Engine, Input, News,
         driver::{self, Driver, Handle, Outlets},
@@ -212,6 +212,10 @@ async fn run(
     .await?;
     let mut seen: Vec<NodeEntry> = engine.meta().nodes().values().cloned().collect();
     seen.extend(known);
+    let removed: Vec<NodeId> = engine.meta().removed().keys().copied().collect();
+    if removed.contains(&identity.node) {
+        return Err(Error::conflict(Removed::refusal(identity.node)));
+    }
 
     let (rows_tx, mut rows) = mpsc::channel(limits::NEWS_QUEUE_MAX);
     let (news_tx, mut news) = mpsc::channel(limits::NEWS_QUEUE_MAX);
@@ -228,6 +232,7 @@ async fn run(
         driver::start(engine, store, log.clone(), clock, outlets, metrics.clone(), crew)?;
     failpoint(Failpoint::ThreadsStarted);
     peers.connect(handle.clone());
+    removed.iter().for_each(|node| peers.remove(*node));
     for node in &seen {
         peers.listed(node.id, &node.address);
     }
@@ -251,13 +256,17 @@ async fn run(
     let (snapshots_tx, snapshots) = mpsc::channel(limits::NEWS_QUEUE_MAX);
     crew.spawn(Role::Parts, parts.clone().run(snapshots));
     crew.spawn(Role::News, {
-        let peers = peers.clone();
+        let (peers, crew, me) = (peers.clone(), crew.clone(), identity.node);
         async move {
             while let Some(news) = news.recv().await {
                 match news {
                     News::Nodes(nodes) => {
                         nodes.iter().for_each(|(id, address)| peers.listed(*id, address))
                     }
+                    News::Removed(nodes) if nodes.contains(&me) => {
+                        crew.fail(Error::conflict(Removed::refusal(me)));
+                    }
+                    News::Removed(nodes) => nodes.iter().for_each(|id| peers.remove(*id)),
                     // The service ends only with this task.
                     News::Snapshot(news) => drop(snapshots_tx.send(*news).await),
                     News::Leader { group, leader } => {

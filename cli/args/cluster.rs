@@ -46,4 +46,25 @@ pub enum Upgrade {
 pub enum Node {
     /// The nodes, by id
     List,
+    /// Remove a node that is lost for good: others take its places, and it never comes back.
+    /// Without it, a lost node keeps its votes, and the next loss may stop the cluster
+    #[command(after_help = "Examples:\n  \
+        ddbctl node remove 8131915220083707319 --dry-run\n  \
+        ddbctl node remove 8131915220083707319\n\n\
+        It waits for nothing: the data is copied to the other nodes afterwards, and\n\
+        ddbctl cluster health --wait 10m says when that is done.")]
+    Remove {
+        /// The node's id, as ddbctl node list shows it
+        #[arg(value_name = "NODE ID")]
+        node: u64,
+        /// Also if the node answers, or has what no other node that answers has
+        #[arg(long)]
+        force: bool,
+        /// Only say what would be done, and what speaks against it
+        #[arg(long)]
+        dry_run: bool,
+        /// Only if nodes and their groups are as they were when a dry run gave this etag
+        #[arg(long, value_name = "ETAG", default_value = "", hide_default_value = true)]
+        etag: String,
+    },
 }

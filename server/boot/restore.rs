@@ -34,7 +34,7 @@ use crate::{
         space::Space,
         strangers,
     },
-    cluster::{self, Changed, Node, State, reconfigure::Membership, state::Settings},
+    cluster::{self, Node, State, reconfigure::Membership, state::Settings},
     data,
     entry::{Identity, LOG_BEGIN, Position, Record},
     faults::failpoint::{Failpoint, failpoint},
@@ -281,21 +281,12 @@ fn clear(path: &Path) -> Result<()> {
 }
 
 fn put_meta(commit: &mut Commit, state: &State) -> Result<()> {
-    let rows: Vec<_> = all_rows(state)
+    let rows: Vec<_> = state
+        .all_rows()
         .into_iter()
         .map(|row| (keys::meta(&wire::meta_row_name(&row)), wire::encode_meta_row(state, &row)))
         .collect();
     commit.rows(rows.iter().map(|(key, row)| (key.as_slice(), row.as_deref())))
-}
-
-fn all_rows(state: &State) -> Vec<Changed> {
-    let mut rows = vec![Changed::Settings];
-    rows.extend(state.nodes().keys().map(|n| Changed::Node(*n)));
-    rows.extend(state.sites().sites().keys().map(|s| Changed::Site(s.clone())));
-    rows.extend(state.sites().relays().keys().map(|r| Changed::Relay(r.clone())));
-    rows.extend(state.assignments().keys().map(|g| Changed::Assignment(*g)));
-    rows.extend(state.snapshots().keys().map(|seq| Changed::Snapshot(*seq)));
-    rows
 }
 
 // ---- Restore. ----

@@ -72,7 +72,26 @@ pub enum Command {
     EstablishLineage { nonce: u64 },
     /// Every member knows this level: from now on the cluster may use it.
     RaiseLevel(Level),
+    /// A node is no member any more, and never will be again. Refused unless the members and the
+    /// assignments are still those that whoever asks has seen.
+    RemoveNode { node: NodeId, removed_ms: u64, seen: Etag },
 }
+
+/// A node that was a member. It is remembered for good: it may come back with what it had, and must
+/// be told from one that is new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    pub id: NodeId,
+    /// Where it was.
+    pub address: String,
+    /// Milliseconds since 1970, for people.
+    pub removed_ms: u64,
+}
+
+/// Names the members and what is assigned to them: a plan that was made for one is not carried out
+/// on another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Etag(pub u64);
 
 /// What a command did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +131,7 @@ pub enum Changed {
     Relay(RelayId),
     Assignment(GroupId),
     Snapshot(SnapshotSeq),
+    Removed(NodeId),
 }
 
 /// What every node that applies the command should know of at once.
@@ -119,6 +139,8 @@ pub enum Changed {
 pub enum Event {
     /// A node is new, or can be reached elsewhere.
     NodeChanged(NodeId),
+    /// A node is no member any more.
+    NodeRemoved(NodeId),
     /// Groups should have other members than before.
     AssignmentsChanged,
     /// Marks are asked for.
@@ -140,7 +162,7 @@ impl Command {
     /// no effect and is queued again (`docs/cut.md`, R5 and R10).
     ///
     /// Fenced is all that a client asks for and can see: sites, relays, and what becomes of
-    /// snapshots that were taken before, and levels. Not fenced is:
+    /// snapshots that were taken before, levels, and who is removed. Not fenced is:
     /// - `SealSnapshot` and `AbortSnapshot`: they open the fence, so they cannot wait behind it.
     /// - `BeginSnapshot`: while a snapshot is open it is refused, and afterwards nothing is fenced.
     ///   So it never has an effect that could be seen too early.
@@ -160,13 +182,26 @@ impl Command {
             | Command::SealSnapshot { .. }
             | Command::AbortSnapshot { .. } => false,
             Command::AnnounceNode(_) | Command::EstablishLineage { .. } => false,
-            Command::RaiseLevel(_) => true,
+            Command::RaiseLevel(_) | Command::RemoveNode { .. } => true,
         }
     }
 
     /// The level that all members have to know before it may stand in a log.
     pub fn level(&self) -> Level {
-        Level::FIRST
+        match self {
+            Command::RemoveNode { .. } => Level::REMOVAL,
+            _ => Level::FIRST,
+        }
+    }
+}
+
+impl Removed {
+    /// What is said to a node that comes back.
+    pub fn refusal(node: NodeId) -> String {
+        format!(
+            "node {node} was removed from its cluster and cannot come back: what it holds is old. \
+             Start it with an empty store and --join, and it becomes a new node"
+        )
     }
 }
 

@@ -6,6 +6,8 @@
 //! that level.
 //!
 //! - Every version knows the levels up to `Level::own`, and a node announces it with its address.
+//! - Raising the level is of the first level itself: every version takes part in deciding whether
+//!   it is refused. A node that does not know the new level ends there, and says why.
 //! - The cluster's own level is one of its settings. A new cluster begins at the level of its
 //!   founder. From then on it rises by one command, which is said when all members run the newer
 //!   version (`ddbctl cluster upgrade finalize`), and is refused while one of them does not know
@@ -26,8 +28,10 @@ pub struct Level(pub u32);
 impl Level {
     /// All that clusters could do before there were levels.
     pub const FIRST: Level = Level(1);
+    /// Nodes are removed, and remembered.
+    pub const REMOVAL: Level = Level(2);
     /// The newest that this version knows.
-    const NEWEST: Level = Level::FIRST;
+    const NEWEST: Level = Level::REMOVAL;
 
     /// The newest level that this node knows: that of its version, or an older one that a test
     /// names.

@@ -14,6 +14,7 @@
 //! - No voter is removed until every wanted voter votes, so the number of copies never falls below
 //!   min(before, wanted).
 //! - A voter is removed only while enough of the others are alive to agree without it.
+//! - While a voter is away, none that lives is removed: it may hold what the one that is away held.
 //! - The last voter stays.
 
 use std::collections::BTreeSet;
@@ -128,12 +129,13 @@ impl Walk<'_> {
                 .copied()
                 .filter(|n| *n != self.me && !self.wanted.voters.contains(n))
         };
-        let node = to_go().find(|n| !(self.alive)(*n)).or_else(|| to_go().next())?;
+        let alive = |n: &NodeId| *n == self.me || (self.alive)(*n);
+        let all_alive = || self.current.voters.iter().all(alive);
+        let node =
+            to_go().find(|n| !alive(n)).or_else(|| to_go().next().filter(|_| all_alive()))?;
         let left = self.current.voters.iter().filter(|n| **n != node);
-        let (alive, quorum) = (
-            left.filter(|n| **n == self.me || (self.alive)(**n)).count(),
-            (self.current.voters.len() - 1) / 2 + 1,
-        );
+        let (alive, quorum) =
+            (left.filter(|n| alive(n)).count(), (self.current.voters.len() - 1) / 2 + 1);
         let step = if self.wanted.learners.contains(&node) {
             Step::AddLearner(node)
         } else {
@@ -282,6 +284,21 @@ mod tests {
             steps,
             [Step::AddLearner(NodeId(4)), Step::Promote(NodeId(4)), Step::Remove(NodeId(3))]
         );
+    }
+
+    /// A fourth node has joined while the third one is away: the second stays until the third is
+    /// back, or is removed from the cluster and wanted no more.
+    #[test]
+    fn while_a_voter_is_away_none_that_lives_goes() {
+        let members = Membership { voters: set([1, 2, 3, 4]), learners: set([]) };
+        let wanted =
+            |voters: [u64; 3]| Wanted { voters: voters.map(NodeId).to_vec(), ..Wanted::default() };
+        let step = |wanted: &Wanted, away: u64| {
+            next_step(&members, wanted, NodeId(1), &|_| true, &|n| n.0 != away)
+        };
+        assert_eq!(step(&wanted([1, 3, 4]), 3), None);
+        assert_eq!(step(&wanted([1, 3, 4]), 0), Some(Step::Remove(NodeId(2))));
+        assert_eq!(step(&wanted([1, 2, 4]), 3), Some(Step::Remove(NodeId(3))));
     }
 
     #[test]

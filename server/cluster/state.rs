@@ -9,6 +9,7 @@
 //!
 //! - At most one snapshot is open: `begun` is `resolved` or one more, and then it is the open one.
 //! - Every group has an assignment, and it names only nodes that are there.
+//! - A node that was removed is never there again.
 //! - A change costs O(log n) in sites and relays; only a new node costs more, since everything is
 //!   placed anew.
 
@@ -24,7 +25,7 @@ use crate::{
         limits,
     },
     cluster::{
-        command::{Applied, Changed, Command, Event, Node, Outcome},
+        command::{Applied, Changed, Command, Etag, Event, Node, Outcome, Removed},
         level::Level,
         placement::{self, Assignments},
         reconfigure::Wanted,
@@ -116,6 +117,7 @@ pub struct Rows {
     pub relays: Vec<Relay>,
     pub assignments: Vec<(GroupId, Vec<NodeId>)>,
     pub snapshots: Vec<Snapshot>,
+    pub removed: Vec<Removed>,
 }
 
 /// The configuration of the cluster.
@@ -126,6 +128,7 @@ pub struct State {
     sites: Sites,
     assignments: Assignments,
     snapshots: BTreeMap<SnapshotSeq, Snapshot>,
+    removed: BTreeMap<NodeId, Removed>,
 }
 
 /// What a command did apart from its reply.
@@ -146,6 +149,7 @@ impl State {
             sites,
             assignments: Assignments::new(),
             snapshots: BTreeMap::new(),
+            removed: BTreeMap::new(),
         };
         state.assignments = state.placed(&Assignments::new());
         Ok(state)
@@ -160,6 +164,7 @@ impl State {
             sites: Sites::default(),
             assignments: Assignments::new(),
             snapshots: BTreeMap::new(),
+            removed: BTreeMap::new(),
         }
     }
 
@@ -171,9 +176,23 @@ impl State {
             sites: Sites::from_rows(rows.sites, rows.relays)?,
             assignments: rows.assignments.into_iter().collect(),
             snapshots: rows.snapshots.into_iter().map(|s| (s.seq, s)).collect(),
+            removed: rows.removed.into_iter().map(|r| (r.id, r)).collect(),
         };
         state.check()?;
         Ok(state)
+    }
+
+    /// The names of all rows that make the state.
+    pub fn all_rows(&self) -> Vec<Changed> {
+        let State { settings: _, nodes, sites, assignments, snapshots, removed } = self;
+        let mut rows = vec![Changed::Settings];
+        rows.extend(nodes.keys().copied().map(Changed::Node));
+        rows.extend(sites.sites().keys().cloned().map(Changed::Site));
+        rows.extend(sites.relays().keys().cloned().map(Changed::Relay));
+        rows.extend(assignments.keys().copied().map(Changed::Assignment));
+        rows.extend(snapshots.keys().copied().map(Changed::Snapshot));
+        rows.extend(removed.keys().copied().map(Changed::Removed));
+        rows
     }
 
     pub fn settings(&self) -> &Settings {
@@ -187,6 +206,10 @@ impl State {
     }
     pub fn sites(&self) -> &Sites {
         &self.sites
+    }
+    /// The nodes that were members once.
+    pub fn removed(&self) -> &BTreeMap<NodeId, Removed> {
+        &self.removed
     }
     /// Sites whose addition or removal somebody has begun, at most `limit` of them, by id.
     pub fn unfinished_sites(&self, limit: usize) -> Vec<(SiteId, Site)> {
@@ -299,6 +322,9 @@ impl State {
             }
             Command::EstablishLineage { nonce } => Ok(self.establish_lineage(*nonce, &mut effects)),
             Command::RaiseLevel(level) => self.raise_level(*level, &mut effects),
+            Command::RemoveNode { node, removed_ms, seen } => {
+                self.remove_node(*node, *removed_ms, *seen, &mut effects)
+            }
         };
         Applied { reply, changed: effects.changed, events: effects.events }
     }
@@ -351,6 +377,9 @@ impl State {
                 limits::NODES_MAX
             )));
         }
+        if let Some(removed) = self.removed.get(&node.id) {
+            return Err(Error::conflict(Removed::refusal(removed.id)));
+        }
         if node.level < self.settings.level {
             return Err(Error::conflict(format!(
                 "node {} runs version {}, which knows levels up to {}, and this cluster is at \
@@ -375,6 +404,77 @@ impl State {
         Ok(outcome)
     }
 
+    /// Names the members and what is assigned to them (blake3, cut to 8 bytes).
+    pub fn etag(&self) -> Etag {
+        let mut hash = blake3::Hasher::new();
+        for node in self.nodes.values() {
+            hash.update(&node.id.0.to_be_bytes());
+            hash.update(&node.capacity_percent.to_be_bytes());
+        }
+        for (group, nodes) in &self.assignments {
+            hash.update(&group.0.to_be_bytes());
+            hash.update(&(nodes.len() as u64).to_be_bytes());
+            for node in nodes {
+                hash.update(&node.0.to_be_bytes());
+            }
+        }
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash.finalize().as_bytes()[..8]);
+        Etag(u64::from_be_bytes(first))
+    }
+
+    /// Where the groups would be without a node.
+    pub fn assignments_without(&self, node: NodeId) -> Assignments {
+        let others = self.nodes.values().filter(|other| other.id != node);
+        self.placed_on(others, &self.assignments)
+    }
+
+    /// What the node holds goes to others, nobody waits for its parts any more, and it never comes
+    /// back. Whether its data is somewhere else is not known here: whoever asks has looked.
+    fn remove_node(
+        &mut self,
+        id: NodeId,
+        removed_ms: u64,
+        seen: Etag,
+        effects: &mut Effects,
+    ) -> Result<Outcome> {
+        if self.removed.contains_key(&id) {
+            return Ok(Outcome::Done { changed: false });
+        }
+        let Some(node) = self.nodes.get(&id) else {
+            return Err(Error::not_found(format!("there is no node {id}")));
+        };
+        if self.nodes.len() == 1 {
+            return Err(Error::conflict(format!(
+                "node {id} is the last one, and a cluster has at least one"
+            )));
+        }
+        if seen != self.etag() {
+            return Err(Error::conflict(
+                "nodes or their groups have changed since the removal was planned; ask again",
+            ));
+        }
+        let address = node.address.clone();
+        self.removed.insert(id, Removed { id, address, removed_ms });
+        self.nodes.remove(&id);
+        effects.changed.extend([Changed::Node(id), Changed::Removed(id)]);
+        effects.events.push(Event::NodeRemoved(id));
+        for snapshot in self.snapshots.values_mut() {
+            let waits = snapshot.parts.get(&id).is_some_and(|part| !part.is_final());
+            if waits && snapshot.report(&Part::missing(id, "the node was removed")) {
+                effects.changed.push(Changed::Snapshot(snapshot.seq));
+            }
+        }
+        let deleting = self.snapshots.values().filter(|snapshot| snapshot.deleting.is_some());
+        for seq in deleting.map(|snapshot| snapshot.seq).collect::<Vec<_>>() {
+            if self.is_gone(seq) {
+                self.forget(seq, self.snapshots[&seq].id, effects);
+            }
+        }
+        self.assign(effects);
+        Ok(Outcome::Done { changed: true })
+    }
+
     fn assign(&mut self, effects: &mut Effects) {
         let new = self.placed(&self.assignments);
         let before = effects.changed.len();
@@ -390,8 +490,15 @@ impl State {
     }
 
     fn placed(&self, old: &Assignments) -> Assignments {
-        let capacities: BTreeMap<NodeId, u32> =
-            self.nodes.values().map(|n| (n.id, n.capacity_percent)).collect();
+        self.placed_on(self.nodes.values(), old)
+    }
+
+    fn placed_on<'a>(
+        &self,
+        nodes: impl Iterator<Item = &'a Node>,
+        old: &Assignments,
+    ) -> Assignments {
+        let capacities: BTreeMap<NodeId, u32> = nodes.map(|n| (n.id, n.capacity_percent)).collect();
         let mut new = placement::place(
             &capacities,
             old,
@@ -598,13 +705,17 @@ impl State {
 
     /// Nodes that are not of the cluster any more are not waited for.
     fn forget_if_gone(&mut self, seq: SnapshotSeq, effects: &mut Effects) -> Outcome {
-        let snapshot = &self.snapshots[&seq];
-        if snapshot.deleting.iter().flatten().any(|(node, _)| self.nodes.contains_key(node)) {
+        if !self.is_gone(seq) {
             return Outcome::Done { changed: true };
         }
-        let id = snapshot.id;
         effects.changed.clear();
-        self.forget(seq, id, effects)
+        self.forget(seq, self.snapshots[&seq].id, effects)
+    }
+
+    /// Whether no node has a part any more of a snapshot that is being deleted.
+    fn is_gone(&self, seq: SnapshotSeq) -> bool {
+        let mut waited_for = self.snapshots[&seq].deleting.iter().flatten();
+        !waited_for.any(|(node, _)| self.nodes.contains_key(node))
     }
 
     fn forget(&mut self, seq: SnapshotSeq, id: SnapshotId, effects: &mut Effects) -> Outcome {
@@ -676,6 +787,11 @@ impl State {
             return Err(Error::corrupt(format!(
                 "the meta group's rows contradict each other: begun {begun}, resolved {resolved}, \
                  open {open:?}"
+            )));
+        }
+        if let Some(node) = self.removed.keys().find(|node| self.nodes.contains_key(node)) {
+            return Err(Error::corrupt(format!(
+                "the meta group's rows contradict each other: node {node} is there and was removed"
             )));
         }
         let newest = self.settings.site_generations;

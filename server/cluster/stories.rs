@@ -13,7 +13,7 @@ use crate::{
         limits,
     },
     cluster::{
-        command::{Applied, Changed, Command, Event, Node, Outcome},
+        command::{Applied, Changed, Command, Etag, Event, Node, Outcome},
         level::Level,
         sites::{Relay, Site, SiteState},
         snapshots::{Part, Snapshot, Stage, Status},
@@ -123,6 +123,9 @@ fn command(words: &[&str]) -> Command {
             level: Level(number(level) as u32),
             ..node(number(id), address, true)
         }),
+        ["remove", "node", id, "on", "an", "old", "plan"] => {
+            Command::RemoveNode { node: NodeId(number(id)), removed_ms: 5, seen: Etag(0) }
+        }
         ["raise", "level", "to", level] => Command::RaiseLevel(Level(number(level) as u32)),
         ["establish", nonce] => Command::EstablishLineage { nonce: number(nonce) },
         _ => panic!("nobody knows what {words:?} means"),
@@ -167,6 +170,10 @@ fn act(state: &mut State, line: &str) -> String {
             }
             Err(e) => format!("  refused, {:?}: {e}", e.kind),
         },
+        ["remove", "node", id] => {
+            let (node, seen) = (NodeId(number(id)), state.etag());
+            told(state.apply(&Command::RemoveNode { node, removed_ms: 5, seen }))
+        }
         _ => told(state.apply(&command(&words))),
     }
 }
@@ -266,6 +273,7 @@ impl Stored {
                 .collect(),
             assignments: state.assignments().iter().map(|(g, nodes)| (*g, nodes.clone())).collect(),
             snapshots: state.snapshots().values().cloned().collect(),
+            removed: state.removed().values().cloned().collect(),
         })
     }
 
@@ -275,6 +283,9 @@ impl Stored {
             Changed::Settings => rows.settings = state.settings().clone(),
             Changed::Node(id) => {
                 replace(&mut rows.nodes, |n| n.id == *id, state.node(*id).cloned())
+            }
+            Changed::Removed(id) => {
+                replace(&mut rows.removed, |r| r.id == *id, state.removed().get(id).cloned())
             }
             Changed::Site(id) => replace(
                 &mut rows.sites,

@@ -329,6 +329,8 @@ impl Engine {
                 }
                 Action::Meta(command) => {
                     let applied = meta.apply(&command);
+                    // A level that this version does not know: others may use it from here on.
+                    meta.settings().check()?;
                     meta_changed.extend(applied.changed);
                     effect.events.extend(applied.events);
                     Some(applied.reply.map_or_else(Reply::Refused, |outcome| Reply::Done {
@@ -366,7 +368,7 @@ impl Engine {
 
     fn on_event(&mut self, event: &Event, index: u64, host: &mut dyn Host) -> Result<()> {
         match event {
-            Event::NodeChanged(_) => self.tell_nodes(host),
+            Event::NodeChanged(_) | Event::NodeRemoved(_) => self.tell_nodes(host),
             Event::AssignmentsChanged => {
                 self.note_departures();
                 self.tick_members();
@@ -388,6 +390,9 @@ impl Engine {
         host.tell(News::Nodes(
             self.meta.nodes().values().map(|n| (n.id, n.address.clone())).collect(),
         ));
+        if !self.meta.removed().is_empty() {
+            host.tell(News::Removed(self.meta.removed().keys().copied().collect()));
+        }
     }
 
     /// The meta group's rows that have changed since its last layer was sealed.

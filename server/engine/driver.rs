@@ -303,7 +303,7 @@ impl Host for Shell {
                 None => leaders.remove(group),
             };
         }
-        if matches!(news, News::Nodes(_) | News::Snapshot(_)) {
+        if matches!(news, News::Nodes(_) | News::Removed(_) | News::Snapshot(_)) {
             let _ = self.outlets.news.blocking_send(news);
         }
     }
@@ -339,7 +339,10 @@ impl Shell {
                      over, as on every replica; nothing of it has had an effect. Please report it"
                 );
             }
-            News::Leader { leader: None, .. } | News::Nodes(_) | News::Snapshot(_) => {}
+            News::Leader { leader: None, .. }
+            | News::Nodes(_)
+            | News::Removed(_)
+            | News::Snapshot(_) => {}
         }
     }
 

@@ -45,6 +45,8 @@ pub trait Host {
 pub enum News {
     /// Where nodes are, as the cluster knows it.
     Nodes(Vec<(NodeId, String)>),
+    /// Nodes that were removed from the cluster, perhaps this one among them.
+    Removed(Vec<NodeId>),
     Snapshot(Box<SnapshotNews>),
     /// How long writes of a group waited for a cut.
     Held(Duration),

@@ -8,7 +8,7 @@
 //! where others are. Where it looks is up to `Whereabouts`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -27,11 +27,12 @@ use crate::{
         clock::Random,
         crew::{Crew, Role},
         error::{Error, Kind, Result},
-        ids::NodeId,
+        ids::{GroupId, NodeId},
         limits,
         locks::lock,
         metrics::Metrics,
     },
+    cluster::Removed,
     engine::{Input, RowsToSend, driver::Handle},
     faults::failpoint::{Failpoint, failpoint},
     net::handshake::newcomer,
@@ -57,6 +58,8 @@ struct Shared {
     spool: PathBuf,
     /// Which process of each node has a stream to this one.
     speakers: Mutex<BTreeMap<NodeId, Speaker>>,
+    /// Who has said that this node was removed from the cluster.
+    removed_by: Mutex<BTreeSet<NodeId>>,
 }
 
 struct Line {
@@ -90,6 +93,7 @@ impl Peers {
             metrics,
             spool,
             speakers: Mutex::default(),
+            removed_by: Mutex::default(),
         };
         Peers { shared: Arc::new(shared) }
     }
@@ -124,6 +128,38 @@ impl Peers {
     pub fn listed(&self, node: NodeId, address: &str) {
         if self.whereabouts().listed(node, address) {
             self.look_again(node);
+        }
+    }
+
+    /// A node was removed from the cluster: nobody speaks to it, and nobody listens.
+    pub fn remove(&self, node: NodeId) {
+        if self.whereabouts().remove(node) {
+            tracing::info!(%node, "a node was removed from the cluster");
+            lock(&self.shared.lines).remove(&node);
+            lock(&self.shared.speakers).remove(&node);
+        }
+    }
+
+    /// Another node says that this one was removed. That is believed when most of those say it who
+    /// decide it: the meta group's voters, as this node knows them.
+    async fn told_removed_by(&self, node: NodeId) {
+        let told: BTreeSet<NodeId> = {
+            let mut told = lock(&self.shared.removed_by);
+            told.insert(node);
+            told.clone()
+        };
+        let (me, Some(handle)) = (self.me().identity.borrow().node, self.shared.handle.get())
+        else {
+            return;
+        };
+        let voters = handle.look(false, limits::NODE_STATUS, move |sight| {
+            let voters = sight.meta().assignments().get(&GroupId::META).cloned();
+            voters.unwrap_or_default().into_iter().filter(|voter| *voter != me).collect::<Vec<_>>()
+        });
+        // Otherwise it says so again when it is dialled again.
+        let Ok(voters) = voters.await else { return };
+        if told.iter().filter(|node| voters.contains(node)).count() * 2 > voters.len() {
+            self.shared.crew.fail(Error::conflict(Removed::refusal(me)));
         }
     }
 
@@ -464,6 +500,9 @@ async fn dial(
     }
     match judged {
         _ if !answer.refused.is_empty() => {
+            if is_ours && answer.removed {
+                peers.told_removed_by(node).await;
+            }
             return Err(peers.refused(node, address, answer.refused));
         }
         Verdict::Refuse(why) => return Err(peers.refused(node, address, why)),
@@ -557,7 +596,10 @@ pub async fn listen(
     };
     let (node, me) = (NodeId(hello.node_id), peers.me().clone());
     let identity = me.identity.borrow().clone();
+    let removed = peers.whereabouts().is_removed(node);
     let verdict = match judge(&identity, &hello) {
+        Verdict::Refuse(why) => Verdict::Refuse(why),
+        _ if removed => Verdict::Refuse(Removed::refusal(node)),
         Verdict::Newcomer => newcomer(&handle, node, identity.lineage).await,
         verdict => verdict,
     };
@@ -578,6 +620,7 @@ pub async fn listen(
         hello: Some(me.hello(node)),
         refused: refused.clone(),
         heard: peers.speaking(),
+        removed,
     };
     let answered = answers.send(Ok(answer)).await;
     failpoint(Failpoint::HelloAnswered);

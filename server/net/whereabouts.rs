@@ -18,7 +18,7 @@
 //! So a node that reaches any other one finds all: each node that it reaches passes on which nodes
 //! talk to it, and those are reached next. This file only decides; `streams` dials.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::base::{ids::NodeId, limits};
 
@@ -38,6 +38,8 @@ pub struct Whereabouts {
     /// Where the registry has listed it, if that is elsewhere.
     left: Option<String>,
     trails: BTreeMap<NodeId, Trail>,
+    /// Nodes that were removed from the cluster: nobody looks for them.
+    removed: BTreeSet<NodeId>,
     targets: Vec<Target>,
     /// How many words were news at first hand.
     news: u64,
@@ -88,6 +90,7 @@ impl Whereabouts {
             address: address.into(),
             left: None,
             trails: BTreeMap::new(),
+            removed: BTreeSet::new(),
             targets: Vec::new(),
             news: 0,
         }
@@ -96,7 +99,18 @@ impl Whereabouts {
     /// The trail of another node, new ones up to as many as a cluster may have.
     fn trail(&mut self, node: NodeId) -> Option<&mut Trail> {
         let full = self.trails.len() >= limits::NODES_MAX && !self.trails.contains_key(&node);
-        if node == self.me || full { None } else { Some(self.trails.entry(node).or_default()) }
+        let gone = node == self.me || self.removed.contains(&node);
+        if gone || full { None } else { Some(self.trails.entry(node).or_default()) }
+    }
+
+    /// A node was removed from the cluster. Whether that is news.
+    pub fn remove(&mut self, node: NodeId) -> bool {
+        self.trails.remove(&node);
+        self.removed.insert(node)
+    }
+
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        self.removed.contains(&node)
     }
 
     // ---- Words. Each says whether it is a reason to dial now. ----

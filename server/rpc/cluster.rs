@@ -5,13 +5,16 @@ use tonic::{Request, Response, Status};
 use super::{Calls, cut_page, page_size, parse_number_token};
 use crate::{
     base::{
-        error::Result,
+        error::{Error, Result},
         ids::{NodeId, RelayId, SiteId},
         limits,
     },
-    cluster::sites::Relay,
+    cluster::{Etag, sites::Relay},
     proto::v1::{self, cluster_service_server::ClusterService},
-    service::admin::{Cluster, NodeView, SiteView},
+    service::{
+        admin::{Cluster, NodeView, RemovalAsked, SiteView},
+        removal::{Objection, Plan, Weight},
+    },
     wire::public,
 };
 
@@ -303,5 +306,47 @@ impl ClusterService for ClusterApi {
                 Ok(v1::FinalizeUpgradeResponse { level: level.0, raised })
             })
             .await
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
+        self.calls
+            .call("RemoveNode", request, |request, wait| async move {
+                let v1::RemoveNodeRequest { node_id, force, validate_only, etag } = request;
+                let asked = RemovalAsked { force, validate_only, etag: parse_etag(&etag)? };
+                let (plan, removed) =
+                    self.cluster.remove_node(NodeId(node_id), asked, wait).await?;
+                Ok(v1::RemoveNodeResponse { plan: Some(removal_plan(plan)), removed })
+            })
+            .await
+    }
+}
+
+fn parse_etag(etag: &str) -> Result<Option<Etag>> {
+    if etag.is_empty() {
+        return Ok(None);
+    }
+    let number = u64::from_str_radix(etag, 16).map_err(|e| {
+        Error::invalid(format!("{etag:?} is no etag that a plan has named: {e}")).with_source(e)
+    })?;
+    Ok(Some(Etag(number)))
+}
+
+fn removal_plan(plan: Plan) -> v1::RemovalPlan {
+    let objection = |objection: Objection| v1::Objection {
+        refuses: objection.weight != Weight::Warns,
+        forcible: objection.weight == Weight::Refuses,
+        code: objection.code.to_owned(),
+        text: objection.text,
+        groups: objection.groups.iter().map(|group| group.0).collect(),
+    };
+    v1::RemovalPlan {
+        address: plan.address,
+        replicas_moved: plan.replicas_moved as u32,
+        groups_short: plan.groups_short as u32,
+        objections: plan.objections.into_iter().map(objection).collect(),
+        etag: format!("{:016x}", plan.etag.0),
     }
 }

@@ -24,7 +24,7 @@ use crate::{
         limits,
     },
     cluster::{
-        self, Node, State,
+        self, Etag, Node, State,
         level::Level,
         reconfigure::Membership,
         sites::{Relay, Site, SiteState},
@@ -34,8 +34,11 @@ use crate::{
     entry::Command,
     faults::failpoint::{Failpoint, failpoint},
     net::{self, Peers},
-    proto::internal::v1::GetNodeStatusResponse,
-    service::kv::unexpected,
+    proto::internal::v1::{GetNodeStatusResponse, LedGroup},
+    service::{
+        kv::unexpected,
+        removal::{self, Heard, Plan},
+    },
 };
 
 /// The service. Cheap to clone.
@@ -80,6 +83,17 @@ pub struct PartitionView {
     pub group: GroupId,
     pub replicas: Vec<NodeId>,
     pub leader: Option<NodeId>,
+}
+
+/// How a removal is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RemovalAsked {
+    /// Whatever is not forbidden is done.
+    pub force: bool,
+    /// Nothing is done.
+    pub validate_only: bool,
+    /// The members and assignments that whoever asks has seen.
+    pub etag: Option<Etag>,
 }
 
 /// A site as it is listed.
@@ -165,6 +179,40 @@ impl Cluster {
         Ok((newest, raised))
     }
 
+    /// Removes a node that is lost, or says only what that would do. The plan, and whether the node
+    /// was a member until now.
+    pub async fn remove_node(
+        &self,
+        node: NodeId,
+        asked: RemovalAsked,
+        wait: Duration,
+    ) -> Result<(Plan, bool)> {
+        let deadline = self.handle.clock.now() + wait;
+        let left = || deadline.saturating_sub(self.handle.clock.now());
+        let nodes = self.look(left(), |s| s.nodes().clone()).await?;
+        let heard = heard(&self.ask_nodes(&nodes).await);
+        let planned = self.look(left(), move |s| match s.removed().get(&node) {
+            Some(removed) => Ok((Plan::of_nothing(removed, s.etag()), true)),
+            None => removal::plan(s, &heard, node).map(|plan| (plan, false)),
+        });
+        let (plan, gone) = planned.await??;
+        if asked.etag.is_some_and(|etag| etag != plan.etag) {
+            return Err(Error::conflict(
+                "nodes or their groups have changed since that etag was given; look at the plan \
+                 again",
+            ));
+        }
+        if asked.validate_only || gone {
+            return Ok((plan, false));
+        }
+        if let Some(refusal) = plan.refusal(node, asked.force) {
+            return Err(refusal);
+        }
+        let removed_ms = self.handle.clock.wall_ms();
+        let command = cluster::Command::RemoveNode { node, removed_ms, seen: plan.etag };
+        Ok((plan, self.change(command, left()).await?))
+    }
+
     /// What every node says of itself within `limits::NODE_STATUS`, or why it says nothing.
     async fn ask_nodes(
         &self,
@@ -218,12 +266,10 @@ impl Cluster {
         let (hello, heard) = (self.peers.me().hello(NodeId(0)), self.peers.speaking());
         let seen = self.handle.look(false, limits::NODE_STATUS, |sight| {
             let ids = |set: &BTreeSet<NodeId>| set.iter().map(|n| n.0).collect();
-            let led = sight.led().map(|(group, members): (GroupId, &Membership)| {
-                crate::proto::internal::v1::LedGroup {
-                    group: group.0,
-                    voters: ids(&members.voters),
-                    learners: ids(&members.learners),
-                }
+            let led = sight.led().map(|(group, members): (GroupId, &Membership)| LedGroup {
+                group: group.0,
+                voters: ids(&members.voters),
+                learners: ids(&members.learners),
             });
             (led.collect(), sight.unready())
         });
@@ -266,7 +312,7 @@ impl Cluster {
             self.handle.look(!local, wait, see).await?;
         let said = self.ask_nodes(&nodes).await;
         let answers = |n: NodeId| said.get(&n).and_then(|s| s.as_ref().ok());
-        let led: BTreeMap<GroupId, (NodeId, &crate::proto::internal::v1::LedGroup)> = said
+        let led: BTreeMap<GroupId, (NodeId, &LedGroup)> = said
             .iter()
             .flat_map(|(n, s)| s.iter().flat_map(|s| &s.led).map(|g| (GroupId(g.group), (*n, g))))
             .collect();
@@ -582,6 +628,18 @@ async fn call_back(node: &Node, incarnation: u64) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Who answers, and who votes where.
+fn heard(said: &BTreeMap<NodeId, Result<GetNodeStatusResponse>>) -> Heard {
+    let answers = || said.iter().filter_map(|(node, said)| Some((*node, said.as_ref().ok()?)));
+    let voters = |led: &LedGroup| led.voters.iter().copied().map(NodeId).collect();
+    Heard {
+        answering: answers().map(|(node, _)| node).collect(),
+        led: answers()
+            .flat_map(|(_, said)| said.led.iter().map(|led| (GroupId(led.group), voters(led))))
+            .collect(),
+    }
 }
 
 /// What stands for this node where the registry does not know it yet.

@@ -1,7 +1,7 @@
 //! The meta group's commands and rows.
 //!
 //! A row's name is a letter for its kind, then the thing's own name: `s` settings, `n` node, `i`
-//! site, `r` relay, `a` assignment, `seq` snapshot; numbers are big-endian.
+//! site, `r` relay, `a` assignment, `x` snapshot, `d` removed node; numbers are big-endian.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -16,7 +16,7 @@ use crate::{
         },
     },
     cluster::{
-        self, Changed, Command, Node, State,
+        self, Changed, Command, Etag, Node, Removed, State,
         level::Level,
         sites::{Relay, Site, SiteState},
         snapshots::{Part, Snapshot, Stage, Status},
@@ -63,6 +63,11 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
             Wire::EstablishLineage(internal::EstablishLineage { nonce: *nonce })
         }
         Command::RaiseLevel(level) => Wire::RaiseLevel(level.0),
+        Command::RemoveNode { node, removed_ms, seen } => Wire::RemoveNode(internal::RemoveNode {
+            node_id: node.0,
+            removed_ms: *removed_ms,
+            seen: seen.0,
+        }),
     };
     let site_generation = match command {
         Command::SiteAdded { generation, .. } | Command::SiteRemoved { generation, .. } => {
@@ -108,8 +113,13 @@ pub fn parse_meta_command(command: internal::MetaCommand) -> Result<Command> {
         },
         Wire::EstablishLineage(establish) => Command::EstablishLineage { nonce: establish.nonce },
         Wire::RaiseLevel(level) => Command::RaiseLevel(Level(level)),
+        Wire::RemoveNode(remove) => Command::RemoveNode {
+            node: NodeId(remove.node_id),
+            removed_ms: remove.removed_ms,
+            seen: Etag(remove.seen),
+        },
     };
-    let needs = if let Command::RaiseLevel(level) = command { level } else { command.level() };
+    let needs = command.level();
     if needs > Level::own() {
         return Err(Error::conflict(format!(
             "it is of level {needs}, and this version knows only those up to {}",
@@ -303,6 +313,7 @@ pub fn meta_row_name(row: &Changed) -> Vec<u8> {
         Changed::Relay(relay) => named(b'r', relay.as_str().as_bytes()),
         Changed::Assignment(group) => named(b'a', &group.0.to_be_bytes()),
         Changed::Snapshot(seq) => named(b'x', &seq.0.to_be_bytes()),
+        Changed::Removed(node) => named(b'd', &node.0.to_be_bytes()),
     }
 }
 
@@ -335,6 +346,15 @@ pub fn encode_meta_row(state: &State, row: &Changed) -> Option<Bytes> {
             internal::AssignmentRecord { group: group.0, replicas }.encode_to_vec()
         }
         Changed::Snapshot(seq) => snapshot_record(state.snapshot(*seq)?).encode_to_vec(),
+        Changed::Removed(node) => {
+            let removed = state.removed().get(node)?;
+            internal::RemovedRecord {
+                id: removed.id.0,
+                address: removed.address.clone(),
+                removed_ms: removed.removed_ms,
+            }
+            .encode_to_vec()
+        }
     };
     Some(bytes.into())
 }
@@ -347,6 +367,7 @@ pub fn decode_meta<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Resu
 fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<State> {
     let (mut settings, mut nodes, mut sites, mut relays, mut assignments, mut snapshots) =
         (None, vec![], vec![], vec![], vec![], vec![]);
+    let mut removed = Vec::new();
     for (name, bytes) in rows {
         let row = match name.first() {
             Some(b's') => {
@@ -380,6 +401,15 @@ fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<St
                 parse_snapshot(stored(bytes, "a snapshot's record")?)?,
                 |snapshot| Changed::Snapshot(snapshot.seq),
             ),
+            Some(b'd') => {
+                let record: internal::RemovedRecord = stored(bytes, "a removed node's record")?;
+                let one = Removed {
+                    id: NodeId(record.id),
+                    address: record.address,
+                    removed_ms: record.removed_ms,
+                };
+                added(&mut removed, one, |removed| Changed::Removed(removed.id))
+            }
             _ => {
                 return Err(Error::corrupt(format!(
                     "the meta group has a row of an unknown kind, named {name:?}; a newer version \
@@ -396,7 +426,15 @@ fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<St
         }
     }
     let settings = settings.ok_or_else(|| Error::corrupt("the meta group has no settings"))?;
-    cluster::State::from_rows(Rows { settings, nodes, sites, relays, assignments, snapshots })
+    cluster::State::from_rows(Rows {
+        settings,
+        nodes,
+        sites,
+        relays,
+        assignments,
+        snapshots,
+        removed,
+    })
 }
 
 /// Adds what a row holds, and says which row that is.

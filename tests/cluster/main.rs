@@ -13,6 +13,7 @@ mod founding;
 mod guide;
 mod identities;
 mod log;
+mod members;
 mod moves;
 mod parts;
 mod readme;

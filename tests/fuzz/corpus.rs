@@ -303,7 +303,7 @@ fn peers() -> Vec<Vec<u8>> {
             incarnation: 7,
             protocol_min: 2,
         }
-            .encode_to_vec(),
+        .encode_to_vec(),
     ));
     inputs.push(tagged(
         2,

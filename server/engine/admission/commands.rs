@@ -217,7 +217,7 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
         cluster::Command::BeginSnapshot { .. }
         | cluster::Command::BeginDeletion { .. }
         | cluster::Command::ForgetSnapshot { .. } => Ok(()),
-        cluster::Command::RaiseLevel(_) => Ok(()),
+        cluster::Command::RaiseLevel(_) | cluster::Command::RemoveNode { .. } => Ok(()),
     }
 }
 

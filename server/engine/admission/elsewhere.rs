@@ -29,6 +29,11 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
          each; what counts is who answers there",
     ),
     ("DeliverResponse.heard", "net::Whereabouts, as in a request"),
+    (
+        "DeliverResponse.removed",
+        "net::Peers: of a node of this cluster and history; it ends this node only when most of \
+         the meta group's other voters say so",
+    ),
     // Messages.
     ("PeerMessage.raft", "RAFT"),
     ("PeerMessage.forward", "FORWARD"),
@@ -78,6 +83,11 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
         "MetaCommand.begin_deletion",
         "ids::SnapshotId; cluster::State holds it, and the lineage that is named, against the \
          registry",
+    ),
+    (
+        "MetaCommand.remove_node",
+        "cluster::State: a member, and not the last, on the members and assignments that whoever \
+         asks has seen",
     ),
     ("MetaCommand.raise_level", "cluster::State: not above what every member knows"),
     ("MetaCommand.site_generation", "any: cluster::State does nothing to another life of the site"),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use devicedb::{
     base::{
         error::Kind,
-        ids::{ClusterId, GroupId, Lineage, NodeId, Topology},
+        ids::{ClusterId, Lineage, NodeId, Topology},
     },
     cluster::{Changed, Command, Node, State, level::Level, state::Settings},
     proto::internal::v1::MetaCommand,
@@ -116,19 +116,11 @@ fn decode(rows: &Rows) -> devicedb::base::error::Result<State> {
 }
 
 pub fn all_rows(state: &State) -> Rows {
-    let mut rows = vec![Changed::Settings];
-    rows.extend(state.nodes().keys().copied().map(Changed::Node));
-    rows.extend(state.sites().sites().keys().cloned().map(Changed::Site));
-    rows.extend(state.sites().relays().keys().cloned().map(Changed::Relay));
-    rows.extend(
-        state.assignments().keys().copied().map(|group: GroupId| Changed::Assignment(group)),
-    );
-    rows.extend(state.snapshots().keys().copied().map(Changed::Snapshot));
     let row = |row: &Changed| {
         (
             wire::meta_row_name(row),
             wire::encode_meta_row(state, row).expect("it is in the state").to_vec(),
         )
     };
-    rows.iter().map(row).collect()
+    state.all_rows().iter().map(row).collect()
 }

@@ -344,5 +344,6 @@ fn hello(theirs: &Identity, to: NodeId, incarnation: u64) -> Hello {
         restored_from: theirs.restored_from.map_or(Bytes::new(), |id| bytes(id.0.as_bytes())),
         address: String::new(),
         incarnation,
+        protocol_min: 0,
     }
 }

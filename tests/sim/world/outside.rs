@@ -78,7 +78,7 @@ impl Host for Outside<'_> {
             News::Skipped { group, at, why } => {
                 self.said.wrong.push(format!("passed over entry {at:?} of group {group}: {why}"))
             }
-            News::Held(_) | News::Leader { .. } | News::Logged { .. } => {}
+            News::Removed(_) | News::Held(_) | News::Leader { .. } | News::Logged { .. } => {}
         }
     }
     fn adopt(&mut self, identity: &Identity) -> Result<()> {

@@ -1,0 +1,157 @@
+//! `ddbctl node remove`: takes a node that is lost out of the cluster, or shows what that would do.
+
+use serde::Serialize;
+
+use super::{
+    client::{Call, Client},
+    cluster::service,
+    term::{
+        exit::{self, Failure},
+        output::{Console, View},
+    },
+};
+use crate::proto::v1;
+
+#[derive(Debug, Serialize)]
+struct Removal {
+    node: String,
+    address: String,
+    removed: bool,
+    dry_run: bool,
+    replicas_moved: u32,
+    groups_short: u32,
+    objections: Vec<Objection>,
+    etag: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Objection {
+    code: String,
+    text: String,
+    refuses: bool,
+    forcible: bool,
+    groups: Vec<u32>,
+}
+
+pub async fn run(
+    request: v1::RemoveNodeRequest,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let (node, dry_run, force) = (request.node_id, request.validate_only, request.force);
+    let call = Call { what: format!("remove node {node}"), again: "repeat it".into() };
+    let answer = client
+        .call(&call, request, |channel, request| async move {
+            service(channel).remove_node(request).await
+        })
+        .await?;
+    let removal = Removal::new(node, dry_run, answer.body);
+    if !dry_run {
+        for objection in removal.objections.iter().filter(|o| !o.refuses || force) {
+            console.say(&format!("note: {}", objection.text));
+        }
+        console.confirm(&if removal.removed || answer.repeated {
+            format!(
+                "node {node} is removed; the others get {} replicas in its place",
+                removal.replicas_moved
+            )
+        } else {
+            format!("node {node} was removed before")
+        });
+    }
+    console.print(&removal)?;
+    let refused = removal.objections.iter().any(|o| o.refuses && !(force && o.forcible));
+    if dry_run && refused {
+        return Err(Failure::new(
+            exit::FAILED,
+            format!("node {node} would not be removed"),
+            removal.address,
+            "see above what speaks against it",
+        ));
+    }
+    Ok(())
+}
+
+impl Removal {
+    fn new(node: u64, dry_run: bool, answer: v1::RemoveNodeResponse) -> Removal {
+        let plan = answer.plan.unwrap_or_default();
+        let objection = |objection: v1::Objection| Objection {
+            code: objection.code,
+            text: objection.text,
+            refuses: objection.refuses,
+            forcible: objection.forcible,
+            groups: objection.groups,
+        };
+        Removal {
+            node: node.to_string(),
+            address: plan.address,
+            removed: answer.removed,
+            dry_run,
+            replicas_moved: plan.replicas_moved,
+            groups_short: plan.groups_short,
+            objections: plan.objections.into_iter().map(objection).collect(),
+            etag: plan.etag,
+        }
+    }
+}
+
+impl View for Removal {
+    /// What was done is said on stderr; a dry run is all there is to see.
+    fn text(&self, _: Option<usize>) -> String {
+        if !self.dry_run {
+            return String::new();
+        }
+        let mut text = format!(
+            "node = {}\naddress = {}\nreplicas moved = {}\ngroups short of replicas = {}\n\
+             etag = {}\n",
+            self.node, self.address, self.replicas_moved, self.groups_short, self.etag
+        );
+        for objection in &self.objections {
+            let weight = match (objection.refuses, objection.forcible) {
+                (false, _) => "warns",
+                (true, true) => "refuses, unless forced",
+                (true, false) => "refuses",
+            };
+            text += &format!("{} {weight}: {}\n", objection.code, objection.text);
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ctl::term::output::Format;
+
+    #[test]
+    fn a_plan_shows_what_moves_and_what_speaks_against_it() {
+        let objection = |refuses, forcible, code: &str, text: &str| v1::Objection {
+            refuses,
+            forcible,
+            code: code.into(),
+            text: text.into(),
+            groups: vec![3],
+        };
+        let plan = v1::RemovalPlan {
+            address: "node7:8080".into(),
+            replicas_moved: 48,
+            groups_short: 64,
+            objections: vec![
+                objection(true, true, "NODE_LIVES", "node 7 answers"),
+                objection(true, false, "GROUP_QUORUM", "group 3 has no leader"),
+                objection(false, false, "BELOW_REPLICATION_FACTOR", "64 of 64 groups are short"),
+            ],
+            etag: "00c0ffee00c0ffee".into(),
+        };
+        let mut story = String::new();
+        for (dry_run, removed) in [(true, false), (false, true)] {
+            for format in [Format::Table, Format::Json] {
+                let answer = v1::RemoveNodeResponse { plan: Some(plan.clone()), removed };
+                let (mut console, out, _) = Console::recording(format);
+                console.print(&Removal::new(7, dry_run, answer)).unwrap();
+                story += &format!("# dry run: {dry_run}, {format:?}\n{}", out.text());
+            }
+        }
+        crate::ctl::golden::check("removal.txt", &story);
+    }
+}

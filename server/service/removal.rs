@@ -1,0 +1,342 @@
+//! The removal of a node that is lost: what it would do, and what speaks against it.
+//!
+//! Pure: the caller says what the meta group has agreed on and what every node says of itself at
+//! this moment. The meta group carries a plan out only on the members and assignments that it was
+//! made for (`cluster::Etag`), so that two removals, each of which would do alone, do not meet.
+//!
+//! - A group that has no leader cannot change its members: it would keep the voter that is gone for
+//!   ever. So none may be without one, and nothing goes over that.
+//! - A node that answers is not lost. Somebody may know better, and say so.
+//! - What only this node has of a snapshot is lost with its disk, or stays unlisted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    base::{
+        error::{Error, Result},
+        ids::{GroupId, NodeId},
+    },
+    cluster::{
+        Etag, Removed, State,
+        snapshots::{Part, Stage, Status, named_groups},
+    },
+};
+
+/// What would be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub address: String,
+    pub replicas_moved: usize,
+    /// Groups that have fewer replicas afterwards than they should.
+    pub groups_short: usize,
+    pub objections: Vec<Objection>,
+    pub etag: Etag,
+}
+
+/// What speaks against it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objection {
+    pub code: &'static str,
+    pub text: String,
+    pub groups: Vec<GroupId>,
+    pub weight: Weight,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// It is only said.
+    Warns,
+    /// It refuses the removal, unless that is forced.
+    Refuses,
+    /// It refuses the removal, whoever asks.
+    Forbids,
+}
+
+/// What nodes that answer say at this moment.
+pub struct Heard {
+    pub answering: BTreeSet<NodeId>,
+    /// The voters of every group, as its leader has them.
+    pub led: BTreeMap<GroupId, BTreeSet<NodeId>>,
+}
+
+/// Plans the removal of a node.
+pub fn plan(state: &State, heard: &Heard, node: NodeId) -> Result<Plan> {
+    let Some(entry) = state.node(node) else {
+        return Err(Error::not_found(format!("there is no node {node}; see ddbctl node list")));
+    };
+    let after = state.assignments_without(node);
+    let moved = after.iter().map(|(group, nodes)| {
+        let before = state.assignments().get(group).map_or(&[][..], Vec::as_slice);
+        nodes.iter().filter(|node| !before.contains(node)).count()
+    });
+    let wanted = state.settings().replication_factor as usize;
+    let short: Vec<GroupId> = after
+        .iter()
+        .filter(|(group, nodes)| !group.is_meta() && nodes.len() < wanted)
+        .map(|(group, _)| *group)
+        .collect();
+    let against = [
+        last_node(state, node),
+        without_leader(heard, &after.keys().copied().collect::<Vec<_>>()),
+        lives(heard, node),
+        only_part(state, heard, node),
+        (!short.is_empty()).then(|| Objection {
+            code: "BELOW_REPLICATION_FACTOR",
+            text: format!(
+                "{} of {} groups have fewer than {wanted} replicas afterwards, until another node \
+                 joins",
+                short.len(),
+                after.len() - 1
+            ),
+            groups: short.clone(),
+            weight: Weight::Warns,
+        }),
+    ];
+    Ok(Plan {
+        address: entry.address.clone(),
+        replicas_moved: moved.sum(),
+        groups_short: short.len(),
+        objections: against.into_iter().flatten().collect(),
+        etag: state.etag(),
+    })
+}
+
+impl Plan {
+    /// For a node that was removed before.
+    pub fn of_nothing(removed: &Removed, etag: Etag) -> Plan {
+        let address = removed.address.clone();
+        Plan { address, replicas_moved: 0, groups_short: 0, objections: Vec::new(), etag }
+    }
+
+    /// Why it is not carried out; None when it may be.
+    pub fn refusal(&self, node: NodeId, force: bool) -> Option<Error> {
+        let refuses = |objection: &&Objection| match objection.weight {
+            Weight::Warns => false,
+            Weight::Refuses => !force,
+            Weight::Forbids => true,
+        };
+        let why: Vec<&str> =
+            self.objections.iter().filter(refuses).map(|o| o.text.as_str()).collect();
+        (!why.is_empty())
+            .then(|| Error::conflict(format!("node {node} is not removed: {}", why.join("; "))))
+    }
+}
+
+fn last_node(state: &State, node: NodeId) -> Option<Objection> {
+    (state.nodes().len() == 1).then(|| Objection {
+        code: "LAST_NODE",
+        text: format!("node {node} is the last one of its cluster"),
+        groups: Vec::new(),
+        weight: Weight::Forbids,
+    })
+}
+
+fn without_leader(heard: &Heard, groups: &[GroupId]) -> Option<Objection> {
+    let unled: Vec<GroupId> =
+        groups.iter().copied().filter(|group| !heard.led.contains_key(group)).collect();
+    (!unled.is_empty()).then(|| Objection {
+        code: if unled.contains(&GroupId::META) { "META_QUORUM" } else { "GROUP_QUORUM" },
+        text: format!(
+            "{} without a leader cannot let go of a replica: most of the nodes that hold them have \
+             to be there",
+            named_groups(&unled)
+        ),
+        groups: unled,
+        weight: Weight::Forbids,
+    })
+}
+
+/// It answers, or it alone votes in a group, so that it must be there.
+fn lives(heard: &Heard, node: NodeId) -> Option<Objection> {
+    let alone: Vec<GroupId> = heard
+        .led
+        .iter()
+        .filter(|(_, voters)| voters.iter().all(|voter| *voter == node))
+        .map(|(group, _)| *group)
+        .collect();
+    if !alone.is_empty() {
+        return Some(Objection {
+            code: "GROUP_QUORUM",
+            text: format!(
+                "node {node} alone holds {}: their data would be lost",
+                named_groups(&alone)
+            ),
+            groups: alone,
+            weight: Weight::Forbids,
+        });
+    }
+    heard.answering.contains(&node).then(|| Objection {
+        code: "NODE_LIVES",
+        text: format!(
+            "node {node} answers: stop it for good first, or remove it all the same with --force"
+        ),
+        groups: Vec::new(),
+        weight: Weight::Refuses,
+    })
+}
+
+/// Of a node that is gone nothing can be downloaded any more, so that is only said.
+fn only_part(state: &State, heard: &Heard, node: NodeId) -> Option<Objection> {
+    let mut groups = BTreeSet::new();
+    let mut snapshots = Vec::new();
+    for snapshot in state.snapshots().values() {
+        let completed = |part: &&Part| part.status == Status::Completed;
+        let own = snapshot.parts.get(&node).filter(completed);
+        let Some(own) = own.filter(|_| snapshot.stage == Stage::Sealed) else { continue };
+        let elsewhere: BTreeSet<GroupId> = snapshot
+            .parts
+            .values()
+            .filter(completed)
+            .filter(|part| part.node != node)
+            .flat_map(|part| part.groups.iter().copied())
+            .collect();
+        let only: Vec<GroupId> = own.groups.difference(&elsewhere).copied().collect();
+        if !only.is_empty() {
+            snapshots.push(snapshot.id.to_string());
+            groups.extend(only);
+        }
+    }
+    let answers = heard.answering.contains(&node);
+    (!snapshots.is_empty()).then(|| Objection {
+        code: "ONLY_PART",
+        text: format!(
+            "the only completed part of {} in {} {} is on node {node}{}",
+            named_groups(&groups.iter().copied().collect::<Vec<_>>()),
+            if snapshots.len() == 1 { "snapshot" } else { "snapshots" },
+            snapshots.join(", "),
+            if answers { ": download it first" } else { "" }
+        ),
+        groups: groups.into_iter().collect(),
+        weight: if answers { Weight::Refuses } else { Weight::Warns },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        base::ids::{ClusterId, Lineage, SnapshotId, SnapshotSeq, Topology},
+        cluster::{self, Command, level::Level, state::Settings},
+    };
+
+    fn state(nodes: u64) -> State {
+        let node = |id| cluster::Node {
+            id: NodeId(id),
+            address: format!("node-{id}:8080"),
+            capacity_percent: 100,
+            version: String::new(),
+            snapshot_store: true,
+            lineage: Lineage(1),
+            level: Level::own(),
+        };
+        let topology = Topology::new(64, 4).unwrap();
+        let settings =
+            Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(1), 3, topology).unwrap();
+        let mut state = State::found(settings, node(1)).unwrap();
+        (2..=nodes).for_each(|id| drop(state.apply(&Command::AnnounceNode(node(id)))));
+        state
+    }
+
+    /// Every group is led and has the voters that it should have.
+    fn heard(state: &State, answering: impl IntoIterator<Item = u64>) -> Heard {
+        let voters = |nodes: &Vec<NodeId>| nodes.iter().copied().collect();
+        Heard {
+            answering: answering.into_iter().map(NodeId).collect(),
+            led: state.assignments().iter().map(|(g, nodes)| (*g, voters(nodes))).collect(),
+        }
+    }
+
+    fn objections(plan: &Plan) -> Vec<(&'static str, Weight)> {
+        plan.objections.iter().map(|o| (o.code, o.weight)).collect()
+    }
+
+    #[test]
+    fn a_lost_node_of_four_goes_and_its_places_are_taken() {
+        let state = state(4);
+        let plan = plan(&state, &heard(&state, [1, 2, 4]), NodeId(3)).unwrap();
+        let held =
+            |node| state.assignments().values().filter(|n| n.contains(&NodeId(node))).count();
+        assert_eq!(objections(&plan), []);
+        assert_eq!(plan.refusal(NodeId(3), false), None);
+        assert_eq!((plan.replicas_moved, plan.groups_short), (held(3), 0));
+    }
+
+    #[test]
+    fn two_nodes_that_are_left_are_short_of_replicas_and_that_is_said() {
+        let state = state(3);
+        let plan = plan(&state, &heard(&state, [1, 2]), NodeId(3)).unwrap();
+        assert_eq!(objections(&plan), [("BELOW_REPLICATION_FACTOR", Weight::Warns)]);
+        assert_eq!((plan.replicas_moved, plan.groups_short), (0, 4));
+        assert_eq!(plan.refusal(NodeId(3), false), None);
+    }
+
+    #[test]
+    fn a_node_that_answers_goes_only_by_force_and_one_that_must_be_there_never() {
+        let state = state(4);
+        let mut all = heard(&state, [1, 2, 3, 4]);
+        let answers = plan(&state, &all, NodeId(3)).unwrap();
+        assert_eq!(objections(&answers), [("NODE_LIVES", Weight::Refuses)]);
+        assert!(answers.refusal(NodeId(3), false).unwrap().message.contains("node 3 answers"));
+        assert_eq!(answers.refusal(NodeId(3), true), None);
+
+        all.led.insert(GroupId(2), BTreeSet::from([NodeId(3)]));
+        let alone = plan(&state, &all, NodeId(3)).unwrap();
+        assert_eq!(objections(&alone), [("GROUP_QUORUM", Weight::Forbids)]);
+        assert!(alone.refusal(NodeId(3), true).is_some());
+
+        let mut unled = heard(&state, [1, 2]);
+        unled.led.remove(&GroupId(1));
+        let stuck = plan(&state, &unled, NodeId(3)).unwrap();
+        assert_eq!(objections(&stuck), [("GROUP_QUORUM", Weight::Forbids)]);
+        assert_eq!(stuck.objections[0].groups, [GroupId(1)]);
+        unled.led.remove(&GroupId::META);
+        assert_eq!(
+            objections(&plan(&state, &unled, NodeId(3)).unwrap()),
+            [("META_QUORUM", Weight::Forbids)]
+        );
+    }
+
+    #[test]
+    fn the_last_node_stays_and_one_that_is_not_there_is_named() {
+        let state = state(1);
+        let plan = |node| plan(&state, &heard(&state, []), NodeId(node));
+        let last = plan(1).unwrap();
+        assert!(last.objections.iter().any(|o| o.code == "LAST_NODE"), "{last:?}");
+        assert!(last.refusal(NodeId(1), true).is_some());
+        assert!(plan(9).unwrap_err().message.contains("there is no node 9"));
+    }
+
+    #[test]
+    fn the_only_part_of_a_snapshot_is_downloaded_first_while_that_is_possible() {
+        let mut state = state(4);
+        let id = SnapshotId(uuid::Uuid::from_u128(7));
+        let part = |node, groups: &[u32]| Command::ReportPart {
+            id,
+            part: Part {
+                status: Status::Completed,
+                groups: groups.iter().map(|g| GroupId(*g)).collect(),
+                manifest_digest: Some([1; 32]),
+                ..Part::processing(NodeId(node))
+            },
+        };
+        for command in [
+            Command::BeginSnapshot { id, created_ms: 0 },
+            Command::SealSnapshot { seq: SnapshotSeq(1) },
+            part(1, &[0, 1]),
+            part(2, &[1, 2]),
+            part(3, &[2, 3]),
+        ] {
+            state.apply(&command).reply.unwrap();
+        }
+        let only = |answering: &[u64], node| {
+            let plan = plan(&state, &heard(&state, answering.iter().copied()), NodeId(node));
+            plan.unwrap().objections.into_iter().find(|o| o.code == "ONLY_PART")
+        };
+        let lost = only(&[1, 2, 4], 3).unwrap();
+        assert_eq!((lost.weight, lost.groups), (Weight::Warns, vec![GroupId(3)]));
+        let there = only(&[1, 2, 3, 4], 3).unwrap();
+        assert_eq!(there.weight, Weight::Refuses);
+        assert!(there.text.ends_with(&format!("{id} is on node 3: download it first")));
+        assert_eq!(only(&[1, 3, 4], 2), None, "the others have all that it has");
+    }
+}
