@@ -17,7 +17,7 @@ use super::{
     args::{self, Bucket, Place, Span, Token, Write},
     client, cluster,
     flags::Flags,
-    kv, relay, run_job, site,
+    kv, relay, removal, run_job, site,
     snapshot::{self, Brief, download},
     term::{
         exit::{self, Failure},
@@ -79,6 +79,7 @@ enum Task {
     GetMatches(In, Bytes),
     Put(In, Bytes, Bytes, Option<Vec<u8>>),
     Delete(In, Bytes, Option<Vec<u8>>),
+    RemoveNode(u64),
     NotYet(&'static str),
 }
 
@@ -168,9 +169,10 @@ ddbctl does more.
   get_matches        -site SITE [-bucket default] -prefix PREFIX
   put                -site SITE [-bucket default] -key KEY -value VALUE [-context CONTEXT]
   delete             -site SITE [-bucket default] -key KEY [-context CONTEXT]
+  remove             -node ID: remove a node for good, whether it answers or not
 
 Every command but start takes -host localhost and -port 8080: the node to speak to.
-Not available yet: remove, decommission, replace, log_dump.
+Not available yet: decommission, replace, log_dump.
 ";
 
 const START: &[&str] = &[
@@ -284,6 +286,7 @@ fn client_command(name: &'static str, flags: &Flags) -> Result<Client, Failure> 
         ),
         "put" => Task::Put(flags.place()?, flags.key()?, flags.value()?, flags.context()?),
         "delete" => Task::Delete(flags.place()?, flags.key()?, flags.context()?),
+        "remove" => Task::RemoveNode(flags.node()?),
         name => Task::NotYet(name),
     };
     Ok(Client { endpoint, task })
@@ -292,6 +295,15 @@ fn client_command(name: &'static str, flags: &Flags) -> Result<Client, Failure> 
 impl Flags {
     fn uuid(&self) -> Result<SnapshotId, Failure> {
         self.required_text("uuid")?.parse().map_err(|e| self.wrong(format!("{e}")))
+    }
+
+    /// 0, which the guide's program took for the node that is asked, is refused: no node is asked
+    /// for its own removal.
+    fn node(&self) -> Result<u64, Failure> {
+        match self.number("node", 0)? {
+            0 => Err(self.wrong("flag -node is required: the id of the node, not 0")),
+            node => Ok(node),
+        }
     }
 
     fn place(&self) -> Result<In, Failure> {
@@ -368,6 +380,12 @@ pub(super) async fn perform(
         }
         Task::Delete(place, key, context) => {
             kv::write(&place.into(), key, None, with(context), client, console).await
+        }
+        Task::RemoveNode(node_id) => {
+            // As the guide's program removed: whether the node answers or not.
+            let request =
+                v1::RemoveNodeRequest { node_id, force: true, ..v1::RemoveNodeRequest::default() };
+            removal::run(request, client, console).await
         }
         Task::NotYet(command) => Err(not_yet(command)),
     }
@@ -523,6 +541,8 @@ mod tests {
             "delete -site s -key k",
             "log_dump",
             "remove -node 5",
+            "remove",
+            "remove -node five",
             "decommission",
             "replace -replacement_node 7",
             "help",

@@ -46,13 +46,13 @@ pub enum Upgrade {
 pub enum Node {
     /// The nodes, by id
     List,
-    /// Remove a node that is lost for good: others take its places, and it never comes back.
-    /// Without it, a lost node keeps its votes, and the next loss may stop the cluster
+    /// Remove a node that is lost for good: others take its places, and it never comes back. Until
+    /// then it keeps its votes, and the next loss may stop the cluster. The data is copied
+    /// afterwards, and cluster health --wait says when that is done
     #[command(after_help = "Examples:\n  \
         ddbctl node remove 8131915220083707319 --dry-run\n  \
-        ddbctl node remove 8131915220083707319\n\n\
-        It waits for nothing: the data is copied to the other nodes afterwards, and\n\
-        ddbctl cluster health --wait 10m says when that is done.")]
+        ddbctl node remove 8131915220083707319\n  \
+        ddbctl cluster health --wait 10m")]
     Remove {
         /// The node's id, as ddbctl node list shows it
         #[arg(value_name = "NODE ID")]

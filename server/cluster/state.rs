@@ -13,100 +13,29 @@
 //! - A change costs O(log n) in sites and relays; only a new node costs more, since everything is
 //!   placed anew.
 
+mod settings;
+mod members;
+mod snapshots;
+
 use std::collections::BTreeMap;
+
+pub use settings::Settings;
 
 use crate::{
     base::{
         error::{Error, Result},
-        ids::{
-            ClusterId, GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId,
-            SnapshotSeq, Topology,
-        },
+        ids::{GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq},
         limits,
     },
     cluster::{
-        command::{Applied, Changed, Command, Etag, Event, Node, Outcome, Removed},
-        level::Level,
-        placement::{self, Assignments},
+        command::{Applied, Changed, Command, Event, Node, Outcome, Removed},
+        placement::Assignments,
         reconfigure::Wanted,
         sites::{Relay, Site, Sites},
-        snapshots::{Overall, Part, Snapshot},
+        snapshots::{Overall, Snapshot},
     },
     faults::mutation::{Mutation, mutated},
 };
-
-/// Everything that there is one of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    pub cluster: ClusterId,
-    pub replication_factor: u32,
-    pub topology: Topology,
-    /// `PENDING` while nodes fresh from a restore have not agreed on one.
-    pub lineage: Lineage,
-    /// The snapshot this history was restored from; None when founded.
-    pub restored_from: Option<SnapshotId>,
-    /// The newest snapshot number begun.
-    pub begun: SnapshotSeq,
-    /// The newest snapshot number sealed or aborted.
-    pub resolved: SnapshotSeq,
-    /// The newest life of any site: every site that is added draws the next one.
-    pub site_generations: SiteGeneration,
-    /// The snapshots that were deleted last, oldest first: a request to take one that comes late,
-    /// or once more, must not bring it back.
-    pub deleted: Vec<SnapshotId>,
-    /// What may stand in the logs.
-    pub level: Level,
-}
-
-impl Settings {
-    /// The settings of a new cluster, which has not taken a snapshot yet.
-    pub fn founding(
-        cluster: ClusterId,
-        lineage: Lineage,
-        replication_factor: u32,
-        topology: Topology,
-    ) -> Result<Settings> {
-        let (none, site_generations) = (SnapshotSeq(0), SiteGeneration(0));
-        let settings = Settings {
-            cluster,
-            replication_factor,
-            topology,
-            lineage,
-            restored_from: None,
-            begun: none,
-            resolved: none,
-            site_generations,
-            deleted: Vec::new(),
-            level: Level::own(),
-        };
-        settings.check()?;
-        Ok(settings)
-    }
-
-    /// What types do not say: nothing can be placed without replicas, and numbers that only grow
-    /// must not be at their end.
-    pub fn check(&self) -> Result<()> {
-        if !(1..=limits::REPLICATION_FACTOR_MAX).contains(&self.replication_factor) {
-            return Err(Error::invalid(format!(
-                "the replication factor must be 1 to {}, not {}",
-                limits::REPLICATION_FACTOR_MAX,
-                self.replication_factor
-            )));
-        }
-        if self.begun.0.max(self.resolved.0).max(self.site_generations.0) == u64::MAX {
-            return Err(Error::invalid("no number is left for another snapshot or site"));
-        }
-        if self.level > Level::own() {
-            return Err(Error::conflict(format!(
-                "the cluster is at level {} and this version knows only those up to {}: upgrade \
-                 this node",
-                self.level,
-                Level::own()
-            )));
-        }
-        Ok(())
-    }
-}
 
 /// What is stored, row by row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -361,157 +290,6 @@ impl State {
         Ok(self)
     }
 
-    /// A known node says where it is now; a new one is given its share of the groups.
-    ///
-    /// An address that another node has announced is taken as it comes: after a restore on other
-    /// machines addresses may have changed places, and until all have announced themselves two
-    /// share one. Nothing depends on it, since nodes name the id they want to reach, and another
-    /// one declines.
-    fn announce_node(&mut self, node: &Node, effects: &mut Effects) -> Result<Outcome> {
-        node.check()?;
-        let known = self.nodes.get(&node.id);
-        if known.is_none() && self.nodes.len() >= limits::NODES_MAX {
-            return Err(Error::conflict(format!(
-                "node {} cannot join: a cluster has at most {} nodes",
-                node.id,
-                limits::NODES_MAX
-            )));
-        }
-        if let Some(removed) = self.removed.get(&node.id) {
-            return Err(Error::conflict(Removed::refusal(removed.id)));
-        }
-        if node.level < self.settings.level {
-            return Err(Error::conflict(format!(
-                "node {} runs version {}, which knows levels up to {}, and this cluster is at \
-                 level {}: upgrade that node",
-                node.id, node.version, node.level, self.settings.level
-            )));
-        }
-        // Its capacity was given when it joined; a restart does not move data.
-        let now = Node {
-            capacity_percent: known.map_or(node.capacity_percent, |k| k.capacity_percent),
-            ..node.clone()
-        };
-        if known == Some(&now) {
-            return Ok(Outcome::Done { changed: false });
-        }
-        let is_new = self.nodes.insert(node.id, now).is_none();
-        effects.events.push(Event::NodeChanged(node.id));
-        let outcome = effects.row(Changed::Node(node.id));
-        if is_new {
-            self.assign(effects);
-        }
-        Ok(outcome)
-    }
-
-    /// Names the members and what is assigned to them (blake3, cut to 8 bytes).
-    pub fn etag(&self) -> Etag {
-        let mut hash = blake3::Hasher::new();
-        for node in self.nodes.values() {
-            hash.update(&node.id.0.to_be_bytes());
-            hash.update(&node.capacity_percent.to_be_bytes());
-        }
-        for (group, nodes) in &self.assignments {
-            hash.update(&group.0.to_be_bytes());
-            hash.update(&(nodes.len() as u64).to_be_bytes());
-            for node in nodes {
-                hash.update(&node.0.to_be_bytes());
-            }
-        }
-        let mut first = [0; 8];
-        first.copy_from_slice(&hash.finalize().as_bytes()[..8]);
-        Etag(u64::from_be_bytes(first))
-    }
-
-    /// Where the groups would be without a node.
-    pub fn assignments_without(&self, node: NodeId) -> Assignments {
-        let others = self.nodes.values().filter(|other| other.id != node);
-        self.placed_on(others, &self.assignments)
-    }
-
-    /// What the node holds goes to others, nobody waits for its parts any more, and it never comes
-    /// back. Whether its data is somewhere else is not known here: whoever asks has looked.
-    fn remove_node(
-        &mut self,
-        id: NodeId,
-        removed_ms: u64,
-        seen: Etag,
-        effects: &mut Effects,
-    ) -> Result<Outcome> {
-        if self.removed.contains_key(&id) {
-            return Ok(Outcome::Done { changed: false });
-        }
-        let Some(node) = self.nodes.get(&id) else {
-            return Err(Error::not_found(format!("there is no node {id}")));
-        };
-        if self.nodes.len() == 1 {
-            return Err(Error::conflict(format!(
-                "node {id} is the last one, and a cluster has at least one"
-            )));
-        }
-        if seen != self.etag() {
-            return Err(Error::conflict(
-                "nodes or their groups have changed since the removal was planned; ask again",
-            ));
-        }
-        let address = node.address.clone();
-        self.removed.insert(id, Removed { id, address, removed_ms });
-        self.nodes.remove(&id);
-        effects.changed.extend([Changed::Node(id), Changed::Removed(id)]);
-        effects.events.push(Event::NodeRemoved(id));
-        for snapshot in self.snapshots.values_mut() {
-            let waits = snapshot.parts.get(&id).is_some_and(|part| !part.is_final());
-            if waits && snapshot.report(&Part::missing(id, "the node was removed")) {
-                effects.changed.push(Changed::Snapshot(snapshot.seq));
-            }
-        }
-        let deleting = self.snapshots.values().filter(|snapshot| snapshot.deleting.is_some());
-        for seq in deleting.map(|snapshot| snapshot.seq).collect::<Vec<_>>() {
-            if self.is_gone(seq) {
-                self.forget(seq, self.snapshots[&seq].id, effects);
-            }
-        }
-        self.assign(effects);
-        Ok(Outcome::Done { changed: true })
-    }
-
-    fn assign(&mut self, effects: &mut Effects) {
-        let new = self.placed(&self.assignments);
-        let before = effects.changed.len();
-        let changed = new
-            .iter()
-            .filter(|(group, nodes)| self.assignments.get(group) != Some(nodes))
-            .map(|(group, _)| Changed::Assignment(*group));
-        effects.changed.extend(changed);
-        if effects.changed.len() > before {
-            effects.events.push(Event::AssignmentsChanged);
-        }
-        self.assignments = new;
-    }
-
-    fn placed(&self, old: &Assignments) -> Assignments {
-        self.placed_on(self.nodes.values(), old)
-    }
-
-    fn placed_on<'a>(
-        &self,
-        nodes: impl Iterator<Item = &'a Node>,
-        old: &Assignments,
-    ) -> Assignments {
-        let capacities: BTreeMap<NodeId, u32> = nodes.map(|n| (n.id, n.capacity_percent)).collect();
-        let mut new = placement::place(
-            &capacities,
-            old,
-            self.settings.topology.group_ids(),
-            self.settings.replication_factor,
-        );
-        new.insert(
-            GroupId::META,
-            placement::meta_voters(&capacities, old.get(&GroupId::META).map_or(&[], Vec::as_slice)),
-        );
-        new
-    }
-
     fn add_site(&mut self, site: &SiteId, effects: &mut Effects) -> Result<Outcome> {
         let generation = SiteGeneration(self.settings.site_generations.0 + 1);
         let news = self.sites.add_site(site, generation)?;
@@ -540,209 +318,6 @@ impl State {
         }
     }
 
-    fn begin_snapshot(
-        &mut self,
-        id: SnapshotId,
-        created_ms: u64,
-        effects: &mut Effects,
-    ) -> Result<Outcome> {
-        if let Some(known) = self.snapshot_named(id) {
-            if known.deleting.is_some() {
-                return Err(Error::conflict(format!(
-                    "snapshot {id} is being deleted; take another one under a new uuid"
-                )));
-            }
-            return Ok(Outcome::Snapshot { snapshot: Box::new(known.clone()), changed: false });
-        }
-        if self.settings.deleted.contains(&id) {
-            return Err(Error::conflict(format!(
-                "snapshot {id} was deleted; take another one under a new uuid"
-            )));
-        }
-        if let Some(open) = self.open_snapshot() {
-            return Err(Error::conflict(format!(
-                "snapshot {} is being taken; wait for it",
-                open.id
-            )));
-        }
-        if self.settings.lineage == Lineage::PENDING {
-            return Err(Error::unavailable(
-                "the cluster comes from a restore and has not agreed on its history yet; try again \
-                 when it has",
-            ));
-        }
-        let seq = SnapshotSeq(self.settings.begun.0 + 1);
-        let snapshot = Snapshot::begin(
-            id,
-            seq,
-            created_ms,
-            self.settings.lineage,
-            self.nodes.values().map(|n| (n.id, n.snapshot_store)),
-        );
-        self.settings.begun = seq;
-        effects.changed.extend([Changed::Settings, Changed::Snapshot(seq)]);
-        if snapshot.is_open() {
-            effects.events.push(Event::SnapshotBegun(seq));
-        } else {
-            self.settings.resolved = seq;
-            effects.events.push(Event::SnapshotAborted(seq));
-        }
-        self.snapshots.insert(seq, snapshot.clone());
-        self.forget_oldest(effects);
-        Ok(Outcome::Snapshot { snapshot: Box::new(snapshot), changed: true })
-    }
-
-    /// Only the record goes; what nodes keep of it stays where it is.
-    fn forget_oldest(&mut self, effects: &mut Effects) {
-        while self.snapshots.len() - usize::from(self.open_snapshot().is_some())
-            > limits::SNAPSHOTS_REMEMBERED
-        {
-            let (seq, _) = self.snapshots.pop_first().expect("there are more than are remembered");
-            effects.changed.push(Changed::Snapshot(seq));
-        }
-    }
-
-    /// The first outcome wins, and one of a snapshot that is not known does nothing.
-    fn resolve_snapshot(
-        &mut self,
-        seq: SnapshotSeq,
-        resolve: impl FnOnce(&mut Snapshot) -> bool,
-        event: Event,
-        effects: &mut Effects,
-    ) -> Outcome {
-        let changed = self.snapshots.get_mut(&seq).is_some_and(resolve);
-        if changed {
-            self.settings.resolved = self.settings.resolved.max(seq);
-            effects.changed.extend([Changed::Settings, Changed::Snapshot(seq)]);
-            effects.events.push(event);
-            self.forget_oldest(effects);
-        }
-        Outcome::Done { changed }
-    }
-
-    fn report_part(
-        &mut self,
-        id: SnapshotId,
-        part: &Part,
-        effects: &mut Effects,
-    ) -> Result<Outcome> {
-        part.check(self.settings.topology)?;
-        let seq = self.number_of(id)?;
-        if !self.nodes.contains_key(&part.node) {
-            return Err(Error::not_found(format!(
-                "node {} is not part of the cluster, so it has no part of snapshot {id}",
-                part.node
-            )));
-        }
-        let changed = self.snapshots.get_mut(&seq).is_some_and(|s| s.report(part));
-        if changed {
-            effects.row(Changed::Snapshot(seq));
-        }
-        Ok(Outcome::Done { changed })
-    }
-
-    fn forget_snapshot(&mut self, id: SnapshotId, effects: &mut Effects) -> Result<Outcome> {
-        let seq = self.deletable(id)?;
-        effects.events.push(Event::SnapshotDeleted(id));
-        Ok(self.forget(seq, id, effects))
-    }
-
-    /// One of an earlier history has to be named as such: the cluster that this one was restored
-    /// from may live on its parts.
-    fn begin_deletion(
-        &mut self,
-        id: SnapshotId,
-        lineage: Option<Lineage>,
-        effects: &mut Effects,
-    ) -> Result<Outcome> {
-        let seq = self.deletable(id)?;
-        let snapshot = self.snapshots.get_mut(&seq).expect("it was just found");
-        if lineage.is_some_and(|named| named != snapshot.lineage) {
-            return Err(Error::not_found(format!(
-                "there is no snapshot {id} of lineage {}",
-                lineage.unwrap_or_default()
-            )));
-        }
-        if self.settings.lineage == Lineage::PENDING {
-            return Err(Error::unavailable(
-                "the cluster comes from a restore and has not agreed on its history yet; try again \
-                 when it has",
-            ));
-        }
-        if lineage.is_none() && snapshot.lineage != self.settings.lineage {
-            return Err(Error::conflict(format!(
-                "snapshot {id} was taken before this cluster was restored, in lineage {0}, and \
-                 that cluster may live on: its parts are kept. To delete them all the same, name \
-                 their lineage: --lineage {0}",
-                snapshot.lineage
-            )));
-        }
-        if !snapshot.begin_deletion(self.nodes.values().map(|n| (n.id, n.snapshot_store))) {
-            return Ok(Outcome::Done { changed: false });
-        }
-        effects.events.push(Event::SnapshotDeleting(seq));
-        effects.row(Changed::Snapshot(seq));
-        Ok(self.forget_if_gone(seq, effects))
-    }
-
-    /// One of a snapshot that is not known, or of a node that is not waited for, does nothing.
-    fn report_deletion(
-        &mut self,
-        id: SnapshotId,
-        node: NodeId,
-        reason: &str,
-        effects: &mut Effects,
-    ) -> Outcome {
-        let Some(seq) = self.snapshot_named(id).map(|s| s.seq) else {
-            return Outcome::Done { changed: false };
-        };
-        if !self.snapshots.get_mut(&seq).is_some_and(|s| s.report_deletion(node, reason)) {
-            return Outcome::Done { changed: false };
-        }
-        effects.row(Changed::Snapshot(seq));
-        self.forget_if_gone(seq, effects)
-    }
-
-    /// Nodes that are not of the cluster any more are not waited for.
-    fn forget_if_gone(&mut self, seq: SnapshotSeq, effects: &mut Effects) -> Outcome {
-        if !self.is_gone(seq) {
-            return Outcome::Done { changed: true };
-        }
-        effects.changed.clear();
-        self.forget(seq, self.snapshots[&seq].id, effects)
-    }
-
-    /// Whether no node has a part any more of a snapshot that is being deleted.
-    fn is_gone(&self, seq: SnapshotSeq) -> bool {
-        let mut waited_for = self.snapshots[&seq].deleting.iter().flatten();
-        !waited_for.any(|(node, _)| self.nodes.contains_key(node))
-    }
-
-    fn forget(&mut self, seq: SnapshotSeq, id: SnapshotId, effects: &mut Effects) -> Outcome {
-        self.snapshots.remove(&seq);
-        let deleted = &mut self.settings.deleted;
-        deleted.push(id);
-        deleted.drain(..deleted.len().saturating_sub(limits::SNAPSHOTS_DELETED_REMEMBERED));
-        effects.row(Changed::Settings);
-        effects.row(Changed::Snapshot(seq))
-    }
-
-    fn deletable(&self, id: SnapshotId) -> Result<SnapshotSeq> {
-        let seq = self.number_of(id)?;
-        if self.snapshots[&seq].is_open() {
-            return Err(Error::conflict(format!(
-                "snapshot {id} is being taken; wait for it, then delete it"
-            )));
-        }
-        Ok(seq)
-    }
-
-    fn number_of(&self, id: SnapshotId) -> Result<SnapshotSeq> {
-        self.snapshot_named(id)
-            .map(|s| s.seq)
-            .ok_or_else(|| Error::not_found(format!("there is no snapshot {id}")))
-    }
-
     /// The first one names the history; later ones change nothing.
     fn establish_lineage(&mut self, nonce: u64, effects: &mut Effects) -> Outcome {
         let (Lineage::PENDING, Some(from)) = (self.settings.lineage, self.settings.restored_from)
@@ -753,26 +328,6 @@ impl State {
         self.settings.lineage = Lineage::derive(from, nonce);
         effects.events.push(Event::LineageEstablished(self.settings.lineage));
         effects.row(Changed::Settings)
-    }
-
-    fn raise_level(&mut self, level: Level, effects: &mut Effects) -> Result<Outcome> {
-        if level <= self.settings.level {
-            return Ok(Outcome::Done { changed: false });
-        }
-        let behind: Vec<String> = self
-            .nodes
-            .values()
-            .filter(|node| node.level < level)
-            .map(|node| format!("node {} at {} runs {}", node.id, node.address, node.version))
-            .collect();
-        if !behind.is_empty() {
-            return Err(Error::conflict(format!(
-                "not every node knows level {level}: {}; upgrade them first",
-                behind.join(", ")
-            )));
-        }
-        self.settings.level = level;
-        Ok(effects.row(Changed::Settings))
     }
 
     fn check(&self) -> Result<()> {

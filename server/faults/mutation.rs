@@ -62,10 +62,12 @@ pub enum Mutation {
     MarkNotSent,
     /// A snapshot whose time is over is released, and sealed when its marks come after all.
     OpenedByTime,
+    /// A node that is removed keeps its place in the groups.
+    RemovedKeepsItsPlace,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 26] = [
+    pub const ALL: [Mutation; 27] = [
         Mutation::AckBeforeSync,
         Mutation::LeaseForEver,
         Mutation::VotesAtOnce,
@@ -92,6 +94,7 @@ impl Mutation {
         Mutation::CapturedTwice,
         Mutation::MarkNotSent,
         Mutation::OpenedByTime,
+        Mutation::RemovedKeepsItsPlace,
     ];
 }
 

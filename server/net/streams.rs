@@ -7,6 +7,8 @@
 //! Beside messages a stream carries news of who speaks to its sender: from these a node learns
 //! where others are. Where it looks is up to `Whereabouts`.
 
+mod removed;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -27,7 +29,7 @@ use crate::{
         clock::Random,
         crew::{Crew, Role},
         error::{Error, Kind, Result},
-        ids::{GroupId, NodeId},
+        ids::NodeId,
         limits,
         locks::lock,
         metrics::Metrics,
@@ -128,38 +130,6 @@ impl Peers {
     pub fn listed(&self, node: NodeId, address: &str) {
         if self.whereabouts().listed(node, address) {
             self.look_again(node);
-        }
-    }
-
-    /// A node was removed from the cluster: nobody speaks to it, and nobody listens.
-    pub fn remove(&self, node: NodeId) {
-        if self.whereabouts().remove(node) {
-            tracing::info!(%node, "a node was removed from the cluster");
-            lock(&self.shared.lines).remove(&node);
-            lock(&self.shared.speakers).remove(&node);
-        }
-    }
-
-    /// Another node says that this one was removed. That is believed when most of those say it who
-    /// decide it: the meta group's voters, as this node knows them.
-    async fn told_removed_by(&self, node: NodeId) {
-        let told: BTreeSet<NodeId> = {
-            let mut told = lock(&self.shared.removed_by);
-            told.insert(node);
-            told.clone()
-        };
-        let (me, Some(handle)) = (self.me().identity.borrow().node, self.shared.handle.get())
-        else {
-            return;
-        };
-        let voters = handle.look(false, limits::NODE_STATUS, move |sight| {
-            let voters = sight.meta().assignments().get(&GroupId::META).cloned();
-            voters.unwrap_or_default().into_iter().filter(|voter| *voter != me).collect::<Vec<_>>()
-        });
-        // Otherwise it says so again when it is dialled again.
-        let Ok(voters) = voters.await else { return };
-        if told.iter().filter(|node| voters.contains(node)).count() * 2 > voters.len() {
-            self.shared.crew.fail(Error::conflict(Removed::refusal(me)));
         }
     }
 

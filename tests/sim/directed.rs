@@ -41,6 +41,11 @@ fn plot(family: &str, seed: u64) -> Plot {
     format!("seed={seed} {family}").parse().expect("a family is written like a plot")
 }
 
+/// One in which lost nodes are removed and replaced.
+pub fn repairs(seed: u64) -> Plot {
+    plot(REPAIRS, seed)
+}
+
 /// The plots that the gate plays of all families.
 pub fn plots() -> Vec<Plot> {
     let families: BTreeSet<&str> = SCENARIOS.iter().map(|s| s.family).collect();
@@ -104,6 +109,10 @@ const LEADERS_CHANGE: &str = "nodes=3 replicas=3 clients=9 think=20 every=500 ch
                               overlay=134217728 kept=0 cut=10000 lasts=25000 snapshots=500 \
                               disasters=0 faults=LateMarks,Crash,Pause,Isolate";
 
+/// Disks are lost one after the other, beside crashes, while snapshots are taken.
+const REPAIRS: &str = "nodes=4 replicas=3 clients=6 think=20 every=700 lasts=20000 snapshots=1500 \
+                       disasters=0 faults=DiskLost,Crash";
+
 const fn scenario(
     mutation: Mutation,
     family: &'static str,
@@ -113,7 +122,7 @@ const fn scenario(
     Scenario { mutation, family, found, how }
 }
 
-pub const SCENARIOS: [Scenario; 26] = [
+pub const SCENARIOS: [Scenario; 27] = [
     scenario(
         Mutation::AckBeforeSync,
         POWER,
@@ -269,6 +278,12 @@ pub const SCENARIOS: [Scenario; 26] = [
         OVERDUE,
         (15, 20),
         "groups are released at the deadline, and one node's are marked after it",
+    ),
+    scenario(
+        Mutation::RemovedKeepsItsPlace,
+        REPAIRS,
+        (1, 1),
+        "a node whose disk is lost is removed",
     ),
 ];
 

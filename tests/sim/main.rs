@@ -126,6 +126,7 @@ fn play_all(plots: Vec<Plot>) -> (Ending, Vec<(Plot, Ending)>) {
         total.parts += ending.parts;
         total.restores += ending.restores;
         total.refused_parts += ending.refused_parts;
+        total.removed += ending.removed;
         total.rounds += ending.rounds;
         total.messages += ending.messages;
         total.disk_operations += ending.disk_operations;
@@ -226,6 +227,16 @@ fn clusters_that_are_restored_elsewhere_are_one_again_within_five_seconds() {
     // Where no snapshot was complete in time there is nothing to restore from.
     let restores = keep_every_promise((0..60).map(plot).collect()).restores;
     assert!(restores >= 40, "only {restores} of 60 stories came to a restore");
+}
+
+/// Nearly as many disks as a cluster has nodes are lost in each of these.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn disks_are_lost_and_replaced_one_after_the_other_and_nothing_else_is() {
+    let plots: Vec<Plot> = seeds_or(0..12).map(directed::repairs).collect();
+    let stories = plots.len() as u64;
+    let removed = keep_every_promise(plots).removed;
+    assert!(removed >= 2 * stories, "only {removed} nodes were lost in {stories} stories");
 }
 
 #[test]

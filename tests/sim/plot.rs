@@ -82,14 +82,23 @@ pub enum Fault {
     /// Power goes everywhere as soon as a node has voted for another one, before that one can say
     /// that it leads. Only in directed scenarios.
     CrashAtVote,
+    /// A disk is lost for good, where every group can do without it. A new machine joins in its
+    /// place, and an operator removes the lost node. Only in directed scenarios.
+    DiskLost,
 }
 
 /// What `Plot::of` draws by itself, behind everything else, or not at all.
-const DRAWN_LATER: [Fault; 5] =
-    [Fault::Rot, Fault::StoreRot, Fault::Move, Fault::LateMarks, Fault::CrashAtVote];
+const DRAWN_LATER: [Fault; 6] = [
+    Fault::Rot,
+    Fault::StoreRot,
+    Fault::Move,
+    Fault::LateMarks,
+    Fault::CrashAtVote,
+    Fault::DiskLost,
+];
 
 impl Fault {
-    pub const ALL: [Fault; 20] = [
+    pub const ALL: [Fault; 21] = [
         Fault::Crash,
         Fault::CrashAll,
         Fault::CrashBetweenWrites,
@@ -110,6 +119,7 @@ impl Fault {
         Fault::Move,
         Fault::LateMarks,
         Fault::CrashAtVote,
+        Fault::DiskLost,
     ];
 }
 

@@ -3,6 +3,8 @@
 //!
 //! What may happen in it stands in its plot; what did is told with the end.
 
+mod repairs;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -12,7 +14,7 @@ use devicedb::{
     base::{
         clock::Random,
         error::Result,
-        ids::{GroupId, SnapshotId, Topology},
+        ids::{GroupId, NodeId, SnapshotId, Topology},
     },
     cluster::{self, reconfigure::Membership},
     data::{Place as RowPlace, Row, RowKey, Versions},
@@ -31,6 +33,7 @@ use crate::{
 
 const FAULTS: u64 = 1_000_000;
 const SNAPSHOTS: u64 = 1_000_001;
+const REMOVALS: u64 = 1_000_002;
 /// Enough for one story: more seeds find more than longer ones.
 pub const OPERATIONS_MAX: u64 = 6000;
 /// Several times what a story needs.
@@ -49,6 +52,8 @@ pub struct Ending {
     pub parts: u64,
     pub restores: u64,
     pub refused_parts: u64,
+    /// Nodes that were lost and removed.
+    pub removed: u64,
     pub rounds: u64,
     pub messages: u64,
     pub disk_operations: u64,
@@ -73,6 +78,9 @@ pub struct Story {
     pub restored: Option<SnapshotId>,
     /// Parts that were damaged and not restored.
     pub refused_parts: u64,
+    /// Nodes whose disk is lost and that are not made up for yet.
+    lost: BTreeSet<NodeId>,
+    pub removed: u64,
     told: Vec<String>,
     /// Why it has not come to rest yet.
     restless: String,
@@ -116,6 +124,8 @@ pub fn play(plot: Plot) -> Ending {
         restores: 0,
         restored: None,
         refused_parts: 0,
+        lost: BTreeSet::new(),
+        removed: 0,
         told: Vec::new(),
         restless: String::new(),
         broken: Vec::new(),
@@ -195,6 +205,7 @@ impl Story {
         self.clients.stopping = true;
         self.heal();
         self.until("every client has its answer", END_MAX, |story| story.clients.idle());
+        self.until("lost nodes are made up for", END_MAX, |story| story.made_up_for());
         self.until("all replicas are the same", END_MAX, |story| story.replicas_agree());
     }
 
@@ -213,6 +224,7 @@ impl Story {
             parts: self.parts.completed,
             restores: self.restores,
             refused_parts: self.refused_parts,
+            removed: self.removed,
             rounds: self.world.rounds,
             messages: self.world.messages,
             disk_operations: self.world.disk_operations(),
@@ -260,6 +272,7 @@ impl Story {
             match outcome {
                 Outcome::Alarm(FAULTS) => self.fault(),
                 Outcome::Alarm(SNAPSHOTS) => self.snapshot(),
+                Outcome::Alarm(REMOVALS) => self.remove_lost(),
                 Outcome::Alarm(number) if number >= parts::ALARMS => {
                     self.parts.on_alarm(number, &mut self.world)
                 }
@@ -376,6 +389,7 @@ impl Story {
                 self.world.network.marks_late = Some((node, some(&mut rng, 2 * deadline)));
             }
             Fault::CrashAtVote => self.world.network.fails_at_vote = true,
+            Fault::DiskLost => self.lose_disk(node, &mut rng),
             Fault::StoreRot => {
                 if !self.world.rotted && self.spares_any() {
                     self.world.rot_store(node);

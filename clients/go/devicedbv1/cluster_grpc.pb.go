@@ -21,18 +21,21 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ClusterService_GetIdentity_FullMethodName    = "/devicedb.v1.ClusterService/GetIdentity"
-	ClusterService_InitCluster_FullMethodName    = "/devicedb.v1.ClusterService/InitCluster"
-	ClusterService_GetOverview_FullMethodName    = "/devicedb.v1.ClusterService/GetOverview"
-	ClusterService_ListNodes_FullMethodName      = "/devicedb.v1.ClusterService/ListNodes"
-	ClusterService_ListPartitions_FullMethodName = "/devicedb.v1.ClusterService/ListPartitions"
-	ClusterService_AddSite_FullMethodName        = "/devicedb.v1.ClusterService/AddSite"
-	ClusterService_RemoveSite_FullMethodName     = "/devicedb.v1.ClusterService/RemoveSite"
-	ClusterService_ListSites_FullMethodName      = "/devicedb.v1.ClusterService/ListSites"
-	ClusterService_AddRelay_FullMethodName       = "/devicedb.v1.ClusterService/AddRelay"
-	ClusterService_RemoveRelay_FullMethodName    = "/devicedb.v1.ClusterService/RemoveRelay"
-	ClusterService_MoveRelay_FullMethodName      = "/devicedb.v1.ClusterService/MoveRelay"
-	ClusterService_ListRelays_FullMethodName     = "/devicedb.v1.ClusterService/ListRelays"
+	ClusterService_GetIdentity_FullMethodName     = "/devicedb.v1.ClusterService/GetIdentity"
+	ClusterService_InitCluster_FullMethodName     = "/devicedb.v1.ClusterService/InitCluster"
+	ClusterService_GetOverview_FullMethodName     = "/devicedb.v1.ClusterService/GetOverview"
+	ClusterService_ListNodes_FullMethodName       = "/devicedb.v1.ClusterService/ListNodes"
+	ClusterService_ListPartitions_FullMethodName  = "/devicedb.v1.ClusterService/ListPartitions"
+	ClusterService_AddSite_FullMethodName         = "/devicedb.v1.ClusterService/AddSite"
+	ClusterService_RemoveSite_FullMethodName      = "/devicedb.v1.ClusterService/RemoveSite"
+	ClusterService_ListSites_FullMethodName       = "/devicedb.v1.ClusterService/ListSites"
+	ClusterService_AddRelay_FullMethodName        = "/devicedb.v1.ClusterService/AddRelay"
+	ClusterService_RemoveRelay_FullMethodName     = "/devicedb.v1.ClusterService/RemoveRelay"
+	ClusterService_MoveRelay_FullMethodName       = "/devicedb.v1.ClusterService/MoveRelay"
+	ClusterService_ListRelays_FullMethodName      = "/devicedb.v1.ClusterService/ListRelays"
+	ClusterService_GetUpgrade_FullMethodName      = "/devicedb.v1.ClusterService/GetUpgrade"
+	ClusterService_FinalizeUpgrade_FullMethodName = "/devicedb.v1.ClusterService/FinalizeUpgrade"
+	ClusterService_RemoveNode_FullMethodName      = "/devicedb.v1.ClusterService/RemoveNode"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -70,6 +73,16 @@ type ClusterServiceClient interface {
 	MoveRelay(ctx context.Context, in *MoveRelayRequest, opts ...grpc.CallOption) (*MoveRelayResponse, error)
 	// The relays, by id.
 	ListRelays(ctx context.Context, in *ListRelaysRequest, opts ...grpc.CallOption) (*ListRelaysResponse, error)
+	// Which version every node runs, and whether the cluster uses all that they know.
+	GetUpgrade(ctx context.Context, in *GetUpgradeRequest, opts ...grpc.CallOption) (*GetUpgradeResponse, error)
+	// Lets the cluster use what all of its nodes know; from then on none of them can go back to an older version. Repeating it changes nothing.
+	// FAILED_PRECONDITION names the nodes that run an older version than others.
+	FinalizeUpgrade(ctx context.Context, in *FinalizeUpgradeRequest, opts ...grpc.CallOption) (*FinalizeUpgradeResponse, error)
+	// Removes a node that is lost for good: its places go to other nodes, and it never comes back. A node that was removed before is left removed. The data is
+	// copied to the other nodes afterwards; GetOverview says when all groups have their replicas again.
+	//
+	// What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
+	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
 }
 
 type clusterServiceClient struct {
@@ -200,6 +213,36 @@ func (c *clusterServiceClient) ListRelays(ctx context.Context, in *ListRelaysReq
 	return out, nil
 }
 
+func (c *clusterServiceClient) GetUpgrade(ctx context.Context, in *GetUpgradeRequest, opts ...grpc.CallOption) (*GetUpgradeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetUpgradeResponse)
+	err := c.cc.Invoke(ctx, ClusterService_GetUpgrade_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) FinalizeUpgrade(ctx context.Context, in *FinalizeUpgradeRequest, opts ...grpc.CallOption) (*FinalizeUpgradeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FinalizeUpgradeResponse)
+	err := c.cc.Invoke(ctx, ClusterService_FinalizeUpgrade_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveNodeResponse)
+	err := c.cc.Invoke(ctx, ClusterService_RemoveNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -235,6 +278,16 @@ type ClusterServiceServer interface {
 	MoveRelay(context.Context, *MoveRelayRequest) (*MoveRelayResponse, error)
 	// The relays, by id.
 	ListRelays(context.Context, *ListRelaysRequest) (*ListRelaysResponse, error)
+	// Which version every node runs, and whether the cluster uses all that they know.
+	GetUpgrade(context.Context, *GetUpgradeRequest) (*GetUpgradeResponse, error)
+	// Lets the cluster use what all of its nodes know; from then on none of them can go back to an older version. Repeating it changes nothing.
+	// FAILED_PRECONDITION names the nodes that run an older version than others.
+	FinalizeUpgrade(context.Context, *FinalizeUpgradeRequest) (*FinalizeUpgradeResponse, error)
+	// Removes a node that is lost for good: its places go to other nodes, and it never comes back. A node that was removed before is left removed. The data is
+	// copied to the other nodes afterwards; GetOverview says when all groups have their replicas again.
+	//
+	// What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
+	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -280,6 +333,15 @@ func (UnimplementedClusterServiceServer) MoveRelay(context.Context, *MoveRelayRe
 }
 func (UnimplementedClusterServiceServer) ListRelays(context.Context, *ListRelaysRequest) (*ListRelaysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRelays not implemented")
+}
+func (UnimplementedClusterServiceServer) GetUpgrade(context.Context, *GetUpgradeRequest) (*GetUpgradeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetUpgrade not implemented")
+}
+func (UnimplementedClusterServiceServer) FinalizeUpgrade(context.Context, *FinalizeUpgradeRequest) (*FinalizeUpgradeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FinalizeUpgrade not implemented")
+}
+func (UnimplementedClusterServiceServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -518,6 +580,60 @@ func _ClusterService_ListRelays_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_GetUpgrade_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetUpgradeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).GetUpgrade(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_GetUpgrade_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).GetUpgrade(ctx, req.(*GetUpgradeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_FinalizeUpgrade_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FinalizeUpgradeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).FinalizeUpgrade(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_FinalizeUpgrade_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).FinalizeUpgrade(ctx, req.(*FinalizeUpgradeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).RemoveNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_RemoveNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).RemoveNode(ctx, req.(*RemoveNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -572,6 +688,18 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRelays",
 			Handler:    _ClusterService_ListRelays_Handler,
+		},
+		{
+			MethodName: "GetUpgrade",
+			Handler:    _ClusterService_GetUpgrade_Handler,
+		},
+		{
+			MethodName: "FinalizeUpgrade",
+			Handler:    _ClusterService_FinalizeUpgrade_Handler,
+		},
+		{
+			MethodName: "RemoveNode",
+			Handler:    _ClusterService_RemoveNode_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -98,6 +98,21 @@ class ClusterServiceStub(object):
                 request_serializer=devicedb_dot_v1_dot_cluster__pb2.ListRelaysRequest.SerializeToString,
                 response_deserializer=devicedb_dot_v1_dot_cluster__pb2.ListRelaysResponse.FromString,
                 _registered_method=True)
+        self.GetUpgrade = channel.unary_unary(
+                '/devicedb.v1.ClusterService/GetUpgrade',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.GetUpgradeRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.GetUpgradeResponse.FromString,
+                _registered_method=True)
+        self.FinalizeUpgrade = channel.unary_unary(
+                '/devicedb.v1.ClusterService/FinalizeUpgrade',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.FinalizeUpgradeRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.FinalizeUpgradeResponse.FromString,
+                _registered_method=True)
+        self.RemoveNode = channel.unary_unary(
+                '/devicedb.v1.ClusterService/RemoveNode',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.RemoveNodeRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.RemoveNodeResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -193,6 +208,31 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUpgrade(self, request, context):
+        """Which version every node runs, and whether the cluster uses all that they know.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinalizeUpgrade(self, request, context):
+        """Lets the cluster use what all of its nodes know; from then on none of them can go back to an older version. Repeating it changes nothing.
+        FAILED_PRECONDITION names the nodes that run an older version than others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveNode(self, request, context):
+        """Removes a node that is lost for good: its places go to other nodes, and it never comes back. A node that was removed before is left removed. The data is
+        copied to the other nodes afterwards; GetOverview says when all groups have their replicas again.
+
+        What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -255,6 +295,21 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ListRelays,
                     request_deserializer=devicedb_dot_v1_dot_cluster__pb2.ListRelaysRequest.FromString,
                     response_serializer=devicedb_dot_v1_dot_cluster__pb2.ListRelaysResponse.SerializeToString,
+            ),
+            'GetUpgrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpgrade,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.GetUpgradeRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.GetUpgradeResponse.SerializeToString,
+            ),
+            'FinalizeUpgrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinalizeUpgrade,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.FinalizeUpgradeRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.FinalizeUpgradeResponse.SerializeToString,
+            ),
+            'RemoveNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveNode,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.RemoveNodeRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.RemoveNodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -585,6 +640,87 @@ class ClusterService(object):
             '/devicedb.v1.ClusterService/ListRelays',
             devicedb_dot_v1_dot_cluster__pb2.ListRelaysRequest.SerializeToString,
             devicedb_dot_v1_dot_cluster__pb2.ListRelaysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpgrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/GetUpgrade',
+            devicedb_dot_v1_dot_cluster__pb2.GetUpgradeRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.GetUpgradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinalizeUpgrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/FinalizeUpgrade',
+            devicedb_dot_v1_dot_cluster__pb2.FinalizeUpgradeRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.FinalizeUpgradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/RemoveNode',
+            devicedb_dot_v1_dot_cluster__pb2.RemoveNodeRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.RemoveNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -217,7 +217,55 @@ _ClusterServiceListRelaysType = typing_extensions.TypeVar(
     ],
 )
 
-class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _ClusterServiceInitClusterType, _ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType]):
+_ClusterServiceGetUpgradeType = typing_extensions.TypeVar(
+    '_ClusterServiceGetUpgradeType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.GetUpgradeRequest,
+        devicedb.v1.cluster_pb2.GetUpgradeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.GetUpgradeRequest,
+        devicedb.v1.cluster_pb2.GetUpgradeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.GetUpgradeRequest,
+        devicedb.v1.cluster_pb2.GetUpgradeResponse,
+    ],
+)
+
+_ClusterServiceFinalizeUpgradeType = typing_extensions.TypeVar(
+    '_ClusterServiceFinalizeUpgradeType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.FinalizeUpgradeRequest,
+        devicedb.v1.cluster_pb2.FinalizeUpgradeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.FinalizeUpgradeRequest,
+        devicedb.v1.cluster_pb2.FinalizeUpgradeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.FinalizeUpgradeRequest,
+        devicedb.v1.cluster_pb2.FinalizeUpgradeResponse,
+    ],
+)
+
+_ClusterServiceRemoveNodeType = typing_extensions.TypeVar(
+    '_ClusterServiceRemoveNodeType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.RemoveNodeRequest,
+        devicedb.v1.cluster_pb2.RemoveNodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.RemoveNodeRequest,
+        devicedb.v1.cluster_pb2.RemoveNodeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.RemoveNodeRequest,
+        devicedb.v1.cluster_pb2.RemoveNodeResponse,
+    ],
+)
+
+class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _ClusterServiceInitClusterType, _ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType, _ClusterServiceGetUpgradeType, _ClusterServiceFinalizeUpgradeType, _ClusterServiceRemoveNodeType]):
     """Reads and changes the cluster's configuration. Any node answers.
 
     A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
@@ -274,6 +322,18 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
             devicedb.v1.cluster_pb2.ListRelaysRequest,
             devicedb.v1.cluster_pb2.ListRelaysResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.GetUpgradeRequest,
+            devicedb.v1.cluster_pb2.GetUpgradeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.FinalizeUpgradeRequest,
+            devicedb.v1.cluster_pb2.FinalizeUpgradeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.RemoveNodeRequest,
+            devicedb.v1.cluster_pb2.RemoveNodeResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -326,6 +386,18 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
             devicedb.v1.cluster_pb2.ListRelaysRequest,
             devicedb.v1.cluster_pb2.ListRelaysResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.GetUpgradeRequest,
+            devicedb.v1.cluster_pb2.GetUpgradeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.FinalizeUpgradeRequest,
+            devicedb.v1.cluster_pb2.FinalizeUpgradeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.RemoveNodeRequest,
+            devicedb.v1.cluster_pb2.RemoveNodeResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetIdentity: _ClusterServiceGetIdentityType
@@ -367,6 +439,21 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
 
     ListRelays: _ClusterServiceListRelaysType
     """The relays, by id."""
+
+    GetUpgrade: _ClusterServiceGetUpgradeType
+    """Which version every node runs, and whether the cluster uses all that they know."""
+
+    FinalizeUpgrade: _ClusterServiceFinalizeUpgradeType
+    """Lets the cluster use what all of its nodes know; from then on none of them can go back to an older version. Repeating it changes nothing.
+    FAILED_PRECONDITION names the nodes that run an older version than others.
+    """
+
+    RemoveNode: _ClusterServiceRemoveNodeType
+    """Removes a node that is lost for good: its places go to other nodes, and it never comes back. A node that was removed before is left removed. The data is
+    copied to the other nodes afterwards; GetOverview says when all groups have their replicas again.
+
+    What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
+    """
 
 ClusterServiceAsyncStub: typing_extensions.TypeAlias = ClusterServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -416,6 +503,18 @@ ClusterServiceAsyncStub: typing_extensions.TypeAlias = ClusterServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.ListRelaysRequest,
         devicedb.v1.cluster_pb2.ListRelaysResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.GetUpgradeRequest,
+        devicedb.v1.cluster_pb2.GetUpgradeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.FinalizeUpgradeRequest,
+        devicedb.v1.cluster_pb2.FinalizeUpgradeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.RemoveNodeRequest,
+        devicedb.v1.cluster_pb2.RemoveNodeResponse,
     ],
 ]
 
@@ -525,5 +624,35 @@ class ClusterServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[devicedb.v1.cluster_pb2.ListRelaysResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.ListRelaysResponse]]:
         """The relays, by id."""
+
+    @abc.abstractmethod
+    def GetUpgrade(
+        self,
+        request: devicedb.v1.cluster_pb2.GetUpgradeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.GetUpgradeResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.GetUpgradeResponse]]:
+        """Which version every node runs, and whether the cluster uses all that they know."""
+
+    @abc.abstractmethod
+    def FinalizeUpgrade(
+        self,
+        request: devicedb.v1.cluster_pb2.FinalizeUpgradeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.FinalizeUpgradeResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.FinalizeUpgradeResponse]]:
+        """Lets the cluster use what all of its nodes know; from then on none of them can go back to an older version. Repeating it changes nothing.
+        FAILED_PRECONDITION names the nodes that run an older version than others.
+        """
+
+    @abc.abstractmethod
+    def RemoveNode(
+        self,
+        request: devicedb.v1.cluster_pb2.RemoveNodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.RemoveNodeResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.RemoveNodeResponse]]:
+        """Removes a node that is lost for good: its places go to other nodes, and it never comes back. A node that was removed before is left removed. The data is
+        copied to the other nodes afterwards; GetOverview says when all groups have their replicas again.
+
+        What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
+        """
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

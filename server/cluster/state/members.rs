@@ -1,0 +1,198 @@
+//! Who is a member, what is assigned to whom, and what all members know.
+//!
+//! A node becomes a member when it announces itself, and stays one until it is removed, for good.
+//! Both place all groups anew. Whether a node that is removed has the last copy of anything is not
+//! known here: whoever asks has looked, and names what was seen (`Etag`).
+
+use std::collections::BTreeMap;
+
+use super::{Effects, State};
+use crate::{
+    base::{
+        error::{Error, Result},
+        ids::{GroupId, NodeId},
+        limits,
+    },
+    cluster::{
+        command::{Changed, Etag, Event, Node, Outcome, Removed},
+        level::Level,
+        placement::{self, Assignments},
+        snapshots::Part,
+    },
+    faults::mutation::{Mutation, mutated},
+};
+
+impl State {
+    /// A known node says where it is now; a new one is given its share of the groups.
+    ///
+    /// An address that another node has announced is taken as it comes: after a restore on other
+    /// machines addresses may have changed places, and until all have announced themselves two
+    /// share one. Nothing depends on it, since nodes name the id they want to reach, and another
+    /// one declines.
+    pub(super) fn announce_node(&mut self, node: &Node, effects: &mut Effects) -> Result<Outcome> {
+        node.check()?;
+        let known = self.nodes.get(&node.id);
+        if known.is_none() && self.nodes.len() >= limits::NODES_MAX {
+            return Err(Error::conflict(format!(
+                "node {} cannot join: a cluster has at most {} nodes",
+                node.id,
+                limits::NODES_MAX
+            )));
+        }
+        if let Some(removed) = self.removed.get(&node.id) {
+            return Err(Error::conflict(Removed::refusal(removed.id)));
+        }
+        if node.level < self.settings.level {
+            return Err(Error::conflict(format!(
+                "node {} runs version {}, which knows levels up to {}, and this cluster is at \
+                 level {}: upgrade that node",
+                node.id, node.version, node.level, self.settings.level
+            )));
+        }
+        // Its capacity was given when it joined; a restart does not move data.
+        let now = Node {
+            capacity_percent: known.map_or(node.capacity_percent, |k| k.capacity_percent),
+            ..node.clone()
+        };
+        if known == Some(&now) {
+            return Ok(Outcome::Done { changed: false });
+        }
+        let is_new = self.nodes.insert(node.id, now).is_none();
+        effects.events.push(Event::NodeChanged(node.id));
+        let outcome = effects.row(Changed::Node(node.id));
+        if is_new {
+            self.assign(effects);
+        }
+        Ok(outcome)
+    }
+
+    /// Names the members and what is assigned to them (blake3, cut to 8 bytes).
+    pub fn etag(&self) -> Etag {
+        let mut hash = blake3::Hasher::new();
+        for node in self.nodes.values() {
+            hash.update(&node.id.0.to_be_bytes());
+            hash.update(&node.capacity_percent.to_be_bytes());
+        }
+        for (group, nodes) in &self.assignments {
+            hash.update(&group.0.to_be_bytes());
+            hash.update(&(nodes.len() as u64).to_be_bytes());
+            for node in nodes {
+                hash.update(&node.0.to_be_bytes());
+            }
+        }
+        let mut first = [0; 8];
+        first.copy_from_slice(&hash.finalize().as_bytes()[..8]);
+        Etag(u64::from_be_bytes(first))
+    }
+
+    /// Where the groups would be without a node.
+    pub fn assignments_without(&self, node: NodeId) -> Assignments {
+        let others = self.nodes.values().filter(|other| other.id != node);
+        self.placed_on(others, &self.assignments)
+    }
+
+    /// What the node holds goes to others, nobody waits for its parts any more, and it never comes
+    /// back. Whether its data is somewhere else is not known here: whoever asks has looked.
+    pub(super) fn remove_node(
+        &mut self,
+        id: NodeId,
+        removed_ms: u64,
+        seen: Etag,
+        effects: &mut Effects,
+    ) -> Result<Outcome> {
+        if self.removed.contains_key(&id) {
+            return Ok(Outcome::Done { changed: false });
+        }
+        let Some(node) = self.nodes.get(&id) else {
+            return Err(Error::not_found(format!("there is no node {id}")));
+        };
+        if self.nodes.len() == 1 {
+            return Err(Error::conflict(format!(
+                "node {id} is the last one, and a cluster has at least one"
+            )));
+        }
+        if seen != self.etag() {
+            return Err(Error::conflict(
+                "nodes or their groups have changed since the removal was planned; ask again",
+            ));
+        }
+        let address = node.address.clone();
+        self.removed.insert(id, Removed { id, address, removed_ms });
+        self.nodes.remove(&id);
+        effects.changed.extend([Changed::Node(id), Changed::Removed(id)]);
+        effects.events.push(Event::NodeRemoved(id));
+        for snapshot in self.snapshots.values_mut() {
+            let waits = snapshot.parts.get(&id).is_some_and(|part| !part.is_final());
+            if waits && snapshot.report(&Part::missing(id, "the node was removed")) {
+                effects.changed.push(Changed::Snapshot(snapshot.seq));
+            }
+        }
+        let deleting = self.snapshots.values().filter(|snapshot| snapshot.deleting.is_some());
+        for seq in deleting.map(|snapshot| snapshot.seq).collect::<Vec<_>>() {
+            if self.is_gone(seq) {
+                self.forget(seq, self.snapshots[&seq].id, effects);
+            }
+        }
+        if !mutated(Mutation::RemovedKeepsItsPlace) {
+            self.assign(effects);
+        }
+        Ok(Outcome::Done { changed: true })
+    }
+
+    pub(super) fn assign(&mut self, effects: &mut Effects) {
+        let new = self.placed(&self.assignments);
+        let before = effects.changed.len();
+        let changed = new
+            .iter()
+            .filter(|(group, nodes)| self.assignments.get(group) != Some(nodes))
+            .map(|(group, _)| Changed::Assignment(*group));
+        effects.changed.extend(changed);
+        if effects.changed.len() > before {
+            effects.events.push(Event::AssignmentsChanged);
+        }
+        self.assignments = new;
+    }
+
+    pub(super) fn placed(&self, old: &Assignments) -> Assignments {
+        self.placed_on(self.nodes.values(), old)
+    }
+
+    pub(super) fn placed_on<'a>(
+        &self,
+        nodes: impl Iterator<Item = &'a Node>,
+        old: &Assignments,
+    ) -> Assignments {
+        let capacities: BTreeMap<NodeId, u32> = nodes.map(|n| (n.id, n.capacity_percent)).collect();
+        let mut new = placement::place(
+            &capacities,
+            old,
+            self.settings.topology.group_ids(),
+            self.settings.replication_factor,
+        );
+        new.insert(
+            GroupId::META,
+            placement::meta_voters(&capacities, old.get(&GroupId::META).map_or(&[], Vec::as_slice)),
+        );
+        new
+    }
+
+    pub(super) fn raise_level(&mut self, level: Level, effects: &mut Effects) -> Result<Outcome> {
+        if level <= self.settings.level {
+            return Ok(Outcome::Done { changed: false });
+        }
+        let behind: Vec<String> = self
+            .nodes
+            .values()
+            .filter(|node| node.level < level)
+            .map(|node| format!("node {} at {} runs {}", node.id, node.address, node.version))
+            .collect();
+        if !behind.is_empty() {
+            return Err(Error::conflict(format!(
+                "not every node knows level {level}: {}; upgrade them first",
+                behind.join(", ")
+            )));
+        }
+        self.settings.level = level;
+        Ok(effects.row(Changed::Settings))
+    }
+}
