@@ -189,13 +189,21 @@ impl Cluster {
     ) -> Result<(Plan, bool)> {
         let deadline = self.handle.clock.now() + wait;
         let left = || deadline.saturating_sub(self.handle.clock.now());
-        let nodes = self.look(left(), |s| s.nodes().clone()).await?;
-        let heard = heard(&self.ask_nodes(&nodes).await);
-        let planned = self.look(left(), move |s| match s.removed().get(&node) {
-            Some(removed) => Ok((Plan::of_nothing(removed, s.etag()), true)),
-            None => removal::plan(s, &heard, node).map(|plan| (plan, false)),
-        });
-        let (plan, gone) = planned.await??;
+        let patience = self.handle.clock.now() + limits::REMOVAL_ELECTIONS.min(wait / 2);
+        let (plan, gone) = loop {
+            let nodes = self.look(left(), |s| s.nodes().clone()).await?;
+            let heard = heard(&self.ask_nodes(&nodes).await);
+            let planned = self.look(left(), move |s| match s.removed().get(&node) {
+                Some(removed) => Ok((Plan::of_nothing(removed, s.etag()), true)),
+                None => removal::plan(s, &heard, node).map(|plan| (plan, false)),
+            });
+            let (plan, gone) = planned.await??;
+            // The node may have been lost a moment ago, and its groups are electing.
+            if !plan.lacks_leaders() || self.handle.clock.now() >= patience {
+                break (plan, gone);
+            }
+            tokio::time::sleep(limits::REMOVAL_LOOK).await;
+        };
         if asked.etag.is_some_and(|etag| etag != plan.etag) {
             return Err(Error::conflict(
                 "nodes or their groups have changed since that etag was given; look at the plan \

@@ -40,6 +40,8 @@ pub struct Objection {
     pub text: String,
     pub groups: Vec<GroupId>,
     pub weight: Weight,
+    /// It is about groups without a leader.
+    unled: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +92,7 @@ pub fn plan(state: &State, heard: &Heard, node: NodeId) -> Result<Plan> {
             ),
             groups: short.clone(),
             weight: Weight::Warns,
+            unled: false,
         }),
     ];
     Ok(Plan {
@@ -106,6 +109,11 @@ impl Plan {
     pub fn of_nothing(removed: &Removed, etag: Etag) -> Plan {
         let address = removed.address.clone();
         Plan { address, replicas_moved: 0, groups_short: 0, objections: Vec::new(), etag }
+    }
+
+    /// Whether groups have no leader, which an election may change soon.
+    pub fn lacks_leaders(&self) -> bool {
+        self.objections.iter().any(|o| o.unled)
     }
 
     /// Why it is not carried out; None when it may be.
@@ -128,6 +136,7 @@ fn last_node(state: &State, node: NodeId) -> Option<Objection> {
         text: format!("node {node} is the last one of its cluster"),
         groups: Vec::new(),
         weight: Weight::Forbids,
+        unled: false,
     })
 }
 
@@ -143,6 +152,7 @@ fn without_leader(heard: &Heard, groups: &[GroupId]) -> Option<Objection> {
         ),
         groups: unled,
         weight: Weight::Forbids,
+        unled: true,
     })
 }
 
@@ -163,6 +173,7 @@ fn lives(heard: &Heard, node: NodeId) -> Option<Objection> {
             ),
             groups: alone,
             weight: Weight::Forbids,
+            unled: false,
         });
     }
     heard.answering.contains(&node).then(|| Objection {
@@ -172,6 +183,7 @@ fn lives(heard: &Heard, node: NodeId) -> Option<Objection> {
         ),
         groups: Vec::new(),
         weight: Weight::Refuses,
+        unled: false,
     })
 }
 
@@ -208,6 +220,7 @@ fn only_part(state: &State, heard: &Heard, node: NodeId) -> Option<Objection> {
         ),
         groups: groups.into_iter().collect(),
         weight: if answers { Weight::Refuses } else { Weight::Warns },
+        unled: false,
     })
 }
 

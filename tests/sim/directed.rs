@@ -282,7 +282,7 @@ pub const SCENARIOS: [Scenario; 27] = [
     scenario(
         Mutation::RemovedKeepsItsPlace,
         REPAIRS,
-        (1, 1),
+        (19, 20),
         "a node whose disk is lost is removed",
     ),
 ];

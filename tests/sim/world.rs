@@ -411,6 +411,7 @@ impl World {
             local,
             drift_permille: this.drift_permille,
         };
+        let registered: Vec<NodeId> = running.engine.meta().nodes().keys().copied().collect();
         let ended =
             panic::catch_unwind(AssertUnwindSafe(|| running.engine.round(inputs, &mut outside)));
         // raft-rs knows no other answer to a log that cannot be read; the process ends either way.
@@ -424,6 +425,10 @@ impl World {
         });
         let said = outside.said;
         self.broken.extend(said.wrong.iter().map(|what| format!("node {node} {what}")));
+        // All nodes here are well: whatever they say is let in. Only one that has just joined may
+        // speak before this node has applied that it has; it is not believed, and says it again.
+        let wrong = said.refused.iter().filter(|(from, _)| registered.contains(from));
+        self.broken.extend(wrong.map(|(_, what)| format!("node {node} {what}")));
         this.busy_until = self.now + this.disk.take_spent();
         running.jobs.extend(said.jobs);
         let begin = !running.working && !running.jobs.is_empty();

@@ -96,7 +96,14 @@ pub const JOINS_AT_ONCE: usize = 16;
 /// sync.
 pub const PROMISE_FOUNDING: Duration = Duration::from_secs(5);
 
+/// How long the removal of a node waits for leaders of the groups that it led: somebody may say it
+/// at once when the node is lost.
+pub const REMOVAL_ELECTIONS: Duration = Duration::from_secs(5);
+/// How often it looks whether they have one.
+pub const REMOVAL_LOOK: Duration = Duration::from_millis(200);
+
 const _: () = assert!(JOIN_AGAIN_MIN.as_millis() < JOIN_AGAIN_MAX.as_millis());
+const _: () = assert!(REMOVAL_ELECTIONS.as_millis() >= 2 * SILENT.as_millis());
 const _: () = assert!(PROMISE_FOUNDING.as_millis() < REQUEST_DEADLINE.as_millis());
 
 // Rows of a group on their way to a replica.

@@ -25,6 +25,8 @@ pub struct Said {
     pub news: Vec<SnapshotNews>,
     /// What no cluster of nodes that are well comes to.
     pub wrong: Vec<String>,
+    /// Messages that were not let in, and whose they were.
+    pub refused: Vec<(NodeId, String)>,
     pub listed: Vec<(NodeId, String)>,
 }
 
@@ -70,11 +72,10 @@ impl Host for Outside<'_> {
             // What was on its way to a machine comes to the one that stands in its place now; a
             // stream's hello would not let it.
             News::Refused { field: "RaftMessage.to", .. } => {}
-            // All nodes here are well: whatever they say is let in.
-            News::Refused { from, group, field } => self
-                .said
-                .wrong
-                .push(format!("refused a message of {from} for group {group}: {field}")),
+            News::Refused { from, group, field } => {
+                let what = format!("refused a message of {from} for group {group}: {field}");
+                self.said.refused.push((from, what));
+            }
             News::Skipped { group, at, why } => {
                 self.said.wrong.push(format!("passed over entry {at:?} of group {group}: {why}"))
             }
