@@ -6,8 +6,11 @@
 use std::marker::PhantomData;
 
 use prost::Message;
-use tonic::codec::{self, BufferSettings};
-use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+use tonic::{
+    Status,
+    codec::{self, BufferSettings, EncodeBuf},
+};
+use tonic_prost::{ProstCodec, ProstDecoder};
 
 use crate::base::limits;
 
@@ -31,14 +34,32 @@ impl<T: Message + Send + 'static, U: Message + Default + Send + 'static> codec::
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = Encoder<T>;
     type Decoder = ProstDecoder<U>;
 
-    fn encoder(&mut self) -> ProstEncoder<T> {
-        ProstCodec::<T, U>::raw_encoder(buffers())
+    fn encoder(&mut self) -> Encoder<T> {
+        Encoder(PhantomData)
     }
     fn decoder(&mut self) -> ProstDecoder<U> {
         ProstCodec::<T, U>::raw_decoder(buffers())
+    }
+}
+
+/// Protobuf into a buffer that takes the whole message at once. One that grows by doubling would
+/// hold a large message up to three times while it grows, and twice while it is sent.
+#[derive(Debug)]
+pub struct Encoder<T>(PhantomData<T>);
+
+impl<T: Message> codec::Encoder for Encoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(item.encoded_len());
+        item.encode(buffer).map_err(|e| Status::internal(e.to_string()))
+    }
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
     }
 }
 

@@ -141,19 +141,23 @@ fn recognise(dir: &Path) -> Result<Holds> {
 pub fn open(dir: &Path, disk: &dyn Disk) -> Result<(Store, Identity)> {
     let store = Store::open(dir, disk)?;
     let mut identity = wire::decode_identity(&store.identity()?)?;
-    if identity.format > FORMAT {
-        return Err(Error::conflict(format!(
-            "{} was written by a newer version: its format is {}, this program reads up to \
-             {FORMAT}; start that version",
-            dir.display(),
-            identity.format
-        )));
-    }
+    refuse_newer(dir, identity.format, FORMAT)?;
     if identity.format < FORMAT {
         identity.format = FORMAT;
         store.set_identity(&wire::encode_identity(&identity))?;
     }
     Ok((store, identity))
+}
+
+fn refuse_newer(dir: &Path, format: u32, newest: u32) -> Result<()> {
+    if format <= newest {
+        return Ok(());
+    }
+    Err(Error::conflict(format!(
+        "{} was written by a newer version: its format is {format}, this program reads up to \
+         {newest}; start that version",
+        dir.display()
+    )))
 }
 
 /// Opens the log beside a store. One that is gone took with it what this node has acknowledged and
@@ -471,17 +475,73 @@ mod tests {
         assert_eq!([found("0\n"), found("node\n"), found("\n")], [Err(Kind::Corrupt); 3]);
     }
 
-    #[test]
-    fn a_store_that_cannot_be_made_takes_no_room() {
-        let dir = tempfile::tempdir().unwrap();
-        let identity = Identity {
-            format: FORMAT,
+    fn identity(format: u32) -> Identity {
+        Identity {
+            format,
             node: NodeId(1),
             cluster: crate::base::ids::ClusterId(crate::base::clock::Random::seeded(1).uuid()),
             lineage: Lineage(1),
             restored_from: None,
             topology: crate::base::ids::Topology::new(64, 8).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_store_of_format_2_is_read_and_written_as_one_of_format_3_from_its_first_opening_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let large = |byte: u8| vec![byte; 1 << 20];
+        let rows = [(&b"da"[..], vec![1]), (b"db", large(2)), (b"dc", large(3)), (b"dd", large(4))];
+        store::tests::write_format_2(dir.path(), &wire::encode_identity(&identity(2)), &rows);
+
+        let found = |store: &Store, key: &[u8]| {
+            store.view().unwrap().get(key).unwrap().map(|row| row.to_vec())
         };
+        let (store, opened) = open(dir.path(), &disk::Machine).unwrap();
+        assert_eq!(opened, identity(3));
+        for (key, row) in &rows {
+            assert_eq!(found(&store, key).as_ref(), Some(row), "a row is cut from its old place");
+        }
+        let mut commit = store.begin().unwrap();
+        let (small, new) = ([9], large(5));
+        commit
+            .rows([(&b"da"[..], Some(&new[..])), (b"db", Some(&small)), (b"dc", None)].into_iter())
+            .unwrap();
+        commit.finish().unwrap();
+        drop(store);
+
+        let (store, opened) = open(dir.path(), &disk::Machine).unwrap();
+        assert_eq!(opened, identity(3), "the first opening is for good");
+        assert_eq!(found(&store, b"da"), Some(large(5)));
+        assert_eq!(found(&store, b"db"), Some(vec![9]));
+        assert_eq!(found(&store, b"dc"), None);
+        assert_eq!(found(&store, b"dd"), Some(large(4)), "a row that nobody wrote stays");
+    }
+
+    #[test]
+    fn a_program_refuses_a_store_of_a_newer_format_by_name_and_leaves_it_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let newer = wire::encode_identity(&identity(FORMAT + 1));
+        drop(Store::create(dir.path(), &disk::Machine, &newer).unwrap());
+        let refused = |e: Error, format: u32, newest: u32| {
+            let says = format!(
+                "{} was written by a newer version: its format is {format}, this program reads up \
+                 to {newest}; start that version",
+                dir.path().display()
+            );
+            assert_eq!((e.kind, e.message), (Kind::Conflict, says));
+        };
+        let Err(e) = open(dir.path(), &disk::Machine) else { panic!("it was opened") };
+        refused(e, FORMAT + 1, FORMAT);
+        let store = Store::open(dir.path(), &disk::Machine).unwrap();
+        assert_eq!(store.identity().unwrap(), newer);
+        // What a program of format 2 says of a store that this one has opened.
+        refused(refuse_newer(dir.path(), FORMAT, 2).unwrap_err(), FORMAT, 2);
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_made_takes_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = identity(FORMAT);
         let full = |_: &mut Commit| Err(Error::exhausted("the disk is full"));
         assert_eq!(make(dir.path(), FOUNDING, &identity, full).unwrap_err().kind, Kind::Exhausted);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

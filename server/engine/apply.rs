@@ -241,7 +241,9 @@ impl Engine {
                 self.tick_group(id);
             }
         }
-        let bytes = self.groups.get(&id).map_or(0, |g| g.overlay.bytes());
+        let group = self.group(id);
+        group.forget_applied();
+        let bytes = group.overlay.bytes();
         self.checkpoints.bytes += bytes.saturating_sub(bytes_before);
         Ok(())
     }

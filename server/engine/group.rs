@@ -412,6 +412,15 @@ impl Group {
         there.map(|(_, member)| member.matched).min().unwrap_or(u64::MAX)
     }
 
+    /// Drops entries from memory that are applied here, once they are many bytes: only a member
+    /// that is away can still ask for them, and they are on disk.
+    pub fn forget_applied(&mut self) {
+        if self.raw.store().recent_bytes() > limits::LOG_CACHE_APPLIED_BYTES {
+            let (applied, lacked) = (self.record.applied.index, self.lacked());
+            self.raw.mut_store().forget(applied, lacked);
+        }
+    }
+
     /// Whether a command of this asker waits here.
     pub fn holds(&self, asker: Asker) -> bool {
         let proposed = self.proposed.iter().flat_map(|proposed| &proposed.commands);

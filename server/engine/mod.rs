@@ -341,6 +341,7 @@ impl Engine {
         for group in self.groups.values_mut().filter(|g| active || g.id.is_meta()) {
             if group.installing.is_none() {
                 group.tick(&mut self.rng);
+                group.forget_applied();
                 if group.has_work() {
                     self.awake.insert(group.id);
                 }

@@ -52,6 +52,8 @@ pub struct GroupLog {
     last: Position,
     recent: VecDeque<Entry>,
     recent_bytes: usize,
+    /// The last entry that is applied, as far as `forget` has said.
+    applied: u64,
     /// Bytes appended since the start, and what they were at some entries, for whoever asks how far
     /// back so many bytes reach.
     appended: u64,
@@ -78,6 +80,7 @@ impl GroupLog {
             last: found.begin,
             recent: VecDeque::new(),
             recent_bytes: 0,
+            applied: applied.index,
             appended: 0,
             steps: VecDeque::new(),
             offers: RefCell::default(),
@@ -167,7 +170,12 @@ impl GroupLog {
                 self.steps.push_back((entry.index, self.appended));
             }
         }
-        while self.recent_bytes > limits::LOG_CACHE_BYTES && self.recent.len() > 1 {
+        // What is not applied is asked for as soon as it is committed.
+        while self.recent.front().is_some_and(|e| {
+            let applied = e.index <= self.applied;
+            self.recent_bytes
+                > if applied { limits::LOG_CACHE_BYTES } else { limits::LOG_CACHE_BYTES_MAX }
+        }) {
             self.recent_bytes -= self.recent.pop_front().map_or(0, |e| log::entry_bytes(&e));
         }
         self.last = Position { index: last.index, term: last.term };
@@ -186,6 +194,22 @@ impl GroupLog {
     pub fn persist_commit(&mut self, index: u64, batch: &mut Batch) -> Result<()> {
         self.hard_state.commit = self.hard_state.commit.max(index);
         batch.hard_state(self.group, &written(&self.hard_state))
+    }
+
+    /// Bytes of the entries that are kept in memory.
+    pub fn recent_bytes(&self) -> usize {
+        self.recent_bytes
+    }
+
+    /// Drops entries that are applied and that nobody lacks from memory, but for the last ones.
+    /// They stay on disk.
+    pub fn forget(&mut self, applied: u64, lacked: u64) {
+        self.applied = applied;
+        while self.recent_bytes > limits::LOG_CACHE_LEFT_BYTES
+            && self.recent.front().is_some_and(|e| e.index <= applied.min(lacked))
+        {
+            self.recent_bytes -= self.recent.pop_front().map_or(0, |e| log::entry_bytes(&e));
+        }
     }
 
     pub fn set_commit(&mut self, commit: u64) {
@@ -327,5 +351,50 @@ pub fn membership(state: &ConfState) -> Membership {
     Membership {
         voters: state.get_voters().iter().map(|n| NodeId(*n)).collect(),
         learners: state.get_learners().iter().map(|n| NodeId(*n)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use raft::Storage as _;
+
+    use super::*;
+    use crate::{base::disk::Machine, entry::LOG_BEGIN};
+
+    #[test]
+    fn what_is_not_applied_stays_in_memory_and_what_was_dropped_is_read_from_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path(), Arc::new(Machine)).unwrap();
+        let mut group =
+            GroupLog::open(log.clone(), GroupId(0), LOG_BEGIN, Membership::default()).unwrap();
+        let first = LOG_BEGIN.index + 1;
+        let entries: Vec<_> = (first..first + 6)
+            .map(|index| Entry {
+                index,
+                term: LOG_BEGIN.term,
+                data: vec![index as u8; 1 << 20].into(),
+                ..Entry::default()
+            })
+            .collect();
+        for entry in &entries {
+            let mut batch = Batch::default();
+            group.append(std::slice::from_ref(entry), &mut batch).unwrap();
+            log.write(&mut batch, true).unwrap();
+        }
+        let in_memory = |group: &GroupLog| group.recent.iter().map(|e| e.index).collect::<Vec<_>>();
+        let read = |group: &GroupLog| {
+            group.entries(first, first + 6, None, GetEntriesContext::empty(false)).unwrap()
+        };
+        assert_eq!(in_memory(&group), (first..first + 6).collect::<Vec<_>>());
+
+        group.forget(first + 3, first + 1);
+        assert_eq!(in_memory(&group), (first + 2..first + 6).collect::<Vec<_>>(), "one is lacked");
+        assert_eq!(read(&group), entries);
+        group.forget(first + 5, u64::MAX);
+        assert_eq!((in_memory(&group), group.recent_bytes()), (vec![], 0));
+        assert_eq!(read(&group), entries);
+        assert_eq!(group.term(first + 2).unwrap(), LOG_BEGIN.term);
     }
 }

@@ -112,7 +112,17 @@ impl Peers {
 
     /// Queues messages in their order; they are lost when the queue is full or the node unknown.
     pub fn send(&self, to: NodeId, messages: Vec<PeerMessage>) {
-        let (count, bytes) = (messages.len(), wire::peer_bytes(&messages));
+        let bytes = wire::peer_bytes(&messages);
+        if bytes <= limits::PEER_FRAME_BYTES {
+            return self.queue(to, messages, bytes);
+        }
+        for (batch, bytes) in wire::frames(messages) {
+            self.queue(to, batch, bytes);
+        }
+    }
+
+    fn queue(&self, to: NodeId, messages: Vec<PeerMessage>, bytes: usize) {
+        let count = messages.len();
         let queue = |line: &Line| {
             line.room
                 .take(bytes)

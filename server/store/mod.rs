@@ -457,4 +457,4 @@ fn broken(pages: &Pages, e: impl Into<redb::Error>) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -3,6 +3,20 @@
 use super::*;
 use crate::base::disk;
 
+/// Makes a store as programs of format 2 did: every row lies whole in one table, however large.
+pub fn write_format_2(dir: &Path, identity: &[u8], rows: &[(&[u8], Vec<u8>)]) {
+    let store = Store::create(dir, &disk::Machine, identity).unwrap();
+    let commit = store.begin().unwrap();
+    {
+        let mut table = commit.txn.open_table(ROWS).unwrap();
+        for (key, row) in rows {
+            table.insert(*key, row.as_slice()).unwrap();
+        }
+    }
+    commit.finish().unwrap();
+    assert!(store.view().unwrap().pieces.is_none(), "format 2 had no pieces");
+}
+
 #[test]
 fn rows_and_group_records_are_committed_together_and_found_again() {
     let dir = tempfile::tempdir().unwrap();

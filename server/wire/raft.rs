@@ -6,8 +6,11 @@ use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot}
 
 use prost::Message as _;
 
-use crate::proto::internal::v1::{
-    self as internal, PeerMessage, RaftEntryType, RaftMessageType, peer_message::Body,
+use crate::{
+    base::limits,
+    proto::internal::v1::{
+        self as internal, PeerMessage, RaftEntryType, RaftMessageType, peer_message::Body,
+    },
 };
 
 const TYPES: &[(MessageType, RaftMessageType)] = &[
@@ -48,6 +51,24 @@ pub fn peer_bytes(messages: &[PeerMessage]) -> usize {
         None => 0,
     };
     messages.iter().map(|message| size_of::<PeerMessage>() + body(message)).sum()
+}
+
+/// Cuts a batch into batches that a frame has room for, each with its bytes. A message that is
+/// larger goes alone: a frame beyond `PEER_MESSAGE_BYTES_MAX` would break the stream, and every
+/// frame is in memory at once, at both of its ends.
+pub fn frames(messages: Vec<PeerMessage>) -> Vec<(Vec<PeerMessage>, usize)> {
+    let mut frames: Vec<(Vec<PeerMessage>, usize)> = Vec::new();
+    for message in messages {
+        let bytes = peer_bytes(std::slice::from_ref(&message));
+        match frames.last_mut().filter(|(_, before)| before + bytes <= limits::PEER_FRAME_BYTES) {
+            Some((batch, before)) => {
+                batch.push(message);
+                *before += bytes;
+            }
+            None => frames.push((vec![message], bytes)),
+        }
+    }
+    frames
 }
 
 pub fn raft(mut message: Message) -> internal::RaftMessage {
@@ -135,9 +156,10 @@ fn entry(entry: Entry) -> internal::RaftEntry {
 fn parse_entry(entry: internal::RaftEntry) -> Option<Entry> {
     let kind = entry.r#type();
     let entry_type = ENTRY_TYPES.iter().find(|(_, wire)| *wire == kind)?.0;
-    // Copied: groups keep recent entries in memory, and one of a few bytes would keep the frame of
-    // megabytes that it came in.
-    let data = Bytes::copy_from_slice(&entry.data);
+    // A small one is copied: groups keep recent entries in memory, and one of a few bytes would
+    // keep the frame of megabytes that it came in. A large one is most of its frame.
+    let large = entry.data.len() >= limits::ENTRY_SHARED_BYTES;
+    let data = if large { entry.data } else { Bytes::copy_from_slice(&entry.data) };
     Some(Entry {
         entry_type,
         term: entry.term,
@@ -173,5 +195,30 @@ mod tests {
         assert_eq!(raft(parse_raft(append.clone()).unwrap()), append);
         assert_eq!(parse_raft(message(RaftMessageType::Unspecified, RaftEntryType::Normal)), None);
         assert_eq!(parse_raft(message(RaftMessageType::Append, RaftEntryType::Unspecified)), None);
+    }
+
+    #[test]
+    fn a_batch_of_many_large_messages_is_cut_into_frames_in_their_order() {
+        let forward = |number: u64, bytes: usize| PeerMessage {
+            group: 0,
+            body: Some(Body::Forward(internal::Forward {
+                id: number,
+                request: Some(internal::forward::Request::Command(internal::Command {
+                    request_id: vec![0; bytes].into(),
+                    action: None,
+                })),
+                ..internal::Forward::default()
+            })),
+        };
+        let sizes = [10, 1 << 20, 1 << 20, 10, 10, 5 << 20, 10, 1 << 20, 10];
+        let all: Vec<_> =
+            sizes.iter().zip(1..).map(|(bytes, number)| forward(number, *bytes)).collect();
+        let frames = frames(all.clone());
+        assert_eq!(frames.iter().map(|(batch, _)| batch.len()).collect::<Vec<_>>(), [2, 3, 1, 3]);
+        for (batch, bytes) in &frames {
+            assert_eq!(*bytes, peer_bytes(batch));
+            assert!(*bytes <= limits::PEER_FRAME_BYTES || batch.len() == 1);
+        }
+        assert_eq!(frames.into_iter().flat_map(|(batch, _)| batch).collect::<Vec<_>>(), all);
     }
 }

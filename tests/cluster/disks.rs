@@ -196,11 +196,7 @@ async fn a_snapshot_that_would_fill_the_disk_of_the_store_fails_and_writes_go_on
     node.wait_ready().await;
     cluster.nodes.push(node);
     let client = cluster.client();
-    assert!(
-        cluster.nodes[0].log().contains("store and snapshot store lie on one file system"),
-        "{}",
-        cluster.nodes[0].log_end()
-    );
+    cluster.nodes[0].says("store and snapshot store lie on one file system").await;
     fill(&client, "shop", 240, 100 << 10).await;
 
     // All rows go to the store, so that it takes no more room; the part of them does not stay.

@@ -58,6 +58,16 @@ async fn all_wait(cluster: &mut Cluster) {
     }
 }
 
+/// The nodes that say that they have founded a cluster, once one does.
+async fn founders(cluster: &Cluster) -> Vec<usize> {
+    eventually("a node says that it has founded a cluster", SOON, async || {
+        let founded = |at: &usize| cluster.nodes[*at].log().contains("founded a cluster");
+        let founders: Vec<usize> = (0..cluster.nodes.len()).filter(founded).collect();
+        if founders.is_empty() { Err("none does") } else { Ok(founders) }
+    })
+    .await
+}
+
 /// The id that every running node gives its cluster.
 async fn one_cluster(cluster: &Cluster) -> String {
     let mut ids = BTreeSet::new();
@@ -92,15 +102,7 @@ async fn nodes_with_one_line_found_when_it_is_said_once_and_a_lost_disk_founds_n
     assert_eq!(overview.nodes.len(), 3);
 
     // The disk of whoever founded is lost, and its unit starts it again as ever.
-    let founder = cluster
-        .nodes
-        .iter()
-        .position(|node| node.log().contains("founded a cluster"))
-        .expect("one has founded");
-    assert_eq!(
-        cluster.nodes.iter().filter(|node| node.log().contains("founded a cluster")).count(),
-        1
-    );
+    let [founder] = founders(&cluster).await[..] else { panic!("several have founded") };
     let lost = &mut cluster.nodes[founder];
     lost.kill9();
     fs::remove_dir_all(&lost.store).unwrap();
@@ -143,10 +145,7 @@ async fn however_many_are_told_to_found_at_once_one_cluster_comes_of_it() {
             .collect();
         cluster.settled().await;
         assert_eq!(ids, BTreeSet::from([one_cluster(&cluster).await]));
-        assert_eq!(
-            cluster.nodes.iter().filter(|node| node.log().contains("founded a cluster")).count(),
-            1
-        );
+        assert_eq!(founders(&cluster).await.len(), 1);
     }
 }
 
@@ -327,7 +326,7 @@ async fn a_start_that_nothing_is_said_to_founds_nothing_and_names_the_ways_on() 
     node.kill9();
     node.start();
     node.wait_ready().await;
-    assert!(node.log().contains("there is a store: --found changes nothing"));
+    node.says("there is a store: --found changes nothing").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -389,7 +388,7 @@ async fn a_directory_that_holds_something_else_is_refused_by_name_and_stays_as_i
     fs::write(snapshots.join("core.4711"), "").unwrap();
     node.start();
     node.wait_ready().await;
-    assert_eq!(node.log().matches("core.4711").count(), 2, "both are warned of");
+    node.says_times("core.4711", 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -79,16 +79,23 @@ async fn a_second_request_to_stop_ends_a_node_at_once_and_loses_nothing() {
     // A call that is never finished is waited for.
     let mut open = Connection::to(&client).await;
     open.write(&call(stream(0), 0)).await;
+    open.taken_in().await;
     client.put("shop", Bucket::Default, "k", "v").await.unwrap();
+    // It waits for a second only, in which a busy machine may not come to the second request: so
+    // both wait for it.
     let node = &mut cluster.nodes[0];
+    node.pause().await;
     node.signal_to_stop();
-    eventually("it says that it stops", SOON, async || {
-        if node.log().contains("stopping") { Ok(()) } else { Err("not yet") }
-    })
-    .await;
     node.signal(Signal::INT);
+    node.resume();
     let status = node.wait_ended().await;
-    assert_eq!((status.code(), status.signal()), (Some(130), None), "{}", node.log_end());
+    // By the one that it has heard second.
+    assert!(
+        matches!((status.code(), status.signal()), (Some(130 | 143), None)),
+        "{status}: {}",
+        node.log_end()
+    );
+    assert!(node.log().contains("asked again: the node ends without stopping"));
     drop(open);
     cluster.restart_all().await;
     assert_eq!(cluster.client().values("shop", Bucket::Default, "k").await.unwrap(), ["v"]);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use devicedb::proto::v1::{Bucket, SnapshotStatus};
+use devicedb::proto::v1::Bucket;
 
 use crate::{
     crash::{
@@ -116,10 +116,7 @@ pub async fn delete(crash: Crash, prepared: &Prepared) {
         again.is_ok() || again.as_ref().is_err_and(|e| e.code() == tonic::Code::NotFound),
         "{again:?}"
     );
-    assert_eq!(
-        cluster.client().snapshot(&prepared.uuid).await.unwrap().status(),
-        SnapshotStatus::Missing
-    );
+    cluster.client().snapshot_deleted(&prepared.uuid, SOON).await;
     let store = cluster.nodes[0].snapshot_store.clone().expect("it takes snapshots");
     assert_eq!(files(&store), 0, "a deleted part takes room in {}", store.display());
     snapshots_work(&cluster, None).await;

@@ -284,34 +284,57 @@ func TestEveryAnswerEndsAsTheTableOfErrorsSays(t *testing.T) {
 			if err := code.UnmarshalJSON([]byte(`"` + row.Code + `"`)); err != nil {
 				t.Fatal(err)
 			}
+			// Calls end by their answers and not by their deadlines, whose last attempt may end otherwise on a busy machine: where the client asks
+			// again, and was not asked to slow down, the third answer is a final one.
+			final := refusal(t, codes.NotFound, "NOT_FOUND", "devicedb")
+			told := func(asked int) error {
+				if row.Again && !row.Slower && asked > 2 {
+					return final
+				}
+				return refusal(t, code, row.Reason, "devicedb")
+			}
 			var mu sync.Mutex
-			asked, ids := 0, map[string]bool{}
+			asked, ids := 0, []string{}
 			f := &fake{
 				get: func() (*devicedbv1.GetResponse, error) {
 					mu.Lock()
 					defer mu.Unlock()
 					asked++
-					return nil, refusal(t, code, row.Reason, "devicedb")
+					return nil, told(asked)
 				},
 				put: func(q *devicedbv1.PutRequest) (*devicedbv1.PutResponse, error) {
 					mu.Lock()
 					defer mu.Unlock()
-					ids[string(q.GetRequestId())] = true
-					return nil, refusal(t, code, row.Reason, "devicedb")
+					ids = append(ids, string(q.GetRequestId()))
+					return nil, told(len(ids))
 				},
 			}
-			client := f.serve(t, 400*time.Millisecond)
+			client := f.serve(t, 0)
 			_, err := client.Get(t.Context(), "s", []byte("k"))
-			wants(t, err, kinds[row.Error], f.endpoint)
-			if (asked > 1) != row.Again {
-				t.Errorf("it was asked %d times", asked)
+			_, failed := client.Put(t.Context(), "s", []byte("k"), []byte("v"))
+			often := 1
+			switch {
+			case row.Slower:
+				often = 5
+				wants(t, err, kinds[row.Error], f.endpoint)
+				wants(t, failed, kinds[row.Error], f.endpoint)
+			case row.Again:
+				often = 3
+				wants(t, err, devicedb.ErrNotFound, f.endpoint)
+				wants(t, failed, devicedb.ErrNotFound, f.endpoint)
+				if strings.Contains(failed.Error(), "an earlier attempt may have taken effect") != row.Unsure {
+					t.Errorf("a write ends as %v", failed)
+				}
+				// By its deadline it ends as unavailable, whatever its last attempt came to.
+				never := &fake{get: func() (*devicedbv1.GetResponse, error) { return nil, refusal(t, code, row.Reason, "devicedb") }}
+				_, err = never.serve(t, 400*time.Millisecond).Get(t.Context(), "s", []byte("k"))
+				wants(t, err, kinds[row.Error], "")
+			default:
+				wants(t, err, kinds[row.Error], f.endpoint)
+				wants(t, failed, kinds[row.Error], f.endpoint)
 			}
-			_, err = client.Put(t.Context(), "s", []byte("k"), []byte("v"))
-			if errors.Is(err, devicedb.ErrUnknownOutcome) != row.Unsure {
-				t.Errorf("a write ends as %v", err)
-			}
-			if len(ids) != 1 {
-				t.Errorf("one write had %d names", len(ids))
+			if asked != often || len(ids) != often || slices.ContainsFunc(ids, func(id string) bool { return id == "" || id != ids[0] }) {
+				t.Errorf("it was asked %d times to read, and to write under the names %q", asked, ids)
 			}
 		})
 	}
@@ -350,7 +373,7 @@ func TestAWriteThatWasUnsureOnceIsRepeatedUnderOneNameAndSaysSoIfItEndsBadly(t *
 		t.Fatalf("what an earlier attempt has removed is removed: %v", err)
 	}
 	f.put = func(*devicedbv1.PutRequest) (*devicedbv1.PutResponse, error) { return nil, lost }
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	_, err = client.Put(ctx, "s", []byte("k"), []byte("v"), devicedb.WithRequestID([]byte("0123456789abcdef")))
 	if e := wants(t, err, devicedb.ErrUnknownOutcome, "repeat it"); string(e.RequestID) != "0123456789abcdef" {

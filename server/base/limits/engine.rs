@@ -111,10 +111,20 @@ pub const RAFT_INFLIGHT_MAX: usize = 256;
 pub const RAFT_NAME_BYTES_MAX: usize = 16;
 /// Bytes of committed entries that raft-rs hands out for one group at once.
 pub const APPLY_BYTES_MAX: u64 = 16 << 20;
-/// Bytes of gathered entries at which the engine writes the log within a round.
-pub const LOG_WRITE_BYTES: usize = 4 << 20;
-/// Bytes of recent entries that a group keeps in memory; older ones are read from the log.
+/// Bytes of gathered entries at which the engine writes the log within a round. What is gathered
+/// is in memory three times more: encoded, compressed, and as room to grow.
+pub const LOG_WRITE_BYTES: usize = 1 << 20;
+/// Bytes of recent entries that a group keeps in memory for members that lack them; older ones are
+/// read from the log.
 pub const LOG_CACHE_BYTES: usize = 1 << 20;
+/// Bytes of recent entries, those included that are not applied here, beyond which a group keeps
+/// none for its own use either.
+pub const LOG_CACHE_BYTES_MAX: usize = APPLY_BYTES_MAX as usize;
+/// Bytes of recent entries above which a group keeps only those in memory that are not applied here
+/// or that a present member lacks, and `LOG_CACHE_LEFT_BYTES` of others.
+pub const LOG_CACHE_APPLIED_BYTES: usize = 256 << 10;
+/// Bytes of applied entries that a group leaves in memory when it drops some.
+pub const LOG_CACHE_LEFT_BYTES: usize = 64 << 10;
 /// Entries of a group that its log keeps behind the checkpoint, for followers that lag a little.
 pub const LOG_ENTRIES_KEPT: u64 = 10_000;
 /// Bytes of entries behind the checkpoint beyond which a group's log keeps only what a present
@@ -126,6 +136,9 @@ pub const LOG_BYTES_STEP: u64 = LOG_BYTES_KEPT / 8;
 pub const CAUGHT_UP_ENTRIES: u64 = 1000;
 
 const _: () = assert!(ENTRY_BYTES_MAX as u64 <= RAFT_MESSAGE_BYTES_MAX);
+const _: () = assert!(LOG_CACHE_LEFT_BYTES < LOG_CACHE_APPLIED_BYTES);
+const _: () = assert!(LOG_CACHE_APPLIED_BYTES < LOG_CACHE_BYTES);
+const _: () = assert!(LOG_CACHE_BYTES < LOG_CACHE_BYTES_MAX);
 const _: () = assert!(RAFT_NAME_BYTES_MAX == 2 * size_of::<u64>(), "a node's id and a number");
 const _: () = assert!(CAUGHT_UP_ENTRIES < LOG_ENTRIES_KEPT, "who is promoted needs no rows");
 const _: () = assert!(LOG_BYTES_STEP > 0 && LOG_BYTES_KEPT.is_multiple_of(LOG_BYTES_STEP));

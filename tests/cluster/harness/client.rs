@@ -294,6 +294,20 @@ impl Client {
         .await
     }
 
+    /// Waits until nothing is left of a snapshot whose deletion was asked for: the answer comes
+    /// earlier where a node takes its time.
+    pub async fn snapshot_deleted(&self, uuid: &str, bound: Duration) {
+        eventually(&format!("snapshot {uuid} is deleted everywhere"), bound, async || {
+            let seen = self.snapshot(uuid).await.map_err(|e| e.to_string())?;
+            if seen.status() == SnapshotStatus::Missing {
+                Ok(())
+            } else {
+                Err(format!("{seen:#?}"))
+            }
+        })
+        .await
+    }
+
     /// Takes a snapshot that must become complete in every part.
     pub async fn complete_snapshot(&self, bound: Duration) -> Snapshot {
         let begun = self.create_snapshot().await.unwrap();

@@ -248,6 +248,23 @@ impl Node {
         ddbctl(&self.endpoint(), args).await
     }
 
+    /// Waits until its log says so: it writes lines on a thread of their own.
+    pub async fn says(&self, words: &str) {
+        self.says_times(words, 1).await;
+    }
+
+    pub async fn says_times(&self, words: &str, times: usize) {
+        eventually(
+            &format!("{} says {words:?} {times} times", self.name),
+            SOON,
+            async || match self.log().matches(words).count() {
+                found if found == times => Ok(()),
+                found => Err(format!("{found} times:\n{}", self.log_end())),
+            },
+        )
+        .await;
+    }
+
     pub fn log_end(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
