@@ -23,6 +23,8 @@ mod connection;
 mod identity;
 mod client;
 mod kv;
+mod outlook;
+mod picture;
 mod cluster;
 mod node;
 mod site;

@@ -6,6 +6,7 @@
 //! front of it.
 
 pub mod kv;
+pub mod voters;
 pub mod admin;
 pub mod parts;
 pub mod inventory;

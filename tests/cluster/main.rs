@@ -15,6 +15,7 @@ mod identities;
 mod log;
 mod moves;
 mod parts;
+mod quorum;
 mod readme;
 mod requests;
 mod signals;
