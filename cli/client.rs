@@ -16,10 +16,13 @@ use super::{
     retry::{Attempt, Attempts},
     term::exit::{self, Failure},
 };
-use crate::base::{
-    clock::{Clock, Random},
-    ids::ClusterId,
-    limits,
+use crate::{
+    base::{
+        clock::{Clock, Random},
+        ids::ClusterId,
+        limits,
+    },
+    proto::v1::LocalAnswer,
 };
 
 /// A deadline is told rounded down, in milliseconds at the coarsest: the other side's may end by so
@@ -224,6 +227,35 @@ impl Client {
             }
             token = next;
         }
+    }
+
+    /// As `pages`, of a list that a node may give alone: with who did so.
+    pub async fn pages_of<Q, A, I, F, Fut>(
+        &mut self,
+        call: &Call,
+        request: impl Fn(String) -> Q,
+        send: F,
+        split: impl Fn(A) -> (Vec<I>, String, Option<LocalAnswer>),
+    ) -> Result<(Vec<I>, Option<LocalAnswer>), Failure>
+    where
+        Q: Clone,
+        F: Fn(Channel, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<A>, Status>>,
+    {
+        let pages = self
+            .pages(call, request, send, |page| {
+                let (items, next, alone) = split(page);
+                (vec![(items, alone)], next)
+            })
+            .await?;
+        let mut alone = None;
+        let mut all = Vec::new();
+        for (items, by) in pages {
+            all.extend(items);
+            // What is applied may grow from page to page; the first page knows least.
+            alone = alone.or(by);
+        }
+        Ok((all, alone))
     }
 
     async fn persist<Q, A, F, Fut>(&mut self, body: Q, send: &F) -> Result<Answer<A>, End>

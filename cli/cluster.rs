@@ -1,13 +1,18 @@
 //! `ddbctl cluster`: its nodes, its partitions, and whether anything is wrong.
+//!
+//! `health` and `overview` begin with what works and what one more loss would stop (`outlook`).
+//! Both answer without a quorum, too (`picture`). The exit code of `health` is a verdict: 0 only
+//! when a leader spoke for the whole cluster and nothing is wrong.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
-use tonic::transport::Channel;
 
 use super::{
     args::Cluster,
     client::{Answer, Call, Client},
+    outlook::Outlook,
+    picture::{Picture, Stale, agreed_or_alone, picture, service},
     term::{
         exit::{self, Failure},
         output::{Console, View},
@@ -16,10 +21,11 @@ use super::{
     upgrade,
 };
 use crate::base::limits;
-use crate::proto::v1::{self, cluster_service_client::ClusterServiceClient};
+use crate::proto::v1;
 
 #[derive(Debug, Serialize)]
 pub struct Overview {
+    pub outlook: Outlook,
     pub cluster_id: String,
     pub lineage: String,
     replication_factor: u32,
@@ -37,9 +43,8 @@ pub struct Overview {
     relays: u64,
     healthy: bool,
     problems: Vec<String>,
-    /// False for what the endpoints know by themselves, because nobody led the meta group.
-    #[serde(skip_serializing_if = "is_true")]
-    agreed: bool,
+    #[serde(flatten)]
+    pub stale: Option<Stale>,
     #[serde(skip_serializing_if = "Option::is_none")]
     partition_list: Option<Vec<PartitionLine>>,
 }
@@ -72,12 +77,15 @@ struct PartitionLine {
 
 #[derive(Debug, Serialize)]
 struct Health {
+    outlook: Outlook,
     healthy: bool,
     problems: Vec<String>,
     cluster_id: String,
     lineage: String,
     nodes: usize,
     groups: u32,
+    #[serde(flatten)]
+    stale: Option<Stale>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,18 +101,16 @@ pub async fn run(
 ) -> Result<(), Failure> {
     match command {
         Cluster::Overview { partitions } => {
-            let (mut overview, failure) = picture(client).await?;
-            if let Some(failure) = failure {
-                console.print(&overview)?;
-                return Err(failure);
-            }
+            let mut overview = Overview::new(picture(client).await?);
             if partitions {
                 overview.partition_list = Some(partition_list(client).await?);
             }
+            warn(&overview.stale, console);
             console.print(&overview)
         }
         Cluster::Health { wait } => {
             let health = healthy_within(wait.map_or(Duration::ZERO, |wait| wait.0), client).await?;
+            warn(&health.stale, console);
             console.print(&health)?;
             health.judge()
         }
@@ -118,21 +124,13 @@ pub async fn run(
 async fn healthy_within(wait: Duration, client: &mut Client) -> Result<Health, Failure> {
     let until = client.now() + wait;
     loop {
-        let seen = picture(client).await.map(|(overview, _)| overview);
+        let seen = picture(client).await.map(Overview::new);
         let settled = match &seen {
             Ok(overview) => overview.healthy,
             Err(failure) => failure.exit != exit::UNREACHABLE,
         };
         if settled || client.now() + limits::CTL_HEALTH_LOOK > until {
-            let Overview { healthy, problems, cluster_id, lineage, nodes, groups, .. } = seen?;
-            return Ok(Health {
-                healthy,
-                problems,
-                cluster_id,
-                lineage,
-                nodes: nodes.len(),
-                groups,
-            });
+            return seen.map(Health::of);
         }
         tokio::time::sleep(limits::CTL_HEALTH_LOOK).await;
     }
@@ -159,117 +157,46 @@ async fn init(client: &mut Client, console: &mut Console) -> Result<(), Failure>
 
 /// The cluster as its leader knows it.
 pub async fn look(client: &mut Client) -> Result<Overview, Failure> {
-    Ok(Overview::new(overview(client, false).await?))
-}
-
-/// The cluster as its leader knows it, if that can be had in half of the time; otherwise as each
-/// endpoint knows it, and why it is no better.
-async fn picture(client: &mut Client) -> Result<(Overview, Option<Failure>), Failure> {
-    let half = client.timeout() / 2;
-    let mut asking = client.within(half, client.endpoints().to_vec());
-    match overview(&mut asking, false).await {
-        Ok(answer) => Ok((Overview::new(answer), None)),
-        Err(failure) => match seen_apart(client, &failure, half).await {
-            Some(seen) => Ok((seen, Some(failure))),
-            None => Err(failure),
-        },
-    }
-}
-
-async fn overview(client: &mut Client, local: bool) -> Result<v1::GetOverviewResponse, Failure> {
-    let (call, request) = (Call::new("describe the cluster"), v1::GetOverviewRequest { local });
+    let (call, request) =
+        (Call::new("describe the cluster"), v1::GetOverviewRequest { local: false });
     let answer = client
         .call(&call, request, |channel, request| async move {
             service(channel).get_overview(request).await
         })
         .await?;
-    Ok(answer.body)
+    Ok(Overview::new(Picture { overview: answer.body, stale: None }))
 }
 
-/// What the endpoints know by themselves when no leader speaks for all, put together; none when
-/// they tell nothing either.
-pub async fn seen_apart(
-    client: &mut Client,
-    failure: &Failure,
-    within: Duration,
-) -> Option<Overview> {
-    if failure.exit != exit::UNREACHABLE {
-        return None;
+/// Says that a result may be old, before it is shown.
+pub fn warn(stale: &Option<Stale>, console: &mut Console) {
+    if let Some(stale) = stale {
+        stale.warn(console);
     }
-    let mut asked = tokio::task::JoinSet::new();
-    for endpoint in client.endpoints().to_vec() {
-        let mut alone = client.within(within, vec![endpoint.clone()]);
-        asked.spawn(async move { (endpoint, overview(&mut alone, true).await) });
-    }
-    let mut answers = asked.join_all().await;
-    answers.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let (told, silent): (Vec<_>, Vec<_>) =
-        answers.into_iter().partition(|(_, answer)| answer.is_ok());
-    let told: Vec<_> =
-        told.into_iter().filter_map(|(endpoint, answer)| Some((endpoint, answer.ok()?))).collect();
-    let (together, strangers) = put_together(told)?;
-    let mut overview = Overview::new(together);
-    let heads = std::iter::once(format!(
-        "nobody speaks for the whole cluster; this is what each endpoint knows by itself: {}",
-        failure.place
-    ));
-    let silent = silent
-        .into_iter()
-        .filter_map(|(_, answer)| Some(answer.err()?.place))
-        .map(|why| format!("not asked: {why}"));
-    overview.problems = heads.chain(strangers).chain(silent).chain(overview.problems).collect();
-    (overview.healthy, overview.agreed) = (false, false);
-    Some(overview)
-}
-
-/// One picture of several that were seen apart: of each node what it says itself, where anybody
-/// could ask it, and of groups the worst. Those of another cluster than the first are named.
-fn put_together(
-    told: Vec<(String, v1::GetOverviewResponse)>,
-) -> Option<(v1::GetOverviewResponse, Vec<String>)> {
-    let mut told = told.into_iter();
-    let (_, mut together) = told.next()?;
-    let mut strangers = Vec::new();
-    let mut nodes: BTreeMap<u64, v1::Node> =
-        together.nodes.drain(..).map(|node| (node.id, node)).collect();
-    for (endpoint, seen) in told {
-        if seen.cluster_id != together.cluster_id {
-            strangers.push(format!("{endpoint} belongs to another cluster, {}", seen.cluster_id));
-            continue;
-        }
-        together.groups_without_leader =
-            together.groups_without_leader.max(seen.groups_without_leader);
-        together.groups_under_replicated =
-            together.groups_under_replicated.max(seen.groups_under_replicated);
-        together.meta_under_replicated |= seen.meta_under_replicated;
-        together.meta_leader = together.meta_leader.max(seen.meta_leader);
-        for node in seen.nodes {
-            let known = nodes.entry(node.id).or_insert_with(|| node.clone());
-            if (node.reachable, node.ready) > (known.reachable, known.ready) {
-                *known = node;
-            }
-        }
-    }
-    together.nodes = nodes.into_values().collect();
-    Some((together, strangers))
 }
 
 async fn partition_list(client: &mut Client) -> Result<Vec<PartitionLine>, Failure> {
-    let partitions = client
-        .pages(
-            &Call::new("list the partitions"),
-            |page_token| v1::ListPartitionsRequest { page_size: 0, page_token },
-            |channel, request| async move { service(channel).list_partitions(request).await },
-            |page| (page.partitions, page.next_page_token),
-        )
-        .await?;
+    let (partitions, _) = agreed_or_alone(client, |mut client, local| async move {
+        client
+            .pages_of(
+                &Call::new("list the partitions"),
+                |page_token| v1::ListPartitionsRequest { page_size: 0, page_token, local },
+                |channel, request| async move { service(channel).list_partitions(request).await },
+                |page| (page.partitions, page.next_page_token, page.local),
+            )
+            .await
+    })
+    .await?;
     Ok(partitions.into_iter().map(PartitionLine::new).collect())
 }
 
 impl Overview {
-    fn new(v1: v1::GetOverviewResponse) -> Overview {
-        let problems = problems(&v1);
+    pub fn new(Picture { overview: v1, stale }: Picture) -> Overview {
+        let mut problems = problems(&v1);
+        if let Some(stale) = stale.as_ref().filter(|_| problems.is_empty()) {
+            problems.push(stale.reason().to_owned());
+        }
         Overview {
+            outlook: Outlook::of(&v1),
             cluster_id: v1.cluster_id,
             lineage: v1.lineage,
             replication_factor: v1.replication_factor,
@@ -285,7 +212,7 @@ impl Overview {
             relays: v1.relays,
             healthy: problems.is_empty(),
             problems,
-            agreed: true,
+            stale,
             partition_list: None,
         }
     }
@@ -314,7 +241,8 @@ impl Overview {
 impl View for Overview {
     fn text(&self, columns: Option<usize>) -> String {
         let list = self.partition_list.as_deref().map(|list| partition_table(list, columns));
-        title(&self.cluster_id, &self.lineage)
+        headline(&self.outlook)
+            + &title(&self.cluster_id, &self.lineage)
             + &list.unwrap_or_default()
             + &self.node_table()
             + &health(&self.problems, self.nodes.len(), self.groups)
@@ -323,7 +251,9 @@ impl View for Overview {
 
 impl View for Health {
     fn text(&self, _: Option<usize>) -> String {
-        title(&self.cluster_id, &self.lineage) + &health(&self.problems, self.nodes, self.groups)
+        headline(&self.outlook)
+            + &title(&self.cluster_id, &self.lineage)
+            + &health(&self.problems, self.nodes, self.groups)
     }
 }
 
@@ -334,6 +264,19 @@ impl View for Founded {
 }
 
 impl Health {
+    fn of(seen: Overview) -> Health {
+        Health {
+            outlook: seen.outlook,
+            healthy: seen.healthy,
+            problems: seen.problems,
+            cluster_id: seen.cluster_id,
+            lineage: seen.lineage,
+            nodes: seen.nodes.len(),
+            groups: seen.groups,
+            stale: seen.stale,
+        }
+    }
+
     fn judge(&self) -> Result<(), Failure> {
         let Some((first, others)) = self.problems.split_first() else { return Ok(()) };
         let more =
@@ -345,6 +288,10 @@ impl Health {
             "look at ddbctl cluster overview",
         ))
     }
+}
+
+fn headline(outlook: &Outlook) -> String {
+    outlook.lines().map(|line| super::term::text::line(line) + "\n").collect()
 }
 
 /// Which cluster is shown. A server that does not say has none to show.
@@ -434,10 +381,6 @@ fn because(node: &v1::Node) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 
-fn is_true(is: &bool) -> bool {
-    *is
-}
-
 impl NodeLine {
     pub fn new(node: v1::Node) -> NodeLine {
         NodeLine {
@@ -469,11 +412,6 @@ impl PartitionLine {
 
 fn id(id: u64) -> Option<String> {
     (id != 0).then(|| id.to_string())
-}
-
-pub fn service(channel: Channel) -> ClusterServiceClient<Channel> {
-    ClusterServiceClient::new(channel)
-        .max_decoding_message_size(crate::base::limits::MESSAGE_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -516,7 +454,20 @@ pub mod tests {
             sites: 2,
             relays: 0,
             meta_under_replicated: false,
+            voter_sets: [(true, 1), (false, 64)]
+                .map(|(meta, groups)| voter_set(meta, groups))
+                .into(),
+            local: None,
         }
+    }
+
+    fn voter_set(meta: bool, groups: u32) -> v1::VoterSet {
+        let voters = vec![4678103818387409268, 8131915220083707319, 16681865894510149803];
+        v1::VoterSet { voters, groups, groups_led: groups, meta }
+    }
+
+    fn agreed(overview: v1::GetOverviewResponse) -> Picture {
+        Picture { overview, stale: None }
     }
 
     fn sick() -> v1::GetOverviewResponse {
@@ -532,6 +483,8 @@ pub mod tests {
         overview.groups_under_replicated = 64;
         overview.meta_leader = 0;
         overview.meta_under_replicated = true;
+        overview.voter_sets[0].groups_led = 0;
+        overview.voter_sets[1].groups_led = 61;
         overview
     }
 
@@ -549,16 +502,20 @@ pub mod tests {
             "|                                    PARTITIONS: 1024 | REPLICATION FACTOR: 3 |\n",
             "+----------------------+-----------+------------------+-----------------------+\n",
         );
-        assert_eq!(Overview::new(guide()).node_table(), golden);
+        assert_eq!(Overview::new(agreed(guide())).node_table(), golden);
     }
 
     #[test]
     fn a_cluster_is_shown_in_every_format() {
         let mut story = String::new();
-        for (name, v1) in [("healthy", guide()), ("sick", sick())] {
+        let stale = crate::ctl::picture::tests::stale();
+        let apart = Picture { overview: sick(), stale: Some(stale) };
+        for (name, picture) in
+            [("healthy", agreed(guide())), ("sick", agreed(sick())), ("apart", apart)]
+        {
             for format in [Format::Table, Format::Json, Format::Yaml] {
                 let (mut console, out, _) = Console::recording(format);
-                let mut overview = Overview::new(v1.clone());
+                let mut overview = Overview::new(picture.clone());
                 let partition = v1::Partition {
                     id: 0,
                     group: 0,
@@ -567,13 +524,9 @@ pub mod tests {
                 };
                 overview.partition_list = Some(vec![PartitionLine::new(partition)]);
                 console.print(&overview).unwrap();
-                console
-                    .print(&crate::ctl::node::Nodes {
-                        cluster_id: v1.cluster_id.clone(),
-                        lineage: v1.lineage.clone(),
-                        nodes: overview.nodes.clone(),
-                    })
-                    .unwrap();
+                let health = Health::of(Overview::new(picture.clone()));
+                console.print(&health).unwrap();
+                console.print(&crate::ctl::node::Nodes::of(overview)).unwrap();
                 story += &format!("# {name}, {format:?}\n{}", out.text());
             }
         }
@@ -584,36 +537,5 @@ pub mod tests {
     fn each_thing_that_is_wrong_is_named() {
         assert!(problems(&guide()).is_empty());
         assert_eq!(problems(&sick()).len(), 6);
-    }
-
-    #[test]
-    fn what_endpoints_know_apart_is_put_together_from_what_each_node_says_itself() {
-        let (mut first, mut second, mut stranger) = (sick(), sick(), guide());
-        first.nodes[1].reachable = false;
-        second.nodes[0] = v1::Node {
-            reachable: true,
-            ready: false,
-            reason: "the meta group has no leader".into(),
-            ..second.nodes[0].clone()
-        };
-        second.nodes.push(node(5, "localhost:8383"));
-        stranger.cluster_id = "another".into();
-        let told = [("a:1", first), ("b:2", second), ("c:3", stranger)]
-            .map(|(at, seen)| (at.to_owned(), seen));
-        let (together, strangers) = put_together(told.into()).unwrap();
-        assert_eq!(strangers, ["c:3 belongs to another cluster, another"]);
-        let told: Vec<String> = problems(&together).into_iter().take(2).collect();
-        let missed = "the meta group has no leader; looking for node 4678103818387409268 \
-                      ([::1]:8181: Connection refused)";
-        assert_eq!(
-            told,
-            [
-                "node 4678103818387409268 at [::1]:8181 is not ready: the meta group has no leader"
-                    .to_owned(),
-                format!("node 8131915220083707319 at localhost:8080 is not ready: {missed}"),
-            ]
-        );
-        assert!(together.nodes.iter().map(|node| node.id).is_sorted() && together.nodes.len() == 4);
-        assert!(put_together(Vec::new()).is_none());
     }
 }

@@ -24,6 +24,8 @@ mod identity;
 mod client;
 mod kv;
 mod upgrade;
+mod outlook;
+mod picture;
 mod cluster;
 mod removal;
 mod node;

@@ -1,11 +1,13 @@
-//! `ddbctl node`: each node with its state and what it holds.
+//! `ddbctl node`: each node with its state and what it holds, and why it is not ready in its own
+//! words. Without a quorum it is what the endpoints know by themselves.
 
 use serde::Serialize;
 
 use super::{
     args::Node,
-    client::{Call, Client},
-    cluster::{NodeLine, Overview, seen_apart, service, title},
+    client::Client,
+    cluster::{NodeLine, Overview, title, warn},
+    picture::{Stale, picture},
     removal,
     term::{
         exit::Failure,
@@ -21,6 +23,8 @@ pub struct Nodes {
     pub cluster_id: String,
     pub lineage: String,
     pub nodes: Vec<NodeLine>,
+    #[serde(flatten)]
+    pub stale: Option<Stale>,
 }
 
 pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
@@ -35,35 +39,17 @@ pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> R
 }
 
 async fn list(client: &mut Client, console: &mut Console) -> Result<(), Failure> {
-    let listed = client
-        .pages(
-            &Call::new("list the nodes"),
-            |page_token| v1::ListNodesRequest { page_size: 0, page_token },
-            |channel, request| async move { service(channel).list_nodes(request).await },
-            |mut page| {
-                let next = std::mem::take(&mut page.next_page_token);
-                (vec![page], next)
-            },
-        )
-        .await;
-    match listed {
-        Ok(pages) => {
-            let (cluster_id, lineage) = pages
-                .first()
-                .map(|page| (page.cluster_id.clone(), page.lineage.clone()))
-                .unwrap_or_default();
-            let nodes = pages.into_iter().flat_map(|page| page.nodes).map(NodeLine::new).collect();
-            console.print(&Nodes { cluster_id, lineage, nodes })
-        }
-        Err(failure) => {
-            let Some(Overview { cluster_id, lineage, nodes, .. }) =
-                seen_apart(client, &failure, client.timeout()).await
-            else {
-                return Err(failure);
-            };
-            console.print(&Nodes { cluster_id, lineage, nodes })?;
-            Err(failure)
-        }
+    let seen = Overview::new(picture(client).await?);
+    warn(&seen.stale, console);
+    if seen.stale.is_some() {
+        seen.outlook.lines().for_each(|line| console.warn(line));
+    }
+    console.print(&Nodes::of(seen))
+}
+
+impl Nodes {
+    pub fn of(Overview { cluster_id, lineage, nodes, stale, .. }: Overview) -> Nodes {
+        Nodes { cluster_id, lineage, nodes, stale }
     }
 }
 

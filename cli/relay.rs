@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::{
     args::Relay,
     client::{Answer, Call, Client},
-    cluster::service,
+    cluster::warn,
+    picture::{Stale, agreed_or_alone, service},
     site::Removed,
     term::{
         exit::{self, Failure},
@@ -29,6 +30,8 @@ struct RelayLine {
 #[derive(Debug, Serialize)]
 struct Relays {
     relays: Vec<RelayLine>,
+    #[serde(flatten)]
+    stale: Option<Stale>,
 }
 
 impl View for RelayLine {
@@ -54,9 +57,15 @@ pub async fn run(
         Relay::Remove { relay } => remove(relay, client, console).await,
         Relay::Move { relay, site, no_site: _ } => give(relay, site, client, console).await,
         Relay::List { site } => {
-            let relays = list(site, client).await?;
+            let (relays, stale) = agreed_or_alone(client, |mut client, local| {
+                let site = site.clone();
+                async move { list(site, &mut client, local).await }
+            })
+            .await?;
+            warn(&stale, console);
             console.print(&Relays {
                 relays: relays.into_iter().map(|relay| RelayLine::new(relay, None)).collect(),
+                stale,
             })
         }
     }
@@ -121,7 +130,7 @@ pub async fn give(
 
 /// A relay as it stands.
 pub async fn find(relay: &str, client: &mut Client) -> Result<v1::Relay, Failure> {
-    let found = list(None, client).await?.into_iter().find(|r| r.id == relay);
+    let found = list(None, client, false).await?.0.into_iter().find(|r| r.id == relay);
     found.ok_or_else(|| {
         Failure::new(
             exit::NOT_FOUND,
@@ -132,17 +141,22 @@ pub async fn find(relay: &str, client: &mut Client) -> Result<v1::Relay, Failure
     })
 }
 
-async fn list(site: Option<String>, client: &mut Client) -> Result<Vec<v1::Relay>, Failure> {
+async fn list(
+    site: Option<String>,
+    client: &mut Client,
+    local: bool,
+) -> Result<(Vec<v1::Relay>, Option<v1::LocalAnswer>), Failure> {
     client
-        .pages(
+        .pages_of(
             &Call::new("list the relays"),
             |page_token| v1::ListRelaysRequest {
                 page_size: 0,
                 page_token,
                 site: site.clone().unwrap_or_default(),
+                local,
             },
             |channel, request| async move { service(channel).list_relays(request).await },
-            |page| (page.relays, page.next_page_token),
+            |page| (page.relays, page.next_page_token, page.local),
         )
         .await
 }
@@ -167,8 +181,8 @@ mod tests {
                 RelayLine::new(v1::Relay { id: id.into(), site: site.into() }, None)
             };
             let relays = vec![relay("r1", "shop-1"), relay("22", "")];
-            console.print(&Relays { relays }).unwrap();
-            console.print(&Relays { relays: vec![] }).unwrap();
+            console.print(&Relays { relays, stale: None }).unwrap();
+            console.print(&Relays { relays: vec![], stale: None }).unwrap();
             console.print(&relay("r1", "shop-1")).unwrap();
             story += &format!("# {format:?}\n{}", out.text());
         }

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::{
     args::Site,
     client::{Answer, Call, Client},
-    cluster::service,
+    cluster::warn,
+    picture::{Stale, agreed_or_alone, service},
     term::{
         exit::Failure,
         output::{Console, View},
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::proto::v1;
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct SiteLine {
     id: String,
     partition: u32,
@@ -29,6 +30,8 @@ struct SiteLine {
 #[derive(Debug, Serialize)]
 struct Sites {
     sites: Vec<SiteLine>,
+    #[serde(flatten)]
+    stale: Option<Stale>,
 }
 
 #[derive(Debug, Serialize)]
@@ -63,9 +66,14 @@ pub async fn run(command: Site, client: &mut Client, console: &mut Console) -> R
         Site::Add { site } => add(site, client, console).await,
         Site::Remove { site } => remove(site, client, console).await,
         Site::List => {
-            let sites = list(client).await?;
+            let (sites, stale) = agreed_or_alone(client, |mut client, local| async move {
+                pages(&mut client, local).await
+            })
+            .await?;
+            warn(&stale, console);
             console.print(&Sites {
                 sites: sites.into_iter().map(|site| SiteLine::new(site, None)).collect(),
+                stale,
             })
         }
     }
@@ -89,13 +97,21 @@ pub async fn remove(
     console.print(&Removed { removed: site })
 }
 
+/// The sites as the leader knows them.
 pub async fn list(client: &mut Client) -> Result<Vec<v1::Site>, Failure> {
+    Ok(pages(client, false).await?.0)
+}
+
+async fn pages(
+    client: &mut Client,
+    local: bool,
+) -> Result<(Vec<v1::Site>, Option<v1::LocalAnswer>), Failure> {
     client
-        .pages(
+        .pages_of(
             &Call::new("list the sites"),
-            |page_token| v1::ListSitesRequest { page_size: 0, page_token },
+            |page_token| v1::ListSitesRequest { page_size: 0, page_token, local },
             |channel, request| async move { service(channel).list_sites(request).await },
-            |page| (page.sites, page.next_page_token),
+            |page| (page.sites, page.next_page_token, page.local),
         )
         .await
 }
@@ -143,7 +159,9 @@ mod tests {
             let site = |id: &str| v1::Site { id: id.into(), partition: 7, relays: 2 };
             let sites =
                 ["shop 7/floor & 2", "größe", "東京支店"].map(|id| SiteLine::new(site(id), None));
-            console.print(&Sites { sites: sites.into() }).unwrap();
+            console.print(&Sites { sites: sites.clone().into(), stale: None }).unwrap();
+            let stale = crate::ctl::picture::tests::stale();
+            console.print(&Sites { sites: sites.into(), stale: Some(stale) }).unwrap();
             console.print(&SiteLine::new(site("new"), Some(true))).unwrap();
             console.print(&Removed { removed: "old".into() }).unwrap();
             story += &format!("# {format:?}\n{}", out.text());

@@ -15,11 +15,12 @@ pub enum Cluster {
     },
     /// Exit 0 when every node is ready and every group is led and fully replicated
     #[command(after_help = "Examples:\n  \
-        ddbctl cluster health --wait 1m\n  \
+        ddbctl cluster health --wait\n  \
+        ddbctl cluster health --wait 10m\n  \
         ddbctl -o json cluster health")]
     Health {
-        /// Look again until that is so, for this long at the most
-        #[arg(long, value_name = "TIME")]
+        /// Look again until that is so, for this long at the most; 30s where no time is named
+        #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "30s")]
         wait: Option<Span>,
     },
     /// Found the cluster that the nodes of one --join wait for; once, at any of them. Repeating it

@@ -12,6 +12,7 @@ mod orphans;
 use super::{
     args,
     client::Client,
+    cluster::warn as warn_old,
     term::{exit::Failure, output::Console},
 };
 pub use status::{Brief, Snapshot, create, find, judge, judge_part, part_of, status_word};
@@ -34,14 +35,19 @@ pub async fn run(
             wait::wait(taken, wait_timeout.0, client, console).await
         }
         args::Snapshot::Status { uuid, node: None } => {
-            let taken = status::Snapshot::new(status::find(uuid, client).await?.0);
+            let (found, stale) = status::seen(uuid, client).await?;
+            warn_old(&stale, console);
+            let mut taken = status::Snapshot::new(found);
+            taken.stale = stale;
             console.print(&taken)?;
             status::judge(&taken)
         }
         args::Snapshot::Status { uuid, node: Some(node) } => {
-            let part = status::part_of(&status::find(uuid, client).await?.0, node);
-            console.print(&status::OnePart { uuid: uuid.to_string(), part: part.clone() })?;
-            status::judge_part(&uuid.to_string(), &part)
+            let (found, stale) = status::seen(uuid, client).await?;
+            warn_old(&stale, console);
+            let (uuid, part) = (uuid.to_string(), status::part_of(&found, node));
+            console.print(&status::OnePart { uuid: uuid.clone(), part: part.clone(), stale })?;
+            status::judge_part(&uuid, &part)
         }
         args::Snapshot::List => status::list(client, console).await,
         args::Snapshot::Download(args) => download::run(args, client, console).await,

@@ -2,7 +2,9 @@
 //! modules of their own.
 //!
 //! The exit code tells a script how the snapshot is, not only whether it could be asked: 5 when it
-//! is missing or being deleted, 1 when it failed, 6 when it is damaged.
+//! is missing or being deleted, 1 when it failed, 6 when it is damaged. Without a quorum a list and
+//! a status are what the best informed endpoint knows by itself; a snapshot that it does not know
+//! is `unknown` and not missing, exit code 3, since the endpoint may not have heard of it yet.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -12,7 +14,8 @@ use crate::{
     base::{ids::SnapshotId, limits},
     ctl::{
         client::{Call, Client},
-        cluster::title,
+        cluster::{title, warn},
+        picture::{Stale, agreed_or_alone},
         term::{
             exit::{self, Failure},
             output::{Console, View},
@@ -36,6 +39,8 @@ pub struct Snapshot {
     lineage: String,
     cluster_id: String,
     parts: Vec<Part>,
+    #[serde(flatten)]
+    pub stale: Option<Stale>,
 }
 
 /// What one node contributes. Its id is text: many readers of JSON cannot hold 64 bits.
@@ -69,12 +74,16 @@ pub struct Brief {
 pub struct OnePart {
     pub uuid: String,
     pub part: Part,
+    #[serde(flatten)]
+    pub stale: Option<Stale>,
 }
 
 #[derive(Debug, Serialize)]
 struct Snapshots {
     cluster_id: String,
     snapshots: Vec<Snapshot>,
+    #[serde(flatten)]
+    stale: Option<Stale>,
 }
 
 /// The snapshot that was begun, and what will keep later ones from being taken; empty where nothing
@@ -100,8 +109,36 @@ pub async fn create(
 
 /// A snapshot, and the node that told of it. An unknown one is there with status missing.
 pub async fn find(uuid: SnapshotId, client: &mut Client) -> Result<(v1::Snapshot, u64), Failure> {
+    let body = ask(uuid, client, false).await?;
+    Ok((body.snapshot.unwrap_or_default(), body.answered_by))
+}
+
+/// A snapshot as the leader knows it, or as an endpoint knows it by itself, and why that may be
+/// old.
+pub async fn seen(
+    uuid: SnapshotId,
+    client: &mut Client,
+) -> Result<(v1::Snapshot, Option<Stale>), Failure> {
+    let (mut snapshot, stale) = agreed_or_alone(client, move |mut client, local| async move {
+        let body = ask(uuid, &mut client, local).await?;
+        Ok((body.snapshot.unwrap_or_default(), body.local))
+    })
+    .await?;
+    if stale.is_some() && snapshot.status() == Status::Missing {
+        snapshot.set_status(Status::Unspecified);
+        snapshot.reason = "whoever was asked has not heard of it".into();
+    }
+    Ok((snapshot, stale))
+}
+
+/// The answer has a snapshot.
+async fn ask(
+    uuid: SnapshotId,
+    client: &mut Client,
+    local: bool,
+) -> Result<v1::GetSnapshotResponse, Failure> {
     let call = Call::new(format!("look at snapshot {uuid}"));
-    let request = v1::GetSnapshotRequest { uuid: uuid.to_string() };
+    let request = v1::GetSnapshotRequest { uuid: uuid.to_string(), local };
     let body = client
         .call(&call, request, |channel, request| async move {
             service(channel).get_snapshot(request).await
@@ -110,35 +147,43 @@ pub async fn find(uuid: SnapshotId, client: &mut Client) -> Result<(v1::Snapshot
         .body;
     let missing = || v1::Snapshot { status: Status::Missing.into(), ..Default::default() };
     let snapshot = v1::Snapshot { uuid: uuid.to_string(), ..body.snapshot.unwrap_or_else(missing) };
-    Ok((snapshot, body.answered_by))
+    Ok(v1::GetSnapshotResponse { snapshot: Some(snapshot), ..body })
 }
 
-/// A node's part; missing where the snapshot does not name the node.
+/// A node's part; missing where the snapshot does not name the node, and unknown where whoever was
+/// asked does not know the snapshot.
 pub fn part_of(snapshot: &v1::Snapshot, node: u64) -> Part {
-    let part = snapshot
-        .parts
-        .iter()
-        .find(|part| part.node_id == node && snapshot.status() != Status::Missing)
-        .cloned();
+    let is_told = |part: &v1::SnapshotPart| match snapshot.status() {
+        Status::Missing => false,
+        Status::Unspecified => part.status() != Status::Missing,
+        _ => true,
+    };
+    let part = snapshot.parts.iter().find(|part| part.node_id == node && is_told(part)).cloned();
     part.map_or_else(|| Part::absent(snapshot, node), Part::new)
 }
 
 pub async fn list(client: &mut Client, console: &mut Console) -> Result<(), Failure> {
-    let pages = client
-        .pages(
-            &Call::new("list the snapshots"),
-            |page_token| v1::ListSnapshotsRequest { page_size: 0, page_token },
-            |channel, request| async move { service(channel).list_snapshots(request).await },
-            |mut page| {
-                let next = std::mem::take(&mut page.next_page_token);
-                (vec![page], next)
-            },
-        )
-        .await?;
+    let (pages, stale) = agreed_or_alone(client, |mut client, local| async move {
+        client
+            .pages_of(
+                &Call::new("list the snapshots"),
+                |page_token| v1::ListSnapshotsRequest { page_size: 0, page_token, local },
+                |channel, request| async move { service(channel).list_snapshots(request).await },
+                |mut page| {
+                    let next = std::mem::take(&mut page.next_page_token);
+                    let alone = page.local.take();
+                    (vec![page], next, alone)
+                },
+            )
+            .await
+    })
+    .await?;
+    warn(&stale, console);
     let cluster_id = pages.first().map(|page| page.cluster_id.clone()).unwrap_or_default();
     console.print(&Snapshots {
         cluster_id,
         snapshots: pages.into_iter().flat_map(|page| page.snapshots).map(Snapshot::new).collect(),
+        stale,
     })
 }
 
@@ -162,6 +207,13 @@ fn verdict(what: &str, status: &str, reason: &str) -> Result<(), Failure> {
             format!("{what} is missing"),
             reason,
             "see what there is with ddbctl snapshot list",
+        )),
+        "unknown" => Err(Failure::new(
+            exit::UNREACHABLE,
+            format!("{what} is not known to whoever could be asked"),
+            reason,
+            "it may be there: ask again when the meta group has a leader, or name more nodes with \
+             --endpoint",
         )),
         "deleting" => {
             Err(Failure::new(exit::NOT_FOUND, format!("{what} is being deleted"), reason, ""))
@@ -209,6 +261,7 @@ impl Snapshot {
             lineage: snapshot.lineage,
             cluster_id: snapshot.cluster_id,
             parts: parts.into_iter().map(Part::new).collect(),
+            stale: None,
         }
     }
 
@@ -236,9 +289,11 @@ impl Part {
 
     /// A node of which the snapshot says nothing: it has failed with the whole, or is missing.
     fn absent(snapshot: &v1::Snapshot, node_id: u64) -> Part {
-        let failed = snapshot.status() == Status::Failed;
-        let status = if failed { Status::Failed } else { Status::Missing };
-        let reason = if failed { snapshot.reason.clone() } else { String::new() };
+        let (status, reason) = match snapshot.status() {
+            Status::Failed => (Status::Failed, snapshot.reason.clone()),
+            Status::Unspecified => (Status::Unspecified, snapshot.reason.clone()),
+            _ => (Status::Missing, String::new()),
+        };
         Part::new(v1::SnapshotPart { node_id, status: status.into(), reason, ..Default::default() })
     }
 }
@@ -257,7 +312,7 @@ impl View for Brief {
 impl View for Snapshot {
     fn text(&self, columns: Option<usize>) -> String {
         let brief = self.brief().text(columns);
-        if self.status == "missing" {
+        if ["missing", "unknown"].contains(&self.status) {
             return brief;
         }
         let covered = format!(
@@ -359,7 +414,7 @@ pub fn service(channel: Channel) -> SnapshotServiceClient<Channel> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::ctl::term::output::Format;
+    use crate::ctl::{picture::tests::stale as stale_words, term::output::Format};
 
     pub const UUID: &str = "19a7e40e-adcc-4cc2-87a7-ae599272b050";
 
@@ -436,19 +491,35 @@ pub mod tests {
                     ..Default::default()
                 },
             ),
+            (
+                "not known without a quorum",
+                snapshot(
+                    Status::Unspecified,
+                    "the cluster does not know this snapshot",
+                    vec![part(3, Status::Missing, "this node has no part of it")],
+                ),
+            ),
+            (
+                "completed, without a quorum",
+                snapshot(Status::Completed, "", vec![part(3, Status::Completed, "")]),
+            ),
         ];
+        let stale = |name: &str| name.ends_with("without a quorum").then(stale_words);
         let mut story = String::new();
         for (name, v1) in cases {
             for format in [Format::Table, Format::Json] {
                 let (mut console, out, _) = Console::recording(format);
-                let snapshot = Snapshot::new(v1.clone());
+                let snapshot = Snapshot { stale: stale(name), ..Snapshot::new(v1.clone()) };
                 console.print(&snapshot).unwrap();
                 console.print(&snapshot.brief()).unwrap();
-                console.print(&OnePart { uuid: UUID.into(), part: part_of(&v1, 3) }).unwrap();
+                let stale = stale(name);
+                let part = part_of(&v1, 3);
+                console.print(&OnePart { uuid: UUID.into(), part, stale: stale.clone() }).unwrap();
                 console
                     .print(&Snapshots {
                         cluster_id: v1.cluster_id.clone(),
                         snapshots: vec![snapshot.clone()],
+                        stale,
                     })
                     .unwrap();
                 story += &format!("# {name}, {format:?}\n{}", out.text());

@@ -13,7 +13,10 @@
 //! The meta state is on every node: a look at it asks the leader for the commit index and waits
 //! until that is applied here.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use raft::ReadState;
 
@@ -50,6 +53,16 @@ impl<'a> EngineView<'a> {
     /// The groups that this node leads, and their members.
     pub fn led(&self) -> impl Iterator<Item = (GroupId, &'a cluster::reconfigure::Membership)> {
         self.engine.groups.values().filter(|g| g.leads()).map(|g| (g.id, g.members()))
+    }
+    /// The groups of which this node has a replica and knows no leader: who votes in them, as far
+    /// as the replica has applied the log, and how far that is.
+    pub fn leaderless(&self) -> impl Iterator<Item = (GroupId, &'a BTreeSet<NodeId>, u64)> {
+        let groups = self.engine.groups.values().filter(|g| g.has_replica() && g.leader.is_none());
+        groups.map(|g| (g.id, &g.members().voters, g.record.applied.index))
+    }
+    /// How far this node has applied a group's log; 0 without a replica.
+    pub fn applied(&self, group: GroupId) -> u64 {
+        self.engine.groups.get(&group).map_or(0, |g| g.record.applied.index)
     }
     pub fn leader(&self, group: GroupId) -> Option<NodeId> {
         self.engine

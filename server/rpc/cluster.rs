@@ -14,6 +14,7 @@ use crate::{
     service::{
         admin::{Cluster, NodeView, RemovalAsked, SiteView},
         removal::{Objection, Plan, Weight},
+        voters::VoterSet,
     },
     wire::public,
 };
@@ -48,6 +49,11 @@ fn relay(relay: Relay) -> v1::Relay {
         id: relay.id.as_str().to_owned(),
         site: relay.site.map_or(String::new(), |s| s.as_str().to_owned()),
     }
+}
+
+fn voter_set(set: VoterSet) -> v1::VoterSet {
+    let VoterSet { voters, groups, groups_led, meta } = set;
+    v1::VoterSet { voters: voters.into_iter().map(|n| n.0).collect(), groups, groups_led, meta }
 }
 
 fn parse_relay(id: String, site: String) -> Result<Relay> {
@@ -112,6 +118,8 @@ impl ClusterService for ClusterApi {
                     sites: o.sites,
                     relays: o.relays,
                     meta_under_replicated: o.meta_under_replicated,
+                    voter_sets: o.voter_sets.into_iter().map(voter_set).collect(),
+                    local: o.alone,
                 })
             })
             .await
@@ -125,7 +133,7 @@ impl ClusterService for ClusterApi {
             .call("ListNodes", request, |request, wait| async move {
                 let after = parse_number_token(&request.page_token)?;
                 let size = page_size(request.page_size, limits::PAGE_SIZE);
-                let overview = self.cluster.overview(false, wait).await?;
+                let overview = self.cluster.overview(request.local, wait).await?;
                 let nodes =
                     overview.nodes.into_iter().filter(|n| after.is_none_or(|a| n.node.id.0 > a));
                 let (nodes, next_page_token) =
@@ -136,6 +144,7 @@ impl ClusterService for ClusterApi {
                     next_page_token,
                     cluster_id: settings.cluster.to_string(),
                     lineage: settings.lineage.to_string(),
+                    local: overview.alone,
                 })
             })
             .await
@@ -150,7 +159,8 @@ impl ClusterService for ClusterApi {
                 let after = parse_number_token(&request.page_token)?
                     .map(|p| p.min(u64::from(u32::MAX - 1)) as u32);
                 let size = page_size(request.page_size, limits::PAGE_SIZE);
-                let views = self.cluster.partitions(after, size + 1, wait).await?;
+                let (views, local) =
+                    self.cluster.partitions(after, size + 1, request.local, wait).await?;
                 let partition = |p: crate::service::admin::PartitionView| v1::Partition {
                     id: p.id.0,
                     group: p.group.0,
@@ -161,7 +171,7 @@ impl ClusterService for ClusterApi {
                     cut_page(views.into_iter().map(partition).collect(), size, |p| {
                         p.id.to_string()
                     });
-                Ok(v1::ListPartitionsResponse { partitions, next_page_token })
+                Ok(v1::ListPartitionsResponse { partitions, next_page_token, local })
             })
             .await
     }
@@ -198,11 +208,12 @@ impl ClusterService for ClusterApi {
         self.calls
             .call("ListSites", request, |request, wait| async move {
                 let size = page_size(request.page_size, limits::PAGE_SIZE);
-                let views =
-                    self.cluster.sites(optional_site(request.page_token)?, size + 1, wait).await?;
+                let after = optional_site(request.page_token)?;
+                let (views, local) =
+                    self.cluster.sites(after, size + 1, request.local, wait).await?;
                 let (sites, next_page_token) =
                     cut_page(views.into_iter().map(site).collect(), size, |s| s.id.clone());
-                Ok(v1::ListSitesResponse { sites, next_page_token })
+                Ok(v1::ListSitesResponse { sites, next_page_token, local })
             })
             .await
     }
@@ -259,13 +270,12 @@ impl ClusterService for ClusterApi {
                 } else {
                     Some(RelayId::new(request.page_token)?)
                 };
-                let listed = self
-                    .cluster
-                    .relays(after, optional_site(request.site)?, size + 1, wait)
-                    .await?;
+                let of = optional_site(request.site)?;
+                let (listed, local) =
+                    self.cluster.relays(after, of, size + 1, request.local, wait).await?;
                 let (relays, next_page_token) =
                     cut_page(listed.into_iter().map(relay).collect(), size, |r| r.id.clone());
-                Ok(v1::ListRelaysResponse { relays, next_page_token })
+                Ok(v1::ListRelaysResponse { relays, next_page_token, local })
             })
             .await
     }

@@ -242,7 +242,8 @@ impl SnapshotService for SnapshotApi {
                 };
                 let (id, warning) =
                     self.cluster.create_snapshot(id, self.calls.clock.wall_ms(), wait).await?;
-                let snapshot = self.inventory.snapshot(id, wait).await?.ok_or_else(|| {
+                let (snapshot, _) = self.inventory.snapshot(id, false, wait).await?;
+                let snapshot = snapshot.ok_or_else(|| {
                     Error::not_found(format!("snapshot {id} was deleted meanwhile"))
                 })?;
                 Ok(v1::CreateSnapshotResponse {
@@ -260,11 +261,13 @@ impl SnapshotService for SnapshotApi {
         self.calls
             .call("GetSnapshot", request, |request, wait| async move {
                 let id: SnapshotId = request.uuid.parse()?;
-                let snapshot = match self.inventory.snapshot(id, wait).await? {
+                let (known, local) = self.inventory.snapshot(id, request.local, wait).await?;
+                let snapshot = match known {
                     Some(snapshot) => snapshot,
                     None => self.unknown(id).await,
                 };
-                Ok(v1::GetSnapshotResponse { snapshot: Some(snapshot), answered_by: self.me.0 })
+                let (snapshot, answered_by) = (Some(snapshot), self.me.0);
+                Ok(v1::GetSnapshotResponse { snapshot, answered_by, local })
             })
             .await
     }
@@ -277,7 +280,7 @@ impl SnapshotService for SnapshotApi {
             .call("ListSnapshots", request, |request, wait| async move {
                 let before = parse_number_token(&request.page_token)?;
                 let size = page_size(request.page_size, limits::SNAPSHOTS_PAGE_SIZE);
-                let listed = self.cluster.look(wait, move |s| {
+                let listed = self.cluster.view(request.local, wait, move |s| {
                     let older = s
                         .snapshots()
                         .values()
@@ -290,13 +293,14 @@ impl SnapshotService for SnapshotApi {
                         })
                         .collect::<Vec<_>>()
                 });
-                let (listed, next_page_token) =
-                    cut_page(listed.await?, size, |(seq, _)| seq.to_string());
+                let (listed, local) = listed.await?;
+                let (listed, next_page_token) = cut_page(listed, size, |(seq, _)| seq.to_string());
                 let cluster_id = self.peers.me().identity.borrow().cluster.to_string();
                 Ok(v1::ListSnapshotsResponse {
                     snapshots: listed.into_iter().map(|(_, s)| s).collect(),
                     next_page_token,
                     cluster_id,
+                    local,
                 })
             })
             .await

@@ -3,8 +3,11 @@
 //!
 //! Changes go through the meta group. A site is added in two places, the registry and the group
 //! that holds it, and removed from both; each step can be done again, and the meta leader finishes
-//! what a crashed node has left half done. Lists are linearizable: they show what was acknowledged
-//! before.
+//! what a crashed node has left half done.
+//!
+//! Lists are linearizable: they show what was acknowledged before. Only a caller that asks for what
+//! this node alone knows gets that, without a quorum, and with it a word about how much it is
+//! (`LocalAnswer`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,10 +37,14 @@ use crate::{
     entry::Command,
     faults::failpoint::{Failpoint, failpoint},
     net::{self, Peers},
-    proto::internal::v1::{GetNodeStatusResponse, LedGroup},
+    proto::{
+        internal::v1::{GetNodeStatusResponse, LedGroup},
+        v1::LocalAnswer,
+    },
     service::{
         kv::unexpected,
         removal::{self, Heard, Plan},
+        voters::{VoterSet, voter_sets},
     },
 };
 
@@ -74,6 +81,9 @@ pub struct Overview {
     pub meta_under_replicated: bool,
     pub sites: u64,
     pub relays: u64,
+    pub voter_sets: Vec<VoterSet>,
+    /// None of what the leader was asked about.
+    pub alone: Option<LocalAnswer>,
 }
 
 /// A partition and who holds it.
@@ -126,6 +136,37 @@ impl Cluster {
         see: impl FnOnce(&State) -> T + Send + 'static,
     ) -> Result<T> {
         self.handle.look(true, wait, move |sight| see(sight.meta())).await
+    }
+
+    /// As `look`; or, `local`, at what this node has applied, with a word about how much that is.
+    pub async fn view<T: Send + 'static>(
+        &self,
+        local: bool,
+        wait: Duration,
+        see: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<(T, Option<LocalAnswer>)> {
+        if !local {
+            return Ok((self.look(wait, see).await?, None));
+        }
+        let look = move |sight: EngineView<'_>| {
+            (see(sight.meta()), sight.applied(GroupId::META), sight.unready())
+        };
+        let (seen, applied, unready) = self.handle.look(false, wait, look).await?;
+        let alone = self.alone(applied, unready);
+        if applied == 0 {
+            return Err(Error::unavailable(alone.reason));
+        }
+        Ok((seen, Some(alone)))
+    }
+
+    fn alone(&self, applied_index: u64, unready: Option<String>) -> LocalAnswer {
+        let me = self.peers.me();
+        LocalAnswer {
+            node_id: me.identity.borrow().node.0,
+            address: me.address.clone(),
+            applied_index,
+            reason: unready.map_or(String::new(), |why| self.missing_too(why)),
+        }
     }
 
     /// Proposes a change of the configuration. Whether it changed anything.
@@ -279,14 +320,22 @@ impl Cluster {
                 voters: ids(&members.voters),
                 learners: ids(&members.learners),
             });
-            (led.collect(), sight.unready())
+            let leaderless = sight.leaderless().map(|(group, voters, applied_index)| {
+                crate::proto::internal::v1::LeaderlessGroup {
+                    group: group.0,
+                    voters: ids(voters),
+                    applied_index,
+                }
+            });
+            (led.collect(), leaderless.collect(), sight.unready())
         });
-        let (led, unready) = seen.await?;
+        let (led, leaderless, unready) = seen.await?;
         Ok(GetNodeStatusResponse {
             node_id: hello.node_id,
             ready: unready.is_none(),
             version: env!("CARGO_PKG_VERSION").into(),
             led,
+            leaderless,
             parts: Vec::new(),
             heard,
             unready: unready.map_or(String::new(), |why| self.missing_too(why)),
@@ -314,9 +363,10 @@ impl Cluster {
                 s.assignments().clone(),
                 s.sites().sites().len(),
                 s.sites().relays().len(),
+                local.then(|| (sight.applied(GroupId::META), sight.unready())),
             )
         };
-        let (settings, nodes, assignments, sites, relays) =
+        let (settings, nodes, assignments, sites, relays, alone) =
             self.handle.look(!local, wait, see).await?;
         let said = self.ask_nodes(&nodes).await;
         let answers = |n: NodeId| said.get(&n).and_then(|s| s.as_ref().ok());
@@ -324,9 +374,11 @@ impl Cluster {
             .iter()
             .flat_map(|(n, s)| s.iter().flat_map(|s| &s.led).map(|g| (GroupId(g.group), (*n, g))))
             .collect();
+        // One that votes and is gone counts, wanted or not: every majority needs more without it.
         let full = |group: &GroupId, wanted: &[NodeId]| {
             led.get(group).is_some_and(|(_, g)| {
-                wanted.iter().all(|n| g.voters.contains(&n.0) && answers(*n).is_some())
+                wanted.iter().all(|n| g.voters.contains(&n.0))
+                    && g.voters.iter().all(|n| answers(NodeId(*n)).is_some())
             })
         };
         let data = || assignments.iter().filter(|(group, _)| !group.is_meta());
@@ -360,6 +412,8 @@ impl Cluster {
                 .get(&GroupId::META)
                 .is_none_or(|wanted| !full(&GroupId::META, wanted)),
             meta_leader: led.get(&GroupId::META).map(|(n, _)| *n),
+            voter_sets: voter_sets(&assignments, &said),
+            alone: alone.map(|(applied, unready)| self.alone(applied, unready)),
             sites: sites as u64,
             relays: relays as u64,
             settings,
@@ -370,10 +424,11 @@ impl Cluster {
         &self,
         after: Option<u32>,
         count: usize,
+        local: bool,
         wait: Duration,
-    ) -> Result<Vec<PartitionView>> {
-        let (nodes, assignments) =
-            self.look(wait, |s| (s.nodes().clone(), s.assignments().clone())).await?;
+    ) -> Result<(Vec<PartitionView>, Option<LocalAnswer>)> {
+        let ((nodes, assignments), alone) =
+            self.view(local, wait, |s| (s.nodes().clone(), s.assignments().clone())).await?;
         let said = self.ask_nodes(&nodes).await;
         let leader_of = |group: GroupId| {
             said.iter()
@@ -392,7 +447,7 @@ impl Cluster {
                 leader: leaders[&group],
             }
         };
-        Ok((first..self.topology.partitions()).take(count).map(view).collect())
+        Ok(((first..self.topology.partitions()).take(count).map(view).collect(), alone))
     }
 
     // ---- Sites. ----
@@ -466,10 +521,11 @@ impl Cluster {
         &self,
         after: Option<SiteId>,
         count: usize,
+        local: bool,
         wait: Duration,
-    ) -> Result<Vec<SiteView>> {
+    ) -> Result<(Vec<SiteView>, Option<LocalAnswer>)> {
         let topology = self.topology;
-        self.look(wait, move |state| {
+        self.view(local, wait, move |state| {
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
             let there = state
                 .sites()
@@ -519,9 +575,10 @@ impl Cluster {
         after: Option<RelayId>,
         of: Option<SiteId>,
         count: usize,
+        local: bool,
         wait: Duration,
-    ) -> Result<Vec<Relay>> {
-        self.look(wait, move |state| {
+    ) -> Result<(Vec<Relay>, Option<LocalAnswer>)> {
+        self.view(local, wait, move |state| {
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
             let all = state.sites().relays().range((from, Bound::Unbounded));
             let listed = all.filter(|(_, site)| of.is_none() || **site == of);

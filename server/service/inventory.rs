@@ -68,14 +68,20 @@ impl Inventory {
 
     // ---- What there is. ----
 
-    /// A snapshot as the registry has it, with what the nodes say of parts under way and what
-    /// stands on their disks. None that it does not know.
-    pub async fn snapshot(&self, id: SnapshotId, wait: Duration) -> Result<Option<v1::Snapshot>> {
-        let Some(mut known) = self.known(id, wait).await? else { return Ok(None) };
+    /// A snapshot as the registry has it (`local`: as this node alone knows it), with what the
+    /// nodes say of parts under way and what stands on their disks. None that it does not know.
+    pub async fn snapshot(
+        &self,
+        id: SnapshotId,
+        local: bool,
+        wait: Duration,
+    ) -> Result<(Option<v1::Snapshot>, Option<v1::LocalAnswer>)> {
+        let (known, alone) = self.known(id, local, wait).await?;
+        let Some(mut known) = known else { return Ok((None, alone)) };
         if self.look(&mut known).await {
             // Or somebody has deleted it meanwhile.
-            match self.known(id, wait).await? {
-                None => return Ok(None),
+            match self.known(id, local, wait).await?.0 {
+                None => return Ok((None, alone)),
                 Some(now) if now.snapshot.deleting.is_some() => known = now,
                 Some(_) => {}
             }
@@ -95,11 +101,16 @@ impl Inventory {
                 self.parts.correct(id, part).await;
             }
         }
-        Ok(Some(snapshot))
+        Ok((Some(snapshot), alone))
     }
 
-    async fn known(&self, id: SnapshotId, wait: Duration) -> Result<Option<Known>> {
-        let known = self.cluster.look(wait, move |s| {
+    async fn known(
+        &self,
+        id: SnapshotId,
+        local: bool,
+        wait: Duration,
+    ) -> Result<(Option<Known>, Option<v1::LocalAnswer>)> {
+        let known = self.cluster.view(local, wait, move |s| {
             let snapshot = s.snapshot_named(id)?.clone();
             Some(Known { snapshot, settings: s.settings().clone(), nodes: s.nodes().clone() })
         });
@@ -214,7 +225,7 @@ impl Inventory {
         lineage: Option<Lineage>,
         wait: Duration,
     ) -> Result<v1::DeleteSnapshotResponse> {
-        let before = self.known(id, wait).await?;
+        let (before, _) = self.known(id, false, wait).await?;
         let begun =
             self.cluster.change(cluster::Command::BeginDeletion { id, lineage }, wait).await;
         failpoint(Failpoint::DeleteAgreed);

@@ -7,6 +7,7 @@
 
 pub mod kv;
 pub mod removal;
+pub mod voters;
 pub mod admin;
 pub mod parts;
 pub mod inventory;

@@ -203,7 +203,11 @@ impl SnapshotService for Fake {
         _: Request<v1::GetSnapshotRequest>,
     ) -> Result<Response<v1::GetSnapshotResponse>, Status> {
         let snapshot = self.next(|script| &mut script.snapshots)?;
-        Ok(Response::new(v1::GetSnapshotResponse { snapshot: Some(snapshot), answered_by: NODE }))
+        Ok(Response::new(v1::GetSnapshotResponse {
+            snapshot: Some(snapshot),
+            answered_by: NODE,
+            local: None,
+        }))
     }
     async fn list_snapshots(
         &self,
@@ -213,6 +217,7 @@ impl SnapshotService for Fake {
             snapshots: vec![],
             next_page_token: "the same for ever".into(),
             cluster_id: String::new(),
+            local: None,
         }))
     }
     async fn delete_snapshot(

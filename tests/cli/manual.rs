@@ -203,6 +203,8 @@ fn spelled(arg: &Arg) -> String {
     let value = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(" ");
     let many = arg.get_num_args().is_some_and(|range| range.max_values() > 1);
     let value = if many { format!("{value}...") } else { value };
+    let optional = arg.get_num_args().is_some_and(|range| range.min_values() == 0);
+    let value = if optional && takes_value(arg) { format!("[{value}]") } else { value };
     let flags = [
         arg.get_short().map(|short| format!("-{short}")),
         arg.get_long().map(|long| format!("--{long}")),

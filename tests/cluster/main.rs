@@ -16,6 +16,7 @@ mod log;
 mod members;
 mod moves;
 mod parts;
+mod quorum;
 mod readme;
 mod requests;
 mod signals;

@@ -158,15 +158,19 @@ fn requests() -> Vec<Vec<u8>> {
         .encode_to_vec(),
         v1::BatchRequest { site: site.clone(), bucket: 1, operations, request_id: id.clone() }
             .encode_to_vec(),
-        v1::ListNodesRequest { page_size: 10, page_token: page_token.clone() }.encode_to_vec(),
-        v1::ListSnapshotsRequest { page_size: 10, page_token: page_token.clone() }.encode_to_vec(),
-        v1::ListSitesRequest { page_size: 10, page_token: page_token.clone() }.encode_to_vec(),
-        v1::ListRelaysRequest { page_size: 10, page_token, site: site.clone() }.encode_to_vec(),
+        v1::ListNodesRequest { page_size: 10, page_token: page_token.clone(), local: false }
+            .encode_to_vec(),
+        v1::ListSnapshotsRequest { page_size: 10, page_token: page_token.clone(), local: true }
+            .encode_to_vec(),
+        v1::ListSitesRequest { page_size: 10, page_token: page_token.clone(), local: true }
+            .encode_to_vec(),
+        v1::ListRelaysRequest { page_size: 10, page_token, site: site.clone(), local: true }
+            .encode_to_vec(),
         v1::AddRelayRequest { relay: "r1".into(), site }.encode_to_vec(),
         v1::CreateSnapshotRequest { request_id: id }.encode_to_vec(),
         v1::DownloadSnapshotRequest { uuid: uuid().to_string(), node_id: 7, offset: 512 }
             .encode_to_vec(),
-        v1::GetSnapshotRequest { uuid: uuid().to_string() }.encode_to_vec(),
+        v1::GetSnapshotRequest { uuid: uuid().to_string(), local: true }.encode_to_vec(),
     ];
     (0..).zip(messages).map(|(method, message)| tagged(method, message)).collect()
 }

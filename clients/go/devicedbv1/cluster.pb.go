@@ -499,6 +499,79 @@ func (x *GetOverviewRequest) GetLocal() bool {
 	return false
 }
 
+// Groups in which the same nodes vote.
+type VoterSet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who votes, by id: as the group's leader says; without one, as the replica says that has applied most; where none answers, as it should be.
+	Voters []uint64 `protobuf:"varint,1,rep,packed,name=voters,proto3" json:"voters,omitempty"`
+	// How many groups these are.
+	Groups uint32 `protobuf:"varint,2,opt,name=groups,proto3" json:"groups,omitempty"`
+	// Of these, how many an answering node leads.
+	GroupsLed uint32 `protobuf:"varint,3,opt,name=groups_led,json=groupsLed,proto3" json:"groups_led,omitempty"`
+	// Whether this is the meta group, which decides about nodes, sites and snapshots. It has a set of its own.
+	Meta          bool `protobuf:"varint,4,opt,name=meta,proto3" json:"meta,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VoterSet) Reset() {
+	*x = VoterSet{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VoterSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VoterSet) ProtoMessage() {}
+
+func (x *VoterSet) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VoterSet.ProtoReflect.Descriptor instead.
+func (*VoterSet) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *VoterSet) GetVoters() []uint64 {
+	if x != nil {
+		return x.Voters
+	}
+	return nil
+}
+
+func (x *VoterSet) GetGroups() uint32 {
+	if x != nil {
+		return x.Groups
+	}
+	return 0
+}
+
+func (x *VoterSet) GetGroupsLed() uint32 {
+	if x != nil {
+		return x.GroupsLed
+	}
+	return 0
+}
+
+func (x *VoterSet) GetMeta() bool {
+	if x != nil {
+		return x.Meta
+	}
+	return false
+}
+
 // The cluster at a glance.
 type GetOverviewResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -528,13 +601,18 @@ type GetOverviewResponse struct {
 	Relays uint64 `protobuf:"varint,12,opt,name=relays,proto3" json:"relays,omitempty"`
 	// The meta group, which is not one of `groups`, has fewer voters than wanted, or voters that do not answer.
 	MetaUnderReplicated bool `protobuf:"varint,13,opt,name=meta_under_replicated,json=metaUnderReplicated,proto3" json:"meta_under_replicated,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// The groups, the meta group included, by who votes in them. What works, and what stops with the next node that is lost, follows from these and from the
+	// nodes that answer: a group takes reads and writes while it has a leader and a majority of its voters answers.
+	VoterSets []*VoterSet `protobuf:"bytes,14,rep,name=voter_sets,json=voterSets,proto3" json:"voter_sets,omitempty"`
+	// Set when `local` was asked: who answered, and how much it knows.
+	Local         *LocalAnswer `protobuf:"bytes,15,opt,name=local,proto3" json:"local,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetOverviewResponse) Reset() {
 	*x = GetOverviewResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[6]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -546,7 +624,7 @@ func (x *GetOverviewResponse) String() string {
 func (*GetOverviewResponse) ProtoMessage() {}
 
 func (x *GetOverviewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[6]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -559,7 +637,7 @@ func (x *GetOverviewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetOverviewResponse.ProtoReflect.Descriptor instead.
 func (*GetOverviewResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetOverviewResponse) GetClusterId() string {
@@ -653,20 +731,37 @@ func (x *GetOverviewResponse) GetMetaUnderReplicated() bool {
 	return false
 }
 
+func (x *GetOverviewResponse) GetVoterSets() []*VoterSet {
+	if x != nil {
+		return x.VoterSets
+	}
+	return nil
+}
+
+func (x *GetOverviewResponse) GetLocal() *LocalAnswer {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
 // Asks for a page of nodes.
 type ListNodesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most so many; 0 for 1000.
 	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Where the last page ended; empty for the first.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// As the node that is asked knows it, which may be old news; the answer then says so in `local`. Nobody else has to agree, so it is answered without a
+	// leader, too. A node that is too old to know this field asks the leader, and its answer has no `local`.
+	Local         bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[7]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +773,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[7]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +786,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListNodesRequest) GetPageSize() uint32 {
@@ -708,6 +803,13 @@ func (x *ListNodesRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListNodesRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // A page of nodes.
 type ListNodesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -718,14 +820,16 @@ type ListNodesResponse struct {
 	// Drawn when the cluster was founded.
 	ClusterId string `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	// Names the history the data belongs to.
-	Lineage       string `protobuf:"bytes,4,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	Lineage string `protobuf:"bytes,4,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// Set when `local` was asked: who answered, and how much it knows.
+	Local         *LocalAnswer `protobuf:"bytes,5,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[8]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +841,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[8]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +854,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -781,6 +885,13 @@ func (x *ListNodesResponse) GetLineage() string {
 	return ""
 }
 
+func (x *ListNodesResponse) GetLocal() *LocalAnswer {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
 // A slice of the hash space of sites.
 type Partition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -798,7 +909,7 @@ type Partition struct {
 
 func (x *Partition) Reset() {
 	*x = Partition{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[9]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +921,7 @@ func (x *Partition) String() string {
 func (*Partition) ProtoMessage() {}
 
 func (x *Partition) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[9]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +934,7 @@ func (x *Partition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Partition.ProtoReflect.Descriptor instead.
 func (*Partition) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Partition) GetId() uint32 {
@@ -860,14 +971,17 @@ type ListPartitionsRequest struct {
 	// At most so many; 0 for 1000.
 	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Where the last page ended; empty for the first.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// As the node that is asked knows it, which may be old news; the answer then says so in `local`. Nobody else has to agree, so it is answered without a
+	// leader, too. A node that is too old to know this field asks the leader, and its answer has no `local`.
+	Local         bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListPartitionsRequest) Reset() {
 	*x = ListPartitionsRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[10]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -879,7 +993,7 @@ func (x *ListPartitionsRequest) String() string {
 func (*ListPartitionsRequest) ProtoMessage() {}
 
 func (x *ListPartitionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[10]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -892,7 +1006,7 @@ func (x *ListPartitionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPartitionsRequest.ProtoReflect.Descriptor instead.
 func (*ListPartitionsRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListPartitionsRequest) GetPageSize() uint32 {
@@ -909,6 +1023,13 @@ func (x *ListPartitionsRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListPartitionsRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // A page of partitions.
 type ListPartitionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -916,13 +1037,15 @@ type ListPartitionsResponse struct {
 	Partitions []*Partition `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
 	// For the next page; empty when there is none.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Set when `local` was asked: who answered, and how much it knows.
+	Local         *LocalAnswer `protobuf:"bytes,3,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListPartitionsResponse) Reset() {
 	*x = ListPartitionsResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[11]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1057,7 @@ func (x *ListPartitionsResponse) String() string {
 func (*ListPartitionsResponse) ProtoMessage() {}
 
 func (x *ListPartitionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[11]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1070,7 @@ func (x *ListPartitionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPartitionsResponse.ProtoReflect.Descriptor instead.
 func (*ListPartitionsResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListPartitionsResponse) GetPartitions() []*Partition {
@@ -962,6 +1085,13 @@ func (x *ListPartitionsResponse) GetNextPageToken() string {
 		return x.NextPageToken
 	}
 	return ""
+}
+
+func (x *ListPartitionsResponse) GetLocal() *LocalAnswer {
+	if x != nil {
+		return x.Local
+	}
+	return nil
 }
 
 // A tenant's database.
@@ -979,7 +1109,7 @@ type Site struct {
 
 func (x *Site) Reset() {
 	*x = Site{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[12]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1121,7 @@ func (x *Site) String() string {
 func (*Site) ProtoMessage() {}
 
 func (x *Site) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[12]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1134,7 @@ func (x *Site) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Site.ProtoReflect.Descriptor instead.
 func (*Site) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Site) GetId() string {
@@ -1039,7 +1169,7 @@ type AddSiteRequest struct {
 
 func (x *AddSiteRequest) Reset() {
 	*x = AddSiteRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[13]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1181,7 @@ func (x *AddSiteRequest) String() string {
 func (*AddSiteRequest) ProtoMessage() {}
 
 func (x *AddSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[13]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1194,7 @@ func (x *AddSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddSiteRequest.ProtoReflect.Descriptor instead.
 func (*AddSiteRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AddSiteRequest) GetSite() string {
@@ -1087,7 +1217,7 @@ type AddSiteResponse struct {
 
 func (x *AddSiteResponse) Reset() {
 	*x = AddSiteResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[14]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1229,7 @@ func (x *AddSiteResponse) String() string {
 func (*AddSiteResponse) ProtoMessage() {}
 
 func (x *AddSiteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[14]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1242,7 @@ func (x *AddSiteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddSiteResponse.ProtoReflect.Descriptor instead.
 func (*AddSiteResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AddSiteResponse) GetSite() *Site {
@@ -1140,7 +1270,7 @@ type RemoveSiteRequest struct {
 
 func (x *RemoveSiteRequest) Reset() {
 	*x = RemoveSiteRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[15]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1282,7 @@ func (x *RemoveSiteRequest) String() string {
 func (*RemoveSiteRequest) ProtoMessage() {}
 
 func (x *RemoveSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[15]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1295,7 @@ func (x *RemoveSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSiteRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSiteRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RemoveSiteRequest) GetSite() string {
@@ -1184,7 +1314,7 @@ type RemoveSiteResponse struct {
 
 func (x *RemoveSiteResponse) Reset() {
 	*x = RemoveSiteResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[16]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1326,7 @@ func (x *RemoveSiteResponse) String() string {
 func (*RemoveSiteResponse) ProtoMessage() {}
 
 func (x *RemoveSiteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[16]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1339,7 @@ func (x *RemoveSiteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSiteResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSiteResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 // Asks for a page of sites.
@@ -1218,14 +1348,17 @@ type ListSitesRequest struct {
 	// At most so many; 0 for 1000.
 	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Where the last page ended; empty for the first.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// As the node that is asked knows it, which may be old news; the answer then says so in `local`. Nobody else has to agree, so it is answered without a
+	// leader, too. A node that is too old to know this field asks the leader, and its answer has no `local`.
+	Local         bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListSitesRequest) Reset() {
 	*x = ListSitesRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[17]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1370,7 @@ func (x *ListSitesRequest) String() string {
 func (*ListSitesRequest) ProtoMessage() {}
 
 func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[17]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1383,7 @@ func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesRequest.ProtoReflect.Descriptor instead.
 func (*ListSitesRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListSitesRequest) GetPageSize() uint32 {
@@ -1267,6 +1400,13 @@ func (x *ListSitesRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListSitesRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // A page of sites.
 type ListSitesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1274,13 +1414,15 @@ type ListSitesResponse struct {
 	Sites []*Site `protobuf:"bytes,1,rep,name=sites,proto3" json:"sites,omitempty"`
 	// For the next page; empty when there is none.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Set when `local` was asked: who answered, and how much it knows.
+	Local         *LocalAnswer `protobuf:"bytes,3,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListSitesResponse) Reset() {
 	*x = ListSitesResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[18]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1434,7 @@ func (x *ListSitesResponse) String() string {
 func (*ListSitesResponse) ProtoMessage() {}
 
 func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[18]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1447,7 @@ func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesResponse.ProtoReflect.Descriptor instead.
 func (*ListSitesResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListSitesResponse) GetSites() []*Site {
@@ -1322,6 +1464,13 @@ func (x *ListSitesResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *ListSitesResponse) GetLocal() *LocalAnswer {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
 // An edge gateway. Only its registration is kept so far.
 type Relay struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1335,7 +1484,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[19]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1496,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[19]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1509,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Relay) GetId() string {
@@ -1390,7 +1539,7 @@ type AddRelayRequest struct {
 
 func (x *AddRelayRequest) Reset() {
 	*x = AddRelayRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[20]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1551,7 @@ func (x *AddRelayRequest) String() string {
 func (*AddRelayRequest) ProtoMessage() {}
 
 func (x *AddRelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[20]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1564,7 @@ func (x *AddRelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddRelayRequest.ProtoReflect.Descriptor instead.
 func (*AddRelayRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AddRelayRequest) GetRelay() string {
@@ -1445,7 +1594,7 @@ type AddRelayResponse struct {
 
 func (x *AddRelayResponse) Reset() {
 	*x = AddRelayResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[21]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1457,7 +1606,7 @@ func (x *AddRelayResponse) String() string {
 func (*AddRelayResponse) ProtoMessage() {}
 
 func (x *AddRelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[21]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1470,7 +1619,7 @@ func (x *AddRelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddRelayResponse.ProtoReflect.Descriptor instead.
 func (*AddRelayResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AddRelayResponse) GetRelay() *Relay {
@@ -1498,7 +1647,7 @@ type RemoveRelayRequest struct {
 
 func (x *RemoveRelayRequest) Reset() {
 	*x = RemoveRelayRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[22]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1659,7 @@ func (x *RemoveRelayRequest) String() string {
 func (*RemoveRelayRequest) ProtoMessage() {}
 
 func (x *RemoveRelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[22]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1672,7 @@ func (x *RemoveRelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRelayRequest.ProtoReflect.Descriptor instead.
 func (*RemoveRelayRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveRelayRequest) GetRelay() string {
@@ -1542,7 +1691,7 @@ type RemoveRelayResponse struct {
 
 func (x *RemoveRelayResponse) Reset() {
 	*x = RemoveRelayResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[23]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +1703,7 @@ func (x *RemoveRelayResponse) String() string {
 func (*RemoveRelayResponse) ProtoMessage() {}
 
 func (x *RemoveRelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[23]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +1716,7 @@ func (x *RemoveRelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveRelayResponse.ProtoReflect.Descriptor instead.
 func (*RemoveRelayResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 // A relay to give to another site.
@@ -1583,7 +1732,7 @@ type MoveRelayRequest struct {
 
 func (x *MoveRelayRequest) Reset() {
 	*x = MoveRelayRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[24]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1744,7 @@ func (x *MoveRelayRequest) String() string {
 func (*MoveRelayRequest) ProtoMessage() {}
 
 func (x *MoveRelayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[24]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1757,7 @@ func (x *MoveRelayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRelayRequest.ProtoReflect.Descriptor instead.
 func (*MoveRelayRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{24}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MoveRelayRequest) GetRelay() string {
@@ -1636,7 +1785,7 @@ type MoveRelayResponse struct {
 
 func (x *MoveRelayResponse) Reset() {
 	*x = MoveRelayResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[25]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1797,7 @@ func (x *MoveRelayResponse) String() string {
 func (*MoveRelayResponse) ProtoMessage() {}
 
 func (x *MoveRelayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[25]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1810,7 @@ func (x *MoveRelayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveRelayResponse.ProtoReflect.Descriptor instead.
 func (*MoveRelayResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{25}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MoveRelayResponse) GetRelay() *Relay {
@@ -1679,14 +1828,17 @@ type ListRelaysRequest struct {
 	// Where the last page ended; empty for the first.
 	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only the relays of this site; empty for all.
-	Site          string `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
+	Site string `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
+	// As the node that is asked knows it, which may be old news; the answer then says so in `local`. Nobody else has to agree, so it is answered without a
+	// leader, too. A node that is too old to know this field asks the leader, and its answer has no `local`.
+	Local         bool `protobuf:"varint,4,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListRelaysRequest) Reset() {
 	*x = ListRelaysRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[26]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1698,7 +1850,7 @@ func (x *ListRelaysRequest) String() string {
 func (*ListRelaysRequest) ProtoMessage() {}
 
 func (x *ListRelaysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[26]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +1863,7 @@ func (x *ListRelaysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRelaysRequest.ProtoReflect.Descriptor instead.
 func (*ListRelaysRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{26}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListRelaysRequest) GetPageSize() uint32 {
@@ -1735,6 +1887,13 @@ func (x *ListRelaysRequest) GetSite() string {
 	return ""
 }
 
+func (x *ListRelaysRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // A page of relays.
 type ListRelaysResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1742,13 +1901,15 @@ type ListRelaysResponse struct {
 	Relays []*Relay `protobuf:"bytes,1,rep,name=relays,proto3" json:"relays,omitempty"`
 	// For the next page; empty when there is none.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Set when `local` was asked: who answered, and how much it knows.
+	Local         *LocalAnswer `protobuf:"bytes,3,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListRelaysResponse) Reset() {
 	*x = ListRelaysResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[27]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1921,7 @@ func (x *ListRelaysResponse) String() string {
 func (*ListRelaysResponse) ProtoMessage() {}
 
 func (x *ListRelaysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[27]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1934,7 @@ func (x *ListRelaysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRelaysResponse.ProtoReflect.Descriptor instead.
 func (*ListRelaysResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{27}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListRelaysResponse) GetRelays() []*Relay {
@@ -1790,569 +1951,9 @@ func (x *ListRelaysResponse) GetNextPageToken() string {
 	return ""
 }
 
-// Asks for the versions of all nodes.
-type GetUpgradeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *GetUpgradeRequest) Reset() {
-	*x = GetUpgradeRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[28]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *GetUpgradeRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*GetUpgradeRequest) ProtoMessage() {}
-
-func (x *GetUpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[28]
+func (x *ListRelaysResponse) GetLocal() *LocalAnswer {
 	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use GetUpgradeRequest.ProtoReflect.Descriptor instead.
-func (*GetUpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{28}
-}
-
-// The versions of all nodes, as they announced them when they started. A level counts what versions have added to the logs of a cluster.
-type GetUpgradeResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The level that the cluster uses.
-	Level uint32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
-	// The newest level that all of its nodes know: FinalizeUpgrade raises to this one.
-	KnownToAll uint32 `protobuf:"varint,2,opt,name=known_to_all,json=knownToAll,proto3" json:"known_to_all,omitempty"`
-	// The newest level that any of its nodes knows.
-	Newest uint32 `protobuf:"varint,3,opt,name=newest,proto3" json:"newest,omitempty"`
-	// The nodes, by id.
-	Nodes         []*NodeVersion `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *GetUpgradeResponse) Reset() {
-	*x = GetUpgradeResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[29]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *GetUpgradeResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*GetUpgradeResponse) ProtoMessage() {}
-
-func (x *GetUpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[29]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use GetUpgradeResponse.ProtoReflect.Descriptor instead.
-func (*GetUpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{29}
-}
-
-func (x *GetUpgradeResponse) GetLevel() uint32 {
-	if x != nil {
-		return x.Level
-	}
-	return 0
-}
-
-func (x *GetUpgradeResponse) GetKnownToAll() uint32 {
-	if x != nil {
-		return x.KnownToAll
-	}
-	return 0
-}
-
-func (x *GetUpgradeResponse) GetNewest() uint32 {
-	if x != nil {
-		return x.Newest
-	}
-	return 0
-}
-
-func (x *GetUpgradeResponse) GetNodes() []*NodeVersion {
-	if x != nil {
-		return x.Nodes
-	}
-	return nil
-}
-
-// What a node knows.
-type NodeVersion struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The node.
-	NodeId uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	// Where it can be reached: host:port.
-	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	// The version it runs.
-	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
-	// The newest level that it knows.
-	Level         uint32 `protobuf:"varint,4,opt,name=level,proto3" json:"level,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *NodeVersion) Reset() {
-	*x = NodeVersion{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[30]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *NodeVersion) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*NodeVersion) ProtoMessage() {}
-
-func (x *NodeVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[30]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use NodeVersion.ProtoReflect.Descriptor instead.
-func (*NodeVersion) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{30}
-}
-
-func (x *NodeVersion) GetNodeId() uint64 {
-	if x != nil {
-		return x.NodeId
-	}
-	return 0
-}
-
-func (x *NodeVersion) GetAddress() string {
-	if x != nil {
-		return x.Address
-	}
-	return ""
-}
-
-func (x *NodeVersion) GetVersion() string {
-	if x != nil {
-		return x.Version
-	}
-	return ""
-}
-
-func (x *NodeVersion) GetLevel() uint32 {
-	if x != nil {
-		return x.Level
-	}
-	return 0
-}
-
-// Ends an upgrade.
-type FinalizeUpgradeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *FinalizeUpgradeRequest) Reset() {
-	*x = FinalizeUpgradeRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[31]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *FinalizeUpgradeRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*FinalizeUpgradeRequest) ProtoMessage() {}
-
-func (x *FinalizeUpgradeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[31]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use FinalizeUpgradeRequest.ProtoReflect.Descriptor instead.
-func (*FinalizeUpgradeRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{31}
-}
-
-// The cluster uses what all of its nodes know.
-type FinalizeUpgradeResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its level.
-	Level uint32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
-	// False when it was at this level before.
-	Raised        bool `protobuf:"varint,2,opt,name=raised,proto3" json:"raised,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *FinalizeUpgradeResponse) Reset() {
-	*x = FinalizeUpgradeResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[32]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *FinalizeUpgradeResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*FinalizeUpgradeResponse) ProtoMessage() {}
-
-func (x *FinalizeUpgradeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[32]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use FinalizeUpgradeResponse.ProtoReflect.Descriptor instead.
-func (*FinalizeUpgradeResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{32}
-}
-
-func (x *FinalizeUpgradeResponse) GetLevel() uint32 {
-	if x != nil {
-		return x.Level
-	}
-	return 0
-}
-
-func (x *FinalizeUpgradeResponse) GetRaised() bool {
-	if x != nil {
-		return x.Raised
-	}
-	return false
-}
-
-// A node to remove.
-type RemoveNodeRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The node.
-	NodeId uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	// Also although it answers, or holds what no other node that answers has. It does not help where groups could not go on.
-	Force bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
-	// Only say what would be done and what speaks against it.
-	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	// Only if nodes and their groups are as they were when this etag was given; empty for as they are.
-	Etag          string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RemoveNodeRequest) Reset() {
-	*x = RemoveNodeRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[33]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RemoveNodeRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RemoveNodeRequest) ProtoMessage() {}
-
-func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[33]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
-func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{33}
-}
-
-func (x *RemoveNodeRequest) GetNodeId() uint64 {
-	if x != nil {
-		return x.NodeId
-	}
-	return 0
-}
-
-func (x *RemoveNodeRequest) GetForce() bool {
-	if x != nil {
-		return x.Force
-	}
-	return false
-}
-
-func (x *RemoveNodeRequest) GetValidateOnly() bool {
-	if x != nil {
-		return x.ValidateOnly
-	}
-	return false
-}
-
-func (x *RemoveNodeRequest) GetEtag() string {
-	if x != nil {
-		return x.Etag
-	}
-	return ""
-}
-
-// What the removal does.
-type RemoveNodeResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// What was planned, also when it is only validated.
-	Plan *RemovalPlan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
-	// Whether it is removed now and was a member before.
-	Removed       bool `protobuf:"varint,2,opt,name=removed,proto3" json:"removed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RemoveNodeResponse) Reset() {
-	*x = RemoveNodeResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[34]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RemoveNodeResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RemoveNodeResponse) ProtoMessage() {}
-
-func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[34]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
-func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{34}
-}
-
-func (x *RemoveNodeResponse) GetPlan() *RemovalPlan {
-	if x != nil {
-		return x.Plan
-	}
-	return nil
-}
-
-func (x *RemoveNodeResponse) GetRemoved() bool {
-	if x != nil {
-		return x.Removed
-	}
-	return false
-}
-
-// What a removal would do, and what speaks against it.
-type RemovalPlan struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where the node was: host:port.
-	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	// Replicas that other nodes get in its place.
-	ReplicasMoved uint32 `protobuf:"varint,2,opt,name=replicas_moved,json=replicasMoved,proto3" json:"replicas_moved,omitempty"`
-	// Groups, the meta group too, that have fewer replicas than they should afterwards, since there are not enough nodes.
-	GroupsShort uint32 `protobuf:"varint,3,opt,name=groups_short,json=groupsShort,proto3" json:"groups_short,omitempty"`
-	// What speaks against it.
-	Objections []*Objection `protobuf:"bytes,4,rep,name=objections,proto3" json:"objections,omitempty"`
-	// Names the nodes and their groups that the plan was made for.
-	Etag          string `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RemovalPlan) Reset() {
-	*x = RemovalPlan{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[35]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RemovalPlan) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RemovalPlan) ProtoMessage() {}
-
-func (x *RemovalPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[35]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RemovalPlan.ProtoReflect.Descriptor instead.
-func (*RemovalPlan) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{35}
-}
-
-func (x *RemovalPlan) GetAddress() string {
-	if x != nil {
-		return x.Address
-	}
-	return ""
-}
-
-func (x *RemovalPlan) GetReplicasMoved() uint32 {
-	if x != nil {
-		return x.ReplicasMoved
-	}
-	return 0
-}
-
-func (x *RemovalPlan) GetGroupsShort() uint32 {
-	if x != nil {
-		return x.GroupsShort
-	}
-	return 0
-}
-
-func (x *RemovalPlan) GetObjections() []*Objection {
-	if x != nil {
-		return x.Objections
-	}
-	return nil
-}
-
-func (x *RemovalPlan) GetEtag() string {
-	if x != nil {
-		return x.Etag
-	}
-	return ""
-}
-
-// What speaks against an operation.
-type Objection struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whether it refuses the operation; otherwise it only warns.
-	Refuses bool `protobuf:"varint,1,opt,name=refuses,proto3" json:"refuses,omitempty"`
-	// Whether `force` goes over it.
-	Forcible bool `protobuf:"varint,2,opt,name=forcible,proto3" json:"forcible,omitempty"`
-	// For programs: NODE_LIVES, GROUP_QUORUM, META_QUORUM, LAST_NODE, ONLY_PART or BELOW_REPLICATION_FACTOR.
-	Code string `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"`
-	// For people.
-	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
-	// The groups it is about.
-	Groups        []uint32 `protobuf:"varint,5,rep,packed,name=groups,proto3" json:"groups,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Objection) Reset() {
-	*x = Objection{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[36]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Objection) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Objection) ProtoMessage() {}
-
-func (x *Objection) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[36]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Objection.ProtoReflect.Descriptor instead.
-func (*Objection) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{36}
-}
-
-func (x *Objection) GetRefuses() bool {
-	if x != nil {
-		return x.Refuses
-	}
-	return false
-}
-
-func (x *Objection) GetForcible() bool {
-	if x != nil {
-		return x.Forcible
-	}
-	return false
-}
-
-func (x *Objection) GetCode() string {
-	if x != nil {
-		return x.Code
-	}
-	return ""
-}
-
-func (x *Objection) GetText() string {
-	if x != nil {
-		return x.Text
-	}
-	return ""
-}
-
-func (x *Objection) GetGroups() []uint32 {
-	if x != nil {
-		return x.Groups
+		return x.Local
 	}
 	return nil
 }
@@ -2361,7 +1962,7 @@ var File_devicedb_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x19devicedb/v1/cluster.proto\x12\vdevicedb.v1\"\x14\n" +
+	"\x19devicedb/v1/cluster.proto\x12\vdevicedb.v1\x1a\x17devicedb/v1/types.proto\"\x14\n" +
 	"\x12GetIdentityRequest\"\x84\x02\n" +
 	"\x13GetIdentityResponse\x12\x1d\n" +
 	"\n" +
@@ -2392,7 +1993,13 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\"*\n" +
 	"\x12GetOverviewRequest\x12\x14\n" +
-	"\x05local\x18\x01 \x01(\bR\x05local\"\xee\x03\n" +
+	"\x05local\x18\x01 \x01(\bR\x05local\"m\n" +
+	"\bVoterSet\x12\x16\n" +
+	"\x06voters\x18\x01 \x03(\x04R\x06voters\x12\x16\n" +
+	"\x06groups\x18\x02 \x01(\rR\x06groups\x12\x1d\n" +
+	"\n" +
+	"groups_led\x18\x03 \x01(\rR\tgroupsLed\x12\x12\n" +
+	"\x04meta\x18\x04 \x01(\bR\x04meta\"\xd4\x04\n" +
 	"\x13GetOverviewResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
@@ -2412,31 +2019,38 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"answeredBy\x12\x14\n" +
 	"\x05sites\x18\v \x01(\x04R\x05sites\x12\x16\n" +
 	"\x06relays\x18\f \x01(\x04R\x06relays\x122\n" +
-	"\x15meta_under_replicated\x18\r \x01(\bR\x13metaUnderReplicated\"N\n" +
+	"\x15meta_under_replicated\x18\r \x01(\bR\x13metaUnderReplicated\x124\n" +
+	"\n" +
+	"voter_sets\x18\x0e \x03(\v2\x15.devicedb.v1.VoterSetR\tvoterSets\x12.\n" +
+	"\x05local\x18\x0f \x01(\v2\x18.devicedb.v1.LocalAnswerR\x05local\"d\n" +
 	"\x10ListNodesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"\x9d\x01\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\"\xcd\x01\n" +
 	"\x11ListNodesResponse\x12'\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x11.devicedb.v1.NodeR\x05nodes\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12\x18\n" +
-	"\alineage\x18\x04 \x01(\tR\alineage\"e\n" +
+	"\alineage\x18\x04 \x01(\tR\alineage\x12.\n" +
+	"\x05local\x18\x05 \x01(\v2\x18.devicedb.v1.LocalAnswerR\x05local\"e\n" +
 	"\tPartition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\rR\x05group\x12\x1a\n" +
 	"\breplicas\x18\x03 \x03(\x04R\breplicas\x12\x16\n" +
-	"\x06leader\x18\x04 \x01(\x04R\x06leader\"S\n" +
+	"\x06leader\x18\x04 \x01(\x04R\x06leader\"i\n" +
 	"\x15ListPartitionsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"x\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\"\xa8\x01\n" +
 	"\x16ListPartitionsResponse\x126\n" +
 	"\n" +
 	"partitions\x18\x01 \x03(\v2\x16.devicedb.v1.PartitionR\n" +
 	"partitions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"L\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12.\n" +
+	"\x05local\x18\x03 \x01(\v2\x18.devicedb.v1.LocalAnswerR\x05local\"L\n" +
 	"\x04Site\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x16\n" +
@@ -2448,14 +2062,16 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\acreated\x18\x02 \x01(\bR\acreated\"'\n" +
 	"\x11RemoveSiteRequest\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\"\x14\n" +
-	"\x12RemoveSiteResponse\"N\n" +
+	"\x12RemoveSiteResponse\"d\n" +
 	"\x10ListSitesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"d\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\"\x94\x01\n" +
 	"\x11ListSitesResponse\x12'\n" +
 	"\x05sites\x18\x01 \x03(\v2\x11.devicedb.v1.SiteR\x05sites\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"+\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12.\n" +
+	"\x05local\x18\x03 \x01(\v2\x18.devicedb.v1.LocalAnswerR\x05local\"+\n" +
 	"\x05Relay\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\";\n" +
@@ -2472,60 +2088,24 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x05relay\x18\x01 \x01(\tR\x05relay\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\"=\n" +
 	"\x11MoveRelayResponse\x12(\n" +
-	"\x05relay\x18\x01 \x01(\v2\x12.devicedb.v1.RelayR\x05relay\"c\n" +
+	"\x05relay\x18\x01 \x01(\v2\x12.devicedb.v1.RelayR\x05relay\"y\n" +
 	"\x11ListRelaysRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x12\n" +
-	"\x04site\x18\x03 \x01(\tR\x04site\"h\n" +
+	"\x04site\x18\x03 \x01(\tR\x04site\x12\x14\n" +
+	"\x05local\x18\x04 \x01(\bR\x05local\"\x98\x01\n" +
 	"\x12ListRelaysResponse\x12*\n" +
 	"\x06relays\x18\x01 \x03(\v2\x12.devicedb.v1.RelayR\x06relays\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x13\n" +
-	"\x11GetUpgradeRequest\"\x94\x01\n" +
-	"\x12GetUpgradeResponse\x12\x14\n" +
-	"\x05level\x18\x01 \x01(\rR\x05level\x12 \n" +
-	"\fknown_to_all\x18\x02 \x01(\rR\n" +
-	"knownToAll\x12\x16\n" +
-	"\x06newest\x18\x03 \x01(\rR\x06newest\x12.\n" +
-	"\x05nodes\x18\x04 \x03(\v2\x18.devicedb.v1.NodeVersionR\x05nodes\"p\n" +
-	"\vNodeVersion\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\tR\aversion\x12\x14\n" +
-	"\x05level\x18\x04 \x01(\rR\x05level\"\x18\n" +
-	"\x16FinalizeUpgradeRequest\"G\n" +
-	"\x17FinalizeUpgradeResponse\x12\x14\n" +
-	"\x05level\x18\x01 \x01(\rR\x05level\x12\x16\n" +
-	"\x06raised\x18\x02 \x01(\bR\x06raised\"{\n" +
-	"\x11RemoveNodeRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\x12#\n" +
-	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x12\n" +
-	"\x04etag\x18\x04 \x01(\tR\x04etag\"\\\n" +
-	"\x12RemoveNodeResponse\x12,\n" +
-	"\x04plan\x18\x01 \x01(\v2\x18.devicedb.v1.RemovalPlanR\x04plan\x12\x18\n" +
-	"\aremoved\x18\x02 \x01(\bR\aremoved\"\xbd\x01\n" +
-	"\vRemovalPlan\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddress\x12%\n" +
-	"\x0ereplicas_moved\x18\x02 \x01(\rR\rreplicasMoved\x12!\n" +
-	"\fgroups_short\x18\x03 \x01(\rR\vgroupsShort\x126\n" +
-	"\n" +
-	"objections\x18\x04 \x03(\v2\x16.devicedb.v1.ObjectionR\n" +
-	"objections\x12\x12\n" +
-	"\x04etag\x18\x05 \x01(\tR\x04etag\"\x81\x01\n" +
-	"\tObjection\x12\x18\n" +
-	"\arefuses\x18\x01 \x01(\bR\arefuses\x12\x1a\n" +
-	"\bforcible\x18\x02 \x01(\bR\bforcible\x12\x12\n" +
-	"\x04code\x18\x03 \x01(\tR\x04code\x12\x12\n" +
-	"\x04text\x18\x04 \x01(\tR\x04text\x12\x16\n" +
-	"\x06groups\x18\x05 \x03(\rR\x06groups*\xa1\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12.\n" +
+	"\x05local\x18\x03 \x01(\v2\x18.devicedb.v1.LocalAnswerR\x05local*\xa1\x01\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12NODE_STATE_WAITING\x10\x01\x12\x16\n" +
 	"\x12NODE_STATE_JOINING\x10\x02\x12\x18\n" +
 	"\x14NODE_STATE_RESTORING\x10\x03\x12\x16\n" +
 	"\x12NODE_STATE_OPENING\x10\x04\x12\x16\n" +
-	"\x12NODE_STATE_SERVING\x10\x052\xc0\t\n" +
+	"\x12NODE_STATE_SERVING\x10\x052\xc4\a\n" +
 	"\x0eClusterService\x12P\n" +
 	"\vGetIdentity\x12\x1f.devicedb.v1.GetIdentityRequest\x1a .devicedb.v1.GetIdentityResponse\x12P\n" +
 	"\vInitCluster\x12\x1f.devicedb.v1.InitClusterRequest\x1a .devicedb.v1.InitClusterResponse\x12P\n" +
@@ -2540,12 +2120,7 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\vRemoveRelay\x12\x1f.devicedb.v1.RemoveRelayRequest\x1a .devicedb.v1.RemoveRelayResponse\x12J\n" +
 	"\tMoveRelay\x12\x1d.devicedb.v1.MoveRelayRequest\x1a\x1e.devicedb.v1.MoveRelayResponse\x12M\n" +
 	"\n" +
-	"ListRelays\x12\x1e.devicedb.v1.ListRelaysRequest\x1a\x1f.devicedb.v1.ListRelaysResponse\x12M\n" +
-	"\n" +
-	"GetUpgrade\x12\x1e.devicedb.v1.GetUpgradeRequest\x1a\x1f.devicedb.v1.GetUpgradeResponse\x12\\\n" +
-	"\x0fFinalizeUpgrade\x12#.devicedb.v1.FinalizeUpgradeRequest\x1a$.devicedb.v1.FinalizeUpgradeResponse\x12M\n" +
-	"\n" +
-	"RemoveNode\x12\x1e.devicedb.v1.RemoveNodeRequest\x1a\x1f.devicedb.v1.RemoveNodeResponseb\x06proto3"
+	"ListRelays\x12\x1e.devicedb.v1.ListRelaysRequest\x1a\x1f.devicedb.v1.ListRelaysResponseb\x06proto3"
 
 var (
 	file_devicedb_v1_cluster_proto_rawDescOnce sync.Once
@@ -2560,95 +2135,85 @@ func file_devicedb_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_devicedb_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_devicedb_v1_cluster_proto_goTypes = []any{
-	(NodeState)(0),                  // 0: devicedb.v1.NodeState
-	(*GetIdentityRequest)(nil),      // 1: devicedb.v1.GetIdentityRequest
-	(*GetIdentityResponse)(nil),     // 2: devicedb.v1.GetIdentityResponse
-	(*InitClusterRequest)(nil),      // 3: devicedb.v1.InitClusterRequest
-	(*InitClusterResponse)(nil),     // 4: devicedb.v1.InitClusterResponse
-	(*Node)(nil),                    // 5: devicedb.v1.Node
-	(*GetOverviewRequest)(nil),      // 6: devicedb.v1.GetOverviewRequest
-	(*GetOverviewResponse)(nil),     // 7: devicedb.v1.GetOverviewResponse
-	(*ListNodesRequest)(nil),        // 8: devicedb.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),       // 9: devicedb.v1.ListNodesResponse
-	(*Partition)(nil),               // 10: devicedb.v1.Partition
-	(*ListPartitionsRequest)(nil),   // 11: devicedb.v1.ListPartitionsRequest
-	(*ListPartitionsResponse)(nil),  // 12: devicedb.v1.ListPartitionsResponse
-	(*Site)(nil),                    // 13: devicedb.v1.Site
-	(*AddSiteRequest)(nil),          // 14: devicedb.v1.AddSiteRequest
-	(*AddSiteResponse)(nil),         // 15: devicedb.v1.AddSiteResponse
-	(*RemoveSiteRequest)(nil),       // 16: devicedb.v1.RemoveSiteRequest
-	(*RemoveSiteResponse)(nil),      // 17: devicedb.v1.RemoveSiteResponse
-	(*ListSitesRequest)(nil),        // 18: devicedb.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),       // 19: devicedb.v1.ListSitesResponse
-	(*Relay)(nil),                   // 20: devicedb.v1.Relay
-	(*AddRelayRequest)(nil),         // 21: devicedb.v1.AddRelayRequest
-	(*AddRelayResponse)(nil),        // 22: devicedb.v1.AddRelayResponse
-	(*RemoveRelayRequest)(nil),      // 23: devicedb.v1.RemoveRelayRequest
-	(*RemoveRelayResponse)(nil),     // 24: devicedb.v1.RemoveRelayResponse
-	(*MoveRelayRequest)(nil),        // 25: devicedb.v1.MoveRelayRequest
-	(*MoveRelayResponse)(nil),       // 26: devicedb.v1.MoveRelayResponse
-	(*ListRelaysRequest)(nil),       // 27: devicedb.v1.ListRelaysRequest
-	(*ListRelaysResponse)(nil),      // 28: devicedb.v1.ListRelaysResponse
-	(*GetUpgradeRequest)(nil),       // 29: devicedb.v1.GetUpgradeRequest
-	(*GetUpgradeResponse)(nil),      // 30: devicedb.v1.GetUpgradeResponse
-	(*NodeVersion)(nil),             // 31: devicedb.v1.NodeVersion
-	(*FinalizeUpgradeRequest)(nil),  // 32: devicedb.v1.FinalizeUpgradeRequest
-	(*FinalizeUpgradeResponse)(nil), // 33: devicedb.v1.FinalizeUpgradeResponse
-	(*RemoveNodeRequest)(nil),       // 34: devicedb.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),      // 35: devicedb.v1.RemoveNodeResponse
-	(*RemovalPlan)(nil),             // 36: devicedb.v1.RemovalPlan
-	(*Objection)(nil),               // 37: devicedb.v1.Objection
+	(NodeState)(0),                 // 0: devicedb.v1.NodeState
+	(*GetIdentityRequest)(nil),     // 1: devicedb.v1.GetIdentityRequest
+	(*GetIdentityResponse)(nil),    // 2: devicedb.v1.GetIdentityResponse
+	(*InitClusterRequest)(nil),     // 3: devicedb.v1.InitClusterRequest
+	(*InitClusterResponse)(nil),    // 4: devicedb.v1.InitClusterResponse
+	(*Node)(nil),                   // 5: devicedb.v1.Node
+	(*GetOverviewRequest)(nil),     // 6: devicedb.v1.GetOverviewRequest
+	(*VoterSet)(nil),               // 7: devicedb.v1.VoterSet
+	(*GetOverviewResponse)(nil),    // 8: devicedb.v1.GetOverviewResponse
+	(*ListNodesRequest)(nil),       // 9: devicedb.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),      // 10: devicedb.v1.ListNodesResponse
+	(*Partition)(nil),              // 11: devicedb.v1.Partition
+	(*ListPartitionsRequest)(nil),  // 12: devicedb.v1.ListPartitionsRequest
+	(*ListPartitionsResponse)(nil), // 13: devicedb.v1.ListPartitionsResponse
+	(*Site)(nil),                   // 14: devicedb.v1.Site
+	(*AddSiteRequest)(nil),         // 15: devicedb.v1.AddSiteRequest
+	(*AddSiteResponse)(nil),        // 16: devicedb.v1.AddSiteResponse
+	(*RemoveSiteRequest)(nil),      // 17: devicedb.v1.RemoveSiteRequest
+	(*RemoveSiteResponse)(nil),     // 18: devicedb.v1.RemoveSiteResponse
+	(*ListSitesRequest)(nil),       // 19: devicedb.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),      // 20: devicedb.v1.ListSitesResponse
+	(*Relay)(nil),                  // 21: devicedb.v1.Relay
+	(*AddRelayRequest)(nil),        // 22: devicedb.v1.AddRelayRequest
+	(*AddRelayResponse)(nil),       // 23: devicedb.v1.AddRelayResponse
+	(*RemoveRelayRequest)(nil),     // 24: devicedb.v1.RemoveRelayRequest
+	(*RemoveRelayResponse)(nil),    // 25: devicedb.v1.RemoveRelayResponse
+	(*MoveRelayRequest)(nil),       // 26: devicedb.v1.MoveRelayRequest
+	(*MoveRelayResponse)(nil),      // 27: devicedb.v1.MoveRelayResponse
+	(*ListRelaysRequest)(nil),      // 28: devicedb.v1.ListRelaysRequest
+	(*ListRelaysResponse)(nil),     // 29: devicedb.v1.ListRelaysResponse
+	(*LocalAnswer)(nil),            // 30: devicedb.v1.LocalAnswer
 }
 var file_devicedb_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: devicedb.v1.GetIdentityResponse.state:type_name -> devicedb.v1.NodeState
 	5,  // 1: devicedb.v1.GetOverviewResponse.nodes:type_name -> devicedb.v1.Node
-	5,  // 2: devicedb.v1.ListNodesResponse.nodes:type_name -> devicedb.v1.Node
-	10, // 3: devicedb.v1.ListPartitionsResponse.partitions:type_name -> devicedb.v1.Partition
-	13, // 4: devicedb.v1.AddSiteResponse.site:type_name -> devicedb.v1.Site
-	13, // 5: devicedb.v1.ListSitesResponse.sites:type_name -> devicedb.v1.Site
-	20, // 6: devicedb.v1.AddRelayResponse.relay:type_name -> devicedb.v1.Relay
-	20, // 7: devicedb.v1.MoveRelayResponse.relay:type_name -> devicedb.v1.Relay
-	20, // 8: devicedb.v1.ListRelaysResponse.relays:type_name -> devicedb.v1.Relay
-	31, // 9: devicedb.v1.GetUpgradeResponse.nodes:type_name -> devicedb.v1.NodeVersion
-	36, // 10: devicedb.v1.RemoveNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
-	37, // 11: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
-	1,  // 12: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
-	3,  // 13: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
-	6,  // 14: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
-	8,  // 15: devicedb.v1.ClusterService.ListNodes:input_type -> devicedb.v1.ListNodesRequest
-	11, // 16: devicedb.v1.ClusterService.ListPartitions:input_type -> devicedb.v1.ListPartitionsRequest
-	14, // 17: devicedb.v1.ClusterService.AddSite:input_type -> devicedb.v1.AddSiteRequest
-	16, // 18: devicedb.v1.ClusterService.RemoveSite:input_type -> devicedb.v1.RemoveSiteRequest
-	18, // 19: devicedb.v1.ClusterService.ListSites:input_type -> devicedb.v1.ListSitesRequest
-	21, // 20: devicedb.v1.ClusterService.AddRelay:input_type -> devicedb.v1.AddRelayRequest
-	23, // 21: devicedb.v1.ClusterService.RemoveRelay:input_type -> devicedb.v1.RemoveRelayRequest
-	25, // 22: devicedb.v1.ClusterService.MoveRelay:input_type -> devicedb.v1.MoveRelayRequest
-	27, // 23: devicedb.v1.ClusterService.ListRelays:input_type -> devicedb.v1.ListRelaysRequest
-	29, // 24: devicedb.v1.ClusterService.GetUpgrade:input_type -> devicedb.v1.GetUpgradeRequest
-	32, // 25: devicedb.v1.ClusterService.FinalizeUpgrade:input_type -> devicedb.v1.FinalizeUpgradeRequest
-	34, // 26: devicedb.v1.ClusterService.RemoveNode:input_type -> devicedb.v1.RemoveNodeRequest
+	7,  // 2: devicedb.v1.GetOverviewResponse.voter_sets:type_name -> devicedb.v1.VoterSet
+	30, // 3: devicedb.v1.GetOverviewResponse.local:type_name -> devicedb.v1.LocalAnswer
+	5,  // 4: devicedb.v1.ListNodesResponse.nodes:type_name -> devicedb.v1.Node
+	30, // 5: devicedb.v1.ListNodesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	11, // 6: devicedb.v1.ListPartitionsResponse.partitions:type_name -> devicedb.v1.Partition
+	30, // 7: devicedb.v1.ListPartitionsResponse.local:type_name -> devicedb.v1.LocalAnswer
+	14, // 8: devicedb.v1.AddSiteResponse.site:type_name -> devicedb.v1.Site
+	14, // 9: devicedb.v1.ListSitesResponse.sites:type_name -> devicedb.v1.Site
+	30, // 10: devicedb.v1.ListSitesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	21, // 11: devicedb.v1.AddRelayResponse.relay:type_name -> devicedb.v1.Relay
+	21, // 12: devicedb.v1.MoveRelayResponse.relay:type_name -> devicedb.v1.Relay
+	21, // 13: devicedb.v1.ListRelaysResponse.relays:type_name -> devicedb.v1.Relay
+	30, // 14: devicedb.v1.ListRelaysResponse.local:type_name -> devicedb.v1.LocalAnswer
+	1,  // 15: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
+	3,  // 16: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
+	6,  // 17: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
+	9,  // 18: devicedb.v1.ClusterService.ListNodes:input_type -> devicedb.v1.ListNodesRequest
+	12, // 19: devicedb.v1.ClusterService.ListPartitions:input_type -> devicedb.v1.ListPartitionsRequest
+	15, // 20: devicedb.v1.ClusterService.AddSite:input_type -> devicedb.v1.AddSiteRequest
+	17, // 21: devicedb.v1.ClusterService.RemoveSite:input_type -> devicedb.v1.RemoveSiteRequest
+	19, // 22: devicedb.v1.ClusterService.ListSites:input_type -> devicedb.v1.ListSitesRequest
+	22, // 23: devicedb.v1.ClusterService.AddRelay:input_type -> devicedb.v1.AddRelayRequest
+	24, // 24: devicedb.v1.ClusterService.RemoveRelay:input_type -> devicedb.v1.RemoveRelayRequest
+	26, // 25: devicedb.v1.ClusterService.MoveRelay:input_type -> devicedb.v1.MoveRelayRequest
+	28, // 26: devicedb.v1.ClusterService.ListRelays:input_type -> devicedb.v1.ListRelaysRequest
 	2,  // 27: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
 	4,  // 28: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
-	7,  // 29: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
-	9,  // 30: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
-	12, // 31: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
-	15, // 32: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
-	17, // 33: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
-	19, // 34: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
-	22, // 35: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
-	24, // 36: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
-	26, // 37: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
-	28, // 38: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
-	30, // 39: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
-	33, // 40: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
-	35, // 41: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
-	27, // [27:42] is the sub-list for method output_type
-	12, // [12:27] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	8,  // 29: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
+	10, // 30: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
+	13, // 31: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
+	16, // 32: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
+	18, // 33: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
+	20, // 34: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
+	23, // 35: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
+	25, // 36: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
+	27, // 37: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
+	29, // 38: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
+	27, // [27:39] is the sub-list for method output_type
+	15, // [15:27] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_devicedb_v1_cluster_proto_init() }
@@ -2656,13 +2221,14 @@ func file_devicedb_v1_cluster_proto_init() {
 	if File_devicedb_v1_cluster_proto != nil {
 		return
 	}
+	file_devicedb_v1_types_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_cluster_proto_rawDesc), len(file_devicedb_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -521,7 +521,10 @@ func (x *CreateSnapshotResponse) GetWarning() string {
 type GetSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its uuid.
-	Uuid          string `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Uuid string `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	// As the node that is asked knows it, which may be old news; the answer then says so in `local`. Nobody else has to agree, so it is answered without a
+	// leader, too. A node that is too old to know this field asks the leader, and its answer has no `local`.
+	Local         bool `protobuf:"varint,2,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -563,13 +566,22 @@ func (x *GetSnapshotRequest) GetUuid() string {
 	return ""
 }
 
+func (x *GetSnapshotRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // How far it is. An unknown uuid is answered with status MISSING, not with an error.
 type GetSnapshotResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The snapshot.
 	Snapshot *Snapshot `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	// The node that gave this answer.
-	AnsweredBy    uint64 `protobuf:"varint,2,opt,name=answered_by,json=answeredBy,proto3" json:"answered_by,omitempty"`
+	AnsweredBy uint64 `protobuf:"varint,2,opt,name=answered_by,json=answeredBy,proto3" json:"answered_by,omitempty"`
+	// Set when `local` was asked: who answered, and how much it knows. MISSING then means no more than that this node knows nothing of it.
+	Local         *LocalAnswer `protobuf:"bytes,3,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -618,13 +630,23 @@ func (x *GetSnapshotResponse) GetAnsweredBy() uint64 {
 	return 0
 }
 
+func (x *GetSnapshotResponse) GetLocal() *LocalAnswer {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
 // Asks for a page of snapshots.
 type ListSnapshotsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most so many; 0 for 100.
 	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Where the last page ended; empty for the first.
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// As the node that is asked knows it, which may be old news; the answer then says so in `local`. Nobody else has to agree, so it is answered without a
+	// leader, too. A node that is too old to know this field asks the leader, and its answer has no `local`.
+	Local         bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -673,6 +695,13 @@ func (x *ListSnapshotsRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListSnapshotsRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // A page of snapshots.
 type ListSnapshotsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -681,7 +710,9 @@ type ListSnapshotsResponse struct {
 	// For the next page; empty when there is none.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// The cluster that was asked.
-	ClusterId     string `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	ClusterId string `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// Set when `local` was asked: who answered, and how much it knows.
+	Local         *LocalAnswer `protobuf:"bytes,4,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -735,6 +766,13 @@ func (x *ListSnapshotsResponse) GetClusterId() string {
 		return x.ClusterId
 	}
 	return ""
+}
+
+func (x *ListSnapshotsResponse) GetLocal() *LocalAnswer {
+	if x != nil {
+		return x.Local
+	}
+	return nil
 }
 
 // Which snapshot to delete.
@@ -1503,7 +1541,7 @@ var File_devicedb_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1adevicedb/v1/snapshot.proto\x12\vdevicedb.v1\"\xf6\x02\n" +
+	"\x1adevicedb/v1/snapshot.proto\x12\vdevicedb.v1\x1a\x17devicedb/v1/types.proto\"\xf6\x02\n" +
 	"\fSnapshotPart\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x123\n" +
@@ -1541,22 +1579,26 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"request_id\x18\x01 \x01(\fR\trequestId\"e\n" +
 	"\x16CreateSnapshotResponse\x121\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x15.devicedb.v1.SnapshotR\bsnapshot\x12\x18\n" +
-	"\awarning\x18\x02 \x01(\tR\awarning\"(\n" +
+	"\awarning\x18\x02 \x01(\tR\awarning\">\n" +
 	"\x12GetSnapshotRequest\x12\x12\n" +
-	"\x04uuid\x18\x01 \x01(\tR\x04uuid\"i\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x14\n" +
+	"\x05local\x18\x02 \x01(\bR\x05local\"\x99\x01\n" +
 	"\x13GetSnapshotResponse\x121\n" +
 	"\bsnapshot\x18\x01 \x01(\v2\x15.devicedb.v1.SnapshotR\bsnapshot\x12\x1f\n" +
 	"\vanswered_by\x18\x02 \x01(\x04R\n" +
-	"answeredBy\"R\n" +
+	"answeredBy\x12.\n" +
+	"\x05local\x18\x03 \x01(\v2\x18.devicedb.v1.LocalAnswerR\x05local\"h\n" +
 	"\x14ListSnapshotsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"\x93\x01\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\"\xc3\x01\n" +
 	"\x15ListSnapshotsResponse\x123\n" +
 	"\tsnapshots\x18\x01 \x03(\v2\x15.devicedb.v1.SnapshotR\tsnapshots\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x03 \x01(\tR\tclusterId\"E\n" +
+	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12.\n" +
+	"\x05local\x18\x04 \x01(\v2\x18.devicedb.v1.LocalAnswerR\x05local\"E\n" +
 	"\x15DeleteSnapshotRequest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x18\n" +
 	"\alineage\x18\x02 \x01(\tR\alineage\"\xa9\x01\n" +
@@ -1668,6 +1710,7 @@ var file_devicedb_v1_snapshot_proto_goTypes = []any{
 	(*DownloadHeader)(nil),           // 18: devicedb.v1.DownloadHeader
 	(*DownloadTrailer)(nil),          // 19: devicedb.v1.DownloadTrailer
 	(*DownloadSnapshotResponse)(nil), // 20: devicedb.v1.DownloadSnapshotResponse
+	(*LocalAnswer)(nil),              // 21: devicedb.v1.LocalAnswer
 }
 var file_devicedb_v1_snapshot_proto_depIdxs = []int32{
 	0,  // 0: devicedb.v1.SnapshotPart.status:type_name -> devicedb.v1.SnapshotStatus
@@ -1675,30 +1718,32 @@ var file_devicedb_v1_snapshot_proto_depIdxs = []int32{
 	2,  // 2: devicedb.v1.Snapshot.parts:type_name -> devicedb.v1.SnapshotPart
 	3,  // 3: devicedb.v1.CreateSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
 	3,  // 4: devicedb.v1.GetSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
-	3,  // 5: devicedb.v1.ListSnapshotsResponse.snapshots:type_name -> devicedb.v1.Snapshot
-	1,  // 6: devicedb.v1.DeletedPart.deletion:type_name -> devicedb.v1.PartDeletion
-	11, // 7: devicedb.v1.DeleteSnapshotResponse.parts:type_name -> devicedb.v1.DeletedPart
-	14, // 8: devicedb.v1.ListOrphansResponse.orphans:type_name -> devicedb.v1.Orphan
-	15, // 9: devicedb.v1.ListOrphansResponse.unanswered:type_name -> devicedb.v1.UnansweredNode
-	18, // 10: devicedb.v1.DownloadSnapshotResponse.header:type_name -> devicedb.v1.DownloadHeader
-	19, // 11: devicedb.v1.DownloadSnapshotResponse.trailer:type_name -> devicedb.v1.DownloadTrailer
-	4,  // 12: devicedb.v1.SnapshotService.CreateSnapshot:input_type -> devicedb.v1.CreateSnapshotRequest
-	6,  // 13: devicedb.v1.SnapshotService.GetSnapshot:input_type -> devicedb.v1.GetSnapshotRequest
-	8,  // 14: devicedb.v1.SnapshotService.ListSnapshots:input_type -> devicedb.v1.ListSnapshotsRequest
-	10, // 15: devicedb.v1.SnapshotService.DeleteSnapshot:input_type -> devicedb.v1.DeleteSnapshotRequest
-	13, // 16: devicedb.v1.SnapshotService.ListOrphans:input_type -> devicedb.v1.ListOrphansRequest
-	17, // 17: devicedb.v1.SnapshotService.DownloadSnapshot:input_type -> devicedb.v1.DownloadSnapshotRequest
-	5,  // 18: devicedb.v1.SnapshotService.CreateSnapshot:output_type -> devicedb.v1.CreateSnapshotResponse
-	7,  // 19: devicedb.v1.SnapshotService.GetSnapshot:output_type -> devicedb.v1.GetSnapshotResponse
-	9,  // 20: devicedb.v1.SnapshotService.ListSnapshots:output_type -> devicedb.v1.ListSnapshotsResponse
-	12, // 21: devicedb.v1.SnapshotService.DeleteSnapshot:output_type -> devicedb.v1.DeleteSnapshotResponse
-	16, // 22: devicedb.v1.SnapshotService.ListOrphans:output_type -> devicedb.v1.ListOrphansResponse
-	20, // 23: devicedb.v1.SnapshotService.DownloadSnapshot:output_type -> devicedb.v1.DownloadSnapshotResponse
-	18, // [18:24] is the sub-list for method output_type
-	12, // [12:18] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	21, // 5: devicedb.v1.GetSnapshotResponse.local:type_name -> devicedb.v1.LocalAnswer
+	3,  // 6: devicedb.v1.ListSnapshotsResponse.snapshots:type_name -> devicedb.v1.Snapshot
+	21, // 7: devicedb.v1.ListSnapshotsResponse.local:type_name -> devicedb.v1.LocalAnswer
+	1,  // 8: devicedb.v1.DeletedPart.deletion:type_name -> devicedb.v1.PartDeletion
+	11, // 9: devicedb.v1.DeleteSnapshotResponse.parts:type_name -> devicedb.v1.DeletedPart
+	14, // 10: devicedb.v1.ListOrphansResponse.orphans:type_name -> devicedb.v1.Orphan
+	15, // 11: devicedb.v1.ListOrphansResponse.unanswered:type_name -> devicedb.v1.UnansweredNode
+	18, // 12: devicedb.v1.DownloadSnapshotResponse.header:type_name -> devicedb.v1.DownloadHeader
+	19, // 13: devicedb.v1.DownloadSnapshotResponse.trailer:type_name -> devicedb.v1.DownloadTrailer
+	4,  // 14: devicedb.v1.SnapshotService.CreateSnapshot:input_type -> devicedb.v1.CreateSnapshotRequest
+	6,  // 15: devicedb.v1.SnapshotService.GetSnapshot:input_type -> devicedb.v1.GetSnapshotRequest
+	8,  // 16: devicedb.v1.SnapshotService.ListSnapshots:input_type -> devicedb.v1.ListSnapshotsRequest
+	10, // 17: devicedb.v1.SnapshotService.DeleteSnapshot:input_type -> devicedb.v1.DeleteSnapshotRequest
+	13, // 18: devicedb.v1.SnapshotService.ListOrphans:input_type -> devicedb.v1.ListOrphansRequest
+	17, // 19: devicedb.v1.SnapshotService.DownloadSnapshot:input_type -> devicedb.v1.DownloadSnapshotRequest
+	5,  // 20: devicedb.v1.SnapshotService.CreateSnapshot:output_type -> devicedb.v1.CreateSnapshotResponse
+	7,  // 21: devicedb.v1.SnapshotService.GetSnapshot:output_type -> devicedb.v1.GetSnapshotResponse
+	9,  // 22: devicedb.v1.SnapshotService.ListSnapshots:output_type -> devicedb.v1.ListSnapshotsResponse
+	12, // 23: devicedb.v1.SnapshotService.DeleteSnapshot:output_type -> devicedb.v1.DeleteSnapshotResponse
+	16, // 24: devicedb.v1.SnapshotService.ListOrphans:output_type -> devicedb.v1.ListOrphansResponse
+	20, // 25: devicedb.v1.SnapshotService.DownloadSnapshot:output_type -> devicedb.v1.DownloadSnapshotResponse
+	20, // [20:26] is the sub-list for method output_type
+	14, // [14:20] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_devicedb_v1_snapshot_proto_init() }
@@ -1706,6 +1751,7 @@ func file_devicedb_v1_snapshot_proto_init() {
 	if File_devicedb_v1_snapshot_proto != nil {
 		return
 	}
+	file_devicedb_v1_types_proto_init()
 	file_devicedb_v1_snapshot_proto_msgTypes[18].OneofWrappers = []any{
 		(*DownloadSnapshotResponse_Header)(nil),
 		(*DownloadSnapshotResponse_Data)(nil),

@@ -39,6 +39,14 @@ pub const CTL_ATTEMPT_MIN: Duration = Duration::from_millis(100);
 pub const CTL_LOOK_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between two looks at a snapshot; each pause is a fifth longer than the one before.
 pub const CTL_LOOK_MAX: Duration = Duration::from_secs(1);
+/// Longest time in which `ddbctl` wants an answer of the meta group's leader before it asks each
+/// endpoint for what that knows by itself; half of `--timeout` where that is shorter. An election
+/// takes less.
+pub const CTL_AGREEMENT: Duration = Duration::from_secs(3);
+/// Different losses that `cluster health` tells apart, and nodes that it names in each; the rest is
+/// counted.
+pub const CTL_OUTLOOK_CLAUSES: usize = 3;
+pub const CTL_OUTLOOK_NODES: usize = 4;
 /// Pause between two looks of `cluster health --wait`.
 pub const CTL_HEALTH_LOOK: Duration = Duration::from_millis(200);
 

@@ -139,6 +139,9 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("LedGroup.group", "any: shown"),
     ("LedGroup.voters", "any: shown"),
     ("LedGroup.learners", "any: shown"),
+    ("LeaderlessGroup.group", "any: shown"),
+    ("LeaderlessGroup.voters", "any: shown"),
+    ("LeaderlessGroup.applied_index", "any: shown"),
     (
         "GetNodeStatusResponse.node_id",
         "membership: the node that was meant, or the answer counts for none",
@@ -147,6 +150,7 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("GetNodeStatusResponse.unready", "any: shown"),
     ("GetNodeStatusResponse.version", "any: shown"),
     ("GetNodeStatusResponse.led", "any: shown"),
+    ("GetNodeStatusResponse.leaderless", "any: shown"),
     ("GetNodeStatusResponse.parts", "any: shown"),
     (
         "GetNodeStatusResponse.heard",

@@ -200,7 +200,7 @@ impl Client {
             let page = self
                 .cluster
                 .clone()
-                .list_sites(self.request(ListSitesRequest { page_size: 0, page_token }))
+                .list_sites(self.request(ListSitesRequest { page_token, ..Default::default() }))
                 .await?
                 .into_inner();
             all.extend(page.sites.into_iter().map(|site| site.id));
@@ -246,7 +246,9 @@ impl Client {
             let page = self
                 .cluster
                 .clone()
-                .list_partitions(self.request(ListPartitionsRequest { page_size: 0, page_token }))
+                .list_partitions(
+                    self.request(ListPartitionsRequest { page_token, ..Default::default() }),
+                )
                 .await?
                 .into_inner();
             all.extend(page.partitions);
@@ -277,7 +279,7 @@ impl Client {
     }
 
     pub async fn snapshot(&self, uuid: &str) -> Result<Snapshot, Status> {
-        let get = GetSnapshotRequest { uuid: uuid.into() };
+        let get = GetSnapshotRequest { uuid: uuid.into(), local: false };
         Ok(told(
             self.snapshots.clone().get_snapshot(self.request(get)).await?.into_inner().snapshot,
         ))
@@ -321,7 +323,7 @@ impl Client {
     }
 
     pub async fn snapshots(&self) -> Result<Vec<Snapshot>, Status> {
-        let list = ListSnapshotsRequest { page_size: 1000, page_token: String::new() };
+        let list = ListSnapshotsRequest { page_size: 1000, ..Default::default() };
         Ok(self.snapshots.clone().list_snapshots(self.request(list)).await?.into_inner().snapshots)
     }
 

@@ -1,3 +1,4 @@
+from devicedb.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -88,8 +89,20 @@ class GetOverviewRequest(_message.Message):
     local: bool
     def __init__(self, local: bool = ...) -> None: ...
 
+class VoterSet(_message.Message):
+    __slots__ = ("voters", "groups", "groups_led", "meta")
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_LED_FIELD_NUMBER: _ClassVar[int]
+    META_FIELD_NUMBER: _ClassVar[int]
+    voters: _containers.RepeatedScalarFieldContainer[int]
+    groups: int
+    groups_led: int
+    meta: bool
+    def __init__(self, voters: _Optional[_Iterable[int]] = ..., groups: _Optional[int] = ..., groups_led: _Optional[int] = ..., meta: bool = ...) -> None: ...
+
 class GetOverviewResponse(_message.Message):
-    __slots__ = ("cluster_id", "lineage", "replication_factor", "partitions", "groups", "nodes", "groups_without_leader", "groups_under_replicated", "meta_leader", "answered_by", "sites", "relays", "meta_under_replicated")
+    __slots__ = ("cluster_id", "lineage", "replication_factor", "partitions", "groups", "nodes", "groups_without_leader", "groups_under_replicated", "meta_leader", "answered_by", "sites", "relays", "meta_under_replicated", "voter_sets", "local")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
     REPLICATION_FACTOR_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +116,8 @@ class GetOverviewResponse(_message.Message):
     SITES_FIELD_NUMBER: _ClassVar[int]
     RELAYS_FIELD_NUMBER: _ClassVar[int]
     META_UNDER_REPLICATED_FIELD_NUMBER: _ClassVar[int]
+    VOTER_SETS_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     lineage: str
     replication_factor: int
@@ -116,27 +131,33 @@ class GetOverviewResponse(_message.Message):
     sites: int
     relays: int
     meta_under_replicated: bool
-    def __init__(self, cluster_id: _Optional[str] = ..., lineage: _Optional[str] = ..., replication_factor: _Optional[int] = ..., partitions: _Optional[int] = ..., groups: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., groups_without_leader: _Optional[int] = ..., groups_under_replicated: _Optional[int] = ..., meta_leader: _Optional[int] = ..., answered_by: _Optional[int] = ..., sites: _Optional[int] = ..., relays: _Optional[int] = ..., meta_under_replicated: bool = ...) -> None: ...
+    voter_sets: _containers.RepeatedCompositeFieldContainer[VoterSet]
+    local: _types_pb2.LocalAnswer
+    def __init__(self, cluster_id: _Optional[str] = ..., lineage: _Optional[str] = ..., replication_factor: _Optional[int] = ..., partitions: _Optional[int] = ..., groups: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., groups_without_leader: _Optional[int] = ..., groups_under_replicated: _Optional[int] = ..., meta_leader: _Optional[int] = ..., answered_by: _Optional[int] = ..., sites: _Optional[int] = ..., relays: _Optional[int] = ..., meta_under_replicated: bool = ..., voter_sets: _Optional[_Iterable[_Union[VoterSet, _Mapping]]] = ..., local: _Optional[_Union[_types_pb2.LocalAnswer, _Mapping]] = ...) -> None: ...
 
 class ListNodesRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "local")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    local: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., local: bool = ...) -> None: ...
 
 class ListNodesResponse(_message.Message):
-    __slots__ = ("nodes", "next_page_token", "cluster_id", "lineage")
+    __slots__ = ("nodes", "next_page_token", "cluster_id", "lineage", "local")
     NODES_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
     next_page_token: str
     cluster_id: str
     lineage: str
-    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., cluster_id: _Optional[str] = ..., lineage: _Optional[str] = ...) -> None: ...
+    local: _types_pb2.LocalAnswer
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., cluster_id: _Optional[str] = ..., lineage: _Optional[str] = ..., local: _Optional[_Union[_types_pb2.LocalAnswer, _Mapping]] = ...) -> None: ...
 
 class Partition(_message.Message):
     __slots__ = ("id", "group", "replicas", "leader")
@@ -151,20 +172,24 @@ class Partition(_message.Message):
     def __init__(self, id: _Optional[int] = ..., group: _Optional[int] = ..., replicas: _Optional[_Iterable[int]] = ..., leader: _Optional[int] = ...) -> None: ...
 
 class ListPartitionsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "local")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    local: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., local: bool = ...) -> None: ...
 
 class ListPartitionsResponse(_message.Message):
-    __slots__ = ("partitions", "next_page_token")
+    __slots__ = ("partitions", "next_page_token", "local")
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     partitions: _containers.RepeatedCompositeFieldContainer[Partition]
     next_page_token: str
-    def __init__(self, partitions: _Optional[_Iterable[_Union[Partition, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    local: _types_pb2.LocalAnswer
+    def __init__(self, partitions: _Optional[_Iterable[_Union[Partition, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., local: _Optional[_Union[_types_pb2.LocalAnswer, _Mapping]] = ...) -> None: ...
 
 class Site(_message.Message):
     __slots__ = ("id", "partition", "relays")
@@ -201,20 +226,24 @@ class RemoveSiteResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ListSitesRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "local")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    local: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., local: bool = ...) -> None: ...
 
 class ListSitesResponse(_message.Message):
-    __slots__ = ("sites", "next_page_token")
+    __slots__ = ("sites", "next_page_token", "local")
     SITES_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     sites: _containers.RepeatedCompositeFieldContainer[Site]
     next_page_token: str
-    def __init__(self, sites: _Optional[_Iterable[_Union[Site, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    local: _types_pb2.LocalAnswer
+    def __init__(self, sites: _Optional[_Iterable[_Union[Site, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., local: _Optional[_Union[_types_pb2.LocalAnswer, _Mapping]] = ...) -> None: ...
 
 class Relay(_message.Message):
     __slots__ = ("id", "site")
@@ -265,107 +294,23 @@ class MoveRelayResponse(_message.Message):
     def __init__(self, relay: _Optional[_Union[Relay, _Mapping]] = ...) -> None: ...
 
 class ListRelaysRequest(_message.Message):
-    __slots__ = ("page_size", "page_token", "site")
+    __slots__ = ("page_size", "page_token", "site", "local")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     SITE_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
     site: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., site: _Optional[str] = ...) -> None: ...
+    local: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., site: _Optional[str] = ..., local: bool = ...) -> None: ...
 
 class ListRelaysResponse(_message.Message):
-    __slots__ = ("relays", "next_page_token")
+    __slots__ = ("relays", "next_page_token", "local")
     RELAYS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     relays: _containers.RepeatedCompositeFieldContainer[Relay]
     next_page_token: str
-    def __init__(self, relays: _Optional[_Iterable[_Union[Relay, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
-
-class GetUpgradeRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class GetUpgradeResponse(_message.Message):
-    __slots__ = ("level", "known_to_all", "newest", "nodes")
-    LEVEL_FIELD_NUMBER: _ClassVar[int]
-    KNOWN_TO_ALL_FIELD_NUMBER: _ClassVar[int]
-    NEWEST_FIELD_NUMBER: _ClassVar[int]
-    NODES_FIELD_NUMBER: _ClassVar[int]
-    level: int
-    known_to_all: int
-    newest: int
-    nodes: _containers.RepeatedCompositeFieldContainer[NodeVersion]
-    def __init__(self, level: _Optional[int] = ..., known_to_all: _Optional[int] = ..., newest: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeVersion, _Mapping]]] = ...) -> None: ...
-
-class NodeVersion(_message.Message):
-    __slots__ = ("node_id", "address", "version", "level")
-    NODE_ID_FIELD_NUMBER: _ClassVar[int]
-    ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
-    LEVEL_FIELD_NUMBER: _ClassVar[int]
-    node_id: int
-    address: str
-    version: str
-    level: int
-    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., version: _Optional[str] = ..., level: _Optional[int] = ...) -> None: ...
-
-class FinalizeUpgradeRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class FinalizeUpgradeResponse(_message.Message):
-    __slots__ = ("level", "raised")
-    LEVEL_FIELD_NUMBER: _ClassVar[int]
-    RAISED_FIELD_NUMBER: _ClassVar[int]
-    level: int
-    raised: bool
-    def __init__(self, level: _Optional[int] = ..., raised: bool = ...) -> None: ...
-
-class RemoveNodeRequest(_message.Message):
-    __slots__ = ("node_id", "force", "validate_only", "etag")
-    NODE_ID_FIELD_NUMBER: _ClassVar[int]
-    FORCE_FIELD_NUMBER: _ClassVar[int]
-    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
-    ETAG_FIELD_NUMBER: _ClassVar[int]
-    node_id: int
-    force: bool
-    validate_only: bool
-    etag: str
-    def __init__(self, node_id: _Optional[int] = ..., force: bool = ..., validate_only: bool = ..., etag: _Optional[str] = ...) -> None: ...
-
-class RemoveNodeResponse(_message.Message):
-    __slots__ = ("plan", "removed")
-    PLAN_FIELD_NUMBER: _ClassVar[int]
-    REMOVED_FIELD_NUMBER: _ClassVar[int]
-    plan: RemovalPlan
-    removed: bool
-    def __init__(self, plan: _Optional[_Union[RemovalPlan, _Mapping]] = ..., removed: bool = ...) -> None: ...
-
-class RemovalPlan(_message.Message):
-    __slots__ = ("address", "replicas_moved", "groups_short", "objections", "etag")
-    ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    REPLICAS_MOVED_FIELD_NUMBER: _ClassVar[int]
-    GROUPS_SHORT_FIELD_NUMBER: _ClassVar[int]
-    OBJECTIONS_FIELD_NUMBER: _ClassVar[int]
-    ETAG_FIELD_NUMBER: _ClassVar[int]
-    address: str
-    replicas_moved: int
-    groups_short: int
-    objections: _containers.RepeatedCompositeFieldContainer[Objection]
-    etag: str
-    def __init__(self, address: _Optional[str] = ..., replicas_moved: _Optional[int] = ..., groups_short: _Optional[int] = ..., objections: _Optional[_Iterable[_Union[Objection, _Mapping]]] = ..., etag: _Optional[str] = ...) -> None: ...
-
-class Objection(_message.Message):
-    __slots__ = ("refuses", "forcible", "code", "text", "groups")
-    REFUSES_FIELD_NUMBER: _ClassVar[int]
-    FORCIBLE_FIELD_NUMBER: _ClassVar[int]
-    CODE_FIELD_NUMBER: _ClassVar[int]
-    TEXT_FIELD_NUMBER: _ClassVar[int]
-    GROUPS_FIELD_NUMBER: _ClassVar[int]
-    refuses: bool
-    forcible: bool
-    code: str
-    text: str
-    groups: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, refuses: bool = ..., forcible: bool = ..., code: _Optional[str] = ..., text: _Optional[str] = ..., groups: _Optional[_Iterable[int]] = ...) -> None: ...
+    local: _types_pb2.LocalAnswer
+    def __init__(self, relays: _Optional[_Iterable[_Union[Relay, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., local: _Optional[_Union[_types_pb2.LocalAnswer, _Mapping]] = ...) -> None: ...

@@ -22,57 +22,58 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from devicedb.v1 import types_pb2 as devicedb_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64\x65vicedb/v1/snapshot.proto\x12\x0b\x64\x65vicedb.v1\"\xff\x01\n\x0cSnapshotPart\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12+\n\x06status\x18\x03 \x01(\x0e\x32\x1b.devicedb.v1.SnapshotStatus\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\npartitions\x18\x05 \x01(\r\x12\x17\n\x0fpartitions_done\x18\x06 \x01(\r\x12\x0c\n\x04rows\x18\x07 \x01(\x04\x12\r\n\x05\x62ytes\x18\x08 \x01(\x04\x12\x15\n\rbytes_written\x18\t \x01(\x04\x12\x16\n\x0e\x64ownload_bytes\x18\n \x01(\x04\x12\x17\n\x0fmanifest_digest\x18\x0b \x01(\t\"\xfc\x01\n\x08Snapshot\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.devicedb.v1.SnapshotStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12(\n\x05parts\x18\x04 \x03(\x0b\x32\x19.devicedb.v1.SnapshotPart\x12\x12\n\npartitions\x18\x05 \x01(\r\x12\x1a\n\x12partitions_covered\x18\x06 \x01(\r\x12\x12\n\ncopies_min\x18\x07 \x01(\r\x12\x12\n\ncreated_ms\x18\x08 \x01(\x04\x12\x0f\n\x07lineage\x18\t \x01(\t\x12\x12\n\ncluster_id\x18\n \x01(\t\"+\n\x15\x43reateSnapshotRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\"R\n\x16\x43reateSnapshotResponse\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Snapshot\x12\x0f\n\x07warning\x18\x02 \x01(\t\"\"\n\x12GetSnapshotRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\t\"S\n\x13GetSnapshotResponse\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Snapshot\x12\x13\n\x0b\x61nswered_by\x18\x02 \x01(\x04\"=\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"n\n\x15ListSnapshotsResponse\x12(\n\tsnapshots\x18\x01 \x03(\x0b\x32\x15.devicedb.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ncluster_id\x18\x03 \x01(\t\"6\n\x15\x44\x65leteSnapshotRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0f\n\x07lineage\x18\x02 \x01(\t\"}\n\x0b\x44\x65letedPart\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07lineage\x18\x03 \x01(\t\x12+\n\x08\x64\x65letion\x18\x04 \x01(\x0e\x32\x19.devicedb.v1.PartDeletion\x12\x0e\n\x06reason\x18\x05 \x01(\t\"P\n\x16\x44\x65leteSnapshotResponse\x12\'\n\x05parts\x18\x01 \x03(\x0b\x32\x18.devicedb.v1.DeletedPart\x12\r\n\x05known\x18\x02 \x01(\x08\";\n\x12ListOrphansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x83\x01\n\x06Orphan\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\x0f\n\x07lineage\x18\x04 \x01(\t\x12\x12\n\nwritten_ms\x18\x05 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x06 \x01(\x04\x12\x0e\n\x06\x64\x61mage\x18\x07 \x01(\t\"B\n\x0eUnansweredNode\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x85\x01\n\x13ListOrphansResponse\x12$\n\x07orphans\x18\x01 \x03(\x0b\x32\x13.devicedb.v1.Orphan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12/\n\nunanswered\x18\x03 \x03(\x0b\x32\x1b.devicedb.v1.UnansweredNode\"H\n\x17\x44ownloadSnapshotRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"F\n\x0e\x44ownloadHeader\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"6\n\x0f\x44ownloadTrailer\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"\x93\x01\n\x18\x44ownloadSnapshotResponse\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.devicedb.v1.DownloadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12/\n\x07trailer\x18\x03 \x01(\x0b\x32\x1c.devicedb.v1.DownloadTrailerH\x00\x42\x07\n\x05piece*\xe4\x01\n\x0eSnapshotStatus\x12\x1f\n\x1bSNAPSHOT_STATUS_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSNAPSHOT_STATUS_PROCESSING\x10\x01\x12\x1d\n\x19SNAPSHOT_STATUS_COMPLETED\x10\x02\x12\x1b\n\x17SNAPSHOT_STATUS_MISSING\x10\x03\x12\x1a\n\x16SNAPSHOT_STATUS_FAILED\x10\x04\x12\x1b\n\x17SNAPSHOT_STATUS_DAMAGED\x10\x05\x12\x1c\n\x18SNAPSHOT_STATUS_DELETING\x10\x06*\x99\x01\n\x0cPartDeletion\x12\x1d\n\x19PART_DELETION_UNSPECIFIED\x10\x00\x12\x19\n\x15PART_DELETION_DELETED\x10\x01\x12\x19\n\x15PART_DELETION_PENDING\x10\x02\x12\x16\n\x12PART_DELETION_KEPT\x10\x03\x12\x1c\n\x18PART_DELETION_UNANSWERED\x10\x04\x32\xa6\x04\n\x0fSnapshotService\x12Y\n\x0e\x43reateSnapshot\x12\".devicedb.v1.CreateSnapshotRequest\x1a#.devicedb.v1.CreateSnapshotResponse\x12P\n\x0bGetSnapshot\x12\x1f.devicedb.v1.GetSnapshotRequest\x1a .devicedb.v1.GetSnapshotResponse\x12V\n\rListSnapshots\x12!.devicedb.v1.ListSnapshotsRequest\x1a\".devicedb.v1.ListSnapshotsResponse\x12Y\n\x0e\x44\x65leteSnapshot\x12\".devicedb.v1.DeleteSnapshotRequest\x1a#.devicedb.v1.DeleteSnapshotResponse\x12P\n\x0bListOrphans\x12\x1f.devicedb.v1.ListOrphansRequest\x1a .devicedb.v1.ListOrphansResponse\x12\x61\n\x10\x44ownloadSnapshot\x12$.devicedb.v1.DownloadSnapshotRequest\x1a%.devicedb.v1.DownloadSnapshotResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64\x65vicedb/v1/snapshot.proto\x12\x0b\x64\x65vicedb.v1\x1a\x17\x64\x65vicedb/v1/types.proto\"\xff\x01\n\x0cSnapshotPart\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12+\n\x06status\x18\x03 \x01(\x0e\x32\x1b.devicedb.v1.SnapshotStatus\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x12\n\npartitions\x18\x05 \x01(\r\x12\x17\n\x0fpartitions_done\x18\x06 \x01(\r\x12\x0c\n\x04rows\x18\x07 \x01(\x04\x12\r\n\x05\x62ytes\x18\x08 \x01(\x04\x12\x15\n\rbytes_written\x18\t \x01(\x04\x12\x16\n\x0e\x64ownload_bytes\x18\n \x01(\x04\x12\x17\n\x0fmanifest_digest\x18\x0b \x01(\t\"\xfc\x01\n\x08Snapshot\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.devicedb.v1.SnapshotStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12(\n\x05parts\x18\x04 \x03(\x0b\x32\x19.devicedb.v1.SnapshotPart\x12\x12\n\npartitions\x18\x05 \x01(\r\x12\x1a\n\x12partitions_covered\x18\x06 \x01(\r\x12\x12\n\ncopies_min\x18\x07 \x01(\r\x12\x12\n\ncreated_ms\x18\x08 \x01(\x04\x12\x0f\n\x07lineage\x18\t \x01(\t\x12\x12\n\ncluster_id\x18\n \x01(\t\"+\n\x15\x43reateSnapshotRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\x0c\"R\n\x16\x43reateSnapshotResponse\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Snapshot\x12\x0f\n\x07warning\x18\x02 \x01(\t\"1\n\x12GetSnapshotRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\r\n\x05local\x18\x02 \x01(\x08\"|\n\x13GetSnapshotResponse\x12\'\n\x08snapshot\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Snapshot\x12\x13\n\x0b\x61nswered_by\x18\x02 \x01(\x04\x12\'\n\x05local\x18\x03 \x01(\x0b\x32\x18.devicedb.v1.LocalAnswer\"L\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05local\x18\x03 \x01(\x08\"\x97\x01\n\x15ListSnapshotsResponse\x12(\n\tsnapshots\x18\x01 \x03(\x0b\x32\x15.devicedb.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ncluster_id\x18\x03 \x01(\t\x12\'\n\x05local\x18\x04 \x01(\x0b\x32\x18.devicedb.v1.LocalAnswer\"6\n\x15\x44\x65leteSnapshotRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0f\n\x07lineage\x18\x02 \x01(\t\"}\n\x0b\x44\x65letedPart\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07lineage\x18\x03 \x01(\t\x12+\n\x08\x64\x65letion\x18\x04 \x01(\x0e\x32\x19.devicedb.v1.PartDeletion\x12\x0e\n\x06reason\x18\x05 \x01(\t\"P\n\x16\x44\x65leteSnapshotResponse\x12\'\n\x05parts\x18\x01 \x03(\x0b\x32\x18.devicedb.v1.DeletedPart\x12\r\n\x05known\x18\x02 \x01(\x08\";\n\x12ListOrphansRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x83\x01\n\x06Orphan\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\x0f\n\x07lineage\x18\x04 \x01(\t\x12\x12\n\nwritten_ms\x18\x05 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x06 \x01(\x04\x12\x0e\n\x06\x64\x61mage\x18\x07 \x01(\t\"B\n\x0eUnansweredNode\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x85\x01\n\x13ListOrphansResponse\x12$\n\x07orphans\x18\x01 \x03(\x0b\x32\x13.devicedb.v1.Orphan\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12/\n\nunanswered\x18\x03 \x03(\x0b\x32\x1b.devicedb.v1.UnansweredNode\"H\n\x17\x44ownloadSnapshotRequest\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"F\n\x0e\x44ownloadHeader\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"6\n\x0f\x44ownloadTrailer\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"\x93\x01\n\x18\x44ownloadSnapshotResponse\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.devicedb.v1.DownloadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x12/\n\x07trailer\x18\x03 \x01(\x0b\x32\x1c.devicedb.v1.DownloadTrailerH\x00\x42\x07\n\x05piece*\xe4\x01\n\x0eSnapshotStatus\x12\x1f\n\x1bSNAPSHOT_STATUS_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSNAPSHOT_STATUS_PROCESSING\x10\x01\x12\x1d\n\x19SNAPSHOT_STATUS_COMPLETED\x10\x02\x12\x1b\n\x17SNAPSHOT_STATUS_MISSING\x10\x03\x12\x1a\n\x16SNAPSHOT_STATUS_FAILED\x10\x04\x12\x1b\n\x17SNAPSHOT_STATUS_DAMAGED\x10\x05\x12\x1c\n\x18SNAPSHOT_STATUS_DELETING\x10\x06*\x99\x01\n\x0cPartDeletion\x12\x1d\n\x19PART_DELETION_UNSPECIFIED\x10\x00\x12\x19\n\x15PART_DELETION_DELETED\x10\x01\x12\x19\n\x15PART_DELETION_PENDING\x10\x02\x12\x16\n\x12PART_DELETION_KEPT\x10\x03\x12\x1c\n\x18PART_DELETION_UNANSWERED\x10\x04\x32\xa6\x04\n\x0fSnapshotService\x12Y\n\x0e\x43reateSnapshot\x12\".devicedb.v1.CreateSnapshotRequest\x1a#.devicedb.v1.CreateSnapshotResponse\x12P\n\x0bGetSnapshot\x12\x1f.devicedb.v1.GetSnapshotRequest\x1a .devicedb.v1.GetSnapshotResponse\x12V\n\rListSnapshots\x12!.devicedb.v1.ListSnapshotsRequest\x1a\".devicedb.v1.ListSnapshotsResponse\x12Y\n\x0e\x44\x65leteSnapshot\x12\".devicedb.v1.DeleteSnapshotRequest\x1a#.devicedb.v1.DeleteSnapshotResponse\x12P\n\x0bListOrphans\x12\x1f.devicedb.v1.ListOrphansRequest\x1a .devicedb.v1.ListOrphansResponse\x12\x61\n\x10\x44ownloadSnapshot\x12$.devicedb.v1.DownloadSnapshotRequest\x1a%.devicedb.v1.DownloadSnapshotResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'devicedb.v1.snapshot_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SNAPSHOTSTATUS']._serialized_start=1998
-  _globals['_SNAPSHOTSTATUS']._serialized_end=2226
-  _globals['_PARTDELETION']._serialized_start=2229
-  _globals['_PARTDELETION']._serialized_end=2382
-  _globals['_SNAPSHOTPART']._serialized_start=44
-  _globals['_SNAPSHOTPART']._serialized_end=299
-  _globals['_SNAPSHOT']._serialized_start=302
-  _globals['_SNAPSHOT']._serialized_end=554
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=556
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=599
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=601
-  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=683
-  _globals['_GETSNAPSHOTREQUEST']._serialized_start=685
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=719
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=721
-  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=804
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=806
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=867
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=869
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=979
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=981
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=1035
-  _globals['_DELETEDPART']._serialized_start=1037
-  _globals['_DELETEDPART']._serialized_end=1162
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=1164
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=1244
-  _globals['_LISTORPHANSREQUEST']._serialized_start=1246
-  _globals['_LISTORPHANSREQUEST']._serialized_end=1305
-  _globals['_ORPHAN']._serialized_start=1308
-  _globals['_ORPHAN']._serialized_end=1439
-  _globals['_UNANSWEREDNODE']._serialized_start=1441
-  _globals['_UNANSWEREDNODE']._serialized_end=1507
-  _globals['_LISTORPHANSRESPONSE']._serialized_start=1510
-  _globals['_LISTORPHANSRESPONSE']._serialized_end=1643
-  _globals['_DOWNLOADSNAPSHOTREQUEST']._serialized_start=1645
-  _globals['_DOWNLOADSNAPSHOTREQUEST']._serialized_end=1717
-  _globals['_DOWNLOADHEADER']._serialized_start=1719
-  _globals['_DOWNLOADHEADER']._serialized_end=1789
-  _globals['_DOWNLOADTRAILER']._serialized_start=1791
-  _globals['_DOWNLOADTRAILER']._serialized_end=1845
-  _globals['_DOWNLOADSNAPSHOTRESPONSE']._serialized_start=1848
-  _globals['_DOWNLOADSNAPSHOTRESPONSE']._serialized_end=1995
-  _globals['_SNAPSHOTSERVICE']._serialized_start=2385
-  _globals['_SNAPSHOTSERVICE']._serialized_end=2935
+  _globals['_SNAPSHOTSTATUS']._serialized_start=2136
+  _globals['_SNAPSHOTSTATUS']._serialized_end=2364
+  _globals['_PARTDELETION']._serialized_start=2367
+  _globals['_PARTDELETION']._serialized_end=2520
+  _globals['_SNAPSHOTPART']._serialized_start=69
+  _globals['_SNAPSHOTPART']._serialized_end=324
+  _globals['_SNAPSHOT']._serialized_start=327
+  _globals['_SNAPSHOT']._serialized_end=579
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=581
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=624
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_start=626
+  _globals['_CREATESNAPSHOTRESPONSE']._serialized_end=708
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=710
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=759
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_start=761
+  _globals['_GETSNAPSHOTRESPONSE']._serialized_end=885
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=887
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=963
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=966
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1117
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=1119
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=1173
+  _globals['_DELETEDPART']._serialized_start=1175
+  _globals['_DELETEDPART']._serialized_end=1300
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=1302
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=1382
+  _globals['_LISTORPHANSREQUEST']._serialized_start=1384
+  _globals['_LISTORPHANSREQUEST']._serialized_end=1443
+  _globals['_ORPHAN']._serialized_start=1446
+  _globals['_ORPHAN']._serialized_end=1577
+  _globals['_UNANSWEREDNODE']._serialized_start=1579
+  _globals['_UNANSWEREDNODE']._serialized_end=1645
+  _globals['_LISTORPHANSRESPONSE']._serialized_start=1648
+  _globals['_LISTORPHANSRESPONSE']._serialized_end=1781
+  _globals['_DOWNLOADSNAPSHOTREQUEST']._serialized_start=1783
+  _globals['_DOWNLOADSNAPSHOTREQUEST']._serialized_end=1855
+  _globals['_DOWNLOADHEADER']._serialized_start=1857
+  _globals['_DOWNLOADHEADER']._serialized_end=1927
+  _globals['_DOWNLOADTRAILER']._serialized_start=1929
+  _globals['_DOWNLOADTRAILER']._serialized_end=1983
+  _globals['_DOWNLOADSNAPSHOTRESPONSE']._serialized_start=1986
+  _globals['_DOWNLOADSNAPSHOTRESPONSE']._serialized_end=2133
+  _globals['_SNAPSHOTSERVICE']._serialized_start=2523
+  _globals['_SNAPSHOTSERVICE']._serialized_end=3073
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from devicedb.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -102,36 +103,44 @@ class CreateSnapshotResponse(_message.Message):
     def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., warning: _Optional[str] = ...) -> None: ...
 
 class GetSnapshotRequest(_message.Message):
-    __slots__ = ("uuid",)
+    __slots__ = ("uuid", "local")
     UUID_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     uuid: str
-    def __init__(self, uuid: _Optional[str] = ...) -> None: ...
+    local: bool
+    def __init__(self, uuid: _Optional[str] = ..., local: bool = ...) -> None: ...
 
 class GetSnapshotResponse(_message.Message):
-    __slots__ = ("snapshot", "answered_by")
+    __slots__ = ("snapshot", "answered_by", "local")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     ANSWERED_BY_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     snapshot: Snapshot
     answered_by: int
-    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., answered_by: _Optional[int] = ...) -> None: ...
+    local: _types_pb2.LocalAnswer
+    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., answered_by: _Optional[int] = ..., local: _Optional[_Union[_types_pb2.LocalAnswer, _Mapping]] = ...) -> None: ...
 
 class ListSnapshotsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "local")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    local: bool
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., local: bool = ...) -> None: ...
 
 class ListSnapshotsResponse(_message.Message):
-    __slots__ = ("snapshots", "next_page_token", "cluster_id")
+    __slots__ = ("snapshots", "next_page_token", "cluster_id", "local")
     SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     snapshots: _containers.RepeatedCompositeFieldContainer[Snapshot]
     next_page_token: str
     cluster_id: str
-    def __init__(self, snapshots: _Optional[_Iterable[_Union[Snapshot, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+    local: _types_pb2.LocalAnswer
+    def __init__(self, snapshots: _Optional[_Iterable[_Union[Snapshot, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., cluster_id: _Optional[str] = ..., local: _Optional[_Union[_types_pb2.LocalAnswer, _Mapping]] = ...) -> None: ...
 
 class DeleteSnapshotRequest(_message.Message):
     __slots__ = ("uuid", "lineage")

@@ -24,19 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64\x65vicedb/v1/types.proto\x12\x0b\x64\x65vicedb.v1\".\n\x07Sibling\x12\r\n\x05value\x18\x01 \x01(\x0c\x12\x14\n\x0ctimestamp_ms\x18\x02 \x01(\x04\".\n\nLeaderHint\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t*h\n\x06\x42ucket\x12\x16\n\x12\x42UCKET_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x42UCKET_DEFAULT\x10\x01\x12\x0e\n\nBUCKET_LWW\x10\x02\x12\x10\n\x0c\x42UCKET_CLOUD\x10\x03\x12\x10\n\x0c\x42UCKET_LOCAL\x10\x04*_\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONSISTENCY_LINEARIZABLE\x10\x01\x12\x15\n\x11\x43ONSISTENCY_STALE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64\x65vicedb/v1/types.proto\x12\x0b\x64\x65vicedb.v1\".\n\x07Sibling\x12\r\n\x05value\x18\x01 \x01(\x0c\x12\x14\n\x0ctimestamp_ms\x18\x02 \x01(\x04\".\n\nLeaderHint\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"V\n\x0bLocalAnswer\x12\x0f\n\x07node_id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x15\n\rapplied_index\x18\x03 \x01(\x04\x12\x0e\n\x06reason\x18\x04 \x01(\t*h\n\x06\x42ucket\x12\x16\n\x12\x42UCKET_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x42UCKET_DEFAULT\x10\x01\x12\x0e\n\nBUCKET_LWW\x10\x02\x12\x10\n\x0c\x42UCKET_CLOUD\x10\x03\x12\x10\n\x0c\x42UCKET_LOCAL\x10\x04*_\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONSISTENCY_LINEARIZABLE\x10\x01\x12\x15\n\x11\x43ONSISTENCY_STALE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'devicedb.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BUCKET']._serialized_start=136
-  _globals['_BUCKET']._serialized_end=240
-  _globals['_CONSISTENCY']._serialized_start=242
-  _globals['_CONSISTENCY']._serialized_end=337
+  _globals['_BUCKET']._serialized_start=224
+  _globals['_BUCKET']._serialized_end=328
+  _globals['_CONSISTENCY']._serialized_start=330
+  _globals['_CONSISTENCY']._serialized_end=425
   _globals['_SIBLING']._serialized_start=40
   _globals['_SIBLING']._serialized_end=86
   _globals['_LEADERHINT']._serialized_start=88
   _globals['_LEADERHINT']._serialized_end=134
+  _globals['_LOCALANSWER']._serialized_start=136
+  _globals['_LOCALANSWER']._serialized_end=222
 # @@protoc_insertion_point(module_scope)

@@ -42,3 +42,15 @@ class LeaderHint(_message.Message):
     node_id: int
     address: str
     def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+
+class LocalAnswer(_message.Message):
+    __slots__ = ("node_id", "address", "applied_index", "reason")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    address: str
+    applied_index: int
+    reason: str
+    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., applied_index: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
