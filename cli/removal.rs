@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     client::{Call, Client},
-    cluster::service,
+    picture::service,
     term::{
         exit::{self, Failure},
         output::{Console, View},

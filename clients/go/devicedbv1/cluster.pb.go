@@ -1958,6 +1958,573 @@ func (x *ListRelaysResponse) GetLocal() *LocalAnswer {
 	return nil
 }
 
+// Asks for the versions of all nodes.
+type GetUpgradeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUpgradeRequest) Reset() {
+	*x = GetUpgradeRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUpgradeRequest) ProtoMessage() {}
+
+func (x *GetUpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUpgradeRequest.ProtoReflect.Descriptor instead.
+func (*GetUpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{29}
+}
+
+// The versions of all nodes, as they announced them when they started. A level counts what versions have added to the logs of a cluster.
+type GetUpgradeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The level that the cluster uses.
+	Level uint32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	// The newest level that all of its nodes know: FinalizeUpgrade raises to this one.
+	KnownToAll uint32 `protobuf:"varint,2,opt,name=known_to_all,json=knownToAll,proto3" json:"known_to_all,omitempty"`
+	// The newest level that any of its nodes knows.
+	Newest uint32 `protobuf:"varint,3,opt,name=newest,proto3" json:"newest,omitempty"`
+	// The nodes, by id.
+	Nodes         []*NodeVersion `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUpgradeResponse) Reset() {
+	*x = GetUpgradeResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUpgradeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUpgradeResponse) ProtoMessage() {}
+
+func (x *GetUpgradeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUpgradeResponse.ProtoReflect.Descriptor instead.
+func (*GetUpgradeResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *GetUpgradeResponse) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *GetUpgradeResponse) GetKnownToAll() uint32 {
+	if x != nil {
+		return x.KnownToAll
+	}
+	return 0
+}
+
+func (x *GetUpgradeResponse) GetNewest() uint32 {
+	if x != nil {
+		return x.Newest
+	}
+	return 0
+}
+
+func (x *GetUpgradeResponse) GetNodes() []*NodeVersion {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// What a node knows.
+type NodeVersion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	NodeId uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Where it can be reached: host:port.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// The version it runs.
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// The newest level that it knows.
+	Level         uint32 `protobuf:"varint,4,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeVersion) Reset() {
+	*x = NodeVersion{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeVersion) ProtoMessage() {}
+
+func (x *NodeVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeVersion.ProtoReflect.Descriptor instead.
+func (*NodeVersion) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *NodeVersion) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *NodeVersion) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *NodeVersion) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *NodeVersion) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+// Ends an upgrade.
+type FinalizeUpgradeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinalizeUpgradeRequest) Reset() {
+	*x = FinalizeUpgradeRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinalizeUpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinalizeUpgradeRequest) ProtoMessage() {}
+
+func (x *FinalizeUpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinalizeUpgradeRequest.ProtoReflect.Descriptor instead.
+func (*FinalizeUpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{32}
+}
+
+// The cluster uses what all of its nodes know.
+type FinalizeUpgradeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its level.
+	Level uint32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	// False when it was at this level before.
+	Raised        bool `protobuf:"varint,2,opt,name=raised,proto3" json:"raised,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinalizeUpgradeResponse) Reset() {
+	*x = FinalizeUpgradeResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinalizeUpgradeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinalizeUpgradeResponse) ProtoMessage() {}
+
+func (x *FinalizeUpgradeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinalizeUpgradeResponse.ProtoReflect.Descriptor instead.
+func (*FinalizeUpgradeResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *FinalizeUpgradeResponse) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *FinalizeUpgradeResponse) GetRaised() bool {
+	if x != nil {
+		return x.Raised
+	}
+	return false
+}
+
+// A node to remove.
+type RemoveNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	NodeId uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Also although it answers, or holds what no other node that answers has. It does not help where groups could not go on.
+	Force bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	// Only say what would be done and what speaks against it.
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Only if nodes and their groups are as they were when this etag was given; empty for as they are.
+	Etag          string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeRequest) Reset() {
+	*x = RemoveNodeRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeRequest) ProtoMessage() {}
+
+func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RemoveNodeRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *RemoveNodeRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *RemoveNodeRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *RemoveNodeRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// What the removal does.
+type RemoveNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was planned, also when it is only validated.
+	Plan *RemovalPlan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	// Whether it is removed now and was a member before.
+	Removed       bool `protobuf:"varint,2,opt,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeResponse) Reset() {
+	*x = RemoveNodeResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeResponse) ProtoMessage() {}
+
+func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RemoveNodeResponse) GetPlan() *RemovalPlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *RemoveNodeResponse) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+// What a removal would do, and what speaks against it.
+type RemovalPlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the node was: host:port.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Replicas that other nodes get in its place.
+	ReplicasMoved uint32 `protobuf:"varint,2,opt,name=replicas_moved,json=replicasMoved,proto3" json:"replicas_moved,omitempty"`
+	// Groups, the meta group too, that have fewer replicas than they should afterwards, since there are not enough nodes.
+	GroupsShort uint32 `protobuf:"varint,3,opt,name=groups_short,json=groupsShort,proto3" json:"groups_short,omitempty"`
+	// What speaks against it.
+	Objections []*Objection `protobuf:"bytes,4,rep,name=objections,proto3" json:"objections,omitempty"`
+	// Names the nodes and their groups that the plan was made for.
+	Etag          string `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovalPlan) Reset() {
+	*x = RemovalPlan{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovalPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovalPlan) ProtoMessage() {}
+
+func (x *RemovalPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovalPlan.ProtoReflect.Descriptor instead.
+func (*RemovalPlan) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *RemovalPlan) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *RemovalPlan) GetReplicasMoved() uint32 {
+	if x != nil {
+		return x.ReplicasMoved
+	}
+	return 0
+}
+
+func (x *RemovalPlan) GetGroupsShort() uint32 {
+	if x != nil {
+		return x.GroupsShort
+	}
+	return 0
+}
+
+func (x *RemovalPlan) GetObjections() []*Objection {
+	if x != nil {
+		return x.Objections
+	}
+	return nil
+}
+
+func (x *RemovalPlan) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// What speaks against an operation.
+type Objection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it refuses the operation; otherwise it only warns.
+	Refuses bool `protobuf:"varint,1,opt,name=refuses,proto3" json:"refuses,omitempty"`
+	// Whether `force` goes over it.
+	Forcible bool `protobuf:"varint,2,opt,name=forcible,proto3" json:"forcible,omitempty"`
+	// For programs: NODE_LIVES, GROUP_QUORUM, META_QUORUM, LAST_NODE, ONLY_PART or BELOW_REPLICATION_FACTOR.
+	Code string `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"`
+	// For people.
+	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	// The groups it is about.
+	Groups        []uint32 `protobuf:"varint,5,rep,packed,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Objection) Reset() {
+	*x = Objection{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Objection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Objection) ProtoMessage() {}
+
+func (x *Objection) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Objection.ProtoReflect.Descriptor instead.
+func (*Objection) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Objection) GetRefuses() bool {
+	if x != nil {
+		return x.Refuses
+	}
+	return false
+}
+
+func (x *Objection) GetForcible() bool {
+	if x != nil {
+		return x.Forcible
+	}
+	return false
+}
+
+func (x *Objection) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Objection) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Objection) GetGroups() []uint32 {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 var File_devicedb_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_devicedb_v1_cluster_proto_rawDesc = "" +
@@ -2098,14 +2665,52 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x12ListRelaysResponse\x12*\n" +
 	"\x06relays\x18\x01 \x03(\v2\x12.devicedb.v1.RelayR\x06relays\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12.\n" +
-	"\x05local\x18\x03 \x01(\v2\x18.devicedb.v1.LocalAnswerR\x05local*\xa1\x01\n" +
+	"\x05local\x18\x03 \x01(\v2\x18.devicedb.v1.LocalAnswerR\x05local\"\x13\n" +
+	"\x11GetUpgradeRequest\"\x94\x01\n" +
+	"\x12GetUpgradeResponse\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\x12 \n" +
+	"\fknown_to_all\x18\x02 \x01(\rR\n" +
+	"knownToAll\x12\x16\n" +
+	"\x06newest\x18\x03 \x01(\rR\x06newest\x12.\n" +
+	"\x05nodes\x18\x04 \x03(\v2\x18.devicedb.v1.NodeVersionR\x05nodes\"p\n" +
+	"\vNodeVersion\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x14\n" +
+	"\x05level\x18\x04 \x01(\rR\x05level\"\x18\n" +
+	"\x16FinalizeUpgradeRequest\"G\n" +
+	"\x17FinalizeUpgradeResponse\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level\x12\x16\n" +
+	"\x06raised\x18\x02 \x01(\bR\x06raised\"{\n" +
+	"\x11RemoveNodeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\"\\\n" +
+	"\x12RemoveNodeResponse\x12,\n" +
+	"\x04plan\x18\x01 \x01(\v2\x18.devicedb.v1.RemovalPlanR\x04plan\x12\x18\n" +
+	"\aremoved\x18\x02 \x01(\bR\aremoved\"\xbd\x01\n" +
+	"\vRemovalPlan\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12%\n" +
+	"\x0ereplicas_moved\x18\x02 \x01(\rR\rreplicasMoved\x12!\n" +
+	"\fgroups_short\x18\x03 \x01(\rR\vgroupsShort\x126\n" +
+	"\n" +
+	"objections\x18\x04 \x03(\v2\x16.devicedb.v1.ObjectionR\n" +
+	"objections\x12\x12\n" +
+	"\x04etag\x18\x05 \x01(\tR\x04etag\"\x81\x01\n" +
+	"\tObjection\x12\x18\n" +
+	"\arefuses\x18\x01 \x01(\bR\arefuses\x12\x1a\n" +
+	"\bforcible\x18\x02 \x01(\bR\bforcible\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\tR\x04code\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12\x16\n" +
+	"\x06groups\x18\x05 \x03(\rR\x06groups*\xa1\x01\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12NODE_STATE_WAITING\x10\x01\x12\x16\n" +
 	"\x12NODE_STATE_JOINING\x10\x02\x12\x18\n" +
 	"\x14NODE_STATE_RESTORING\x10\x03\x12\x16\n" +
 	"\x12NODE_STATE_OPENING\x10\x04\x12\x16\n" +
-	"\x12NODE_STATE_SERVING\x10\x052\xc4\a\n" +
+	"\x12NODE_STATE_SERVING\x10\x052\xc0\t\n" +
 	"\x0eClusterService\x12P\n" +
 	"\vGetIdentity\x12\x1f.devicedb.v1.GetIdentityRequest\x1a .devicedb.v1.GetIdentityResponse\x12P\n" +
 	"\vInitCluster\x12\x1f.devicedb.v1.InitClusterRequest\x1a .devicedb.v1.InitClusterResponse\x12P\n" +
@@ -2120,7 +2725,12 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\vRemoveRelay\x12\x1f.devicedb.v1.RemoveRelayRequest\x1a .devicedb.v1.RemoveRelayResponse\x12J\n" +
 	"\tMoveRelay\x12\x1d.devicedb.v1.MoveRelayRequest\x1a\x1e.devicedb.v1.MoveRelayResponse\x12M\n" +
 	"\n" +
-	"ListRelays\x12\x1e.devicedb.v1.ListRelaysRequest\x1a\x1f.devicedb.v1.ListRelaysResponseb\x06proto3"
+	"ListRelays\x12\x1e.devicedb.v1.ListRelaysRequest\x1a\x1f.devicedb.v1.ListRelaysResponse\x12M\n" +
+	"\n" +
+	"GetUpgrade\x12\x1e.devicedb.v1.GetUpgradeRequest\x1a\x1f.devicedb.v1.GetUpgradeResponse\x12\\\n" +
+	"\x0fFinalizeUpgrade\x12#.devicedb.v1.FinalizeUpgradeRequest\x1a$.devicedb.v1.FinalizeUpgradeResponse\x12M\n" +
+	"\n" +
+	"RemoveNode\x12\x1e.devicedb.v1.RemoveNodeRequest\x1a\x1f.devicedb.v1.RemoveNodeResponseb\x06proto3"
 
 var (
 	file_devicedb_v1_cluster_proto_rawDescOnce sync.Once
@@ -2135,85 +2745,103 @@ func file_devicedb_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_devicedb_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_devicedb_v1_cluster_proto_goTypes = []any{
-	(NodeState)(0),                 // 0: devicedb.v1.NodeState
-	(*GetIdentityRequest)(nil),     // 1: devicedb.v1.GetIdentityRequest
-	(*GetIdentityResponse)(nil),    // 2: devicedb.v1.GetIdentityResponse
-	(*InitClusterRequest)(nil),     // 3: devicedb.v1.InitClusterRequest
-	(*InitClusterResponse)(nil),    // 4: devicedb.v1.InitClusterResponse
-	(*Node)(nil),                   // 5: devicedb.v1.Node
-	(*GetOverviewRequest)(nil),     // 6: devicedb.v1.GetOverviewRequest
-	(*VoterSet)(nil),               // 7: devicedb.v1.VoterSet
-	(*GetOverviewResponse)(nil),    // 8: devicedb.v1.GetOverviewResponse
-	(*ListNodesRequest)(nil),       // 9: devicedb.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),      // 10: devicedb.v1.ListNodesResponse
-	(*Partition)(nil),              // 11: devicedb.v1.Partition
-	(*ListPartitionsRequest)(nil),  // 12: devicedb.v1.ListPartitionsRequest
-	(*ListPartitionsResponse)(nil), // 13: devicedb.v1.ListPartitionsResponse
-	(*Site)(nil),                   // 14: devicedb.v1.Site
-	(*AddSiteRequest)(nil),         // 15: devicedb.v1.AddSiteRequest
-	(*AddSiteResponse)(nil),        // 16: devicedb.v1.AddSiteResponse
-	(*RemoveSiteRequest)(nil),      // 17: devicedb.v1.RemoveSiteRequest
-	(*RemoveSiteResponse)(nil),     // 18: devicedb.v1.RemoveSiteResponse
-	(*ListSitesRequest)(nil),       // 19: devicedb.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),      // 20: devicedb.v1.ListSitesResponse
-	(*Relay)(nil),                  // 21: devicedb.v1.Relay
-	(*AddRelayRequest)(nil),        // 22: devicedb.v1.AddRelayRequest
-	(*AddRelayResponse)(nil),       // 23: devicedb.v1.AddRelayResponse
-	(*RemoveRelayRequest)(nil),     // 24: devicedb.v1.RemoveRelayRequest
-	(*RemoveRelayResponse)(nil),    // 25: devicedb.v1.RemoveRelayResponse
-	(*MoveRelayRequest)(nil),       // 26: devicedb.v1.MoveRelayRequest
-	(*MoveRelayResponse)(nil),      // 27: devicedb.v1.MoveRelayResponse
-	(*ListRelaysRequest)(nil),      // 28: devicedb.v1.ListRelaysRequest
-	(*ListRelaysResponse)(nil),     // 29: devicedb.v1.ListRelaysResponse
-	(*LocalAnswer)(nil),            // 30: devicedb.v1.LocalAnswer
+	(NodeState)(0),                  // 0: devicedb.v1.NodeState
+	(*GetIdentityRequest)(nil),      // 1: devicedb.v1.GetIdentityRequest
+	(*GetIdentityResponse)(nil),     // 2: devicedb.v1.GetIdentityResponse
+	(*InitClusterRequest)(nil),      // 3: devicedb.v1.InitClusterRequest
+	(*InitClusterResponse)(nil),     // 4: devicedb.v1.InitClusterResponse
+	(*Node)(nil),                    // 5: devicedb.v1.Node
+	(*GetOverviewRequest)(nil),      // 6: devicedb.v1.GetOverviewRequest
+	(*VoterSet)(nil),                // 7: devicedb.v1.VoterSet
+	(*GetOverviewResponse)(nil),     // 8: devicedb.v1.GetOverviewResponse
+	(*ListNodesRequest)(nil),        // 9: devicedb.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),       // 10: devicedb.v1.ListNodesResponse
+	(*Partition)(nil),               // 11: devicedb.v1.Partition
+	(*ListPartitionsRequest)(nil),   // 12: devicedb.v1.ListPartitionsRequest
+	(*ListPartitionsResponse)(nil),  // 13: devicedb.v1.ListPartitionsResponse
+	(*Site)(nil),                    // 14: devicedb.v1.Site
+	(*AddSiteRequest)(nil),          // 15: devicedb.v1.AddSiteRequest
+	(*AddSiteResponse)(nil),         // 16: devicedb.v1.AddSiteResponse
+	(*RemoveSiteRequest)(nil),       // 17: devicedb.v1.RemoveSiteRequest
+	(*RemoveSiteResponse)(nil),      // 18: devicedb.v1.RemoveSiteResponse
+	(*ListSitesRequest)(nil),        // 19: devicedb.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),       // 20: devicedb.v1.ListSitesResponse
+	(*Relay)(nil),                   // 21: devicedb.v1.Relay
+	(*AddRelayRequest)(nil),         // 22: devicedb.v1.AddRelayRequest
+	(*AddRelayResponse)(nil),        // 23: devicedb.v1.AddRelayResponse
+	(*RemoveRelayRequest)(nil),      // 24: devicedb.v1.RemoveRelayRequest
+	(*RemoveRelayResponse)(nil),     // 25: devicedb.v1.RemoveRelayResponse
+	(*MoveRelayRequest)(nil),        // 26: devicedb.v1.MoveRelayRequest
+	(*MoveRelayResponse)(nil),       // 27: devicedb.v1.MoveRelayResponse
+	(*ListRelaysRequest)(nil),       // 28: devicedb.v1.ListRelaysRequest
+	(*ListRelaysResponse)(nil),      // 29: devicedb.v1.ListRelaysResponse
+	(*GetUpgradeRequest)(nil),       // 30: devicedb.v1.GetUpgradeRequest
+	(*GetUpgradeResponse)(nil),      // 31: devicedb.v1.GetUpgradeResponse
+	(*NodeVersion)(nil),             // 32: devicedb.v1.NodeVersion
+	(*FinalizeUpgradeRequest)(nil),  // 33: devicedb.v1.FinalizeUpgradeRequest
+	(*FinalizeUpgradeResponse)(nil), // 34: devicedb.v1.FinalizeUpgradeResponse
+	(*RemoveNodeRequest)(nil),       // 35: devicedb.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),      // 36: devicedb.v1.RemoveNodeResponse
+	(*RemovalPlan)(nil),             // 37: devicedb.v1.RemovalPlan
+	(*Objection)(nil),               // 38: devicedb.v1.Objection
+	(*LocalAnswer)(nil),             // 39: devicedb.v1.LocalAnswer
 }
 var file_devicedb_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: devicedb.v1.GetIdentityResponse.state:type_name -> devicedb.v1.NodeState
 	5,  // 1: devicedb.v1.GetOverviewResponse.nodes:type_name -> devicedb.v1.Node
 	7,  // 2: devicedb.v1.GetOverviewResponse.voter_sets:type_name -> devicedb.v1.VoterSet
-	30, // 3: devicedb.v1.GetOverviewResponse.local:type_name -> devicedb.v1.LocalAnswer
+	39, // 3: devicedb.v1.GetOverviewResponse.local:type_name -> devicedb.v1.LocalAnswer
 	5,  // 4: devicedb.v1.ListNodesResponse.nodes:type_name -> devicedb.v1.Node
-	30, // 5: devicedb.v1.ListNodesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	39, // 5: devicedb.v1.ListNodesResponse.local:type_name -> devicedb.v1.LocalAnswer
 	11, // 6: devicedb.v1.ListPartitionsResponse.partitions:type_name -> devicedb.v1.Partition
-	30, // 7: devicedb.v1.ListPartitionsResponse.local:type_name -> devicedb.v1.LocalAnswer
+	39, // 7: devicedb.v1.ListPartitionsResponse.local:type_name -> devicedb.v1.LocalAnswer
 	14, // 8: devicedb.v1.AddSiteResponse.site:type_name -> devicedb.v1.Site
 	14, // 9: devicedb.v1.ListSitesResponse.sites:type_name -> devicedb.v1.Site
-	30, // 10: devicedb.v1.ListSitesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	39, // 10: devicedb.v1.ListSitesResponse.local:type_name -> devicedb.v1.LocalAnswer
 	21, // 11: devicedb.v1.AddRelayResponse.relay:type_name -> devicedb.v1.Relay
 	21, // 12: devicedb.v1.MoveRelayResponse.relay:type_name -> devicedb.v1.Relay
 	21, // 13: devicedb.v1.ListRelaysResponse.relays:type_name -> devicedb.v1.Relay
-	30, // 14: devicedb.v1.ListRelaysResponse.local:type_name -> devicedb.v1.LocalAnswer
-	1,  // 15: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
-	3,  // 16: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
-	6,  // 17: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
-	9,  // 18: devicedb.v1.ClusterService.ListNodes:input_type -> devicedb.v1.ListNodesRequest
-	12, // 19: devicedb.v1.ClusterService.ListPartitions:input_type -> devicedb.v1.ListPartitionsRequest
-	15, // 20: devicedb.v1.ClusterService.AddSite:input_type -> devicedb.v1.AddSiteRequest
-	17, // 21: devicedb.v1.ClusterService.RemoveSite:input_type -> devicedb.v1.RemoveSiteRequest
-	19, // 22: devicedb.v1.ClusterService.ListSites:input_type -> devicedb.v1.ListSitesRequest
-	22, // 23: devicedb.v1.ClusterService.AddRelay:input_type -> devicedb.v1.AddRelayRequest
-	24, // 24: devicedb.v1.ClusterService.RemoveRelay:input_type -> devicedb.v1.RemoveRelayRequest
-	26, // 25: devicedb.v1.ClusterService.MoveRelay:input_type -> devicedb.v1.MoveRelayRequest
-	28, // 26: devicedb.v1.ClusterService.ListRelays:input_type -> devicedb.v1.ListRelaysRequest
-	2,  // 27: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
-	4,  // 28: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
-	8,  // 29: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
-	10, // 30: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
-	13, // 31: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
-	16, // 32: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
-	18, // 33: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
-	20, // 34: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
-	23, // 35: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
-	25, // 36: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
-	27, // 37: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
-	29, // 38: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
-	27, // [27:39] is the sub-list for method output_type
-	15, // [15:27] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	39, // 14: devicedb.v1.ListRelaysResponse.local:type_name -> devicedb.v1.LocalAnswer
+	32, // 15: devicedb.v1.GetUpgradeResponse.nodes:type_name -> devicedb.v1.NodeVersion
+	37, // 16: devicedb.v1.RemoveNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
+	38, // 17: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
+	1,  // 18: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
+	3,  // 19: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
+	6,  // 20: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
+	9,  // 21: devicedb.v1.ClusterService.ListNodes:input_type -> devicedb.v1.ListNodesRequest
+	12, // 22: devicedb.v1.ClusterService.ListPartitions:input_type -> devicedb.v1.ListPartitionsRequest
+	15, // 23: devicedb.v1.ClusterService.AddSite:input_type -> devicedb.v1.AddSiteRequest
+	17, // 24: devicedb.v1.ClusterService.RemoveSite:input_type -> devicedb.v1.RemoveSiteRequest
+	19, // 25: devicedb.v1.ClusterService.ListSites:input_type -> devicedb.v1.ListSitesRequest
+	22, // 26: devicedb.v1.ClusterService.AddRelay:input_type -> devicedb.v1.AddRelayRequest
+	24, // 27: devicedb.v1.ClusterService.RemoveRelay:input_type -> devicedb.v1.RemoveRelayRequest
+	26, // 28: devicedb.v1.ClusterService.MoveRelay:input_type -> devicedb.v1.MoveRelayRequest
+	28, // 29: devicedb.v1.ClusterService.ListRelays:input_type -> devicedb.v1.ListRelaysRequest
+	30, // 30: devicedb.v1.ClusterService.GetUpgrade:input_type -> devicedb.v1.GetUpgradeRequest
+	33, // 31: devicedb.v1.ClusterService.FinalizeUpgrade:input_type -> devicedb.v1.FinalizeUpgradeRequest
+	35, // 32: devicedb.v1.ClusterService.RemoveNode:input_type -> devicedb.v1.RemoveNodeRequest
+	2,  // 33: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
+	4,  // 34: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
+	8,  // 35: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
+	10, // 36: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
+	13, // 37: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
+	16, // 38: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
+	18, // 39: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
+	20, // 40: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
+	23, // 41: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
+	25, // 42: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
+	27, // 43: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
+	29, // 44: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
+	31, // 45: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
+	34, // 46: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
+	36, // 47: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
+	33, // [33:48] is the sub-list for method output_type
+	18, // [18:33] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_devicedb_v1_cluster_proto_init() }
@@ -2228,7 +2856,7 @@ func file_devicedb_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_cluster_proto_rawDesc), len(file_devicedb_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   29,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

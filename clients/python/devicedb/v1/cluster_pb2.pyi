@@ -314,3 +314,91 @@ class ListRelaysResponse(_message.Message):
     next_page_token: str
     local: _types_pb2.LocalAnswer
     def __init__(self, relays: _Optional[_Iterable[_Union[Relay, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., local: _Optional[_Union[_types_pb2.LocalAnswer, _Mapping]] = ...) -> None: ...
+
+class GetUpgradeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetUpgradeResponse(_message.Message):
+    __slots__ = ("level", "known_to_all", "newest", "nodes")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_TO_ALL_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    known_to_all: int
+    newest: int
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeVersion]
+    def __init__(self, level: _Optional[int] = ..., known_to_all: _Optional[int] = ..., newest: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeVersion, _Mapping]]] = ...) -> None: ...
+
+class NodeVersion(_message.Message):
+    __slots__ = ("node_id", "address", "version", "level")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    address: str
+    version: str
+    level: int
+    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., version: _Optional[str] = ..., level: _Optional[int] = ...) -> None: ...
+
+class FinalizeUpgradeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FinalizeUpgradeResponse(_message.Message):
+    __slots__ = ("level", "raised")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    RAISED_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    raised: bool
+    def __init__(self, level: _Optional[int] = ..., raised: bool = ...) -> None: ...
+
+class RemoveNodeRequest(_message.Message):
+    __slots__ = ("node_id", "force", "validate_only", "etag")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    force: bool
+    validate_only: bool
+    etag: str
+    def __init__(self, node_id: _Optional[int] = ..., force: bool = ..., validate_only: bool = ..., etag: _Optional[str] = ...) -> None: ...
+
+class RemoveNodeResponse(_message.Message):
+    __slots__ = ("plan", "removed")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    plan: RemovalPlan
+    removed: bool
+    def __init__(self, plan: _Optional[_Union[RemovalPlan, _Mapping]] = ..., removed: bool = ...) -> None: ...
+
+class RemovalPlan(_message.Message):
+    __slots__ = ("address", "replicas_moved", "groups_short", "objections", "etag")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_MOVED_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_SHORT_FIELD_NUMBER: _ClassVar[int]
+    OBJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    replicas_moved: int
+    groups_short: int
+    objections: _containers.RepeatedCompositeFieldContainer[Objection]
+    etag: str
+    def __init__(self, address: _Optional[str] = ..., replicas_moved: _Optional[int] = ..., groups_short: _Optional[int] = ..., objections: _Optional[_Iterable[_Union[Objection, _Mapping]]] = ..., etag: _Optional[str] = ...) -> None: ...
+
+class Objection(_message.Message):
+    __slots__ = ("refuses", "forcible", "code", "text", "groups")
+    REFUSES_FIELD_NUMBER: _ClassVar[int]
+    FORCIBLE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    refuses: bool
+    forcible: bool
+    code: str
+    text: str
+    groups: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, refuses: bool = ..., forcible: bool = ..., code: _Optional[str] = ..., text: _Optional[str] = ..., groups: _Optional[_Iterable[int]] = ...) -> None: ...
