@@ -74,8 +74,9 @@ async fn when_two_of_three_nodes_are_gone_every_list_answers_says_that_it_may_be
     assert_eq!(critical, alive, "{hurt}");
     assert_eq!(hurt["stale"], Value::Null, "{hurt}");
 
-    // Two are gone.
+    // Two are gone. The one that is left may have led a moment ago, and has to notice.
     cluster.nodes[1].kill9();
+    cluster.nodes[0].wait_unready("the meta group has no leader").await;
     let lost = health_begins(&cluster, NONE_WORKS, 1).await;
     let own = format!("node {} at {} is not ready: the meta group has no leader", ids[0], {
         cluster.nodes[0].endpoint()

@@ -301,13 +301,8 @@ fn peers() -> Vec<Vec<u8>> {
     let (node, settings) = (wire::node_record(&node(2)), wire::settings_record(&settings()));
     inputs.push(tagged(
         1,
-        internal::JoinRequest {
-            node: Some(node.clone()),
-            protocol: 2,
-            incarnation: 7,
-            protocol_min: 2,
-        }
-        .encode_to_vec(),
+        internal::JoinRequest { node: Some(node.clone()), protocol: 2, ..Default::default() }
+            .encode_to_vec(),
     ));
     inputs.push(tagged(
         2,
