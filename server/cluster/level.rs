@@ -39,9 +39,14 @@ impl Level {
         pretended().unwrap_or(Level::NEWEST)
     }
 
-    /// As records have it, where an absent one is the first.
+    /// From a record, where an absent one is the first.
     pub fn from_number(number: u32) -> Level {
         Level(number.max(Level::FIRST.0))
+    }
+
+    /// For a record, where the first is absent.
+    pub fn number(self) -> u32 {
+        if self == Level::FIRST { 0 } else { self.0 }
     }
 }
 

@@ -137,7 +137,7 @@ pub fn node_record(node: &Node) -> internal::NodeRecord {
         version: node.version.clone(),
         snapshot_store: node.snapshot_store,
         lineage: node.lineage.0,
-        level: node.level.0,
+        level: node.level.number(),
     }
 }
 
@@ -167,7 +167,7 @@ pub fn settings_record(settings: &Settings) -> internal::SettingsRecord {
         resolved: settings.resolved.0,
         site_generations: settings.site_generations.0,
         deleted: settings.deleted.iter().map(|id| uuid(*id)).collect(),
-        level: settings.level.0,
+        level: settings.level.number(),
     }
 }
 

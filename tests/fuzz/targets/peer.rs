@@ -11,8 +11,8 @@ use devicedb::{
     entry::{Entry, Identity},
     net::{PROTOCOLS, Verdict, judge},
     proto::internal::v1::{
-        DeliverRequest, Hello, IntroduceResponse, JoinRequest, JoinResponse, PeerMessage,
-        PromiseFoundingRequest, SendRowsRequest,
+        DeliverRequest, Hello, IntroduceResponse, JoinRequest, JoinResponse, NodeRecord,
+        PeerMessage, PromiseFoundingRequest, SendRowsRequest, SettingsRecord,
         forward::Request,
         peer_message::Body::{Forward, ForwardReply, Raft},
     },
@@ -136,20 +136,27 @@ fn invalid(e: &devicedb::base::error::Error) -> bool {
     false
 }
 
-fn node(record: devicedb::proto::internal::v1::NodeRecord) -> bool {
+/// The first level is written by leaving it out.
+fn written(level: u32) -> u32 {
+    if level == 1 { 0 } else { level }
+}
+
+fn node(record: NodeRecord) -> bool {
     match wire::parse_node(record.clone()) {
         Ok(node) => {
-            assert_eq!(wire::node_record(&node), record);
+            let level = written(record.level);
+            assert_eq!(wire::node_record(&node), NodeRecord { level, ..record });
             true
         }
         Err(e) => invalid(&e),
     }
 }
 
-fn settings(record: devicedb::proto::internal::v1::SettingsRecord) -> bool {
+fn settings(record: SettingsRecord) -> bool {
     match wire::parse_settings(record.clone()) {
         Ok(settings) => {
-            assert_eq!(wire::settings_record(&settings), record);
+            let level = written(record.level);
+            assert_eq!(wire::settings_record(&settings), SettingsRecord { level, ..record });
             assert!(
                 (1..=devicedb::base::limits::REPLICATION_FACTOR_MAX)
                     .contains(&settings.replication_factor),
