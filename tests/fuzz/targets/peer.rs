@@ -8,6 +8,7 @@ use devicedb::{
         ids::{NodeId, SnapshotSeq},
     },
     boot::waiting::{self, Newcomer, Waiting},
+    cluster::level::Level,
     entry::{Entry, Identity},
     net::{PROTOCOLS, Verdict, judge},
     proto::internal::v1::{
@@ -163,6 +164,11 @@ fn settings(record: SettingsRecord) -> bool {
                 "nothing can be placed {settings:?}"
             );
             true
+        }
+        // A newer version's, which this node cannot read.
+        Err(e) if e.kind == Kind::Conflict => {
+            assert!(Level(record.level) > Level::own(), "{e:?}");
+            false
         }
         Err(e) => invalid(&e),
     }
