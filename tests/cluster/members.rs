@@ -171,7 +171,7 @@ async fn nothing_is_removed_without_a_majority_nor_the_last_node() {
     let lost = id_of(&cluster, &cluster.nodes[2]).await.to_string();
     cluster.nodes[1].kill9();
     cluster.nodes[2].kill9();
-    // A leader that has not noticed yet would take the request, and carry it out when they are back.
+    // A leader that has not noticed yet would take the request, and carry it out later.
     cluster.nodes[0].wait_unready("the meta group has no leader").await;
     cluster.ctl(&["--timeout", "3s", "node", "remove", &lost, "--force"]).await.exits(3);
     cluster.restart_all().await;
