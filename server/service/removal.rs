@@ -22,6 +22,10 @@ use crate::{
     },
 };
 
+/// Groups without a leader, the meta group among them or not: an election may mend it.
+const META_QUORUM: &str = "META_QUORUM";
+const GROUP_QUORUM: &str = "GROUP_QUORUM";
+
 /// What would be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -40,8 +44,6 @@ pub struct Objection {
     pub text: String,
     pub groups: Vec<GroupId>,
     pub weight: Weight,
-    /// It is about groups without a leader.
-    unled: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +94,6 @@ pub fn plan(state: &State, heard: &Heard, node: NodeId) -> Result<Plan> {
             ),
             groups: short.clone(),
             weight: Weight::Warns,
-            unled: false,
         }),
     ];
     Ok(Plan {
@@ -113,7 +114,7 @@ impl Plan {
 
     /// Whether groups have no leader, which an election may change soon.
     pub fn lacks_leaders(&self) -> bool {
-        self.objections.iter().any(|o| o.unled)
+        self.objections.iter().any(|o| [META_QUORUM, GROUP_QUORUM].contains(&o.code))
     }
 
     /// Why it is not carried out; None when it may be.
@@ -136,7 +137,6 @@ fn last_node(state: &State, node: NodeId) -> Option<Objection> {
         text: format!("node {node} is the last one of its cluster"),
         groups: Vec::new(),
         weight: Weight::Forbids,
-        unled: false,
     })
 }
 
@@ -144,7 +144,7 @@ fn without_leader(heard: &Heard, groups: &[GroupId]) -> Option<Objection> {
     let unled: Vec<GroupId> =
         groups.iter().copied().filter(|group| !heard.led.contains_key(group)).collect();
     (!unled.is_empty()).then(|| Objection {
-        code: if unled.contains(&GroupId::META) { "META_QUORUM" } else { "GROUP_QUORUM" },
+        code: if unled.contains(&GroupId::META) { META_QUORUM } else { GROUP_QUORUM },
         text: format!(
             "{} without a leader cannot let go of a replica: most of the nodes that hold them have \
              to be there",
@@ -152,7 +152,6 @@ fn without_leader(heard: &Heard, groups: &[GroupId]) -> Option<Objection> {
         ),
         groups: unled,
         weight: Weight::Forbids,
-        unled: true,
     })
 }
 
@@ -166,14 +165,13 @@ fn lives(heard: &Heard, node: NodeId) -> Option<Objection> {
         .collect();
     if !alone.is_empty() {
         return Some(Objection {
-            code: "GROUP_QUORUM",
+            code: "LAST_REPLICA",
             text: format!(
                 "node {node} alone holds {}: their data would be lost",
                 named_groups(&alone)
             ),
             groups: alone,
             weight: Weight::Forbids,
-            unled: false,
         });
     }
     heard.answering.contains(&node).then(|| Objection {
@@ -183,7 +181,6 @@ fn lives(heard: &Heard, node: NodeId) -> Option<Objection> {
         ),
         groups: Vec::new(),
         weight: Weight::Refuses,
-        unled: false,
     })
 }
 
@@ -220,7 +217,6 @@ fn only_part(state: &State, heard: &Heard, node: NodeId) -> Option<Objection> {
         ),
         groups: groups.into_iter().collect(),
         weight: if answers { Weight::Refuses } else { Weight::Warns },
-        unled: false,
     })
 }
 
@@ -294,13 +290,15 @@ mod tests {
 
         all.led.insert(GroupId(2), BTreeSet::from([NodeId(3)]));
         let alone = plan(&state, &all, NodeId(3)).unwrap();
-        assert_eq!(objections(&alone), [("GROUP_QUORUM", Weight::Forbids)]);
+        assert_eq!(objections(&alone), [("LAST_REPLICA", Weight::Forbids)]);
+        assert!(!alone.lacks_leaders());
         assert!(alone.refusal(NodeId(3), true).is_some());
 
         let mut unled = heard(&state, [1, 2]);
         unled.led.remove(&GroupId(1));
         let stuck = plan(&state, &unled, NodeId(3)).unwrap();
         assert_eq!(objections(&stuck), [("GROUP_QUORUM", Weight::Forbids)]);
+        assert!(stuck.lacks_leaders());
         assert_eq!(stuck.objections[0].groups, [GroupId(1)]);
         unled.led.remove(&GroupId::META);
         assert_eq!(
