@@ -1,21 +1,29 @@
-//! `devicedb`: `start` runs a node; `cluster ...` are the commands of the guide, for those who know
-//! them from the program that this one replaces.
+//! `devicedb`: `start` runs a node; `recover ...` brings a cluster back of which most nodes are lost;
+//! `cluster ...` are the commands of the guide, for those who know them from the program that this
+//! one replaces.
 
 use std::{
     env,
     ffi::OsString,
+    fs,
     io::{IsTerminal as _, Write as _},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::{Parser, Subcommand};
 use devicedb::{
     base::{
-        clock::Clock,
-        error::{Error, Kind, Result},
+        clock::{Clock, Random},
+        error::{Context as _, Error, Kind, Result},
+        ids::{GroupId, SnapshotId},
         journal::{self, Journal, Seldom},
+    },
+    boot::recover::{
+        self, Applied,
+        choose::Terms,
+        forms::{Plan, Report, parse_group},
     },
     ctl::{endpoint, guide},
     node::{Node, Options},
@@ -48,6 +56,9 @@ enum Command {
     /// Run a node: found a cluster, join one, go on with a store, or restore an extracted part of a
     /// snapshot.
     Start(Start),
+    /// Bring a cluster back of which most nodes are lost for good. Offline: no node of it may run.
+    #[command(subcommand)]
+    Recover(Recover),
     /// The guide's commands with the guide's words: start, overview, snapshot, get_snapshot,
     /// download_snapshot and others.
     Cluster {
@@ -110,6 +121,45 @@ pub struct Start {
     log_json: bool,
 }
 
+/// Inspect the store of every node that is left, make one plan of all reports, and apply it to
+/// each of these stores. Then start the nodes.
+#[derive(Subcommand)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 options or files that cannot work."
+)]
+enum Recover {
+    /// Say as JSON what a store holds. Nothing in it changes.
+    Inspect {
+        /// The directory of a node that is left.
+        #[arg(long, value_name = "DIR", env = "DEVICEDB_STORE")]
+        store: PathBuf,
+    },
+    /// Make a plan of the reports of all nodes that are left: JSON on stdout, and for people on
+    /// stderr what is kept and what may be missing. Touches no store.
+    Plan {
+        /// What `recover inspect` has said of each store.
+        #[arg(required = true, value_name = "REPORT")]
+        reports: Vec<PathBuf>,
+        /// Groups of which none of the stores has a copy, and which may begin empty: all data of
+        /// their sites is lost.
+        #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = parse_group)]
+        give_up_groups: Vec<GroupId>,
+    },
+    /// Make of a store what the plan says. What it held and the plan does not keep is gone for
+    /// good; repeat it after an interruption.
+    Apply {
+        /// The plan. Every store needs the same one.
+        #[arg(value_name = "PLAN")]
+        plan: PathBuf,
+        /// The directory of a node that is left.
+        #[arg(long, value_name = "DIR", env = "DEVICEDB_STORE")]
+        store: PathBuf,
+        /// The first 8 characters of the cluster's id, for scripts. Without it they are asked for.
+        #[arg(long, value_name = "ID")]
+        confirm: Option<String>,
+    },
+}
+
 const STOPPED: u8 = 0;
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -128,7 +178,16 @@ fn main() -> ExitCode {
             guide::Outcome::Done(code) => code,
         };
     }
-    let Some(start) = Args::parse().start() else { return ExitCode::from(USAGE) };
+    let args = match Args::parse() {
+        Args { command: Command::Recover(command) } => {
+            return match recover(command) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(e) => refuse(&e),
+            };
+        }
+        args => args,
+    };
+    let Some(start) = args.start() else { return ExitCode::from(USAGE) };
     let (options, log, json) = start.options();
     run(options, &log, json)
 }
@@ -246,6 +305,88 @@ fn refuse(e: &Error) -> ExitCode {
 
 fn code_of(e: &Error) -> u8 {
     if e.kind == Kind::Invalid { USAGE } else { FAILED }
+}
+
+fn recover(command: Recover) -> Result<()> {
+    #[cfg(feature = "fault-injection")]
+    devicedb::faults::failpoint::check()?;
+    let read = |path: &Path| fs::read(path).at(path.display());
+    match command {
+        Recover::Inspect { store } => say(&recover::inspect(&store)?.encode()?),
+        Recover::Plan { reports, give_up_groups } => {
+            let report =
+                |path: &PathBuf| Report::parse(&read(path)?).map_err(|e| e.at(path.display()));
+            let reports = reports.iter().map(report).collect::<Result<Vec<_>>>()?;
+            let terms = Terms {
+                give_up: give_up_groups.into_iter().collect(),
+                id: SnapshotId(Random::from_entropy().uuid()),
+                at_ms: Clock::start().wall_ms(),
+            };
+            let (plan, told) = recover::plan(&reports, &terms)?;
+            tell(&told);
+            say(&plan.encode()?)
+        }
+        Recover::Apply { plan: path, store, confirm } => {
+            let plan = Plan::parse(&read(&path)?).map_err(|e| e.at(path.display()))?;
+            match recover::apply(&plan, &store, || confirmed(&plan, &store, confirm))? {
+                Applied::Now => tell(&format!(
+                    "{} is recovered by plan {}. When all {} stores are, start their nodes",
+                    store.display(),
+                    plan.id,
+                    plan.survivors.len()
+                )),
+                Applied::Before => {
+                    tell(&format!("{} was recovered by plan {} before", store.display(), plan.id))
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// What is asked of people before a store changes for good.
+fn confirmed(plan: &Plan, store: &Path, given: Option<String>) -> Result<()> {
+    let id = plan.history.short();
+    let typed = match given {
+        Some(given) => given,
+        None if std::io::stdin().is_terminal() => {
+            tell(&format!(
+                "{} nodes are lost for good by this plan, and {} changes for good. Type the first \
+                 8 characters of the cluster's id ({id}) to go on:",
+                plan.lost.len(),
+                store.display()
+            ));
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).at("reading what is typed")?;
+            line
+        }
+        None => {
+            return Err(Error::invalid(format!(
+                "nothing was changed: nobody can be asked here. Say --confirm {id}, the first 8 \
+                 characters of the id of cluster {}",
+                plan.history.cluster
+            )));
+        }
+    };
+    match typed.trim() == id {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "nothing was changed: {:?} is not {id}, the first 8 characters of the id of cluster {}",
+            typed.trim(),
+            plan.history.cluster
+        ))),
+    }
+}
+
+/// To stdout; a reader that is gone is told by the exit code.
+fn say(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).at("writing to stdout")
+}
+
+/// To people.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 async fn serve(options: Options) -> Result<u8> {

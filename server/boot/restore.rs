@@ -25,6 +25,7 @@ use std::{
     sync::Arc,
 };
 
+use super::noted::refuse_half_recovered;
 use crate::{
     base::{
         disk::{self, Disk},
@@ -136,12 +137,19 @@ fn recognise(dir: &Path) -> Result<Holds> {
     }
 }
 
-/// Opens a store and reads whose it is. A store of a newer format is refused, and an older one that
-/// can be read has the present format from now on.
-pub fn open(dir: &Path, disk: &dyn Disk) -> Result<(Store, Identity)> {
+/// Opens a store and reads whose it is. A store of a newer format is refused.
+pub fn read(dir: &Path, disk: &dyn Disk) -> Result<(Store, Identity)> {
     let store = Store::open(dir, disk)?;
-    let mut identity = wire::decode_identity(&store.identity()?)?;
+    let identity = wire::decode_identity(&store.identity()?)?;
     refuse_newer(dir, identity.format, FORMAT)?;
+    Ok((store, identity))
+}
+
+/// Opens a store for a node to serve from. An older one that can be read has the present format
+/// from now on; one that is half recovered is refused.
+pub fn open(dir: &Path, disk: &dyn Disk) -> Result<(Store, Identity)> {
+    let (store, mut identity) = read(dir, disk)?;
+    refuse_half_recovered(dir, &store)?;
     if identity.format < FORMAT {
         identity.format = FORMAT;
         store.set_identity(&wire::encode_identity(&identity))?;

@@ -16,9 +16,11 @@
 mod settings;
 mod members;
 mod snapshots;
+mod recovered;
 
 use std::collections::BTreeMap;
 
+pub use recovered::Recovery;
 pub use settings::Settings;
 
 use crate::{

@@ -174,7 +174,7 @@ pub(super) fn load_machine(
 }
 
 /// The cluster's configuration, as stored.
-pub(super) fn load_meta(view: &View, identity: &Identity) -> Result<cluster::State> {
+pub fn load_meta(view: &View, identity: &Identity) -> Result<cluster::State> {
     let rows = view.range(&(vec![keys::META]..vec![keys::META + 1]))?;
     let rows = rows
         .map(|row| row.map(|(key, bytes)| (key[1..].to_vec(), bytes)))

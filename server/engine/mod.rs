@@ -28,7 +28,8 @@
 //! `admission` (what other nodes may say), `inbound` (their messages), `forward` (the way of a
 //! request to a leader and back). Then the engine's duties: `apply`, `reads`, `elections`,
 //! `members` (which nodes hold a group), `marks` (the cut), `checkpoint`. `host` is the outside as
-//! the engine sees it, and `driver` the threads of a node.
+//! the engine sees it, `survey` looks at a replica that nobody runs, and `driver` has the threads of a
+//! node.
 
 pub mod overlay;
 mod promise;
@@ -45,6 +46,7 @@ mod members;
 mod marks;
 mod checkpoint;
 mod host;
+pub mod survey;
 pub mod driver;
 
 use std::{
@@ -55,7 +57,7 @@ use std::{
 
 use raft::StateRole;
 
-pub use self::apply::check_rows;
+pub use self::apply::{check_rows, load_meta};
 pub use self::checkpoint::{Bounds, Finished, Job, Stored};
 pub use self::host::{Host, Input, News};
 pub use self::marks::{Captured, SnapshotNews};

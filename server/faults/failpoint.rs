@@ -316,6 +316,20 @@ failpoints! {
     RestoreInPlace "restore.in-place"
     /// The directory aside is removed, and that is not synced.
     RestoreAsideRemoved "restore.aside-removed"
+
+    // A recovery of a lost majority.
+    /// The plan fits the store and is confirmed; nothing has changed.
+    RecoverChecked "recover.checked"
+    /// The store has the plan's rows and records, and they are not committed.
+    RecoverWritten "recover.rows-written"
+    /// They are committed, and the logs are as they were.
+    RecoverStored "recover.stored"
+    /// The logs are as the plan says, and the store does not say that all is done.
+    RecoverLogged "recover.logged"
+    /// The store says so.
+    RecoverDone "recover.done"
+
+    // A new history.
     /// The first leader has proposed the new lineage.
     LineageProposed "lineage.proposed"
     /// The node is in the lineage, durably, and has told nobody.

@@ -222,6 +222,8 @@ fn broken(doing: &str, e: raft_engine::Error) -> Error {
     let kind = match &e {
         raft_engine::Error::Corruption(_)
         | raft_engine::Error::Codec(_)
+        | raft_engine::Error::EntryNotFound
+        | raft_engine::Error::EntryCompacted
         | raft_engine::Error::Protobuf(_) => Kind::Corrupt,
         raft_engine::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => {
             Kind::Exhausted

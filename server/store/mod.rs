@@ -140,11 +140,7 @@ impl Store {
     }
 
     pub fn identity(&self) -> Result<Bytes> {
-        let at = |e: redb::Error| broken(&self.pages, e);
-        let txn = self.db.begin_read().map_err(|e| at(e.into()))?;
-        let table = txn.open_table(IDENTITY).map_err(|e| at(e.into()))?;
-        let value = table.get("identity").map_err(|e| at(e.into()))?;
-        value.map(|v| Bytes::copy_from_slice(v.value())).ok_or_else(|| {
+        self.noted("identity")?.ok_or_else(|| {
             Error::corrupt(format!("{}: the store has no identity", self.pages.path().display()))
         })
     }
@@ -152,32 +148,39 @@ impl Store {
     /// Whether a node has ever served from this store: then it has a log, and must not go on
     /// without it.
     pub fn has_served(&self) -> Result<bool> {
+        Ok(self.noted("served")?.is_some())
+    }
+
+    /// The note that the last recovery has left here; `boot::recover` knows what it says.
+    pub fn recovery(&self) -> Result<Option<Bytes>> {
+        self.noted("recovery")
+    }
+
+    fn noted(&self, name: &str) -> Result<Option<Bytes>> {
         let txn = self.db.begin_read().map_err(|e| broken(&self.pages, e))?;
         let table = txn.open_table(IDENTITY).map_err(|e| broken(&self.pages, e))?;
-        Ok(table.get("served").map_err(|e| broken(&self.pages, e))?.is_some())
+        let value = table.get(name).map_err(|e| broken(&self.pages, e))?;
+        Ok(value.map(|note| Bytes::copy_from_slice(note.value())))
     }
 
     /// Notes, durably, that a node serves from this store from now on.
     pub fn set_served(&self) -> Result<()> {
-        let commit = self.begin()?;
-        commit
-            .txn
-            .open_table(IDENTITY)
-            .map_err(|e| broken(&self.pages, e))?
-            .insert("served", &b""[..])
-            .map_err(|e| broken(&self.pages, e))?;
-        commit.finish()
+        self.note("served", b"")
     }
 
     /// Replaces the identity, durably.
     pub fn set_identity(&self, identity: &[u8]) -> Result<()> {
-        let commit = self.begin()?;
-        commit
-            .txn
-            .open_table(IDENTITY)
-            .map_err(|e| broken(&self.pages, e))?
-            .insert("identity", identity)
-            .map_err(|e| broken(&self.pages, e))?;
+        self.note("identity", identity)
+    }
+
+    /// Replaces the note of the last recovery, durably.
+    pub fn set_recovery(&self, note: &[u8]) -> Result<()> {
+        self.note("recovery", note)
+    }
+
+    fn note(&self, name: &str, value: &[u8]) -> Result<()> {
+        let mut commit = self.begin()?;
+        commit.note(name, value)?;
         commit.finish()
     }
 
@@ -315,6 +318,20 @@ impl Commit {
             }
         }
         gap.close().map_err(|e| broken(&self.pages, e))
+    }
+
+    pub fn identity(&mut self, identity: &[u8]) -> Result<()> {
+        self.note("identity", identity)
+    }
+
+    pub fn recovery(&mut self, note: &[u8]) -> Result<()> {
+        self.note("recovery", note)
+    }
+
+    fn note(&mut self, name: &str, value: &[u8]) -> Result<()> {
+        let mut table = self.txn.open_table(IDENTITY).map_err(|e| broken(&self.pages, e))?;
+        table.insert(name, value).map_err(|e| broken(&self.pages, e))?;
+        Ok(())
     }
 
     pub fn group(&mut self, group: GroupId, record: &[u8]) -> Result<()> {

@@ -18,6 +18,7 @@ mod moves;
 mod parts;
 mod quorum;
 mod readme;
+mod recover;
 mod requests;
 mod signals;
 mod snapshots;

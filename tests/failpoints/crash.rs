@@ -12,7 +12,7 @@ use bytes::Bytes;
 use devicedb::{
     base::clock::Random,
     faults::failpoint::Failpoint,
-    proto::v1::{Bucket, Snapshot, SnapshotStatus},
+    proto::v1::{Bucket, Consistency, ScanRequest, Snapshot, SnapshotStatus},
 };
 use tokio::time::sleep;
 
@@ -114,6 +114,24 @@ impl Books {
             let more: Vec<_> = found.keys().filter(|key| !wanted.contains_key(*key)).collect();
             assert!(more.is_empty(), "{site} at {}: nobody has written {more:?}", client.endpoint);
         }
+    }
+
+    /// Whether a node has by itself all that was acknowledged.
+    pub async fn lacking_stale(&self, client: &Client) -> Result<(), String> {
+        for (site, wanted) in &self.0 {
+            let scan = ScanRequest {
+                site: (*site).into(),
+                bucket: Bucket::Default.into(),
+                consistency: Consistency::Stale.into(),
+                ..ScanRequest::default()
+            };
+            let found = client.scan_request(scan).await.map_err(|e| e.to_string())?;
+            let lacking = wanted.len() - found.len().min(wanted.len());
+            if lacking > 0 {
+                return Err(format!("{site} lacks {lacking} keys"));
+            }
+        }
+        Ok(())
     }
 
     fn keys(&self) -> usize {

@@ -52,6 +52,8 @@ enum Scene {
     Fetch,
     /// A part is restored.
     Restore,
+    /// The store of a node whose peers are lost is recovered.
+    Recover,
     /// A site is added, or removed.
     Site,
     /// A node joins, and dies.
@@ -138,6 +140,10 @@ fn plan(point: Failpoint) -> (Scene, u32) {
             (Scene::Restore, 1)
         }
 
+        RecoverChecked | RecoverWritten | RecoverStored | RecoverLogged | RecoverDone => {
+            (Scene::Recover, 1)
+        }
+
         SiteRegistered | SiteDataAdded | SiteRemoving | SiteDropped => (Scene::Site, 1),
 
         IdWritten | IdSynced | JoinAsking | JoinAnswered | JoinMade | JoinInPlace
@@ -202,6 +208,7 @@ async fn play(scene: Scene, crashes: Vec<Crash>, prepared: &Prepared) {
         Scene::Delete => one::delete(crash, prepared).await,
         Scene::Download => one::download(crash, prepared).await,
         Scene::Restore => one::restore(crash, prepared).await,
+        Scene::Recover => several::recovery(crash).await,
         Scene::Site => one::site(crash, prepared).await,
         Scene::Join => several::join(crash, prepared).await,
         Scene::Welcome => several::welcome(crash, prepared).await,
@@ -311,6 +318,7 @@ fn there_are_failpoints_wherever_something_could_be_left_half_done() {
         "download",
         "fetch",
         "restore",
+        "recover",
         "join",
         "rows",
         "install",

@@ -3,14 +3,14 @@
 use std::slice;
 
 use bytes::Bytes;
-use devicedb::proto::v1::SnapshotStatus;
+use devicedb::{faults::failpoint::Failpoint, proto::v1::SnapshotStatus};
 
 use crate::{
     crash::{
         Books, Crash, Prepared, Writers, add_sites, ask_for_snapshot, recovers, snapshots_work,
         until_done,
     },
-    harness::{Cluster, Options, SOON},
+    harness::{Cluster, Options, SOON, eventually, shell},
 };
 
 pub async fn join(crash: Crash, prepared: &Prepared) {
@@ -92,6 +92,40 @@ pub async fn cut(crashes: &[Crash]) {
         let interrupted = cluster.client().create_snapshot_named(name).await.unwrap();
         snapshots_work(&cluster, Some(&interrupted.uuid)).await;
     }
+}
+
+/// Two of three nodes are lost, and the recovery of the third one is interrupted.
+pub async fn recovery(crash: Crash) {
+    let (mut cluster, mut books) = sites_on(3, 3).await;
+    let writers = Writers::start(&cluster.clients(), "before");
+    writers.go_on().await;
+    writers.stop(&mut books).await;
+    // The third one alone must have all, so that the books stay exact.
+    let client = cluster.nodes[2].client();
+    eventually("the third node has all", SOON, async || books.lacking_stale(&client).await).await;
+    cluster.kill9_all();
+    cluster.nodes.drain(..2);
+    let (store, dir) = (cluster.nodes[0].store.display().to_string(), cluster.dir().to_owned());
+    let at = |name: &str| dir.join(name).display().to_string();
+    let (report, plan) = (at("report.json"), at("plan.json"));
+    let words = format!(
+        "devicedb recover inspect --store {store} > {report}; \
+         devicedb recover plan {report} > {plan}"
+    );
+    shell(&words, SOON).await.exits(0);
+    let read = |path: &str| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let planned: serde_json::Value = read(&plan);
+    let short = &planned["history"]["cluster"].as_str().unwrap()[..8];
+    let apply = format!("devicedb recover apply {plan} --store {store} --confirm {short}");
+    crash.kills_command(&apply).await;
+    // Half recovered, it does not start.
+    if matches!(crash.point, Failpoint::RecoverStored | Failpoint::RecoverLogged) {
+        cluster.nodes[0].start_refused().await.exits(1).says("was interrupted. Finish it first");
+    }
+    shell(&apply, SOON).await.exits(0);
+    shell(&apply, SOON).await.exits(0).says("before");
+    recovers(&mut cluster, Vec::new(), &mut books).await;
+    snapshots_work(&cluster, None).await;
 }
 
 pub async fn abort(crash: Crash) {

@@ -32,6 +32,11 @@ pub const SNAPSHOTS_WARNED: usize = 900;
 /// Deleted snapshots whose uuid the cluster remembers and refuses for a new snapshot.
 pub const SNAPSHOTS_DELETED_REMEMBERED: usize = 256;
 
+/// Generations of sites that a recovered cluster skips: more than the lost nodes can have drawn
+/// behind the newest one that a survivor knows. Beyond it, a site that was removed or added in the
+/// lost history could be taken for a later life of itself.
+pub const RECOVERY_GENERATIONS: u64 = 1 << 32;
+
 const _: () = assert!(PARTITIONS_MIN <= PARTITIONS_MAX);
 const _: () = assert!(META_VOTERS_MAX % 2 == 1, "an even voter more spares no failure");
 const _: () = assert!(ADDRESS_BYTES_MAX == 255 + ":65535".len());
