@@ -31,7 +31,7 @@ pub struct Survey {
     /// What the replica knew to be committed.
     pub commit: u64,
     pub term: u64,
-    /// The members at the applied entry, then after each change in the log behind it.
+    /// The members by what the replica knew to be committed, then after each change behind that.
     pub members: Vec<Membership>,
     /// The newest mark, in the rows or in the log.
     pub mark: SnapshotSeq,
@@ -46,7 +46,7 @@ pub fn survey(log: &Log, group: GroupId, record: &Record, meta: Option<State>) -
     let (applied, state) = (record.applied, &found.hard_state);
     let mut survey = Survey {
         last: applied,
-        commit: state.commit.max(applied.index),
+        commit: state.commit.min(found.last_index).max(applied.index),
         term: state.term.max(applied.term),
         members: vec![record.members.clone()],
         mark: record.mark,
@@ -69,7 +69,6 @@ pub fn survey(log: &Log, group: GroupId, record: &Record, meta: Option<State>) -
     })?;
     survey.mark = fence.mark();
     survey.term = survey.term.max(survey.last.term);
-    survey.commit = survey.commit.min(survey.last.index);
     Ok(survey)
 }
 
@@ -166,6 +165,9 @@ impl Survey {
         }
         // raft-rs refuses a change that leaves no voter.
         if !members.voters.is_empty() {
+            if entry.index <= self.commit {
+                self.members.clear();
+            }
             self.members.push(members);
         }
         Ok(())

@@ -11,9 +11,11 @@
 //! all that the shorter one has (Ongaro 2014, section 3.6). That holds for learners' logs too.
 //!
 //! Whether the lost nodes had acknowledged more is decided by members: a group lacks nothing if a
-//! majority of its voters is left, in the membership that the kept replica has applied and in each
-//! that stands behind it in its log. A membership that no survivor knows was agreed on by a
-//! majority of one that is known, and one of those has it in its log.
+//! majority of its voters is left, in the membership that the kept replica knows to be committed
+//! and in each that stands behind it in its log. A membership that no survivor knows was agreed on
+//! by a majority of one that is known, and one of those has it in its log. A leader that had not
+//! applied the newest change yet counted by the membership before it, which is one node away; two
+//! such majorities share a node.
 //!
 //! - Copies of different clusters or histories are refused, and so are two copies of one node, and
 //!   nodes that are no members or were removed.
@@ -52,7 +54,7 @@ pub struct Copied {
 pub struct Replica {
     /// The end of its log.
     pub last: Position,
-    /// The members at its applied entry, then after each change behind it.
+    /// The members by what it knew to be committed, then after each change behind that.
     pub members: Vec<Membership>,
     /// Its newest mark.
     pub mark: SnapshotSeq,
@@ -90,6 +92,9 @@ pub struct Fate {
     pub kept: Option<Position>,
     /// Whether entries that clients were told of may be missing.
     pub may_lack: bool,
+    /// Whether the copy is of a node that was not to hold the group any more: it may lack all that
+    /// came since.
+    pub old: bool,
     /// Its members that are lost, as far as they are known.
     pub lost: BTreeSet<NodeId>,
     /// Its sites.
@@ -122,6 +127,8 @@ pub fn choose(copies: &[Copied], terms: &Terms) -> Result<Choice> {
     begin_empty(&mut groups, &nothing_left, &survivors, &state);
     for (group, fate) in &mut groups {
         fate.sites = sites.remove(group).unwrap_or_default();
+        let assigned = state.assignments().get(group).is_some_and(|to| to.contains(&fate.on));
+        fate.old = fate.kept.is_some() && fate.may_lack && !assigned;
     }
     let lost = state.nodes().values().filter(|node| !survivors.contains(&node.id));
     let lost = lost.map(|node| (node.id, node.address.clone())).collect();
@@ -241,6 +248,7 @@ fn best(copies: &[Copied], group: GroupId) -> Option<Fate> {
         on,
         kept: Some(kept.last),
         may_lack: kept.members.is_empty() || !kept.members.iter().all(decides),
+        old: false,
         lost: members.filter(|node| !left.contains(node)).copied().collect(),
         sites: Vec::new(),
     })
@@ -306,7 +314,8 @@ fn begin_empty(
             continue;
         };
         let lost = assigned.filter(|node| !survivors.contains(node)).copied().collect();
-        let fate = Fate { on: *on, kept: None, may_lack: true, lost, sites: Vec::new() };
+        let (kept, sites) = (None, Vec::new());
+        let fate = Fate { on: *on, kept, may_lack: true, old: false, lost, sites };
         groups.insert(*group, fate);
     }
 }
@@ -353,13 +362,17 @@ fn line(group: GroupId, fate: &Fate) -> String {
         false => listed(&fate.lost),
     };
     let lack = if fate.may_lack { "yes" } else { "no" };
+    let old = match fate.old {
+        true => ", which was to give it up: all that came since may be missing",
+        false => "",
+    };
     let sites: Vec<&str> = fate.sites.iter().map(SiteId::as_str).collect();
     let sites = match sites[..] {
         [] => String::new(),
         _ => format!("; sites: {}", sites.join(", ")),
     };
     format!(
-        "group {group}: {what}; members lost: {lost}; may lack acknowledged writes: {lack}{sites}"
+        "group {group}: {what}{old}; members lost: {lost}; may lack acknowledged writes: {lack}{sites}"
     )
 }
 

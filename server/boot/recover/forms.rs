@@ -102,7 +102,7 @@ pub struct ReplicaForm {
     pub commit: u64,
     pub term: u64,
     pub mark: u64,
-    /// At the applied entry, then after each change of members behind it.
+    /// By what the replica knew to be committed, then after each change behind that.
     pub members: Vec<MembersForm>,
     /// Why the replica cannot be kept; absent where its log is whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]

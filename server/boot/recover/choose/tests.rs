@@ -195,6 +195,9 @@ fn a_learner_is_kept_where_it_knows_most_and_a_replica_that_is_not_whole_never_i
     let choice = choose(&[behind.clone(), learner.clone()], &terms()).unwrap();
     assert_eq!(choice.groups[&GROUP].on, NodeId(4));
 
+    assert!(choice.groups[&GROUP].old, "node 4 was not to hold it yet, or not any more");
+    assert!(choice.told().contains("up to entry 12 of term 7, which was to give it up"));
+
     let broken = learner.replicas.get_mut(&GROUP).unwrap();
     broken.unfit = Some("its log lacks entry 11".into());
     let choice = choose(&[behind.clone(), learner.clone()], &terms()).unwrap();
