@@ -177,6 +177,19 @@
 //!    streams pass on which nodes talk to their sender ([`Peers::heard`], [`Peers::told`]). So a
 //!    node that reaches one other soon reaches all.
 //!
+//! # A recovery
+//!
+//! 1. Most nodes are lost for good. [`recover::inspect`] reads a store that is left and reports, of
+//!    each group, how far the log reaches ([`survey::survey`]); the meta group's log is replayed.
+//! 2. [`recover::choose`] takes all reports and keeps of each group the copy whose log reaches
+//!    furthest. [`cluster::State::recovered`] turns the meta state into that of the nodes that are
+//!    left, with a pending lineage.
+//! 3. [`recover::apply`] makes of each store what the plan says, in one transaction, and changes
+//!    the logs after it. A kept data group has its node as the only voter.
+//! 4. The nodes start as after a restore: they agree on a lineage, and the lost nodes, of another
+//!    one, are refused. Each group's leader commits the whole log that it kept, and members join it
+//!    as in a join.
+//!
 //! # What must always hold
 //!
 //! - Nothing is answered OK before it is on disk on a majority of the group's voters and applied by
@@ -253,6 +266,7 @@
 //! [`clock`]: base::clock
 //! [`cluster`]: cluster
 //! [`cluster::State`]: cluster::State
+//! [`cluster::State::recovered`]: cluster::State::recovered
 //! [`cluster::State::restored`]: cluster::State::restored
 //! [`cluster::snapshots::Snapshot::overall`]: cluster::snapshots::Snapshot::overall
 //! [`compact_logs`]: engine::Engine::compact_logs
@@ -294,6 +308,9 @@
 //! [`proto`]: proto
 //! [`readers::Readers`]: service::readers::Readers
 //! [`reconfigure::next_step`]: cluster::reconfigure::next_step
+//! [`recover::apply`]: boot::recover::apply
+//! [`recover::choose`]: boot::recover::choose
+//! [`recover::inspect`]: boot::recover::inspect
 //! [`report_away`]: engine::Engine::report_away
 //! [`restore::found`]: boot::restore::found
 //! [`restore::join`]: boot::restore::join
@@ -306,6 +323,7 @@
 //! [`shelf::PartWriter`]: part::shelf::PartWriter
 //! [`signals`]: signals
 //! [`store`]: store
+//! [`survey::survey`]: engine::survey::survey
 //! [`verify::verify_part`]: part::verify::verify_part
 //! [`waiting::Waiting::end`]: boot::waiting::Waiting::end
 //! [`watch_nodes`]: engine::Engine::watch_nodes

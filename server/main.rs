@@ -1,6 +1,6 @@
-//! `devicedb`: `start` runs a node; `recover ...` brings a cluster back of which most nodes are lost;
-//! `cluster ...` are the commands of the guide, for those who know them from the program that this
-//! one replaces.
+//! `devicedb`: `start` runs a node; `recover ...` brings a cluster back that has lost most of its
+//! nodes; `cluster ...` are the commands of the guide, for those who know them from the program
+//! that this one replaces.
 
 use std::{
     env,

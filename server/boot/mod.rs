@@ -4,8 +4,8 @@
 //! cluster, or stay `waiting` until one takes the node in. Meanwhile `starting` answers on the
 //! node's port, so that a starting node is not taken for a dead one.
 //!
-//! `recover` is what is left when most nodes are lost for good: offline, it makes of the stores that
-//! are left those of a smaller cluster. `noted` is the note that it leaves in each of them.
+//! `recover` is for when most nodes are lost for good: offline, it makes of the stores that are
+//! left those of a smaller cluster. `noted` is the note that it leaves in each of them.
 
 mod noted;
 pub mod restore;

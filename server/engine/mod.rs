@@ -28,8 +28,8 @@
 //! `admission` (what other nodes may say), `inbound` (their messages), `forward` (the way of a
 //! request to a leader and back). Then the engine's duties: `apply`, `reads`, `elections`,
 //! `members` (which nodes hold a group), `marks` (the cut), `checkpoint`. `host` is the outside as
-//! the engine sees it, `survey` looks at a replica that nobody runs, and `driver` has the threads of a
-//! node.
+//! the engine sees it, `survey` looks at a replica that nobody runs, and `driver` has the threads
+//! of a node.
 
 pub mod overlay;
 mod promise;

@@ -200,3 +200,160 @@ pub fn without_changes(
     })?;
     if replaced.is_empty() { Ok(()) } else { batch.append(group, &replaced) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        base::{
+            disk::Machine,
+            ids::{NodeId, SiteId},
+        },
+        cluster,
+        entry::{self, Entry},
+    };
+
+    const GROUP: GroupId = GroupId(3);
+
+    fn at(index: u64) -> Position {
+        Position { index, term: 7 }
+    }
+
+    fn normal(index: u64, seen: u64, actions: Vec<Action>) -> RaftEntry {
+        let commands =
+            actions.into_iter().map(|action| entry::Command { request: None, action }).collect();
+        let data = wire::encode_entry(&Entry { seen: SnapshotSeq(seen), commands });
+        RaftEntry { index, term: 7, data: data.into(), ..RaftEntry::default() }
+    }
+
+    fn change(index: u64, kind: ConfChangeType, node: u64) -> RaftEntry {
+        let mut change = ConfChange::default();
+        change.set_change_type(kind);
+        change.node_id = node;
+        let data = protobuf::Message::write_to_bytes(&change).unwrap();
+        let mut entry = RaftEntry { index, term: 7, data: data.into(), ..RaftEntry::default() };
+        entry.set_entry_type(EntryType::EntryConfChange);
+        entry
+    }
+
+    fn record(applied: u64, voters: &[u64]) -> Record {
+        let voters = voters.iter().copied().map(NodeId).collect();
+        let members = Membership { voters, learners: Default::default() };
+        Record { applied: at(applied), members, ..Record::default() }
+    }
+
+    fn log_with(dir: &tempfile::TempDir, entries: &[RaftEntry], commit: u64) -> Log {
+        let log = Log::open(dir.path(), Arc::new(Machine)).unwrap();
+        let mut batch = Batch::default();
+        batch.append(GROUP, entries).unwrap();
+        let begin = Position { index: entries[0].index - 1, term: 7 };
+        batch.begin(GROUP, begin).unwrap();
+        let state = raft::eraftpb::HardState { term: 9, vote: 2, commit, ..Default::default() };
+        batch.hard_state(GROUP, &state).unwrap();
+        log.write(&mut batch, true).unwrap();
+        log
+    }
+
+    fn voters(survey: &Survey) -> Vec<Vec<u64>> {
+        survey.members.iter().map(|m| m.voters.iter().map(|node| node.0).collect()).collect()
+    }
+
+    #[test]
+    fn the_end_the_members_and_the_mark_are_those_of_the_whole_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let entries = [
+            normal(11, 0, vec![]),
+            change(12, ConfChangeType::AddNode, 2),
+            normal(13, 0, vec![Action::Mark(SnapshotSeq(4))]),
+            change(14, ConfChangeType::AddLearnerNode, 3),
+            change(15, ConfChangeType::AddNode, 3),
+            change(16, ConfChangeType::RemoveNode, 1),
+        ];
+        let log = log_with(&dir, &entries, 12);
+        let found = survey(&log, GROUP, &record(11, &[1]), None).unwrap();
+        assert_eq!((found.last, found.commit, found.term), (at(16), 12, 9));
+        assert_eq!(found.mark, SnapshotSeq(4));
+        // The lone voter of before is not asked: what is committed behind it is.
+        assert_eq!(voters(&found), [vec![1, 2], vec![1, 2], vec![1, 2, 3], vec![2, 3]]);
+    }
+
+    #[test]
+    fn a_log_that_ends_before_the_rows_ends_with_them_and_one_with_a_gap_is_not_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = log_with(&dir, &[normal(11, 0, vec![]), normal(12, 0, vec![])], 12);
+        let ends = |applied: u64| survey(&log, GROUP, &record(applied, &[1]), None);
+        assert_eq!(ends(40).unwrap().last, at(40));
+        assert_eq!(ends(10).unwrap().last, at(12));
+        let gap = ends(9).unwrap_err();
+        assert_eq!(gap.kind, Kind::Corrupt, "{gap}");
+        // Rows that came from another node, of a term that the log does not have there.
+        let other = Record { applied: Position { index: 11, term: 8 }, ..record(11, &[1]) };
+        let found = survey(&log, GROUP, &other, None).unwrap();
+        assert_eq!(found.last, other.applied);
+    }
+
+    #[test]
+    fn the_configuration_has_all_of_the_log_but_what_a_mark_has_fenced() {
+        let dir = tempfile::tempdir().unwrap();
+        let add = |site: &str| Action::Meta(cluster::Command::AddSite(SiteId::new(site).unwrap()));
+        let entries = [
+            normal(11, 0, vec![add("one")]),
+            normal(12, 0, vec![Action::Mark(SnapshotSeq(4)), add("fenced")]),
+            normal(13, 4, vec![add("two")]),
+        ];
+        let log = log_with(&dir, &entries, 11);
+        let node = cluster::Node {
+            id: NodeId(1),
+            address: "n1:1".into(),
+            capacity_percent: 100,
+            version: "1".into(),
+            snapshot_store: false,
+            lineage: Default::default(),
+            level: cluster::level::Level::FIRST,
+        };
+        let settings = crate::cluster::state::Settings::founding(
+            crate::base::ids::ClusterId(crate::base::clock::Random::seeded(1).uuid()),
+            crate::base::ids::Lineage(1),
+            3,
+            crate::base::ids::Topology::new(64, 4).unwrap(),
+        );
+        let before = State::found(settings.unwrap(), node).unwrap();
+        let found = survey(&log, GROUP, &record(10, &[1]), Some(before)).unwrap();
+        let sites = found.meta.unwrap();
+        let names: Vec<_> = sites.sites().sites().keys().map(|site| site.as_str()).collect();
+        assert_eq!(names, ["one", "two"]);
+    }
+
+    #[test]
+    fn changes_of_members_lose_their_effect_and_everything_else_stays_however_often_it_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let entries = [
+            normal(11, 0, vec![]),
+            change(12, ConfChangeType::AddNode, 2),
+            normal(13, 0, vec![Action::Mark(SnapshotSeq(4))]),
+            change(14, ConfChangeType::AddNode, 3),
+            normal(15, 0, vec![]),
+        ];
+        let log = log_with(&dir, &entries, 15);
+        let empty = |index: u64| RaftEntry { index, term: 7, ..RaftEntry::default() };
+        let [one, _, three, _, five] = entries.clone();
+        let expected = [one, empty(12), three, empty(14), five];
+        for _ in 0..2 {
+            let mut batch = Batch::default();
+            without_changes(&log, GROUP, at(11), &mut batch).unwrap();
+            log.write(&mut batch, true).unwrap();
+            assert_eq!(log.entries(GROUP, 11, 16, None).unwrap(), expected);
+        }
+        let found = survey(&log, GROUP, &record(11, &[1]), None).unwrap();
+        assert_eq!((found.last, voters(&found)), (at(15), vec![vec![1]]));
+        // A change that the rows have already stays as it was.
+        drop(log);
+        let dir = tempfile::tempdir().unwrap();
+        let log = log_with(&dir, &entries, 15);
+        let mut batch = Batch::default();
+        without_changes(&log, GROUP, at(14), &mut batch).unwrap();
+        assert!(batch.is_empty());
+    }
+}

@@ -10,9 +10,10 @@ mod page;
 
 use std::{fs, path::Path, time::Duration};
 
+use devicedb::proto::v1::Bucket;
 use tempfile::TempDir;
 
-use crate::harness::{Port, Ran, shell};
+use crate::harness::{Cluster, Options, Port, Ran, shell};
 use page::{Block, Page};
 
 /// As long as three nodes of a build without optimisation may take for the longest session on a
@@ -41,6 +42,13 @@ const FOUNDING: Named = ("docs/operating.md", "ddbctl cluster init");
 
 /// Three machines with the same line each.
 const FOUNDED_TOGETHER: &[Named] = &[UNIT, FOUNDING];
+
+const INSPECT: Named = ("docs/operating.md", "devicedb recover inspect");
+const PLAN: Named = ("docs/operating.md", "devicedb recover plan");
+const APPLY: Named = ("docs/operating.md", "devicedb recover apply");
+
+/// The way back from a lost majority: the first and the last on every machine that is left.
+const RECOVERY: &[Named] = &[INSPECT, PLAN, APPLY];
 
 const NOT_RUN: &[(Named, &str)] = &[
     (("README.md", "make demo "), "the demo has a test of its own, and make test runs this one"),
@@ -236,6 +244,41 @@ async fn three_machines_with_the_line_of_the_unit_file_found_one_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_three_commands_of_a_recovery_bring_two_of_four_nodes_back() {
+    let pages = Page::all();
+    let [inspect, plan, apply] = [INSPECT, PLAN, APPLY].map(|name| find(&pages, name));
+    let options = Options { replication_factor: 4, ..Options::default() };
+    let mut cluster = Cluster::start(4, options).await;
+    let client = cluster.client();
+    client.add_site("shop").await.unwrap();
+    client.put("shop", Bucket::Default, "colour", "blue").await.unwrap();
+    let id = client.overview().await.unwrap().cluster_id;
+    cluster.kill9_all();
+    cluster.nodes.drain(2..);
+    let on = |node: usize| -> Here {
+        vec![
+            ("/var/lib/devicedb", cluster.nodes[node].store.display().to_string()),
+            ("> node1.json", format!("> node{}.json", node + 1)),
+            ("5f1c8a9e", id[..8].to_owned()),
+        ]
+    };
+    let steps = [
+        script(&inspect, &on(0)),
+        script(&inspect, &on(1)),
+        script(&plan, &Vec::new()),
+        script(&apply, &on(0)),
+        script(&apply, &on(1)),
+    ];
+    let ran = shell(&session(&steps, cluster.dir()), SESSION).await.exits(0);
+    ran.says("may lack acknowledged writes: yes; sites: shop").says("start their nodes");
+    cluster.restart_all().await;
+    let client = cluster.client();
+    client.put("shop", Bucket::Default, "size", "small").await.unwrap();
+    assert_eq!(client.values("shop", Bucket::Default, "size").await.unwrap(), ["small"]);
+    assert_eq!(client.overview().await.unwrap().cluster_id, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_flag_of_start_stands_in_the_document_for_operators() {
     let page = Page::read("docs/operating.md");
     let help = shell("devicedb start --help", SESSION).await.exits(0).out();
@@ -255,7 +298,7 @@ async fn every_flag_of_start_stands_in_the_document_for_operators() {
 #[test]
 fn every_block_of_commands_is_run_or_says_why_it_is_not() {
     let pages = Page::all();
-    let run = FROM_START_TO_RESTORE.iter().chain(FOUNDED_TOGETHER);
+    let run = FROM_START_TO_RESTORE.iter().chain(FOUNDED_TOGETHER).chain(RECOVERY);
     let known: Vec<Named> = run.chain(NOT_RUN.iter().map(|(name, _)| name)).copied().collect();
     known.iter().for_each(|name| drop(find(&pages, *name)));
     // The reference page is written from clap, whose examples `tests/cli/manual.rs` parses.

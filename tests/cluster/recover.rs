@@ -215,6 +215,11 @@ async fn one_of_three_nodes_goes_on_with_all_that_it_has_and_new_ones_join() {
         node.kill9();
     }
     assert_eq!(cluster.client().overview().await.unwrap().nodes.len(), 3);
+
+    // And once more: the note of the first recovery is in the store that is left.
+    has_all(&cluster.nodes[0], &quiet).await;
+    lose(&mut cluster, &[1, 2].into());
+    recovered(&mut cluster, "").await.says("8 of 8 groups");
     check_all(&cluster.client(), &quiet).await;
 }
 

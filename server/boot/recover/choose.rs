@@ -26,7 +26,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::forms::listed;
 use crate::{
     base::{
         error::{Error, Result},
@@ -359,7 +358,7 @@ fn line(group: GroupId, fate: &Fate) -> String {
     };
     let lost = match fate.lost.is_empty() {
         true => "none".to_owned(),
-        false => listed(&fate.lost),
+        false => fate.lost.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", "),
     };
     let lack = if fate.may_lack { "yes" } else { "no" };
     let old = match fate.old {
@@ -372,7 +371,8 @@ fn line(group: GroupId, fate: &Fate) -> String {
         _ => format!("; sites: {}", sites.join(", ")),
     };
     format!(
-        "group {group}: {what}{old}; members lost: {lost}; may lack acknowledged writes: {lack}{sites}"
+        "group {group}: {what}{old}; members lost: {lost}; may lack acknowledged writes: \
+         {lack}{sites}"
     )
 }
 

@@ -364,11 +364,6 @@ pub fn texts<'a>(nodes: impl IntoIterator<Item = &'a NodeId>) -> Vec<String> {
     nodes.into_iter().map(NodeId::to_string).collect()
 }
 
-/// The nodes of a list, in a sentence.
-pub fn listed(nodes: &BTreeSet<NodeId>) -> String {
-    texts(nodes).join(", ")
-}
-
 fn parse_node(text: &str) -> Result<NodeId> {
     let id = text.parse().ok().filter(|id| *id != 0);
     id.map(NodeId).ok_or_else(|| Error::invalid(format!("{text:?} is not a node id")))

@@ -1,3 +1,5 @@
+//! What is chosen, told one by one, and held to a model of elections and losses.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
