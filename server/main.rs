@@ -128,7 +128,7 @@ pub struct Start {
     after_help = "Exit codes: 0 done, 1 refused or failed, 2 options or files that cannot work."
 )]
 enum Recover {
-    /// Say as JSON what a store holds. Nothing in it changes.
+    /// Say as JSON what a store holds, which stays as it is.
     Inspect {
         /// The directory of a node that is left.
         #[arg(long, value_name = "DIR", env = "DEVICEDB_STORE")]

@@ -14,6 +14,7 @@ mod disk;
 mod history;
 mod parts;
 mod plot;
+mod recovery;
 mod story;
 mod world;
 
