@@ -29,6 +29,8 @@ use crate::world::{Outcome, World};
 
 const SITES: u64 = 4;
 const WRITES: u64 = 300;
+/// The number of the first write after a recovery.
+const LATER: u64 = 10_000;
 const UNDER_WAY: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// In simulated time, for whatever has to come about.
@@ -176,8 +178,9 @@ impl Cluster {
         self.until("replicas are where they should be", Cluster::is_whole);
     }
 
-    /// Writes while nodes crash and stand still, until all lose power with writes under way.
-    fn write_until_power_fails(&mut self) {
+    /// Writes while nodes crash and stand still, until all lose power with writes under way. The
+    /// node that was lost before that, if one was.
+    fn write_until_power_fails(&mut self) -> Option<usize> {
         let mut next = 0;
         while next < WRITES {
             while self.asked.len() < UNDER_WAY && next < WRITES && !self.world.up().is_empty() {
@@ -195,8 +198,30 @@ impl Cluster {
                 _ => {}
             }
         }
+        let replaced = self.replace_one(next);
         self.world.all_gone();
         self.asked.clear();
+        replaced
+    }
+
+    /// In half of the stories one disk is lost first and another node joins, so that groups change
+    /// their members when power fails. Which node that was.
+    fn replace_one(&mut self, mut next: u64) -> Option<usize> {
+        if self.rng.below(2) == 0 {
+            return None;
+        }
+        let node = self.rng.below(self.world.nodes.len() as u64) as usize;
+        self.world.stop(node);
+        let dir = self.world.root.join("replaced");
+        self.world.replace(node, dir, None);
+        self.world.start_later(node, Duration::from_millis(100));
+        for _ in 0..self.rng.below(60) {
+            self.ask(next, write(next));
+            next += 1;
+            let pause = Duration::from_millis(self.rng.below(100));
+            self.pass(pause);
+        }
+        Some(node)
     }
 
     /// The acknowledged writes that a node has in its logs.
@@ -232,12 +257,13 @@ fn lose_and_recover(seed: u64) -> Result<(usize, usize)> {
     let size = 3 + (seed % 3) as usize;
     let mut cluster = Cluster::new(seed, size);
     cluster.add_sites();
-    cluster.write_until_power_fails();
+    let replaced = cluster.write_until_power_fails();
 
     let most = (size as u64 - 1) / 2;
     let count = 1 + cluster.rng.below(most) as usize;
     let first = cluster.rng.below(size as u64) as usize;
-    let left: Vec<usize> = (0..count).map(|nth| (first + nth) % size).collect();
+    let nodes = (0..size).map(|nth| (first + nth) % size).filter(|node| Some(*node) != replaced);
+    let left: Vec<usize> = nodes.take(count).collect();
     let dir = |cluster: &Cluster, node: usize| cluster.world.nodes[node].dir.clone();
     let mut reports = Vec::new();
     for node in &left {
@@ -272,7 +298,7 @@ fn lose_and_recover(seed: u64) -> Result<(usize, usize)> {
 
     cluster
         .until("what is left is one cluster that knows its sites", |this| this.know_sites(&left));
-    let later: BTreeSet<u64> = (WRITES..WRITES + SITES).collect();
+    let later: BTreeSet<u64> = (LATER..LATER + SITES).collect();
     cluster.until("every group takes writes", |this| {
         for number in &later {
             this.ask(*number, write(*number));
