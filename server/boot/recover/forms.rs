@@ -386,7 +386,8 @@ fn hex(bytes: &[u8]) -> String {
 fn from_hex(text: &str) -> Result<Vec<u8>> {
     let digit = |at: usize| {
         let pair = text.get(at..at + 2)?;
-        u8::from_str_radix(pair, 16).ok()
+        let digits = pair.bytes().all(|byte| byte.is_ascii_hexdigit());
+        u8::from_str_radix(pair, 16).ok().filter(|_| digits)
     };
     let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(digit).collect();
     bytes.ok_or_else(|| Error::invalid("a row of the configuration is not written in hex digits"))
@@ -439,3 +440,113 @@ macro_rules! as_text {
 as_text!(node_text, crate::base::ids::NodeId, super::parse_node);
 as_text!(group_text, crate::base::ids::GroupId, super::parse_group);
 as_text!(lineage_text, crate::base::ids::Lineage, str::parse::<crate::base::ids::Lineage>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{clock::Random, error::Kind};
+
+    fn identity() -> Identity {
+        Identity {
+            format: 3,
+            node: NodeId(u64::MAX),
+            cluster: ClusterId(Random::seeded(1).uuid()),
+            lineage: Lineage(5),
+            restored_from: None,
+            topology: Topology::new(64, 8).unwrap(),
+        }
+    }
+
+    fn report() -> Report {
+        let members = MembersForm { voters: vec!["1".into(), "2".into()], learners: vec![] };
+        let place = Place { term: 7, index: 10 };
+        let replica = ReplicaForm {
+            group: GroupId::META,
+            applied: place,
+            last: place,
+            commit: 10,
+            term: 8,
+            mark: 0,
+            members: vec![members],
+            unfit: Some("its log lacks entry 9".into()),
+        };
+        Report::of(&identity(), None, vec![replica])
+    }
+
+    fn plan() -> Plan {
+        let report = report();
+        let members = report.replicas[0].members[0].clone();
+        let at = report.replicas[0].last;
+        Plan {
+            format: PLAN_FORMAT,
+            id: SnapshotId(Random::seeded(2).uuid()),
+            made_ms: 1,
+            history: report.history.clone(),
+            survivors: vec![Survivor {
+                node: report.node,
+                address: String::new(),
+                report: report.digest().unwrap(),
+                logs: report.logs(),
+            }],
+            lost: vec![NodeForm::of(NodeId(2), "n2:1")],
+            meta: MetaPlan {
+                kept_from: report.node,
+                may_lack: true,
+                at,
+                members,
+                rows: BTreeMap::new(),
+            },
+            groups: Vec::new(),
+            digest: String::new(),
+        }
+        .sealed()
+        .unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_large_numbers_are_texts() {
+        let text = report().encode().unwrap();
+        assert_eq!(Report::parse(text.as_bytes()), Ok(report()));
+        for words in ["\"18446744073709551615\"", "\"meta\"", "\"0000000000000005\""] {
+            assert!(text.contains(words), "{text}");
+        }
+        let text = plan().encode().unwrap();
+        assert_eq!(Plan::parse(text.as_bytes()), Ok(plan()));
+        // A plan is never taken for a report, nor a report for a plan.
+        assert_eq!(Report::parse(text.as_bytes()).unwrap_err().kind, Kind::Invalid);
+    }
+
+    #[test]
+    fn forms_of_another_format_with_unknown_fields_or_not_whole_are_refused() {
+        let refused = |text: &str| {
+            [Report::parse(text.as_bytes()).err(), Plan::parse(text.as_bytes()).err()]
+                .map(|e| e.unwrap_or_else(|| panic!("it was read: {text}")).kind)
+        };
+        assert_eq!(refused("{\"format\": 2, \"more\": []}"), [Kind::Conflict; 2]);
+        assert_eq!(refused("{\"format\": 1, \"more\": []}"), [Kind::Invalid; 2]);
+        assert_eq!(refused("{}"), [Kind::Invalid; 2]);
+        assert_eq!(refused(""), [Kind::Invalid; 2]);
+        for text in [report().encode().unwrap(), plan().encode().unwrap()] {
+            assert_eq!(refused(&text[..text.len() / 2]), [Kind::Invalid; 2]);
+        }
+        let broken = report().encode().unwrap().replace("\"meta\"", "\"metal\"");
+        assert_eq!(Report::parse(broken.as_bytes()).unwrap_err().kind, Kind::Invalid);
+    }
+
+    #[test]
+    fn a_plan_that_was_edited_does_not_fit_its_digest() {
+        let text = plan().encode().unwrap();
+        let edited = text.replace("\"may_lack\": true", "\"may_lack\": false");
+        assert_ne!(edited, text);
+        let e = Plan::parse(edited.as_bytes()).unwrap_err();
+        assert!(e.message.contains("its digest does not fit"), "{e}");
+    }
+
+    #[test]
+    fn rows_are_hex_and_nothing_else() {
+        assert_eq!(from_hex(&hex(&[0, 9, 255])), Ok(vec![0, 9, 255]));
+        for text in ["0", "0g", "zz", "+1", "ä"] {
+            assert!(from_hex(text).is_err(), "{text:?}");
+        }
+    }
+}

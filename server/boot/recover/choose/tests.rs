@@ -273,6 +273,43 @@ fn an_open_snapshot_is_aborted_and_numbers_go_on_behind_the_newest_mark() {
     }
 }
 
+#[test]
+fn a_deletion_waits_for_no_lost_node_and_its_snapshot_is_forgotten_when_nobody_is_left() {
+    let id = SnapshotId(uuid(7));
+    let mut state = state(3);
+    for command in [
+        Command::BeginSnapshot { id, created_ms: 1 },
+        Command::SealSnapshot { seq: SnapshotSeq(1) },
+        Command::BeginDeletion { id, lineage: None },
+    ] {
+        assert!(state.apply(&command).reply.is_ok());
+    }
+    let waits = choose(&[copied(1, &state, 7, 10)], &terms()).unwrap().state;
+    assert!(waits.snapshot_named(id).unwrap().awaits_deletion(NodeId(1)));
+    let done = Command::ReportDeletion { id, node: NodeId(1), reason: String::new() };
+    assert!(state.apply(&done).reply.is_ok());
+    let gone = choose(&[copied(1, &state, 7, 10)], &terms()).unwrap().state;
+    assert!(gone.snapshot_named(id).is_none());
+    assert_eq!(gone.settings().deleted, [id]);
+}
+
+#[test]
+fn a_cluster_at_a_level_without_removals_only_forgets_the_lost_nodes() {
+    let state = state(3);
+    let rows = crate::boot::recover::forms::encode_rows(&state);
+    let settings = Settings { level: Level::FIRST, ..state.settings().clone() };
+    let mut rows: BTreeMap<String, String> = rows;
+    let plain: String = prost::Message::encode_to_vec(&wire::settings_record(&settings))
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    rows.insert("73".into(), plain);
+    let first = crate::boot::recover::forms::decode_rows(&rows).unwrap();
+    assert_eq!(first.settings().level, Level::FIRST);
+    let now = choose(&[copied(1, &first, 7, 10)], &terms()).unwrap().state;
+    assert_eq!((now.nodes().len(), now.removed().len()), (1, 0));
+}
+
 /// A group whose leaders follow each other, whose entries are told apart by term and index.
 #[derive(Clone, Debug, Default)]
 struct Model {
