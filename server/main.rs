@@ -330,10 +330,11 @@ fn recover(command: Recover) -> Result<()> {
             let plan = Plan::parse(&read(&path)?).map_err(|e| e.at(path.display()))?;
             match recover::apply(&plan, &store, || confirmed(&plan, &store, confirm))? {
                 Applied::Now => tell(&format!(
-                    "{} is recovered by plan {}. When all {} stores are, start their nodes",
+                    "{} is recovered by plan {}. The plan is for {} in all: when each of them is \
+                     recovered, start their nodes",
                     store.display(),
                     plan.id,
-                    plan.survivors.len()
+                    stores(plan.survivors.len())
                 )),
                 Applied::Before => {
                     tell(&format!("{} was recovered by plan {} before", store.display(), plan.id))
@@ -351,9 +352,10 @@ fn confirmed(plan: &Plan, store: &Path, given: Option<String>) -> Result<()> {
         Some(given) => given,
         None if std::io::stdin().is_terminal() => {
             tell(&format!(
-                "{} nodes are lost for good by this plan, and {} changes for good. Type the first \
-                 8 characters of the cluster's id ({id}) to go on:",
+                "This plan gives up {} of {} nodes for good, and {} changes for good. Type the \
+                 first 8 characters of the cluster's id ({id}) to go on:",
                 plan.lost.len(),
+                plan.lost.len() + plan.survivors.len(),
                 store.display()
             ));
             let mut line = String::new();
@@ -376,6 +378,10 @@ fn confirmed(plan: &Plan, store: &Path, given: Option<String>) -> Result<()> {
             plan.history.cluster
         ))),
     }
+}
+
+fn stores(count: usize) -> String {
+    if count == 1 { "1 store".into() } else { format!("{count} stores") }
 }
 
 /// To stdout; a reader that is gone is told by the exit code.
