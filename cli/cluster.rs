@@ -61,6 +61,8 @@ pub struct NodeLine {
     pub snapshot_store: bool,
     pub groups_wanted: u32,
     pub groups_led: u32,
+    /// Whether it is being decommissioned.
+    pub leaving: bool,
     /// Why it is not ready, or could not be asked.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -393,6 +395,7 @@ impl NodeLine {
             snapshot_store: node.snapshot_store,
             groups_wanted: node.groups_wanted,
             groups_led: node.groups_led,
+            leaving: node.leaving,
             reason: node.reason,
         }
     }
@@ -431,6 +434,7 @@ pub mod tests {
             groups_wanted: 64,
             groups_led: 21,
             reason: String::new(),
+            leaving: false,
         }
     }
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::{
     Job,
     args::{self, Bucket, Place, Span, Token, Write},
-    client, cluster,
+    client, cluster, departure,
     flags::Flags,
     kv, relay, removal, run_job, site,
     snapshot::{self, Brief, download},
@@ -80,6 +80,7 @@ enum Task {
     Put(In, Bytes, Bytes, Option<Vec<u8>>),
     Delete(In, Bytes, Option<Vec<u8>>),
     RemoveNode(u64),
+    Decommission(u64),
     NotYet(&'static str),
 }
 
@@ -170,9 +171,10 @@ ddbctl does more.
   put                -site SITE [-bucket default] -key KEY -value VALUE [-context CONTEXT]
   delete             -site SITE [-bucket default] -key KEY [-context CONTEXT]
   remove             -node ID: remove a node for good, whether it answers or not
+  decommission       -node ID: have a node give away what it holds, and leave
 
 Every command but start takes -host localhost and -port 8080: the node to speak to.
-Not available yet: decommission, replace, log_dump.
+Not available yet: replace, log_dump.
 ";
 
 const START: &[&str] = &[
@@ -287,6 +289,7 @@ fn client_command(name: &'static str, flags: &Flags) -> Result<Client, Failure> 
         "put" => Task::Put(flags.place()?, flags.key()?, flags.value()?, flags.context()?),
         "delete" => Task::Delete(flags.place()?, flags.key()?, flags.context()?),
         "remove" => Task::RemoveNode(flags.node()?),
+        "decommission" => Task::Decommission(flags.node()?),
         name => Task::NotYet(name),
     };
     Ok(Client { endpoint, task })
@@ -386,6 +389,16 @@ pub(super) async fn perform(
             let request =
                 v1::RemoveNodeRequest { node_id, force: true, ..v1::RemoveNodeRequest::default() };
             removal::run(request, client, console).await
+        }
+        Task::Decommission(node) => {
+            let asked = departure::Asked {
+                node,
+                force: false,
+                dry_run: false,
+                etag: String::new(),
+                wait: None,
+            };
+            departure::decommission(asked, client, console).await
         }
         Task::NotYet(command) => Err(not_yet(command)),
     }

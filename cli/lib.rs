@@ -28,6 +28,7 @@ mod outlook;
 mod picture;
 mod cluster;
 mod removal;
+mod departure;
 mod node;
 mod site;
 mod relay;

@@ -7,6 +7,7 @@ use super::{
     args::Node,
     client::Client,
     cluster::{NodeLine, Overview, title, warn},
+    departure,
     picture::{Stale, picture},
     removal,
     term::{
@@ -35,6 +36,15 @@ pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> R
                 v1::RemoveNodeRequest { node_id: node, force, validate_only: dry_run, etag };
             removal::run(request, client, console).await
         }
+        Node::Decommission { node, force, dry_run, etag, wait, wait_timeout } => {
+            let wait = wait.then_some(wait_timeout.0);
+            let asked = departure::Asked { node, force, dry_run, etag, wait };
+            departure::decommission(asked, client, console).await
+        }
+        Node::Cancel { node } => departure::cancel(node, client, console).await,
+        Node::Set { node, capacity, dry_run } => {
+            departure::set(node, capacity, dry_run, client, console).await
+        }
     }
 }
 
@@ -58,6 +68,7 @@ impl View for Nodes {
         let state = |n: &NodeLine| match (n.reachable, n.ready) {
             (false, _) => "unreachable",
             (true, false) => "not ready",
+            (true, true) if n.leaving => "leaving",
             (true, true) => "ready",
         };
         let rows = self.nodes.iter().map(|n| {

@@ -24,13 +24,14 @@ struct Removal {
     etag: String,
 }
 
+/// What speaks against it.
 #[derive(Debug, Serialize)]
-struct Objection {
-    code: String,
-    text: String,
-    refuses: bool,
-    forcible: bool,
-    groups: Vec<u32>,
+pub struct Objection {
+    pub code: String,
+    pub text: String,
+    pub refuses: bool,
+    pub forcible: bool,
+    pub groups: Vec<u32>,
 }
 
 pub async fn run(
@@ -60,7 +61,7 @@ pub async fn run(
         });
     }
     console.print(&removal)?;
-    let refused = removal.objections.iter().any(|o| o.refuses && !(force && o.forcible));
+    let refused = removal.objections.iter().any(|o| o.holds(force));
     if dry_run && refused {
         return Err(Failure::new(
             exit::FAILED,
@@ -75,13 +76,6 @@ pub async fn run(
 impl Removal {
     fn new(node: u64, dry_run: bool, answer: v1::RemoveNodeResponse) -> Removal {
         let plan = answer.plan.unwrap_or_default();
-        let objection = |objection: v1::Objection| Objection {
-            code: objection.code,
-            text: objection.text,
-            refuses: objection.refuses,
-            forcible: objection.forcible,
-            groups: objection.groups,
-        };
         Removal {
             node: node.to_string(),
             address: plan.address,
@@ -89,7 +83,7 @@ impl Removal {
             dry_run,
             replicas_moved: plan.replicas_moved,
             groups_short: plan.groups_short,
-            objections: plan.objections.into_iter().map(objection).collect(),
+            objections: plan.objections.into_iter().map(Objection::new).collect(),
             etag: plan.etag,
         }
     }
@@ -101,21 +95,43 @@ impl View for Removal {
         if !self.dry_run {
             return String::new();
         }
-        let mut text = format!(
+        let text = format!(
             "node = {}\naddress = {}\nreplicas moved = {}\ngroups short of replicas = {}\n\
              etag = {}\n",
             self.node, self.address, self.replicas_moved, self.groups_short, self.etag
         );
-        for objection in &self.objections {
-            let weight = match (objection.refuses, objection.forcible) {
-                (false, _) => "warns",
-                (true, true) => "refuses, unless forced",
-                (true, false) => "refuses",
-            };
-            text += &format!("{} {weight}: {}\n", objection.code, objection.text);
-        }
-        text
+        text + &lines(&self.objections)
     }
+}
+
+impl Objection {
+    pub fn new(objection: v1::Objection) -> Objection {
+        Objection {
+            code: objection.code,
+            text: objection.text,
+            refuses: objection.refuses,
+            forcible: objection.forcible,
+            groups: objection.groups,
+        }
+    }
+
+    /// Whether it keeps the operation from being carried out.
+    pub fn holds(&self, force: bool) -> bool {
+        self.refuses && !(force && self.forcible)
+    }
+}
+
+/// For people, one a line.
+pub fn lines(objections: &[Objection]) -> String {
+    let line = |objection: &Objection| {
+        let weight = match (objection.refuses, objection.forcible) {
+            (false, _) => "warns",
+            (true, true) => "refuses, unless forced",
+            (true, false) => "refuses",
+        };
+        format!("{} {weight}: {}\n", objection.code, objection.text)
+    };
+    objections.iter().map(line).collect()
 }
 
 #[cfg(test)]

@@ -77,6 +77,14 @@ pub struct Record {
     pub data: data::State,
 }
 
+impl Record {
+    /// Whether this is what a replica leaves in the store that has ended. Any other has applied
+    /// something before it is stored.
+    pub fn has_ended(&self) -> bool {
+        self.applied.index == 0
+    }
+}
+
 /// Where every group's log begins: nothing is at this place, so that a replica that knows nothing
 /// needs a Raft snapshot and learns the members from it.
 pub const LOG_BEGIN: Position = Position { index: 5, term: 5 };

@@ -69,8 +69,8 @@ enum Command {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 asked to stop, 1 failed, 2 options that cannot work; 130 or \
-                        143 asked to stop twice."
+    after_help = "Exit codes: 0 asked to stop or decommissioned, 1 failed, 2 options that cannot \
+                        work; 130 or 143 asked to stop twice."
 )]
 pub struct Start {
     /// The directory of this node's data. Created if it is not there.
@@ -404,6 +404,13 @@ async fn serve(options: Options) -> Result<u8> {
     };
     let failed = tokio::select! {
         e = node.failed() => Some(e),
+        () = node.departed() => {
+            tracing::info!(
+                node = %node.id,
+                "the node is decommissioned: others hold all that it held. Its store may be deleted"
+            );
+            None
+        }
         _ = signals.asked_to_stop() => None,
     };
     match &failed {

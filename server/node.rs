@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
 };
 use tonic::{body::Body, service::Routes};
 use tower::util::MapResponseLayer;
@@ -127,6 +127,11 @@ impl Node {
     /// Waits until the node fails by itself. Its reason.
     pub async fn failed(&self) -> Error {
         self.crew.failed().await
+    }
+
+    /// Waits until the node has left its cluster, as it was told to.
+    pub async fn departed(&self) {
+        self.crew.departed().await
     }
 
     /// Hands leadership to others, for as long as `limits::RESIGN` at the most, so that nobody has
@@ -255,17 +260,17 @@ async fn run(
     }
     let (snapshots_tx, snapshots) = mpsc::channel(limits::NEWS_QUEUE_MAX);
     crew.spawn(Role::Parts, parts.clone().run(snapshots));
+    let departs = Arc::new(Notify::new());
     crew.spawn(Role::News, {
-        let (peers, crew, me) = (peers.clone(), crew.clone(), identity.node);
+        let (peers, departs, me) = (peers.clone(), departs.clone(), identity.node);
         async move {
             while let Some(news) = news.recv().await {
                 match news {
                     News::Nodes(nodes) => {
                         nodes.iter().for_each(|(id, address)| peers.listed(*id, address))
                     }
-                    News::Removed(nodes) if nodes.contains(&me) => {
-                        crew.fail(Error::conflict(Removed::refusal(me)));
-                    }
+                    News::Removed(nodes) if nodes.contains(&me) => peers.is_out(),
+                    News::Departs => departs.notify_one(),
                     News::Removed(nodes) => nodes.iter().for_each(|id| peers.remove(*id)),
                     // The service ends only with this task.
                     News::Snapshot(news) => drop(snapshots_tx.send(*news).await),
@@ -275,6 +280,7 @@ async fn run(
                     News::Held(_)
                     | News::Logged { .. }
                     | News::Refused { .. }
+                    | News::Ended { .. }
                     | News::Skipped { .. } => {}
                 }
             }
@@ -292,6 +298,15 @@ async fn run(
         let (cluster, entry) =
             (cluster.clone(), arrival::entry(options, identity.node, identity.lineage, &address));
         async move { cluster.announce_until_known(entry).await }
+    });
+    crew.spawn(Role::Announce, {
+        let cluster = cluster.clone();
+        async move {
+            loop {
+                departs.notified().await;
+                cluster.depart().await;
+            }
+        }
     });
     for target in options.join.clone() {
         let peers = peers.clone();

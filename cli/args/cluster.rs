@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use super::value::Span;
+use crate::base::limits::CAPACITY_PERCENT_MAX;
 
 #[derive(Debug, Subcommand)]
 pub enum Cluster {
@@ -67,5 +68,55 @@ pub enum Node {
         /// Only if nodes and their groups are as they were when a dry run gave this etag
         #[arg(long, value_name = "ETAG", default_value = "", hide_default_value = true)]
         etag: String,
+    },
+    /// Have a node leave that runs: what it holds goes to others first, then its process ends with
+    /// 0. It goes on whether anybody waits or not; asking again says how far it is
+    #[command(after_help = "Examples:\n  \
+        ddbctl node decommission 8131915220083707319 --dry-run\n  \
+        ddbctl node decommission 8131915220083707319 --wait --wait-timeout 30m")]
+    Decommission {
+        /// The node's id, as ddbctl node list shows it
+        #[arg(value_name = "NODE ID")]
+        node: u64,
+        /// Also if the others hold fewer copies afterwards than they should, or if only this node
+        /// has a part of a snapshot
+        #[arg(long)]
+        force: bool,
+        /// Only say what would be done, what speaks against it, and how far it is
+        #[arg(long, conflicts_with = "wait")]
+        dry_run: bool,
+        /// Only if nodes and their groups are as they were when a dry run gave this etag
+        #[arg(long, value_name = "ETAG", default_value = "", hide_default_value = true)]
+        etag: String,
+        /// Wait until the node is gone, and say meanwhile what it waits for
+        #[arg(long)]
+        wait: bool,
+        /// Wait no longer than this; the node goes on leaving
+        #[arg(long, value_name = "TIME", requires = "wait", default_value = "1h")]
+        wait_timeout: Span,
+    },
+    /// Have a node stay that is leaving
+    #[command(after_help = "Examples:\n  ddbctl node cancel 8131915220083707319")]
+    Cancel {
+        /// The node's id, as ddbctl node list shows it
+        #[arg(value_name = "NODE ID")]
+        node: u64,
+    },
+    /// Change a node's share of the groups
+    #[command(after_help = "Examples:\n  ddbctl node set 8131915220083707319 --capacity 50")]
+    Set {
+        /// The node's id, as ddbctl node list shows it
+        #[arg(value_name = "NODE ID")]
+        node: u64,
+        /// Its share relative to the others: 100 is usual, and 0 holds nothing
+        #[arg(
+            long,
+            value_name = "PERCENT",
+            value_parser = clap::value_parser!(u32).range(0..=i64::from(CAPACITY_PERCENT_MAX)),
+        )]
+        capacity: u32,
+        /// Only say how many replicas would move
+        #[arg(long)]
+        dry_run: bool,
     },
 }

@@ -80,7 +80,7 @@ roles! {
     News "news" Node
     /// Hands on the rows that the engine wants sent.
     Rows "rows" Node
-    /// Tells the cluster where the node is.
+    /// Tells the cluster where the node is, and that it has given away what it held.
     Announce "announce" Node
     /// Looks who is at an address that an operator gave.
     Meet "meet" Node
@@ -141,6 +141,8 @@ roles! {
 #[derive(Clone)]
 pub struct Crew {
     reason: Arc<watch::Sender<Option<Error>>>,
+    /// Whether the node has left its cluster.
+    departed: Arc<watch::Sender<bool>>,
     /// None once the node has stopped: nothing begins any more.
     tasks: Arc<Mutex<Option<JoinSet<()>>>>,
 }
@@ -149,6 +151,7 @@ impl Default for Crew {
     fn default() -> Crew {
         Crew {
             reason: Arc::new(watch::Sender::new(None)),
+            departed: Arc::new(watch::Sender::new(false)),
             tasks: Arc::new(Mutex::new(Some(JoinSet::new()))),
         }
     }
@@ -174,6 +177,17 @@ impl Crew {
             .ok()
             .and_then(|reason| reason.clone())
             .unwrap_or_else(ended)
+    }
+
+    /// The node has left its cluster: it ends, and nothing has failed.
+    pub fn depart(&self) {
+        self.departed.send_replace(true);
+    }
+
+    /// Waits until the node has left its cluster.
+    pub async fn departed(&self) {
+        // The sender is here.
+        let _ = self.departed.subscribe().wait_for(|departed| *departed).await;
     }
 
     /// Begins a task, which ends at the latest when the node stops.

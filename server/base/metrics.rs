@@ -189,6 +189,10 @@ metrics! {
         "Committed entries that no version can apply and that every replica passes over: \
          never but by a fault, see the log"
     );
+    replicas_ended: Counter = counted(
+        "replicas_ended",
+        "Replicas whose rows this node has deleted, since others hold their groups now"
+    );
     held_seconds: Histogram = timed(
         "snapshot_hold_duration",
         "How long a group's writes waited for a snapshot's cut",
@@ -360,6 +364,9 @@ impl Metrics {
     }
     pub fn entry_skipped(&self) {
         self.entries_skipped.inc();
+    }
+    pub fn replica_ended(&self) {
+        self.replicas_ended.inc();
     }
     pub fn held(&self, time: Duration) {
         self.held_seconds.observe(time.as_secs_f64());

@@ -297,6 +297,7 @@ pub fn entry(options: &Options, id: NodeId, lineage: Lineage, address: &str) -> 
         snapshot_store: options.snapshot_store.is_some(),
         lineage,
         level: Level::own(),
+        leaving: false,
     }
 }
 

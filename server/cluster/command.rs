@@ -31,6 +31,8 @@ pub struct Node {
     pub lineage: Lineage,
     /// The newest level that it knows.
     pub level: Level,
+    /// Whether it is being decommissioned: what it holds goes to others, and it gets nothing.
+    pub leaving: bool,
 }
 
 /// A change of the cluster's configuration.
@@ -75,6 +77,14 @@ pub enum Command {
     /// A node is no member any more, and never will be again. Refused unless the members and the
     /// assignments are still those that whoever asks has seen.
     RemoveNode { node: NodeId, removed_ms: u64, seen: Etag },
+    /// A node shall leave: what it holds goes to others first. Refused as a removal is.
+    Decommission { node: NodeId, seen: Etag },
+    /// A node that is leaving stays.
+    CancelDecommission { node: NodeId },
+    /// A node that was leaving holds nothing any more, as it says itself, and is no member.
+    Decommissioned { node: NodeId, removed_ms: u64 },
+    /// A node's share of the groups, relative to the others.
+    SetCapacity { node: NodeId, percent: u32 },
 }
 
 /// A node that was a member. It is remembered for good: it may come back with what it had, and must
@@ -86,6 +96,8 @@ pub struct Removed {
     pub address: String,
     /// Milliseconds since 1970, for people.
     pub removed_ms: u64,
+    /// Whether others had all that it held before it went.
+    pub decommissioned: bool,
 }
 
 /// Names the members and what is assigned to them: a plan that was made for one is not carried out
@@ -162,7 +174,7 @@ impl Command {
     /// no effect and is queued again (`docs/cut.md`, R5 and R10).
     ///
     /// Fenced is all that a client asks for and can see: sites, relays, and what becomes of
-    /// snapshots that were taken before, levels, and who is removed. Not fenced is:
+    /// snapshots that were taken before, levels, and who leaves or is removed. Not fenced is:
     /// - `SealSnapshot` and `AbortSnapshot`: they open the fence, so they cannot wait behind it.
     /// - `BeginSnapshot`: while a snapshot is open it is refused, and afterwards nothing is fenced.
     ///   So it never has an effect that could be seen too early.
@@ -183,13 +195,21 @@ impl Command {
             | Command::AbortSnapshot { .. } => false,
             Command::AnnounceNode(_) | Command::EstablishLineage { .. } => false,
             Command::RaiseLevel(_) | Command::RemoveNode { .. } => true,
+            Command::Decommission { .. }
+            | Command::CancelDecommission { .. }
+            | Command::Decommissioned { .. }
+            | Command::SetCapacity { .. } => true,
         }
     }
 
     /// The level that all members have to know before it may stand in a log.
     pub fn level(&self) -> Level {
         match self {
-            Command::RemoveNode { .. } => Level::REMOVAL,
+            Command::RemoveNode { .. }
+            | Command::Decommission { .. }
+            | Command::CancelDecommission { .. }
+            | Command::Decommissioned { .. }
+            | Command::SetCapacity { .. } => Level::DEPARTURE,
             _ => Level::FIRST,
         }
     }
@@ -234,7 +254,7 @@ impl Node {
         }
         if self.capacity_percent > limits::CAPACITY_PERCENT_MAX {
             return Err(Error::invalid(format!(
-                "node {} announces a capacity of {} %; at most {} % is possible",
+                "node {}: a capacity of {} % is not possible, only up to {} %",
                 self.id,
                 self.capacity_percent,
                 limits::CAPACITY_PERCENT_MAX

@@ -28,10 +28,10 @@ pub struct Level(pub u32);
 impl Level {
     /// All that clusters could do before there were levels.
     pub const FIRST: Level = Level(1);
-    /// Nodes are removed, and remembered.
-    pub const REMOVAL: Level = Level(2);
+    /// Nodes leave or are removed, and are remembered; replicas that are not needed any more end.
+    pub const DEPARTURE: Level = Level(2);
     /// The newest that this version knows.
-    const NEWEST: Level = Level::REMOVAL;
+    const NEWEST: Level = Level::DEPARTURE;
 
     /// The newest level that this node knows: that of its version, or an older one that a test
     /// names.

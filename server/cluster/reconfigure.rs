@@ -28,6 +28,12 @@ pub struct Membership {
     pub learners: BTreeSet<NodeId>,
 }
 
+impl Membership {
+    pub fn has(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) || self.learners.contains(&node)
+    }
+}
+
 /// The members a group should have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
@@ -35,6 +41,17 @@ pub struct Wanted {
     pub learners: BTreeSet<NodeId>,
     /// Who should lead when all is well; None leaves leadership where it is.
     pub leader: Option<NodeId>,
+}
+
+/// What a group waits for that does not have the wanted members yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The node shall vote, and does not answer.
+    Silent(NodeId),
+    /// The node shall vote, and does not have all entries yet.
+    Behind(NodeId),
+    /// The node votes and does not answer: meanwhile no other one goes.
+    Away(NodeId),
 }
 
 /// One change of one node.
@@ -68,6 +85,29 @@ pub fn next_step(
         .or_else(|| walk.make_way())
         .or_else(|| walk.remove_voter())
         .or_else(|| walk.hand_over_to_preferred())
+}
+
+/// Why there is no next step; None while there is one, or nothing to do.
+pub fn why_not(
+    current: &Membership,
+    wanted: &Wanted,
+    me: NodeId,
+    caught_up: &dyn Fn(NodeId) -> bool,
+    alive: &dyn Fn(NodeId) -> bool,
+) -> Option<Wait> {
+    if next_step(current, wanted, me, caught_up, alive).is_some() {
+        return None;
+    }
+    let learns = wanted.voters.iter().copied().find(|n| current.learners.contains(n));
+    if let Some(node) = learns {
+        return Some(if alive(node) { Wait::Behind(node) } else { Wait::Silent(node) });
+    }
+    if let Some(node) = wanted.voters.iter().copied().find(|n| !current.has(*n)) {
+        return Some(Wait::Silent(node));
+    }
+    let goes = current.voters.iter().any(|n| !wanted.voters.contains(n));
+    let away = current.voters.iter().copied().find(|n| *n != me && !alive(*n));
+    away.filter(|_| goes).map(Wait::Away)
 }
 
 struct Walk<'a> {
@@ -299,6 +339,25 @@ mod tests {
         assert_eq!(step(&wanted([1, 3, 4]), 3), None);
         assert_eq!(step(&wanted([1, 3, 4]), 0), Some(Step::Remove(NodeId(2))));
         assert_eq!(step(&wanted([1, 2, 4]), 3), Some(Step::Remove(NodeId(3))));
+    }
+
+    #[test]
+    fn a_group_says_whom_it_waits_for() {
+        let members = Membership { voters: set([1, 2, 3]), learners: set([4]) };
+        let wanted = Wanted { voters: [1, 2, 4].map(NodeId).to_vec(), ..Wanted::default() };
+        let why = |members: &Membership, behind: u64, silent: u64| {
+            why_not(members, &wanted, NodeId(1), &|n| n.0 != behind, &|n| n.0 != silent)
+        };
+        assert_eq!(why(&members, 0, 0), None, "it can go on");
+        assert_eq!(why(&members, 4, 0), Some(Wait::Behind(NodeId(4))));
+        assert_eq!(why(&members, 0, 4), Some(Wait::Silent(NodeId(4))));
+        let all = Membership { voters: set([1, 2, 3, 4]), learners: set([]) };
+        assert_eq!(why(&all, 0, 2), Some(Wait::Away(NodeId(2))));
+        assert_eq!(why(&all, 0, 3), None, "the one that goes is the one that is away");
+        let new = Membership { voters: set([1, 2, 3]), learners: set([]) };
+        assert_eq!(why(&new, 0, 4), Some(Wait::Silent(NodeId(4))));
+        let done = Membership { voters: set([1, 2, 4]), learners: set([]) };
+        assert_eq!(why(&done, 0, 2), None, "there is nothing to do");
     }
 
     #[test]

@@ -256,6 +256,14 @@ impl State {
             Command::RemoveNode { node, removed_ms, seen } => {
                 self.remove_node(*node, *removed_ms, *seen, &mut effects)
             }
+            Command::Decommission { node, seen } => self.decommission(*node, *seen, &mut effects),
+            Command::CancelDecommission { node } => self.cancel_decommission(*node, &mut effects),
+            Command::Decommissioned { node, removed_ms } => {
+                self.decommissioned(*node, *removed_ms, &mut effects)
+            }
+            Command::SetCapacity { node, percent } => {
+                self.set_capacity(*node, *percent, &mut effects)
+            }
         };
         Applied { reply, changed: effects.changed, events: effects.events }
     }

@@ -42,6 +42,7 @@ fn node(id: u64, address: &str, snapshot_store: bool) -> Node {
         snapshot_store,
         lineage: Lineage(1),
         level: Level::FIRST,
+        leaving: false,
     }
 }
 fn group(word: &str) -> GroupId {
@@ -126,6 +127,16 @@ fn command(words: &[&str]) -> Command {
         ["remove", "node", id, "on", "an", "old", "plan"] => {
             Command::RemoveNode { node: NodeId(number(id)), removed_ms: 5, seen: Etag(0) }
         }
+        ["decommission", id, "on", "an", "old", "plan"] => {
+            Command::Decommission { node: NodeId(number(id)), seen: Etag(0) }
+        }
+        ["cancel", "decommission", id] => Command::CancelDecommission { node: NodeId(number(id)) },
+        ["decommissioned", id] => {
+            Command::Decommissioned { node: NodeId(number(id)), removed_ms: 5 }
+        }
+        ["capacity", id, percent] => {
+            Command::SetCapacity { node: NodeId(number(id)), percent: number(percent) as u32 }
+        }
         ["raise", "level", "to", level] => Command::RaiseLevel(Level(number(level) as u32)),
         ["establish", nonce] => Command::EstablishLineage { nonce: number(nonce) },
         _ => panic!("nobody knows what {words:?} means"),
@@ -138,7 +149,10 @@ fn act(state: &mut State, line: &str) -> String {
         ["nodes"] => state
             .nodes()
             .values()
-            .map(|n| format!("  {} at {}, store: {}\n", n.id, n.address, n.snapshot_store))
+            .map(|n| {
+                let leaving = if n.leaving { ", leaving" } else { "" };
+                format!("  {} at {}, store: {}{leaving}\n", n.id, n.address, n.snapshot_store)
+            })
             .collect(),
         ["assignments"] => state
             .assignments()
@@ -173,6 +187,10 @@ fn act(state: &mut State, line: &str) -> String {
         ["remove", "node", id] => {
             let (node, seen) = (NodeId(number(id)), state.etag());
             told(state.apply(&Command::RemoveNode { node, removed_ms: 5, seen }))
+        }
+        ["decommission", id] => {
+            let (node, seen) = (NodeId(number(id)), state.etag());
+            told(state.apply(&Command::Decommission { node, seen }))
         }
         _ => told(state.apply(&command(&words))),
     }

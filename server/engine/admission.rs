@@ -3,10 +3,10 @@
 //!
 //! A stream's hello says which node speaks, of which cluster and history. That is not enough: a
 //! peer may have a fault, or be a stranger. So every field of every message has a row here (`RAFT`,
-//! `FORWARD`, `REPLY`, `MARKS`; what a forwarded command may be is in `commands`), or stands in
-//! `elsewhere` with the door that checks it or the reason why any value of it is harmless. A test
-//! goes through the contract and misses the row that a new field lacks. Rows are asked in order,
-//! and the first that objects names the field in the log and in the metric.
+//! `FORWARD`, `REPLY`, `ENDINGS`, `MARKS`; what a forwarded command may be is in `commands`), or
+//! stands in `elsewhere` with the door that checks it or the reason why any value of it is
+//! harmless. A test goes through the contract and misses the row that a new field lacks. Rows are
+//! asked in order, and the first that objects names the field in the log and in the metric.
 //!
 //! # Whom this node believes
 //!
@@ -144,6 +144,7 @@ pub(super) fn judge(facts: &Facts<'_>, message: &PeerMessage) -> Verdict {
         Some(Body::Raft(raft)) => through(RAFT, facts, raft),
         Some(body @ Body::Forward(_)) => through(FORWARD, facts, body),
         Some(Body::ForwardReply(reply)) => through(REPLY, facts, reply),
+        Some(body @ (Body::EndRequest(_) | Body::MayEnd(_))) => through(ENDINGS, facts, body),
         Some(body) => through(MARKS, facts, body),
         // A newer version says what this one does not know; it counts as lost.
         None => Verdict::Later,
@@ -200,6 +201,11 @@ impl Facts<'_> {
     /// latest.
     fn stranger(&self) -> Judged {
         if (self.replicas)(GroupId::META).is_some_and(|r| r.follows) { Wrong } else { Later }
+    }
+
+    /// A node that does not have the part that it plays, as far as is known here.
+    fn later_or_stranger(&self) -> Judged {
+        if self.is_registered(self.from) { Later } else { self.stranger() }
     }
 
     fn registered(&self) -> Judged {
@@ -347,17 +353,15 @@ pub(super) const RAFT: &[Row<RaftMessage>] = &[
     ),
     row(
         "RaftMessage.commit",
-        "below COUNT_MAX; in a heartbeat within the log here, since its leader knows that log",
+        "below COUNT_MAX; in a heartbeat within the log here, since its leader knows that log; \
+         where there is none, the replica may have ended since",
         |f, m| {
-            let heartbeat = m.r#type() == RaftMessageType::Heartbeat;
-            only_if(
-                m.commit
-                    <= if heartbeat {
-                        f.replica.map_or(0, |r| r.last_index)
-                    } else {
-                        limits::COUNT_MAX
-                    },
-            )
+            let last = f.replica.map_or(0, |r| r.last_index);
+            match m.r#type() {
+                RaftMessageType::Heartbeat if last == 0 && m.commit > 0 => Later,
+                RaftMessageType::Heartbeat => only_if(m.commit <= last),
+                _ => only_if(m.commit <= limits::COUNT_MAX),
+            }
         },
     ),
     row("RaftMessage.commit_term", "no later than the sender's term", |_, m| {
@@ -380,12 +384,16 @@ pub(super) const RAFT: &[Row<RaftMessage>] = &[
                 m.r#type(),
                 RaftMessageType::RequestVote | RaftMessageType::RequestPreVote
             );
-            only_if(
-                m.context.len() <= limits::RAFT_NAME_BYTES_MAX
-                    && (!stands || m.context.is_empty() || f.is_member(f.group, f.from)),
-            )
+            match m.context.len() {
+                0 => Fine,
+                1..=limits::RAFT_NAME_BYTES_MAX if !stands || f.is_member(f.group, f.from) => Fine,
+                // It may have become one, and this node not have heard of it.
+                1..=limits::RAFT_NAME_BYTES_MAX => f.later_or_stranger(),
+                _ => Wrong,
+            }
         },
     ),
+    row("RaftMessage.tenure", "at most COUNT_MAX", |_, m| only_if(m.tenure <= limits::COUNT_MAX)),
     row("RaftMessage.priority", "0: no node goes before another", |_, m| only_if(m.priority == 0)),
     row(
         "RaftEntry.type",
@@ -505,6 +513,35 @@ pub(super) const REPLY: &[Row<ForwardReply>] = &[
     row("ForwardReply.leader", "0, or a registered node", |f, m| {
         if m.leader == 0 || f.is_registered(NodeId(m.leader)) { Fine } else { Later }
     }),
+];
+
+// ---- The end of a replica. ----
+
+/// Whether a replica may end, of which its node asks, and what the leader says to that.
+pub(super) const ENDINGS: &[Row<Body>] = &[
+    row("EndRequest.id", "any; a registered node names its own question with it", |f, body| {
+        if matches!(body, Body::EndRequest(_)) { f.registered() } else { Fine }
+    }),
+    row("MayEnd.term", "as that of a Raft message", |f, body| {
+        let Body::MayEnd(may) = body else { return Fine };
+        let known = f.replica.map_or(0, |r| r.term);
+        let most = known.saturating_add(limits::TERM_STEP_MAX).min(limits::COUNT_MAX);
+        only_if((1..=most).contains(&may.term))
+    }),
+    row("MayEnd.index", "at most COUNT_MAX", |_, body| {
+        let Body::MayEnd(may) = body else { return Fine };
+        only_if(may.index <= limits::COUNT_MAX)
+    }),
+    row(
+        "MayEnd.id",
+        "a question of this node, which is compared when it is acted on; by a node that the group \
+         is assigned to, while it is not assigned to this one",
+        |f, body| match body {
+            Body::MayEnd(_) if !f.is_assigned(f.group, f.from) => f.later_or_stranger(),
+            Body::MayEnd(_) if f.is_assigned(f.group, f.me) => Later,
+            _ => Fine,
+        },
+    ),
 ];
 
 // ---- The cut. ----

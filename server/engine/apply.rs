@@ -37,7 +37,7 @@ use super::{
 use crate::{
     base::{
         error::{Error, Kind, Result},
-        ids::{GroupId, SnapshotSeq, Topology},
+        ids::{GroupId, NodeId, SnapshotSeq, Topology},
     },
     cluster::{self, Changed, Event},
     data::{self, Machine, Reply, Row, RowKey},
@@ -418,12 +418,18 @@ fn change_members(group: &mut Group, entry: &RaftEntry) -> Result<()> {
     let change: ConfChange = protobuf::Message::parse_from_bytes(&entry.data).map_err(|e| {
         Error::corrupt(format!("a membership change cannot be read: {e}")).with_source(e)
     })?;
+    let node = NodeId(change.node_id);
+    let was_member = group.members().has(node);
     let state = group.raw.apply_conf_change(&change).map_err(|e| {
         Error::corrupt(format!("a membership change is refused: {e}")).with_source(e)
     })?;
     let members = storage::membership(&state);
     group.left &= change.node_id != group.raw.raft.id
         || change.get_change_type() == ConfChangeType::RemoveNode;
+    group.changed_at = entry.index;
+    if group.leads() && !was_member && members.has(node) {
+        group.tenures.begin(group.term(), node, entry.index);
+    }
     group.record.members = members.clone();
     group.raw.mut_store().set_members(members);
     failpoint(Failpoint::MembersChanged);

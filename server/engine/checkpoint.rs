@@ -38,6 +38,8 @@ pub enum Job {
     Purge,
     /// Replace a group's rows by those of a file.
     Install { group: GroupId, path: PathBuf, record: Vec<u8> },
+    /// Delete a group's rows, and what is remembered of it.
+    End { group: GroupId },
 }
 
 impl Job {
@@ -63,6 +65,18 @@ impl Job {
                 };
                 Finished::Installed { group, view: install().map(Box::new) }
             }
+            Job::End { group } => {
+                let end = || {
+                    let mut commit = store.begin()?;
+                    commit.clear_group(topology, group)?;
+                    commit.group(group, &wire::encode_record(&Record::default()))?;
+                    failpoint(Failpoint::EndRowsDeleted);
+                    commit.finish()?;
+                    failpoint(Failpoint::EndCommitted);
+                    store.view()
+                };
+                Finished::Installed { group, view: end().map(Box::new) }
+            }
         }
     }
 
@@ -72,7 +86,7 @@ impl Job {
             Job::Checkpoint { layers, .. } => {
                 layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum()
             }
-            Job::NoteExtent | Job::Purge | Job::Install { .. } => 0,
+            Job::NoteExtent | Job::Purge | Job::Install { .. } | Job::End { .. } => 0,
         }
     }
 }
@@ -111,7 +125,11 @@ pub enum Finished {
     Checkpoint(Result<Box<Stored>>),
     ExtentNoted(Result<()>),
     Purged(Result<()>),
-    Installed { group: GroupId, view: Result<Box<View>> },
+    /// What was to be put in place of a group's rows is.
+    Installed {
+        group: GroupId,
+        view: Result<Box<View>>,
+    },
 }
 
 /// What a checkpoint has stored.

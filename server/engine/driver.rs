@@ -303,7 +303,7 @@ impl Host for Shell {
                 None => leaders.remove(group),
             };
         }
-        if matches!(news, News::Nodes(_) | News::Removed(_) | News::Snapshot(_)) {
+        if matches!(news, News::Nodes(_) | News::Removed(_) | News::Departs | News::Snapshot(_)) {
             let _ = self.outlets.news.blocking_send(news);
         }
     }
@@ -339,7 +339,12 @@ impl Shell {
                      over, as on every replica; nothing of it has had an effect. Please report it"
                 );
             }
+            News::Ended { group } => {
+                self.metrics.replica_ended();
+                tracing::info!(%group, "a replica that is not needed here any more is deleted");
+            }
             News::Leader { leader: None, .. }
+            | News::Departs
             | News::Nodes(_)
             | News::Removed(_)
             | News::Snapshot(_) => {}

@@ -18,7 +18,10 @@ use super::{
     group::Group,
     promise::{self, Step},
 };
-use crate::base::ids::{GroupId, NodeId};
+use crate::{
+    base::ids::{GroupId, NodeId},
+    faults::mutation::{Mutation, mutated},
+};
 
 /// What raft-rs writes into vote requests of a node that was told to take over: nobody's lease
 /// stands against it.
@@ -79,8 +82,9 @@ impl Engine {
 }
 
 impl Group {
-    /// Whether raft-rs may see a message: a vote is not asked of it while it is promised to a
-    /// leader. Takes note of leaders on the way.
+    /// Whether raft-rs may see a message. A vote is not asked of it while it is promised to a
+    /// leader, nor of a replica that has ended (`endings`): it would not see whose log lacks what
+    /// it acknowledged. Takes note of leaders on the way.
     pub(super) fn may_take(
         &mut self,
         message: &Message,
@@ -97,6 +101,9 @@ impl Group {
         if !matches!(message.msg_type, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote)
         {
             return true;
+        }
+        if self.ended && !mutated(Mutation::EndedVotes) {
+            return false;
         }
         let named = message.context[..] == *CAMPAIGN_TRANSFER;
         if !self.promise.lets_vote(now, votes_from, named) {

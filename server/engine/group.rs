@@ -18,7 +18,7 @@ use std::{
 
 use raft::{Config, RawNode, Ready, StateRole, eraftpb::Message};
 
-use super::{overlay::Overlay, promise::Promise, storage::GroupLog};
+use super::{overlay::Overlay, promise::Promise, storage::GroupLog, tenure::Tenures};
 use crate::{
     base::{
         clock::Random,
@@ -80,10 +80,12 @@ pub struct ReadRound {
     pub looks: Vec<u64>,
 }
 
-/// A Raft snapshot that is being put in place. Nothing else happens in the group meanwhile.
-pub struct Installing {
-    pub ready: Ready,
-    pub record: Record,
+/// What is being put in place of what the replica has. Nothing else happens in the group meanwhile.
+pub enum Installing {
+    /// The rows of a Raft snapshot.
+    Rows { ready: Box<Ready>, record: Record },
+    /// Nothing: the replica ends.
+    Nothing,
 }
 
 /// See the module.
@@ -122,10 +124,16 @@ pub struct Group {
     pub promise: Promise,
     /// The last entry that was in the log when the process started.
     pub replay_until: u64,
-    /// The Raft snapshot whose rows are being put in place.
+    /// What is being put in place of the rows.
     pub installing: Option<Installing>,
     /// Whether this node was to give the group up and has not become a member again since.
     pub left: bool,
+    /// Whether it has ended, and got no rows since.
+    pub ended: bool,
+    /// The last change of members that is applied here, or a later entry.
+    pub changed_at: u64,
+    /// Which of their stays in the group its members are in.
+    pub tenures: Tenures,
     /// The last leader that this replica has heard of.
     pub leader: Option<NodeId>,
     /// When this leader last offered its leadership to another node.
@@ -174,6 +182,7 @@ impl Group {
             id,
             raw,
             stored: record.clone(),
+            changed_at: record.applied.index,
             record,
             overlay: Overlay::default(),
             machine,
@@ -190,6 +199,8 @@ impl Group {
             replay_until,
             installing: None,
             left: false,
+            ended: false,
+            tenures: Tenures::default(),
             leader: None,
             handed_over: Duration::ZERO,
             held_since: None,
@@ -245,12 +256,26 @@ impl Group {
         self.record.applied.index > 0
     }
 
+    /// Whether there is anything of the group here, rows or entries.
+    pub fn is_something(&self) -> bool {
+        self.has_replica() || self.raw.store().last().index > 0 || self.installing.is_some()
+    }
+
     pub fn members(&self) -> &Membership {
         &self.record.members
     }
 
     pub fn commit(&self) -> u64 {
         self.raw.raft.raft_log.committed
+    }
+
+    /// The tenure that belongs on a message of this replica.
+    pub fn tenure_on(&self, message: &Message) -> u64 {
+        if self.leads() {
+            self.tenures.of(message.term, NodeId(message.to))
+        } else {
+            self.tenures.own(message.term)
+        }
     }
 
     pub fn step(&mut self, message: Message, rng: &mut Random) {
@@ -425,6 +450,19 @@ impl Group {
     pub fn holds(&self, asker: Asker) -> bool {
         let proposed = self.proposed.iter().flat_map(|proposed| &proposed.commands);
         self.queue.iter().chain(proposed).any(|waiting| waiting.asker == asker)
+    }
+
+    /// Whether a member's log is nearly as long as this leader knows that the group has agreed.
+    pub fn is_caught_up(&self, node: NodeId) -> bool {
+        let matched = self.matched(node);
+        matched > 0 && matched + limits::CAUGHT_UP_ENTRIES > self.commit()
+    }
+
+    /// Of a node that is no member yet this leader has heard nothing; a learner that never answers
+    /// costs the group nothing.
+    pub fn may_be_alive(&self, node: NodeId) -> bool {
+        node.0 == self.raw.raft.id
+            || self.raw.raft.prs().get(node.0).is_none_or(|member| member.recent_active)
     }
 
     /// How far a member's log is known to agree with the leader's.

@@ -68,6 +68,12 @@ pub enum News {
         at: Position,
         why: String,
     },
+    /// This node was to leave, and nobody needs it any more. Told again until the cluster knows.
+    Departs,
+    /// A replica here has ended: its rows and its log are deleted.
+    Ended {
+        group: GroupId,
+    },
     /// Entries were written, and synced where they had to be.
     Logged {
         entries: usize,

@@ -14,8 +14,10 @@ use crate::{
         error::Result,
         ids::{GroupId, NodeId, SnapshotSeq},
     },
+    cluster::level::Level,
     data,
     entry::Record,
+    faults::mutation::{Mutation, mutated},
     proto::internal::v1::{self as internal, PeerMessage, peer_message},
     wire,
 };
@@ -52,6 +54,10 @@ impl Engine {
             }
             Some(peer_message::Body::Marked(marked)) => self.on_marked(marked, host)?,
             Some(peer_message::Body::Release(release)) => self.on_release(release),
+            Some(peer_message::Body::EndRequest(asked)) => {
+                self.on_end_request(from, id, asked, host)
+            }
+            Some(peer_message::Body::MayEnd(may)) => self.on_may_end(id, may, host)?,
             None => {}
         }
         Ok(())
@@ -98,6 +104,7 @@ impl Engine {
     }
 
     fn on_raft(&mut self, id: GroupId, raft: internal::RaftMessage) -> Result<()> {
+        let tenure = raft.tenure;
         let Some(message) = wire::parse_raft(raft) else { return Ok(()) };
         let brings_entries =
             message.msg_type == MessageType::MsgAppend && !message.entries.is_empty();
@@ -126,6 +133,24 @@ impl Engine {
             {
                 return Ok(());
             }
+        }
+        match message.msg_type {
+            // Of a stay that is over, or from one that has not heard yet which one it is in.
+            MessageType::MsgAppendResponse
+                if group.leads()
+                    && message.term == group.term()
+                    && self.meta.settings().level >= Level::DEPARTURE
+                    && tenure != group.tenures.of(message.term, NodeId(message.from))
+                    && !mutated(Mutation::TenureIgnored) =>
+            {
+                return Ok(());
+            }
+            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
+                if !group.tenures.hear(message.term, tenure) =>
+            {
+                return Ok(());
+            }
+            _ => {}
         }
         group.step(message, &mut self.rng);
         self.awake.insert(id);

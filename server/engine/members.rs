@@ -32,7 +32,7 @@ use crate::{
     },
     cluster::{
         self,
-        reconfigure::{self, Membership, Step},
+        reconfigure::{self, Membership, Step, Wait},
         sites::{Site, SiteState},
     },
     data::{self, Reply},
@@ -138,19 +138,22 @@ impl Engine {
             return;
         }
         let wanted = self.meta.wanted(id);
-        let last = group.commit();
-        let caught_up =
-            |n: NodeId| group.matched(n) + limits::CAUGHT_UP_ENTRIES > last && group.matched(n) > 0;
-        // Of a node that is no member yet this group has heard nothing; a learner that never
-        // answers costs it nothing.
-        let may_be_alive =
-            |n: NodeId| n == me || group.raw.raft.prs().get(n.0).is_none_or(|p| p.recent_active);
-        if let Some(step) =
-            reconfigure::next_step(group.members(), &wanted, me, &caught_up, &may_be_alive)
+        let (caught_up, alive) = (|n| group.is_caught_up(n), |n| group.may_be_alive(n));
+        if let Some(step) = reconfigure::next_step(group.members(), &wanted, me, &caught_up, &alive)
         {
             take_step(group, step, now);
             self.awake.insert(id);
         }
+    }
+
+    /// What a group waits for that this node leads.
+    pub(super) fn wait_of(&self, group: &Group) -> Option<Wait> {
+        if !group.knows_all() || group.raw.raft.has_pending_conf() {
+            return None;
+        }
+        let wanted = self.meta.wanted(group.id);
+        let (caught_up, alive) = (|n| group.is_caught_up(n), |n| group.may_be_alive(n));
+        reconfigure::why_not(group.members(), &wanted, self.me(), &caught_up, &alive)
     }
 
     /// Offers every group that this node leads to the voter that knows most, and takes none back:
@@ -290,7 +293,7 @@ impl Engine {
         group.changed.clear();
         failpoint(Failpoint::InstallBegun);
         host.start(Job::Install { group: id, path, record: wire::encode_record(&record) })?;
-        group.installing = Some(Installing { ready, record });
+        group.installing = Some(Installing::Rows { ready: Box::new(ready), record });
         Ok(())
     }
 
@@ -301,11 +304,14 @@ impl Engine {
         view: View,
         host: &mut dyn Host,
     ) -> Result<()> {
-        self.view = Arc::new(view);
-        let Installing { ready, record } = {
+        let installing = {
             let group = self.groups.get_mut(&id).expect("a group stays while it installs");
             group.installing.take().expect("only an installing group has something installed")
         };
+        let Installing::Rows { ready, record } = installing else {
+            return self.on_ended(id, view, host);
+        };
+        self.view = Arc::new(view);
         let machine = if id.is_meta() {
             None
         } else {
@@ -321,7 +327,8 @@ impl Engine {
         }
         let group = self.groups.get_mut(&id).expect("a group stays while it installs");
         group.machine = machine;
-        group.left = false;
+        (group.left, group.ended) = (false, false);
+        group.changed_at = record.applied.index;
         group.fence = crate::cut::Fence::stored(record.mark);
         let mut batch = crate::log::Batch::default();
         let log = group.raw.mut_store();
@@ -333,7 +340,7 @@ impl Engine {
         (group.record, group.stored) = (record.clone(), record);
         self.log.write(&mut batch, true)?;
         failpoint(Failpoint::InstallLogRestarted);
-        self.after_write(id, ready, host)
+        self.after_write(id, *ready, host)
     }
 
     /// On the meta leader, finishes sites that were left half added or half removed.

@@ -27,12 +27,13 @@
 //! Files, in reading order: `overlay` and `storage` (a group's rows and log), `group`, `requests`,
 //! `admission` (what other nodes may say), `inbound` (their messages), `forward` (the way of a
 //! request to a leader and back). Then the engine's duties: `apply`, `reads`, `elections`,
-//! `members` (which nodes hold a group), `marks` (the cut), `checkpoint`. `host` is the outside as
-//! the engine sees it, `survey` looks at a replica that nobody runs, and `driver` has the threads
-//! of a node.
+//! `members` (which nodes hold a group), `endings` (of replicas that are left over), `marks` (the
+//! cut), `checkpoint`. `host` is the outside as the engine sees it, `survey` looks at a replica
+//! that nobody runs, and `driver` has the threads of a node.
 
 pub mod overlay;
 mod promise;
+mod tenure;
 pub mod storage;
 pub mod group;
 pub mod requests;
@@ -43,6 +44,7 @@ mod apply;
 mod reads;
 mod elections;
 mod members;
+mod endings;
 mod marks;
 mod checkpoint;
 mod host;
@@ -66,6 +68,7 @@ pub use self::reads::{EngineView, Inspection};
 pub use self::requests::{Body, Token};
 use self::{
     checkpoint::Checkpoints,
+    endings::Endings,
     group::{Asker, Group, Installing},
     marks::Marks,
     requests::{For, Requests},
@@ -106,6 +109,7 @@ pub struct Engine {
     looks: reads::Inspections,
     marks: Marks,
     checkpoints: Checkpoints,
+    endings: Endings,
     /// Sites that this meta leader is finishing: half added or half removed ones.
     site_work: BTreeSet<SiteId>,
     /// Sites whose removal goes on at the next tick.
@@ -152,6 +156,9 @@ impl Engine {
                     .map_err(|e| e.at(format!("record of group {group}")))?,
             );
         }
+        let ended: BTreeSet<GroupId> =
+            records.iter().filter(|(_, record)| record.has_ended()).map(|(id, _)| *id).collect();
+        ended.iter().try_for_each(|group| log.forget(*group))?;
         for group in log.groups() {
             records.entry(group).or_default();
         }
@@ -168,10 +175,9 @@ impl Engine {
             };
             let group_log =
                 GroupLog::open(log.clone(), id, record.applied, record.members.clone())?;
-            groups.insert(
-                id,
-                Box::new(Group::open(identity.node, id, group_log, record, machine, &mut rng)?),
-            );
+            let mut group = Group::open(identity.node, id, group_log, record, machine, &mut rng)?;
+            group.ended = ended.contains(&id);
+            groups.insert(id, Box::new(group));
         }
         let requests = Requests::starting_at(rng.next_u64());
         let looks = reads::Inspections::starting_at(rng.next_u64());
@@ -191,6 +197,7 @@ impl Engine {
             requests,
             looks,
             checkpoints: Checkpoints::new(bounds),
+            endings: Endings::default(),
             site_work: BTreeSet::new(),
             site_again: Vec::new(),
             heard: BTreeMap::new(),
@@ -372,6 +379,7 @@ impl Engine {
         self.expire_looks();
         self.tick_elections();
         self.tick_members();
+        self.tick_endings(host);
         self.tick_marks(host)?;
         self.tick_sites(host)?;
         Ok(())
@@ -407,7 +415,7 @@ impl Engine {
             }
             let mut ready = group.raw.ready();
             send_all(
-                id,
+                group,
                 ready.take_messages(),
                 [Failpoint::EarlySending, Failpoint::EarlySent],
                 host,
@@ -480,7 +488,7 @@ impl Engine {
     ) -> Result<()> {
         let group = opened(&mut self.groups, id);
         send_all(
-            id,
+            group,
             ready.take_persisted_messages(),
             [Failpoint::LateSending, Failpoint::LateSent],
             host,
@@ -491,7 +499,8 @@ impl Engine {
             ready.take_read_states(),
         );
         let mut light = group.raw.advance_append(ready);
-        send_all(id, light.take_messages(), [Failpoint::LateSending, Failpoint::LateSent], host);
+        let late = [Failpoint::LateSending, Failpoint::LateSent];
+        send_all(group, light.take_messages(), late, host);
         if let Some(commit) = light.commit_index() {
             group.raw.mut_store().set_commit(commit);
         }
@@ -530,17 +539,7 @@ impl Engine {
             group.raw.mut_store().offers.get_mut().clear();
             let looks: Vec<u64> =
                 group.rounds.iter_mut().flat_map(|r| std::mem::take(&mut r.looks)).collect();
-            for asker in group.give_back() {
-                match asker {
-                    Asker::Theirs(node, forward) => self.decline(node, forward, id, host),
-                    Asker::Mine(number) => {
-                        if let Some(request) = self.requests.open.get_mut(&number) {
-                            request.sent = None;
-                        }
-                    }
-                    Asker::Nobody => {}
-                }
-            }
+            self.give_back(id, host);
             self.group(id).looks.extend(looks);
         }
         if changed {
@@ -573,7 +572,7 @@ fn message(group: GroupId, body: peer_message::Body) -> PeerMessage {
 
 /// Sends what raft-rs has to say, if it has.
 fn send_all(
-    group: GroupId,
+    group: &Group,
     messages: Vec<raft::eraftpb::Message>,
     [before, after]: [Failpoint; 2],
     host: &mut dyn Host,
@@ -583,11 +582,9 @@ fn send_all(
     }
     failpoint(before);
     for sent in messages {
-        host.send(NodeId(sent.to), raft_message(group, sent));
+        let (to, tenure) = (NodeId(sent.to), group.tenure_on(&sent));
+        let raft = peer_message::Body::Raft(wire::raft(sent, tenure));
+        host.send(to, message(group.id, raft));
     }
     failpoint(after);
-}
-
-fn raft_message(group: GroupId, raft: raft::eraftpb::Message) -> PeerMessage {
-    message(group, peer_message::Body::Raft(wire::raft(raft)))
 }

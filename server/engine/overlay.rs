@@ -109,6 +109,11 @@ impl Overlay {
         self.held_after.remove(&seq);
     }
 
+    /// Whether some snapshot waits for its view of what is here.
+    pub fn is_held(&self) -> bool {
+        !self.held_after.is_empty()
+    }
+
     /// What a checkpoint may write now, oldest first.
     pub fn ripe(&self) -> Vec<Arc<Sealed>> {
         let last = self.held_after.values().copied().min().unwrap_or(u64::MAX);

@@ -32,7 +32,10 @@ use crate::{
         ids::{GroupId, NodeId, PartitionId, SnapshotSeq},
         limits,
     },
-    cluster,
+    cluster::{
+        self,
+        reconfigure::{Membership, Wait},
+    },
     data::{Query, Reply},
     entry::{Identity, Position, Record},
     store::keys,
@@ -51,8 +54,16 @@ impl<'a> EngineView<'a> {
         &self.engine.identity
     }
     /// The groups that this node leads, and their members.
-    pub fn led(&self) -> impl Iterator<Item = (GroupId, &'a cluster::reconfigure::Membership)> {
+    pub fn led(&self) -> impl Iterator<Item = (GroupId, &'a Membership)> {
         self.engine.groups.values().filter(|g| g.leads()).map(|g| (g.id, g.members()))
+    }
+    /// What a group waits for that this node leads and that does not have the members it should.
+    pub fn wait_of(&self, group: GroupId) -> Option<Wait> {
+        self.engine.groups.get(&group).and_then(|group| self.engine.wait_of(group))
+    }
+    /// Data groups of which something is here.
+    pub fn replicas(&self) -> usize {
+        self.engine.groups.values().filter(|g| !g.id.is_meta() && g.is_something()).count()
     }
     /// The groups of which this node has a replica and knows no leader: who votes in them, as far
     /// as the replica has applied the log, and how far that is.

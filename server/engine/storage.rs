@@ -252,6 +252,19 @@ impl GroupLog {
         self.recent_bytes = 0;
         Ok(())
     }
+
+    /// Begins again at nothing, with this hard state.
+    pub fn end(&mut self, state: HardState, batch: &mut Batch) -> Result<()> {
+        let nothing = Position::default();
+        batch.restart(self.group, nothing, self.last.index)?;
+        batch.hard_state(self.group, &written(&state))?;
+        (self.begin, self.last, self.members) = (nothing, nothing, Membership::default());
+        self.hard_state = state;
+        self.recent.clear();
+        self.steps.clear();
+        self.recent_bytes = 0;
+        Ok(())
+    }
 }
 
 impl raft::Storage for GroupLog {

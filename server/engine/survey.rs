@@ -312,6 +312,7 @@ mod tests {
             snapshot_store: false,
             lineage: Default::default(),
             level: cluster::level::Level::FIRST,
+            leaving: false,
         };
         let settings = crate::cluster::state::Settings::founding(
             crate::base::ids::ClusterId(crate::base::clock::Random::seeded(1).uuid()),

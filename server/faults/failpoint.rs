@@ -135,6 +135,18 @@ failpoints! {
     /// The log begins behind them.
     InstallLogRestarted "install.log-restarted"
 
+    // The end of a replica.
+    /// The group's leader has said that the replica may end.
+    EndBegun "end.begun"
+    /// The rows are deleted, and not committed.
+    EndRowsDeleted "end.rows-deleted"
+    /// That is committed; the log is there.
+    EndCommitted "end.committed"
+    /// The log is cut off.
+    EndLogCut "end.log-cut"
+    /// The replica is opened anew, and knows nothing.
+    EndNoted "end.noted"
+
     // The log.
     /// A file of the log is made.
     LogFileMade "log.file-made"

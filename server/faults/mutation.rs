@@ -64,10 +64,14 @@ pub enum Mutation {
     OpenedByTime,
     /// A node that is removed keeps its place in the groups.
     RemovedKeepsItsPlace,
+    /// A replica that has ended votes for whoever asks.
+    EndedVotes,
+    /// A leader takes acknowledgements of a replica that has ended for those of the next one.
+    TenureIgnored,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 27] = [
+    pub const ALL: [Mutation; 29] = [
         Mutation::AckBeforeSync,
         Mutation::LeaseForEver,
         Mutation::VotesAtOnce,
@@ -95,6 +99,8 @@ impl Mutation {
         Mutation::MarkNotSent,
         Mutation::OpenedByTime,
         Mutation::RemovedKeepsItsPlace,
+        Mutation::EndedVotes,
+        Mutation::TenureIgnored,
     ];
 }
 

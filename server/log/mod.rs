@@ -107,6 +107,17 @@ impl Log {
         Ok(Found { hard_state, begin, last_index })
     }
 
+    /// Drops all entries of a group; what it has voted for stays.
+    pub fn forget(&self, group: GroupId) -> Result<()> {
+        let found = self.find(group)?;
+        if found.last_index == 0 {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        batch.restart(group, Position::default(), found.last_index)?;
+        self.write(&mut batch, true)
+    }
+
     /// Entries `low..high`, at least one, and no more than about `bytes_max`.
     pub fn entries(
         &self,

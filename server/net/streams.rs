@@ -10,7 +10,7 @@
 mod removed;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
@@ -60,8 +60,8 @@ struct Shared {
     spool: PathBuf,
     /// Which process of each node has a stream to this one.
     speakers: Mutex<BTreeMap<NodeId, Speaker>>,
-    /// Who has said that this node was removed from the cluster.
-    removed_by: Mutex<BTreeSet<NodeId>>,
+    /// What is known of this node's own end as a member.
+    departure: Mutex<removed::Departure>,
 }
 
 struct Line {
@@ -95,7 +95,7 @@ impl Peers {
             metrics,
             spool,
             speakers: Mutex::default(),
-            removed_by: Mutex::default(),
+            departure: Mutex::default(),
         };
         Peers { shared: Arc::new(shared) }
     }

@@ -12,7 +12,7 @@ use crate::{
     cluster::{Etag, sites::Relay},
     proto::v1::{self, cluster_service_server::ClusterService},
     service::{
-        admin::{Cluster, NodeView, RemovalAsked, SiteView},
+        admin::{Cluster, NodeView, RemovalAsked, SiteView, Standing},
         removal::{Objection, Plan, Weight},
         voters::VoterSet,
     },
@@ -37,6 +37,7 @@ fn node(view: NodeView) -> v1::Node {
         groups_wanted: view.groups_wanted,
         groups_led: view.groups_led,
         reason: view.reason,
+        leaving: view.node.leaving,
     }
 }
 
@@ -329,6 +330,59 @@ impl ClusterService for ClusterApi {
                 let (plan, removed) =
                     self.cluster.remove_node(NodeId(node_id), asked, wait).await?;
                 Ok(v1::RemoveNodeResponse { plan: Some(removal_plan(plan)), removed })
+            })
+            .await
+    }
+
+    async fn decommission_node(
+        &self,
+        request: Request<v1::DecommissionNodeRequest>,
+    ) -> Result<Response<v1::DecommissionNodeResponse>, Status> {
+        self.calls
+            .call("DecommissionNode", request, |request, wait| async move {
+                let v1::DecommissionNodeRequest { node_id, force, validate_only, etag } = request;
+                let asked = RemovalAsked { force, validate_only, etag: parse_etag(&etag)? };
+                let seen = self.cluster.decommission_node(NodeId(node_id), asked, wait).await?;
+                let state = match seen.standing {
+                    Standing::Stays => v1::DecommissionState::Stays,
+                    Standing::Leaving => v1::DecommissionState::Leaving,
+                    Standing::Gone => v1::DecommissionState::Gone,
+                };
+                Ok(v1::DecommissionNodeResponse {
+                    plan: Some(removal_plan(seen.plan)),
+                    state: state as i32,
+                    replicas_left: seen.replicas_left,
+                    waits: seen.waits,
+                })
+            })
+            .await
+    }
+
+    async fn cancel_decommission(
+        &self,
+        request: Request<v1::CancelDecommissionRequest>,
+    ) -> Result<Response<v1::CancelDecommissionResponse>, Status> {
+        self.calls
+            .call("CancelDecommission", request, |request, wait| async move {
+                let node = NodeId(request.node_id);
+                let cancelled = self.cluster.cancel_decommission(node, wait).await?;
+                Ok(v1::CancelDecommissionResponse { cancelled })
+            })
+            .await
+    }
+
+    async fn set_capacity(
+        &self,
+        request: Request<v1::SetCapacityRequest>,
+    ) -> Result<Response<v1::SetCapacityResponse>, Status> {
+        self.calls
+            .call("SetCapacity", request, |request, wait| async move {
+                let v1::SetCapacityRequest { node_id, capacity_percent, validate_only } = request;
+                let (moved, changed) = self
+                    .cluster
+                    .set_capacity(NodeId(node_id), capacity_percent, validate_only, wait)
+                    .await?;
+                Ok(v1::SetCapacityResponse { replicas_moved: moved as u32, changed })
             })
             .await
     }

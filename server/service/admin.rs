@@ -20,7 +20,8 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-pub use members::RemovalAsked;
+use members::group_wait;
+pub use members::{Decommission, RemovalAsked, Standing};
 
 use crate::{
     base::{
@@ -256,6 +257,7 @@ impl Cluster {
                 group: group.0,
                 voters: ids(&members.voters),
                 learners: ids(&members.learners),
+                wait: sight.wait_of(group).map(group_wait),
             });
             let leaderless = sight.leaderless().map(|(group, voters, applied_index)| {
                 crate::proto::internal::v1::LeaderlessGroup {
@@ -264,9 +266,10 @@ impl Cluster {
                     applied_index,
                 }
             });
-            (led.collect(), leaderless.collect(), sight.unready())
+            let replicas = sight.replicas() as u32;
+            (led.collect(), leaderless.collect(), sight.unready(), replicas)
         });
-        let (led, leaderless, unready) = seen.await?;
+        let (led, leaderless, unready, replicas) = seen.await?;
         Ok(GetNodeStatusResponse {
             node_id: hello.node_id,
             ready: unready.is_none(),
@@ -277,6 +280,7 @@ impl Cluster {
             heard,
             unready: unready.map_or(String::new(), |why| self.missing_too(why)),
             hello: Some(hello),
+            replicas,
         })
     }
 
@@ -642,6 +646,7 @@ fn own_entry(id: NodeId, address: &str, lineage: Lineage) -> Node {
         snapshot_store: false,
         lineage,
         level: Level::own(),
+        leaving: false,
     }
 }
 

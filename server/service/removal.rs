@@ -1,4 +1,5 @@
-//! The removal of a node that is lost: what it would do, and what speaks against it.
+//! The removal of a node that is lost, and the decommission of one that runs: what it would do, and
+//! what speaks against it.
 //!
 //! Pure: the caller says what the meta group has agreed on and what every node says of itself at
 //! this moment. The meta group carries a plan out only on the members and assignments that it was
@@ -7,6 +8,7 @@
 //! - A group that has no leader cannot change its members: it would keep the voter that is gone for
 //!   ever. So none may be without one, and nothing goes over that.
 //! - A node that answers is not lost. Somebody may know better, and say so.
+//! - One that does not answer cannot give away what it holds: it is removed, or comes back.
 //! - What only this node has of a snapshot is lost with its disk, or stays unlisted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +19,7 @@ use crate::{
         ids::{GroupId, NodeId},
     },
     cluster::{
-        Etag, Removed, State,
+        self, Etag, Removed, State,
         snapshots::{Part, Stage, Status, named_groups},
     },
 };
@@ -56,6 +58,15 @@ pub enum Weight {
     Forbids,
 }
 
+/// How a node goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It is lost.
+    Removal,
+    /// It gives away what it holds first.
+    Decommission,
+}
+
 /// What nodes that answer say at this moment.
 pub struct Heard {
     pub answering: BTreeSet<NodeId>,
@@ -63,16 +74,12 @@ pub struct Heard {
     pub led: BTreeMap<GroupId, BTreeSet<NodeId>>,
 }
 
-/// Plans the removal of a node.
-pub fn plan(state: &State, heard: &Heard, node: NodeId) -> Result<Plan> {
+/// Plans how a node goes.
+pub fn plan(state: &State, heard: &Heard, node: NodeId, way: Way) -> Result<Plan> {
     let Some(entry) = state.node(node) else {
         return Err(Error::not_found(format!("there is no node {node}; see ddbctl node list")));
     };
     let after = state.assignments_without(node);
-    let moved = after.iter().map(|(group, nodes)| {
-        let before = state.assignments().get(group).map_or(&[][..], Vec::as_slice);
-        nodes.iter().filter(|node| !before.contains(node)).count()
-    });
     let wanted = state.settings().replication_factor as usize;
     let short: Vec<GroupId> = after
         .iter()
@@ -82,7 +89,10 @@ pub fn plan(state: &State, heard: &Heard, node: NodeId) -> Result<Plan> {
     let against = [
         last_node(state, node),
         without_leader(heard, &after.keys().copied().collect::<Vec<_>>()),
-        lives(heard, node),
+        match way {
+            Way::Removal => lives(heard, node),
+            Way::Decommission => away(state, heard, node),
+        },
         only_part(state, heard, node),
         (!short.is_empty()).then(|| Objection {
             code: "BELOW_REPLICATION_FACTOR",
@@ -93,12 +103,15 @@ pub fn plan(state: &State, heard: &Heard, node: NodeId) -> Result<Plan> {
                 after.len() - 1
             ),
             groups: short.clone(),
-            weight: Weight::Warns,
+            weight: match way {
+                Way::Removal => Weight::Warns,
+                Way::Decommission => Weight::Refuses,
+            },
         }),
     ];
     Ok(Plan {
         address: entry.address.clone(),
-        replicas_moved: moved.sum(),
+        replicas_moved: state.moves_to(&after),
         groups_short: short.len(),
         objections: against.into_iter().flatten().collect(),
         etag: state.etag(),
@@ -118,7 +131,7 @@ impl Plan {
     }
 
     /// Why it is not carried out; None when it may be.
-    pub fn refusal(&self, node: NodeId, force: bool) -> Option<Error> {
+    pub fn refusal(&self, node: NodeId, way: Way, force: bool) -> Option<Error> {
         let refuses = |objection: &&Objection| match objection.weight {
             Weight::Warns => false,
             Weight::Refuses => !force,
@@ -126,15 +139,20 @@ impl Plan {
         };
         let why: Vec<&str> =
             self.objections.iter().filter(refuses).map(|o| o.text.as_str()).collect();
+        let gone = match way {
+            Way::Removal => "removed",
+            Way::Decommission => "decommissioned",
+        };
         (!why.is_empty())
-            .then(|| Error::conflict(format!("node {node} is not removed: {}", why.join("; "))))
+            .then(|| Error::conflict(format!("node {node} is not {gone}: {}", why.join("; "))))
     }
 }
 
 fn last_node(state: &State, node: NodeId) -> Option<Objection> {
-    (state.nodes().len() == 1).then(|| Objection {
+    let stays = |(id, other): (&NodeId, &cluster::Node)| *id != node && !other.leaving;
+    (!state.nodes().iter().any(stays)).then(|| Objection {
         code: "LAST_NODE",
-        text: format!("node {node} is the last one of its cluster"),
+        text: format!("node {node} is the last one of its cluster that stays"),
         groups: Vec::new(),
         weight: Weight::Forbids,
     })
@@ -184,6 +202,42 @@ fn lives(heard: &Heard, node: NodeId) -> Option<Objection> {
     })
 }
 
+/// The node itself is away, or others are: meanwhile no replica goes from where it is.
+fn away(state: &State, heard: &Heard, node: NodeId) -> Option<Objection> {
+    if !heard.answering.contains(&node) {
+        return Some(Objection {
+            code: "NODE_AWAY",
+            text: format!(
+                "node {node} does not answer, and has to give away what it holds: bring it back, \
+                 or take it out with ddbctl node remove if it is lost"
+            ),
+            groups: Vec::new(),
+            weight: Weight::Forbids,
+        });
+    }
+    let others: Vec<String> = state
+        .nodes()
+        .keys()
+        .filter(|other| !heard.answering.contains(other))
+        .map(NodeId::to_string)
+        .collect();
+    (!others.is_empty()).then(|| Objection {
+        code: "OTHERS_AWAY",
+        text: format!(
+            "{} {} answer: groups that {} wait until then",
+            named(&others),
+            if others.len() == 1 { "does not" } else { "do not" },
+            if others.len() == 1 { "it holds" } else { "they hold" },
+        ),
+        groups: Vec::new(),
+        weight: Weight::Warns,
+    })
+}
+
+fn named(nodes: &[String]) -> String {
+    format!("{} {}", if nodes.len() == 1 { "node" } else { "nodes" }, nodes.join(", "))
+}
+
 /// Of a node that is gone nothing can be downloaded any more, so that is only said.
 fn only_part(state: &State, heard: &Heard, node: NodeId) -> Option<Objection> {
     let mut groups = BTreeSet::new();
@@ -225,7 +279,7 @@ mod tests {
     use super::*;
     use crate::{
         base::ids::{ClusterId, Lineage, SnapshotId, SnapshotSeq, Topology},
-        cluster::{self, Command, level::Level, state::Settings},
+        cluster::{Command, level::Level, state::Settings},
     };
 
     fn state(nodes: u64) -> State {
@@ -237,6 +291,7 @@ mod tests {
             snapshot_store: true,
             lineage: Lineage(1),
             level: Level::own(),
+            leaving: false,
         };
         let topology = Topology::new(64, 4).unwrap();
         let settings =
@@ -262,58 +317,91 @@ mod tests {
     #[test]
     fn a_lost_node_of_four_goes_and_its_places_are_taken() {
         let state = state(4);
-        let plan = plan(&state, &heard(&state, [1, 2, 4]), NodeId(3)).unwrap();
+        let plan = plan(&state, &heard(&state, [1, 2, 4]), NodeId(3), Way::Removal).unwrap();
         let held =
             |node| state.assignments().values().filter(|n| n.contains(&NodeId(node))).count();
         assert_eq!(objections(&plan), []);
-        assert_eq!(plan.refusal(NodeId(3), false), None);
+        assert_eq!(plan.refusal(NodeId(3), Way::Removal, false), None);
         assert_eq!((plan.replicas_moved, plan.groups_short), (held(3), 0));
     }
 
     #[test]
     fn two_nodes_that_are_left_are_short_of_replicas_and_that_is_said() {
         let state = state(3);
-        let plan = plan(&state, &heard(&state, [1, 2]), NodeId(3)).unwrap();
+        let plan = plan(&state, &heard(&state, [1, 2]), NodeId(3), Way::Removal).unwrap();
         assert_eq!(objections(&plan), [("BELOW_REPLICATION_FACTOR", Weight::Warns)]);
         assert_eq!((plan.replicas_moved, plan.groups_short), (0, 4));
-        assert_eq!(plan.refusal(NodeId(3), false), None);
+        assert_eq!(plan.refusal(NodeId(3), Way::Removal, false), None);
     }
 
     #[test]
     fn a_node_that_answers_goes_only_by_force_and_one_that_must_be_there_never() {
         let state = state(4);
         let mut all = heard(&state, [1, 2, 3, 4]);
-        let answers = plan(&state, &all, NodeId(3)).unwrap();
+        let answers = plan(&state, &all, NodeId(3), Way::Removal).unwrap();
         assert_eq!(objections(&answers), [("NODE_LIVES", Weight::Refuses)]);
-        assert!(answers.refusal(NodeId(3), false).unwrap().message.contains("node 3 answers"));
-        assert_eq!(answers.refusal(NodeId(3), true), None);
+        assert!(
+            answers
+                .refusal(NodeId(3), Way::Removal, false)
+                .unwrap()
+                .message
+                .contains("node 3 answers")
+        );
+        assert_eq!(answers.refusal(NodeId(3), Way::Removal, true), None);
 
         all.led.insert(GroupId(2), BTreeSet::from([NodeId(3)]));
-        let alone = plan(&state, &all, NodeId(3)).unwrap();
+        let alone = plan(&state, &all, NodeId(3), Way::Removal).unwrap();
         assert_eq!(objections(&alone), [("LAST_REPLICA", Weight::Forbids)]);
         assert!(!alone.lacks_leaders());
-        assert!(alone.refusal(NodeId(3), true).is_some());
+        assert!(alone.refusal(NodeId(3), Way::Removal, true).is_some());
 
         let mut unled = heard(&state, [1, 2]);
         unled.led.remove(&GroupId(1));
-        let stuck = plan(&state, &unled, NodeId(3)).unwrap();
+        let stuck = plan(&state, &unled, NodeId(3), Way::Removal).unwrap();
         assert_eq!(objections(&stuck), [("GROUP_QUORUM", Weight::Forbids)]);
         assert!(stuck.lacks_leaders());
         assert_eq!(stuck.objections[0].groups, [GroupId(1)]);
         unled.led.remove(&GroupId::META);
         assert_eq!(
-            objections(&plan(&state, &unled, NodeId(3)).unwrap()),
+            objections(&plan(&state, &unled, NodeId(3), Way::Removal).unwrap()),
             [("META_QUORUM", Weight::Forbids)]
+        );
+    }
+
+    #[test]
+    fn a_node_is_decommissioned_where_the_others_can_hold_what_it_has() {
+        let decommission = |state: &State, answering: &[u64], node| {
+            let heard = heard(state, answering.iter().copied());
+            plan(state, &heard, NodeId(node), Way::Decommission).unwrap()
+        };
+        let (three, four) = (state(3), state(4));
+        let plan = decommission(&four, &[1, 2, 3, 4], 3);
+        let held = |n| four.assignments().values().filter(|all| all.contains(&NodeId(n))).count();
+        assert_eq!((objections(&plan), plan.replicas_moved), (vec![], held(3)));
+
+        let short = decommission(&three, &[1, 2, 3], 3);
+        assert_eq!(objections(&short), [("BELOW_REPLICATION_FACTOR", Weight::Refuses)]);
+        let refused = short.refusal(NodeId(3), Way::Decommission, false).unwrap();
+        assert!(refused.message.starts_with("node 3 is not decommissioned: 4 of 4 groups"));
+        assert_eq!(short.refusal(NodeId(3), Way::Decommission, true), None);
+
+        let away = decommission(&four, &[1, 2, 4], 3);
+        assert_eq!(objections(&away), [("NODE_AWAY", Weight::Forbids)]);
+        let others = decommission(&four, &[2, 3, 4], 3);
+        assert_eq!(objections(&others), [("OTHERS_AWAY", Weight::Warns)]);
+        assert_eq!(
+            others.objections[0].text,
+            "node 1 does not answer: groups that it holds wait until then"
         );
     }
 
     #[test]
     fn the_last_node_stays_and_one_that_is_not_there_is_named() {
         let state = state(1);
-        let plan = |node| plan(&state, &heard(&state, []), NodeId(node));
+        let plan = |node| plan(&state, &heard(&state, []), NodeId(node), Way::Removal);
         let last = plan(1).unwrap();
         assert!(last.objections.iter().any(|o| o.code == "LAST_NODE"), "{last:?}");
-        assert!(last.refusal(NodeId(1), true).is_some());
+        assert!(last.refusal(NodeId(1), Way::Removal, true).is_some());
         assert!(plan(9).unwrap_err().message.contains("there is no node 9"));
     }
 
@@ -340,7 +428,8 @@ mod tests {
             state.apply(&command).reply.unwrap();
         }
         let only = |answering: &[u64], node| {
-            let plan = plan(&state, &heard(&state, answering.iter().copied()), NodeId(node));
+            let plan =
+                plan(&state, &heard(&state, answering.iter().copied()), NodeId(node), Way::Removal);
             plan.unwrap().objections.into_iter().find(|o| o.code == "ONLY_PART")
         };
         let lost = only(&[1, 2, 4], 3).unwrap();

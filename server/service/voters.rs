@@ -77,7 +77,7 @@ mod tests {
     };
 
     fn led(group: GroupId, voters: &[u64]) -> LedGroup {
-        LedGroup { group: group.0, voters: voters.into(), learners: vec![9] }
+        LedGroup { group: group.0, voters: voters.into(), learners: vec![9], wait: None }
     }
 
     fn leaderless(group: u32, applied_index: u64, voters: &[u64]) -> LeaderlessGroup {

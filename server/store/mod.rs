@@ -340,7 +340,7 @@ impl Commit {
         Ok(())
     }
 
-    /// Deletes all rows of a group, before others take their place.
+    /// Deletes all rows of a group.
     pub fn clear_group(&mut self, topology: Topology, group: GroupId) -> Result<()> {
         for table in [ROWS, PIECES] {
             let mut table = self.txn.open_table(table).map_err(|e| broken(&self.pages, e))?;

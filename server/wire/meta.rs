@@ -68,6 +68,19 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
             removed_ms: *removed_ms,
             seen: seen.0,
         }),
+        Command::Decommission { node, seen } => {
+            Wire::Decommission(internal::Decommission { node_id: node.0, seen: seen.0 })
+        }
+        Command::CancelDecommission { node } => Wire::CancelDecommission(node.0),
+        Command::Decommissioned { node, removed_ms } => {
+            Wire::Decommissioned(internal::Decommissioned {
+                node_id: node.0,
+                removed_ms: *removed_ms,
+            })
+        }
+        Command::SetCapacity { node, percent } => {
+            Wire::SetCapacity(internal::SetCapacity { node_id: node.0, percent: *percent })
+        }
     };
     let site_generation = match command {
         Command::SiteAdded { generation, .. } | Command::SiteRemoved { generation, .. } => {
@@ -118,6 +131,16 @@ pub fn parse_meta_command(command: internal::MetaCommand) -> Result<Command> {
             removed_ms: remove.removed_ms,
             seen: Etag(remove.seen),
         },
+        Wire::Decommission(leave) => {
+            Command::Decommission { node: NodeId(leave.node_id), seen: Etag(leave.seen) }
+        }
+        Wire::CancelDecommission(node) => Command::CancelDecommission { node: NodeId(node) },
+        Wire::Decommissioned(left) => {
+            Command::Decommissioned { node: NodeId(left.node_id), removed_ms: left.removed_ms }
+        }
+        Wire::SetCapacity(set) => {
+            Command::SetCapacity { node: NodeId(set.node_id), percent: set.percent }
+        }
     };
     let needs = command.level();
     if needs > Level::own() {
@@ -138,6 +161,7 @@ pub fn node_record(node: &Node) -> internal::NodeRecord {
         snapshot_store: node.snapshot_store,
         lineage: node.lineage.0,
         level: node.level.number(),
+        leaving: node.leaving,
     }
 }
 
@@ -150,6 +174,7 @@ pub fn parse_node(node: internal::NodeRecord) -> Result<Node> {
         snapshot_store: node.snapshot_store,
         lineage: Lineage(node.lineage),
         level: Level::from_number(node.level),
+        leaving: node.leaving,
     };
     node.check()?;
     Ok(node)
@@ -352,6 +377,7 @@ pub fn encode_meta_row(state: &State, row: &Changed) -> Option<Bytes> {
                 id: removed.id.0,
                 address: removed.address.clone(),
                 removed_ms: removed.removed_ms,
+                decommissioned: removed.decommissioned,
             }
             .encode_to_vec()
         }
@@ -407,6 +433,7 @@ fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<St
                     id: NodeId(record.id),
                     address: record.address,
                     removed_ms: record.removed_ms,
+                    decommissioned: record.decommissioned,
                 };
                 added(&mut removed, one, |removed| Changed::Removed(removed.id))
             }

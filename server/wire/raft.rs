@@ -71,7 +71,8 @@ pub fn frames(messages: Vec<PeerMessage>) -> Vec<(Vec<PeerMessage>, usize)> {
     frames
 }
 
-pub fn raft(mut message: Message) -> internal::RaftMessage {
+/// With the tenure that belongs on it (`engine::tenure`).
+pub fn raft(mut message: Message, tenure: u64) -> internal::RaftMessage {
     let kind = TYPES
         .iter()
         .find(|(ours, _)| *ours == message.msg_type)
@@ -102,6 +103,7 @@ pub fn raft(mut message: Message) -> internal::RaftMessage {
         reject_hint: message.reject_hint,
         context: message.context,
         priority: message.priority,
+        tenure,
     }
 }
 
@@ -192,7 +194,7 @@ mod tests {
             ..internal::RaftMessage::default()
         };
         let append = message(RaftMessageType::Append, RaftEntryType::Normal);
-        assert_eq!(raft(parse_raft(append.clone()).unwrap()), append);
+        assert_eq!(raft(parse_raft(append.clone()).unwrap(), append.tenure), append);
         assert_eq!(parse_raft(message(RaftMessageType::Unspecified, RaftEntryType::Normal)), None);
         assert_eq!(parse_raft(message(RaftMessageType::Append, RaftEntryType::Unspecified)), None);
     }

@@ -284,12 +284,12 @@ async fn silent(client: &Client, count: usize) -> Vec<TcpStream> {
     all
 }
 
-fn number(metrics: &str, name: &str) -> u64 {
+pub fn number(metrics: &str, name: &str) -> u64 {
     let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in\n{metrics}")).parse().unwrap()
 }
 
-async fn metrics(client: &Client) -> String {
+pub async fn metrics(client: &Client) -> String {
     http_get(&client.endpoint, "/metrics").await.unwrap().1
 }
 

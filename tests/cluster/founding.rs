@@ -474,6 +474,7 @@ fn stranger(node_id: u64, address: &str) -> JoinRequest {
         snapshot_store: false,
         lineage: 0,
         level: 0,
+        leaving: false,
     };
     JoinRequest {
         node: Some(node),

@@ -7,6 +7,7 @@ mod bench;
 mod connections;
 mod cut;
 mod cuts;
+mod departures;
 mod disks;
 mod durability;
 mod founding;

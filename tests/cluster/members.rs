@@ -8,9 +8,9 @@ use devicedb::proto::v1::Bucket;
 use crate::harness::{Client, Cluster, Node, Options, SOON, eventually};
 
 /// What the cluster has acknowledged, key by key.
-type Acknowledged = BTreeMap<String, String>;
+pub type Acknowledged = BTreeMap<String, String>;
 
-async fn four_sites(client: &Client) {
+pub async fn four_sites(client: &Client) {
     for site in ["dock", "mill", "pier", "shed"] {
         client.add_site(site).await.unwrap();
     }
@@ -18,7 +18,7 @@ async fn four_sites(client: &Client) {
 
 /// Writes a key into every site and notes what was acknowledged. A write that waits for a new
 /// leader is repeated.
-async fn writes(client: &Client, round: &str, acknowledged: &mut Acknowledged) {
+pub async fn writes(client: &Client, round: &str, acknowledged: &mut Acknowledged) {
     for site in ["dock", "mill", "pier", "shed"] {
         let value = format!("{site} in round {round}");
         eventually("a write is acknowledged", SOON, async || {
@@ -30,7 +30,7 @@ async fn writes(client: &Client, round: &str, acknowledged: &mut Acknowledged) {
 }
 
 /// Every node that runs reads all that was acknowledged.
-async fn all_is_there(cluster: &Cluster, acknowledged: &Acknowledged) {
+pub async fn all_is_there(cluster: &Cluster, acknowledged: &Acknowledged) {
     for node in cluster.nodes.iter().filter(|node| node.is_running()) {
         let client = node.client();
         for (place, value) in acknowledged {
@@ -41,7 +41,7 @@ async fn all_is_there(cluster: &Cluster, acknowledged: &Acknowledged) {
     }
 }
 
-async fn id_of(cluster: &Cluster, node: &Node) -> u64 {
+pub async fn id_of(cluster: &Cluster, node: &Node) -> u64 {
     let overview = cluster.client().overview().await.unwrap();
     let endpoint = node.endpoint();
     overview.nodes.iter().find(|seen| seen.address == endpoint).expect("it is a member").id
@@ -66,7 +66,7 @@ async fn joins(cluster: &mut Cluster) {
 }
 
 /// The repair that the manual prescribes, ended by the health that it promises.
-async fn repaired(cluster: &Cluster) {
+pub async fn repaired(cluster: &Cluster) {
     cluster.ctl(&["cluster", "health", "--wait", "60s"]).await.exits(0);
 }
 

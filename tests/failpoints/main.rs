@@ -62,6 +62,8 @@ enum Scene {
     Welcome,
     /// Groups move from one node to another.
     Move,
+    /// The same, and the node dies that held them.
+    End,
     /// One node of three dies while all take writes.
     Talk,
     /// Three nodes take a snapshot under writes, and whoever passes dies.
@@ -156,6 +158,7 @@ fn plan(point: Failpoint) -> (Scene, u32) {
         LearnerProposed | PromotionProposed | ChangeCommitted | MembersChanged
         | LeadershipOffered => (Scene::Welcome, 1),
         RemovalProposed => (Scene::Move, 1),
+        EndBegun | EndLogCut | EndRowsDeleted | EndCommitted | EndNoted => (Scene::End, 2),
 
         EarlySending | EarlySent | LateSending | LateSent | FrameSending | FrameSent
         | FrameCame => (Scene::Talk, 60),
@@ -213,6 +216,7 @@ async fn play(scene: Scene, crashes: Vec<Crash>, prepared: &Prepared) {
         Scene::Join => several::join(crash, prepared).await,
         Scene::Welcome => several::welcome(crash, prepared).await,
         Scene::Move => several::groups_move(crash).await,
+        Scene::End => several::replicas_end(crash).await,
         Scene::Abort => several::abort(crash).await,
         Scene::Talk | Scene::Cut | Scene::Fetch => unreachable!("played above"),
     }
@@ -322,6 +326,7 @@ fn there_are_failpoints_wherever_something_could_be_left_half_done() {
         "join",
         "rows",
         "install",
+        "end",
     ] {
         assert!(places.contains(place), "{place} has none of {places:?}");
     }

@@ -46,6 +46,18 @@ pub async fn groups_move(crash: Crash) {
     snapshots_work(&cluster, None).await;
 }
 
+/// The same, and the node dies from which they go.
+pub async fn replicas_end(crash: Crash) {
+    let (mut cluster, mut books) = sites_on(1, 1).await;
+    let writers = Writers::start(&cluster.clients(), "meanwhile");
+    let mut newcomer = cluster.further();
+    cluster.nodes[0].kill9();
+    crash.kills(&mut cluster.nodes, async { newcomer.start() }).await;
+    cluster.nodes.push(newcomer);
+    recovers(&mut cluster, vec![writers], &mut books).await;
+    snapshots_work(&cluster, None).await;
+}
+
 async fn sites_on(nodes: usize, replication_factor: u32) -> (Cluster, Books) {
     let cluster = Cluster::start(nodes, Options { replication_factor, ..Options::default() }).await;
     add_sites(&cluster).await;

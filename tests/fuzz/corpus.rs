@@ -458,6 +458,7 @@ fn node(id: u64) -> Node {
         snapshot_store: id != 3,
         lineage: Lineage(5),
         level: cluster::level::Level::own(),
+        leaving: false,
     }
 }
 
@@ -468,10 +469,8 @@ fn settings() -> Settings {
 /// A cluster's life: nodes, sites, relays, two snapshots.
 fn cluster_commands() -> Vec<cluster::Command> {
     use cluster::Command::*;
-    let (shed, relay) = (SiteId::new("shed").expect("plain"), |id: &str, site| Relay {
-        id: RelayId::new(id).expect("plain"),
-        site,
-    });
+    let shed = SiteId::new("shed").expect("plain");
+    let relay = |id: &str, site| Relay { id: RelayId::new(id).expect("plain"), site };
     let id = SnapshotId(uuid());
     let part = Part {
         status: cluster::snapshots::Status::Completed,
@@ -490,6 +489,8 @@ fn cluster_commands() -> Vec<cluster::Command> {
         MoveRelay(relay("r2", Some(site()))),
         AnnounceNode(node(3)),
         RaiseLevel(cluster::level::Level::own()),
+        SetCapacity { node: NodeId(3), percent: 50 },
+        CancelDecommission { node: NodeId(3) },
         BeginSnapshot { id, created_ms: 1_700_000_000_123 },
         SealSnapshot { seq: SnapshotSeq(1) },
         ReportPart { id, part },

@@ -46,6 +46,11 @@ pub fn repairs(seed: u64) -> Plot {
     plot(REPAIRS, seed)
 }
 
+/// Two in which groups leave nodes and come back.
+pub fn moves(seed: u64) -> [Plot; 2] {
+    [plot(MOVES, seed), plot(MOVES_AND_CRASHES, seed)]
+}
+
 /// The plots that the gate plays of all families.
 pub fn plots() -> Vec<Plot> {
     let families: BTreeSet<&str> = SCENARIOS.iter().map(|s| s.family).collect();
@@ -113,6 +118,21 @@ const LEADERS_CHANGE: &str = "nodes=3 replicas=3 clients=9 think=20 every=500 ch
 const REPAIRS: &str = "nodes=4 replicas=3 clients=6 think=20 every=700 lasts=20000 snapshots=1500 \
                        disasters=0 faults=DiskLost,Crash";
 
+/// Groups leave nodes and come back again and again, while messages come twice or seconds late.
+const MOVES: &str = "nodes=4 replicas=2 clients=6 think=20 every=300 checkpoint=1024 \
+                     overlay=134217728 kept=10 lasts=20000 snapshots=3000 disasters=0 \
+                     faults=Capacity,Doubled,Late";
+/// The same for longer, with fewer nodes, so that they come back sooner.
+const COMEBACKS: &str = "nodes=3 replicas=2 clients=2 think=100 every=100 kept=1000 lasts=150000 \
+                         snapshots=200000 disasters=0 faults=Capacity,Late";
+/// The same while messages are lost, so that nodes lag, and others crash.
+const LAGGARDS: &str = "nodes=4 replicas=3 clients=2 think=100 every=200 kept=1000 lasts=150000 \
+                        snapshots=200000 disasters=0 faults=Capacity,Crash,Loss,Late";
+/// The same beside crashes.
+const MOVES_AND_CRASHES: &str = "nodes=4 replicas=3 clients=6 think=20 every=300 kept=100 \
+                                 lasts=20000 snapshots=1500 disasters=0 \
+                                 faults=Capacity,Crash,Pause,Isolate";
+
 const fn scenario(
     mutation: Mutation,
     family: &'static str,
@@ -122,7 +142,7 @@ const fn scenario(
     Scenario { mutation, family, found, how }
 }
 
-pub const SCENARIOS: [Scenario; 27] = [
+pub const SCENARIOS: [Scenario; 29] = [
     scenario(
         Mutation::AckBeforeSync,
         POWER,
@@ -284,6 +304,18 @@ pub const SCENARIOS: [Scenario; 27] = [
         REPAIRS,
         (19, 20),
         "a node whose disk is lost is removed",
+    ),
+    scenario(
+        Mutation::EndedVotes,
+        LAGGARDS,
+        (11, 20),
+        "a node stands for election that lags, and asks one whose replica has ended",
+    ),
+    scenario(
+        Mutation::TenureIgnored,
+        COMEBACKS,
+        (9, 20),
+        "a replica has ended and begun anew, and what it acknowledged before comes late",
     ),
 ];
 

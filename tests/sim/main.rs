@@ -128,6 +128,7 @@ fn play_all(plots: Vec<Plot>) -> (Ending, Vec<(Plot, Ending)>) {
         total.restores += ending.restores;
         total.refused_parts += ending.refused_parts;
         total.removed += ending.removed;
+        total.ended += ending.ended;
         total.rounds += ending.rounds;
         total.messages += ending.messages;
         total.disk_operations += ending.disk_operations;
@@ -238,6 +239,16 @@ fn disks_are_lost_and_replaced_one_after_the_other_and_nothing_else_is() {
     let stories = plots.len() as u64;
     let removed = keep_every_promise(plots).removed;
     assert!(removed >= 2 * stories, "only {removed} nodes were lost in {stories} stories");
+}
+
+/// Groups leave a node and come back many times in each of these.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn replicas_end_where_their_groups_have_left_and_begin_anew_where_they_come_back() {
+    let plots: Vec<Plot> = seeds_or(0..6).flat_map(directed::moves).collect();
+    let stories = plots.len() as u64;
+    let ended = keep_every_promise(plots).ended;
+    assert!(ended >= 10 * stories, "only {ended} replicas ended in {stories} stories");
 }
 
 #[test]

@@ -85,20 +85,24 @@ pub enum Fault {
     /// A disk is lost for good, where every group can do without it. A new machine joins in its
     /// place, and an operator removes the lost node. Only in directed scenarios.
     DiskLost,
+    /// An operator changes a node's share of the groups: it gives all away, or takes its share
+    /// again. Only in directed scenarios.
+    Capacity,
 }
 
 /// What `Plot::of` draws by itself, behind everything else, or not at all.
-const DRAWN_LATER: [Fault; 6] = [
+const DRAWN_LATER: [Fault; 7] = [
     Fault::Rot,
     Fault::StoreRot,
     Fault::Move,
     Fault::LateMarks,
     Fault::CrashAtVote,
     Fault::DiskLost,
+    Fault::Capacity,
 ];
 
 impl Fault {
-    pub const ALL: [Fault; 21] = [
+    pub const ALL: [Fault; 22] = [
         Fault::Crash,
         Fault::CrashAll,
         Fault::CrashBetweenWrites,
@@ -120,6 +124,7 @@ impl Fault {
         Fault::LateMarks,
         Fault::CrashAtVote,
         Fault::DiskLost,
+        Fault::Capacity,
     ];
 }
 

@@ -54,6 +54,8 @@ pub struct Ending {
     pub refused_parts: u64,
     /// Nodes that were lost and removed.
     pub removed: u64,
+    /// Replicas that have ended.
+    pub ended: u64,
     pub rounds: u64,
     pub messages: u64,
     pub disk_operations: u64,
@@ -225,6 +227,7 @@ impl Story {
             restores: self.restores,
             refused_parts: self.refused_parts,
             removed: self.removed,
+            ended: self.world.ended,
             rounds: self.world.rounds,
             messages: self.world.messages,
             disk_operations: self.world.disk_operations(),
@@ -390,6 +393,7 @@ impl Story {
             }
             Fault::CrashAtVote => self.world.network.fails_at_vote = true,
             Fault::DiskLost => self.lose_disk(node, &mut rng),
+            Fault::Capacity => self.change_capacity(node, on),
             Fault::StoreRot => {
                 if !self.world.rotted && self.spares_any() {
                     self.world.rot_store(node);

@@ -173,6 +173,8 @@ pub struct World {
     /// Violations that the world itself sees.
     pub broken: Vec<String>,
     pub rounds: u64,
+    /// Replicas that have ended.
+    pub ended: u64,
     pub messages: u64,
     /// At the end of this step.
     power_fails: bool,
@@ -240,6 +242,7 @@ impl World {
             queue: BinaryHeap::new(),
             broken: Vec::new(),
             rounds: 0,
+            ended: 0,
             messages: 0,
             power_fails: false,
             rotted: false,
@@ -282,6 +285,7 @@ impl World {
             snapshot_store: true,
             lineage,
             level: cluster::level::Level::own(),
+            leaving: false,
         }
     }
 
@@ -424,6 +428,7 @@ impl World {
             }
         });
         let said = outside.said;
+        self.ended += said.ended;
         self.broken.extend(said.wrong.iter().map(|what| format!("node {node} {what}")));
         // All nodes here are well: whatever they say is let in. Only one that has just joined may
         // speak before this node has applied that it has; it is not believed, and says it again.

@@ -88,6 +88,120 @@ func (NodeState) EnumDescriptor() ([]byte, []int) {
 	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{0}
 }
 
+// Where a node is on its way out.
+type DecommissionState int32
+
+const (
+	// Never sent.
+	DecommissionState_DECOMMISSION_STATE_UNSPECIFIED DecommissionState = 0
+	// It is a member and does not leave.
+	DecommissionState_DECOMMISSION_STATE_STAYS DecommissionState = 1
+	// It gives away what it holds.
+	DecommissionState_DECOMMISSION_STATE_LEAVING DecommissionState = 2
+	// It is no member any more.
+	DecommissionState_DECOMMISSION_STATE_GONE DecommissionState = 3
+)
+
+// Enum value maps for DecommissionState.
+var (
+	DecommissionState_name = map[int32]string{
+		0: "DECOMMISSION_STATE_UNSPECIFIED",
+		1: "DECOMMISSION_STATE_STAYS",
+		2: "DECOMMISSION_STATE_LEAVING",
+		3: "DECOMMISSION_STATE_GONE",
+	}
+	DecommissionState_value = map[string]int32{
+		"DECOMMISSION_STATE_UNSPECIFIED": 0,
+		"DECOMMISSION_STATE_STAYS":       1,
+		"DECOMMISSION_STATE_LEAVING":     2,
+		"DECOMMISSION_STATE_GONE":        3,
+	}
+)
+
+func (x DecommissionState) Enum() *DecommissionState {
+	p := new(DecommissionState)
+	*p = x
+	return p
+}
+
+func (x DecommissionState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DecommissionState) Descriptor() protoreflect.EnumDescriptor {
+	return file_devicedb_v1_cluster_proto_enumTypes[1].Descriptor()
+}
+
+func (DecommissionState) Type() protoreflect.EnumType {
+	return &file_devicedb_v1_cluster_proto_enumTypes[1]
+}
+
+func (x DecommissionState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DecommissionState.Descriptor instead.
+func (DecommissionState) EnumDescriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{1}
+}
+
+// Why a group waits for a node.
+type WaitReason int32
+
+const (
+	// Never sent.
+	WaitReason_WAIT_REASON_UNSPECIFIED WaitReason = 0
+	// The node shall hold the group, and does not answer.
+	WaitReason_WAIT_REASON_SILENT WaitReason = 1
+	// The node shall hold the group, and does not have all of it yet.
+	WaitReason_WAIT_REASON_BEHIND WaitReason = 2
+	// The node holds the group and does not answer: meanwhile no other one gives it up.
+	WaitReason_WAIT_REASON_AWAY WaitReason = 3
+)
+
+// Enum value maps for WaitReason.
+var (
+	WaitReason_name = map[int32]string{
+		0: "WAIT_REASON_UNSPECIFIED",
+		1: "WAIT_REASON_SILENT",
+		2: "WAIT_REASON_BEHIND",
+		3: "WAIT_REASON_AWAY",
+	}
+	WaitReason_value = map[string]int32{
+		"WAIT_REASON_UNSPECIFIED": 0,
+		"WAIT_REASON_SILENT":      1,
+		"WAIT_REASON_BEHIND":      2,
+		"WAIT_REASON_AWAY":        3,
+	}
+)
+
+func (x WaitReason) Enum() *WaitReason {
+	p := new(WaitReason)
+	*p = x
+	return p
+}
+
+func (x WaitReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WaitReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_devicedb_v1_cluster_proto_enumTypes[2].Descriptor()
+}
+
+func (WaitReason) Type() protoreflect.EnumType {
+	return &file_devicedb_v1_cluster_proto_enumTypes[2]
+}
+
+func (x WaitReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WaitReason.Descriptor instead.
+func (WaitReason) EnumDescriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{2}
+}
+
 // Asks a node who it is.
 type GetIdentityRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -348,7 +462,9 @@ type Node struct {
 	// Groups that it leads.
 	GroupsLed uint32 `protobuf:"varint,9,opt,name=groups_led,json=groupsLed,proto3" json:"groups_led,omitempty"`
 	// Why it is not ready, in its own words, or why it could not be asked; empty when it is ready.
-	Reason        string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Whether it is being decommissioned.
+	Leaving       bool `protobuf:"varint,11,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -451,6 +567,13 @@ func (x *Node) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Node) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
 }
 
 // Asks for the cluster at a glance.
@@ -2361,6 +2484,436 @@ func (x *RemoveNodeResponse) GetRemoved() bool {
 	return false
 }
 
+// A node that shall leave.
+type DecommissionNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	NodeId uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Also if the others hold fewer copies afterwards than they should, or only the node has a part of a snapshot. It does not help where groups could not go on.
+	Force bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	// Only say what would be done and what speaks against it, or how far it is.
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Only if nodes and their groups are as they were when this etag was given; empty for as they are.
+	Etag          string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecommissionNodeRequest) Reset() {
+	*x = DecommissionNodeRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecommissionNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecommissionNodeRequest) ProtoMessage() {}
+
+func (x *DecommissionNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecommissionNodeRequest.ProtoReflect.Descriptor instead.
+func (*DecommissionNodeRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *DecommissionNodeRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *DecommissionNodeRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *DecommissionNodeRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *DecommissionNodeRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// How far a node is on its way out.
+type DecommissionNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was planned, also when it is only validated.
+	Plan *RemovalPlan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	// Whether it leaves.
+	State DecommissionState `protobuf:"varint,2,opt,name=state,proto3,enum=devicedb.v1.DecommissionState" json:"state,omitempty"`
+	// Replicas that the node still has.
+	ReplicasLeft uint32 `protobuf:"varint,3,opt,name=replicas_left,json=replicasLeft,proto3" json:"replicas_left,omitempty"`
+	// What it waits for, at most one thing a group.
+	Waits         []*Wait `protobuf:"bytes,4,rep,name=waits,proto3" json:"waits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecommissionNodeResponse) Reset() {
+	*x = DecommissionNodeResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecommissionNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecommissionNodeResponse) ProtoMessage() {}
+
+func (x *DecommissionNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecommissionNodeResponse.ProtoReflect.Descriptor instead.
+func (*DecommissionNodeResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *DecommissionNodeResponse) GetPlan() *RemovalPlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *DecommissionNodeResponse) GetState() DecommissionState {
+	if x != nil {
+		return x.State
+	}
+	return DecommissionState_DECOMMISSION_STATE_UNSPECIFIED
+}
+
+func (x *DecommissionNodeResponse) GetReplicasLeft() uint32 {
+	if x != nil {
+		return x.ReplicasLeft
+	}
+	return 0
+}
+
+func (x *DecommissionNodeResponse) GetWaits() []*Wait {
+	if x != nil {
+		return x.Waits
+	}
+	return nil
+}
+
+// Why a group does not come to the members that it should have.
+type Wait struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group.
+	Group uint32 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Whom it waits for.
+	NodeId uint64 `protobuf:"varint,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Why.
+	Reason WaitReason `protobuf:"varint,3,opt,name=reason,proto3,enum=devicedb.v1.WaitReason" json:"reason,omitempty"`
+	// For people.
+	Text          string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Wait) Reset() {
+	*x = Wait{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Wait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Wait) ProtoMessage() {}
+
+func (x *Wait) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Wait.ProtoReflect.Descriptor instead.
+func (*Wait) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Wait) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *Wait) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *Wait) GetReason() WaitReason {
+	if x != nil {
+		return x.Reason
+	}
+	return WaitReason_WAIT_REASON_UNSPECIFIED
+}
+
+func (x *Wait) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// A node that shall stay.
+type CancelDecommissionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	NodeId        uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelDecommissionRequest) Reset() {
+	*x = CancelDecommissionRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelDecommissionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelDecommissionRequest) ProtoMessage() {}
+
+func (x *CancelDecommissionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelDecommissionRequest.ProtoReflect.Descriptor instead.
+func (*CancelDecommissionRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *CancelDecommissionRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+// It stays.
+type CancelDecommissionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it was leaving until now.
+	Cancelled     bool `protobuf:"varint,1,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelDecommissionResponse) Reset() {
+	*x = CancelDecommissionResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelDecommissionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelDecommissionResponse) ProtoMessage() {}
+
+func (x *CancelDecommissionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelDecommissionResponse.ProtoReflect.Descriptor instead.
+func (*CancelDecommissionResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *CancelDecommissionResponse) GetCancelled() bool {
+	if x != nil {
+		return x.Cancelled
+	}
+	return false
+}
+
+// A node's share of the groups.
+type SetCapacityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	NodeId uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Relative to the others, in percent, at most 10000; 100 is usual, and 0 holds nothing.
+	CapacityPercent uint32 `protobuf:"varint,2,opt,name=capacity_percent,json=capacityPercent,proto3" json:"capacity_percent,omitempty"`
+	// Only say what would move.
+	ValidateOnly  bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetCapacityRequest) Reset() {
+	*x = SetCapacityRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetCapacityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetCapacityRequest) ProtoMessage() {}
+
+func (x *SetCapacityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetCapacityRequest.ProtoReflect.Descriptor instead.
+func (*SetCapacityRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *SetCapacityRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *SetCapacityRequest) GetCapacityPercent() uint32 {
+	if x != nil {
+		return x.CapacityPercent
+	}
+	return 0
+}
+
+func (x *SetCapacityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// What moves.
+type SetCapacityResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Replicas that nodes get which they did not have.
+	ReplicasMoved uint32 `protobuf:"varint,1,opt,name=replicas_moved,json=replicasMoved,proto3" json:"replicas_moved,omitempty"`
+	// Whether it was another share before and is this one now.
+	Changed       bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetCapacityResponse) Reset() {
+	*x = SetCapacityResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetCapacityResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetCapacityResponse) ProtoMessage() {}
+
+func (x *SetCapacityResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetCapacityResponse.ProtoReflect.Descriptor instead.
+func (*SetCapacityResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *SetCapacityResponse) GetReplicasMoved() uint32 {
+	if x != nil {
+		return x.ReplicasMoved
+	}
+	return 0
+}
+
+func (x *SetCapacityResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
 // What a removal would do, and what speaks against it.
 type RemovalPlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2380,7 +2933,7 @@ type RemovalPlan struct {
 
 func (x *RemovalPlan) Reset() {
 	*x = RemovalPlan{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[36]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2945,7 @@ func (x *RemovalPlan) String() string {
 func (*RemovalPlan) ProtoMessage() {}
 
 func (x *RemovalPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[36]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2958,7 @@ func (x *RemovalPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovalPlan.ProtoReflect.Descriptor instead.
 func (*RemovalPlan) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{36}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RemovalPlan) GetAddress() string {
@@ -2450,7 +3003,7 @@ type Objection struct {
 	Refuses bool `protobuf:"varint,1,opt,name=refuses,proto3" json:"refuses,omitempty"`
 	// Whether `force` goes over it.
 	Forcible bool `protobuf:"varint,2,opt,name=forcible,proto3" json:"forcible,omitempty"`
-	// For programs: NODE_LIVES, LAST_REPLICA, GROUP_QUORUM, META_QUORUM, LAST_NODE, ONLY_PART or BELOW_REPLICATION_FACTOR.
+	// For programs: NODE_LIVES, NODE_AWAY, OTHERS_AWAY, LAST_REPLICA, GROUP_QUORUM, META_QUORUM, LAST_NODE, ONLY_PART or BELOW_REPLICATION_FACTOR.
 	Code string `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"`
 	// For people.
 	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
@@ -2462,7 +3015,7 @@ type Objection struct {
 
 func (x *Objection) Reset() {
 	*x = Objection{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[37]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +3027,7 @@ func (x *Objection) String() string {
 func (*Objection) ProtoMessage() {}
 
 func (x *Objection) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[37]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +3040,7 @@ func (x *Objection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Objection.ProtoReflect.Descriptor instead.
 func (*Objection) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{37}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Objection) GetRefuses() bool {
@@ -2545,7 +3098,7 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x13InitClusterResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
-	"\acreated\x18\x02 \x01(\bR\acreated\"\xac\x02\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated\"\xc6\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -2558,7 +3111,8 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"groups_led\x18\t \x01(\rR\tgroupsLed\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"*\n" +
+	" \x01(\tR\x06reason\x12\x18\n" +
+	"\aleaving\x18\v \x01(\bR\aleaving\"*\n" +
 	"\x12GetOverviewRequest\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\bR\x05local\"m\n" +
 	"\bVoterSet\x12\x16\n" +
@@ -2689,7 +3243,33 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x04etag\x18\x04 \x01(\tR\x04etag\"\\\n" +
 	"\x12RemoveNodeResponse\x12,\n" +
 	"\x04plan\x18\x01 \x01(\v2\x18.devicedb.v1.RemovalPlanR\x04plan\x12\x18\n" +
-	"\aremoved\x18\x02 \x01(\bR\aremoved\"\xbd\x01\n" +
+	"\aremoved\x18\x02 \x01(\bR\aremoved\"\x81\x01\n" +
+	"\x17DecommissionNodeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\"\xcc\x01\n" +
+	"\x18DecommissionNodeResponse\x12,\n" +
+	"\x04plan\x18\x01 \x01(\v2\x18.devicedb.v1.RemovalPlanR\x04plan\x124\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1e.devicedb.v1.DecommissionStateR\x05state\x12#\n" +
+	"\rreplicas_left\x18\x03 \x01(\rR\freplicasLeft\x12'\n" +
+	"\x05waits\x18\x04 \x03(\v2\x11.devicedb.v1.WaitR\x05waits\"z\n" +
+	"\x04Wait\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\rR\x05group\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\x12/\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x17.devicedb.v1.WaitReasonR\x06reason\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\"4\n" +
+	"\x19CancelDecommissionRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\":\n" +
+	"\x1aCancelDecommissionResponse\x12\x1c\n" +
+	"\tcancelled\x18\x01 \x01(\bR\tcancelled\"}\n" +
+	"\x12SetCapacityRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12)\n" +
+	"\x10capacity_percent\x18\x02 \x01(\rR\x0fcapacityPercent\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"V\n" +
+	"\x13SetCapacityResponse\x12%\n" +
+	"\x0ereplicas_moved\x18\x01 \x01(\rR\rreplicasMoved\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"\xbd\x01\n" +
 	"\vRemovalPlan\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12%\n" +
 	"\x0ereplicas_moved\x18\x02 \x01(\rR\rreplicasMoved\x12!\n" +
@@ -2710,7 +3290,18 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x12NODE_STATE_JOINING\x10\x02\x12\x18\n" +
 	"\x14NODE_STATE_RESTORING\x10\x03\x12\x16\n" +
 	"\x12NODE_STATE_OPENING\x10\x04\x12\x16\n" +
-	"\x12NODE_STATE_SERVING\x10\x052\xc0\t\n" +
+	"\x12NODE_STATE_SERVING\x10\x05*\x92\x01\n" +
+	"\x11DecommissionState\x12\"\n" +
+	"\x1eDECOMMISSION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18DECOMMISSION_STATE_STAYS\x10\x01\x12\x1e\n" +
+	"\x1aDECOMMISSION_STATE_LEAVING\x10\x02\x12\x1b\n" +
+	"\x17DECOMMISSION_STATE_GONE\x10\x03*o\n" +
+	"\n" +
+	"WaitReason\x12\x1b\n" +
+	"\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12WAIT_REASON_SILENT\x10\x01\x12\x16\n" +
+	"\x12WAIT_REASON_BEHIND\x10\x02\x12\x14\n" +
+	"\x10WAIT_REASON_AWAY\x10\x032\xda\v\n" +
 	"\x0eClusterService\x12P\n" +
 	"\vGetIdentity\x12\x1f.devicedb.v1.GetIdentityRequest\x1a .devicedb.v1.GetIdentityResponse\x12P\n" +
 	"\vInitCluster\x12\x1f.devicedb.v1.InitClusterRequest\x1a .devicedb.v1.InitClusterResponse\x12P\n" +
@@ -2730,7 +3321,10 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"GetUpgrade\x12\x1e.devicedb.v1.GetUpgradeRequest\x1a\x1f.devicedb.v1.GetUpgradeResponse\x12\\\n" +
 	"\x0fFinalizeUpgrade\x12#.devicedb.v1.FinalizeUpgradeRequest\x1a$.devicedb.v1.FinalizeUpgradeResponse\x12M\n" +
 	"\n" +
-	"RemoveNode\x12\x1e.devicedb.v1.RemoveNodeRequest\x1a\x1f.devicedb.v1.RemoveNodeResponseb\x06proto3"
+	"RemoveNode\x12\x1e.devicedb.v1.RemoveNodeRequest\x1a\x1f.devicedb.v1.RemoveNodeResponse\x12_\n" +
+	"\x10DecommissionNode\x12$.devicedb.v1.DecommissionNodeRequest\x1a%.devicedb.v1.DecommissionNodeResponse\x12e\n" +
+	"\x12CancelDecommission\x12&.devicedb.v1.CancelDecommissionRequest\x1a'.devicedb.v1.CancelDecommissionResponse\x12P\n" +
+	"\vSetCapacity\x12\x1f.devicedb.v1.SetCapacityRequest\x1a .devicedb.v1.SetCapacityResponseb\x06proto3"
 
 var (
 	file_devicedb_v1_cluster_proto_rawDescOnce sync.Once
@@ -2744,104 +3338,123 @@ func file_devicedb_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_devicedb_v1_cluster_proto_rawDescData
 }
 
-var file_devicedb_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_devicedb_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_devicedb_v1_cluster_proto_goTypes = []any{
-	(NodeState)(0),                  // 0: devicedb.v1.NodeState
-	(*GetIdentityRequest)(nil),      // 1: devicedb.v1.GetIdentityRequest
-	(*GetIdentityResponse)(nil),     // 2: devicedb.v1.GetIdentityResponse
-	(*InitClusterRequest)(nil),      // 3: devicedb.v1.InitClusterRequest
-	(*InitClusterResponse)(nil),     // 4: devicedb.v1.InitClusterResponse
-	(*Node)(nil),                    // 5: devicedb.v1.Node
-	(*GetOverviewRequest)(nil),      // 6: devicedb.v1.GetOverviewRequest
-	(*VoterSet)(nil),                // 7: devicedb.v1.VoterSet
-	(*GetOverviewResponse)(nil),     // 8: devicedb.v1.GetOverviewResponse
-	(*ListNodesRequest)(nil),        // 9: devicedb.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),       // 10: devicedb.v1.ListNodesResponse
-	(*Partition)(nil),               // 11: devicedb.v1.Partition
-	(*ListPartitionsRequest)(nil),   // 12: devicedb.v1.ListPartitionsRequest
-	(*ListPartitionsResponse)(nil),  // 13: devicedb.v1.ListPartitionsResponse
-	(*Site)(nil),                    // 14: devicedb.v1.Site
-	(*AddSiteRequest)(nil),          // 15: devicedb.v1.AddSiteRequest
-	(*AddSiteResponse)(nil),         // 16: devicedb.v1.AddSiteResponse
-	(*RemoveSiteRequest)(nil),       // 17: devicedb.v1.RemoveSiteRequest
-	(*RemoveSiteResponse)(nil),      // 18: devicedb.v1.RemoveSiteResponse
-	(*ListSitesRequest)(nil),        // 19: devicedb.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),       // 20: devicedb.v1.ListSitesResponse
-	(*Relay)(nil),                   // 21: devicedb.v1.Relay
-	(*AddRelayRequest)(nil),         // 22: devicedb.v1.AddRelayRequest
-	(*AddRelayResponse)(nil),        // 23: devicedb.v1.AddRelayResponse
-	(*RemoveRelayRequest)(nil),      // 24: devicedb.v1.RemoveRelayRequest
-	(*RemoveRelayResponse)(nil),     // 25: devicedb.v1.RemoveRelayResponse
-	(*MoveRelayRequest)(nil),        // 26: devicedb.v1.MoveRelayRequest
-	(*MoveRelayResponse)(nil),       // 27: devicedb.v1.MoveRelayResponse
-	(*ListRelaysRequest)(nil),       // 28: devicedb.v1.ListRelaysRequest
-	(*ListRelaysResponse)(nil),      // 29: devicedb.v1.ListRelaysResponse
-	(*GetUpgradeRequest)(nil),       // 30: devicedb.v1.GetUpgradeRequest
-	(*GetUpgradeResponse)(nil),      // 31: devicedb.v1.GetUpgradeResponse
-	(*NodeVersion)(nil),             // 32: devicedb.v1.NodeVersion
-	(*FinalizeUpgradeRequest)(nil),  // 33: devicedb.v1.FinalizeUpgradeRequest
-	(*FinalizeUpgradeResponse)(nil), // 34: devicedb.v1.FinalizeUpgradeResponse
-	(*RemoveNodeRequest)(nil),       // 35: devicedb.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),      // 36: devicedb.v1.RemoveNodeResponse
-	(*RemovalPlan)(nil),             // 37: devicedb.v1.RemovalPlan
-	(*Objection)(nil),               // 38: devicedb.v1.Objection
-	(*LocalAnswer)(nil),             // 39: devicedb.v1.LocalAnswer
+	(NodeState)(0),                     // 0: devicedb.v1.NodeState
+	(DecommissionState)(0),             // 1: devicedb.v1.DecommissionState
+	(WaitReason)(0),                    // 2: devicedb.v1.WaitReason
+	(*GetIdentityRequest)(nil),         // 3: devicedb.v1.GetIdentityRequest
+	(*GetIdentityResponse)(nil),        // 4: devicedb.v1.GetIdentityResponse
+	(*InitClusterRequest)(nil),         // 5: devicedb.v1.InitClusterRequest
+	(*InitClusterResponse)(nil),        // 6: devicedb.v1.InitClusterResponse
+	(*Node)(nil),                       // 7: devicedb.v1.Node
+	(*GetOverviewRequest)(nil),         // 8: devicedb.v1.GetOverviewRequest
+	(*VoterSet)(nil),                   // 9: devicedb.v1.VoterSet
+	(*GetOverviewResponse)(nil),        // 10: devicedb.v1.GetOverviewResponse
+	(*ListNodesRequest)(nil),           // 11: devicedb.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),          // 12: devicedb.v1.ListNodesResponse
+	(*Partition)(nil),                  // 13: devicedb.v1.Partition
+	(*ListPartitionsRequest)(nil),      // 14: devicedb.v1.ListPartitionsRequest
+	(*ListPartitionsResponse)(nil),     // 15: devicedb.v1.ListPartitionsResponse
+	(*Site)(nil),                       // 16: devicedb.v1.Site
+	(*AddSiteRequest)(nil),             // 17: devicedb.v1.AddSiteRequest
+	(*AddSiteResponse)(nil),            // 18: devicedb.v1.AddSiteResponse
+	(*RemoveSiteRequest)(nil),          // 19: devicedb.v1.RemoveSiteRequest
+	(*RemoveSiteResponse)(nil),         // 20: devicedb.v1.RemoveSiteResponse
+	(*ListSitesRequest)(nil),           // 21: devicedb.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),          // 22: devicedb.v1.ListSitesResponse
+	(*Relay)(nil),                      // 23: devicedb.v1.Relay
+	(*AddRelayRequest)(nil),            // 24: devicedb.v1.AddRelayRequest
+	(*AddRelayResponse)(nil),           // 25: devicedb.v1.AddRelayResponse
+	(*RemoveRelayRequest)(nil),         // 26: devicedb.v1.RemoveRelayRequest
+	(*RemoveRelayResponse)(nil),        // 27: devicedb.v1.RemoveRelayResponse
+	(*MoveRelayRequest)(nil),           // 28: devicedb.v1.MoveRelayRequest
+	(*MoveRelayResponse)(nil),          // 29: devicedb.v1.MoveRelayResponse
+	(*ListRelaysRequest)(nil),          // 30: devicedb.v1.ListRelaysRequest
+	(*ListRelaysResponse)(nil),         // 31: devicedb.v1.ListRelaysResponse
+	(*GetUpgradeRequest)(nil),          // 32: devicedb.v1.GetUpgradeRequest
+	(*GetUpgradeResponse)(nil),         // 33: devicedb.v1.GetUpgradeResponse
+	(*NodeVersion)(nil),                // 34: devicedb.v1.NodeVersion
+	(*FinalizeUpgradeRequest)(nil),     // 35: devicedb.v1.FinalizeUpgradeRequest
+	(*FinalizeUpgradeResponse)(nil),    // 36: devicedb.v1.FinalizeUpgradeResponse
+	(*RemoveNodeRequest)(nil),          // 37: devicedb.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),         // 38: devicedb.v1.RemoveNodeResponse
+	(*DecommissionNodeRequest)(nil),    // 39: devicedb.v1.DecommissionNodeRequest
+	(*DecommissionNodeResponse)(nil),   // 40: devicedb.v1.DecommissionNodeResponse
+	(*Wait)(nil),                       // 41: devicedb.v1.Wait
+	(*CancelDecommissionRequest)(nil),  // 42: devicedb.v1.CancelDecommissionRequest
+	(*CancelDecommissionResponse)(nil), // 43: devicedb.v1.CancelDecommissionResponse
+	(*SetCapacityRequest)(nil),         // 44: devicedb.v1.SetCapacityRequest
+	(*SetCapacityResponse)(nil),        // 45: devicedb.v1.SetCapacityResponse
+	(*RemovalPlan)(nil),                // 46: devicedb.v1.RemovalPlan
+	(*Objection)(nil),                  // 47: devicedb.v1.Objection
+	(*LocalAnswer)(nil),                // 48: devicedb.v1.LocalAnswer
 }
 var file_devicedb_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: devicedb.v1.GetIdentityResponse.state:type_name -> devicedb.v1.NodeState
-	5,  // 1: devicedb.v1.GetOverviewResponse.nodes:type_name -> devicedb.v1.Node
-	7,  // 2: devicedb.v1.GetOverviewResponse.voter_sets:type_name -> devicedb.v1.VoterSet
-	39, // 3: devicedb.v1.GetOverviewResponse.local:type_name -> devicedb.v1.LocalAnswer
-	5,  // 4: devicedb.v1.ListNodesResponse.nodes:type_name -> devicedb.v1.Node
-	39, // 5: devicedb.v1.ListNodesResponse.local:type_name -> devicedb.v1.LocalAnswer
-	11, // 6: devicedb.v1.ListPartitionsResponse.partitions:type_name -> devicedb.v1.Partition
-	39, // 7: devicedb.v1.ListPartitionsResponse.local:type_name -> devicedb.v1.LocalAnswer
-	14, // 8: devicedb.v1.AddSiteResponse.site:type_name -> devicedb.v1.Site
-	14, // 9: devicedb.v1.ListSitesResponse.sites:type_name -> devicedb.v1.Site
-	39, // 10: devicedb.v1.ListSitesResponse.local:type_name -> devicedb.v1.LocalAnswer
-	21, // 11: devicedb.v1.AddRelayResponse.relay:type_name -> devicedb.v1.Relay
-	21, // 12: devicedb.v1.MoveRelayResponse.relay:type_name -> devicedb.v1.Relay
-	21, // 13: devicedb.v1.ListRelaysResponse.relays:type_name -> devicedb.v1.Relay
-	39, // 14: devicedb.v1.ListRelaysResponse.local:type_name -> devicedb.v1.LocalAnswer
-	32, // 15: devicedb.v1.GetUpgradeResponse.nodes:type_name -> devicedb.v1.NodeVersion
-	37, // 16: devicedb.v1.RemoveNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
-	38, // 17: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
-	1,  // 18: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
-	3,  // 19: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
-	6,  // 20: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
-	9,  // 21: devicedb.v1.ClusterService.ListNodes:input_type -> devicedb.v1.ListNodesRequest
-	12, // 22: devicedb.v1.ClusterService.ListPartitions:input_type -> devicedb.v1.ListPartitionsRequest
-	15, // 23: devicedb.v1.ClusterService.AddSite:input_type -> devicedb.v1.AddSiteRequest
-	17, // 24: devicedb.v1.ClusterService.RemoveSite:input_type -> devicedb.v1.RemoveSiteRequest
-	19, // 25: devicedb.v1.ClusterService.ListSites:input_type -> devicedb.v1.ListSitesRequest
-	22, // 26: devicedb.v1.ClusterService.AddRelay:input_type -> devicedb.v1.AddRelayRequest
-	24, // 27: devicedb.v1.ClusterService.RemoveRelay:input_type -> devicedb.v1.RemoveRelayRequest
-	26, // 28: devicedb.v1.ClusterService.MoveRelay:input_type -> devicedb.v1.MoveRelayRequest
-	28, // 29: devicedb.v1.ClusterService.ListRelays:input_type -> devicedb.v1.ListRelaysRequest
-	30, // 30: devicedb.v1.ClusterService.GetUpgrade:input_type -> devicedb.v1.GetUpgradeRequest
-	33, // 31: devicedb.v1.ClusterService.FinalizeUpgrade:input_type -> devicedb.v1.FinalizeUpgradeRequest
-	35, // 32: devicedb.v1.ClusterService.RemoveNode:input_type -> devicedb.v1.RemoveNodeRequest
-	2,  // 33: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
-	4,  // 34: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
-	8,  // 35: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
-	10, // 36: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
-	13, // 37: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
-	16, // 38: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
-	18, // 39: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
-	20, // 40: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
-	23, // 41: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
-	25, // 42: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
-	27, // 43: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
-	29, // 44: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
-	31, // 45: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
-	34, // 46: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
-	36, // 47: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
-	33, // [33:48] is the sub-list for method output_type
-	18, // [18:33] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	7,  // 1: devicedb.v1.GetOverviewResponse.nodes:type_name -> devicedb.v1.Node
+	9,  // 2: devicedb.v1.GetOverviewResponse.voter_sets:type_name -> devicedb.v1.VoterSet
+	48, // 3: devicedb.v1.GetOverviewResponse.local:type_name -> devicedb.v1.LocalAnswer
+	7,  // 4: devicedb.v1.ListNodesResponse.nodes:type_name -> devicedb.v1.Node
+	48, // 5: devicedb.v1.ListNodesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	13, // 6: devicedb.v1.ListPartitionsResponse.partitions:type_name -> devicedb.v1.Partition
+	48, // 7: devicedb.v1.ListPartitionsResponse.local:type_name -> devicedb.v1.LocalAnswer
+	16, // 8: devicedb.v1.AddSiteResponse.site:type_name -> devicedb.v1.Site
+	16, // 9: devicedb.v1.ListSitesResponse.sites:type_name -> devicedb.v1.Site
+	48, // 10: devicedb.v1.ListSitesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	23, // 11: devicedb.v1.AddRelayResponse.relay:type_name -> devicedb.v1.Relay
+	23, // 12: devicedb.v1.MoveRelayResponse.relay:type_name -> devicedb.v1.Relay
+	23, // 13: devicedb.v1.ListRelaysResponse.relays:type_name -> devicedb.v1.Relay
+	48, // 14: devicedb.v1.ListRelaysResponse.local:type_name -> devicedb.v1.LocalAnswer
+	34, // 15: devicedb.v1.GetUpgradeResponse.nodes:type_name -> devicedb.v1.NodeVersion
+	46, // 16: devicedb.v1.RemoveNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
+	46, // 17: devicedb.v1.DecommissionNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
+	1,  // 18: devicedb.v1.DecommissionNodeResponse.state:type_name -> devicedb.v1.DecommissionState
+	41, // 19: devicedb.v1.DecommissionNodeResponse.waits:type_name -> devicedb.v1.Wait
+	2,  // 20: devicedb.v1.Wait.reason:type_name -> devicedb.v1.WaitReason
+	47, // 21: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
+	3,  // 22: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
+	5,  // 23: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
+	8,  // 24: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
+	11, // 25: devicedb.v1.ClusterService.ListNodes:input_type -> devicedb.v1.ListNodesRequest
+	14, // 26: devicedb.v1.ClusterService.ListPartitions:input_type -> devicedb.v1.ListPartitionsRequest
+	17, // 27: devicedb.v1.ClusterService.AddSite:input_type -> devicedb.v1.AddSiteRequest
+	19, // 28: devicedb.v1.ClusterService.RemoveSite:input_type -> devicedb.v1.RemoveSiteRequest
+	21, // 29: devicedb.v1.ClusterService.ListSites:input_type -> devicedb.v1.ListSitesRequest
+	24, // 30: devicedb.v1.ClusterService.AddRelay:input_type -> devicedb.v1.AddRelayRequest
+	26, // 31: devicedb.v1.ClusterService.RemoveRelay:input_type -> devicedb.v1.RemoveRelayRequest
+	28, // 32: devicedb.v1.ClusterService.MoveRelay:input_type -> devicedb.v1.MoveRelayRequest
+	30, // 33: devicedb.v1.ClusterService.ListRelays:input_type -> devicedb.v1.ListRelaysRequest
+	32, // 34: devicedb.v1.ClusterService.GetUpgrade:input_type -> devicedb.v1.GetUpgradeRequest
+	35, // 35: devicedb.v1.ClusterService.FinalizeUpgrade:input_type -> devicedb.v1.FinalizeUpgradeRequest
+	37, // 36: devicedb.v1.ClusterService.RemoveNode:input_type -> devicedb.v1.RemoveNodeRequest
+	39, // 37: devicedb.v1.ClusterService.DecommissionNode:input_type -> devicedb.v1.DecommissionNodeRequest
+	42, // 38: devicedb.v1.ClusterService.CancelDecommission:input_type -> devicedb.v1.CancelDecommissionRequest
+	44, // 39: devicedb.v1.ClusterService.SetCapacity:input_type -> devicedb.v1.SetCapacityRequest
+	4,  // 40: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
+	6,  // 41: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
+	10, // 42: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
+	12, // 43: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
+	15, // 44: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
+	18, // 45: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
+	20, // 46: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
+	22, // 47: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
+	25, // 48: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
+	27, // 49: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
+	29, // 50: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
+	31, // 51: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
+	33, // 52: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
+	36, // 53: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
+	38, // 54: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
+	40, // 55: devicedb.v1.ClusterService.DecommissionNode:output_type -> devicedb.v1.DecommissionNodeResponse
+	43, // 56: devicedb.v1.ClusterService.CancelDecommission:output_type -> devicedb.v1.CancelDecommissionResponse
+	45, // 57: devicedb.v1.ClusterService.SetCapacity:output_type -> devicedb.v1.SetCapacityResponse
+	40, // [40:58] is the sub-list for method output_type
+	22, // [22:40] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_devicedb_v1_cluster_proto_init() }
@@ -2855,8 +3468,8 @@ func file_devicedb_v1_cluster_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_cluster_proto_rawDesc), len(file_devicedb_v1_cluster_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   38,
+			NumEnums:      3,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

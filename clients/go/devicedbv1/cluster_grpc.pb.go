@@ -21,21 +21,24 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ClusterService_GetIdentity_FullMethodName     = "/devicedb.v1.ClusterService/GetIdentity"
-	ClusterService_InitCluster_FullMethodName     = "/devicedb.v1.ClusterService/InitCluster"
-	ClusterService_GetOverview_FullMethodName     = "/devicedb.v1.ClusterService/GetOverview"
-	ClusterService_ListNodes_FullMethodName       = "/devicedb.v1.ClusterService/ListNodes"
-	ClusterService_ListPartitions_FullMethodName  = "/devicedb.v1.ClusterService/ListPartitions"
-	ClusterService_AddSite_FullMethodName         = "/devicedb.v1.ClusterService/AddSite"
-	ClusterService_RemoveSite_FullMethodName      = "/devicedb.v1.ClusterService/RemoveSite"
-	ClusterService_ListSites_FullMethodName       = "/devicedb.v1.ClusterService/ListSites"
-	ClusterService_AddRelay_FullMethodName        = "/devicedb.v1.ClusterService/AddRelay"
-	ClusterService_RemoveRelay_FullMethodName     = "/devicedb.v1.ClusterService/RemoveRelay"
-	ClusterService_MoveRelay_FullMethodName       = "/devicedb.v1.ClusterService/MoveRelay"
-	ClusterService_ListRelays_FullMethodName      = "/devicedb.v1.ClusterService/ListRelays"
-	ClusterService_GetUpgrade_FullMethodName      = "/devicedb.v1.ClusterService/GetUpgrade"
-	ClusterService_FinalizeUpgrade_FullMethodName = "/devicedb.v1.ClusterService/FinalizeUpgrade"
-	ClusterService_RemoveNode_FullMethodName      = "/devicedb.v1.ClusterService/RemoveNode"
+	ClusterService_GetIdentity_FullMethodName        = "/devicedb.v1.ClusterService/GetIdentity"
+	ClusterService_InitCluster_FullMethodName        = "/devicedb.v1.ClusterService/InitCluster"
+	ClusterService_GetOverview_FullMethodName        = "/devicedb.v1.ClusterService/GetOverview"
+	ClusterService_ListNodes_FullMethodName          = "/devicedb.v1.ClusterService/ListNodes"
+	ClusterService_ListPartitions_FullMethodName     = "/devicedb.v1.ClusterService/ListPartitions"
+	ClusterService_AddSite_FullMethodName            = "/devicedb.v1.ClusterService/AddSite"
+	ClusterService_RemoveSite_FullMethodName         = "/devicedb.v1.ClusterService/RemoveSite"
+	ClusterService_ListSites_FullMethodName          = "/devicedb.v1.ClusterService/ListSites"
+	ClusterService_AddRelay_FullMethodName           = "/devicedb.v1.ClusterService/AddRelay"
+	ClusterService_RemoveRelay_FullMethodName        = "/devicedb.v1.ClusterService/RemoveRelay"
+	ClusterService_MoveRelay_FullMethodName          = "/devicedb.v1.ClusterService/MoveRelay"
+	ClusterService_ListRelays_FullMethodName         = "/devicedb.v1.ClusterService/ListRelays"
+	ClusterService_GetUpgrade_FullMethodName         = "/devicedb.v1.ClusterService/GetUpgrade"
+	ClusterService_FinalizeUpgrade_FullMethodName    = "/devicedb.v1.ClusterService/FinalizeUpgrade"
+	ClusterService_RemoveNode_FullMethodName         = "/devicedb.v1.ClusterService/RemoveNode"
+	ClusterService_DecommissionNode_FullMethodName   = "/devicedb.v1.ClusterService/DecommissionNode"
+	ClusterService_CancelDecommission_FullMethodName = "/devicedb.v1.ClusterService/CancelDecommission"
+	ClusterService_SetCapacity_FullMethodName        = "/devicedb.v1.ClusterService/SetCapacity"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -83,6 +86,15 @@ type ClusterServiceClient interface {
 	//
 	// What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
+	// Has a node leave that runs: what it holds goes to other nodes first, then it is no member any more, and its process ends. It may take long, goes on
+	// whoever asked, and survives restarts. Asking again says how far it is and what it waits for; with `validate_only` nothing is begun.
+	//
+	// What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
+	DecommissionNode(ctx context.Context, in *DecommissionNodeRequest, opts ...grpc.CallOption) (*DecommissionNodeResponse, error)
+	// Has a node stay that is leaving: it gets its share again. FAILED_PRECONDITION where it is gone.
+	CancelDecommission(ctx context.Context, in *CancelDecommissionRequest, opts ...grpc.CallOption) (*CancelDecommissionResponse, error)
+	// Changes a node's share of the groups, which move accordingly.
+	SetCapacity(ctx context.Context, in *SetCapacityRequest, opts ...grpc.CallOption) (*SetCapacityResponse, error)
 }
 
 type clusterServiceClient struct {
@@ -243,6 +255,36 @@ func (c *clusterServiceClient) RemoveNode(ctx context.Context, in *RemoveNodeReq
 	return out, nil
 }
 
+func (c *clusterServiceClient) DecommissionNode(ctx context.Context, in *DecommissionNodeRequest, opts ...grpc.CallOption) (*DecommissionNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DecommissionNodeResponse)
+	err := c.cc.Invoke(ctx, ClusterService_DecommissionNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) CancelDecommission(ctx context.Context, in *CancelDecommissionRequest, opts ...grpc.CallOption) (*CancelDecommissionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelDecommissionResponse)
+	err := c.cc.Invoke(ctx, ClusterService_CancelDecommission_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterServiceClient) SetCapacity(ctx context.Context, in *SetCapacityRequest, opts ...grpc.CallOption) (*SetCapacityResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetCapacityResponse)
+	err := c.cc.Invoke(ctx, ClusterService_SetCapacity_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -288,6 +330,15 @@ type ClusterServiceServer interface {
 	//
 	// What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
+	// Has a node leave that runs: what it holds goes to other nodes first, then it is no member any more, and its process ends. It may take long, goes on
+	// whoever asked, and survives restarts. Asking again says how far it is and what it waits for; with `validate_only` nothing is begun.
+	//
+	// What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
+	DecommissionNode(context.Context, *DecommissionNodeRequest) (*DecommissionNodeResponse, error)
+	// Has a node stay that is leaving: it gets its share again. FAILED_PRECONDITION where it is gone.
+	CancelDecommission(context.Context, *CancelDecommissionRequest) (*CancelDecommissionResponse, error)
+	// Changes a node's share of the groups, which move accordingly.
+	SetCapacity(context.Context, *SetCapacityRequest) (*SetCapacityResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -342,6 +393,15 @@ func (UnimplementedClusterServiceServer) FinalizeUpgrade(context.Context, *Final
 }
 func (UnimplementedClusterServiceServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
+}
+func (UnimplementedClusterServiceServer) DecommissionNode(context.Context, *DecommissionNodeRequest) (*DecommissionNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DecommissionNode not implemented")
+}
+func (UnimplementedClusterServiceServer) CancelDecommission(context.Context, *CancelDecommissionRequest) (*CancelDecommissionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelDecommission not implemented")
+}
+func (UnimplementedClusterServiceServer) SetCapacity(context.Context, *SetCapacityRequest) (*SetCapacityResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetCapacity not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -634,6 +694,60 @@ func _ClusterService_RemoveNode_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_DecommissionNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DecommissionNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).DecommissionNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_DecommissionNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).DecommissionNode(ctx, req.(*DecommissionNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_CancelDecommission_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelDecommissionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).CancelDecommission(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_CancelDecommission_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).CancelDecommission(ctx, req.(*CancelDecommissionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ClusterService_SetCapacity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetCapacityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).SetCapacity(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_SetCapacity_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).SetCapacity(ctx, req.(*SetCapacityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -700,6 +814,18 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveNode",
 			Handler:    _ClusterService_RemoveNode_Handler,
+		},
+		{
+			MethodName: "DecommissionNode",
+			Handler:    _ClusterService_DecommissionNode_Handler,
+		},
+		{
+			MethodName: "CancelDecommission",
+			Handler:    _ClusterService_CancelDecommission_Handler,
+		},
+		{
+			MethodName: "SetCapacity",
+			Handler:    _ClusterService_SetCapacity_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -69,10 +69,12 @@ pub const WAITING_REQUESTS_MAX: usize = 16_384;
 /// Times per tick that a node forwards one request at once, each time to the leader that the last
 /// answer named. After that the request waits for the next tick.
 pub const FORWARD_HOPS_MAX: u32 = 3;
-/// Jobs in the store thread's queue beside one installation for each data group: a checkpoint, a
-/// purge, a note of the log's extent, and the installation of the meta group. The engine never has
-/// more under way, so it never waits for this queue.
-pub const STORE_JOBS: usize = 4;
+/// Jobs in the store thread's queue beside one installation or end for each data group: a
+/// checkpoint, two purges, a note of the log's extent, and the installation of the meta group. The
+/// engine never has more under way, so it never waits for this queue.
+pub const STORE_JOBS: usize = 5;
+/// Ticks between two questions of a node whether its replicas that are left over may end.
+pub const END_TICKS: u64 = 10;
 /// News (addresses, snapshots, rows to send) that the engine has told and the node's tasks have not
 /// taken. When this queue is full, the engine waits.
 pub const NEWS_QUEUE_MAX: usize = 4096;

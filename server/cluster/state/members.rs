@@ -3,6 +3,10 @@
 //! A node becomes a member when it announces itself, and stays one until it is removed, for good.
 //! Both place all groups anew. Whether a node that is removed has the last copy of anything is not
 //! known here: whoever asks has looked, and names what was seen (`Etag`).
+//!
+//! A node that is decommissioned leaves in three steps, so that nothing is ever short of a copy: it
+//! is marked as leaving, and its groups are placed on others; the leaders of the groups bring that
+//! about (`reconfigure`); and once it holds nothing any more it says so, and is removed.
 
 use std::collections::BTreeMap;
 
@@ -49,9 +53,10 @@ impl State {
                 node.id, node.version, node.level, self.settings.level
             )));
         }
-        // Its capacity was given when it joined; a restart does not move data.
+        // Its capacity was given when it joined or later; a restart does not move data.
         let now = Node {
             capacity_percent: known.map_or(node.capacity_percent, |k| k.capacity_percent),
+            leaving: known.is_some_and(|k| k.leaving),
             ..node.clone()
         };
         if known == Some(&now) {
@@ -72,6 +77,7 @@ impl State {
         for node in self.nodes.values() {
             hash.update(&node.id.0.to_be_bytes());
             hash.update(&node.capacity_percent.to_be_bytes());
+            hash.update(&[u8::from(node.leaving)]);
         }
         for (group, nodes) in &self.assignments {
             hash.update(&group.0.to_be_bytes());
@@ -85,9 +91,25 @@ impl State {
         Etag(u64::from_be_bytes(first))
     }
 
+    /// Where the groups would be if a node had another share.
+    pub fn assignments_with(&self, node: NodeId, percent: u32) -> Assignments {
+        let mut nodes: Vec<Node> = self.staying().cloned().collect();
+        nodes.iter_mut().filter(|n| n.id == node).for_each(|n| n.capacity_percent = percent);
+        self.placed_on(nodes.iter(), &self.assignments)
+    }
+
+    /// Replicas that nodes would get which they do not have.
+    pub fn moves_to(&self, after: &Assignments) -> usize {
+        let moved = after.iter().map(|(group, nodes)| {
+            let before = self.assignments.get(group).map_or(&[][..], Vec::as_slice);
+            nodes.iter().filter(|node| !before.contains(node)).count()
+        });
+        moved.sum()
+    }
+
     /// Where the groups would be without a node.
     pub fn assignments_without(&self, node: NodeId) -> Assignments {
-        let others = self.nodes.values().filter(|other| other.id != node);
+        let others = self.staying().filter(|other| other.id != node);
         self.placed_on(others, &self.assignments)
     }
 
@@ -111,19 +133,114 @@ impl State {
                 "node {id} is the last one, and a cluster has at least one"
             )));
         }
-        if seen != self.etag() {
-            return Err(Error::conflict(
-                "nodes or their groups have changed since the removal was planned; ask again",
-            ));
+        self.was_seen(seen)?;
+        let address = node.address.clone();
+        self.take_out(Removed { id, address, removed_ms, decommissioned: false }, effects);
+        Ok(Outcome::Done { changed: true })
+    }
+
+    /// A plan is carried out only on what it was made for.
+    fn was_seen(&self, seen: Etag) -> Result<()> {
+        if seen == self.etag() {
+            return Ok(());
+        }
+        Err(Error::conflict("nodes or their groups have changed since it was planned; ask again"))
+    }
+
+    fn member(&self, id: NodeId) -> Result<&Node> {
+        self.nodes.get(&id).ok_or_else(|| match self.removed.get(&id) {
+            Some(_) => Error::conflict(format!("node {id} is no member any more")),
+            None => Error::not_found(format!("there is no node {id}")),
+        })
+    }
+
+    pub(super) fn decommission(
+        &mut self,
+        id: NodeId,
+        seen: Etag,
+        effects: &mut Effects,
+    ) -> Result<Outcome> {
+        if self.removed.get(&id).is_some_and(|removed| removed.decommissioned)
+            || self.member(id)?.leaving
+        {
+            return Ok(Outcome::Done { changed: false });
+        }
+        if self.staying().all(|node| node.id == id) {
+            return Err(Error::conflict(format!(
+                "node {id} is the last one that stays, and a cluster has at least one"
+            )));
+        }
+        self.was_seen(seen)?;
+        Ok(self.change(id, |node| node.leaving = true, effects))
+    }
+
+    pub(super) fn cancel_decommission(
+        &mut self,
+        id: NodeId,
+        effects: &mut Effects,
+    ) -> Result<Outcome> {
+        if !self.member(id)?.leaving {
+            return Ok(Outcome::Done { changed: false });
+        }
+        Ok(self.change(id, |node| node.leaving = false, effects))
+    }
+
+    pub(super) fn set_capacity(
+        &mut self,
+        id: NodeId,
+        percent: u32,
+        effects: &mut Effects,
+    ) -> Result<Outcome> {
+        let now = Node { capacity_percent: percent, ..self.member(id)?.clone() };
+        now.check()?;
+        if now == self.nodes[&id] {
+            return Ok(Outcome::Done { changed: false });
+        }
+        Ok(self.change(id, |node| node.capacity_percent = percent, effects))
+    }
+
+    fn change(
+        &mut self,
+        id: NodeId,
+        change: impl FnOnce(&mut Node),
+        effects: &mut Effects,
+    ) -> Outcome {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            change(node);
+        }
+        self.assign(effects);
+        effects.row(Changed::Node(id))
+    }
+
+    /// The node has seen to it that all of its replicas are gone.
+    pub(super) fn decommissioned(
+        &mut self,
+        id: NodeId,
+        removed_ms: u64,
+        effects: &mut Effects,
+    ) -> Result<Outcome> {
+        if self.removed.contains_key(&id) {
+            return Ok(Outcome::Done { changed: false });
+        }
+        let node = self.member(id)?;
+        if !node.leaving {
+            return Err(Error::conflict(format!("node {id} is not leaving")));
         }
         let address = node.address.clone();
-        self.removed.insert(id, Removed { id, address, removed_ms });
+        self.take_out(Removed { id, address, removed_ms, decommissioned: true }, effects);
+        Ok(Outcome::Done { changed: true })
+    }
+
+    fn take_out(&mut self, removed: Removed, effects: &mut Effects) {
+        let id = removed.id;
+        let why = if removed.decommissioned { "the node has left" } else { "the node was removed" };
+        self.removed.insert(id, removed);
         self.nodes.remove(&id);
         effects.changed.extend([Changed::Node(id), Changed::Removed(id)]);
         effects.events.push(Event::NodeRemoved(id));
         for snapshot in self.snapshots.values_mut() {
             let waits = snapshot.parts.get(&id).is_some_and(|part| !part.is_final());
-            if waits && snapshot.report(&Part::missing(id, "the node was removed")) {
+            if waits && snapshot.report(&Part::missing(id, why)) {
                 effects.changed.push(Changed::Snapshot(snapshot.seq));
             }
         }
@@ -136,7 +253,6 @@ impl State {
         if !mutated(Mutation::RemovedKeepsItsPlace) {
             self.assign(effects);
         }
-        Ok(Outcome::Done { changed: true })
     }
 
     pub(super) fn assign(&mut self, effects: &mut Effects) {
@@ -154,7 +270,11 @@ impl State {
     }
 
     pub(super) fn placed(&self, old: &Assignments) -> Assignments {
-        self.placed_on(self.nodes.values(), old)
+        self.placed_on(self.staying(), old)
+    }
+
+    fn staying(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().filter(|node| !node.leaving)
     }
 
     pub(super) fn placed_on<'a>(

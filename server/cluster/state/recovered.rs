@@ -82,16 +82,17 @@ impl State {
         Ok(self)
     }
 
-    /// The lost nodes are remembered as removed. A cluster at a level without removals only forgets
-    /// them; their history keeps them out there as well.
+    /// The lost nodes are remembered as removed, and none of the others leaves. A cluster at a
+    /// level without removals only forgets them; their history keeps them out there as well.
     fn lose_nodes(&mut self, recovery: &Recovery<'_>) {
         let lost: Vec<NodeId> =
             self.nodes.keys().copied().filter(|id| !recovery.survivors.contains(id)).collect();
         for id in lost {
             let Some(node) = self.nodes.remove(&id) else { continue };
-            if self.settings.level >= Level::REMOVAL {
+            if self.settings.level >= Level::DEPARTURE {
                 let (address, removed_ms) = (node.address, recovery.at_ms);
-                self.removed.insert(id, Removed { id, address, removed_ms });
+                let lost = Removed { id, address, removed_ms, decommissioned: false };
+                self.removed.insert(id, lost);
             }
             for snapshot in self.snapshots.values_mut() {
                 if snapshot.parts.get(&id).is_some_and(|part| !part.is_final()) {
@@ -99,6 +100,7 @@ impl State {
                 }
             }
         }
+        self.nodes.values_mut().for_each(|node| node.leaving = false);
     }
 
     /// Deletions go on with the nodes that are left, if any of them has something to delete.

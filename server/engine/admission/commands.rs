@@ -199,6 +199,13 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
             );
             Err(Objection::Wrong("MetaCommand.report_deletion", Error::invalid(told)))
         }
+        cluster::Command::Decommissioned { node, .. } if *node != facts.from => {
+            let told = format!(
+                "node {} reports that node {node} has left; each node reports its own leave",
+                facts.from
+            );
+            Err(Objection::Wrong("MetaCommand.decommissioned", Error::invalid(told)))
+        }
         // One in another history would keep its node out of this one.
         cluster::Command::AnnounceNode(node) if node.lineage != facts.meta.settings().lineage => {
             Err(Objection::Later)
@@ -218,6 +225,10 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
         | cluster::Command::BeginDeletion { .. }
         | cluster::Command::ForgetSnapshot { .. } => Ok(()),
         cluster::Command::RaiseLevel(_) | cluster::Command::RemoveNode { .. } => Ok(()),
+        cluster::Command::Decommission { .. }
+        | cluster::Command::CancelDecommission { .. }
+        | cluster::Command::Decommissioned { .. }
+        | cluster::Command::SetCapacity { .. } => Ok(()),
     }
 }
 
@@ -250,5 +261,6 @@ pub(super) const RULES: &[(&str, &str)] = &[
     ("MetaCommand.establish_lineage", "by nobody: the meta leader's own"),
     ("MetaCommand.report_part", "by the node whose part it is"),
     ("MetaCommand.report_deletion", "by the node whose part it is"),
+    ("MetaCommand.decommissioned", "by the node that has left"),
     ("Query.site", "lies in the group"),
 ];

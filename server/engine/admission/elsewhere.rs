@@ -41,6 +41,8 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("PeerMessage.mark_request", "MARKS"),
     ("PeerMessage.marked", "MARKS"),
     ("PeerMessage.release", "MARKS"),
+    ("PeerMessage.end_request", "ENDINGS"),
+    ("PeerMessage.may_end", "ENDINGS"),
     ("RaftMessage.reject", "any: what is rejected is sent again or snapshotted"),
     // Requests on their way.
     ("Forward.deadline_ms", "any: cut to REQUEST_DEADLINE_MAX (engine::forward)"),
@@ -89,6 +91,12 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
         "cluster::State: a member, and not the last, on the members and assignments that whoever \
          asks has seen",
     ),
+    ("MetaCommand.decommission", "cluster::State: as a removal, and not the last node that stays"),
+    (
+        "MetaCommand.cancel_decommission",
+        "cluster::State: a member; one that stays is left as it is",
+    ),
+    ("MetaCommand.set_capacity", "cluster::State: of a member, at most CAPACITY_PERCENT_MAX"),
     ("MetaCommand.raise_level", "cluster::State: not above what every member knows"),
     ("MetaCommand.site_generation", "any: cluster::State does nothing to another life of the site"),
     // Joining.
@@ -139,6 +147,10 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("LedGroup.group", "any: shown"),
     ("LedGroup.voters", "any: shown"),
     ("LedGroup.learners", "any: shown"),
+    ("LedGroup.wait", "any: shown"),
+    ("GroupWait.node_id", "any: shown"),
+    ("GroupWait.reason", "one that this version knows, or it is not shown"),
+    ("GetNodeStatusResponse.replicas", "any: shown"),
     ("LeaderlessGroup.group", "any: shown"),
     ("LeaderlessGroup.voters", "any: shown"),
     ("LeaderlessGroup.applied_index", "any: shown"),

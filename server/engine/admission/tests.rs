@@ -27,8 +27,8 @@ use crate::{
     proto::{
         self,
         internal::v1::{
-            Forward, ForwardReply, MarkRequest, Marked, PeerMessage, RaftEntry, RaftMessage,
-            RaftMessageType as Kind, RaftSnapshot, Release, peer_message::Body,
+            EndRequest, Forward, ForwardReply, MarkRequest, Marked, MayEnd, PeerMessage, RaftEntry,
+            RaftMessage, RaftMessageType as Kind, RaftSnapshot, Release, peer_message::Body,
         },
     },
 };
@@ -79,6 +79,7 @@ impl Scene {
             snapshot_store: true,
             lineage: Lineage(5),
             level: Level::own(),
+            leaving: false,
         };
         let settings =
             Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(5), 3, topology()).unwrap();
@@ -270,6 +271,7 @@ const WRONG: &[(&str, Kind, Change)] = &[
     ("RaftMessage.request_snapshot", Kind::AppendResponse, |m| m.request_snapshot = 5),
     ("RaftMessage.reject_hint", Kind::AppendResponse, |m| m.reject_hint = u64::MAX),
     ("RaftMessage.context", Kind::Heartbeat, |m| m.context = vec![0; 17].into()),
+    ("RaftMessage.tenure", Kind::AppendResponse, |m| m.tenure = u64::MAX),
     ("RaftMessage.priority", Kind::RequestVote, |m| m.priority = 1),
     ("RaftEntry.type", Kind::Append, |m| m.entries[0].r#type = 0),
     ("RaftEntry.type", Kind::ReadIndex, |m| m.entries[0].r#type = 2),
@@ -296,6 +298,7 @@ fn changed(message: &mut RaftMessage, change: fn(&mut RaftSnapshot)) {
 /// The same for the others, with who says it and of which group.
 fn wrong_others() -> Vec<(&'static str, NodeId, GroupId, Body)> {
     let meta = GroupId::META;
+    let may_end = |term, index| Body::MayEnd(MayEnd { id: 9, term, index });
     let reply = |id, leader| Body::ForwardReply(ForwardReply { id, leader, reply: None });
     vec![
         ("PeerMessage.group", LEADER, GroupId(4), Body::Raft(raft(Kind::Append, LEADER))),
@@ -310,6 +313,11 @@ fn wrong_others() -> Vec<(&'static str, NodeId, GroupId, Body)> {
         ("Marked.seq", STRANGER, meta, Body::Marked(Marked { seq: 2, groups: vec![0] })),
         ("Marked.groups", LEADER, meta, Body::Marked(Marked { seq: 2, groups: vec![4] })),
         ("Marked.groups", LEADER, meta, Body::Marked(Marked { seq: 2, groups: vec![0; 6] })),
+        ("EndRequest.id", STRANGER, FOLLOWED, Body::EndRequest(EndRequest { id: 9 })),
+        ("MayEnd.id", STRANGER, FOLLOWED, may_end(7, 100)),
+        ("MayEnd.term", LEADER, FOLLOWED, may_end(0, 100)),
+        ("MayEnd.term", LEADER, FOLLOWED, may_end(u64::MAX, 100)),
+        ("MayEnd.index", LEADER, FOLLOWED, may_end(7, u64::MAX)),
         ("Release.seq", LEADER, meta, Body::Release(Release { seq: u64::MAX })),
         ("Release.seq", STRANGER, meta, Body::Release(Release { seq: 2 })),
     ]
@@ -335,10 +343,9 @@ fn every_field_of_what_nodes_say_to_each_other_has_a_row() {
                 .any(|m| m.field.iter().any(|f| f.r#type() == Type::Message)))
     );
 
-    let engine = super::RAFT
-        .iter()
-        .map(|r| (r.field, r.rule))
-        .chain(super::FORWARD.iter().chain(super::MARKS).map(|r| (r.field, r.rule)));
+    let engine = super::RAFT.iter().map(|r| (r.field, r.rule)).chain(
+        super::FORWARD.iter().chain(super::ENDINGS).chain(super::MARKS).map(|r| (r.field, r.rule)),
+    );
     let engine = engine.chain(super::REPLY.iter().map(|r| (r.field, r.rule)));
     let rows: Vec<(&str, &str)> = engine
         .chain(commands::RULES.iter().copied())
@@ -440,7 +447,7 @@ fn every_row_refuses_what_no_node_that_is_well_says() {
     let rows = super::RAFT
         .iter()
         .map(|r| r.field)
-        .chain(super::FORWARD.iter().chain(super::MARKS).map(|r| r.field))
+        .chain(super::FORWARD.iter().chain(super::ENDINGS).chain(super::MARKS).map(|r| r.field))
         .chain(super::REPLY.iter().map(|r| r.field));
     assert_eq!(
         rows.filter(|field| !tried.contains(field)).collect::<Vec<_>>(),
@@ -502,14 +509,19 @@ fn nobody_is_believed_beyond_what_it_is_to_a_group() {
         ..raft(Kind::RequestVote, from)
     };
     assert_eq!(scene.judge(NodeId(3), FOLLOWED, Body::Raft(stands(NodeId(3)))), Verdict::Take);
-    assert_eq!(
-        scene.judge(IDLE, SILENT, Body::Raft(stands(IDLE))),
-        Verdict::Refuse("RaftMessage.context")
-    );
+    // One that may have become a member meanwhile.
+    assert_eq!(scene.judge(IDLE, SILENT, Body::Raft(stands(IDLE))), Verdict::Later);
     // Who has led a group until now may say so late, and is not believed.
     for (from, group) in [(LEADER, GroupId::META), (IDLE, FOLLOWED)] {
         let marked = Marked { seq: 2, groups: vec![group.0] };
         assert_eq!(scene.judge(from, GroupId::META, Body::Marked(marked)), Verdict::Later);
+    }
+    // Whoever holds a group may ask whether it should, and hears nothing that it did not ask for.
+    let asks = Body::EndRequest(EndRequest { id: 9 });
+    assert_eq!(scene.judge(IDLE, FOLLOWED, asks), Verdict::Take);
+    let may = Body::MayEnd(MayEnd { id: 9, term: 7, index: 100 });
+    for from in [LEADER, IDLE] {
+        assert_eq!(scene.judge(from, FOLLOWED, may.clone()), Verdict::Later, "it is assigned here");
     }
     // Who asks for marks and releases leads the meta group.
     for body in [Body::MarkRequest(MarkRequest { seq: 2 }), Body::Release(Release { seq: 2 })] {

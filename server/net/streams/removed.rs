@@ -1,5 +1,5 @@
-//! Nodes that were removed from the cluster: nobody speaks to them, nobody listens, and one that
-//! comes back learns it and ends.
+//! Nodes that are no members any more: nobody speaks to them, nobody listens, and one that comes
+//! back learns it and ends. One that has asked to go ends well, however it learns that it may.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,31 @@ use crate::{
     cluster::Removed,
 };
 
+/// What a node knows of its own end as a member.
+#[derive(Default)]
+pub(super) struct Departure {
+    /// It has said that it may go.
+    asked: bool,
+    /// Who has said that it was removed.
+    told_by: BTreeSet<NodeId>,
+}
+
 impl Peers {
+    /// This node says that it has given away what it held.
+    pub fn departs(&self) {
+        lock(&self.shared.departure).asked = true;
+    }
+
+    /// This node is no member any more.
+    pub fn is_out(&self) {
+        if lock(&self.shared.departure).asked {
+            self.shared.crew.depart();
+        } else {
+            let me = self.me().identity.borrow().node;
+            self.shared.crew.fail(Error::conflict(Removed::refusal(me)));
+        }
+    }
+
     /// A node was removed from the cluster: nobody speaks to it, and nobody listens.
     pub fn remove(&self, node: NodeId) {
         if self.whereabouts().remove(node) {
@@ -28,7 +52,7 @@ impl Peers {
     /// decide it: the meta group's voters, as this node knows them.
     pub(super) async fn told_removed_by(&self, node: NodeId) {
         let told: BTreeSet<NodeId> = {
-            let mut told = lock(&self.shared.removed_by);
+            let told = &mut lock(&self.shared.departure).told_by;
             told.insert(node);
             told.clone()
         };
@@ -43,7 +67,7 @@ impl Peers {
         // Otherwise it says so again when it is dialled again.
         let Ok(voters) = voters.await else { return };
         if told.iter().filter(|node| voters.contains(node)).count() * 2 > voters.len() {
-            self.shared.crew.fail(Error::conflict(Removed::refusal(me)));
+            self.is_out();
         }
     }
 }

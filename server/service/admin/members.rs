@@ -1,5 +1,5 @@
-//! What operators ask of the members as a whole: the end of an upgrade, and the removal of a node
-//! that is lost.
+//! What operators ask of the members as a whole: the end of an upgrade, the removal of a node that
+//! is lost, the decommission of one that runs, and shares of the groups.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,10 +10,29 @@ use crate::{
         ids::{GroupId, NodeId},
         limits,
     },
-    cluster::{self, Etag, Node, level::Level},
-    proto::internal::v1::{GetNodeStatusResponse, LedGroup},
-    service::removal::{self, Heard, Plan},
+    cluster::{self, Etag, Node, level::Level, reconfigure::Wait},
+    proto::{
+        internal::v1::{GetNodeStatusResponse, GroupWait, LedGroup},
+        v1,
+    },
+    service::removal::{self, Heard, Plan, Way},
 };
+
+/// How far a node is on its way out.
+pub struct Decommission {
+    pub plan: Plan,
+    pub standing: Standing,
+    /// Data groups of which it still has a replica, as it says itself.
+    pub replicas_left: u32,
+    pub waits: Vec<v1::Wait>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Stays,
+    Leaving,
+    Gone,
+}
 
 /// How a removal is asked for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,37 +69,163 @@ impl Cluster {
     ) -> Result<(Plan, bool)> {
         let deadline = self.handle.clock.now() + wait;
         let left = || deadline.saturating_sub(self.handle.clock.now());
-        let patience = self.handle.clock.now() + limits::REMOVAL_ELECTIONS.min(wait / 2);
-        let (plan, gone) = loop {
-            let nodes = self.look(left(), |s| s.nodes().clone()).await?;
-            let heard = heard(&self.ask_nodes(&nodes).await);
-            let planned = self.look(left(), move |s| match s.removed().get(&node) {
-                Some(removed) => Ok((Plan::of_nothing(removed, s.etag()), true)),
-                None => removal::plan(s, &heard, node).map(|plan| (plan, false)),
-            });
-            let (plan, gone) = planned.await??;
-            // The node may have been lost a moment ago, and its groups are electing.
-            if !plan.lacks_leaders() || self.handle.clock.now() >= patience {
-                break (plan, gone);
-            }
-            tokio::time::sleep(limits::REMOVAL_LOOK).await;
-        };
-        if asked.etag.is_some_and(|etag| etag != plan.etag) {
-            return Err(Error::conflict(
-                "nodes or their groups have changed since that etag was given; look at the plan \
-                 again",
-            ));
-        }
-        if asked.validate_only || gone {
+        let Decommission { plan, standing, .. } =
+            self.planned(node, Way::Removal, asked.etag, deadline).await?;
+        if asked.validate_only || standing == Standing::Gone {
             return Ok((plan, false));
         }
-        if let Some(refusal) = plan.refusal(node, asked.force) {
+        if let Some(refusal) = plan.refusal(node, Way::Removal, asked.force) {
             return Err(refusal);
         }
         let removed_ms = self.handle.clock.wall_ms();
         let command = cluster::Command::RemoveNode { node, removed_ms, seen: plan.etag };
         Ok((plan, self.change(command, left()).await?))
     }
+
+    /// Has a node leave, or says only how far it is and what that would do.
+    pub async fn decommission_node(
+        &self,
+        node: NodeId,
+        asked: RemovalAsked,
+        wait: Duration,
+    ) -> Result<Decommission> {
+        let deadline = self.handle.clock.now() + wait;
+        let left = || deadline.saturating_sub(self.handle.clock.now());
+        let mut seen = self.planned(node, Way::Decommission, asked.etag, deadline).await?;
+        if asked.validate_only || seen.standing != Standing::Stays {
+            return Ok(seen);
+        }
+        if let Some(refusal) = seen.plan.refusal(node, Way::Decommission, asked.force) {
+            return Err(refusal);
+        }
+        let command = cluster::Command::Decommission { node, seen: seen.plan.etag };
+        self.change(command, left()).await?;
+        seen.standing = Standing::Leaving;
+        Ok(seen)
+    }
+
+    /// Has a node stay that is leaving. Whether it was.
+    pub async fn cancel_decommission(&self, node: NodeId, wait: Duration) -> Result<bool> {
+        self.change(cluster::Command::CancelDecommission { node }, wait).await
+    }
+
+    /// Changes a node's share of the groups, or says only what that would move: how many replicas,
+    /// and whether it is another share.
+    pub async fn set_capacity(
+        &self,
+        node: NodeId,
+        percent: u32,
+        validate_only: bool,
+        wait: Duration,
+    ) -> Result<(usize, bool)> {
+        let planned = self.look(wait, move |s| {
+            let before = s.node(node).ok_or_else(|| {
+                Error::not_found(format!("there is no node {node}; see ddbctl node list"))
+            })?;
+            cluster::Node { capacity_percent: percent, ..before.clone() }.check()?;
+            Ok(s.moves_to(&s.assignments_with(node, percent)))
+        });
+        let moved = planned.await??;
+        if validate_only {
+            return Ok((moved, false));
+        }
+        let command = cluster::Command::SetCapacity { node, percent };
+        Ok((moved, self.change(command, wait).await?))
+    }
+
+    /// Says that this node has given away what it held. Told again until the cluster knows.
+    pub async fn depart(&self) {
+        self.peers.departs();
+        let node = self.peers.me().identity.borrow().node;
+        let removed_ms = self.handle.clock.wall_ms();
+        let command = cluster::Command::Decommissioned { node, removed_ms };
+        match self.change(command, limits::REQUEST_DEADLINE).await {
+            Ok(_) => self.peers.is_out(),
+            Err(e) => {
+                tracing::warn!(error = %e, "the cluster does not know yet that this node has \
+                given away what it held; it is told again")
+            }
+        }
+    }
+
+    /// What a node's way out would do, and how far it is.
+    async fn planned(
+        &self,
+        node: NodeId,
+        way: Way,
+        etag: Option<Etag>,
+        deadline: Duration,
+    ) -> Result<Decommission> {
+        let left = || deadline.saturating_sub(self.handle.clock.now());
+        let patience = self.handle.clock.now() + limits::REMOVAL_ELECTIONS.min(left() / 2);
+        let seen = loop {
+            let nodes = self.look(left(), |s| s.nodes().clone()).await?;
+            let said = self.ask_nodes(&nodes).await;
+            let heard = heard(&said);
+            let planned =
+                self.look(left(), move |s| match (s.removed().get(&node), s.node(node)) {
+                    (Some(removed), _) => Ok((Plan::of_nothing(removed, s.etag()), Standing::Gone)),
+                    (None, Some(entry)) if entry.leaving => {
+                        removal::plan(s, &heard, node, way).map(|plan| (plan, Standing::Leaving))
+                    }
+                    (None, _) => {
+                        removal::plan(s, &heard, node, way).map(|plan| (plan, Standing::Stays))
+                    }
+                });
+            let (plan, standing) = planned.await??;
+            // The node may have been lost a moment ago, and its groups are electing.
+            if !plan.lacks_leaders() || self.handle.clock.now() >= patience {
+                let own = said.get(&node).and_then(|said| said.as_ref().ok());
+                let replicas_left = own.map_or(0, |own| own.replicas);
+                break Decommission { plan, standing, replicas_left, waits: waits(&said) };
+            }
+            tokio::time::sleep(limits::REMOVAL_LOOK).await;
+        };
+        if etag.is_some_and(|etag| etag != seen.plan.etag) {
+            return Err(Error::conflict(
+                "nodes or their groups have changed since that etag was given; look at the plan \
+                 again",
+            ));
+        }
+        Ok(seen)
+    }
+}
+
+/// As nodes tell each other of it.
+pub(super) fn group_wait(wait: Wait) -> GroupWait {
+    let (node, reason) = match wait {
+        Wait::Silent(node) => (node, v1::WaitReason::Silent),
+        Wait::Behind(node) => (node, v1::WaitReason::Behind),
+        Wait::Away(node) => (node, v1::WaitReason::Away),
+    };
+    GroupWait { node_id: node.0, reason: reason as u32 }
+}
+
+/// What groups wait for, as their leaders say.
+fn waits(said: &BTreeMap<NodeId, Result<GetNodeStatusResponse>>) -> Vec<v1::Wait> {
+    let led = said.values().filter_map(|said| said.as_ref().ok()).flat_map(|said| &said.led);
+    let wait = |led: &LedGroup| {
+        let GroupWait { node_id, reason } = led.wait?;
+        let reason = v1::WaitReason::try_from(i32::try_from(reason).ok()?).ok()?;
+        let group = GroupId(led.group);
+        let text = match reason {
+            v1::WaitReason::Unspecified => return None,
+            v1::WaitReason::Silent => {
+                format!("group {group} goes to node {node_id}, which does not answer")
+            }
+            v1::WaitReason::Behind => {
+                format!("group {group} is being copied to node {node_id}")
+            }
+            v1::WaitReason::Away => format!(
+                "node {node_id} holds group {group} and does not answer: nobody gives it up \
+                 meanwhile"
+            ),
+        };
+        Some(v1::Wait { group: led.group, node_id, reason: reason as i32, text })
+    };
+    let mut waits: Vec<v1::Wait> = led.filter_map(wait).collect();
+    waits.sort_by_key(|wait| wait.group);
+    waits
 }
 
 /// Who answers, and who votes where.

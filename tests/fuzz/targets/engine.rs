@@ -95,6 +95,7 @@ fn configuration() -> State {
         snapshot_store: true,
         lineage: LINEAGE,
         level: Level::own(),
+        leaving: false,
     };
     let settings = Settings::founding(ClusterId(Uuid::nil()), LINEAGE, 3, topology())
         .expect("settings that can be");

@@ -59,6 +59,7 @@ pub fn commands(input: &[u8]) -> bool {
         snapshot_store: true,
         lineage: Lineage(1),
         level: Level::own(),
+        leaving: false,
     };
     let topology = Topology::new(64, 4).expect("a shape that can be");
     let settings = Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(1), 2, topology)

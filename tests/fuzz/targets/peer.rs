@@ -80,7 +80,11 @@ fn delivered(message: PeerMessage) -> bool {
     match message.body {
         Some(Raft(raft)) => wire::parse_raft(raft.clone())
             .map(|parsed| {
-                assert_eq!(wire::raft(parsed), raft, "a message of Raft comes out changed")
+                assert_eq!(
+                    wire::raft(parsed, raft.tenure),
+                    raft,
+                    "a message of Raft comes out changed"
+                )
             })
             .is_some(),
         Some(Forward(forward)) => match forward.request {

@@ -32,6 +32,19 @@ impl Story {
         self.world.alarm(Duration::from_millis(rng.below(3000)), REMOVALS);
     }
 
+    /// An operator has a node hold nothing, or its share.
+    pub(super) fn change_capacity(&mut self, node: usize, nothing: bool) {
+        let up = self.world.up();
+        if up.is_empty() {
+            return;
+        }
+        let at = up[self.rng.below(up.len() as u64) as usize];
+        let (node, percent) = (self.world.nodes[node].id, if nothing { 0 } else { 100 });
+        let command = cluster::Command::SetCapacity { node, percent };
+        let wait = Duration::from_secs(2);
+        self.world.request(at, GroupId::META, Body::Propose(command.into()), wait);
+    }
+
     /// An operator removes what is lost, by whichever node, until the cluster says that it is gone.
     pub(super) fn remove_lost(&mut self) {
         let Some(lost) = self.lost.iter().next().copied() else { return };

@@ -28,6 +28,8 @@ pub struct Said {
     /// Messages that were not let in, and whose they were.
     pub refused: Vec<(NodeId, String)>,
     pub listed: Vec<(NodeId, String)>,
+    /// Replicas that have ended.
+    pub ended: u64,
 }
 
 pub struct Outside<'a> {
@@ -79,7 +81,12 @@ impl Host for Outside<'_> {
             News::Skipped { group, at, why } => {
                 self.said.wrong.push(format!("passed over entry {at:?} of group {group}: {why}"))
             }
-            News::Removed(_) | News::Held(_) | News::Leader { .. } | News::Logged { .. } => {}
+            News::Ended { .. } => self.said.ended += 1,
+            News::Departs
+            | News::Removed(_)
+            | News::Held(_)
+            | News::Leader { .. }
+            | News::Logged { .. } => {}
         }
     }
     fn adopt(&mut self, identity: &Identity) -> Result<()> {

@@ -4,7 +4,7 @@
 //!
 //! - A node's term in a group never falls.
 //! - It votes for one candidate in a term, and has voted for itself when it stands.
-//! - What it has of a leader's log it never denies to that leader.
+//! - What it has of a leader's log it never denies to that leader, while it stays in the group.
 //! - A term has one leader.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,9 @@ pub struct RaftInvariants {
 struct Term {
     number: u64,
     vote: Option<NodeId>,
-    /// The last entry of its leader's log that it has.
+    /// Its stay in the group, as its leader has named it last.
+    tenure: u64,
+    /// The last entry of its leader's log that it has, in this stay.
     has: u64,
 }
 
@@ -74,6 +76,9 @@ impl RaftInvariants {
         term.vote = term.vote.or(vote);
         // One that asks for rows says so in a denial.
         if kind == RaftMessageType::AppendResponse && raft.request_snapshot == 0 {
+            if raft.tenure > term.tenure {
+                (term.tenure, term.has) = (raft.tenure, 0);
+            }
             if raft.reject && raft.reject_hint < term.has {
                 return Err(format!(
                     "{from} has {} entries of group {group} in term {}, and had {}",

@@ -16,12 +16,34 @@ class NodeState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NODE_STATE_RESTORING: _ClassVar[NodeState]
     NODE_STATE_OPENING: _ClassVar[NodeState]
     NODE_STATE_SERVING: _ClassVar[NodeState]
+
+class DecommissionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DECOMMISSION_STATE_UNSPECIFIED: _ClassVar[DecommissionState]
+    DECOMMISSION_STATE_STAYS: _ClassVar[DecommissionState]
+    DECOMMISSION_STATE_LEAVING: _ClassVar[DecommissionState]
+    DECOMMISSION_STATE_GONE: _ClassVar[DecommissionState]
+
+class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WAIT_REASON_UNSPECIFIED: _ClassVar[WaitReason]
+    WAIT_REASON_SILENT: _ClassVar[WaitReason]
+    WAIT_REASON_BEHIND: _ClassVar[WaitReason]
+    WAIT_REASON_AWAY: _ClassVar[WaitReason]
 NODE_STATE_UNSPECIFIED: NodeState
 NODE_STATE_WAITING: NodeState
 NODE_STATE_JOINING: NodeState
 NODE_STATE_RESTORING: NodeState
 NODE_STATE_OPENING: NodeState
 NODE_STATE_SERVING: NodeState
+DECOMMISSION_STATE_UNSPECIFIED: DecommissionState
+DECOMMISSION_STATE_STAYS: DecommissionState
+DECOMMISSION_STATE_LEAVING: DecommissionState
+DECOMMISSION_STATE_GONE: DecommissionState
+WAIT_REASON_UNSPECIFIED: WaitReason
+WAIT_REASON_SILENT: WaitReason
+WAIT_REASON_BEHIND: WaitReason
+WAIT_REASON_AWAY: WaitReason
 
 class GetIdentityRequest(_message.Message):
     __slots__ = ()
@@ -60,7 +82,7 @@ class InitClusterResponse(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., created: bool = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("id", "address", "capacity_percent", "reachable", "ready", "version", "snapshot_store", "groups_wanted", "groups_led", "reason")
+    __slots__ = ("id", "address", "capacity_percent", "reachable", "ready", "version", "snapshot_store", "groups_wanted", "groups_led", "reason", "leaving")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_PERCENT_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +93,7 @@ class Node(_message.Message):
     GROUPS_WANTED_FIELD_NUMBER: _ClassVar[int]
     GROUPS_LED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     capacity_percent: int
@@ -81,7 +104,8 @@ class Node(_message.Message):
     groups_wanted: int
     groups_led: int
     reason: str
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., capacity_percent: _Optional[int] = ..., reachable: bool = ..., ready: bool = ..., version: _Optional[str] = ..., snapshot_store: bool = ..., groups_wanted: _Optional[int] = ..., groups_led: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    leaving: bool
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., capacity_percent: _Optional[int] = ..., reachable: bool = ..., ready: bool = ..., version: _Optional[str] = ..., snapshot_store: bool = ..., groups_wanted: _Optional[int] = ..., groups_led: _Optional[int] = ..., reason: _Optional[str] = ..., leaving: bool = ...) -> None: ...
 
 class GetOverviewRequest(_message.Message):
     __slots__ = ("local",)
@@ -374,6 +398,72 @@ class RemoveNodeResponse(_message.Message):
     plan: RemovalPlan
     removed: bool
     def __init__(self, plan: _Optional[_Union[RemovalPlan, _Mapping]] = ..., removed: bool = ...) -> None: ...
+
+class DecommissionNodeRequest(_message.Message):
+    __slots__ = ("node_id", "force", "validate_only", "etag")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    force: bool
+    validate_only: bool
+    etag: str
+    def __init__(self, node_id: _Optional[int] = ..., force: bool = ..., validate_only: bool = ..., etag: _Optional[str] = ...) -> None: ...
+
+class DecommissionNodeResponse(_message.Message):
+    __slots__ = ("plan", "state", "replicas_left", "waits")
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    plan: RemovalPlan
+    state: DecommissionState
+    replicas_left: int
+    waits: _containers.RepeatedCompositeFieldContainer[Wait]
+    def __init__(self, plan: _Optional[_Union[RemovalPlan, _Mapping]] = ..., state: _Optional[_Union[DecommissionState, str]] = ..., replicas_left: _Optional[int] = ..., waits: _Optional[_Iterable[_Union[Wait, _Mapping]]] = ...) -> None: ...
+
+class Wait(_message.Message):
+    __slots__ = ("group", "node_id", "reason", "text")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    group: int
+    node_id: int
+    reason: WaitReason
+    text: str
+    def __init__(self, group: _Optional[int] = ..., node_id: _Optional[int] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., text: _Optional[str] = ...) -> None: ...
+
+class CancelDecommissionRequest(_message.Message):
+    __slots__ = ("node_id",)
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    def __init__(self, node_id: _Optional[int] = ...) -> None: ...
+
+class CancelDecommissionResponse(_message.Message):
+    __slots__ = ("cancelled",)
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    cancelled: bool
+    def __init__(self, cancelled: bool = ...) -> None: ...
+
+class SetCapacityRequest(_message.Message):
+    __slots__ = ("node_id", "capacity_percent", "validate_only")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    capacity_percent: int
+    validate_only: bool
+    def __init__(self, node_id: _Optional[int] = ..., capacity_percent: _Optional[int] = ..., validate_only: bool = ...) -> None: ...
+
+class SetCapacityResponse(_message.Message):
+    __slots__ = ("replicas_moved", "changed")
+    REPLICAS_MOVED_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    replicas_moved: int
+    changed: bool
+    def __init__(self, replicas_moved: _Optional[int] = ..., changed: bool = ...) -> None: ...
 
 class RemovalPlan(_message.Message):
     __slots__ = ("address", "replicas_moved", "groups_short", "objections", "etag")

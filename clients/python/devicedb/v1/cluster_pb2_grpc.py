@@ -113,6 +113,21 @@ class ClusterServiceStub(object):
                 request_serializer=devicedb_dot_v1_dot_cluster__pb2.RemoveNodeRequest.SerializeToString,
                 response_deserializer=devicedb_dot_v1_dot_cluster__pb2.RemoveNodeResponse.FromString,
                 _registered_method=True)
+        self.DecommissionNode = channel.unary_unary(
+                '/devicedb.v1.ClusterService/DecommissionNode',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.DecommissionNodeRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.DecommissionNodeResponse.FromString,
+                _registered_method=True)
+        self.CancelDecommission = channel.unary_unary(
+                '/devicedb.v1.ClusterService/CancelDecommission',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.CancelDecommissionRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.CancelDecommissionResponse.FromString,
+                _registered_method=True)
+        self.SetCapacity = channel.unary_unary(
+                '/devicedb.v1.ClusterService/SetCapacity',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -233,6 +248,30 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DecommissionNode(self, request, context):
+        """Has a node leave that runs: what it holds goes to other nodes first, then it is no member any more, and its process ends. It may take long, goes on
+        whoever asked, and survives restarts. Asking again says how far it is and what it waits for; with `validate_only` nothing is begun.
+
+        What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelDecommission(self, request, context):
+        """Has a node stay that is leaving: it gets its share again. FAILED_PRECONDITION where it is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCapacity(self, request, context):
+        """Changes a node's share of the groups, which move accordingly.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -310,6 +349,21 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.RemoveNode,
                     request_deserializer=devicedb_dot_v1_dot_cluster__pb2.RemoveNodeRequest.FromString,
                     response_serializer=devicedb_dot_v1_dot_cluster__pb2.RemoveNodeResponse.SerializeToString,
+            ),
+            'DecommissionNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecommissionNode,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.DecommissionNodeRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.DecommissionNodeResponse.SerializeToString,
+            ),
+            'CancelDecommission': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelDecommission,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.CancelDecommissionRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.CancelDecommissionResponse.SerializeToString,
+            ),
+            'SetCapacity': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCapacity,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -721,6 +775,87 @@ class ClusterService(object):
             '/devicedb.v1.ClusterService/RemoveNode',
             devicedb_dot_v1_dot_cluster__pb2.RemoveNodeRequest.SerializeToString,
             devicedb_dot_v1_dot_cluster__pb2.RemoveNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecommissionNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/DecommissionNode',
+            devicedb_dot_v1_dot_cluster__pb2.DecommissionNodeRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.DecommissionNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelDecommission(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/CancelDecommission',
+            devicedb_dot_v1_dot_cluster__pb2.CancelDecommissionRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.CancelDecommissionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCapacity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/SetCapacity',
+            devicedb_dot_v1_dot_cluster__pb2.SetCapacityRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.SetCapacityResponse.FromString,
             options,
             channel_credentials,
             insecure,

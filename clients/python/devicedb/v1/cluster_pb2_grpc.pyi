@@ -265,7 +265,55 @@ _ClusterServiceRemoveNodeType = typing_extensions.TypeVar(
     ],
 )
 
-class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _ClusterServiceInitClusterType, _ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType, _ClusterServiceGetUpgradeType, _ClusterServiceFinalizeUpgradeType, _ClusterServiceRemoveNodeType]):
+_ClusterServiceDecommissionNodeType = typing_extensions.TypeVar(
+    '_ClusterServiceDecommissionNodeType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.DecommissionNodeRequest,
+        devicedb.v1.cluster_pb2.DecommissionNodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.DecommissionNodeRequest,
+        devicedb.v1.cluster_pb2.DecommissionNodeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.DecommissionNodeRequest,
+        devicedb.v1.cluster_pb2.DecommissionNodeResponse,
+    ],
+)
+
+_ClusterServiceCancelDecommissionType = typing_extensions.TypeVar(
+    '_ClusterServiceCancelDecommissionType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.CancelDecommissionRequest,
+        devicedb.v1.cluster_pb2.CancelDecommissionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.CancelDecommissionRequest,
+        devicedb.v1.cluster_pb2.CancelDecommissionResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.CancelDecommissionRequest,
+        devicedb.v1.cluster_pb2.CancelDecommissionResponse,
+    ],
+)
+
+_ClusterServiceSetCapacityType = typing_extensions.TypeVar(
+    '_ClusterServiceSetCapacityType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.SetCapacityRequest,
+        devicedb.v1.cluster_pb2.SetCapacityResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.SetCapacityRequest,
+        devicedb.v1.cluster_pb2.SetCapacityResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.SetCapacityRequest,
+        devicedb.v1.cluster_pb2.SetCapacityResponse,
+    ],
+)
+
+class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _ClusterServiceInitClusterType, _ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType, _ClusterServiceGetUpgradeType, _ClusterServiceFinalizeUpgradeType, _ClusterServiceRemoveNodeType, _ClusterServiceDecommissionNodeType, _ClusterServiceCancelDecommissionType, _ClusterServiceSetCapacityType]):
     """Reads and changes the cluster's configuration. Any node answers.
 
     A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
@@ -334,6 +382,18 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
             devicedb.v1.cluster_pb2.RemoveNodeRequest,
             devicedb.v1.cluster_pb2.RemoveNodeResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.DecommissionNodeRequest,
+            devicedb.v1.cluster_pb2.DecommissionNodeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.CancelDecommissionRequest,
+            devicedb.v1.cluster_pb2.CancelDecommissionResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.SetCapacityRequest,
+            devicedb.v1.cluster_pb2.SetCapacityResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -398,6 +458,18 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
             devicedb.v1.cluster_pb2.RemoveNodeRequest,
             devicedb.v1.cluster_pb2.RemoveNodeResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.DecommissionNodeRequest,
+            devicedb.v1.cluster_pb2.DecommissionNodeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.CancelDecommissionRequest,
+            devicedb.v1.cluster_pb2.CancelDecommissionResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.SetCapacityRequest,
+            devicedb.v1.cluster_pb2.SetCapacityResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetIdentity: _ClusterServiceGetIdentityType
@@ -454,6 +526,19 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
 
     What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
     """
+
+    DecommissionNode: _ClusterServiceDecommissionNodeType
+    """Has a node leave that runs: what it holds goes to other nodes first, then it is no member any more, and its process ends. It may take long, goes on
+    whoever asked, and survives restarts. Asking again says how far it is and what it waits for; with `validate_only` nothing is begun.
+
+    What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
+    """
+
+    CancelDecommission: _ClusterServiceCancelDecommissionType
+    """Has a node stay that is leaving: it gets its share again. FAILED_PRECONDITION where it is gone."""
+
+    SetCapacity: _ClusterServiceSetCapacityType
+    """Changes a node's share of the groups, which move accordingly."""
 
 ClusterServiceAsyncStub: typing_extensions.TypeAlias = ClusterServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -515,6 +600,18 @@ ClusterServiceAsyncStub: typing_extensions.TypeAlias = ClusterServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.RemoveNodeRequest,
         devicedb.v1.cluster_pb2.RemoveNodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.DecommissionNodeRequest,
+        devicedb.v1.cluster_pb2.DecommissionNodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.CancelDecommissionRequest,
+        devicedb.v1.cluster_pb2.CancelDecommissionResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.SetCapacityRequest,
+        devicedb.v1.cluster_pb2.SetCapacityResponse,
     ],
 ]
 
@@ -654,5 +751,33 @@ class ClusterServiceServicer(metaclass=abc.ABCMeta):
 
         What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
         """
+
+    @abc.abstractmethod
+    def DecommissionNode(
+        self,
+        request: devicedb.v1.cluster_pb2.DecommissionNodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.DecommissionNodeResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.DecommissionNodeResponse]]:
+        """Has a node leave that runs: what it holds goes to other nodes first, then it is no member any more, and its process ends. It may take long, goes on
+        whoever asked, and survives restarts. Asking again says how far it is and what it waits for; with `validate_only` nothing is begun.
+
+        What speaks against it is in the plan. FAILED_PRECONDITION says what refuses it.
+        """
+
+    @abc.abstractmethod
+    def CancelDecommission(
+        self,
+        request: devicedb.v1.cluster_pb2.CancelDecommissionRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.CancelDecommissionResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.CancelDecommissionResponse]]:
+        """Has a node stay that is leaving: it gets its share again. FAILED_PRECONDITION where it is gone."""
+
+    @abc.abstractmethod
+    def SetCapacity(
+        self,
+        request: devicedb.v1.cluster_pb2.SetCapacityRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.SetCapacityResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.SetCapacityResponse]]:
+        """Changes a node's share of the groups, which move accordingly."""
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

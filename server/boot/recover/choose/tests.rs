@@ -31,14 +31,15 @@ fn node(id: u64) -> Node {
         version: "1".into(),
         snapshot_store: true,
         lineage: Lineage(5),
-        level: Level::REMOVAL,
+        level: Level::DEPARTURE,
+        leaving: false,
     }
 }
 
 /// A cluster of so many nodes with a site, and one group of all data.
 fn state(nodes: u64) -> State {
     let settings = Settings {
-        level: Level::REMOVAL,
+        level: Level::DEPARTURE,
         ..Settings::founding(ClusterId(uuid(1)), Lineage(5), 3, Topology::new(64, 1).unwrap())
             .unwrap()
     };

@@ -1,0 +1,357 @@
+//! `ddbctl node decommission | cancel | set`: nodes that leave the cluster while they run, or hold
+//! another share of it.
+//!
+//! A decommission goes on whether anybody waits for it or not. Who asks again is told how far it
+//! is, so waiting is asking again.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{
+    client::{Call, Client},
+    picture::service,
+    removal::{self, Objection},
+    term::{
+        exit::{self, Failure},
+        output::{Console, View},
+    },
+};
+use crate::{base::limits, proto::v1};
+
+/// How a decommission is asked for.
+pub struct Asked {
+    pub node: u64,
+    pub force: bool,
+    pub dry_run: bool,
+    pub etag: String,
+    /// None to leave it when it has begun.
+    pub wait: Option<Duration>,
+}
+
+#[derive(Debug, Serialize)]
+struct Decommission {
+    node: String,
+    address: String,
+    /// `stays`, `leaving` or `gone`.
+    state: &'static str,
+    dry_run: bool,
+    replicas_moved: u32,
+    groups_short: u32,
+    replicas_left: u32,
+    objections: Vec<Objection>,
+    waits: Vec<Wait>,
+    etag: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Wait {
+    group: u32,
+    node: String,
+    /// `silent`, `behind` or `away`.
+    reason: &'static str,
+    text: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Cancelled {
+    node: String,
+    cancelled: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Capacity {
+    node: String,
+    capacity_percent: u32,
+    changed: bool,
+    dry_run: bool,
+    replicas_moved: u32,
+}
+
+pub async fn decommission(
+    asked: Asked,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let Asked { node, force, dry_run, etag, wait } = asked;
+    let request =
+        v1::DecommissionNodeRequest { node_id: node, force, validate_only: dry_run, etag };
+    let begun = Decommission::new(node, dry_run, ask(request, client).await?);
+    if dry_run {
+        console.print(&begun)?;
+        return begun.judge(force);
+    }
+    for objection in begun.objections.iter().filter(|o| !o.refuses || force) {
+        console.say(&format!("note: {}", objection.text));
+    }
+    let Some(wait) = wait.filter(|_| begun.state == "leaving") else {
+        console.confirm(&match begun.state {
+            "gone" => format!("node {node} is no member any more"),
+            _ => format!(
+                "node {node} is leaving; ddbctl node decommission {node} --wait says how far it is"
+            ),
+        });
+        return console.print(&begun);
+    };
+    let ended = see_off(begun, wait, client, console).await?;
+    console.confirm(&format!("node {node} is decommissioned, and its process has ended"));
+    console.print(&ended)
+}
+
+/// Asks how far it is until the node is gone.
+async fn see_off(
+    begun: Decommission,
+    most: Duration,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<Decommission, Failure> {
+    let node: u64 = begun.node.parse().unwrap_or_default();
+    let (how, cancel) =
+        (format!("ddbctl node decommission {node} --wait"), format!("ddbctl node cancel {node}"));
+    console.on_interrupt(format!("node {node} goes on leaving; look with {how}"));
+    client.be_patient();
+    let until = client.now() + most;
+    let (mut now, mut told) = (begun, String::new());
+    while now.state == "leaving" {
+        let line = now.progress();
+        if line != told {
+            console.say(&line);
+            told = line;
+        }
+        if client.now() >= until {
+            return Err(Failure::new(
+                exit::UNREACHABLE,
+                format!("node {node} has not left within {most:?}"),
+                told,
+                format!("it goes on: look with {how}, or have it stay with {cancel}"),
+            ));
+        }
+        tokio::time::sleep(limits::CTL_LOOK_MAX).await;
+        let request = v1::DecommissionNodeRequest {
+            node_id: node,
+            validate_only: true,
+            ..v1::DecommissionNodeRequest::default()
+        };
+        now = Decommission::new(node, false, ask(request, client).await?);
+    }
+    if now.state == "stays" {
+        return Err(Failure::new(
+            exit::NOT_FOUND,
+            format!("node {node} does not leave any more"),
+            now.address,
+            "somebody has said ddbctl node cancel",
+        ));
+    }
+    Ok(now)
+}
+
+async fn ask(
+    request: v1::DecommissionNodeRequest,
+    client: &mut Client,
+) -> Result<v1::DecommissionNodeResponse, Failure> {
+    let what = format!("decommission node {}", request.node_id);
+    let call = Call { what, again: "repeat it".into() };
+    let answer = client
+        .call(&call, request, |channel, request| async move {
+            service(channel).decommission_node(request).await
+        })
+        .await?;
+    Ok(answer.body)
+}
+
+pub async fn cancel(node: u64, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+    let call = Call { what: format!("have node {node} stay"), again: "repeat it".into() };
+    let request = v1::CancelDecommissionRequest { node_id: node };
+    let answer = client
+        .call(&call, request, |channel, request| async move {
+            service(channel).cancel_decommission(request).await
+        })
+        .await?;
+    let cancelled = answer.body.cancelled || answer.repeated;
+    console.confirm(&match cancelled {
+        true => format!("node {node} stays, and gets its share of the groups again"),
+        false => format!("node {node} was not leaving"),
+    });
+    console.print(&Cancelled { node: node.to_string(), cancelled })
+}
+
+pub async fn set(
+    node: u64,
+    capacity: u32,
+    dry_run: bool,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let what = format!("set the capacity of node {node}");
+    let call = Call { what, again: "repeat it".into() };
+    let request = v1::SetCapacityRequest {
+        node_id: node,
+        capacity_percent: capacity,
+        validate_only: dry_run,
+    };
+    let answer = client
+        .call(&call, request, |channel, request| async move {
+            service(channel).set_capacity(request).await
+        })
+        .await?;
+    let moved = answer.body.replicas_moved;
+    let changed = answer.body.changed || (answer.repeated && !dry_run);
+    if !dry_run {
+        console.confirm(&match changed {
+            true => format!("node {node} has a capacity of {capacity} %; {moved} replicas move"),
+            false => format!("node {node} has had a capacity of {capacity} % before"),
+        });
+    }
+    console.print(&Capacity {
+        node: node.to_string(),
+        capacity_percent: capacity,
+        changed,
+        dry_run,
+        replicas_moved: moved,
+    })
+}
+
+impl Decommission {
+    fn new(node: u64, dry_run: bool, answer: v1::DecommissionNodeResponse) -> Decommission {
+        let state = match answer.state() {
+            v1::DecommissionState::Leaving => "leaving",
+            v1::DecommissionState::Gone => "gone",
+            _ => "stays",
+        };
+        let wait = |wait: v1::Wait| Wait {
+            group: wait.group,
+            node: wait.node_id.to_string(),
+            reason: match wait.reason() {
+                v1::WaitReason::Away => "away",
+                v1::WaitReason::Behind => "behind",
+                _ => "silent",
+            },
+            text: wait.text,
+        };
+        let plan = answer.plan.unwrap_or_default();
+        Decommission {
+            node: node.to_string(),
+            address: plan.address,
+            state,
+            dry_run,
+            replicas_moved: plan.replicas_moved,
+            groups_short: plan.groups_short,
+            replicas_left: answer.replicas_left,
+            objections: plan.objections.into_iter().map(Objection::new).collect(),
+            waits: answer.waits.into_iter().map(wait).collect(),
+            etag: plan.etag,
+        }
+    }
+
+    /// How far it is and what it waits for: the first few of each kind speak for the rest.
+    fn progress(&self) -> String {
+        let mut line = format!("node {}: {} replicas left", self.node, self.replicas_left);
+        let stuck = self.waits.iter().filter(|wait| wait.reason != "behind");
+        let copied = self.waits.iter().filter(|wait| wait.reason == "behind").count();
+        if copied > 0 {
+            line += &format!(", {copied} groups are being copied");
+        }
+        for wait in stuck.take(3) {
+            line += &format!("; {}", wait.text);
+        }
+        line
+    }
+
+    fn judge(&self, force: bool) -> Result<(), Failure> {
+        if self.state != "stays" || !self.objections.iter().any(|o| o.holds(force)) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            exit::FAILED,
+            format!("node {} would not be decommissioned", self.node),
+            self.address.clone(),
+            "see above what speaks against it",
+        ))
+    }
+}
+
+impl View for Decommission {
+    /// What was done is said on stderr; a dry run is all there is to see.
+    fn text(&self, _: Option<usize>) -> String {
+        if !self.dry_run {
+            return String::new();
+        }
+        let text = format!(
+            "node = {}\naddress = {}\nstate = {}\nreplicas moved = {}\n\
+             groups short of replicas = {}\nreplicas left = {}\netag = {}\n",
+            self.node,
+            self.address,
+            self.state,
+            self.replicas_moved,
+            self.groups_short,
+            self.replicas_left,
+            self.etag
+        );
+        let waits = self.waits.iter().map(|wait| format!("waits: {}\n", wait.text));
+        text + &removal::lines(&self.objections) + &waits.collect::<String>()
+    }
+}
+
+impl View for Cancelled {
+    fn text(&self, _: Option<usize>) -> String {
+        String::new()
+    }
+}
+
+impl View for Capacity {
+    fn text(&self, _: Option<usize>) -> String {
+        if self.dry_run {
+            format!("node = {}\nreplicas moved = {}\n", self.node, self.replicas_moved)
+        } else {
+            String::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ctl::term::output::Format;
+
+    #[test]
+    fn a_decommission_shows_what_moves_how_far_it_is_and_what_it_waits_for() {
+        let wait = |group, reason: v1::WaitReason, text: &str| v1::Wait {
+            group,
+            node_id: 5,
+            reason: reason as i32,
+            text: text.into(),
+        };
+        let answer = v1::DecommissionNodeResponse {
+            plan: Some(v1::RemovalPlan {
+                address: "node7:8080".into(),
+                replicas_moved: 48,
+                groups_short: 0,
+                objections: vec![v1::Objection {
+                    refuses: false,
+                    forcible: false,
+                    code: "OTHERS_AWAY".into(),
+                    text: "node 5 does not answer: groups that it holds wait until then".into(),
+                    groups: vec![],
+                }],
+                etag: "00c0ffee00c0ffee".into(),
+            }),
+            state: v1::DecommissionState::Leaving as i32,
+            replicas_left: 12,
+            waits: vec![
+                wait(3, v1::WaitReason::Behind, "group 3 is being copied to node 5"),
+                wait(4, v1::WaitReason::Silent, "group 4 goes to node 5, which does not answer"),
+            ],
+        };
+        let mut story = String::new();
+        for dry_run in [true, false] {
+            for format in [Format::Table, Format::Json] {
+                let (mut console, out, _) = Console::recording(format);
+                let seen = Decommission::new(7, dry_run, answer.clone());
+                console.print(&seen).unwrap();
+                story += &format!("# dry run: {dry_run}, {format:?}\n{}", out.text());
+                story += &format!("# {}\n", seen.progress());
+            }
+        }
+        crate::ctl::golden::check("decommission.txt", &story);
+    }
+}
