@@ -94,7 +94,7 @@ pub async fn decommission(
         return console.print(&begun);
     };
     let ended = see_off(begun, wait, client, console).await?;
-    console.confirm(&format!("node {node} is decommissioned, and its process has ended"));
+    console.confirm(&format!("node {node} is decommissioned, and its process ends"));
     console.print(&ended)
 }
 
@@ -251,8 +251,10 @@ impl Decommission {
         if copied > 0 {
             line += &format!(", {copied} groups are being copied");
         }
-        for wait in stuck.take(3) {
-            line += &format!("; {}", wait.text);
+        // What has been forced is no reason to wait.
+        let away = self.objections.iter().filter(|o| !o.forcible).map(|o| &o.text);
+        for text in away.chain(stuck.map(|wait| &wait.text)).take(3) {
+            line += &format!("; {text}");
         }
         line
     }

@@ -17,7 +17,7 @@ use super::{
     args::{self, Bucket, Place, Span, Token, Write},
     client, cluster, departure,
     flags::Flags,
-    kv, relay, removal, run_job, site,
+    kv, picture, relay, removal, run_job, site,
     snapshot::{self, Brief, download},
     term::{
         exit::{self, Failure},
@@ -80,6 +80,7 @@ enum Task {
     Put(In, Bytes, Bytes, Option<Vec<u8>>),
     Delete(In, Bytes, Option<Vec<u8>>),
     RemoveNode(u64),
+    /// 0 is the node that is asked.
     Decommission(u64),
     NotYet(&'static str),
 }
@@ -171,7 +172,8 @@ ddbctl does more.
   put                -site SITE [-bucket default] -key KEY -value VALUE [-context CONTEXT]
   delete             -site SITE [-bucket default] -key KEY [-context CONTEXT]
   remove             -node ID: remove a node for good, whether it answers or not
-  decommission       -node ID: have a node give away what it holds, and leave
+  decommission       [-node ID]: have a node, or the one that is asked, give away what it holds
+                     and leave
 
 Every command but start takes -host localhost and -port 8080: the node to speak to.
 Not available yet: replace, log_dump.
@@ -289,7 +291,7 @@ fn client_command(name: &'static str, flags: &Flags) -> Result<Client, Failure> 
         "put" => Task::Put(flags.place()?, flags.key()?, flags.value()?, flags.context()?),
         "delete" => Task::Delete(flags.place()?, flags.key()?, flags.context()?),
         "remove" => Task::RemoveNode(flags.node()?),
-        "decommission" => Task::Decommission(flags.node()?),
+        "decommission" => Task::Decommission(flags.number("node", 0)?),
         name => Task::NotYet(name),
     };
     Ok(Client { endpoint, task })
@@ -391,6 +393,7 @@ pub(super) async fn perform(
             removal::run(request, client, console).await
         }
         Task::Decommission(node) => {
+            let node = if node == 0 { who(client).await? } else { node };
             let asked = departure::Asked {
                 node,
                 force: false,
@@ -402,6 +405,17 @@ pub(super) async fn perform(
         }
         Task::NotYet(command) => Err(not_yet(command)),
     }
+}
+
+/// The node that answers.
+async fn who(client: &mut client::Client) -> Result<u64, Failure> {
+    let call = client::Call::new("ask the node who it is");
+    let answer = client
+        .call(&call, v1::GetIdentityRequest {}, |channel, request| async move {
+            picture::service(channel).get_identity(request).await
+        })
+        .await?;
+    Ok(answer.body.node_id)
 }
 
 /// The part of the node that answers.

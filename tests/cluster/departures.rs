@@ -5,7 +5,7 @@ use devicedb::proto::v1::Bucket;
 
 use crate::{
     connections::{metrics, number},
-    harness::{Cluster, Node, Options, SOON, eventually},
+    harness::{Cluster, Node, Options, SOON, eventually, shell},
     members::{Acknowledged, all_is_there, four_sites, id_of, repaired, writes},
 };
 
@@ -14,12 +14,16 @@ async fn leaves(cluster: &mut Cluster, node: usize, further: &[&str]) -> String 
     let id = id_of(cluster, &cluster.nodes[node]).await.to_string();
     let words = ["node", "decommission", &id, "--wait", "--wait-timeout", "60s"];
     let ran = cluster.ctl(&[&words[..], further].concat()).await.exits(0);
-    ran.says("is decommissioned, and its process has ended");
-    let ended = cluster.nodes[node].wait_ended().await;
-    let log = cluster.nodes[node].log();
+    ran.says("is decommissioned, and its process ends");
+    ends_well(&mut cluster.nodes[node]).await;
+    id
+}
+
+async fn ends_well(node: &mut Node) {
+    let ended = node.wait_ended().await;
+    let log = node.log();
     assert_eq!(ended.code(), Some(0), "{log}");
     assert!(log.contains("others hold all that it held"), "{log}");
-    id
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -29,7 +33,10 @@ async fn a_node_gives_away_what_it_holds_then_ends_well_and_does_not_come_back()
     let mut acknowledged = Acknowledged::new();
     writes(&cluster.client(), "before", &mut acknowledged).await;
     // The one that founded the cluster, and leads most of it.
-    let gone = leaves(&mut cluster, 0, &[]).await;
+    let gone = id_of(&cluster, &cluster.nodes[0]).await.to_string();
+    let guide = format!("devicedb cluster decommission -port {}", cluster.nodes[0].port.number);
+    shell(&guide, SOON).await.exits(0).says(&format!("node {gone} is leaving"));
+    ends_well(&mut cluster.nodes[0]).await;
     cluster.nodes.rotate_left(1);
     repaired(&cluster).await;
     writes(&cluster.nodes[0].client(), "after", &mut acknowledged).await;

@@ -22,7 +22,7 @@ use crate::{
 pub struct Decommission {
     pub plan: Plan,
     pub standing: Standing,
-    /// Data groups of which it still has a replica, as it says itself.
+    /// Data groups of which it still has a replica.
     pub replicas_left: u32,
     pub waits: Vec<v1::Wait>,
 }
@@ -175,8 +175,7 @@ impl Cluster {
             let (plan, standing) = planned.await??;
             // The node may have been lost a moment ago, and its groups are electing.
             if !plan.lacks_leaders() || self.handle.clock.now() >= patience {
-                let own = said.get(&node).and_then(|said| said.as_ref().ok());
-                let replicas_left = own.map_or(0, |own| own.replicas);
+                let replicas_left = replicas_of(node, &said);
                 break Decommission { plan, standing, replicas_left, waits: waits(&said) };
             }
             tokio::time::sleep(limits::REMOVAL_LOOK).await;
@@ -189,6 +188,19 @@ impl Cluster {
         }
         Ok(seen)
     }
+}
+
+/// Data groups of which a node has a replica: as it says itself, or as their leaders say.
+fn replicas_of(node: NodeId, said: &BTreeMap<NodeId, Result<GetNodeStatusResponse>>) -> u32 {
+    if let Some(Ok(own)) = said.get(&node) {
+        return own.replicas;
+    }
+    let led = said.values().filter_map(|said| said.as_ref().ok()).flat_map(|said| &said.led);
+    let has = |led: &&LedGroup| {
+        !GroupId(led.group).is_meta()
+            && led.voters.iter().chain(&led.learners).any(|n| *n == node.0)
+    };
+    led.filter(has).count() as u32
 }
 
 /// As nodes tell each other of it.
