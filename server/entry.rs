@@ -78,6 +78,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// What a replica leaves in the store that has ended, by the word of the leader of a term at a
+    /// place of its log.
+    pub fn ended_at(at: Position) -> Record {
+        Record { mark_at: at, ..Record::default() }
+    }
+
     /// Whether this is what a replica leaves in the store that has ended. Any other has applied
     /// something before it is stored.
     pub fn has_ended(&self) -> bool {

@@ -427,6 +427,10 @@ fn change_members(group: &mut Group, entry: &RaftEntry) -> Result<()> {
     group.left &= change.node_id != group.raw.raft.id
         || change.get_change_type() == ConfChangeType::RemoveNode;
     group.changed_at = entry.index;
+    if !members.has(node) {
+        // Rows of this stay are none of the next one's.
+        group.raw.mut_store().offers.get_mut().remove(&node);
+    }
     if group.leads() && !was_member && members.has(node) {
         group.tenures.begin(group.term(), node, entry.index);
     }

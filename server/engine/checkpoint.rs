@@ -38,8 +38,8 @@ pub enum Job {
     Purge,
     /// Replace a group's rows by those of a file.
     Install { group: GroupId, path: PathBuf, record: Vec<u8> },
-    /// Delete a group's rows, and what is remembered of it.
-    End { group: GroupId },
+    /// Delete a group's rows, and leave a record that says where its replica has ended.
+    End { group: GroupId, record: Vec<u8> },
 }
 
 impl Job {
@@ -65,11 +65,11 @@ impl Job {
                 };
                 Finished::Installed { group, view: install().map(Box::new) }
             }
-            Job::End { group } => {
+            Job::End { group, record } => {
                 let end = || {
                     let mut commit = store.begin()?;
                     commit.clear_group(topology, group)?;
-                    commit.group(group, &wire::encode_record(&Record::default()))?;
+                    commit.group(group, &record)?;
                     failpoint(Failpoint::EndRowsDeleted);
                     commit.finish()?;
                     failpoint(Failpoint::EndCommitted);

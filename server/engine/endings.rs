@@ -17,14 +17,16 @@
 //! - It never votes, until it has rows again. Members that lag may still stand for election among
 //!   those of some time ago, and its log would keep one from being elected that lacks what was
 //!   acknowledged. Without the log it could not tell (`elections`).
-//! - What it acknowledged counts for nothing that comes later (`tenure`).
+//! - What it acknowledged counts for nothing that comes later (`tenure`), and what was said to it
+//!   is not heard. The new replica begins behind the change that made its node a member again, so
+//!   it has all that the old one had acknowledged before it votes (`Engine::tick_offers`).
 //! - Between the answer and its arrival the node may have become a member again, and have
 //!   acknowledged entries as such. It then has heard of a later term or tenure, and does not end.
 //!
 //! # Steps
 //!
 //! 1. One transaction deletes the rows, and leaves a record that has applied nothing, which says
-//!    that the replica has ended. It is made beside the loop; meanwhile nothing else happens in the
+//!    where the replica has ended. It is made beside the loop; meanwhile nothing else happens in the
 //!    group, as while rows are installed.
 //! 2. The log begins again at nothing, in the leader's term; a vote of that term stays. A start
 //!    that finds such a record does this again.
@@ -66,6 +68,7 @@ use crate::{
     log::Batch,
     proto::internal::v1::{EndRequest, MayEnd, peer_message},
     store::View,
+    wire,
 };
 
 /// What a node has asked about its replicas that are left over.
@@ -185,7 +188,9 @@ impl Engine {
         for rows in self.arrived.remove(&id).unwrap_or_default() {
             host.discard(rows);
         }
-        host.start(Job::End { group: id })
+        let record =
+            wire::encode_record(&Record::ended_at(Position { index: may.index, term: may.term }));
+        host.start(Job::End { group: id, record })
     }
 
     /// The rows are deleted: the log goes too, and the replica knows nothing from now on.

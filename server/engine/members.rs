@@ -198,8 +198,10 @@ impl Engine {
             let wanted: Vec<NodeId> =
                 offers.iter().filter(|(_, o)| **o == Offer::Wanted).map(|(n, _)| *n).collect();
             for to in wanted {
+                // Rows of an earlier stay would bring back the members of then, and less than the
+                // node has acknowledged: the store has to have the last change.
                 let members = &group.stored.members;
-                let known = members.voters.contains(&to) || members.learners.contains(&to);
+                let known = members.has(to) && group.stored.applied.index >= group.changed_at;
                 if !known || group.stored.applied.index < group.raw.store().begin().index {
                     self.checkpoints.wanted = true;
                     continue;

@@ -73,6 +73,7 @@ use self::{
     marks::Marks,
     requests::{For, Requests},
     storage::GroupLog,
+    tenure::Tenures,
 };
 use crate::{
     base::{
@@ -82,7 +83,7 @@ use crate::{
         limits,
     },
     cluster::{self, Changed},
-    entry::{Identity, Record},
+    entry::{Identity, Position, Record},
     faults::{
         failpoint::{Failpoint, failpoint},
         mutation::{Mutation, mutated},
@@ -156,9 +157,15 @@ impl Engine {
                     .map_err(|e| e.at(format!("record of group {group}")))?,
             );
         }
-        let ended: BTreeSet<GroupId> =
-            records.iter().filter(|(_, record)| record.has_ended()).map(|(id, _)| *id).collect();
-        ended.iter().try_for_each(|group| log.forget(*group))?;
+        let ended: BTreeMap<GroupId, Position> = records
+            .iter()
+            .filter(|(_, record)| record.has_ended())
+            .map(|(id, record)| (*id, record.mark_at))
+            .collect();
+        for group in ended.keys() {
+            log.forget(*group)?;
+            records.insert(*group, Record::default());
+        }
         for group in log.groups() {
             records.entry(group).or_default();
         }
@@ -176,7 +183,9 @@ impl Engine {
             let group_log =
                 GroupLog::open(log.clone(), id, record.applied, record.members.clone())?;
             let mut group = Group::open(identity.node, id, group_log, record, machine, &mut rng)?;
-            group.ended = ended.contains(&id);
+            if let Some(at) = ended.get(&id) {
+                (group.ended, group.tenures) = (true, Tenures::end(at.term, at.index));
+            }
             groups.insert(id, Box::new(group));
         }
         let requests = Requests::starting_at(rng.next_u64());

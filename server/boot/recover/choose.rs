@@ -4,11 +4,17 @@
 //! left.
 //!
 //! Of each group the replica with the largest (last log term, last log index) is kept, with its
-//! whole log and not only with what it knew to be committed. So no entry is lost that was
-//! acknowledged and that any survivor has: an entry that was acknowledged in term t is in the log
-//! of every leader after t, before the leader's own first entry. A log that ends in a later term
-//! came from such a leader and has the entry; of two logs that end in one term, the longer one has
-//! all that the shorter one has (Ongaro 2014, section 3.6). That holds for learners' logs too.
+//! whole log and not only with what it knew to be committed. What the leader of term t has
+//! acknowledged is in the log of every leader after t, before the leader's own first entry. A log
+//! that ends in term t or later came from such a leader and has it; of two logs that end in one
+//! term, the longer one has all that the shorter one has (Ongaro 2014, section 3.6). That holds for
+//! learners' logs too.
+//!
+//! So an acknowledged entry is kept that any survivor has, if any survivor has an entry of the term
+//! in which it was acknowledged. A leader's first entry is one of its own term, so none has only if
+//! that leader was lost before it had brought a survivor up to there: it may have repeated older
+//! entries to one, and another may end with what a leader of some time before had left alone. Their
+//! logs do not tell which of the two was acknowledged.
 //!
 //! Whether the lost nodes had acknowledged more is decided by members: a group lacks nothing if a
 //! majority of its voters is left, in the membership that the kept replica knows to be committed

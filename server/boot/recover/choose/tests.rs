@@ -317,8 +317,8 @@ struct Model {
     /// The terms of each replica's entries.
     logs: Vec<Vec<u64>>,
     term: u64,
-    /// Entries that were acknowledged: their term and index.
-    acknowledged: BTreeMap<u64, u64>,
+    /// Entries that were acknowledged, by index: their term, and that of who acknowledged them.
+    acknowledged: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Model {
@@ -353,9 +353,31 @@ impl Model {
         };
         let committed = (1..=log.len()).filter(|index| holds(*index)).max().unwrap_or(0);
         for index in 1..=committed {
-            self.acknowledged.insert(index as u64, log[index - 1]);
+            self.acknowledged.entry(index as u64).or_insert((log[index - 1], term));
         }
     }
+}
+
+/// The leader of term 4 has acknowledged an entry of term 1 and repeated it to a survivor, but
+/// nothing of its own; the other survivor ends with what the leader of term 3 had alone.
+#[test]
+fn an_entry_is_lost_if_nobody_is_left_that_has_one_of_the_term_in_which_it_was_acknowledged() {
+    let mut model = Model { logs: vec![Vec::new(); 5], ..Model::default() };
+    model.lead(1, 3, &[(0, 1)]);
+    model.lead(1, 1, &[]);
+    model.lead(0, 1, &[]);
+    model.lead(1, 3, &[(3, 2), (2, 5), (4, 5)]);
+    assert_eq!(model.acknowledged[&2], (1, 4));
+    assert_eq!((&model.logs[0], &model.logs[3]), (&vec![1, 3], &vec![1, 1]));
+    let state = state(5);
+    let copy = |at: usize| {
+        let (term, index) = model.end(at);
+        let mut copy = copied(at as u64 + 1, &state, 7, 10);
+        copy.replicas.insert(GROUP, replica(term, index as u64, &[voters(&[1, 2, 3, 4, 5])]));
+        copy
+    };
+    let fate = choose(&[copy(0), copy(3)], &terms()).unwrap().groups[&GROUP].clone();
+    assert_eq!((fate.on, fate.may_lack), (NodeId(1), true));
 }
 
 proptest! {
@@ -390,8 +412,9 @@ proptest! {
             log.get(index as usize - 1) == Some(&term)
         };
         prop_assert_eq!(fate.may_lack, left.len() * 2 <= nodes);
-        for (index, term) in &model.acknowledged {
-            let known = left.iter().any(|at| has(&model.logs[*at], *index, *term));
+        for (index, (term, by)) in &model.acknowledged {
+            let known = left.iter().any(|at| has(&model.logs[*at], *index, *term))
+                && left.iter().any(|at| model.end(*at).0 >= *by);
             if known || !fate.may_lack {
                 prop_assert!(has(kept, *index, *term), "entry {} of term {}", index, term);
             }
