@@ -26,8 +26,8 @@
 //! # Steps
 //!
 //! 1. One transaction deletes the rows, and leaves a record that has applied nothing, which says
-//!    where the replica has ended. It is made beside the loop; meanwhile nothing else happens in the
-//!    group, as while rows are installed.
+//!    where the replica has ended. It is made beside the loop; meanwhile nothing else happens in
+//!    the group, as while rows are installed.
 //! 2. The log begins again at nothing, in the leader's term; a vote of that term stays. A start
 //!    that finds such a record does this again.
 //! 3. The replica is opened anew, and knows nothing. If the node is to hold the group again, it is

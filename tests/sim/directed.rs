@@ -308,13 +308,13 @@ pub const SCENARIOS: [Scenario; 29] = [
     scenario(
         Mutation::EndedVotes,
         LAGGARDS,
-        (11, 20),
+        (2, 20),
         "a node stands for election that lags, and asks one whose replica has ended",
     ),
     scenario(
         Mutation::TenureIgnored,
         COMEBACKS,
-        (9, 20),
+        (3, 20),
         "a replica has ended and begun anew, and what it acknowledged before comes late",
     ),
 ];
