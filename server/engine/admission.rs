@@ -173,9 +173,8 @@ impl Facts<'_> {
     }
 
     fn is_member(&self, group: GroupId, node: NodeId) -> bool {
-        let is_in = |m: &Membership| m.voters.contains(&node) || m.learners.contains(&node);
         let replica = if group == self.group { self.replica } else { (self.replicas)(group) };
-        replica.is_some_and(|r| is_in(r.members)) || self.is_assigned(group, node)
+        replica.is_some_and(|r| r.members.has(node)) || self.is_assigned(group, node)
     }
 
     /// Whether the sender may stand for leadership of the group, or lead it.

@@ -47,7 +47,7 @@ use raft::eraftpb::HardState;
 
 use super::{
     Engine, Host, Job, News,
-    group::{Asker, Group, Installing},
+    group::{Group, Installing},
     message,
     storage::GroupLog,
     tenure::Tenures,
@@ -147,7 +147,7 @@ impl Engine {
     ) {
         let Some(group) = self.groups.get(&id).filter(|group| group.leads()) else { return };
         let members = group.members();
-        if members.voters.contains(&from) || members.learners.contains(&from) {
+        if members.has(from) {
             return;
         }
         let have = |node| node == self.me() || group.matched(node) >= group.changed_at;
@@ -219,21 +219,6 @@ impl Engine {
         failpoint(Failpoint::EndNoted);
         self.ask_to_end(host);
         host.start(Job::Purge)
-    }
-
-    /// Gives back what waits in a group, to be asked elsewhere.
-    pub(super) fn give_back(&mut self, id: GroupId, host: &mut dyn Host) {
-        for asker in self.group(id).give_back() {
-            match asker {
-                Asker::Theirs(node, forward) => self.decline(node, forward, id, host),
-                Asker::Mine(number) => {
-                    if let Some(request) = self.requests.open.get_mut(&number) {
-                        request.sent = None;
-                    }
-                }
-                Asker::Nobody => {}
-            }
-        }
     }
 }
 

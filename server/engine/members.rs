@@ -107,15 +107,12 @@ impl Engine {
     pub(super) fn holds(&self, id: GroupId) -> bool {
         let assigned =
             self.meta.assignments().get(&id).is_some_and(|nodes| nodes.contains(&self.me()));
-        let member = |members: &Membership| {
-            members.voters.contains(&self.me()) || members.learners.contains(&self.me())
-        };
         assigned
             && self.groups.get(&id).is_some_and(|group| {
                 group.has_replica()
                     && group.installing.is_none()
                     && !group.left
-                    && member(group.members())
+                    && group.members().has(self.me())
             })
     }
 
@@ -194,7 +191,7 @@ impl Engine {
         for group in self.groups.values_mut().filter(|g| g.leads()) {
             let mut offers = group.raw.store().offers.borrow_mut();
             let members = group.members();
-            offers.retain(|to, _| members.voters.contains(to) || members.learners.contains(to));
+            offers.retain(|to, _| members.has(*to));
             let wanted: Vec<NodeId> =
                 offers.iter().filter(|(_, o)| **o == Offer::Wanted).map(|(n, _)| *n).collect();
             for to in wanted {

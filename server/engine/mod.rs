@@ -525,6 +525,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Gives back what waits in a group, to be asked elsewhere.
+    fn give_back(&mut self, id: GroupId, host: &mut dyn Host) {
+        for asker in self.group(id).give_back() {
+            match asker {
+                Asker::Theirs(node, forward) => self.decline(node, forward, id, host),
+                Asker::Mine(number) => {
+                    if let Some(request) = self.requests.open.get_mut(&number) {
+                        request.sent = None;
+                    }
+                }
+                Asker::Nobody => {}
+            }
+        }
+    }
+
     /// Follows who leads: a leader that is none any more gives its work back, and requests go where
     /// the new one is.
     fn note_leader(
