@@ -122,13 +122,13 @@ const REPAIRS: &str = "nodes=4 replicas=3 clients=6 think=20 every=700 lasts=200
 const MOVES: &str = "nodes=4 replicas=2 clients=6 think=20 every=300 checkpoint=1024 \
                      overlay=134217728 kept=10 lasts=20000 snapshots=3000 disasters=0 \
                      faults=Capacity,Doubled,Late";
-/// The same for longer, with fewer nodes, so that they come back sooner.
-const COMEBACKS: &str = "nodes=3 replicas=2 clients=2 think=100 every=100 kept=1000 lasts=150000 \
-                         snapshots=200000 disasters=0 faults=Capacity,Late";
-/// The same while messages are lost, so that nodes lag, and others crash.
-const LAGGARDS: &str = "nodes=4 replicas=3 clients=2 think=100 every=200 kept=1000 lasts=150000 \
-                        snapshots=200000 disasters=0 faults=Capacity,Crash,Loss,Late";
-/// The same beside crashes.
+/// Groups leave a node and come back, and what it had acknowledged before comes again.
+const COMEBACKS: &str = "nodes=3 replicas=2 clients=4 think=50 every=500 kept=10000 lasts=60000 \
+                         snapshots=200000 disasters=0 faults=Comeback";
+/// Groups leave a node while another one hears of no entry; then these two are alone.
+const LAGGARDS: &str = "nodes=4 replicas=3 clients=4 think=50 every=1000 kept=10000 lasts=60000 \
+                        snapshots=200000 disasters=0 faults=Laggard";
+/// Groups leave nodes and come back, beside crashes.
 const MOVES_AND_CRASHES: &str = "nodes=4 replicas=3 clients=6 think=20 every=300 kept=100 \
                                  lasts=20000 snapshots=1500 disasters=0 \
                                  faults=Capacity,Crash,Pause,Isolate";
@@ -308,14 +308,14 @@ pub const SCENARIOS: [Scenario; 29] = [
     scenario(
         Mutation::EndedVotes,
         LAGGARDS,
-        (2, 20),
-        "a node stands for election that lags, and asks one whose replica has ended",
+        (19, 20),
+        "a node that hears of no entry is alone with one whose replica has ended, and stands",
     ),
     scenario(
         Mutation::TenureIgnored,
         COMEBACKS,
-        (3, 20),
-        "a replica has ended and begun anew, and what it acknowledged before comes late",
+        (19, 20),
+        "what a member had acknowledged comes when it has left and come back",
     ),
 ];
 

@@ -88,10 +88,16 @@ pub enum Fault {
     /// An operator changes a node's share of the groups: it gives all away, or takes its share
     /// again. Only in directed scenarios.
     Capacity,
+    /// The same, whenever all groups are where they should be; and what a member had acknowledged
+    /// comes again when it has left and come back. Only in directed scenarios.
+    Comeback,
+    /// Groups leave a node while another one hears of no entry. Then these two are alone. Only in
+    /// directed scenarios.
+    Laggard,
 }
 
 /// What `Plot::of` draws by itself, behind everything else, or not at all.
-const DRAWN_LATER: [Fault; 7] = [
+const DRAWN_LATER: [Fault; 9] = [
     Fault::Rot,
     Fault::StoreRot,
     Fault::Move,
@@ -99,10 +105,12 @@ const DRAWN_LATER: [Fault; 7] = [
     Fault::CrashAtVote,
     Fault::DiskLost,
     Fault::Capacity,
+    Fault::Comeback,
+    Fault::Laggard,
 ];
 
 impl Fault {
-    pub const ALL: [Fault; 22] = [
+    pub const ALL: [Fault; 24] = [
         Fault::Crash,
         Fault::CrashAll,
         Fault::CrashBetweenWrites,
@@ -125,6 +133,8 @@ impl Fault {
         Fault::CrashAtVote,
         Fault::DiskLost,
         Fault::Capacity,
+        Fault::Comeback,
+        Fault::Laggard,
     ];
 }
 

@@ -3,6 +3,7 @@
 //!
 //! What may happen in it stands in its plot; what did is told with the end.
 
+mod leaving;
 mod repairs;
 
 use std::{
@@ -34,6 +35,7 @@ use crate::{
 const FAULTS: u64 = 1_000_000;
 const SNAPSHOTS: u64 = 1_000_001;
 const REMOVALS: u64 = 1_000_002;
+const LAGGARD: u64 = 1_000_003;
 /// Enough for one story: more seeds find more than longer ones.
 pub const OPERATIONS_MAX: u64 = 6000;
 /// Several times what a story needs.
@@ -83,6 +85,7 @@ pub struct Story {
     /// Nodes whose disk is lost and that are not made up for yet.
     lost: BTreeSet<NodeId>,
     pub removed: u64,
+    laggard: Option<leaving::Laggard>,
     told: Vec<String>,
     /// Why it has not come to rest yet.
     restless: String,
@@ -128,6 +131,7 @@ pub fn play(plot: Plot) -> Ending {
         refused_parts: 0,
         lost: BTreeSet::new(),
         removed: 0,
+        laggard: None,
         told: Vec::new(),
         restless: String::new(),
         broken: Vec::new(),
@@ -276,6 +280,7 @@ impl Story {
                 Outcome::Alarm(FAULTS) => self.fault(),
                 Outcome::Alarm(SNAPSHOTS) => self.snapshot(),
                 Outcome::Alarm(REMOVALS) => self.remove_lost(),
+                Outcome::Alarm(LAGGARD) => self.go_on_lagging(),
                 Outcome::Alarm(number) if number >= parts::ALARMS => {
                     self.parts.on_alarm(number, &mut self.world)
                 }
@@ -394,6 +399,8 @@ impl Story {
             Fault::CrashAtVote => self.world.network.fails_at_vote = true,
             Fault::DiskLost => self.lose_disk(node, &mut rng),
             Fault::Capacity => self.change_capacity(node, on),
+            Fault::Comeback => self.leave_or_come_back(node),
+            Fault::Laggard => self.let_lag(node),
             Fault::StoreRot => {
                 if !self.world.rotted && self.spares_any() {
                     self.world.rot_store(node);
@@ -432,6 +439,7 @@ impl Story {
     /// up, since a machine that begins anew knows nobody either.
     pub fn heal(&mut self) {
         self.world.network = Network::whole();
+        self.laggard = None;
         if self.plot.faults.contains(&Fault::Move) {
             let keeps = |node: &usize| {
                 self.world.nodes[*node].member && !self.world.nodes[*node].is_rotten()

@@ -32,19 +32,6 @@ impl Story {
         self.world.alarm(Duration::from_millis(rng.below(3000)), REMOVALS);
     }
 
-    /// An operator has a node hold nothing, or its share.
-    pub(super) fn change_capacity(&mut self, node: usize, nothing: bool) {
-        let up = self.world.up();
-        if up.is_empty() {
-            return;
-        }
-        let at = up[self.rng.below(up.len() as u64) as usize];
-        let (node, percent) = (self.world.nodes[node].id, if nothing { 0 } else { 100 });
-        let command = cluster::Command::SetCapacity { node, percent };
-        let wait = Duration::from_secs(2);
-        self.world.request(at, GroupId::META, Body::Propose(command.into()), wait);
-    }
-
     /// An operator removes what is lost, by whichever node, until the cluster says that it is gone.
     pub(super) fn remove_lost(&mut self) {
         let Some(lost) = self.lost.iter().next().copied() else { return };
@@ -78,16 +65,7 @@ impl Story {
             self.restless = format!("{:?} are not removed", self.lost);
             return false;
         }
-        let mut whole = 0;
-        for node in self.world.up() {
-            let led = self.world.look(node, |sight| {
-                let wanted = |group| sight.meta().wanted(group).voters.into_iter().collect();
-                sight.led().filter(|(group, members)| members.voters == wanted(*group)).count()
-            });
-            whole += led.unwrap_or(0);
-        }
-        if whole < self.world.topology.groups() as usize + 1 {
-            self.restless = format!("only {whole} groups have the voters that they should have");
+        if !self.is_in_place() {
             return false;
         }
         self.removed += self.lost.len() as u64;

@@ -34,7 +34,7 @@ pub enum Event {
 }
 
 /// One process, as its hello says.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Speaker {
     pub identity: Arc<Identity>,
     pub incarnation: u64,

@@ -6,7 +6,12 @@
 //! not lost while both sides are up and nothing is cut between them; streams, their queues and
 //! their time-outs are not played.
 
-use std::{collections::BTreeSet, hash::Hash as _, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::Hash as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use devicedb::{
@@ -22,6 +27,16 @@ use devicedb::{
 
 use super::{Event, FIRST_PORT, Moment, Speaker, World};
 
+/// What members have acknowledged: who, to whom, and of which group.
+pub type Acknowledged = BTreeMap<(usize, usize, u32), Said>;
+
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    last: Option<(Speaker, PeerMessage)>,
+    /// As what the leader has spoken to the member since.
+    tenure: u64,
+}
+
 /// How messages travel.
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -33,6 +48,11 @@ pub struct Network {
     pub late: Duration,
     /// Requests for marks take so long to reach this node.
     pub marks_late: Option<(usize, Duration)>,
+    /// What a member has acknowledged comes again when a leader speaks to it as one that has left
+    /// and come back.
+    pub acks_again: Option<Acknowledged>,
+    /// No entry reaches this node.
+    pub starves: Option<usize>,
     /// The next vote for another node is the last that anybody says.
     pub fails_at_vote: bool,
     /// One-way: from, to.
@@ -50,6 +70,8 @@ impl Network {
             late_permille: 0,
             late: Duration::ZERO,
             marks_late: None,
+            starves: None,
+            acks_again: None,
             fails_at_vote: false,
             cut: BTreeSet::new(),
         }
@@ -81,9 +103,15 @@ impl World {
             self.power_fails = true;
             return;
         }
+        if self.network.starves == Some(target)
+            && matches!(&message.body, Some(Body::Raft(raft)) if !raft.entries.is_empty())
+        {
+            return;
+        }
         let asks_for_marks = matches!(message.body, Some(Body::MarkRequest(_)));
         let held_up = self.network.marks_late.filter(|(node, _)| asks_for_marks && *node == target);
         let at = at + held_up.map_or(Duration::ZERO, |(_, late)| late);
+        self.acknowledge_again((from, target), &speaker, &message, at);
         let copies = 1 + u64::from(self.rng.below(1000) < self.network.doubled_permille);
         for _ in 0..copies {
             let (least, most) = self.network.delay;
@@ -100,6 +128,35 @@ impl World {
                 message: Box::new(message.clone()),
             };
             self.plan_node(target, arrives, 0, event);
+        }
+    }
+
+    fn acknowledge_again(
+        &mut self,
+        (from, to): (usize, usize),
+        speaker: &Speaker,
+        message: &PeerMessage,
+        at: Moment,
+    ) {
+        let Some(Body::Raft(raft)) = &message.body else { return };
+        let Some(acknowledged) = &mut self.network.acks_again else { return };
+        match raft.r#type() {
+            RaftMessageType::AppendResponse if !raft.reject => {
+                let said = acknowledged.entry((from, to, message.group)).or_default();
+                said.last = Some((speaker.clone(), message.clone()));
+            }
+            RaftMessageType::Append => {
+                let said = acknowledged.entry((to, from, message.group)).or_default();
+                let before = std::mem::replace(&mut said.tenure, raft.tenure);
+                if before == raft.tenure {
+                    return;
+                }
+                let Some((speaker, message)) = said.last.clone() else { return };
+                let arrives = at + self.below(Duration::ZERO, Duration::from_millis(20));
+                let message = Box::new(message);
+                self.plan_node(from, arrives, 0, Event::Message { from: to, speaker, message });
+            }
+            _ => {}
         }
     }
 
