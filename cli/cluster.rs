@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{
     args::Cluster,
     client::{Answer, Call, Client},
+    departure,
     outlook::Outlook,
     picture::{Picture, Stale, agreed_or_alone, picture, service},
     term::{
@@ -117,6 +118,9 @@ pub async fn run(
             health.judge()
         }
         Cluster::Init => init(client, console).await,
+        Cluster::Rebalance { dry_run, etag } => {
+            departure::rebalance(dry_run, etag, client, console).await
+        }
         Cluster::Upgrade(command) => upgrade::run(command, client, console).await,
     }
 }

@@ -1,5 +1,5 @@
-//! `ddbctl node decommission | cancel | set`: nodes that leave the cluster while they run, or hold
-//! another share of it.
+//! `ddbctl node decommission | replace | cancel | set` and `ddbctl cluster rebalance`: nodes that
+//! leave the cluster while they run, those that take their places, and who holds which share.
 //!
 //! A decommission goes on whether anybody waits for it or not. Who asks again is told how far it
 //! is, so waiting is asking again.
@@ -20,8 +20,11 @@ use super::{
 use crate::{base::limits, proto::v1};
 
 /// How a decommission is asked for.
+#[derive(Default)]
 pub struct Asked {
     pub node: u64,
+    /// The node that takes its places; 0 for all that have room.
+    pub replacement: u64,
     pub force: bool,
     pub dry_run: bool,
     pub etag: String,
@@ -60,6 +63,17 @@ struct Cancelled {
 }
 
 #[derive(Debug, Serialize)]
+struct Rebalance {
+    dry_run: bool,
+    replicas_moved: u32,
+    groups_changed: u32,
+    changed: bool,
+    /// Nodes that do not answer.
+    away: Vec<String>,
+    etag: String,
+}
+
+#[derive(Debug, Serialize)]
 struct Capacity {
     node: String,
     capacity_percent: u32,
@@ -73,9 +87,14 @@ pub async fn decommission(
     client: &mut Client,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let Asked { node, force, dry_run, etag, wait } = asked;
-    let request =
-        v1::DecommissionNodeRequest { node_id: node, force, validate_only: dry_run, etag };
+    let Asked { node, replacement, force, dry_run, etag, wait } = asked;
+    let request = v1::DecommissionNodeRequest {
+        node_id: node,
+        force,
+        validate_only: dry_run,
+        etag,
+        replacement_id: replacement,
+    };
     let begun = Decommission::new(node, dry_run, ask(request, client).await?);
     if dry_run {
         console.print(&begun)?;
@@ -96,6 +115,39 @@ pub async fn decommission(
     let ended = see_off(begun, wait, client, console).await?;
     console.confirm(&format!("node {node} is decommissioned, and its process ends"));
     console.print(&ended)
+}
+
+/// Has a node take the places of another one, whether that one runs or is lost.
+pub async fn replace(
+    asked: Asked,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    if asked.replacement == 0 {
+        return Err(Failure::usage(
+            "the id of the replacement is not 0",
+            "name a node that was started with --replacement, as ddbctl node list shows it",
+        ));
+    }
+    let look = v1::DecommissionNodeRequest {
+        node_id: asked.node,
+        validate_only: true,
+        replacement_id: asked.replacement,
+        ..v1::DecommissionNodeRequest::default()
+    };
+    let seen = Decommission::new(asked.node, true, ask(look, client).await?);
+    let is_lost = seen.objections.iter().any(|objection| objection.code == "NODE_AWAY");
+    if seen.state != "stays" || !is_lost {
+        return decommission(asked, client, console).await;
+    }
+    let request = v1::RemoveNodeRequest {
+        node_id: asked.node,
+        force: asked.force,
+        validate_only: asked.dry_run,
+        etag: asked.etag,
+        replacement_id: asked.replacement,
+    };
+    removal::run(request, client, console).await
 }
 
 /// Asks how far it is until the node is gone.
@@ -211,6 +263,39 @@ pub async fn set(
     })
 }
 
+pub async fn rebalance(
+    dry_run: bool,
+    etag: String,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let call = Call { what: "rebalance the cluster".into(), again: "repeat it".into() };
+    let request = v1::RebalanceRequest { validate_only: dry_run, etag };
+    let answer = client
+        .call(&call, request, |channel, request| async move {
+            service(channel).rebalance(request).await
+        })
+        .await?;
+    let v1::RebalanceResponse { replicas_moved, groups_changed, changed, away, etag } = answer.body;
+    for node in &away {
+        console.say(&format!("note: node {node} does not answer, and gives up its places"));
+    }
+    if !dry_run {
+        console.confirm(&match changed || answer.repeated {
+            true => format!("{groups_changed} groups change, and {replicas_moved} replicas move"),
+            false => "every group is where it should be".to_owned(),
+        });
+    }
+    console.print(&Rebalance {
+        dry_run,
+        replicas_moved,
+        groups_changed,
+        changed,
+        away: away.iter().map(u64::to_string).collect(),
+        etag,
+    })
+}
+
 impl Decommission {
     fn new(node: u64, dry_run: bool, answer: v1::DecommissionNodeResponse) -> Decommission {
         let state = match answer.state() {
@@ -291,6 +376,19 @@ impl View for Decommission {
         );
         let waits = self.waits.iter().map(|wait| format!("waits: {}\n", wait.text));
         text + &removal::lines(&self.objections) + &waits.collect::<String>()
+    }
+}
+
+impl View for Rebalance {
+    fn text(&self, _: Option<usize>) -> String {
+        if self.dry_run {
+            format!(
+                "replicas moved = {}\ngroups changed = {}\netag = {}\n",
+                self.replicas_moved, self.groups_changed, self.etag
+            )
+        } else {
+            String::new()
+        }
     }
 }
 

@@ -53,6 +53,7 @@ pub struct StartArgs {
     pub replication_factor: u32,
     pub partitions: u32,
     pub snapshot_store: Option<PathBuf>,
+    pub replacement: bool,
     pub log_level: String,
 }
 
@@ -82,6 +83,8 @@ enum Task {
     RemoveNode(u64),
     /// 0 is the node that is asked.
     Decommission(u64),
+    /// 0 is the node that is asked; the other one takes its places.
+    Replace(u64, u64),
     NotYet(&'static str),
 }
 
@@ -174,9 +177,11 @@ ddbctl does more.
   remove             -node ID: remove a node for good, whether it answers or not
   decommission       [-node ID]: have a node, or the one that is asked, give away what it holds
                      and leave
+  replace            [-node ID] -replacement_node ID: have a node, or the one that is asked, be
+                     replaced by one that was started with -replacement
 
 Every command but start takes -host localhost and -port 8080: the node to speak to.
-Not available yet: replace, log_dump.
+Not available yet: log_dump.
 ";
 
 const START: &[&str] = &[
@@ -239,10 +244,12 @@ pub fn parse(args: &[OsString]) -> Result<Command, Failure> {
 }
 
 fn start(flags: &Flags) -> Result<StartArgs, Failure> {
-    if flags.is_on("replacement")? {
-        return Err(not_yet("start -replacement"));
+    let replacement = flags.is_on("replacement")?;
+    if replacement && flags.text("join", "")?.is_empty() {
+        return Err(flags.wrong("flag -replacement needs -join: it joins a cluster"));
     }
     Ok(StartArgs {
+        replacement,
         store: flags.required("store")?.into(),
         host: flags.text("host", "localhost")?,
         port: flags.number("port", 8080)?,
@@ -292,6 +299,16 @@ fn client_command(name: &'static str, flags: &Flags) -> Result<Client, Failure> 
         "delete" => Task::Delete(flags.place()?, flags.key()?, flags.context()?),
         "remove" => Task::RemoveNode(flags.node()?),
         "decommission" => Task::Decommission(flags.number("node", 0)?),
+        "replace" => {
+            let by = flags.number("replacement_node", 0)?;
+            if by == 0 {
+                return Err(flags.wrong(
+                    "flag -replacement_node is required: the id of a node that was started with \
+                     -replacement",
+                ));
+            }
+            Task::Replace(flags.number("node", 0)?, by)
+        }
         name => Task::NotYet(name),
     };
     Ok(Client { endpoint, task })
@@ -394,14 +411,13 @@ pub(super) async fn perform(
         }
         Task::Decommission(node) => {
             let node = if node == 0 { who(client).await? } else { node };
-            let asked = departure::Asked {
-                node,
-                force: false,
-                dry_run: false,
-                etag: String::new(),
-                wait: None,
-            };
+            let asked = departure::Asked { node, ..departure::Asked::default() };
             departure::decommission(asked, client, console).await
+        }
+        Task::Replace(node, by) => {
+            let node = if node == 0 { who(client).await? } else { node };
+            let asked = departure::Asked { node, replacement: by, ..departure::Asked::default() };
+            departure::replace(asked, client, console).await
         }
         Task::NotYet(command) => Err(not_yet(command)),
     }
@@ -526,6 +542,7 @@ mod tests {
             replication_factor: 3,
             partitions: 1024,
             snapshot_store: Some("/var/lib/devicedb/snapshots".into()),
+            replacement: false,
             log_level: "info".into(),
         };
         assert_eq!(first, expected);
@@ -572,6 +589,8 @@ mod tests {
             "remove -node five",
             "decommission",
             "replace -replacement_node 7",
+            "replace -node 5 -replacement_node 7",
+            "replace -node 5",
             "help",
             "overview -help",
             "",
@@ -594,6 +613,7 @@ mod tests {
             "start",
             "start -store /s -port 99999",
             "start -store /s -replacement",
+            "start -store /s -join localhost:8080 -replacement",
             "start -store /s -replacement=maybe",
         ] {
             let told = match parse(&words(line)) {

@@ -32,14 +32,24 @@ pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> R
     match command {
         Node::List => list(client, console).await,
         Node::Remove { node, force, dry_run, etag } => {
-            let request =
-                v1::RemoveNodeRequest { node_id: node, force, validate_only: dry_run, etag };
+            let request = v1::RemoveNodeRequest {
+                node_id: node,
+                force,
+                validate_only: dry_run,
+                etag,
+                replacement_id: 0,
+            };
             removal::run(request, client, console).await
         }
         Node::Decommission { node, force, dry_run, etag, wait, wait_timeout } => {
             let wait = wait.then_some(wait_timeout.0);
-            let asked = departure::Asked { node, force, dry_run, etag, wait };
+            let asked = departure::Asked { node, replacement: 0, force, dry_run, etag, wait };
             departure::decommission(asked, client, console).await
+        }
+        Node::Replace { node, replacement, force, dry_run, etag, wait, wait_timeout } => {
+            let wait = wait.then_some(wait_timeout.0);
+            let asked = departure::Asked { node, replacement, force, dry_run, etag, wait };
+            departure::replace(asked, client, console).await
         }
         Node::Cancel { node } => departure::cancel(node, client, console).await,
         Node::Set { node, capacity, dry_run } => {

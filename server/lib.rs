@@ -127,8 +127,8 @@
 //!    once and keeps it in the file `node-id`; meanwhile [`boot::starting`] tells callers the id.
 //! 2. The node that was asked calls the announced address back ([`PeerApi::join`]); the process
 //!    that answers must be the one that asked ([`Cluster::take_in`]). Then it proposes
-//!    `AnnounceNode`, and [`cluster::State`] places all groups again with as few moves as it finds
-//!    ([`placement::place`]).
+//!    `JoinNode`, and [`cluster::State`] places all groups again with as few moves as it finds, on
+//!    the nodes that live ([`placement::living`], [`placement::place`]).
 //! 3. The new node makes an empty store ([`restore::join`]) and starts. The other nodes learn its
 //!    address ([`Event::NodeChanged`]) and open streams to it ([`Peers::listed`]).
 //! 4. The leader of each group changes its members into the wanted ones, one change at a time
@@ -304,6 +304,7 @@
 //! [`part`]: part
 //! [`part::traces`]: part::traces
 //! [`parts::Parts::take`]: service::parts::Parts::take
+//! [`placement::living`]: cluster::placement::living
 //! [`placement::place`]: cluster::placement::place
 //! [`proto`]: proto
 //! [`readers::Readers`]: service::readers::Readers

@@ -110,6 +110,10 @@ pub struct Start {
     /// Where this node's parts of snapshots are kept. Must exist. Several nodes may share it.
     #[arg(long, value_name = "DIR", env = "DEVICEDB_SNAPSHOT_STORE")]
     snapshot_store: Option<PathBuf>,
+    /// Join without a share of the groups, to take the places of another node: `ddbctl node
+    /// replace`. Only an empty store heeds it.
+    #[arg(long, conflicts_with = "found", requires = "join")]
+    replacement: bool,
     /// Listen beyond loopback although nothing is encrypted or authenticated.
     #[arg(long, env = "DEVICEDB_INSECURE")]
     insecure: bool,
@@ -214,6 +218,7 @@ impl Start {
             partitions: self.partitions,
             groups: self.groups,
             snapshot_store: self.snapshot_store,
+            replacement: self.replacement,
             insecure: self.insecure,
         };
         (options, self.log, self.log_json)
@@ -239,6 +244,7 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
         partitions: args.partitions,
         groups: args.partitions.min(64),
         snapshot_store: args.snapshot_store,
+        replacement: args.replacement,
         insecure: false,
     };
     Ok((options, args.log_level))

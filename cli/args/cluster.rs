@@ -28,6 +28,19 @@ pub enum Cluster {
     /// changes nothing
     #[command(after_help = "Examples:\n  ddbctl --endpoint node1.example:8080 cluster init")]
     Init,
+    /// Place all groups anew on the nodes that live, with as few moves as possible. Where all is
+    /// well nothing moves
+    #[command(
+        after_help = "Examples:\n  ddbctl cluster rebalance --dry-run\n  ddbctl cluster rebalance"
+    )]
+    Rebalance {
+        /// Only say what would move
+        #[arg(long)]
+        dry_run: bool,
+        /// Only if nodes and their groups are as they were when a dry run gave this etag
+        #[arg(long, value_name = "ETAG", default_value = "", hide_default_value = true)]
+        etag: String,
+    },
     /// Which version every node runs, and the end of an upgrade
     #[command(subcommand)]
     Upgrade(Upgrade),
@@ -80,6 +93,35 @@ pub enum Node {
         node: u64,
         /// Also if the others hold fewer copies afterwards than they should, or if only this node
         /// has a part of a snapshot
+        #[arg(long)]
+        force: bool,
+        /// Only say what would be done, what speaks against it, and how far it is
+        #[arg(long, conflicts_with = "wait")]
+        dry_run: bool,
+        /// Only if nodes and their groups are as they were when a dry run gave this etag
+        #[arg(long, value_name = "ETAG", default_value = "", hide_default_value = true)]
+        etag: String,
+        /// Wait until the node is gone, and say meanwhile what it waits for
+        #[arg(long)]
+        wait: bool,
+        /// Wait no longer than this; the node goes on leaving
+        #[arg(long, value_name = "TIME", requires = "wait", default_value = "1h")]
+        wait_timeout: Span,
+    },
+    /// Have a node take the places of another one, all of them and no others, so that nothing else
+    /// moves. The replacement was started with --replacement. A node that runs leaves as in a
+    /// decommission; one that does not answer is removed for good
+    #[command(after_help = "Examples:\n  \
+        ddbctl node replace 8131915220083707319 2779162084423051042 --dry-run\n  \
+        ddbctl node replace 8131915220083707319 2779162084423051042 --wait")]
+    Replace {
+        /// The id of the node that goes, as ddbctl node list shows it
+        #[arg(value_name = "NODE ID")]
+        node: u64,
+        /// The id of the node that takes its places
+        #[arg(value_name = "REPLACEMENT ID")]
+        replacement: u64,
+        /// Also if only the node that goes has a part of a snapshot
         #[arg(long)]
         force: bool,
         /// Only say what would be done, what speaks against it, and how far it is

@@ -52,6 +52,8 @@ pub struct Options {
     pub partitions: u32,
     pub groups: u32,
     pub snapshot_store: Option<PathBuf>,
+    /// It joins without a share of the groups.
+    pub replacement: bool,
     /// Allows listening beyond loopback without TLS.
     pub insecure: bool,
 }
@@ -292,7 +294,7 @@ pub fn entry(options: &Options, id: NodeId, lineage: Lineage, address: &str) -> 
     NodeEntry {
         id,
         address: address.to_owned(),
-        capacity_percent: 100,
+        capacity_percent: if options.replacement { 0 } else { limits::CAPACITY_PERCENT_USUAL },
         version: env!("CARGO_PKG_VERSION").into(),
         snapshot_store: options.snapshot_store.is_some(),
         lineage,

@@ -3,6 +3,8 @@
 //! Relies on ids that are valid by construction; what ids cannot promise (the length of an address)
 //! is checked when a command is applied. Knows neither who asks nor how commands are written down.
 
+use std::collections::BTreeSet;
+
 use crate::{
     base::{
         error::{Error, Result},
@@ -38,8 +40,11 @@ pub struct Node {
 /// A change of the cluster's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// A node joins, or a known one says where it is now.
+    /// A known node says where it is now. One that is new joins; where the level allows it, by
+    /// `JoinNode`.
     AnnounceNode(Node),
+    /// A node joins, or comes back and holds nothing: it gets its share of the groups.
+    JoinNode { node: Node, away: Away },
     /// A site shall be.
     AddSite(SiteId),
     /// The site's group takes writes of this life of it.
@@ -75,17 +80,24 @@ pub enum Command {
     /// Every member knows this level: from now on the cluster may use it.
     RaiseLevel(Level),
     /// A node is no member any more, and never will be again. Refused unless the members and the
-    /// assignments are still those that whoever asks has seen.
-    RemoveNode { node: NodeId, removed_ms: u64, seen: Etag },
+    /// assignments are still those that whoever asks has seen. `by` is the node that takes its
+    /// places, all of them and no others.
+    RemoveNode { node: NodeId, removed_ms: u64, seen: Etag, by: Option<NodeId>, away: Away },
     /// A node shall leave: what it holds goes to others first. Refused as a removal is.
-    Decommission { node: NodeId, seen: Etag },
+    Decommission { node: NodeId, seen: Etag, by: Option<NodeId>, away: Away },
     /// A node that is leaving stays.
-    CancelDecommission { node: NodeId },
+    CancelDecommission { node: NodeId, away: Away },
     /// A node that was leaving holds nothing any more, as it says itself, and is no member.
     Decommissioned { node: NodeId, removed_ms: u64 },
     /// A node's share of the groups, relative to the others.
-    SetCapacity { node: NodeId, percent: u32 },
+    SetCapacity { node: NodeId, percent: u32, away: Away },
+    /// Every group goes where it should be. Refused as a removal is.
+    Rebalance { seen: Etag, away: Away },
 }
+
+/// Nodes that have not answered whoever asks for some time. Their places go to others, as far as
+/// these are enough for the replication factor. It is a hint: nothing depends on its being true.
+pub type Away = BTreeSet<NodeId>;
 
 /// A node that was a member. It is remembered for good: it may come back with what it had, and must
 /// be told from one that is new.
@@ -178,8 +190,8 @@ impl Command {
     /// - `SealSnapshot` and `AbortSnapshot`: they open the fence, so they cannot wait behind it.
     /// - `BeginSnapshot`: while a snapshot is open it is refused, and afterwards nothing is fenced.
     ///   So it never has an effect that could be seen too early.
-    /// - `AnnounceNode`: membership. It says where a process is, which no snapshot brings back:
-    ///   every node announces itself again when it starts.
+    /// - `AnnounceNode`, `JoinNode`: membership. They say where a process is, which no snapshot
+    ///   brings back: every node announces itself again when it starts.
     /// - `EstablishLineage`: no snapshot can begin before it.
     pub fn is_user(&self) -> bool {
         match self {
@@ -193,23 +205,28 @@ impl Command {
             Command::BeginSnapshot { .. }
             | Command::SealSnapshot { .. }
             | Command::AbortSnapshot { .. } => false,
-            Command::AnnounceNode(_) | Command::EstablishLineage { .. } => false,
+            Command::AnnounceNode(_)
+            | Command::JoinNode { .. }
+            | Command::EstablishLineage { .. } => false,
             Command::RaiseLevel(_) | Command::RemoveNode { .. } => true,
             Command::Decommission { .. }
             | Command::CancelDecommission { .. }
             | Command::Decommissioned { .. }
-            | Command::SetCapacity { .. } => true,
+            | Command::SetCapacity { .. }
+            | Command::Rebalance { .. } => true,
         }
     }
 
     /// The level that all members have to know before it may stand in a log.
     pub fn level(&self) -> Level {
         match self {
-            Command::RemoveNode { .. }
+            Command::JoinNode { .. }
+            | Command::RemoveNode { .. }
             | Command::Decommission { .. }
             | Command::CancelDecommission { .. }
             | Command::Decommissioned { .. }
-            | Command::SetCapacity { .. } => Level::DEPARTURE,
+            | Command::SetCapacity { .. }
+            | Command::Rebalance { .. } => Level::DEPARTURE,
             _ => Level::FIRST,
         }
     }
@@ -237,6 +254,12 @@ impl Outcome {
 }
 
 impl Node {
+    /// Whether the registry has what a node says of itself, apart from what others decide.
+    pub fn is_as_known(&self, known: &Node) -> bool {
+        let Node { capacity_percent, leaving, .. } = *known;
+        *known == Node { capacity_percent, leaving, ..self.clone() }
+    }
+
     pub fn check(&self) -> Result<()> {
         if self.id == NodeId(0) {
             return Err(Error::invalid(format!(

@@ -22,7 +22,7 @@ pub mod placement;
 pub mod reconfigure;
 pub mod state;
 
-pub use command::{Applied, Changed, Command, Etag, Event, Node, Outcome, Removed};
+pub use command::{Applied, Away, Changed, Command, Etag, Event, Node, Outcome, Removed};
 pub use state::State;
 
 #[cfg(test)]

@@ -15,7 +15,10 @@
 //! tests hold it to the exact minimum of moves where capacities are equal, and to a few more where
 //! they are not.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+};
 
 use crate::base::{
     ids::{GroupId, NodeId},
@@ -49,6 +52,28 @@ pub fn place(
         .iter()
         .map(|(group, replicas)| (*group, ordered(replicas, leaders[group], old.get(group))))
         .collect()
+}
+
+/// The nodes to place on: all that are not away, and of those that are as many as it takes to have
+/// a node with capacity for each replica of a group, first those that hold most.
+pub fn living(
+    mut capacities: BTreeMap<NodeId, u32>,
+    away: &BTreeSet<NodeId>,
+    old: &Assignments,
+    replication_factor: u32,
+) -> BTreeMap<NodeId, u32> {
+    let held = |node: &NodeId| old.values().filter(|nodes| nodes.contains(node)).count();
+    let able = |capacities: &BTreeMap<NodeId, u32>| capacities.values().filter(|c| **c > 0).count();
+    let mut gone: Vec<NodeId> =
+        capacities.keys().copied().filter(|node| away.contains(node)).collect();
+    gone.sort_by_key(|node| (held(node), Reverse(*node)));
+    for node in gone {
+        let percent = capacities[&node];
+        if percent == 0 || able(&capacities) > replication_factor as usize {
+            capacities.remove(&node);
+        }
+    }
+    capacities
 }
 
 /// The meta group's voters: those that are, as long as they have capacity, then the lowest ids. An

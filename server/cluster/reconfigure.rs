@@ -11,6 +11,8 @@
 //! `placement`.
 //!
 //! - A learner becomes a voter only when it has caught up, so a new voter never delays commits.
+//! - While a voter that is to stay is away, none is added to as many as there should be: a new one
+//!   that is lost soon after would take the quorum with it.
 //! - No voter is removed until every wanted voter votes, so the number of copies never falls below
 //!   min(before, wanted).
 //! - A voter is removed only while enough of the others are alive to agree without it.
@@ -99,14 +101,17 @@ pub fn why_not(
         return None;
     }
     let learns = wanted.voters.iter().copied().find(|n| current.learners.contains(n));
+    let away = current.voters.iter().copied().find(|n| *n != me && !alive(*n));
     if let Some(node) = learns {
+        if let Some(away) = away.filter(|_| alive(node) && caught_up(node)) {
+            return Some(Wait::Away(away));
+        }
         return Some(if alive(node) { Wait::Behind(node) } else { Wait::Silent(node) });
     }
     if let Some(node) = wanted.voters.iter().copied().find(|n| !current.has(*n)) {
         return Some(Wait::Silent(node));
     }
     let goes = current.voters.iter().any(|n| !wanted.voters.contains(n));
-    let away = current.voters.iter().copied().find(|n| *n != me && !alive(*n));
     away.filter(|_| goes).map(Wait::Away)
 }
 
@@ -120,10 +125,21 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn promote(&self) -> Option<Step> {
+        if self.lacks_one_that_stays() {
+            return None;
+        }
         let ready = |n: &NodeId| {
             self.current.learners.contains(n) && (self.caught_up)(*n) && (self.alive)(*n)
         };
         self.wanted.voters.iter().copied().find(ready).map(Step::Promote)
+    }
+
+    /// Whether the group has as many voters as it should, and one that is to stay is away.
+    fn lacks_one_that_stays(&self) -> bool {
+        let away = |n: &&NodeId| **n != self.me && !(self.alive)(**n);
+        let stays = |n: &NodeId| self.wanted.voters.contains(n);
+        self.current.voters.len() >= self.wanted.voters.len()
+            && self.current.voters.iter().filter(away).any(stays)
     }
 
     /// Only who is alive: a learner that does not answer would only hold the log back.
@@ -358,6 +374,29 @@ mod tests {
         assert_eq!(why(&new, 0, 4), Some(Wait::Silent(NodeId(4))));
         let done = Membership { voters: set([1, 2, 4]), learners: set([]) };
         assert_eq!(why(&done, 0, 2), None, "there is nothing to do");
+    }
+
+    /// The third of three is away when a fourth node takes the place of one that lives, and may be
+    /// lost as soon as it votes.
+    #[test]
+    fn while_a_voter_that_stays_is_away_none_is_added() {
+        let members = Membership { voters: set([1, 2, 3]), learners: set([4]) };
+        let wanted =
+            |voters: [u64; 3]| Wanted { voters: voters.map(NodeId).to_vec(), ..Wanted::default() };
+        let (all, without_3) = (|_| true, |n: NodeId| n.0 != 3);
+        let step = |wanted: &Wanted, alive: &dyn Fn(NodeId) -> bool| {
+            let to_go = next_step(&members, wanted, NodeId(1), &all, alive);
+            (to_go, why_not(&members, wanted, NodeId(1), &all, alive))
+        };
+        let promotes = (Some(Step::Promote(NodeId(4))), None);
+        let waits = (None, Some(Wait::Away(NodeId(3))));
+        assert_eq!(step(&wanted([1, 3, 4]), &all), promotes);
+        assert_eq!(step(&wanted([1, 3, 4]), &without_3), waits);
+        assert_eq!(
+            step(&wanted([1, 2, 4]), &without_3),
+            promotes,
+            "it takes the third one's place"
+        );
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::{
         limits,
     },
     cluster::{
-        command::{Applied, Changed, Command, Event, Node, Outcome, Removed},
+        command::{Applied, Away, Changed, Command, Event, Node, Outcome, Removed},
         placement::Assignments,
         reconfigure::Wanted,
         sites::{Relay, Site, Sites},
@@ -82,7 +82,7 @@ impl State {
             snapshots: BTreeMap::new(),
             removed: BTreeMap::new(),
         };
-        state.assignments = state.placed(&Assignments::new());
+        state.assignments = state.placed(&Assignments::new(), &Away::new());
         Ok(state)
     }
 
@@ -207,6 +207,7 @@ impl State {
         let mut effects = Effects::default();
         let reply = match command {
             Command::AnnounceNode(node) => self.announce_node(node, &mut effects),
+            Command::JoinNode { node, away } => self.join_node(node, away, &mut effects),
             Command::AddSite(site) => self.add_site(site, &mut effects),
             Command::SiteAdded { site, generation } => {
                 let news = self.sites.site_added(site, *generation);
@@ -253,17 +254,22 @@ impl State {
             }
             Command::EstablishLineage { nonce } => Ok(self.establish_lineage(*nonce, &mut effects)),
             Command::RaiseLevel(level) => self.raise_level(*level, &mut effects),
-            Command::RemoveNode { node, removed_ms, seen } => {
-                self.remove_node(*node, *removed_ms, *seen, &mut effects)
+            Command::RemoveNode { node, removed_ms, seen, by, away } => {
+                self.remove_node(*node, *removed_ms, *seen, (*by, away), &mut effects)
             }
-            Command::Decommission { node, seen } => self.decommission(*node, *seen, &mut effects),
-            Command::CancelDecommission { node } => self.cancel_decommission(*node, &mut effects),
+            Command::Decommission { node, seen, by, away } => {
+                self.decommission(*node, *seen, (*by, away), &mut effects)
+            }
+            Command::CancelDecommission { node, away } => {
+                self.cancel_decommission(*node, away, &mut effects)
+            }
             Command::Decommissioned { node, removed_ms } => {
                 self.decommissioned(*node, *removed_ms, &mut effects)
             }
-            Command::SetCapacity { node, percent } => {
-                self.set_capacity(*node, *percent, &mut effects)
+            Command::SetCapacity { node, percent, away } => {
+                self.set_capacity(*node, *percent, away, &mut effects)
             }
+            Command::Rebalance { seen, away } => self.rebalance(*seen, away, &mut effects),
         };
         Applied { reply, changed: effects.changed, events: effects.events }
     }

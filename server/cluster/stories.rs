@@ -13,7 +13,7 @@ use crate::{
         limits,
     },
     cluster::{
-        command::{Applied, Changed, Command, Etag, Event, Node, Outcome},
+        command::{Applied, Away, Changed, Command, Etag, Event, Node, Outcome},
         level::Level,
         sites::{Relay, Site, SiteState},
         snapshots::{Part, Snapshot, Stage, Status},
@@ -124,23 +124,46 @@ fn command(words: &[&str]) -> Command {
             level: Level(number(level) as u32),
             ..node(number(id), address, true)
         }),
-        ["remove", "node", id, "on", "an", "old", "plan"] => {
-            Command::RemoveNode { node: NodeId(number(id)), removed_ms: 5, seen: Etag(0) }
+        ["remove", "node", id, "on", "an", "old", "plan"] => removal(number(id), Etag(0), None),
+        ["decommission", id, "on", "an", "old", "plan"] => departure(number(id), Etag(0), None),
+        ["cancel", "decommission", id] => {
+            Command::CancelDecommission { node: NodeId(number(id)), away: Away::new() }
         }
-        ["decommission", id, "on", "an", "old", "plan"] => {
-            Command::Decommission { node: NodeId(number(id)), seen: Etag(0) }
-        }
-        ["cancel", "decommission", id] => Command::CancelDecommission { node: NodeId(number(id)) },
         ["decommissioned", id] => {
             Command::Decommissioned { node: NodeId(number(id)), removed_ms: 5 }
         }
-        ["capacity", id, percent] => {
-            Command::SetCapacity { node: NodeId(number(id)), percent: number(percent) as u32 }
+        ["capacity", id, percent] => Command::SetCapacity {
+            node: NodeId(number(id)),
+            percent: number(percent) as u32,
+            away: Away::new(),
+        },
+        ["join", id, address, "while", ref away @ .., "are", "away"] => Command::JoinNode {
+            node: node(number(id), address, true),
+            away: away.iter().map(|id| NodeId(number(id))).collect(),
+        },
+        ["join", id, address, "with", "capacity", percent] => Command::JoinNode {
+            node: Node {
+                capacity_percent: number(percent) as u32,
+                ..node(number(id), address, true)
+            },
+            away: Away::new(),
+        },
+        ["rebalance", "on", "an", "old", "plan"] => {
+            Command::Rebalance { seen: Etag(0), away: Away::new() }
         }
         ["raise", "level", "to", level] => Command::RaiseLevel(Level(number(level) as u32)),
         ["establish", nonce] => Command::EstablishLineage { nonce: number(nonce) },
         _ => panic!("nobody knows what {words:?} means"),
     }
+}
+
+fn removal(node: u64, seen: Etag, by: Option<u64>) -> Command {
+    let (node, by) = (NodeId(node), by.map(NodeId));
+    Command::RemoveNode { node, removed_ms: 5, seen, by, away: Away::new() }
+}
+
+fn departure(node: u64, seen: Etag, by: Option<u64>) -> Command {
+    Command::Decommission { node: NodeId(node), seen, by: by.map(NodeId), away: Away::new() }
 }
 
 fn act(state: &mut State, line: &str) -> String {
@@ -184,13 +207,17 @@ fn act(state: &mut State, line: &str) -> String {
             }
             Err(e) => format!("  refused, {:?}: {e}", e.kind),
         },
-        ["remove", "node", id] => {
-            let (node, seen) = (NodeId(number(id)), state.etag());
-            told(state.apply(&Command::RemoveNode { node, removed_ms: 5, seen }))
+        ["remove", "node", id] => told(state.apply(&removal(number(id), state.etag(), None))),
+        ["remove", "node", id, "by", by] => {
+            told(state.apply(&removal(number(id), state.etag(), Some(number(by)))))
         }
-        ["decommission", id] => {
-            let (node, seen) = (NodeId(number(id)), state.etag());
-            told(state.apply(&Command::Decommission { node, seen }))
+        ["decommission", id] => told(state.apply(&departure(number(id), state.etag(), None))),
+        ["decommission", id, "by", by] => {
+            told(state.apply(&departure(number(id), state.etag(), Some(number(by)))))
+        }
+        ["rebalance", "while", ref away @ .., "are", "away"] => {
+            let away = away.iter().map(|id| NodeId(number(id))).collect();
+            told(state.apply(&Command::Rebalance { seen: state.etag(), away }))
         }
         _ => told(state.apply(&command(&words))),
     }

@@ -121,6 +121,17 @@ impl<'a> EngineView<'a> {
         Ok(Some((group.record.applied, hash.finalize())))
     }
 
+    /// Other nodes that this one has not heard for `limits::AWAY`.
+    pub fn away(&self) -> cluster::Away {
+        let engine = self.engine;
+        let silent = |node: &&NodeId| {
+            let heard = engine.heard.get(*node).copied().unwrap_or_default();
+            engine.now.saturating_sub(heard) >= limits::AWAY
+        };
+        let others = self.meta().nodes().keys().filter(|node| **node != self.engine.me());
+        others.filter(silent).copied().collect()
+    }
+
     /// Why this node cannot serve everything it should hold; None when it can.
     pub fn unready(&self) -> Option<String> {
         let engine = self.engine;

@@ -325,8 +325,10 @@ impl ClusterService for ClusterApi {
     ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
         self.calls
             .call("RemoveNode", request, |request, wait| async move {
-                let v1::RemoveNodeRequest { node_id, force, validate_only, etag } = request;
-                let asked = RemovalAsked { force, validate_only, etag: parse_etag(&etag)? };
+                let v1::RemoveNodeRequest { node_id, force, validate_only, etag, replacement_id } =
+                    request;
+                let by = (replacement_id > 0).then_some(NodeId(replacement_id));
+                let asked = RemovalAsked { force, validate_only, etag: parse_etag(&etag)?, by };
                 let (plan, removed) =
                     self.cluster.remove_node(NodeId(node_id), asked, wait).await?;
                 Ok(v1::RemoveNodeResponse { plan: Some(removal_plan(plan)), removed })
@@ -340,8 +342,15 @@ impl ClusterService for ClusterApi {
     ) -> Result<Response<v1::DecommissionNodeResponse>, Status> {
         self.calls
             .call("DecommissionNode", request, |request, wait| async move {
-                let v1::DecommissionNodeRequest { node_id, force, validate_only, etag } = request;
-                let asked = RemovalAsked { force, validate_only, etag: parse_etag(&etag)? };
+                let v1::DecommissionNodeRequest {
+                    node_id,
+                    force,
+                    validate_only,
+                    etag,
+                    replacement_id,
+                } = request;
+                let by = (replacement_id > 0).then_some(NodeId(replacement_id));
+                let asked = RemovalAsked { force, validate_only, etag: parse_etag(&etag)?, by };
                 let seen = self.cluster.decommission_node(NodeId(node_id), asked, wait).await?;
                 let state = match seen.standing {
                     Standing::Stays => v1::DecommissionState::Stays,
@@ -386,6 +395,25 @@ impl ClusterService for ClusterApi {
             })
             .await
     }
+
+    async fn rebalance(
+        &self,
+        request: Request<v1::RebalanceRequest>,
+    ) -> Result<Response<v1::RebalanceResponse>, Status> {
+        self.calls
+            .call("Rebalance", request, |request, wait| async move {
+                let v1::RebalanceRequest { validate_only, etag } = request;
+                let done = self.cluster.rebalance(validate_only, parse_etag(&etag)?, wait).await?;
+                Ok(v1::RebalanceResponse {
+                    replicas_moved: done.replicas_moved as u32,
+                    groups_changed: done.groups_changed as u32,
+                    changed: done.changed,
+                    away: done.away.iter().map(|node| node.0).collect(),
+                    etag: etag_text(done.etag),
+                })
+            })
+            .await
+    }
 }
 
 fn parse_etag(etag: &str) -> Result<Option<Etag>> {
@@ -396,6 +424,10 @@ fn parse_etag(etag: &str) -> Result<Option<Etag>> {
         Error::invalid(format!("{etag:?} is no etag that a plan has named: {e}")).with_source(e)
     })?;
     Ok(Some(Etag(number)))
+}
+
+fn etag_text(etag: Etag) -> String {
+    format!("{:016x}", etag.0)
 }
 
 fn removal_plan(plan: Plan) -> v1::RemovalPlan {
@@ -411,6 +443,6 @@ fn removal_plan(plan: Plan) -> v1::RemovalPlan {
         replicas_moved: plan.replicas_moved as u32,
         groups_short: plan.groups_short as u32,
         objections: plan.objections.into_iter().map(objection).collect(),
-        etag: format!("{:016x}", plan.etag.0),
+        etag: etag_text(plan.etag),
     }
 }

@@ -190,14 +190,21 @@ impl Cluster {
         }
         call_back(&node, incarnation).await?;
         failpoint(Failpoint::JoinAnnouncing);
-        self.announce(Node { lineage, ..node }, wait).await?;
+        self.join(Node { lineage, ..node }, wait).await?;
         failpoint(Failpoint::JoinAnnounced);
         Ok(())
     }
 
-    /// Takes a node into the cluster, or notes where a known one is.
-    pub async fn announce(&self, node: Node, wait: Duration) -> Result<bool> {
-        self.change(cluster::Command::AnnounceNode(node), wait).await
+    /// Takes a node into the cluster. Members that are silent give up their places first.
+    async fn join(&self, node: Node, wait: Duration) -> Result<bool> {
+        let (level, away) =
+            (self.look(wait, |s| s.settings().level).await?, self.away(wait).await?);
+        let command = if level < Level::DEPARTURE {
+            cluster::Command::AnnounceNode(node)
+        } else {
+            cluster::Command::JoinNode { node, away }
+        };
+        self.change(command, wait).await
     }
 
     /// What every node says of itself within `limits::NODE_STATUS`, or why it says nothing.
@@ -573,15 +580,19 @@ impl Cluster {
             let node = Node { lineage, ..me.clone() };
             if lineage != Lineage::PENDING {
                 let id = node.id;
-                let known = self.look(limits::REQUEST_DEADLINE, move |s| s.node(id).cloned()).await;
-                let same = |k: &Node| {
-                    Node { capacity_percent: node.capacity_percent, ..k.clone() } == node
-                };
+                let wait = limits::REQUEST_DEADLINE;
+                let known = self.look(wait, move |s| (s.node(id).cloned(), s.is_idle(id))).await;
                 match known {
-                    Ok(Some(known)) if same(&known) => return,
+                    Ok((Some(known), idle)) if node.is_as_known(&known) => {
+                        if idle && known.capacity_percent > 0 && !known.leaving {
+                            self.take_share(node).await;
+                        }
+                        return;
+                    }
                     Ok(_) => {
                         failpoint(Failpoint::Announcing);
-                        match self.announce(node.clone(), limits::REQUEST_DEADLINE).await {
+                        let announce = cluster::Command::AnnounceNode(node.clone());
+                        match self.change(announce, wait).await {
                             Ok(_) => {
                                 failpoint(Failpoint::Announced);
                                 continue;
@@ -606,6 +617,21 @@ impl Cluster {
                 Ok(Err(_)) => return,
                 Err(_) => pause = (pause * 2).min(limits::PEER_RETRY_MAX),
             }
+        }
+    }
+}
+
+impl Cluster {
+    /// This node's places may have gone to others while it was away.
+    async fn take_share(&self, node: Node) {
+        match self.join(node, limits::REQUEST_DEADLINE).await {
+            Ok(false) => {}
+            Ok(true) => tracing::info!("this node held nothing and gets its share of the groups"),
+            Err(e) => tracing::warn!(
+                error = %e,
+                "this node holds nothing, and could not ask for its share of the groups; ddbctl \
+                 cluster rebalance gives it one"
+            ),
         }
     }
 }

@@ -9,6 +9,7 @@
 //!   ever. So none may be without one, and nothing goes over that.
 //! - A node that answers is not lost. Somebody may know better, and say so.
 //! - One that does not answer cannot give away what it holds: it is removed, or comes back.
+//! - A replacement takes the places of the node and no others, so it must have none of its own.
 //! - What only this node has of a snapshot is lost with its disk, or stays unlisted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use crate::{
         ids::{GroupId, NodeId},
     },
     cluster::{
-        self, Etag, Removed, State,
+        self, Away, Etag, Removed, State,
         snapshots::{Part, Stage, Status, named_groups},
     },
 };
@@ -37,6 +38,8 @@ pub struct Plan {
     pub groups_short: usize,
     pub objections: Vec<Objection>,
     pub etag: Etag,
+    /// Whose places go to others too.
+    pub away: Away,
 }
 
 /// What speaks against it.
@@ -70,16 +73,34 @@ pub enum Way {
 /// What nodes that answer say at this moment.
 pub struct Heard {
     pub answering: BTreeSet<NodeId>,
+    /// Nodes that have said nothing for long.
+    pub away: Away,
     /// The voters of every group, as its leader has them.
     pub led: BTreeMap<GroupId, BTreeSet<NodeId>>,
 }
 
-/// Plans how a node goes.
-pub fn plan(state: &State, heard: &Heard, node: NodeId, way: Way) -> Result<Plan> {
+/// Plans how a node goes, and who takes its places, where somebody is named.
+pub fn plan(
+    state: &State,
+    heard: &Heard,
+    node: NodeId,
+    by: Option<NodeId>,
+    way: Way,
+) -> Result<Plan> {
     let Some(entry) = state.node(node) else {
         return Err(Error::not_found(format!("there is no node {node}; see ddbctl node list")));
     };
-    let after = state.assignments_without(node);
+    if let Some(by) = by {
+        if !entry.leaving {
+            state.may_replace(node, by)?;
+        } else if state.is_spare(by) {
+            return Err(Error::conflict(format!(
+                "node {node} is leaving already, without a replacement: have it stay first with \
+                 ddbctl node cancel {node}"
+            )));
+        }
+    }
+    let after = state.assignments_without(node, by, &heard.away);
     let wanted = state.settings().replication_factor as usize;
     let short: Vec<GroupId> = after
         .iter()
@@ -93,6 +114,7 @@ pub fn plan(state: &State, heard: &Heard, node: NodeId, way: Way) -> Result<Plan
             Way::Removal => lives(heard, node),
             Way::Decommission => away(state, heard, node),
         },
+        by.and_then(|by| silent_replacement(heard, by)),
         only_part(state, heard, node),
         (!short.is_empty()).then(|| Objection {
             code: "BELOW_REPLICATION_FACTOR",
@@ -115,6 +137,7 @@ pub fn plan(state: &State, heard: &Heard, node: NodeId, way: Way) -> Result<Plan
         groups_short: short.len(),
         objections: against.into_iter().flatten().collect(),
         etag: state.etag(),
+        away: heard.away.clone(),
     })
 }
 
@@ -122,7 +145,14 @@ impl Plan {
     /// For a node that was removed before.
     pub fn of_nothing(removed: &Removed, etag: Etag) -> Plan {
         let address = removed.address.clone();
-        Plan { address, replicas_moved: 0, groups_short: 0, objections: Vec::new(), etag }
+        Plan {
+            address,
+            replicas_moved: 0,
+            groups_short: 0,
+            objections: Vec::new(),
+            etag,
+            away: Away::new(),
+        }
     }
 
     /// Whether groups have no leader, which an election may change soon.
@@ -234,6 +264,15 @@ fn away(state: &State, heard: &Heard, node: NodeId) -> Option<Objection> {
     })
 }
 
+fn silent_replacement(heard: &Heard, by: NodeId) -> Option<Objection> {
+    (!heard.answering.contains(&by)).then(|| Objection {
+        code: "REPLACEMENT_AWAY",
+        text: format!("node {by}, which shall take its places, does not answer"),
+        groups: Vec::new(),
+        weight: Weight::Forbids,
+    })
+}
+
 fn named(nodes: &[String]) -> String {
     format!("{} {}", if nodes.len() == 1 { "node" } else { "nodes" }, nodes.join(", "))
 }
@@ -306,6 +345,7 @@ mod tests {
         let voters = |nodes: &Vec<NodeId>| nodes.iter().copied().collect();
         Heard {
             answering: answering.into_iter().map(NodeId).collect(),
+            away: Away::new(),
             led: state.assignments().iter().map(|(g, nodes)| (*g, voters(nodes))).collect(),
         }
     }
@@ -317,7 +357,7 @@ mod tests {
     #[test]
     fn a_lost_node_of_four_goes_and_its_places_are_taken() {
         let state = state(4);
-        let plan = plan(&state, &heard(&state, [1, 2, 4]), NodeId(3), Way::Removal).unwrap();
+        let plan = plan(&state, &heard(&state, [1, 2, 4]), NodeId(3), None, Way::Removal).unwrap();
         let held =
             |node| state.assignments().values().filter(|n| n.contains(&NodeId(node))).count();
         assert_eq!(objections(&plan), []);
@@ -328,7 +368,7 @@ mod tests {
     #[test]
     fn two_nodes_that_are_left_are_short_of_replicas_and_that_is_said() {
         let state = state(3);
-        let plan = plan(&state, &heard(&state, [1, 2]), NodeId(3), Way::Removal).unwrap();
+        let plan = plan(&state, &heard(&state, [1, 2]), NodeId(3), None, Way::Removal).unwrap();
         assert_eq!(objections(&plan), [("BELOW_REPLICATION_FACTOR", Weight::Warns)]);
         assert_eq!((plan.replicas_moved, plan.groups_short), (0, 4));
         assert_eq!(plan.refusal(NodeId(3), Way::Removal, false), None);
@@ -338,7 +378,7 @@ mod tests {
     fn a_node_that_answers_goes_only_by_force_and_one_that_must_be_there_never() {
         let state = state(4);
         let mut all = heard(&state, [1, 2, 3, 4]);
-        let answers = plan(&state, &all, NodeId(3), Way::Removal).unwrap();
+        let answers = plan(&state, &all, NodeId(3), None, Way::Removal).unwrap();
         assert_eq!(objections(&answers), [("NODE_LIVES", Weight::Refuses)]);
         assert!(
             answers
@@ -350,20 +390,20 @@ mod tests {
         assert_eq!(answers.refusal(NodeId(3), Way::Removal, true), None);
 
         all.led.insert(GroupId(2), BTreeSet::from([NodeId(3)]));
-        let alone = plan(&state, &all, NodeId(3), Way::Removal).unwrap();
+        let alone = plan(&state, &all, NodeId(3), None, Way::Removal).unwrap();
         assert_eq!(objections(&alone), [("LAST_REPLICA", Weight::Forbids)]);
         assert!(!alone.lacks_leaders());
         assert!(alone.refusal(NodeId(3), Way::Removal, true).is_some());
 
         let mut unled = heard(&state, [1, 2]);
         unled.led.remove(&GroupId(1));
-        let stuck = plan(&state, &unled, NodeId(3), Way::Removal).unwrap();
+        let stuck = plan(&state, &unled, NodeId(3), None, Way::Removal).unwrap();
         assert_eq!(objections(&stuck), [("GROUP_QUORUM", Weight::Forbids)]);
         assert!(stuck.lacks_leaders());
         assert_eq!(stuck.objections[0].groups, [GroupId(1)]);
         unled.led.remove(&GroupId::META);
         assert_eq!(
-            objections(&plan(&state, &unled, NodeId(3), Way::Removal).unwrap()),
+            objections(&plan(&state, &unled, NodeId(3), None, Way::Removal).unwrap()),
             [("META_QUORUM", Weight::Forbids)]
         );
     }
@@ -372,7 +412,7 @@ mod tests {
     fn a_node_is_decommissioned_where_the_others_can_hold_what_it_has() {
         let decommission = |state: &State, answering: &[u64], node| {
             let heard = heard(state, answering.iter().copied());
-            plan(state, &heard, NodeId(node), Way::Decommission).unwrap()
+            plan(state, &heard, NodeId(node), None, Way::Decommission).unwrap()
         };
         let (three, four) = (state(3), state(4));
         let plan = decommission(&four, &[1, 2, 3, 4], 3);
@@ -398,7 +438,7 @@ mod tests {
     #[test]
     fn the_last_node_stays_and_one_that_is_not_there_is_named() {
         let state = state(1);
-        let plan = |node| plan(&state, &heard(&state, []), NodeId(node), Way::Removal);
+        let plan = |node| plan(&state, &heard(&state, []), NodeId(node), None, Way::Removal);
         let last = plan(1).unwrap();
         assert!(last.objections.iter().any(|o| o.code == "LAST_NODE"), "{last:?}");
         assert!(last.refusal(NodeId(1), Way::Removal, true).is_some());
@@ -428,8 +468,13 @@ mod tests {
             state.apply(&command).reply.unwrap();
         }
         let only = |answering: &[u64], node| {
-            let plan =
-                plan(&state, &heard(&state, answering.iter().copied()), NodeId(node), Way::Removal);
+            let plan = plan(
+                &state,
+                &heard(&state, answering.iter().copied()),
+                NodeId(node),
+                None,
+                Way::Removal,
+            );
             plan.unwrap().objections.into_iter().find(|o| o.code == "ONLY_PART")
         };
         let lost = only(&[1, 2, 4], 3).unwrap();

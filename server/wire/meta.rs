@@ -16,7 +16,7 @@ use crate::{
         },
     },
     cluster::{
-        self, Changed, Command, Etag, Node, Removed, State,
+        self, Away, Changed, Command, Etag, Node, Removed, State,
         level::Level,
         sites::{Relay, Site, SiteState},
         snapshots::{Part, Snapshot, Stage, Status},
@@ -28,6 +28,7 @@ use crate::{
 pub fn meta_command(command: &Command) -> internal::MetaCommand {
     let action = match command {
         Command::AnnounceNode(node) => Wire::AnnounceNode(node_record(node)),
+        Command::JoinNode { node, .. } => Wire::JoinNode(node_record(node)),
         Command::AddSite(site) => Wire::AddSite(site.as_str().to_owned()),
         Command::SiteAdded { site, .. } => Wire::SiteAdded(site.as_str().to_owned()),
         Command::RemoveSite(site) => Wire::RemoveSite(site.as_str().to_owned()),
@@ -63,24 +64,41 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
             Wire::EstablishLineage(internal::EstablishLineage { nonce: *nonce })
         }
         Command::RaiseLevel(level) => Wire::RaiseLevel(level.0),
-        Command::RemoveNode { node, removed_ms, seen } => Wire::RemoveNode(internal::RemoveNode {
-            node_id: node.0,
-            removed_ms: *removed_ms,
-            seen: seen.0,
-        }),
-        Command::Decommission { node, seen } => {
-            Wire::Decommission(internal::Decommission { node_id: node.0, seen: seen.0 })
+        Command::RemoveNode { node, removed_ms, seen, by, .. } => {
+            Wire::RemoveNode(internal::RemoveNode {
+                node_id: node.0,
+                removed_ms: *removed_ms,
+                seen: seen.0,
+                replacement_id: by.map_or(0, |by| by.0),
+            })
         }
-        Command::CancelDecommission { node } => Wire::CancelDecommission(node.0),
+        Command::Decommission { node, seen, by, .. } => {
+            Wire::Decommission(internal::Decommission {
+                node_id: node.0,
+                seen: seen.0,
+                replacement_id: by.map_or(0, |by| by.0),
+            })
+        }
+        Command::CancelDecommission { node, .. } => Wire::CancelDecommission(node.0),
         Command::Decommissioned { node, removed_ms } => {
             Wire::Decommissioned(internal::Decommissioned {
                 node_id: node.0,
                 removed_ms: *removed_ms,
             })
         }
-        Command::SetCapacity { node, percent } => {
+        Command::SetCapacity { node, percent, .. } => {
             Wire::SetCapacity(internal::SetCapacity { node_id: node.0, percent: *percent })
         }
+        Command::Rebalance { seen, .. } => Wire::Rebalance(internal::Rebalance { seen: seen.0 }),
+    };
+    let away = match command {
+        Command::JoinNode { away, .. }
+        | Command::RemoveNode { away, .. }
+        | Command::Decommission { away, .. }
+        | Command::CancelDecommission { away, .. }
+        | Command::SetCapacity { away, .. }
+        | Command::Rebalance { away, .. } => away.iter().map(|node| node.0).collect(),
+        _ => Vec::new(),
     };
     let site_generation = match command {
         Command::SiteAdded { generation, .. } | Command::SiteRemoved { generation, .. } => {
@@ -88,13 +106,16 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
         }
         _ => 0,
     };
-    internal::MetaCommand { action: Some(action), site_generation }
+    internal::MetaCommand { action: Some(action), site_generation, away }
 }
 
 pub fn parse_meta_command(command: internal::MetaCommand) -> Result<Command> {
     let generation = SiteGeneration(command.site_generation);
+    let away: Away = command.away.into_iter().map(NodeId).collect();
+    let replacement = |id: u64| Some(NodeId(id)).filter(|by| *by != NodeId(0));
     let command = match command.action.ok_or_else(|| absent("a meta command's action"))? {
         Wire::AnnounceNode(node) => Command::AnnounceNode(parse_node(node)?),
+        Wire::JoinNode(node) => Command::JoinNode { node: parse_node(node)?, away },
         Wire::AddSite(site) => Command::AddSite(SiteId::new(site)?),
         Wire::SiteAdded(site) => Command::SiteAdded { site: SiteId::new(site)?, generation },
         Wire::RemoveSite(site) => Command::RemoveSite(SiteId::new(site)?),
@@ -130,17 +151,23 @@ pub fn parse_meta_command(command: internal::MetaCommand) -> Result<Command> {
             node: NodeId(remove.node_id),
             removed_ms: remove.removed_ms,
             seen: Etag(remove.seen),
+            by: replacement(remove.replacement_id),
+            away,
         },
-        Wire::Decommission(leave) => {
-            Command::Decommission { node: NodeId(leave.node_id), seen: Etag(leave.seen) }
-        }
-        Wire::CancelDecommission(node) => Command::CancelDecommission { node: NodeId(node) },
+        Wire::Decommission(leave) => Command::Decommission {
+            node: NodeId(leave.node_id),
+            seen: Etag(leave.seen),
+            by: replacement(leave.replacement_id),
+            away,
+        },
+        Wire::CancelDecommission(node) => Command::CancelDecommission { node: NodeId(node), away },
         Wire::Decommissioned(left) => {
             Command::Decommissioned { node: NodeId(left.node_id), removed_ms: left.removed_ms }
         }
         Wire::SetCapacity(set) => {
-            Command::SetCapacity { node: NodeId(set.node_id), percent: set.percent }
+            Command::SetCapacity { node: NodeId(set.node_id), percent: set.percent, away }
         }
+        Wire::Rebalance(rebalance) => Command::Rebalance { seen: Etag(rebalance.seen), away },
     };
     let needs = command.level();
     if needs > Level::own() {

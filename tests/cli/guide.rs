@@ -134,7 +134,7 @@ fn what_does_not_work_says_so_with_its_exit_code() {
     let (exit, _, words) =
         run(&["overview", "-host", "127.0.0.1", "-port", &nobody.port().to_string()]);
     assert_eq!((exit, words.lines().count()), (3, 1), "{words}");
-    assert_eq!(run(&["replace"]).0, 1);
+    assert_eq!((run(&["log_dump"]).0, run(&["replace"]).0), (1, 2));
     assert_eq!(run(&["get_snapshot", "-uuid", "nonsense"]).0, 2);
     assert_eq!(run(&["overvieww"]).0, 2);
     assert_eq!(run(&["-help"]).0, 0);

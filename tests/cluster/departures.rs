@@ -19,7 +19,7 @@ async fn leaves(cluster: &mut Cluster, node: usize, further: &[&str]) -> String 
     id
 }
 
-async fn ends_well(node: &mut Node) {
+pub async fn ends_well(node: &mut Node) {
     let ended = node.wait_ended().await;
     let log = node.log();
     assert_eq!(ended.code(), Some(0), "{log}");

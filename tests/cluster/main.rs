@@ -20,6 +20,7 @@ mod parts;
 mod quorum;
 mod readme;
 mod recover;
+mod replacements;
 mod requests;
 mod signals;
 mod snapshots;

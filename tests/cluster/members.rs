@@ -48,7 +48,7 @@ pub async fn id_of(cluster: &Cluster, node: &Node) -> u64 {
 }
 
 /// The disk of a node is lost with its process.
-fn lose(node: &mut Node) {
+pub fn lose(node: &mut Node) {
     node.kill9();
     std::fs::remove_dir_all(&node.store).unwrap();
 }

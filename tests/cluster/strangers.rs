@@ -214,7 +214,7 @@ async fn a_node_gone_wrong_ends_nobody_blocks_nothing_and_removes_nothing() {
             )
         }));
         let meta = |action| {
-            Action::Meta(internal::MetaCommand { action: Some(action), site_generation: 0 })
+            Action::Meta(internal::MetaCommand { action: Some(action), ..Default::default() })
         };
         asked.extend(
             (0..8).map(|g| {
@@ -316,7 +316,7 @@ async fn what_a_log_holds_for_good_and_nobody_can_apply_is_passed_over_and_calls
     };
     let add = internal::MetaCommand {
         action: Some(internal::meta_command::Action::AddSite("ghost".into())),
-        site_generation: 0,
+        ..Default::default()
     };
     let poison = [
         (GroupId(group), entry(vec![command(Action::Meta(add.clone()))])),

@@ -302,7 +302,7 @@ pub const SCENARIOS: [Scenario; 29] = [
     scenario(
         Mutation::RemovedKeepsItsPlace,
         REPAIRS,
-        (19, 20),
+        (10, 20),
         "a node whose disk is lost is removed",
     ),
     scenario(

@@ -13,7 +13,7 @@ mod process;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
@@ -364,6 +364,14 @@ impl World {
 
     pub fn up(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|n| self.is_up(*n)).collect()
+    }
+
+    /// Members that are down: what those who place groups believe of them.
+    pub fn away(&self) -> cluster::Away {
+        let up: BTreeSet<NodeId> = self.up().into_iter().map(|n| self.nodes[n].id).collect();
+        let meta = self.up().into_iter().find_map(|node| self.engine(node)).map(Engine::meta);
+        let members = meta.into_iter().flat_map(|meta| meta.nodes().keys().copied());
+        members.filter(|node| !up.contains(node)).collect()
     }
 
     pub fn engine(&self, node: usize) -> Option<&Engine> {

@@ -2366,7 +2366,9 @@ type RemoveNodeRequest struct {
 	// Only say what would be done and what speaks against it.
 	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Only if nodes and their groups are as they were when this etag was given; empty for as they are.
-	Etag          string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	// A node that takes its places, all of them and no others; 0 for all that have room. It must hold nothing and have a capacity of 0.
+	ReplacementId uint64 `protobuf:"varint,5,opt,name=replacement_id,json=replacementId,proto3" json:"replacement_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2427,6 +2429,13 @@ func (x *RemoveNodeRequest) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *RemoveNodeRequest) GetReplacementId() uint64 {
+	if x != nil {
+		return x.ReplacementId
+	}
+	return 0
 }
 
 // What the removal does.
@@ -2494,7 +2503,9 @@ type DecommissionNodeRequest struct {
 	// Only say what would be done and what speaks against it, or how far it is.
 	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Only if nodes and their groups are as they were when this etag was given; empty for as they are.
-	Etag          string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	// A node that takes its places, all of them and no others; 0 for all that have room. It must hold nothing and have a capacity of 0.
+	ReplacementId uint64 `protobuf:"varint,5,opt,name=replacement_id,json=replacementId,proto3" json:"replacement_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2555,6 +2566,13 @@ func (x *DecommissionNodeRequest) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *DecommissionNodeRequest) GetReplacementId() uint64 {
+	if x != nil {
+		return x.ReplacementId
+	}
+	return 0
 }
 
 // How far a node is on its way out.
@@ -2914,6 +2932,143 @@ func (x *SetCapacityResponse) GetChanged() bool {
 	return false
 }
 
+// Groups that shall go where they should be.
+type RebalanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only say what would move.
+	ValidateOnly bool `protobuf:"varint,1,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Only if nodes and their groups are as they were when this etag was given; empty for as they are.
+	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceRequest) Reset() {
+	*x = RebalanceRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceRequest) ProtoMessage() {}
+
+func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
+func (*RebalanceRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *RebalanceRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *RebalanceRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// What moves.
+type RebalanceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Replicas that nodes get which they did not have.
+	ReplicasMoved uint32 `protobuf:"varint,1,opt,name=replicas_moved,json=replicasMoved,proto3" json:"replicas_moved,omitempty"`
+	// Groups that get other members or another preferred leader.
+	GroupsChanged uint32 `protobuf:"varint,2,opt,name=groups_changed,json=groupsChanged,proto3" json:"groups_changed,omitempty"`
+	// Whether anything was changed.
+	Changed bool `protobuf:"varint,3,opt,name=changed,proto3" json:"changed,omitempty"`
+	// Nodes that have not answered for some time: others get their places, as far as these are enough.
+	Away []uint64 `protobuf:"varint,4,rep,packed,name=away,proto3" json:"away,omitempty"`
+	// Names the nodes and their groups that this was planned for.
+	Etag          string `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceResponse) Reset() {
+	*x = RebalanceResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceResponse) ProtoMessage() {}
+
+func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
+func (*RebalanceResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *RebalanceResponse) GetReplicasMoved() uint32 {
+	if x != nil {
+		return x.ReplicasMoved
+	}
+	return 0
+}
+
+func (x *RebalanceResponse) GetGroupsChanged() uint32 {
+	if x != nil {
+		return x.GroupsChanged
+	}
+	return 0
+}
+
+func (x *RebalanceResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+func (x *RebalanceResponse) GetAway() []uint64 {
+	if x != nil {
+		return x.Away
+	}
+	return nil
+}
+
+func (x *RebalanceResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // What a removal would do, and what speaks against it.
 type RemovalPlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2933,7 +3088,7 @@ type RemovalPlan struct {
 
 func (x *RemovalPlan) Reset() {
 	*x = RemovalPlan{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[43]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2945,7 +3100,7 @@ func (x *RemovalPlan) String() string {
 func (*RemovalPlan) ProtoMessage() {}
 
 func (x *RemovalPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[43]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2958,7 +3113,7 @@ func (x *RemovalPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovalPlan.ProtoReflect.Descriptor instead.
 func (*RemovalPlan) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{43}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RemovalPlan) GetAddress() string {
@@ -3003,7 +3158,7 @@ type Objection struct {
 	Refuses bool `protobuf:"varint,1,opt,name=refuses,proto3" json:"refuses,omitempty"`
 	// Whether `force` goes over it.
 	Forcible bool `protobuf:"varint,2,opt,name=forcible,proto3" json:"forcible,omitempty"`
-	// For programs: NODE_LIVES, NODE_AWAY, OTHERS_AWAY, LAST_REPLICA, GROUP_QUORUM, META_QUORUM, LAST_NODE, ONLY_PART or BELOW_REPLICATION_FACTOR.
+	// For programs: NODE_LIVES, NODE_AWAY, OTHERS_AWAY, REPLACEMENT_AWAY, LAST_REPLICA, GROUP_QUORUM, META_QUORUM, LAST_NODE, ONLY_PART or BELOW_REPLICATION_FACTOR.
 	Code string `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"`
 	// For people.
 	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
@@ -3015,7 +3170,7 @@ type Objection struct {
 
 func (x *Objection) Reset() {
 	*x = Objection{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[44]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3182,7 @@ func (x *Objection) String() string {
 func (*Objection) ProtoMessage() {}
 
 func (x *Objection) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[44]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3195,7 @@ func (x *Objection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Objection.ProtoReflect.Descriptor instead.
 func (*Objection) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{44}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Objection) GetRefuses() bool {
@@ -3235,20 +3390,22 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x16FinalizeUpgradeRequest\"G\n" +
 	"\x17FinalizeUpgradeResponse\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\rR\x05level\x12\x16\n" +
-	"\x06raised\x18\x02 \x01(\bR\x06raised\"{\n" +
+	"\x06raised\x18\x02 \x01(\bR\x06raised\"\xa2\x01\n" +
 	"\x11RemoveNodeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x12\n" +
-	"\x04etag\x18\x04 \x01(\tR\x04etag\"\\\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\x12%\n" +
+	"\x0ereplacement_id\x18\x05 \x01(\x04R\rreplacementId\"\\\n" +
 	"\x12RemoveNodeResponse\x12,\n" +
 	"\x04plan\x18\x01 \x01(\v2\x18.devicedb.v1.RemovalPlanR\x04plan\x12\x18\n" +
-	"\aremoved\x18\x02 \x01(\bR\aremoved\"\x81\x01\n" +
+	"\aremoved\x18\x02 \x01(\bR\aremoved\"\xa8\x01\n" +
 	"\x17DecommissionNodeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x12\n" +
-	"\x04etag\x18\x04 \x01(\tR\x04etag\"\xcc\x01\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\x12%\n" +
+	"\x0ereplacement_id\x18\x05 \x01(\x04R\rreplacementId\"\xcc\x01\n" +
 	"\x18DecommissionNodeResponse\x12,\n" +
 	"\x04plan\x18\x01 \x01(\v2\x18.devicedb.v1.RemovalPlanR\x04plan\x124\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1e.devicedb.v1.DecommissionStateR\x05state\x12#\n" +
@@ -3269,7 +3426,16 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"V\n" +
 	"\x13SetCapacityResponse\x12%\n" +
 	"\x0ereplicas_moved\x18\x01 \x01(\rR\rreplicasMoved\x12\x18\n" +
-	"\achanged\x18\x02 \x01(\bR\achanged\"\xbd\x01\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"K\n" +
+	"\x10RebalanceRequest\x12#\n" +
+	"\rvalidate_only\x18\x01 \x01(\bR\fvalidateOnly\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\"\xa3\x01\n" +
+	"\x11RebalanceResponse\x12%\n" +
+	"\x0ereplicas_moved\x18\x01 \x01(\rR\rreplicasMoved\x12%\n" +
+	"\x0egroups_changed\x18\x02 \x01(\rR\rgroupsChanged\x12\x18\n" +
+	"\achanged\x18\x03 \x01(\bR\achanged\x12\x12\n" +
+	"\x04away\x18\x04 \x03(\x04R\x04away\x12\x12\n" +
+	"\x04etag\x18\x05 \x01(\tR\x04etag\"\xbd\x01\n" +
 	"\vRemovalPlan\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12%\n" +
 	"\x0ereplicas_moved\x18\x02 \x01(\rR\rreplicasMoved\x12!\n" +
@@ -3301,7 +3467,7 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12WAIT_REASON_SILENT\x10\x01\x12\x16\n" +
 	"\x12WAIT_REASON_BEHIND\x10\x02\x12\x14\n" +
-	"\x10WAIT_REASON_AWAY\x10\x032\xda\v\n" +
+	"\x10WAIT_REASON_AWAY\x10\x032\xa6\f\n" +
 	"\x0eClusterService\x12P\n" +
 	"\vGetIdentity\x12\x1f.devicedb.v1.GetIdentityRequest\x1a .devicedb.v1.GetIdentityResponse\x12P\n" +
 	"\vInitCluster\x12\x1f.devicedb.v1.InitClusterRequest\x1a .devicedb.v1.InitClusterResponse\x12P\n" +
@@ -3324,7 +3490,8 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"RemoveNode\x12\x1e.devicedb.v1.RemoveNodeRequest\x1a\x1f.devicedb.v1.RemoveNodeResponse\x12_\n" +
 	"\x10DecommissionNode\x12$.devicedb.v1.DecommissionNodeRequest\x1a%.devicedb.v1.DecommissionNodeResponse\x12e\n" +
 	"\x12CancelDecommission\x12&.devicedb.v1.CancelDecommissionRequest\x1a'.devicedb.v1.CancelDecommissionResponse\x12P\n" +
-	"\vSetCapacity\x12\x1f.devicedb.v1.SetCapacityRequest\x1a .devicedb.v1.SetCapacityResponseb\x06proto3"
+	"\vSetCapacity\x12\x1f.devicedb.v1.SetCapacityRequest\x1a .devicedb.v1.SetCapacityResponse\x12J\n" +
+	"\tRebalance\x12\x1d.devicedb.v1.RebalanceRequest\x1a\x1e.devicedb.v1.RebalanceResponseb\x06proto3"
 
 var (
 	file_devicedb_v1_cluster_proto_rawDescOnce sync.Once
@@ -3339,7 +3506,7 @@ func file_devicedb_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_devicedb_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_devicedb_v1_cluster_proto_goTypes = []any{
 	(NodeState)(0),                     // 0: devicedb.v1.NodeState
 	(DecommissionState)(0),             // 1: devicedb.v1.DecommissionState
@@ -3387,33 +3554,35 @@ var file_devicedb_v1_cluster_proto_goTypes = []any{
 	(*CancelDecommissionResponse)(nil), // 43: devicedb.v1.CancelDecommissionResponse
 	(*SetCapacityRequest)(nil),         // 44: devicedb.v1.SetCapacityRequest
 	(*SetCapacityResponse)(nil),        // 45: devicedb.v1.SetCapacityResponse
-	(*RemovalPlan)(nil),                // 46: devicedb.v1.RemovalPlan
-	(*Objection)(nil),                  // 47: devicedb.v1.Objection
-	(*LocalAnswer)(nil),                // 48: devicedb.v1.LocalAnswer
+	(*RebalanceRequest)(nil),           // 46: devicedb.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),          // 47: devicedb.v1.RebalanceResponse
+	(*RemovalPlan)(nil),                // 48: devicedb.v1.RemovalPlan
+	(*Objection)(nil),                  // 49: devicedb.v1.Objection
+	(*LocalAnswer)(nil),                // 50: devicedb.v1.LocalAnswer
 }
 var file_devicedb_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: devicedb.v1.GetIdentityResponse.state:type_name -> devicedb.v1.NodeState
 	7,  // 1: devicedb.v1.GetOverviewResponse.nodes:type_name -> devicedb.v1.Node
 	9,  // 2: devicedb.v1.GetOverviewResponse.voter_sets:type_name -> devicedb.v1.VoterSet
-	48, // 3: devicedb.v1.GetOverviewResponse.local:type_name -> devicedb.v1.LocalAnswer
+	50, // 3: devicedb.v1.GetOverviewResponse.local:type_name -> devicedb.v1.LocalAnswer
 	7,  // 4: devicedb.v1.ListNodesResponse.nodes:type_name -> devicedb.v1.Node
-	48, // 5: devicedb.v1.ListNodesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	50, // 5: devicedb.v1.ListNodesResponse.local:type_name -> devicedb.v1.LocalAnswer
 	13, // 6: devicedb.v1.ListPartitionsResponse.partitions:type_name -> devicedb.v1.Partition
-	48, // 7: devicedb.v1.ListPartitionsResponse.local:type_name -> devicedb.v1.LocalAnswer
+	50, // 7: devicedb.v1.ListPartitionsResponse.local:type_name -> devicedb.v1.LocalAnswer
 	16, // 8: devicedb.v1.AddSiteResponse.site:type_name -> devicedb.v1.Site
 	16, // 9: devicedb.v1.ListSitesResponse.sites:type_name -> devicedb.v1.Site
-	48, // 10: devicedb.v1.ListSitesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	50, // 10: devicedb.v1.ListSitesResponse.local:type_name -> devicedb.v1.LocalAnswer
 	23, // 11: devicedb.v1.AddRelayResponse.relay:type_name -> devicedb.v1.Relay
 	23, // 12: devicedb.v1.MoveRelayResponse.relay:type_name -> devicedb.v1.Relay
 	23, // 13: devicedb.v1.ListRelaysResponse.relays:type_name -> devicedb.v1.Relay
-	48, // 14: devicedb.v1.ListRelaysResponse.local:type_name -> devicedb.v1.LocalAnswer
+	50, // 14: devicedb.v1.ListRelaysResponse.local:type_name -> devicedb.v1.LocalAnswer
 	34, // 15: devicedb.v1.GetUpgradeResponse.nodes:type_name -> devicedb.v1.NodeVersion
-	46, // 16: devicedb.v1.RemoveNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
-	46, // 17: devicedb.v1.DecommissionNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
+	48, // 16: devicedb.v1.RemoveNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
+	48, // 17: devicedb.v1.DecommissionNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
 	1,  // 18: devicedb.v1.DecommissionNodeResponse.state:type_name -> devicedb.v1.DecommissionState
 	41, // 19: devicedb.v1.DecommissionNodeResponse.waits:type_name -> devicedb.v1.Wait
 	2,  // 20: devicedb.v1.Wait.reason:type_name -> devicedb.v1.WaitReason
-	47, // 21: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
+	49, // 21: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
 	3,  // 22: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
 	5,  // 23: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
 	8,  // 24: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
@@ -3432,26 +3601,28 @@ var file_devicedb_v1_cluster_proto_depIdxs = []int32{
 	39, // 37: devicedb.v1.ClusterService.DecommissionNode:input_type -> devicedb.v1.DecommissionNodeRequest
 	42, // 38: devicedb.v1.ClusterService.CancelDecommission:input_type -> devicedb.v1.CancelDecommissionRequest
 	44, // 39: devicedb.v1.ClusterService.SetCapacity:input_type -> devicedb.v1.SetCapacityRequest
-	4,  // 40: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
-	6,  // 41: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
-	10, // 42: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
-	12, // 43: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
-	15, // 44: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
-	18, // 45: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
-	20, // 46: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
-	22, // 47: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
-	25, // 48: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
-	27, // 49: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
-	29, // 50: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
-	31, // 51: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
-	33, // 52: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
-	36, // 53: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
-	38, // 54: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
-	40, // 55: devicedb.v1.ClusterService.DecommissionNode:output_type -> devicedb.v1.DecommissionNodeResponse
-	43, // 56: devicedb.v1.ClusterService.CancelDecommission:output_type -> devicedb.v1.CancelDecommissionResponse
-	45, // 57: devicedb.v1.ClusterService.SetCapacity:output_type -> devicedb.v1.SetCapacityResponse
-	40, // [40:58] is the sub-list for method output_type
-	22, // [22:40] is the sub-list for method input_type
+	46, // 40: devicedb.v1.ClusterService.Rebalance:input_type -> devicedb.v1.RebalanceRequest
+	4,  // 41: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
+	6,  // 42: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
+	10, // 43: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
+	12, // 44: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
+	15, // 45: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
+	18, // 46: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
+	20, // 47: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
+	22, // 48: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
+	25, // 49: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
+	27, // 50: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
+	29, // 51: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
+	31, // 52: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
+	33, // 53: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
+	36, // 54: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
+	38, // 55: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
+	40, // 56: devicedb.v1.ClusterService.DecommissionNode:output_type -> devicedb.v1.DecommissionNodeResponse
+	43, // 57: devicedb.v1.ClusterService.CancelDecommission:output_type -> devicedb.v1.CancelDecommissionResponse
+	45, // 58: devicedb.v1.ClusterService.SetCapacity:output_type -> devicedb.v1.SetCapacityResponse
+	47, // 59: devicedb.v1.ClusterService.Rebalance:output_type -> devicedb.v1.RebalanceResponse
+	41, // [41:60] is the sub-list for method output_type
+	22, // [22:41] is the sub-list for method input_type
 	22, // [22:22] is the sub-list for extension type_name
 	22, // [22:22] is the sub-list for extension extendee
 	0,  // [0:22] is the sub-list for field type_name
@@ -3469,7 +3640,7 @@ func file_devicedb_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_cluster_proto_rawDesc), len(file_devicedb_v1_cluster_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   45,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

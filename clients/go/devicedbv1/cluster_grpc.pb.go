@@ -39,6 +39,7 @@ const (
 	ClusterService_DecommissionNode_FullMethodName   = "/devicedb.v1.ClusterService/DecommissionNode"
 	ClusterService_CancelDecommission_FullMethodName = "/devicedb.v1.ClusterService/CancelDecommission"
 	ClusterService_SetCapacity_FullMethodName        = "/devicedb.v1.ClusterService/SetCapacity"
+	ClusterService_Rebalance_FullMethodName          = "/devicedb.v1.ClusterService/Rebalance"
 )
 
 // ClusterServiceClient is the client API for ClusterService service.
@@ -95,6 +96,9 @@ type ClusterServiceClient interface {
 	CancelDecommission(ctx context.Context, in *CancelDecommissionRequest, opts ...grpc.CallOption) (*CancelDecommissionResponse, error)
 	// Changes a node's share of the groups, which move accordingly.
 	SetCapacity(ctx context.Context, in *SetCapacityRequest, opts ...grpc.CallOption) (*SetCapacityResponse, error)
+	// Places all groups anew on the nodes that live, with as few moves as possible: a node that was away gets its share again, and a node that is away gives up
+	// its places. Where all is well nothing moves.
+	Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceResponse, error)
 }
 
 type clusterServiceClient struct {
@@ -285,6 +289,16 @@ func (c *clusterServiceClient) SetCapacity(ctx context.Context, in *SetCapacityR
 	return out, nil
 }
 
+func (c *clusterServiceClient) Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebalanceResponse)
+	err := c.cc.Invoke(ctx, ClusterService_Rebalance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServiceServer is the server API for ClusterService service.
 // All implementations must embed UnimplementedClusterServiceServer
 // for forward compatibility.
@@ -339,6 +353,9 @@ type ClusterServiceServer interface {
 	CancelDecommission(context.Context, *CancelDecommissionRequest) (*CancelDecommissionResponse, error)
 	// Changes a node's share of the groups, which move accordingly.
 	SetCapacity(context.Context, *SetCapacityRequest) (*SetCapacityResponse, error)
+	// Places all groups anew on the nodes that live, with as few moves as possible: a node that was away gets its share again, and a node that is away gives up
+	// its places. Where all is well nothing moves.
+	Rebalance(context.Context, *RebalanceRequest) (*RebalanceResponse, error)
 	mustEmbedUnimplementedClusterServiceServer()
 }
 
@@ -402,6 +419,9 @@ func (UnimplementedClusterServiceServer) CancelDecommission(context.Context, *Ca
 }
 func (UnimplementedClusterServiceServer) SetCapacity(context.Context, *SetCapacityRequest) (*SetCapacityResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetCapacity not implemented")
+}
+func (UnimplementedClusterServiceServer) Rebalance(context.Context, *RebalanceRequest) (*RebalanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rebalance not implemented")
 }
 func (UnimplementedClusterServiceServer) mustEmbedUnimplementedClusterServiceServer() {}
 func (UnimplementedClusterServiceServer) testEmbeddedByValue()                        {}
@@ -748,6 +768,24 @@ func _ClusterService_SetCapacity_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_Rebalance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebalanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).Rebalance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_Rebalance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).Rebalance(ctx, req.(*RebalanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ClusterService_ServiceDesc is the grpc.ServiceDesc for ClusterService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -826,6 +864,10 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetCapacity",
 			Handler:    _ClusterService_SetCapacity_Handler,
+		},
+		{
+			MethodName: "Rebalance",
+			Handler:    _ClusterService_Rebalance_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

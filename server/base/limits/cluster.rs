@@ -13,6 +13,8 @@ pub const NODES_MAX: usize = 1024;
 /// A node's capacity in percent, which weighs its share of the groups against the other nodes'. A
 /// node that announces more is refused.
 pub const CAPACITY_PERCENT_MAX: u32 = 10_000;
+/// The capacity of a node of which nobody has said anything else.
+pub const CAPACITY_PERCENT_USUAL: u32 = 100;
 /// Bytes of the product version that a node announces.
 pub const VERSION_BYTES_MAX: usize = 64;
 /// Relays of one site, since removing the site takes all of them from it in one step of the meta

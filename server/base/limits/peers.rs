@@ -92,6 +92,9 @@ pub const JOIN_ADDRESSES_MAX: usize = 64;
 pub const JOIN_AGAIN_MIN: Duration = Duration::from_millis(200);
 /// Longest pause of a node that waits for a cluster; its pauses double while nothing changes.
 pub const JOIN_AGAIN_MAX: Duration = Duration::from_secs(2);
+/// How long a node has been silent whose places go to others first when groups are placed: one that
+/// only restarts is back sooner.
+pub const AWAY: Duration = Duration::from_secs(5);
 /// Nodes that one node takes in at once, each of which it calls back; a further one gets EXHAUSTED.
 pub const JOINS_AT_ONCE: usize = 16;
 /// How long a node waits for another's durable promise to leave the founding to it: a write and its
@@ -104,6 +107,7 @@ pub const REMOVAL_ELECTIONS: Duration = Duration::from_secs(5);
 /// How often it looks whether they have one.
 pub const REMOVAL_LOOK: Duration = Duration::from_millis(200);
 
+const _: () = assert!(AWAY.as_millis() >= 2 * SILENT.as_millis());
 const _: () = assert!(JOIN_AGAIN_MIN.as_millis() < JOIN_AGAIN_MAX.as_millis());
 const _: () = assert!(REMOVAL_ELECTIONS.as_millis() >= 2 * SILENT.as_millis());
 const _: () = assert!(PROMISE_FOUNDING.as_millis() < REQUEST_DEADLINE.as_millis());

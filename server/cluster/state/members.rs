@@ -1,12 +1,16 @@
 //! Who is a member, what is assigned to whom, and what all members know.
 //!
-//! A node becomes a member when it announces itself, and stays one until it is removed, for good.
-//! Both place all groups anew. Whether a node that is removed has the last copy of anything is not
-//! known here: whoever asks has looked, and names what was seen (`Etag`).
+//! A node becomes a member when it joins, and stays one until it is removed, for good. Both place
+//! all groups anew, on the nodes that live as far as whoever asks knows (`Away`). Whether a node
+//! that is removed has the last copy of anything is not known here: whoever asks has looked, and
+//! names what was seen (`Etag`).
 //!
 //! A node that is decommissioned leaves in three steps, so that nothing is ever short of a copy: it
 //! is marked as leaving, and its groups are placed on others; the leaders of the groups bring that
 //! about (`reconfigure`); and once it holds nothing any more it says so, and is removed.
+//!
+//! A node that is removed or decommissioned may have a replacement: an empty node that takes its
+//! places, all of them and no others, so that nothing else moves.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +22,7 @@ use crate::{
         limits,
     },
     cluster::{
-        command::{Changed, Etag, Event, Node, Outcome, Removed},
+        command::{Away, Changed, Etag, Event, Node, Outcome, Removed},
         level::Level,
         placement::{self, Assignments},
         snapshots::Part,
@@ -34,6 +38,32 @@ impl State {
     /// share one. Nothing depends on it, since nodes name the id they want to reach, and another
     /// one declines.
     pub(super) fn announce_node(&mut self, node: &Node, effects: &mut Effects) -> Result<Outcome> {
+        let (outcome, is_new) = self.note_node(node, effects)?;
+        if is_new {
+            self.assign(&Away::new(), effects);
+        }
+        Ok(outcome)
+    }
+
+    /// A node is given its share of the groups if it is new, or holds nothing.
+    pub(super) fn join_node(
+        &mut self,
+        node: &Node,
+        away: &Away,
+        effects: &mut Effects,
+    ) -> Result<Outcome> {
+        let (outcome, is_new) = self.note_node(node, effects)?;
+        let gets_share = self.is_idle(node.id) && !self.nodes[&node.id].leaving;
+        if !is_new && !gets_share {
+            return Ok(outcome);
+        }
+        let before = effects.changed.len();
+        self.assign(away, effects);
+        let changed = outcome.changed() || effects.changed.len() > before;
+        Ok(Outcome::Done { changed })
+    }
+
+    fn note_node(&mut self, node: &Node, effects: &mut Effects) -> Result<(Outcome, bool)> {
         node.check()?;
         let known = self.nodes.get(&node.id);
         if known.is_none() && self.nodes.len() >= limits::NODES_MAX {
@@ -60,15 +90,16 @@ impl State {
             ..node.clone()
         };
         if known == Some(&now) {
-            return Ok(Outcome::Done { changed: false });
+            return Ok((Outcome::Done { changed: false }, false));
         }
         let is_new = self.nodes.insert(node.id, now).is_none();
         effects.events.push(Event::NodeChanged(node.id));
-        let outcome = effects.row(Changed::Node(node.id));
-        if is_new {
-            self.assign(effects);
-        }
-        Ok(outcome)
+        Ok((effects.row(Changed::Node(node.id)), is_new))
+    }
+
+    /// Whether a node holds nothing.
+    pub fn is_idle(&self, node: NodeId) -> bool {
+        !self.assignments.values().any(|nodes| nodes.contains(&node))
     }
 
     /// Names the members and what is assigned to them (blake3, cut to 8 bytes).
@@ -92,10 +123,10 @@ impl State {
     }
 
     /// Where the groups would be if a node had another share.
-    pub fn assignments_with(&self, node: NodeId, percent: u32) -> Assignments {
+    pub fn assignments_with(&self, node: NodeId, percent: u32, away: &Away) -> Assignments {
         let mut nodes: Vec<Node> = self.staying().cloned().collect();
         nodes.iter_mut().filter(|n| n.id == node).for_each(|n| n.capacity_percent = percent);
-        self.placed_on(nodes.iter(), &self.assignments)
+        self.placed_on(nodes.iter(), &self.assignments, away)
     }
 
     /// Replicas that nodes would get which they do not have.
@@ -107,10 +138,69 @@ impl State {
         moved.sum()
     }
 
-    /// Where the groups would be without a node.
-    pub fn assignments_without(&self, node: NodeId) -> Assignments {
+    /// Where the groups would be without a node: at its replacement, if it has one.
+    pub fn assignments_without(
+        &self,
+        node: NodeId,
+        by: Option<NodeId>,
+        away: &Away,
+    ) -> Assignments {
+        if let Some(by) = by {
+            return self.assignments_by(node, by);
+        }
         let others = self.staying().filter(|other| other.id != node);
-        self.placed_on(others, &self.assignments)
+        self.placed_on(others, &self.assignments, away)
+    }
+
+    /// Whether a node holds nothing and gets nothing: it may replace another one.
+    pub fn is_spare(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|n| n.capacity_percent == 0 && !n.leaving)
+            && self.is_idle(node)
+    }
+
+    /// Where the groups would be if they were placed now.
+    pub fn assignments_placed(&self, away: &Away) -> Assignments {
+        self.placed(&self.assignments, away)
+    }
+
+    fn assignments_by(&self, old: NodeId, by: NodeId) -> Assignments {
+        let mut after = self.assignments.clone();
+        let places = after.values_mut().flat_map(|nodes| nodes.iter_mut());
+        places.filter(|node| **node == old).for_each(|node| *node = by);
+        after
+    }
+
+    /// Whether a node can take the places of another one: it holds nothing, so that it gets just
+    /// these.
+    pub fn may_replace(&self, old: NodeId, by: NodeId) -> Result<()> {
+        let leaving = self.member(by)?.leaving;
+        if by != old && self.is_spare(by) {
+            return Ok(());
+        }
+        let why = if by == old {
+            "it is the node itself".into()
+        } else if leaving {
+            "it is leaving".into()
+        } else {
+            format!(
+                "it has a share of the groups. Name a node that was started with --replacement, \
+                 or have this one hold nothing first: ddbctl node set {by} --capacity 0"
+            )
+        };
+        Err(Error::conflict(format!("node {by} cannot replace node {old}: {why}")))
+    }
+
+    fn replace(&mut self, old: NodeId, by: NodeId, effects: &mut Effects) -> Result<()> {
+        self.may_replace(old, by)?;
+        let percent = match self.member(old)?.capacity_percent {
+            0 => limits::CAPACITY_PERCENT_USUAL,
+            percent => percent,
+        };
+        self.nodes.get_mut(&by).expect("it may replace one").capacity_percent = percent;
+        effects.changed.push(Changed::Node(by));
+        let after = self.assignments_by(old, by);
+        self.reassign(after, effects);
+        Ok(())
     }
 
     /// What the node holds goes to others, nobody waits for its parts any more, and it never comes
@@ -120,6 +210,7 @@ impl State {
         id: NodeId,
         removed_ms: u64,
         seen: Etag,
+        (by, away): (Option<NodeId>, &Away),
         effects: &mut Effects,
     ) -> Result<Outcome> {
         if self.removed.contains_key(&id) {
@@ -135,7 +226,13 @@ impl State {
         }
         self.was_seen(seen)?;
         let address = node.address.clone();
+        if let Some(by) = by {
+            self.replace(id, by, effects)?;
+        }
         self.take_out(Removed { id, address, removed_ms, decommissioned: false }, effects);
+        if by.is_none() && !mutated(Mutation::RemovedKeepsItsPlace) {
+            self.assign(away, effects);
+        }
         Ok(Outcome::Done { changed: true })
     }
 
@@ -158,6 +255,7 @@ impl State {
         &mut self,
         id: NodeId,
         seen: Etag,
+        (by, away): (Option<NodeId>, &Away),
         effects: &mut Effects,
     ) -> Result<Outcome> {
         if self.removed.get(&id).is_some_and(|removed| removed.decommissioned)
@@ -171,24 +269,31 @@ impl State {
             )));
         }
         self.was_seen(seen)?;
-        Ok(self.change(id, |node| node.leaving = true, effects))
+        let Some(by) = by else {
+            return Ok(self.change(id, |node| node.leaving = true, away, effects));
+        };
+        self.replace(id, by, effects)?;
+        self.nodes.get_mut(&id).expect("it is a member").leaving = true;
+        Ok(effects.row(Changed::Node(id)))
     }
 
     pub(super) fn cancel_decommission(
         &mut self,
         id: NodeId,
+        away: &Away,
         effects: &mut Effects,
     ) -> Result<Outcome> {
         if !self.member(id)?.leaving {
             return Ok(Outcome::Done { changed: false });
         }
-        Ok(self.change(id, |node| node.leaving = false, effects))
+        Ok(self.change(id, |node| node.leaving = false, away, effects))
     }
 
     pub(super) fn set_capacity(
         &mut self,
         id: NodeId,
         percent: u32,
+        away: &Away,
         effects: &mut Effects,
     ) -> Result<Outcome> {
         let now = Node { capacity_percent: percent, ..self.member(id)?.clone() };
@@ -196,20 +301,32 @@ impl State {
         if now == self.nodes[&id] {
             return Ok(Outcome::Done { changed: false });
         }
-        Ok(self.change(id, |node| node.capacity_percent = percent, effects))
+        Ok(self.change(id, |node| node.capacity_percent = percent, away, effects))
     }
 
     fn change(
         &mut self,
         id: NodeId,
         change: impl FnOnce(&mut Node),
+        away: &Away,
         effects: &mut Effects,
     ) -> Outcome {
         if let Some(node) = self.nodes.get_mut(&id) {
             change(node);
         }
-        self.assign(effects);
+        self.assign(away, effects);
         effects.row(Changed::Node(id))
+    }
+
+    pub(super) fn rebalance(
+        &mut self,
+        seen: Etag,
+        away: &Away,
+        effects: &mut Effects,
+    ) -> Result<Outcome> {
+        self.was_seen(seen)?;
+        self.assign(away, effects);
+        Ok(Outcome::Done { changed: !effects.changed.is_empty() })
     }
 
     /// The node has seen to it that all of its replicas are gone.
@@ -250,13 +367,14 @@ impl State {
                 self.forget(seq, self.snapshots[&seq].id, effects);
             }
         }
-        if !mutated(Mutation::RemovedKeepsItsPlace) {
-            self.assign(effects);
-        }
     }
 
-    pub(super) fn assign(&mut self, effects: &mut Effects) {
-        let new = self.placed(&self.assignments);
+    pub(super) fn assign(&mut self, away: &Away, effects: &mut Effects) {
+        let new = self.placed(&self.assignments, away);
+        self.reassign(new, effects);
+    }
+
+    fn reassign(&mut self, new: Assignments, effects: &mut Effects) {
         let before = effects.changed.len();
         let changed = new
             .iter()
@@ -269,8 +387,8 @@ impl State {
         self.assignments = new;
     }
 
-    pub(super) fn placed(&self, old: &Assignments) -> Assignments {
-        self.placed_on(self.staying(), old)
+    pub(super) fn placed(&self, old: &Assignments, away: &Away) -> Assignments {
+        self.placed_on(self.staying(), old, away)
     }
 
     fn staying(&self) -> impl Iterator<Item = &Node> {
@@ -281,14 +399,13 @@ impl State {
         &self,
         nodes: impl Iterator<Item = &'a Node>,
         old: &Assignments,
+        away: &Away,
     ) -> Assignments {
         let capacities: BTreeMap<NodeId, u32> = nodes.map(|n| (n.id, n.capacity_percent)).collect();
-        let mut new = placement::place(
-            &capacities,
-            old,
-            self.settings.topology.group_ids(),
-            self.settings.replication_factor,
-        );
+        let factor = self.settings.replication_factor;
+        let capacities = placement::living(capacities, away, old, factor);
+        let groups = self.settings.topology.group_ids();
+        let mut new = placement::place(&capacities, old, groups, factor);
         new.insert(
             GroupId::META,
             placement::meta_voters(&capacities, old.get(&GroupId::META).map_or(&[], Vec::as_slice)),

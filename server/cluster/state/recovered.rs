@@ -26,7 +26,7 @@ use crate::{
         limits,
     },
     cluster::{
-        command::Removed,
+        command::{Away, Removed},
         level::Level,
         placement::Assignments,
         sites::{Relay, Site, SiteState, Sites},
@@ -77,7 +77,7 @@ impl State {
                 (*group, holder.into_iter().chain(others).copied().collect())
             })
             .collect();
-        self.assignments = self.placed(&kept);
+        self.assignments = self.placed(&kept, &Away::new());
         self.check()?;
         Ok(self)
     }

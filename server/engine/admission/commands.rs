@@ -207,10 +207,13 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
             Err(Objection::Wrong("MetaCommand.decommissioned", Error::invalid(told)))
         }
         // One in another history would keep its node out of this one.
-        cluster::Command::AnnounceNode(node) if node.lineage != facts.meta.settings().lineage => {
+        cluster::Command::AnnounceNode(node) | cluster::Command::JoinNode { node, .. }
+            if node.lineage != facts.meta.settings().lineage =>
+        {
             Err(Objection::Later)
         }
         cluster::Command::AnnounceNode(_)
+        | cluster::Command::JoinNode { .. }
         | cluster::Command::ReportPart { .. }
         | cluster::Command::ReportDeletion { .. } => Ok(()),
         // What clients ask for and may see, or what the state machine holds against the registry.
@@ -228,7 +231,8 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
         cluster::Command::Decommission { .. }
         | cluster::Command::CancelDecommission { .. }
         | cluster::Command::Decommissioned { .. }
-        | cluster::Command::SetCapacity { .. } => Ok(()),
+        | cluster::Command::SetCapacity { .. }
+        | cluster::Command::Rebalance { .. } => Ok(()),
     }
 }
 
@@ -256,6 +260,7 @@ pub(super) const RULES: &[(&str, &str)] = &[
     ("DropSiteData.rows_max", "1 to SITE_DROP_ROWS"),
     ("SetLineage.lineage", "by nobody: a leader sets its own"),
     ("MetaCommand.announce_node", "in the cluster's present lineage"),
+    ("MetaCommand.join_node", "in the cluster's present lineage"),
     ("MetaCommand.seal_snapshot", "by nobody: the meta leader's own"),
     ("MetaCommand.abort_snapshot", "by nobody: the meta leader's own"),
     ("MetaCommand.establish_lineage", "by nobody: the meta leader's own"),

@@ -97,6 +97,8 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
         "cluster::State: a member; one that stays is left as it is",
     ),
     ("MetaCommand.set_capacity", "cluster::State: of a member, at most CAPACITY_PERCENT_MAX"),
+    ("MetaCommand.rebalance", "cluster::State: on the members and assignments that were seen"),
+    ("MetaCommand.away", "any: a hint; others than members are nobody (cluster::placement)"),
     ("MetaCommand.raise_level", "cluster::State: not above what every member knows"),
     ("MetaCommand.site_generation", "any: cluster::State does nothing to another life of the site"),
     // Joining.

@@ -1,7 +1,10 @@
 //! What operators ask of the members as a whole: the end of an upgrade, the removal of a node that
-//! is lost, the decommission of one that runs, and shares of the groups.
+//! is lost, the decommission of one that runs, who takes their places, and shares of the groups.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::Cluster;
 use crate::{
@@ -10,7 +13,7 @@ use crate::{
         ids::{GroupId, NodeId},
         limits,
     },
-    cluster::{self, Etag, Node, level::Level, reconfigure::Wait},
+    cluster::{self, Away, Etag, Node, level::Level, reconfigure::Wait},
     proto::{
         internal::v1::{GetNodeStatusResponse, GroupWait, LedGroup},
         v1,
@@ -34,6 +37,16 @@ pub enum Standing {
     Gone,
 }
 
+/// What a rebalancing moves.
+pub struct Rebalance {
+    pub replicas_moved: usize,
+    pub groups_changed: usize,
+    pub changed: bool,
+    /// Nodes whose places go to others.
+    pub away: Away,
+    pub etag: Etag,
+}
+
 /// How a removal is asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RemovalAsked {
@@ -43,6 +56,8 @@ pub struct RemovalAsked {
     pub validate_only: bool,
     /// The members and assignments that whoever asks has seen.
     pub etag: Option<Etag>,
+    /// The node that takes its places.
+    pub by: Option<NodeId>,
 }
 
 impl Cluster {
@@ -70,7 +85,7 @@ impl Cluster {
         let deadline = self.handle.clock.now() + wait;
         let left = || deadline.saturating_sub(self.handle.clock.now());
         let Decommission { plan, standing, .. } =
-            self.planned(node, Way::Removal, asked.etag, deadline).await?;
+            self.planned(node, Way::Removal, asked, deadline).await?;
         if asked.validate_only || standing == Standing::Gone {
             return Ok((plan, false));
         }
@@ -78,7 +93,13 @@ impl Cluster {
             return Err(refusal);
         }
         let removed_ms = self.handle.clock.wall_ms();
-        let command = cluster::Command::RemoveNode { node, removed_ms, seen: plan.etag };
+        let command = cluster::Command::RemoveNode {
+            node,
+            removed_ms,
+            seen: plan.etag,
+            by: asked.by,
+            away: plan.away.clone(),
+        };
         Ok((plan, self.change(command, left()).await?))
     }
 
@@ -91,14 +112,19 @@ impl Cluster {
     ) -> Result<Decommission> {
         let deadline = self.handle.clock.now() + wait;
         let left = || deadline.saturating_sub(self.handle.clock.now());
-        let mut seen = self.planned(node, Way::Decommission, asked.etag, deadline).await?;
+        let mut seen = self.planned(node, Way::Decommission, asked, deadline).await?;
         if asked.validate_only || seen.standing != Standing::Stays {
             return Ok(seen);
         }
         if let Some(refusal) = seen.plan.refusal(node, Way::Decommission, asked.force) {
             return Err(refusal);
         }
-        let command = cluster::Command::Decommission { node, seen: seen.plan.etag };
+        let command = cluster::Command::Decommission {
+            node,
+            seen: seen.plan.etag,
+            by: asked.by,
+            away: seen.plan.away.clone(),
+        };
         self.change(command, left()).await?;
         seen.standing = Standing::Leaving;
         Ok(seen)
@@ -106,7 +132,8 @@ impl Cluster {
 
     /// Has a node stay that is leaving. Whether it was.
     pub async fn cancel_decommission(&self, node: NodeId, wait: Duration) -> Result<bool> {
-        self.change(cluster::Command::CancelDecommission { node }, wait).await
+        let away = self.away(wait).await?;
+        self.change(cluster::Command::CancelDecommission { node, away }, wait).await
     }
 
     /// Changes a node's share of the groups, or says only what that would move: how many replicas,
@@ -118,19 +145,47 @@ impl Cluster {
         validate_only: bool,
         wait: Duration,
     ) -> Result<(usize, bool)> {
+        let away = self.away(wait).await?;
+        let gone = away.clone();
         let planned = self.look(wait, move |s| {
             let before = s.node(node).ok_or_else(|| {
                 Error::not_found(format!("there is no node {node}; see ddbctl node list"))
             })?;
             cluster::Node { capacity_percent: percent, ..before.clone() }.check()?;
-            Ok(s.moves_to(&s.assignments_with(node, percent)))
+            Ok(s.moves_to(&s.assignments_with(node, percent, &gone)))
         });
         let moved = planned.await??;
         if validate_only {
             return Ok((moved, false));
         }
-        let command = cluster::Command::SetCapacity { node, percent };
+        let command = cluster::Command::SetCapacity { node, percent, away };
         Ok((moved, self.change(command, wait).await?))
+    }
+
+    /// Places all groups anew on the nodes that live, or says only what that would move.
+    pub async fn rebalance(
+        &self,
+        validate_only: bool,
+        etag: Option<Etag>,
+        wait: Duration,
+    ) -> Result<Rebalance> {
+        let away = self.away(wait).await?;
+        let gone = away.clone();
+        let planned = self.look(wait, move |s| {
+            let after = s.assignments_placed(&gone);
+            let changed = after.iter().filter(|(g, n)| s.assignments().get(g) != Some(n)).count();
+            (s.etag(), s.moves_to(&after), changed)
+        });
+        let (seen, replicas_moved, groups_changed) = planned.await?;
+        was_seen(etag, seen)?;
+        let changed = !validate_only
+            && self.change(cluster::Command::Rebalance { seen, away: away.clone() }, wait).await?;
+        Ok(Rebalance { replicas_moved, groups_changed, changed, away, etag: seen })
+    }
+
+    /// Nodes that this one has not heard for long.
+    pub(super) async fn away(&self, wait: Duration) -> Result<Away> {
+        self.handle.look(false, wait, |sight| sight.away()).await
     }
 
     /// Says that this node has given away what it held. Told again until the cluster knows.
@@ -153,23 +208,23 @@ impl Cluster {
         &self,
         node: NodeId,
         way: Way,
-        etag: Option<Etag>,
+        asked: RemovalAsked,
         deadline: Duration,
     ) -> Result<Decommission> {
+        let by = asked.by;
         let left = || deadline.saturating_sub(self.handle.clock.now());
         let patience = self.handle.clock.now() + limits::REMOVAL_ELECTIONS.min(left() / 2);
         let seen = loop {
             let nodes = self.look(left(), |s| s.nodes().clone()).await?;
             let said = self.ask_nodes(&nodes).await;
-            let heard = heard(&said);
+            let heard = heard(&said, self.away(left()).await?);
             let planned =
                 self.look(left(), move |s| match (s.removed().get(&node), s.node(node)) {
                     (Some(removed), _) => Ok((Plan::of_nothing(removed, s.etag()), Standing::Gone)),
-                    (None, Some(entry)) if entry.leaving => {
-                        removal::plan(s, &heard, node, way).map(|plan| (plan, Standing::Leaving))
-                    }
+                    (None, Some(entry)) if entry.leaving => removal::plan(s, &heard, node, by, way)
+                        .map(|plan| (plan, Standing::Leaving)),
                     (None, _) => {
-                        removal::plan(s, &heard, node, way).map(|plan| (plan, Standing::Stays))
+                        removal::plan(s, &heard, node, by, way).map(|plan| (plan, Standing::Stays))
                     }
                 });
             let (plan, standing) = planned.await??;
@@ -180,14 +235,18 @@ impl Cluster {
             }
             tokio::time::sleep(limits::REMOVAL_LOOK).await;
         };
-        if etag.is_some_and(|etag| etag != seen.plan.etag) {
-            return Err(Error::conflict(
-                "nodes or their groups have changed since that etag was given; look at the plan \
-                 again",
-            ));
-        }
+        was_seen(asked.etag, seen.plan.etag)?;
         Ok(seen)
     }
+}
+
+fn was_seen(named: Option<Etag>, now: Etag) -> Result<()> {
+    if named.is_none_or(|named| named == now) {
+        return Ok(());
+    }
+    Err(Error::conflict(
+        "nodes or their groups have changed since that etag was given; look at the plan again",
+    ))
 }
 
 /// Data groups of which a node has a replica: as it says itself, or as their leaders say.
@@ -241,11 +300,13 @@ fn waits(said: &BTreeMap<NodeId, Result<GetNodeStatusResponse>>) -> Vec<v1::Wait
 }
 
 /// Who answers, and who votes where.
-fn heard(said: &BTreeMap<NodeId, Result<GetNodeStatusResponse>>) -> Heard {
+fn heard(said: &BTreeMap<NodeId, Result<GetNodeStatusResponse>>, silent: Away) -> Heard {
     let answers = || said.iter().filter_map(|(node, said)| Some((*node, said.as_ref().ok()?)));
     let voters = |led: &LedGroup| led.voters.iter().copied().map(NodeId).collect();
+    let answering: BTreeSet<NodeId> = answers().map(|(node, _)| node).collect();
     Heard {
-        answering: answers().map(|(node, _)| node).collect(),
+        away: silent.difference(&answering).copied().collect(),
+        answering,
         led: answers()
             .flat_map(|(_, said)| said.led.iter().map(|led| (GroupId(led.group), voters(led))))
             .collect(),

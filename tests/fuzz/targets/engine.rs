@@ -495,6 +495,7 @@ pub fn corpus() -> Vec<Vec<u8>> {
     for group in topology().group_ids() {
         let site = site(group).as_str().to_owned();
         let meta = internal::MetaCommand {
+            away: Vec::new(),
             action: Some(MetaAction::AddSite("ghost".into())),
             site_generation: 0,
         };
@@ -518,7 +519,11 @@ pub fn corpus() -> Vec<Vec<u8>> {
     let sealed = MetaAction::SealSnapshot(internal::SealSnapshot { seq: 1 });
     said.push(forward(
         GroupId::META,
-        Wire::Meta(internal::MetaCommand { action: Some(sealed), site_generation: 0 }),
+        Wire::Meta(internal::MetaCommand {
+            action: Some(sealed),
+            site_generation: 0,
+            away: Vec::new(),
+        }),
     ));
     said.push(PeerMessage {
         group: GroupId::META.0,

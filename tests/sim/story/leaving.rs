@@ -34,7 +34,7 @@ impl Story {
         }
         let at = up[self.rng.below(up.len() as u64) as usize];
         let (node, percent) = (self.world.nodes[node].id, if nothing { 0 } else { 100 });
-        let command = cluster::Command::SetCapacity { node, percent };
+        let command = cluster::Command::SetCapacity { node, percent, away: self.world.away() };
         let wait = Duration::from_secs(2);
         self.world.request(at, GroupId::META, Body::Propose(command.into()), wait);
     }

@@ -40,8 +40,13 @@ impl Story {
             let at = up[self.rng.below(up.len() as u64) as usize];
             let meta = self.world.engine(at).expect("it is up").meta();
             if !meta.removed().contains_key(&lost) {
-                let command =
-                    cluster::Command::RemoveNode { node: lost, removed_ms: 0, seen: meta.etag() };
+                let command = cluster::Command::RemoveNode {
+                    node: lost,
+                    removed_ms: 0,
+                    seen: meta.etag(),
+                    by: None,
+                    away: self.world.away(),
+                };
                 let wait = Duration::from_secs(2);
                 self.world.request(at, GroupId::META, Body::Propose(command.into()), wait);
             }

@@ -102,7 +102,17 @@ impl World {
         let engine = self.engine(node).expect("it is up");
         let lineage = engine.identity().lineage;
         let entry = self.entry(node, lineage);
-        if engine.meta().node(entry.id) == Some(&entry) {
+        let meta = engine.meta();
+        let known = meta.node(entry.id);
+        if known.is_some_and(|known| entry.is_as_known(known)) {
+            let has_share = known.is_some_and(|k| k.capacity_percent == 0 || k.leaving)
+                || !meta.is_idle(entry.id);
+            if has_share {
+                return;
+            }
+            let command = cluster::Command::JoinNode { node: entry, away: self.away() };
+            let wait = Duration::from_secs(2);
+            self.request(node, GroupId::META, Body::Propose(command.into()), wait);
             return;
         }
         if lineage != Lineage::PENDING {
@@ -130,7 +140,8 @@ impl World {
         if lineage == Lineage::PENDING {
             return;
         }
-        let command = cluster::Command::AnnounceNode(self.entry(node, lineage));
+        let command =
+            cluster::Command::JoinNode { node: self.entry(node, lineage), away: self.away() };
         let token = self.request(
             at,
             GroupId::META,

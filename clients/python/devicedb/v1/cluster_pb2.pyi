@@ -380,16 +380,18 @@ class FinalizeUpgradeResponse(_message.Message):
     def __init__(self, level: _Optional[int] = ..., raised: bool = ...) -> None: ...
 
 class RemoveNodeRequest(_message.Message):
-    __slots__ = ("node_id", "force", "validate_only", "etag")
+    __slots__ = ("node_id", "force", "validate_only", "etag", "replacement_id")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    REPLACEMENT_ID_FIELD_NUMBER: _ClassVar[int]
     node_id: int
     force: bool
     validate_only: bool
     etag: str
-    def __init__(self, node_id: _Optional[int] = ..., force: bool = ..., validate_only: bool = ..., etag: _Optional[str] = ...) -> None: ...
+    replacement_id: int
+    def __init__(self, node_id: _Optional[int] = ..., force: bool = ..., validate_only: bool = ..., etag: _Optional[str] = ..., replacement_id: _Optional[int] = ...) -> None: ...
 
 class RemoveNodeResponse(_message.Message):
     __slots__ = ("plan", "removed")
@@ -400,16 +402,18 @@ class RemoveNodeResponse(_message.Message):
     def __init__(self, plan: _Optional[_Union[RemovalPlan, _Mapping]] = ..., removed: bool = ...) -> None: ...
 
 class DecommissionNodeRequest(_message.Message):
-    __slots__ = ("node_id", "force", "validate_only", "etag")
+    __slots__ = ("node_id", "force", "validate_only", "etag", "replacement_id")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    REPLACEMENT_ID_FIELD_NUMBER: _ClassVar[int]
     node_id: int
     force: bool
     validate_only: bool
     etag: str
-    def __init__(self, node_id: _Optional[int] = ..., force: bool = ..., validate_only: bool = ..., etag: _Optional[str] = ...) -> None: ...
+    replacement_id: int
+    def __init__(self, node_id: _Optional[int] = ..., force: bool = ..., validate_only: bool = ..., etag: _Optional[str] = ..., replacement_id: _Optional[int] = ...) -> None: ...
 
 class DecommissionNodeResponse(_message.Message):
     __slots__ = ("plan", "state", "replicas_left", "waits")
@@ -464,6 +468,28 @@ class SetCapacityResponse(_message.Message):
     replicas_moved: int
     changed: bool
     def __init__(self, replicas_moved: _Optional[int] = ..., changed: bool = ...) -> None: ...
+
+class RebalanceRequest(_message.Message):
+    __slots__ = ("validate_only", "etag")
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    validate_only: bool
+    etag: str
+    def __init__(self, validate_only: bool = ..., etag: _Optional[str] = ...) -> None: ...
+
+class RebalanceResponse(_message.Message):
+    __slots__ = ("replicas_moved", "groups_changed", "changed", "away", "etag")
+    REPLICAS_MOVED_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    AWAY_FIELD_NUMBER: _ClassVar[int]
+    ETAG_FIELD_NUMBER: _ClassVar[int]
+    replicas_moved: int
+    groups_changed: int
+    changed: bool
+    away: _containers.RepeatedScalarFieldContainer[int]
+    etag: str
+    def __init__(self, replicas_moved: _Optional[int] = ..., groups_changed: _Optional[int] = ..., changed: bool = ..., away: _Optional[_Iterable[int]] = ..., etag: _Optional[str] = ...) -> None: ...
 
 class RemovalPlan(_message.Message):
     __slots__ = ("address", "replicas_moved", "groups_short", "objections", "etag")

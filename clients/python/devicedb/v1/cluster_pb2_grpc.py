@@ -128,6 +128,11 @@ class ClusterServiceStub(object):
                 request_serializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityRequest.SerializeToString,
                 response_deserializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityResponse.FromString,
                 _registered_method=True)
+        self.Rebalance = channel.unary_unary(
+                '/devicedb.v1.ClusterService/Rebalance',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.RebalanceRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.RebalanceResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -272,6 +277,14 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rebalance(self, request, context):
+        """Places all groups anew on the nodes that live, with as few moves as possible: a node that was away gets its share again, and a node that is away gives up
+        its places. Where all is well nothing moves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -364,6 +377,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.SetCapacity,
                     request_deserializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityRequest.FromString,
                     response_serializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityResponse.SerializeToString,
+            ),
+            'Rebalance': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rebalance,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.RebalanceRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.RebalanceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -856,6 +874,33 @@ class ClusterService(object):
             '/devicedb.v1.ClusterService/SetCapacity',
             devicedb_dot_v1_dot_cluster__pb2.SetCapacityRequest.SerializeToString,
             devicedb_dot_v1_dot_cluster__pb2.SetCapacityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rebalance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/Rebalance',
+            devicedb_dot_v1_dot_cluster__pb2.RebalanceRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.RebalanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

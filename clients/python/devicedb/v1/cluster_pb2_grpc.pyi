@@ -313,7 +313,23 @@ _ClusterServiceSetCapacityType = typing_extensions.TypeVar(
     ],
 )
 
-class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _ClusterServiceInitClusterType, _ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType, _ClusterServiceGetUpgradeType, _ClusterServiceFinalizeUpgradeType, _ClusterServiceRemoveNodeType, _ClusterServiceDecommissionNodeType, _ClusterServiceCancelDecommissionType, _ClusterServiceSetCapacityType]):
+_ClusterServiceRebalanceType = typing_extensions.TypeVar(
+    '_ClusterServiceRebalanceType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.RebalanceRequest,
+        devicedb.v1.cluster_pb2.RebalanceResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.RebalanceRequest,
+        devicedb.v1.cluster_pb2.RebalanceResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.RebalanceRequest,
+        devicedb.v1.cluster_pb2.RebalanceResponse,
+    ],
+)
+
+class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _ClusterServiceInitClusterType, _ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType, _ClusterServiceGetUpgradeType, _ClusterServiceFinalizeUpgradeType, _ClusterServiceRemoveNodeType, _ClusterServiceDecommissionNodeType, _ClusterServiceCancelDecommissionType, _ClusterServiceSetCapacityType, _ClusterServiceRebalanceType]):
     """Reads and changes the cluster's configuration. Any node answers.
 
     A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
@@ -394,6 +410,10 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
             devicedb.v1.cluster_pb2.SetCapacityRequest,
             devicedb.v1.cluster_pb2.SetCapacityResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.RebalanceRequest,
+            devicedb.v1.cluster_pb2.RebalanceResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -470,6 +490,10 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
             devicedb.v1.cluster_pb2.SetCapacityRequest,
             devicedb.v1.cluster_pb2.SetCapacityResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.RebalanceRequest,
+            devicedb.v1.cluster_pb2.RebalanceResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetIdentity: _ClusterServiceGetIdentityType
@@ -539,6 +563,11 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
 
     SetCapacity: _ClusterServiceSetCapacityType
     """Changes a node's share of the groups, which move accordingly."""
+
+    Rebalance: _ClusterServiceRebalanceType
+    """Places all groups anew on the nodes that live, with as few moves as possible: a node that was away gets its share again, and a node that is away gives up
+    its places. Where all is well nothing moves.
+    """
 
 ClusterServiceAsyncStub: typing_extensions.TypeAlias = ClusterServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -612,6 +641,10 @@ ClusterServiceAsyncStub: typing_extensions.TypeAlias = ClusterServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.SetCapacityRequest,
         devicedb.v1.cluster_pb2.SetCapacityResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.RebalanceRequest,
+        devicedb.v1.cluster_pb2.RebalanceResponse,
     ],
 ]
 
@@ -779,5 +812,15 @@ class ClusterServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[devicedb.v1.cluster_pb2.SetCapacityResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.SetCapacityResponse]]:
         """Changes a node's share of the groups, which move accordingly."""
+
+    @abc.abstractmethod
+    def Rebalance(
+        self,
+        request: devicedb.v1.cluster_pb2.RebalanceRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.RebalanceResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.RebalanceResponse]]:
+        """Places all groups anew on the nodes that live, with as few moves as possible: a node that was away gets its share again, and a node that is away gives up
+        its places. Where all is well nothing moves.
+        """
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

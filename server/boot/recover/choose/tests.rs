@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     base::{clock::Random, error::Kind, ids::SiteGeneration},
     cluster::{
-        Command, Node,
+        Away, Command, Node,
         level::Level,
         sites::{Site, SiteState},
         snapshots::Stage,
@@ -242,7 +242,8 @@ fn copies_that_do_not_belong_together_are_refused() {
     refused(&[one(), copied(4, &state, 7, 10)], &terms(), Kind::Conflict, "joined after all");
     let mut without = state.clone();
     let (removed_ms, seen) = (1, without.etag());
-    let remove = Command::RemoveNode { node: NodeId(3), removed_ms, seen };
+    let remove =
+        Command::RemoveNode { node: NodeId(3), removed_ms, seen, by: None, away: Away::new() };
     assert!(without.apply(&remove).reply.is_ok());
     let removed = [copied(3, &without, 7, 10)];
     refused(&removed, &terms(), Kind::Conflict, "node 3 was removed from the cluster");
