@@ -33,6 +33,7 @@ mod node;
 mod site;
 mod relay;
 mod snapshot;
+mod restore;
 pub mod bench;
 mod flags;
 pub mod guide;
@@ -137,6 +138,7 @@ async fn dispatch(
         Command::Delete(args) => kv::delete(args, client, console).await,
         Command::Scan(args) => kv::scan(args, client, console).await,
         Command::Snapshot(command) => snapshot::run(command, client, console).await,
+        Command::Restore { parts } => restore::run(&parts, console),
         Command::Bench(command) => bench::run(command, client, console).await,
         Command::Completions { shell } => console.write(&args::completions(shell)),
     }

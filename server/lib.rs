@@ -176,6 +176,10 @@
 //!    ([`net::Whereabouts`]). Each asks at the addresses of its `--join` ([`Peers::meet`]), and
 //!    streams pass on which nodes talk to their sender ([`Peers::heard`], [`Peers::told`]). So a
 //!    node that reaches one other soon reaches all.
+//! 7. Parts of fewer nodes than most that cover every partition become one store
+//!    ([`offline::plan`]): [`ways::sole_survivor`] says which node goes on and from which part each
+//!    group comes, every group has that node as its only voter, and the others are lost as in a
+//!    recovery. Empty nodes join it.
 //!
 //! # A recovery
 //!
@@ -296,6 +300,7 @@
 //! [`net::judge`]: net::judge
 //! [`node`]: node
 //! [`note_read_states`]: engine::Engine::note_read_states
+//! [`offline::plan`]: boot::restore::offline::plan
 //! [`on_forward`]: engine::Engine::on_forward
 //! [`on_installed`]: engine::Engine::on_installed
 //! [`on_mark_request`]: engine::Engine::on_mark_request
@@ -328,6 +333,7 @@
 //! [`verify::verify_part`]: part::verify::verify_part
 //! [`waiting::Waiting::end`]: boot::waiting::Waiting::end
 //! [`watch_nodes`]: engine::Engine::watch_nodes
+//! [`ways::sole_survivor`]: part::ways::sole_survivor
 //! [`wire`]: wire
 //! [`wire::public::parse_put`]: wire::public::parse_put
 

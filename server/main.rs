@@ -1,6 +1,6 @@
-//! `devicedb`: `start` runs a node; `recover ...` brings a cluster back that has lost most of its
-//! nodes; `cluster ...` are the commands of the guide, for those who know them from the program
-//! that this one replaces.
+//! `devicedb`: `start` runs a node; `restore` makes a store of parts of a snapshot; `recover ...`
+//! brings a cluster back that has lost most of its nodes; `cluster ...` are the commands of the
+//! guide, for those who know them from the program that this one replaces.
 
 use std::{
     env,
@@ -20,10 +20,13 @@ use devicedb::{
         ids::{GroupId, SnapshotId},
         journal::{self, Journal, Seldom},
     },
-    boot::recover::{
-        self, Applied,
-        choose::Terms,
-        forms::{Plan, Report, parse_group},
+    boot::{
+        recover::{
+            self, Applied,
+            choose::Terms,
+            forms::{Plan, Report, parse_group},
+        },
+        restore::offline,
     },
     ctl::{endpoint, guide},
     node::{Node, Options},
@@ -56,6 +59,9 @@ enum Command {
     /// Run a node: found a cluster, join one, go on with a store, or restore an extracted part of a
     /// snapshot.
     Start(Start),
+    /// Make a store of downloaded or extracted parts of a snapshot, in a directory that is empty.
+    /// Offline: no node may run on the directory.
+    Restore(Restore),
     /// Bring a cluster back of which most nodes are lost for good. Offline: no node of it may run.
     #[command(subcommand)]
     Recover(Recover),
@@ -125,6 +131,30 @@ pub struct Start {
     log_json: bool,
 }
 
+/// A restore that needs no running node.
+#[derive(clap::Args)]
+#[command(
+    after_help = "One part makes the store of the node that wrote it. The cluster comes back when \
+                        most voters of every group are restored so and started. With \
+                        --sole-survivor, parts that cover every partition make one store that \
+                        holds the whole cluster. `ddbctl restore PART...` says which way the \
+                        parts at hand allow.\n\nExit codes: 0 done, 1 refused or failed, 2 options \
+                        that cannot work."
+)]
+struct Restore {
+    /// Tars, or directories that tars were extracted to: parts of one snapshot, each of another
+    /// node.
+    #[arg(required = true, value_name = "PART")]
+    parts: Vec<PathBuf>,
+    /// The directory of the new store: an empty one, or one that is not there yet.
+    #[arg(long, value_name = "DIR", env = "DEVICEDB_STORE")]
+    store: PathBuf,
+    /// Give up all other nodes of the snapshot for good: this store holds the whole cluster alone,
+    /// and empty nodes that join it get their share.
+    #[arg(long)]
+    sole_survivor: bool,
+}
+
 /// Inspect the store of every node that is left, make one plan of all reports, and apply it to
 /// each of these stores. Then start the nodes.
 #[derive(Subcommand)]
@@ -183,12 +213,8 @@ fn main() -> ExitCode {
         };
     }
     let args = match Args::parse() {
-        Args { command: Command::Recover(command) } => {
-            return match recover(command) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(e) => refuse(&e),
-            };
-        }
+        Args { command: Command::Recover(command) } => return ended(recover(command)),
+        Args { command: Command::Restore(command) } => return ended(restore(command)),
         args => args,
     };
     let Some(start) = args.start() else { return ExitCode::from(USAGE) };
@@ -309,8 +335,56 @@ fn refuse(e: &Error) -> ExitCode {
     ExitCode::from(code_of(e))
 }
 
+/// How a command ends that starts no node.
+fn ended(end: Result<()>) -> ExitCode {
+    end.map_or_else(|e| refuse(&e), |()| ExitCode::SUCCESS)
+}
+
 fn code_of(e: &Error) -> u8 {
     if e.kind == Kind::Invalid { USAGE } else { FAILED }
+}
+
+fn restore(Restore { parts, store, sole_survivor }: Restore) -> Result<()> {
+    #[cfg(feature = "fault-injection")]
+    devicedb::faults::failpoint::check()?;
+    let dir = store.display();
+    if sole_survivor {
+        let terms = offline::Terms {
+            id: SnapshotId(Random::from_entropy().uuid()),
+            at_ms: Clock::start().wall_ms(),
+        };
+        let plan = offline::plan(&parts, &store, &terms)?;
+        tell(plan.told());
+        plan.carry_out()?;
+        tell(&format!(
+            "{dir} holds the whole cluster as node {}. Start it here, and empty nodes elsewhere \
+             until {} serve in all:\n  devicedb start --store {dir} --listen ADDRESS\n  devicedb \
+             start --store EMPTY --listen ADDRESS --join ADDRESS",
+            plan.node(),
+            nodes(plan.replication_factor())
+        ));
+        return Ok(());
+    }
+    let [part] = &parts[..] else {
+        return Err(Error::invalid(format!(
+            "{} parts are named, and nothing says what to make of them. If most voters of every \
+             group have a part, restore each part into a directory of its own, with one part a \
+             command, and start all nodes. If not, --sole-survivor makes one store of them all \
+             and gives the other nodes up. ddbctl restore PART... says which way they allow",
+            parts.len()
+        )));
+    };
+    let node = offline::one(part, &store)?;
+    tell(&format!(
+        "{dir} holds what node {node} had of the snapshot. When most voters of every group are \
+         restored from their parts, start them all:\n  devicedb start --store {dir} --listen \
+         ADDRESS --join ADDRESS,..."
+    ));
+    Ok(())
+}
+
+fn nodes(count: u32) -> String {
+    if count == 1 { "1 node".into() } else { format!("{count} nodes") }
 }
 
 fn recover(command: Recover) -> Result<()> {

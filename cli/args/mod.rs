@@ -12,7 +12,7 @@ mod kv;
 mod snapshot;
 mod bench;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
@@ -95,6 +95,14 @@ pub enum Command {
     /// Consistent snapshots of the whole cluster
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Say which way back downloaded or extracted parts of one snapshot allow, step by step, and
+    /// what it gives up: without a cluster, and nothing changes. Exits 6 when there is none
+    #[command(after_help = "Examples:\n  ddbctl restore parts/*.tar")]
+    Restore {
+        /// Tars, or directories that tars were extracted to
+        #[arg(required = true, value_name = "PART")]
+        parts: Vec<PathBuf>,
+    },
     /// Measure the cluster from here: rates and latencies of requests
     #[command(subcommand)]
     Bench(Bench),
@@ -191,6 +199,7 @@ mod tests {
             "ddbctl snapshot delete b54a61d9-b64c-45e0-94b7-80c9e36b86fa --lineage \
              00c0ffee00c0ffee",
             "ddbctl snapshot orphans",
+            "ddbctl restore a.tar b -o json",
             "ddbctl bench put --clients 64 --connections 8 --seconds 5 --sites 4 --keys 1000 \
              --value-bytes 0 --cleanup",
             "ddbctl bench get --rate 5000 --direct --prefix mine- --plot latency.svg",

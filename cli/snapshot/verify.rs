@@ -45,7 +45,8 @@ impl View for Finding {
     }
 }
 
-pub fn run(paths: &[PathBuf], console: &mut Console) -> Result<(), Failure> {
+/// Refuses paths that name no part at all, before anything is read.
+pub fn refuse_what_is_no_part(paths: &[PathBuf]) -> Result<(), Failure> {
     if let Some(absent) = paths.iter().find(|path| !path.exists()) {
         return Err(Failure::new(
             exit::NOT_FOUND,
@@ -63,6 +64,11 @@ pub fn run(paths: &[PathBuf], console: &mut Console) -> Result<(), Failure> {
             format!("name the tars: {}", heap.join("*.tar").display()),
         ));
     }
+    Ok(())
+}
+
+pub fn run(paths: &[PathBuf], console: &mut Console) -> Result<(), Failure> {
+    refuse_what_is_no_part(paths)?;
     let report = set::verify_set(paths);
     let finding = Finding::of(&report, report.sound);
     console.print(&finding)?;
@@ -86,7 +92,7 @@ fn holds_tars(path: &Path) -> bool {
         && path.read_dir().is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_tar)))
 }
 
-fn listed(paths: &[PathBuf]) -> String {
+pub fn listed(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| Path::display(path).to_string()).collect::<Vec<_>>().join(", ")
 }
 

@@ -96,6 +96,15 @@ pub fn line(words: &str) -> String {
     })
 }
 
+/// A word as a shell takes it: as it stands, or in quotes.
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 fn escape_char(out: &mut String, c: char) {
     match c {
         '\n' => out.push_str("\\n"),
@@ -147,6 +156,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_word_for_a_shell_is_quoted_where_it_has_to_be() {
+        for (word, written) in
+            [("a/b-1.tar", "a/b-1.tar"), ("", "''"), ("a b", "'a b'"), ("it's", "'it'\\''s'")]
+        {
+            assert_eq!(shell_word(word), written);
+        }
+    }
 
     #[test]
     fn text_stands_as_it_is_and_bytes_are_escaped() {

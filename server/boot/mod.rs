@@ -4,8 +4,9 @@
 //! cluster, or stay `waiting` until one takes the node in. Meanwhile `starting` answers on the
 //! node's port, so that a starting node is not taken for a dead one.
 //!
-//! `recover` is for when most nodes are lost for good: offline, it makes of the stores that are
-//! left those of a smaller cluster. `noted` is the note that it leaves in each of them.
+//! Offline, `restore::offline` makes a store of parts, also of fewer than a restore by majorities
+//! needs. `recover` is for when most nodes are lost for good: offline, it makes of the stores that
+//! are left those of a smaller cluster. `noted` is the note that it leaves in each of them.
 
 mod noted;
 pub mod restore;

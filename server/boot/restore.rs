@@ -4,6 +4,8 @@
 //! a crash on the way the next start begins again. A restore checks every byte of the part before
 //! it loads the first row, and changes nothing if anything is wrong.
 //!
+//! `offline` makes a store of parts before a start: of one, or of several for one node.
+//!
 //! The steps of a restore: it tries everything that can fail for a reason which an operator can
 //! mend, such as the directory's permissions and the room for the store; checks every byte of the
 //! part; makes a store of it under `restoring/`; moves the part's files out of its way; and gives
@@ -18,6 +20,7 @@
 //! starts late from its part has to count as the nodes that started before it.
 
 mod moved;
+pub mod offline;
 
 use std::{
     fs,
@@ -30,7 +33,7 @@ use crate::{
     base::{
         disk::{self, Disk},
         error::{Context, Error, Result},
-        ids::{GroupId, Lineage, NodeId, SnapshotSeq},
+        ids::{GroupId, Lineage, NodeId, SnapshotId},
         limits,
         space::Space,
         strangers,
@@ -40,7 +43,13 @@ use crate::{
     entry::{Identity, LOG_BEGIN, Position, Record},
     faults::failpoint::{Failpoint, failpoint},
     log::Log,
-    part::{chunk::ChunkHash, directory::PartSource, manifest::Manifest, parallel, verify},
+    part::{
+        directory::PartSource,
+        manifest::{ChunkEntry, GroupPart, Manifest, MetaPart},
+        parallel,
+        source::Source,
+        verify,
+    },
     store::{self, Commit, FORMAT, Store, keys},
     wire,
 };
@@ -317,17 +326,11 @@ pub fn restore(dir: &Path) -> Result<()> {
 }
 
 /// Everything that could be in the way later, the quickest first.
-fn check(dir: &Path) -> Result<PartSource> {
-    let source = PartSource::open(dir)?;
+fn check(dir: &Path) -> Result<Source> {
+    let source = Source::Directory(PartSource::open(dir)?);
     moved::try_out(dir)?;
     clear(&dir.join(ASIDE))?;
-    let (needed, free) = (room(source.manifest()), Space::of(dir)?.free);
-    if free < needed {
-        return Err(Error::exhausted(format!(
-            "its store takes about {needed} bytes, and {free} are free on the disk: make room, or \
-             extract it on a larger disk"
-        )));
-    }
+    has_room(dir, room(source.manifest()), "extract it on a larger disk")?;
     let report = verify::verify_part(dir)
         .map_err(|problems| Error::corrupt(format!("it is not what was written:\n{problems}")))?;
     tracing::info!(%report, "every byte of the part is as it was written");
@@ -335,38 +338,66 @@ fn check(dir: &Path) -> Result<PartSource> {
     Ok(source)
 }
 
-/// Bytes that the store of a part takes, about: rows of one chunk are taken to be of one length.
+/// Bytes that the store of a part takes, about.
 fn room(manifest: &Manifest) -> u64 {
-    let partitions = manifest.partitions().count() as u64;
-    let rows: u64 = manifest.chunks.iter().map(|chunk| store::room(chunk.rows, chunk.bytes)).sum();
     limits::RESTORE_ROOM_BYTES
-        + rows
-        + store::room(partitions, partitions * keys::PARTITION_INDEX_BYTES)
+        + rows_room(manifest.chunks.iter())
+        + index_room(manifest.partitions().count())
+}
+
+/// Rows of one chunk are taken to be of one length.
+fn rows_room<'a>(chunks: impl Iterator<Item = &'a ChunkEntry>) -> u64 {
+    chunks.map(|chunk| store::room(chunk.rows, chunk.bytes)).sum()
+}
+
+fn index_room(partitions: usize) -> u64 {
+    store::room(partitions as u64, partitions as u64 * keys::PARTITION_INDEX_BYTES)
+}
+
+fn has_room(dir: &Path, needed: u64, otherwise: &str) -> Result<()> {
+    let free = Space::of(dir)?.free;
+    if free >= needed {
+        return Ok(());
+    }
+    Err(Error::exhausted(format!(
+        "its store takes about {needed} bytes, and {free} are free on the disk: make room, or \
+         {otherwise}"
+    )))
 }
 
 /// Makes the store of a part, and puts it in the part's place.
-fn put_restored(dir: &Path, source: &PartSource) -> Result<()> {
-    let manifest = source.manifest();
-    let identity = Identity {
-        format: FORMAT,
-        node: manifest.node,
-        cluster: manifest.cluster,
-        lineage: Lineage::PENDING,
-        restored_from: Some(manifest.snapshot),
-        topology: manifest.topology,
-    };
-    let state = restored_state(source)?;
-    make(dir, ASIDE, &identity, |commit| {
-        put_meta(commit, &state)?;
-        load(commit, source, manifest)
-    })?;
-    failpoint(Failpoint::RestoreMade);
+fn put_restored(dir: &Path, source: &Source) -> Result<()> {
+    make_restored(dir, source)?;
     moved::set_aside(dir)?;
     failpoint(Failpoint::RestorePartMoved);
     Store::put_in_place(&dir.join(ASIDE), dir)
 }
 
-fn restored_state(source: &PartSource) -> Result<State> {
+/// Makes the store of a part aside.
+fn make_restored(dir: &Path, source: &Source) -> Result<()> {
+    let (manifest, state) = (source.manifest(), restored_state(source)?);
+    make(dir, ASIDE, &identity(manifest, manifest.snapshot), |commit| {
+        put_meta(commit, &state)?;
+        load(commit, source, manifest)
+    })?;
+    failpoint(Failpoint::RestoreMade);
+    Ok(())
+}
+
+/// What a store says of itself that is made of a part. `from` names the history until its first
+/// leader does.
+fn identity(manifest: &Manifest, from: SnapshotId) -> Identity {
+    Identity {
+        format: FORMAT,
+        node: manifest.node,
+        cluster: manifest.cluster,
+        lineage: Lineage::PENDING,
+        restored_from: Some(from),
+        topology: manifest.topology,
+    }
+}
+
+fn restored_state(source: &Source) -> Result<State> {
     let manifest = source.manifest();
     let meta = manifest.meta.as_ref().ok_or_else(|| {
         Error::conflict(
@@ -374,68 +405,67 @@ fn restored_state(source: &PartSource) -> Result<State> {
              Restore the other parts, then start this node with an empty store and --join",
         )
     })?;
-    let mut rows = Vec::new();
-    each_row(source, &meta.chunks, |key, value| {
-        rows.push((key.to_vec(), value.to_vec()));
-        Ok(())
-    })?;
-    wire::decode_meta(rows.iter().map(|(k, v)| (k.as_slice(), v.as_slice())))?
-        .restored(manifest.snapshot)
+    captured_state(source, meta)?.restored(manifest.snapshot)
 }
 
-fn load(commit: &mut Commit, source: &PartSource, manifest: &Manifest) -> Result<()> {
-    let record = |index, term, dots, voters: &[NodeId], learners: &[NodeId]| Record {
-        applied: Position { index, term },
-        members: Membership {
-            voters: voters.iter().copied().collect(),
-            learners: learners.iter().copied().collect(),
-        },
-        mark: SnapshotSeq(0),
-        mark_at: Position::default(),
-        data: data::State { lineage: manifest.lineage, dots, ..data::State::default() },
-    };
+/// The meta group's state at its mark.
+fn captured_state(source: &Source, meta: &MetaPart) -> Result<State> {
+    let mut rows = Vec::new();
+    for hash in &meta.chunks {
+        let chunk = source.chunk(*hash)?;
+        rows.extend(chunk.iter().map(|(key, value)| (key.to_vec(), value.to_vec())));
+    }
+    wire::decode_meta(rows.iter().map(|(k, v)| (k.as_slice(), v.as_slice())))
+}
+
+fn load(commit: &mut Commit, source: &Source, manifest: &Manifest) -> Result<()> {
     if let Some(meta) = &manifest.meta {
-        commit.group(
-            GroupId::META,
-            &wire::encode_record(&record(
-                meta.mark_index,
-                meta.mark_term,
-                0,
-                &meta.voters,
-                &meta.learners,
-            )),
-        )?;
+        let members = members(&meta.voters, &meta.learners);
+        commit.group(GroupId::META, &wire::encode_record(&meta_record(manifest, meta, members)))?;
     }
     for group in &manifest.groups {
-        let record =
-            record(group.mark_index, group.mark_term, group.dots, &group.voters, &group.learners);
-        commit.group(group.group, &wire::encode_record(&record))?;
+        let members = members(&group.voters, &group.learners);
+        commit.group(group.group, &wire::encode_record(&record(manifest, group, members)))?;
     }
-    let partitions = || manifest.groups.iter().flat_map(|group| &group.partitions);
-    // Groups and their partitions stand in the order of their keys.
-    let chunks = partitions().flat_map(|partition| &partition.chunks);
+    load_rows(commit, &manifest.groups.iter().map(|group| (source, group)).collect::<Vec<_>>())
+}
+
+fn members(voters: &[NodeId], learners: &[NodeId]) -> Membership {
+    Membership {
+        voters: voters.iter().copied().collect(),
+        learners: learners.iter().copied().collect(),
+    }
+}
+
+fn meta_record(manifest: &Manifest, meta: &MetaPart, members: Membership) -> Record {
+    let applied = Position { index: meta.mark_index, term: meta.mark_term };
+    let data = data::State { lineage: manifest.lineage, ..data::State::default() };
+    Record { applied, members, data, ..Record::default() }
+}
+
+fn record(manifest: &Manifest, group: &GroupPart, members: Membership) -> Record {
+    let applied = Position { index: group.mark_index, term: group.mark_term };
+    let (lineage, dots) = (manifest.lineage, group.dots);
+    let data = data::State { lineage, dots, ..data::State::default() };
+    Record { applied, members, data, ..Record::default() }
+}
+
+/// Loads the rows of groups, each from a part that has it. Groups and their partitions come in the
+/// order of their keys.
+fn load_rows(commit: &mut Commit, groups: &[(&Source, &GroupPart)]) -> Result<()> {
+    let partitions =
+        || groups.iter().flat_map(|(source, group)| group.partitions.iter().map(|p| (*source, p)));
+    let chunks = partitions()
+        .flat_map(|(source, partition)| partition.chunks.iter().map(move |hash| (source, *hash)));
     parallel::in_order(
         chunks,
-        |hash| source.chunk(*hash),
+        |(source, hash)| source.chunk(hash),
         |rows| commit.load(keys::DATA, rows?.iter()),
     )?;
-    for partition in partitions() {
+    for (_, partition) in partitions() {
         let index = partition.data_index.to_be_bytes();
         let key = keys::partition_index(partition.id);
         commit.rows([(key.as_slice(), Some(&index[..]))].into_iter())?;
-    }
-    Ok(())
-}
-
-fn each_row(
-    source: &PartSource,
-    chunks: &[ChunkHash],
-    mut each: impl FnMut(&[u8], &[u8]) -> Result<()>,
-) -> Result<()> {
-    for hash in chunks {
-        for (key, value) in source.chunk(*hash)?.iter() {
-            each(key, value)?;
-        }
     }
     Ok(())
 }
@@ -463,7 +493,7 @@ pub fn founding_settings(identity: &Identity, replication_factor: u32) -> Result
 mod tests {
     use super::*;
     use crate::{
-        base::error::Kind,
+        base::{error::Kind, ids::SnapshotSeq},
         part::{manifest, sample::Sample},
     };
 
@@ -567,7 +597,7 @@ mod tests {
                 manifest.groups.iter_mut().for_each(|group| group.dots = 0);
                 fs::write(part.path().join(MANIFEST), manifest.encode().unwrap().0).unwrap();
             }
-            let source = PartSource::open(part.path()).unwrap();
+            let source = Source::open(part.path()).unwrap();
             let store = Store::create(dir.path(), &disk::Machine, b"me").unwrap();
             let mut commit = store.begin().unwrap();
             load(&mut commit, &source, source.manifest()).unwrap();

@@ -13,9 +13,11 @@
 //! - `tar`: a part as a tar with the same bytes every time, to be streamed from any offset; and the
 //!   reader of such a tar.
 //! - `directory`: a part as an operator has extracted it.
+//! - `source`: a part of either kind, with its chunks in any order.
 //! - `parallel`: works on many chunks at once and hands on the results in order.
 //! - `verify`, `set`: check one part, or all parts of a snapshot together. They name everything
 //!   that is wrong and say what the rest still covers.
+//! - `ways`: which restore brings the cluster back from the parts at hand, and what it gives up.
 //!
 //! All of it is synchronous and blocks on the disk and on the threads of `parallel`; a task calls
 //! it from a thread of its own. `chunk` and `manifest` are pure. The folder imports `base` and
@@ -27,9 +29,11 @@ pub mod shelf;
 pub mod traces;
 pub mod tar;
 pub mod directory;
+pub mod source;
 pub mod parallel;
 pub mod verify;
 pub mod set;
+pub mod ways;
 
 #[cfg(test)]
 pub mod sample;

@@ -6,6 +6,7 @@ use super::{
     chunk::{self, Chunk, ChunkHash, Chunker, Digest},
     manifest::{ChunkEntry, FORMAT, GroupPart, Manifest, MetaPart, PartitionPart},
     shelf::{Finished, Owner, PartWriter, Shelf},
+    tar::PartReader,
 };
 use crate::base::{
     clock::Random,
@@ -144,6 +145,19 @@ impl Sample {
         for chunk in self.part().1 {
             writer.chunk(&chunk).unwrap();
         }
+    }
+
+    /// The part as a node streams it.
+    pub fn tar(&self) -> Vec<u8> {
+        let store = tempfile::tempdir().unwrap();
+        let shelf = Shelf::open(store.path(), &owner(self.node.0)).unwrap();
+        self.shelve(&shelf);
+        let mut reader = PartReader::open(shelf.hold(self.snapshot).unwrap(), 0).unwrap();
+        let mut tar = Vec::new();
+        while let Some(bytes) = reader.next(1 << 20).unwrap() {
+            tar.extend_from_slice(&bytes);
+        }
+        tar
     }
 
     /// Writes the part as an operator would have extracted it.

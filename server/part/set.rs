@@ -118,6 +118,20 @@ struct Part {
     outcome: usize,
 }
 
+impl Report {
+    /// Nothing is wrong with any part, nor between them. They need not have everything.
+    pub fn is_whole(&self) -> bool {
+        is_whole(&self.parts, &self.problems)
+    }
+
+    /// Everything that is wrong, a line each.
+    pub fn wrong(&self) -> String {
+        let all = self.parts.iter().map(|part| &part.problems).chain([&self.problems]);
+        let told = all.filter(|problems| !problems.is_empty()).map(Problems::to_string);
+        told.collect::<Vec<_>>().join("\n")
+    }
+}
+
 /// What must be the same in all parts, spelled out for messages.
 fn identity(m: &Manifest) -> String {
     let (partitions, groups) = (m.topology.partitions(), m.topology.groups());
@@ -261,14 +275,14 @@ impl Coverage {
 }
 
 /// Adds the next id to runs of ids from the first to the last of each.
-fn lengthen(runs: &mut Vec<(u32, u32)>, id: u32) {
+pub(super) fn lengthen(runs: &mut Vec<(u32, u32)>, id: u32) {
     match runs.last_mut() {
         Some((_, last)) if *last + 1 == id => *last = id,
         _ => runs.push((id, id)),
     }
 }
 
-fn named(runs: &[(u32, u32)]) -> Vec<String> {
+pub(super) fn named(runs: &[(u32, u32)]) -> Vec<String> {
     runs.iter()
         .map(
             |(first, last)| {
@@ -356,8 +370,13 @@ impl fmt::Display for Report {
                 groups.join(", ")
             )?;
         }
-        let verdict = match (is_whole(&self.parts, &self.problems), self.complete, self.restorable)
-        {
+        if self.complete && !self.restorable && self.is_whole() {
+            f.write_str(
+                "They have everything, so that one node can take it all and give the others up: \
+                 ddbctl restore says how.\n",
+            )?;
+        }
+        let verdict = match (self.is_whole(), self.complete, self.restorable) {
             (true, _, true) => "The snapshot is sound, and these parts bring the cluster back.",
             (true, ..) if self.sound => {
                 "The part is sound. Alone it does not bring the cluster back: verify it together \

@@ -121,6 +121,18 @@ impl Plan {
     pub fn total_bytes(&self) -> u64 {
         self.total_bytes
     }
+
+    /// Where the contents of the chunks begin, in the order of the manifest's table.
+    pub fn chunk_offsets(&self) -> Vec<u64> {
+        let (mut at, mut offsets) = (0, Vec::new());
+        for entry in &self.entries {
+            if entry.item.chunk().is_some() {
+                offsets.push(at + BLOCK);
+            }
+            at += BLOCK + entry.bytes + padding(entry.bytes);
+        }
+        offsets
+    }
 }
 
 impl PartReader {

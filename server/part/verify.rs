@@ -9,11 +9,7 @@
 //! Memory holds the manifest, two keys a chunk, and a few chunks a core, however large the part is.
 //! What parts say together is the matter of `set`.
 
-use std::{
-    fmt,
-    fs::{self, File},
-    path::Path,
-};
+use std::{fmt, path::Path};
 
 use serde::Serialize;
 
@@ -29,7 +25,8 @@ use crate::{
     part::{
         directory::PartSource,
         parallel,
-        tar::{PartTar, Step},
+        source::{Source, TarSource},
+        tar::Step,
     },
 };
 
@@ -100,8 +97,8 @@ pub fn verify_part(path: &Path) -> Result<PartReport, Problems> {
 
 pub(super) fn examine(path: &Path) -> Examined {
     let mut problems = Problems::default();
-    let opened = match Opened::open(path) {
-        Ok(opened) => opened,
+    let source = match Source::open(path) {
+        Ok(source) => source,
         Err(e) => {
             problems.push(Problem {
                 path: path.display().to_string(),
@@ -113,8 +110,8 @@ pub(super) fn examine(path: &Path) -> Examined {
             return Examined { report: None, manifest: None, problems };
         }
     };
-    let (manifest, digest) = opened.manifest();
-    let report = PartReport::of(path, manifest, digest);
+    let manifest = source.manifest();
+    let report = PartReport::of(path, manifest, source.digest());
     let plan = Plan::of(manifest);
     let mut check = Check {
         path: path.display().to_string(),
@@ -122,56 +119,21 @@ pub(super) fn examine(path: &Path) -> Examined {
         ends: vec![None; manifest.chunks.len()],
         problems: &mut problems,
     };
-    match &opened {
-        Opened::Tar { file, text_bytes, .. } => check.tar(file, *text_bytes),
-        Opened::Directory(source) => check.directory(source),
+    match &source {
+        Source::Tar(source) => check.tar(source),
+        Source::Directory(source) => check.directory(source),
     }
     check.order();
-    Examined { report: Some(report), manifest: Some(opened.into_manifest()), problems }
+    let manifest = without_chunks(source.into_manifest());
+    Examined { report: Some(report), manifest: Some(manifest), problems }
 }
 
-enum Opened {
-    Tar { file: File, manifest: Manifest, digest: Digest, text_bytes: u64 },
-    Directory(PartSource),
-}
-
-impl Opened {
-    fn open(path: &Path) -> Result<Opened> {
-        let kind = fs::metadata(path)
-            .map_err(|e| Error::invalid(format!("it cannot be read: {e}")).with_source(e))?
-            .file_type();
-        if kind.is_dir() {
-            return PartSource::open(path).map(Opened::Directory);
-        }
-        if !kind.is_file() {
-            return Err(Error::invalid("it is neither a tar nor a directory"));
-        }
-        let (file, text) = PartTar::open(path)?;
-        let (manifest, digest) = Manifest::parse(&text)?;
-        Ok(Opened::Tar { file, manifest, digest, text_bytes: text.len() as u64 })
-    }
-
-    fn manifest(&self) -> (&Manifest, Digest) {
-        match self {
-            Opened::Tar { manifest, digest, .. } => (manifest, *digest),
-            Opened::Directory(source) => (source.manifest(), source.digest()),
-        }
-    }
-
-    /// Drops what only the check of this part needed.
-    fn into_manifest(self) -> Manifest {
-        let mut manifest = match self {
-            Opened::Tar { manifest, .. } => manifest,
-            Opened::Directory(source) => source.into_manifest(),
-        };
-        manifest.chunks = Vec::new();
-        manifest
-            .groups
-            .iter_mut()
-            .flat_map(|g| &mut g.partitions)
-            .for_each(|p| p.chunks = Vec::new());
-        manifest
-    }
+/// Drops what only the check of the part needed.
+fn without_chunks(mut manifest: Manifest) -> Manifest {
+    manifest.chunks = Vec::new();
+    let partitions = manifest.groups.iter_mut().flat_map(|g| &mut g.partitions);
+    partitions.for_each(|p| p.chunks = Vec::new());
+    manifest
 }
 
 /// The first and the last key of a chunk.
@@ -234,12 +196,8 @@ impl<'a> Plan<'a> {
 }
 
 impl Check<'_> {
-    fn tar(&mut self, file: &File, text_bytes: u64) {
-        let read = file
-            .try_clone()
-            .map_err(|e| Error::unavailable(e.to_string()).with_source(e))
-            .and_then(|file| PartTar::read(file, self.plan.manifest, text_bytes));
-        let mut tar = match read {
+    fn tar(&mut self, source: &TarSource) {
+        let mut tar = match source.entries() {
             Ok(tar) => tar,
             Err(e) => return self.problem(None, None, e.message),
         };

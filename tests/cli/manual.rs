@@ -79,6 +79,8 @@ fn manual() -> String {
     page += "- [Exit codes](#exit-codes) of `ddbctl`\n";
     let start = node.find_subcommand("start").expect("devicedb starts nodes");
     writeln!(page, "- {}: {}", link(start), about(start)).unwrap();
+    let restore = node.find_subcommand("restore").expect("devicedb restores parts");
+    writeln!(page, "- {}: {}", link(restore), about(restore)).unwrap();
     let recover = node.find_subcommand("recover").expect("devicedb recovers lost majorities");
     writeln!(page, "- {}: {}", link(recover), about(recover)).unwrap();
     let guide = node.find_subcommand("cluster").expect("devicedb has the guide's commands");
@@ -93,6 +95,7 @@ fn manual() -> String {
     }
     page += "\n";
     section(start, 2, &[], &mut page);
+    section(restore, 2, &[], &mut page);
     section(recover, 2, &[], &mut page);
     section(guide, 2, &[], &mut page);
     let help = Process::new(env!("CARGO_BIN_EXE_devicedb")).args(["cluster", "-help"]).output();

@@ -10,6 +10,7 @@ mod cuts;
 mod departures;
 mod disks;
 mod durability;
+mod fewer_parts;
 mod founding;
 mod guide;
 mod identities;

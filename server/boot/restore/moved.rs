@@ -108,6 +108,11 @@ pub(super) fn clean_up(dir: &Path) {
     }
 }
 
+/// Whether a part lies aside that an interrupted restore has moved there.
+pub(super) fn holds_part(dir: &Path) -> bool {
+    moved(dir).exists() || dir.join(ASIDE).join(MANIFEST).exists()
+}
+
 fn moved(dir: &Path) -> PathBuf {
     dir.join(ASIDE).join("part")
 }

@@ -13,24 +13,11 @@ use crate::{
         chunk::{self, Chunk},
         manifest::{self, PartitionPart},
         sample::{self, Sample},
-        shelf::Shelf,
-        tar::PartReader,
+        tar::PartTar,
     },
 };
 
 const BLOCK: usize = 512;
-
-fn tar_of(sample: &Sample) -> Vec<u8> {
-    let store = tempfile::tempdir().unwrap();
-    let shelf = Shelf::open(store.path(), &sample::owner(sample.node.0)).unwrap();
-    sample.shelve(&shelf);
-    let mut reader = PartReader::open(shelf.hold(sample.snapshot).unwrap(), 0).unwrap();
-    let mut tar = Vec::new();
-    while let Some(bytes) = reader.next(1 << 20).unwrap() {
-        tar.extend_from_slice(&bytes);
-    }
-    tar
-}
 
 fn small() -> Sample {
     Sample { groups: vec![0], rows: 6, ..Sample::new(1) }
@@ -92,7 +79,7 @@ fn inserted(tar: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn a_sound_part_is_sound_as_a_tar_and_as_a_directory() {
     let sample = Sample::new(1);
-    let (_dir, path) = written(&tar_of(&sample));
+    let (_dir, path) = written(&sample.tar());
     let tar = verify_part(&path).unwrap();
     let extracted = tempfile::tempdir().unwrap();
     sample.extract(extracted.path());
@@ -129,7 +116,7 @@ fn tar_can_be_read(format: u32) {
     let golden = Path::new(&golden);
     let sample = Sample { groups: vec![3], rows: 8, ..Sample::new(1) };
     if std::env::var_os("GOLDEN").is_some() && format == manifest::FORMAT && !golden.exists() {
-        fs::write(golden, tar_of(&sample)).unwrap();
+        fs::write(golden, sample.tar()).unwrap();
     }
     let report = verify_part(golden).unwrap();
     assert_eq!(
@@ -163,14 +150,14 @@ fn tar_can_be_read(format: u32) {
 
 #[test]
 fn an_empty_part_is_sound_too() {
-    let (_dir, path) = written(&tar_of(&Sample { rows: 0, meta: false, ..Sample::new(1) }));
+    let (_dir, path) = written(&Sample { rows: 0, meta: false, ..Sample::new(1) }.tar());
     assert_eq!(verify_part(&path).unwrap().chunks, 0);
 }
 
 #[test]
 fn every_changed_byte_of_a_tar_is_found() {
-    let tar = tar_of(&Sample { groups: vec![], ..small() });
-    let larger = tar_of(&small());
+    let tar = Sample { groups: vec![], ..small() }.tar();
+    let larger = small().tar();
     for (tar, step) in [(tar, 1), (larger, 11)] {
         let (_dir, path) = written(&tar);
         let file = OpenOptions::new().write(true).open(&path).unwrap();
@@ -185,7 +172,7 @@ fn every_changed_byte_of_a_tar_is_found() {
 
 #[test]
 fn every_bit_of_a_chunk_counts() {
-    let tar = tar_of(&Sample { groups: vec![], ..small() });
+    let tar = Sample { groups: vec![], ..small() }.tar();
     let (at, _, length) = files(&tar)[1].clone();
     let (_dir, path) = written(&tar);
     let file = OpenOptions::new().write(true).open(&path).unwrap();
@@ -199,7 +186,7 @@ fn every_bit_of_a_chunk_counts() {
 
 #[test]
 fn a_tar_cut_short_anywhere_is_found() {
-    let tar = tar_of(&small());
+    let tar = small().tar();
     let (_dir, path) = written(&tar);
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     for length in
@@ -212,7 +199,7 @@ fn a_tar_cut_short_anywhere_is_found() {
 
 #[test]
 fn hostile_tars_are_refused_and_what_is_hostile_is_named() {
-    let tar = tar_of(&small());
+    let tar = small().tar();
     let (second, name, length) = files(&tar)[1].clone();
     let end = tar.len() - 2 * BLOCK;
     use tar::EntryType as Kind;
@@ -303,7 +290,7 @@ fn hostile_tars_are_refused_and_what_is_hostile_is_named() {
 
 #[test]
 fn chunks_missing_or_out_of_place_in_a_tar_are_named() {
-    let tar = tar_of(&small());
+    let tar = small().tar();
     let files = files(&tar);
     let (at, name, length) = files[2].clone();
     let without = [&tar[..at], &tar[at + length..]].concat();
