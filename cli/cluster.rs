@@ -338,9 +338,13 @@ fn health(problems: &[String], nodes: usize, groups: u32) -> String {
 /// Everything that keeps a cluster from being healthy.
 fn problems(overview: &v1::GetOverviewResponse) -> Vec<String> {
     let nodes = overview.nodes.iter().filter_map(|node| match (node.reachable, node.ready) {
-        (false, _) => {
-            Some(format!("node {} at {} does not answer{}", node.id, node.address, because(node)))
-        }
+        (false, _) => Some(format!(
+            "node {} at {} does not answer{}; if it is lost for good: ddbctl node remove {}",
+            node.id,
+            node.address,
+            because(node),
+            node.id
+        )),
         (true, false) => {
             Some(format!("node {} at {} is not ready{}", node.id, node.address, because(node)))
         }

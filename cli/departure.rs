@@ -201,7 +201,10 @@ async fn ask(
     request: v1::DecommissionNodeRequest,
     client: &mut Client,
 ) -> Result<v1::DecommissionNodeResponse, Failure> {
-    let what = format!("decommission node {}", request.node_id);
+    let what = match request.replacement_id {
+        0 => format!("decommission node {}", request.node_id),
+        by => format!("replace node {} by node {by}", request.node_id),
+    };
     let call = Call { what, again: "repeat it".into() };
     let answer = client
         .call(&call, request, |channel, request| async move {

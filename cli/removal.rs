@@ -40,6 +40,10 @@ pub async fn run(
     console: &mut Console,
 ) -> Result<(), Failure> {
     let (node, dry_run, force) = (request.node_id, request.validate_only, request.force);
+    let by = match request.replacement_id {
+        0 => "the others get".to_owned(),
+        by => format!("node {by} gets"),
+    };
     let call = Call { what: format!("remove node {node}"), again: "repeat it".into() };
     let answer = client
         .call(&call, request, |channel, request| async move {
@@ -52,10 +56,7 @@ pub async fn run(
             console.say(&format!("note: {}", objection.text));
         }
         console.confirm(&if removal.removed || answer.repeated {
-            format!(
-                "node {node} is removed; the others get {} replicas in its place",
-                removal.replicas_moved
-            )
+            format!("node {node} is removed; {by} {} replicas in its place", removal.replicas_moved)
         } else {
             format!("node {node} was removed before")
         });

@@ -242,7 +242,8 @@ async fn run(
         peers.listed(node.id, &node.address);
     }
 
-    let cluster = Cluster::new(handle.clone(), peers.clone(), identity.topology);
+    let cluster =
+        Cluster::new(handle.clone(), peers.clone(), identity.topology, options.store.clone());
     let directories = Directories { store: options.store.clone(), snapshot_store: shelf };
     let parts = Parts::new(
         identity.node,

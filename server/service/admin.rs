@@ -10,31 +10,24 @@
 //! (`LocalAnswer`).
 
 mod members;
+mod status;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ops::Bound, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use members::group_wait;
 pub use members::{Decommission, RemovalAsked, Standing};
 
 use crate::{
     base::{
         clock::Random,
-        crew::{Role, Several},
         error::{Error, Result},
         ids::{GroupId, Lineage, NodeId, PartitionId, RelayId, SiteId, SnapshotId, Topology},
         limits,
     },
     cluster::{
-        self, Node, State,
+        self, Away, Node, State,
         level::Level,
-        reconfigure::Membership,
         sites::{Relay, Site, SiteState},
     },
     data::{self, Reply},
@@ -58,6 +51,8 @@ pub struct Cluster {
     handle: Handle,
     peers: Peers,
     topology: Topology,
+    /// The directory of this node's data.
+    store: PathBuf,
     /// Places for nodes that are being taken in.
     joining: Arc<Semaphore>,
 }
@@ -108,11 +103,12 @@ pub struct SiteView {
 }
 
 impl Cluster {
-    pub fn new(handle: Handle, peers: Peers, topology: Topology) -> Cluster {
+    pub fn new(handle: Handle, peers: Peers, topology: Topology, store: PathBuf) -> Cluster {
         Cluster {
             handle,
             peers,
             topology,
+            store,
             joining: Arc::new(Semaphore::new(limits::JOINS_AT_ONCE)),
         }
     }
@@ -195,50 +191,38 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes a node into the cluster. Members that are silent give up their places first.
+    /// Takes a node into the cluster. Members that are lost give up their places first.
     async fn join(&self, node: Node, wait: Duration) -> Result<bool> {
-        let (level, away) =
-            (self.look(wait, |s| s.settings().level).await?, self.away(wait).await?);
-        let command = if level < Level::DEPARTURE {
+        let deadline = self.handle.clock.now() + wait;
+        let left = || deadline.saturating_sub(self.handle.clock.now());
+        let command = if self.look(wait, |s| s.settings().level).await? < Level::DEPARTURE {
             cluster::Command::AnnounceNode(node)
         } else {
+            let away = self.lost(node.id, deadline).await?;
             cluster::Command::JoinNode { node, away }
         };
-        self.change(command, wait).await
+        self.change(command, left()).await
     }
 
-    /// What every node says of itself within `limits::NODE_STATUS`, or why it says nothing.
-    async fn ask_nodes(
-        &self,
-        nodes: &BTreeMap<NodeId, Node>,
-    ) -> BTreeMap<NodeId, Result<GetNodeStatusResponse>> {
-        let me = self.peers.me().identity.borrow().node;
-        let ask = |(id, node): (NodeId, Node)| {
-            let (this, own) = (self.clone(), id == me);
-            let address = self.peers.address(id).unwrap_or(node.address);
-            async move {
-                let answer = async {
-                    if own { this.own_status().await } else { ask_node(&address, id).await }
-                };
-                let answer = tokio::time::timeout(limits::NODE_STATUS, answer).await;
-                (
-                    id,
-                    answer.unwrap_or_else(|_| {
-                        Err(Error::unavailable(format!(
-                            "{address} does not answer within {:?}",
-                            limits::NODE_STATUS
-                        )))
-                    }),
-                )
+    /// Members that have been silent for so long that they are taken for lost. One that does not
+    /// answer and has not been silent for that long is waited for: it may only restart.
+    async fn lost(&self, besides: NodeId, deadline: Duration) -> Result<Away> {
+        let left = || deadline.saturating_sub(self.handle.clock.now());
+        loop {
+            let mut nodes = self.look(left(), |s| s.nodes().clone()).await?;
+            nodes.remove(&besides);
+            let said = self.ask_nodes(&nodes).await;
+            let silent: Away =
+                said.iter().filter(|(_, said)| said.is_err()).map(|(node, _)| *node).collect();
+            let away = self.away(left()).await?;
+            let Some(node) = silent.difference(&away).next() else { return Ok(silent) };
+            if left() <= limits::NODE_STATUS + limits::REMOVAL_LOOK {
+                return Err(Error::unavailable(format!(
+                    "node {node} does not answer, and may only restart; retry"
+                )));
             }
-        };
-        let unasked = || Err(Error::unavailable("it could not be asked; the log says why"));
-        let mut said: BTreeMap<_, _> = nodes.keys().map(|id| (*id, unasked())).collect();
-        let mut asked = Several::begin(Role::Ask, nodes.clone().into_iter().map(ask));
-        while let Some((id, answer)) = asked.next().await {
-            said.insert(id, answer);
+            tokio::time::sleep(limits::REMOVAL_LOOK).await;
         }
-        said
     }
 
     /// Why this node cannot serve, whom it misses and where it has looked; None when it can.
@@ -253,42 +237,6 @@ impl Cluster {
 
     fn missing_too(&self, why: String) -> String {
         self.peers.missing().map_or(why.clone(), |missing| format!("{why}; {missing}"))
-    }
-
-    /// What this node knows of itself.
-    pub async fn own_status(&self) -> Result<GetNodeStatusResponse> {
-        let (hello, heard) = (self.peers.me().hello(NodeId(0)), self.peers.speaking());
-        let seen = self.handle.look(false, limits::NODE_STATUS, |sight| {
-            let ids = |set: &BTreeSet<NodeId>| set.iter().map(|n| n.0).collect();
-            let led = sight.led().map(|(group, members): (GroupId, &Membership)| LedGroup {
-                group: group.0,
-                voters: ids(&members.voters),
-                learners: ids(&members.learners),
-                wait: sight.wait_of(group).map(group_wait),
-            });
-            let leaderless = sight.leaderless().map(|(group, voters, applied_index)| {
-                crate::proto::internal::v1::LeaderlessGroup {
-                    group: group.0,
-                    voters: ids(voters),
-                    applied_index,
-                }
-            });
-            let replicas = sight.replicas() as u32;
-            (led.collect(), leaderless.collect(), sight.unready(), replicas)
-        });
-        let (led, leaderless, unready, replicas) = seen.await?;
-        Ok(GetNodeStatusResponse {
-            node_id: hello.node_id,
-            ready: unready.is_none(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            led,
-            leaderless,
-            parts: Vec::new(),
-            heard,
-            unready: unready.map_or(String::new(), |why| self.missing_too(why)),
-            hello: Some(hello),
-            replicas,
-        })
     }
 
     /// The cluster as all have agreed that it is; or, asked for what this node alone knows, as that
@@ -674,12 +622,4 @@ fn own_entry(id: NodeId, address: &str, lineage: Lineage) -> Node {
         level: Level::own(),
         leaving: false,
     }
-}
-
-async fn ask_node(address: &str, id: NodeId) -> Result<GetNodeStatusResponse> {
-    let status = net::status(address).await?;
-    if NodeId(status.node_id) != id {
-        return Err(Error::conflict(format!("{address}: node {} is there now", status.node_id)));
-    }
-    Ok(status)
 }

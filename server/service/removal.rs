@@ -10,6 +10,7 @@
 //! - A node that answers is not lost. Somebody may know better, and say so.
 //! - One that does not answer cannot give away what it holds: it is removed, or comes back.
 //! - A replacement takes the places of the node and no others, so it must have none of its own.
+//! - What the others get has to find room on their disks, as far as what it takes now tells that.
 //! - What only this node has of a snapshot is lost with its disk, or stays unlisted.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use crate::{
     },
     cluster::{
         self, Away, Etag, Removed, State,
+        placement::Assignments,
         snapshots::{Part, Stage, Status, named_groups},
     },
 };
@@ -75,8 +77,18 @@ pub struct Heard {
     pub answering: BTreeSet<NodeId>,
     /// Nodes that have said nothing for long.
     pub away: Away,
+    /// What nodes hold, and what they have room for.
+    pub rooms: BTreeMap<NodeId, Room>,
     /// The voters of every group, as its leader has them.
     pub led: BTreeMap<GroupId, BTreeSet<NodeId>>,
+}
+
+/// A node's data groups, and the room of its store.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub replicas: u32,
+    pub held_bytes: u64,
+    pub spare_bytes: u64,
 }
 
 /// Plans how a node goes, and who takes its places, where somebody is named.
@@ -107,6 +119,10 @@ pub fn plan(
         .filter(|(group, nodes)| !group.is_meta() && nodes.len() < wanted)
         .map(|(group, _)| *group)
         .collect();
+    // A cluster that is too small for its replication factor is no worse for a replacement.
+    let before = |group: &GroupId| state.assignments().get(group).map_or(0, Vec::len);
+    let fewer: Vec<GroupId> =
+        short.iter().filter(|group| after[group].len() < before(group)).copied().collect();
     let against = [
         last_node(state, node),
         without_leader(heard, &after.keys().copied().collect::<Vec<_>>()),
@@ -115,16 +131,17 @@ pub fn plan(
             Way::Decommission => away(state, heard, node),
         },
         by.and_then(|by| silent_replacement(heard, by)),
+        no_room(state, heard, &after, way),
         only_part(state, heard, node),
-        (!short.is_empty()).then(|| Objection {
+        (!fewer.is_empty()).then(|| Objection {
             code: "BELOW_REPLICATION_FACTOR",
             text: format!(
                 "{} of {} groups have fewer than {wanted} replicas afterwards, until another node \
                  joins",
-                short.len(),
+                fewer.len(),
                 after.len() - 1
             ),
-            groups: short.clone(),
+            groups: fewer,
             weight: match way {
                 Way::Removal => Weight::Warns,
                 Way::Decommission => Weight::Refuses,
@@ -264,6 +281,39 @@ fn away(state: &State, heard: &Heard, node: NodeId) -> Option<Objection> {
     })
 }
 
+/// Nodes get more than they have room for. A replica is taken for as large as those of the node
+/// that has the largest on average.
+fn no_room(state: &State, heard: &Heard, after: &Assignments, way: Way) -> Option<Objection> {
+    let rooms = heard.rooms.values().filter(|room| room.replicas > 0);
+    let replica_bytes = rooms.map(|room| room.held_bytes / u64::from(room.replicas)).max()?;
+    let mut gains: BTreeMap<NodeId, Vec<GroupId>> = BTreeMap::new();
+    for (group, nodes) in after.iter().filter(|(group, _)| !group.is_meta()) {
+        let before = state.assignments().get(group);
+        for node in nodes.iter().filter(|node| before.is_none_or(|b| !b.contains(node))) {
+            gains.entry(*node).or_default().push(*group);
+        }
+    }
+    let full = gains.iter().filter_map(|(node, groups)| {
+        let (spare, bytes) =
+            (heard.rooms.get(node)?.spare_bytes, replica_bytes.saturating_mul(groups.len() as u64));
+        let text = format!(
+            "node {node} has room for {spare} bytes, and gets about {bytes} with {} replicas",
+            groups.len()
+        );
+        (spare < bytes).then_some((text, groups.clone()))
+    });
+    let (texts, groups): (Vec<String>, Vec<Vec<GroupId>>) = full.unzip();
+    (!texts.is_empty()).then(|| Objection {
+        code: "NO_ROOM",
+        text: texts.join("; "),
+        groups: groups.concat(),
+        weight: match way {
+            Way::Removal => Weight::Warns,
+            Way::Decommission => Weight::Refuses,
+        },
+    })
+}
+
 fn silent_replacement(heard: &Heard, by: NodeId) -> Option<Objection> {
     (!heard.answering.contains(&by)).then(|| Objection {
         code: "REPLACEMENT_AWAY",
@@ -346,6 +396,7 @@ mod tests {
         Heard {
             answering: answering.into_iter().map(NodeId).collect(),
             away: Away::new(),
+            rooms: BTreeMap::new(),
             led: state.assignments().iter().map(|(g, nodes)| (*g, voters(nodes))).collect(),
         }
     }
@@ -372,6 +423,29 @@ mod tests {
         assert_eq!(objections(&plan), [("BELOW_REPLICATION_FACTOR", Weight::Warns)]);
         assert_eq!((plan.replicas_moved, plan.groups_short), (0, 4));
         assert_eq!(plan.refusal(NodeId(3), Way::Removal, false), None);
+    }
+
+    #[test]
+    fn what_the_others_get_has_to_find_room_on_their_disks() {
+        let state = state(4);
+        let mut heard = heard(&state, [1, 2, 3, 4]);
+        let held =
+            |node| state.assignments().values().filter(|n| n.contains(&NodeId(node))).count();
+        let gets = held(3) as u64;
+        let room = |spare_bytes| Room { replicas: 2, held_bytes: 200, spare_bytes };
+        heard.rooms = (1..=4).map(|node| (NodeId(node), room(100 * gets))).collect();
+        let way = Way::Decommission;
+        let planned =
+            |heard: &Heard, way| plan(&state, heard, NodeId(3), None, way).unwrap().objections;
+        assert_eq!(planned(&heard, way), []);
+        heard.rooms = (1..=4).map(|node| (NodeId(node), room(99))).collect();
+        let full = planned(&heard, way);
+        assert_eq!((full[0].code, full[0].weight), ("NO_ROOM", Weight::Refuses));
+        assert!(full[0].text.contains("has room for 99 bytes, and gets about"), "{full:?}");
+        // What is lost has to find room all the same; that it may not is only said.
+        heard.answering.remove(&NodeId(3));
+        heard.rooms.remove(&NodeId(3));
+        assert_eq!(planned(&heard, Way::Removal)[0].weight, Weight::Warns);
     }
 
     #[test]

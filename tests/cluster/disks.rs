@@ -12,7 +12,11 @@ use devicedb::{
 };
 
 use crate::{
-    harness::{Client, Cluster, Node, Options, SOON, binary, eventually, http_get, shell},
+    departures::ends_well,
+    harness::{
+        Client, Cluster, Node, Options, SOON, SnapshotStore, binary, eventually, http_get, shell,
+    },
+    members::id_of,
     starts::contents,
 };
 
@@ -276,5 +280,32 @@ async fn rows_for_a_new_node_never_take_the_last_room_of_its_disk() {
     );
     shell(&grow, SOON).await.exits(0);
     cluster.nodes.push(node);
+    cluster.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replacement_without_room_is_refused_until_there_is_room() {
+    let options = Options { snapshot_store: SnapshotStore::Own, ..Options::default() };
+    let mut cluster = Cluster::start(2, options).await;
+    fill(&cluster.client(), "shop", 160, 100 << 10).await;
+    let old = id_of(&cluster, &cluster.nodes[1]).await.to_string();
+    let mut node = cluster.further();
+    node.args.push("--replacement".into());
+    start_on_a_small_disk(&mut node, cluster.dir(), 16);
+    node.wait_ready().await;
+    let by = id_of(&cluster, &node).await.to_string();
+    let replace = ["node", "replace", &old, &by];
+    let plan = cluster.ctl(&["node", "replace", &old, &by, "--dry-run"]).await.exits(1);
+    plan.says(&format!("NO_ROOM refuses, unless forced: node {by} has room for"));
+    cluster.ctl(&replace).await.exits(5).says("and gets about");
+    let grow = format!(
+        "nsenter --target {} --user --preserve-credentials --mount mount -o remount,size=256m {}",
+        node.pid(),
+        node.store.parent().unwrap().display()
+    );
+    shell(&grow, SOON).await.exits(0);
+    cluster.ctl(&[&replace[..], &["--wait"]].concat()).await.exits(0).says("is decommissioned");
+    ends_well(&mut cluster.nodes[1]).await;
+    cluster.nodes[1] = node;
     cluster.settled().await;
 }

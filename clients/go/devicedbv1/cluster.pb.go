@@ -3158,7 +3158,7 @@ type Objection struct {
 	Refuses bool `protobuf:"varint,1,opt,name=refuses,proto3" json:"refuses,omitempty"`
 	// Whether `force` goes over it.
 	Forcible bool `protobuf:"varint,2,opt,name=forcible,proto3" json:"forcible,omitempty"`
-	// For programs: NODE_LIVES, NODE_AWAY, OTHERS_AWAY, REPLACEMENT_AWAY, LAST_REPLICA, GROUP_QUORUM, META_QUORUM, LAST_NODE, ONLY_PART or BELOW_REPLICATION_FACTOR.
+	// For programs: NODE_LIVES, NODE_AWAY, OTHERS_AWAY, REPLACEMENT_AWAY, NO_ROOM, LAST_REPLICA, GROUP_QUORUM, META_QUORUM, LAST_NODE, ONLY_PART or BELOW_REPLICATION_FACTOR.
 	Code string `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"`
 	// For people.
 	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`

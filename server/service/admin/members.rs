@@ -18,7 +18,7 @@ use crate::{
         internal::v1::{GetNodeStatusResponse, GroupWait, LedGroup},
         v1,
     },
-    service::removal::{self, Heard, Plan, Way},
+    service::removal::{self, Heard, Plan, Room, Way},
 };
 
 /// How far a node is on its way out.
@@ -299,6 +299,15 @@ fn waits(said: &BTreeMap<NodeId, Result<GetNodeStatusResponse>>) -> Vec<v1::Wait
     waits
 }
 
+fn room(said: &GetNodeStatusResponse) -> Option<Room> {
+    let room = said.room?;
+    Some(Room {
+        replicas: said.replicas,
+        held_bytes: room.held_bytes,
+        spare_bytes: room.spare_bytes,
+    })
+}
+
 /// Who answers, and who votes where.
 fn heard(said: &BTreeMap<NodeId, Result<GetNodeStatusResponse>>, silent: Away) -> Heard {
     let answers = || said.iter().filter_map(|(node, said)| Some((*node, said.as_ref().ok()?)));
@@ -306,6 +315,7 @@ fn heard(said: &BTreeMap<NodeId, Result<GetNodeStatusResponse>>, silent: Away) -
     let answering: BTreeSet<NodeId> = answers().map(|(node, _)| node).collect();
     Heard {
         away: silent.difference(&answering).copied().collect(),
+        rooms: answers().filter_map(|(node, said)| Some((node, room(said)?))).collect(),
         answering,
         led: answers()
             .flat_map(|(_, said)| said.led.iter().map(|led| (GroupId(led.group), voters(led))))

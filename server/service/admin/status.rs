@@ -1,0 +1,110 @@
+//! What nodes say of themselves at this moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Cluster, members::group_wait};
+use crate::{
+    base::{
+        crew::{self, Role, Several},
+        error::{Context as _, Error, Result},
+        ids::{GroupId, NodeId},
+        limits,
+        space::Space,
+    },
+    cluster::{Node, reconfigure::Membership},
+    net,
+    proto::internal::v1::{GetNodeStatusResponse, LeaderlessGroup, LedGroup, Room},
+    store::Store,
+};
+
+impl Cluster {
+    /// What every node says of itself within `limits::NODE_STATUS`, or why it says nothing.
+    pub(super) async fn ask_nodes(
+        &self,
+        nodes: &BTreeMap<NodeId, Node>,
+    ) -> BTreeMap<NodeId, Result<GetNodeStatusResponse>> {
+        let me = self.peers.me().identity.borrow().node;
+        let ask = |(id, node): (NodeId, Node)| {
+            let (this, own) = (self.clone(), id == me);
+            let address = self.peers.address(id).unwrap_or(node.address);
+            async move {
+                let answer = async {
+                    if own { this.own_status().await } else { ask_node(&address, id).await }
+                };
+                let answer = tokio::time::timeout(limits::NODE_STATUS, answer).await;
+                (
+                    id,
+                    answer.unwrap_or_else(|_| {
+                        Err(Error::unavailable(format!(
+                            "{address} does not answer within {:?}",
+                            limits::NODE_STATUS
+                        )))
+                    }),
+                )
+            }
+        };
+        let unasked = || Err(Error::unavailable("it could not be asked; the log says why"));
+        let mut said: BTreeMap<_, _> = nodes.keys().map(|id| (*id, unasked())).collect();
+        let mut asked = Several::begin(Role::Ask, nodes.clone().into_iter().map(ask));
+        while let Some((id, answer)) = asked.next().await {
+            said.insert(id, answer);
+        }
+        said
+    }
+
+    /// What this node knows of itself.
+    pub async fn own_status(&self) -> Result<GetNodeStatusResponse> {
+        let (hello, heard) = (self.peers.me().hello(NodeId(0)), self.peers.speaking());
+        let seen = self.handle.look(false, limits::NODE_STATUS, |sight| {
+            let ids = |set: &BTreeSet<NodeId>| set.iter().map(|n| n.0).collect();
+            let led = sight.led().map(|(group, members): (GroupId, &Membership)| LedGroup {
+                group: group.0,
+                voters: ids(&members.voters),
+                learners: ids(&members.learners),
+                wait: sight.wait_of(group).map(group_wait),
+            });
+            let leaderless = sight.leaderless().map(|(group, voters, applied_index)| {
+                LeaderlessGroup { group: group.0, voters: ids(voters), applied_index }
+            });
+            let replicas = sight.replicas() as u32;
+            (led.collect(), leaderless.collect(), sight.unready(), replicas)
+        });
+        let (led, leaderless, unready, replicas) = seen.await?;
+        Ok(GetNodeStatusResponse {
+            node_id: hello.node_id,
+            ready: unready.is_none(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            led,
+            leaderless,
+            parts: Vec::new(),
+            heard,
+            unready: unready.map_or(String::new(), |why| self.missing_too(why)),
+            hello: Some(hello),
+            replicas,
+            room: self.room().await,
+        })
+    }
+
+    /// What the store takes of its disk, and what it may still take; none where that cannot be
+    /// said.
+    async fn room(&self) -> Option<Room> {
+        let store = self.store.clone();
+        let look = move || {
+            let space = Space::of(&store)?;
+            let held = std::fs::metadata(Store::path_in(&store)).at(store.display())?.len();
+            Ok(Room { held_bytes: held, spare_bytes: space.free.saturating_sub(space.floor()) })
+        };
+        crew::blocking(Role::DiskLook, look)
+            .await
+            .inspect_err(|e| tracing::debug!(error = %e, "the room of the store is not known"))
+            .ok()
+    }
+}
+
+async fn ask_node(address: &str, id: NodeId) -> Result<GetNodeStatusResponse> {
+    let status = net::status(address).await?;
+    if NodeId(status.node_id) != id {
+        return Err(Error::conflict(format!("{address}: node {} is there now", status.node_id)));
+    }
+    Ok(status)
+}
