@@ -64,7 +64,10 @@ use crate::{
     },
     data,
     entry::{Position, Record},
-    faults::failpoint::{Failpoint, failpoint},
+    faults::{
+        failpoint::{Failpoint, failpoint},
+        mutation::{Mutation, mutated},
+    },
     log::Batch,
     proto::internal::v1::{EndRequest, MayEnd, peer_message},
     store::View,
@@ -117,7 +120,8 @@ impl Engine {
             }
         };
         self.meta.node(me).is_some_and(|node| node.leaving)
-            && !self.groups.values().any(|group| is_needed(group))
+            && (mutated(Mutation::DepartsEarly)
+                || !self.groups.values().any(|group| is_needed(group)))
             && !self.meta.snapshots().values().any(writes)
     }
 

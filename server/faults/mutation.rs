@@ -68,10 +68,12 @@ pub enum Mutation {
     EndedVotes,
     /// A leader takes acknowledgements of a replica that has ended for those of the next one.
     TenureIgnored,
+    /// A node that is leaving says that it holds nothing while it still does.
+    DepartsEarly,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 29] = [
+    pub const ALL: [Mutation; 30] = [
         Mutation::AckBeforeSync,
         Mutation::LeaseForEver,
         Mutation::VotesAtOnce,
@@ -101,6 +103,7 @@ impl Mutation {
         Mutation::RemovedKeepsItsPlace,
         Mutation::EndedVotes,
         Mutation::TenureIgnored,
+        Mutation::DepartsEarly,
     ];
 }
 

@@ -51,6 +51,11 @@ pub fn moves(seed: u64) -> [Plot; 2] {
     [plot(MOVES, seed), plot(MOVES_AND_CRASHES, seed)]
 }
 
+/// One in which nodes leave and others come.
+pub fn departures(seed: u64) -> Plot {
+    plot(DEPARTURES, seed)
+}
+
 /// The plots that the gate plays of all families.
 pub fn plots() -> Vec<Plot> {
     let families: BTreeSet<&str> = SCENARIOS.iter().map(|s| s.family).collect();
@@ -133,6 +138,14 @@ const MOVES_AND_CRASHES: &str = "nodes=4 replicas=3 clients=6 think=20 every=300
                                  lasts=20000 snapshots=1500 disasters=0 \
                                  faults=Capacity,Crash,Pause,Isolate";
 
+/// Nodes leave one after the other, and empty ones join, beside crashes and snapshots.
+const DEPARTURES: &str = "nodes=4 replicas=2 clients=6 think=20 every=700 checkpoint=1024 \
+                          kept=100 lasts=30000 snapshots=3000 disasters=0 \
+                          faults=Departure,Crash,Late,Isolate";
+/// Nodes leave that have the only copy of what they hold.
+const ONLY_COPIES: &str = "nodes=3 replicas=1 clients=6 think=20 every=1000 lasts=20000 \
+                           snapshots=20000 disasters=0 faults=Departure";
+
 const fn scenario(
     mutation: Mutation,
     family: &'static str,
@@ -142,7 +155,7 @@ const fn scenario(
     Scenario { mutation, family, found, how }
 }
 
-pub const SCENARIOS: [Scenario; 29] = [
+pub const SCENARIOS: [Scenario; 30] = [
     scenario(
         Mutation::AckBeforeSync,
         POWER,
@@ -316,6 +329,12 @@ pub const SCENARIOS: [Scenario; 29] = [
         COMEBACKS,
         (19, 20),
         "what a member had acknowledged comes when it has left and come back",
+    ),
+    scenario(
+        Mutation::DepartsEarly,
+        ONLY_COPIES,
+        (19, 20),
+        "a node that is to leave has the only copies",
     ),
 ];
 

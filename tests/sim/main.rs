@@ -241,6 +241,16 @@ fn disks_are_lost_and_replaced_one_after_the_other_and_nothing_else_is() {
     assert!(removed >= 2 * stories, "only {removed} nodes were lost in {stories} stories");
 }
 
+/// Nodes that run leave for good, and empty ones take their places.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn nodes_leave_one_after_the_other_and_nothing_is_lost() {
+    let plots: Vec<Plot> = seeds_or(0..12).map(directed::departures).collect();
+    let stories = plots.len() as u64;
+    let left = keep_every_promise(plots).removed;
+    assert!(left >= 2 * stories, "only {left} nodes have left in {stories} stories");
+}
+
 /// Groups leave a node and come back many times in each of these.
 #[cfg(feature = "fault-injection")]
 #[test]

@@ -94,10 +94,13 @@ pub enum Fault {
     /// Groups leave a node while another one hears of no entry. Then these two are alone. Only in
     /// directed scenarios.
     Laggard,
+    /// A node is decommissioned, and an empty machine joins when it has left. Only in directed
+    /// scenarios.
+    Departure,
 }
 
 /// What `Plot::of` draws by itself, behind everything else, or not at all.
-const DRAWN_LATER: [Fault; 9] = [
+const DRAWN_LATER: [Fault; 10] = [
     Fault::Rot,
     Fault::StoreRot,
     Fault::Move,
@@ -107,10 +110,11 @@ const DRAWN_LATER: [Fault; 9] = [
     Fault::Capacity,
     Fault::Comeback,
     Fault::Laggard,
+    Fault::Departure,
 ];
 
 impl Fault {
-    pub const ALL: [Fault; 24] = [
+    pub const ALL: [Fault; 25] = [
         Fault::Crash,
         Fault::CrashAll,
         Fault::CrashBetweenWrites,
@@ -135,6 +139,7 @@ impl Fault {
         Fault::Capacity,
         Fault::Comeback,
         Fault::Laggard,
+        Fault::Departure,
     ];
 }
 

@@ -86,6 +86,8 @@ pub struct Story {
     lost: BTreeSet<NodeId>,
     pub removed: u64,
     laggard: Option<leaving::Laggard>,
+    /// The node that is being decommissioned, and the one that replaces it.
+    leaving: Option<(usize, Option<usize>)>,
     told: Vec<String>,
     /// Why it has not come to rest yet.
     restless: String,
@@ -132,6 +134,7 @@ pub fn play(plot: Plot) -> Ending {
         lost: BTreeSet::new(),
         removed: 0,
         laggard: None,
+        leaving: None,
         told: Vec::new(),
         restless: String::new(),
         broken: Vec::new(),
@@ -401,6 +404,7 @@ impl Story {
             Fault::Capacity => self.change_capacity(node, on),
             Fault::Comeback => self.leave_or_come_back(node),
             Fault::Laggard => self.let_lag(node),
+            Fault::Departure => self.leave(node),
             Fault::StoreRot => {
                 if !self.world.rotted && self.spares_any() {
                     self.world.rot_store(node);

@@ -437,6 +437,7 @@ impl World {
         });
         let said = outside.said;
         self.ended += said.ended;
+        let departs = said.departs;
         self.broken.extend(said.wrong.iter().map(|what| format!("node {node} {what}")));
         // All nodes here are well: whatever they say is let in. Only one that has just joined may
         // speak before this node has applied that it has; it is not believed, and says it again.
@@ -475,6 +476,9 @@ impl World {
                 }
                 self.outcomes
                     .extend(said.news.into_iter().map(|news| Outcome::Snapshot { node, news }));
+                if departs {
+                    self.depart(node);
+                }
             }
             Err(e) => {
                 if !self.nodes[node].may_fail() {

@@ -30,6 +30,8 @@ pub struct Said {
     pub listed: Vec<(NodeId, String)>,
     /// Replicas that have ended.
     pub ended: u64,
+    /// It was leaving, and holds nothing any more.
+    pub departs: bool,
 }
 
 pub struct Outside<'a> {
@@ -82,11 +84,8 @@ impl Host for Outside<'_> {
                 self.said.wrong.push(format!("passed over entry {at:?} of group {group}: {why}"))
             }
             News::Ended { .. } => self.said.ended += 1,
-            News::Departs
-            | News::Removed(_)
-            | News::Held(_)
-            | News::Leader { .. }
-            | News::Logged { .. } => {}
+            News::Departs => self.said.departs = true,
+            News::Removed(_) | News::Held(_) | News::Leader { .. } | News::Logged { .. } => {}
         }
     }
     fn adopt(&mut self, identity: &Identity) -> Result<()> {

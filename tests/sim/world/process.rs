@@ -128,6 +128,13 @@ impl World {
         self.plan_node(node, self.now + Duration::from_millis(300), incarnation, Event::Announce);
     }
 
+    /// Says that a node that was leaving holds nothing any more; the engine has it said again until
+    /// the cluster knows.
+    pub(super) fn depart(&mut self, node: usize) {
+        let command = cluster::Command::Decommissioned { node: self.nodes[node].id, removed_ms: 0 };
+        self.request(node, GroupId::META, Body::Propose(command.into()), Duration::from_secs(2));
+    }
+
     /// Asks some node to take this one in, and becomes a member once that has answered.
     fn join(&mut self, node: usize) {
         self.plan_node(node, self.now + Duration::from_millis(300), 0, Event::Start);
