@@ -205,9 +205,12 @@ impl Cluster {
     }
 
     /// Members that have been silent for so long that they are taken for lost. One that does not
-    /// answer and has not been silent for that long is waited for: it may only restart.
+    /// answer and has not been silent for that long is waited for, since it may only restart. One
+    /// that is heard and cannot be reached from here is not lost.
     async fn lost(&self, besides: NodeId, deadline: Duration) -> Result<Away> {
-        let left = || deadline.saturating_sub(self.handle.clock.now());
+        let clock = self.handle.clock;
+        let left = || deadline.saturating_sub(clock.now());
+        let until = clock.now() + limits::AWAY + limits::NODE_STATUS;
         loop {
             let mut nodes = self.look(left(), |s| s.nodes().clone()).await?;
             nodes.remove(&besides);
@@ -215,11 +218,8 @@ impl Cluster {
             let silent: Away =
                 said.iter().filter(|(_, said)| said.is_err()).map(|(node, _)| *node).collect();
             let away = self.away(left()).await?;
-            let Some(node) = silent.difference(&away).next() else { return Ok(silent) };
-            if left() <= limits::NODE_STATUS + limits::REMOVAL_LOOK {
-                return Err(Error::unavailable(format!(
-                    "node {node} does not answer, and may only restart; retry"
-                )));
+            if silent.is_subset(&away) || clock.now() >= until {
+                return Ok(silent.intersection(&away).copied().collect());
             }
             tokio::time::sleep(limits::REMOVAL_LOOK).await;
         }
