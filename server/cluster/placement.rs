@@ -20,9 +20,12 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
 };
 
-use crate::base::{
-    ids::{GroupId, NodeId},
-    limits,
+use crate::{
+    base::{
+        ids::{GroupId, NodeId},
+        limits,
+    },
+    faults::mutation::{Mutation, mutated},
 };
 
 /// The nodes that should hold each group, preferred leader first.
@@ -67,6 +70,9 @@ pub fn living(
     let mut gone: Vec<NodeId> =
         capacities.keys().copied().filter(|node| away.contains(node)).collect();
     gone.sort_by_key(|node| (held(node), Reverse(*node)));
+    if mutated(Mutation::CountsTheDead) {
+        return capacities;
+    }
     for node in gone {
         let percent = capacities[&node];
         if percent == 0 || able(&capacities) > replication_factor as usize {

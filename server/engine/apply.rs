@@ -388,7 +388,8 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn tell_nodes(&self, host: &mut dyn Host) {
+    pub(super) fn tell_nodes(&mut self, host: &mut dyn Host) {
+        self.note_members();
         host.tell(News::Nodes(
             self.meta.nodes().values().map(|n| (n.id, n.address.clone())).collect(),
         ));

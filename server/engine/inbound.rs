@@ -103,6 +103,16 @@ impl Engine {
         }
     }
 
+    /// A node that has just become a member is as good as heard: its silence begins now. Otherwise
+    /// whoever joins next would be given its places.
+    pub(super) fn note_members(&mut self) {
+        let members = self.meta.nodes();
+        self.heard.retain(|node, _| members.contains_key(node));
+        for node in members.keys() {
+            self.heard.entry(*node).or_insert(self.now);
+        }
+    }
+
     fn on_raft(&mut self, id: GroupId, raft: internal::RaftMessage) -> Result<()> {
         let tenure = raft.tenure;
         let Some(message) = wire::parse_raft(raft) else { return Ok(()) };

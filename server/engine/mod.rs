@@ -115,7 +115,7 @@ pub struct Engine {
     site_work: BTreeSet<SiteId>,
     /// Sites whose removal goes on at the next tick.
     site_again: Vec<SiteId>,
-    /// When each node was last heard.
+    /// When each node was last heard, or became a member.
     heard: BTreeMap<NodeId, Duration>,
     /// Rows that have arrived for Raft snapshots that have not been announced yet.
     arrived: BTreeMap<GroupId, VecDeque<ArrivedRows>>,

@@ -121,15 +121,23 @@ impl<'a> EngineView<'a> {
         Ok(Some((group.record.applied, hash.finalize())))
     }
 
+    /// Other nodes, and for how long this one has not heard them; since it runs, or since they are
+    /// members, where it never has.
+    pub fn silences(&self) -> impl Iterator<Item = (NodeId, Duration)> {
+        let engine = self.engine;
+        let others = self.meta().nodes().keys().filter(|node| **node != engine.me());
+        others.map(|node| {
+            let heard = engine.heard.get(node).copied().unwrap_or_default();
+            (*node, engine.now.saturating_sub(heard))
+        })
+    }
+
     /// Other nodes that this one has not heard for `limits::AWAY`.
     pub fn away(&self) -> cluster::Away {
-        let engine = self.engine;
-        let silent = |node: &&NodeId| {
-            let heard = engine.heard.get(*node).copied().unwrap_or_default();
-            engine.now.saturating_sub(heard) >= limits::AWAY
-        };
-        let others = self.meta().nodes().keys().filter(|node| **node != self.engine.me());
-        others.filter(silent).copied().collect()
+        self.silences()
+            .filter(|(_, silent)| *silent >= limits::AWAY)
+            .map(|(node, _)| node)
+            .collect()
     }
 
     /// Why this node cannot serve everything it should hold; None when it can.

@@ -70,10 +70,12 @@ pub enum Mutation {
     TenureIgnored,
     /// A node that is leaving says that it holds nothing while it still does.
     DepartsEarly,
+    /// Who joins gets no places of nodes that are away.
+    CountsTheDead,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 30] = [
+    pub const ALL: [Mutation; 31] = [
         Mutation::AckBeforeSync,
         Mutation::LeaseForEver,
         Mutation::VotesAtOnce,
@@ -104,6 +106,7 @@ impl Mutation {
         Mutation::EndedVotes,
         Mutation::TenureIgnored,
         Mutation::DepartsEarly,
+        Mutation::CountsTheDead,
     ];
 }
 

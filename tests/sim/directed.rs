@@ -146,6 +146,10 @@ const DEPARTURES: &str = "nodes=4 replicas=2 clients=6 think=20 every=700 checkp
 const ONLY_COPIES: &str = "nodes=3 replicas=1 clients=6 think=20 every=1000 lasts=20000 \
                            snapshots=20000 disasters=0 faults=Departure";
 
+/// A node is lost and not removed, another one joins, and one more is lost.
+const TWO_LOSSES: &str = "nodes=4 replicas=3 clients=6 think=20 every=1000 lasts=40000 \
+                          snapshots=20000 disasters=0 faults=SecondLoss";
+
 const fn scenario(
     mutation: Mutation,
     family: &'static str,
@@ -155,7 +159,7 @@ const fn scenario(
     Scenario { mutation, family, found, how }
 }
 
-pub const SCENARIOS: [Scenario; 30] = [
+pub const SCENARIOS: [Scenario; 31] = [
     scenario(
         Mutation::AckBeforeSync,
         POWER,
@@ -335,6 +339,12 @@ pub const SCENARIOS: [Scenario; 30] = [
         ONLY_COPIES,
         (19, 20),
         "a node that is to leave has the only copies",
+    ),
+    scenario(
+        Mutation::CountsTheDead,
+        TWO_LOSSES,
+        (40, 40),
+        "a node joins in the place of one that is lost and not removed, and another is lost",
     ),
 ];
 

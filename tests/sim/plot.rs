@@ -97,10 +97,13 @@ pub enum Fault {
     /// A node is decommissioned, and an empty machine joins when it has left. Only in directed
     /// scenarios.
     Departure,
+    /// A disk is lost, and a new machine joins before the lost node is removed. When it has taken
+    /// the places of that one, the next disk is lost. Only in directed scenarios.
+    SecondLoss,
 }
 
 /// What `Plot::of` draws by itself, behind everything else, or not at all.
-const DRAWN_LATER: [Fault; 10] = [
+const DRAWN_LATER: [Fault; 11] = [
     Fault::Rot,
     Fault::StoreRot,
     Fault::Move,
@@ -111,10 +114,11 @@ const DRAWN_LATER: [Fault; 10] = [
     Fault::Comeback,
     Fault::Laggard,
     Fault::Departure,
+    Fault::SecondLoss,
 ];
 
 impl Fault {
-    pub const ALL: [Fault; 25] = [
+    pub const ALL: [Fault; 26] = [
         Fault::Crash,
         Fault::CrashAll,
         Fault::CrashBetweenWrites,
@@ -140,6 +144,7 @@ impl Fault {
         Fault::Comeback,
         Fault::Laggard,
         Fault::Departure,
+        Fault::SecondLoss,
     ];
 }
 

@@ -86,6 +86,8 @@ pub struct Story {
     lost: BTreeSet<NodeId>,
     pub removed: u64,
     laggard: Option<leaving::Laggard>,
+    /// Until the next disk is lost.
+    second: Option<repairs::SecondLoss>,
     /// The node that is being decommissioned, and the one that replaces it.
     leaving: Option<(usize, Option<usize>)>,
     told: Vec<String>,
@@ -134,6 +136,7 @@ pub fn play(plot: Plot) -> Ending {
         lost: BTreeSet::new(),
         removed: 0,
         laggard: None,
+        second: None,
         leaving: None,
         told: Vec::new(),
         restless: String::new(),
@@ -405,6 +408,7 @@ impl Story {
             Fault::Comeback => self.leave_or_come_back(node),
             Fault::Laggard => self.let_lag(node),
             Fault::Departure => self.leave(node),
+            Fault::SecondLoss => self.lose_two(node),
             Fault::StoreRot => {
                 if !self.world.rotted && self.spares_any() {
                     self.world.rot_store(node);
@@ -444,6 +448,7 @@ impl Story {
     pub fn heal(&mut self) {
         self.world.network = Network::whole();
         self.laggard = None;
+        self.second = None;
         if self.plot.faults.contains(&Fault::Move) {
             let keeps = |node: &usize| {
                 self.world.nodes[*node].member && !self.world.nodes[*node].is_rotten()

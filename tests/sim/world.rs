@@ -123,6 +123,8 @@ pub struct Node {
     pub drift_permille: i64,
     /// It founds or has joined; else it has to join first.
     pub member: bool,
+    /// It has run as a member.
+    has_run: bool,
     /// Whether it is to be started again when it is down.
     pub restarts: bool,
     /// What of it was damaged: it may fail, and say so, at any time.
@@ -220,6 +222,7 @@ impl World {
             busy_until: Moment::ZERO,
             drift_permille: 0,
             member: number == 0,
+            has_run: false,
             restarts: true,
             rotten: None,
             work_slow: Duration::ZERO,
@@ -366,12 +369,15 @@ impl World {
         (0..self.nodes.len()).filter(|n| self.is_up(*n)).collect()
     }
 
-    /// Members that are down: what those who place groups believe of them.
+    /// Members that are down: what those who place groups believe of them. Who is about to start
+    /// for the first time has not been silent for long.
     pub fn away(&self) -> cluster::Away {
         let up: BTreeSet<NodeId> = self.up().into_iter().map(|n| self.nodes[n].id).collect();
-        let meta = self.up().into_iter().find_map(|node| self.engine(node)).map(Engine::meta);
-        let members = meta.into_iter().flat_map(|meta| meta.nodes().keys().copied());
-        members.filter(|node| !up.contains(node)).collect()
+        let begin: BTreeSet<NodeId> =
+            self.nodes.iter().filter(|node| !node.has_run).map(|node| node.id).collect();
+        let engines = self.up().into_iter().filter_map(|node| self.engine(node));
+        let members = engines.flat_map(|engine| engine.meta().nodes().keys().copied());
+        members.filter(|node| !up.contains(node) && !begin.contains(node)).collect()
     }
 
     pub fn engine(&self, node: usize) -> Option<&Engine> {

@@ -2,7 +2,8 @@
 //! and an operator removes the node that is lost. Or a node is decommissioned, and another machine
 //! joins when it has left.
 //!
-//! At most one goes at a time: the next one only when the cluster has made up for the last.
+//! At most one goes at a time: the next one only when the cluster has made up for the last. It has
+//! done so too when another node holds what the lost one held, though nobody has removed that one.
 
 use std::time::Duration;
 
@@ -16,6 +17,20 @@ use devicedb::{
 };
 
 use super::{REMOVALS, Story};
+use crate::world::Moment;
+
+const LOOK_AT_PLACES: Duration = Duration::from_millis(500);
+/// Nothing else fails while places are taken.
+const PLACES_TAKEN: Duration = Duration::from_secs(12);
+
+/// One disk is lost, and the next one goes when another node has what was on it.
+#[derive(Clone, Copy)]
+pub(super) struct SecondLoss {
+    lost: NodeId,
+    next: usize,
+    /// When another node must have it.
+    by: Moment,
+}
 
 impl Story {
     /// Has a node's disk lost, where every group can do without it.
@@ -23,14 +38,54 @@ impl Story {
         if !self.made_up_for() || !self.spares_any() || !self.world.nodes[node].member {
             return;
         }
+        self.take_disk(node, Duration::from_millis(rng.below(3000)));
+        self.world.alarm(Duration::from_millis(rng.below(3000)), REMOVALS);
+    }
+
+    /// Takes a node's disk, and has an empty machine start in its place.
+    fn take_disk(&mut self, node: usize, after: Duration) {
         let lost = self.world.nodes[node].id;
         self.tell(format!("the disk of node {node} is lost, which was {lost}"));
         let dir = self.fresh_dir("machine");
         self.world.stop(node);
         self.world.replace(node, dir, None);
-        self.world.start_later(node, Duration::from_millis(rng.below(3000)));
+        self.world.start_later(node, after);
         self.lost.insert(lost);
-        self.world.alarm(Duration::from_millis(rng.below(3000)), REMOVALS);
+    }
+
+    /// Has two disks lost, and nobody remove the first before the second.
+    pub(super) fn lose_two(&mut self, node: usize) {
+        let ready = self.second.is_none() && self.made_up_for() && self.is_in_place();
+        if !ready || !self.spares_any() || !self.world.nodes[node].member {
+            return;
+        }
+        let next =
+            (node + 1 + self.rng.below(self.plot.nodes as u64 - 1) as usize) % self.plot.nodes;
+        let by = self.world.now + PLACES_TAKEN;
+        self.second = Some(SecondLoss { lost: self.world.nodes[node].id, next, by });
+        self.take_disk(node, Duration::from_millis(500));
+        self.world.alarm(LOOK_AT_PLACES, REMOVALS);
+    }
+
+    /// The second disk goes when no group counts on the first one any more.
+    fn lose_second(&mut self, second: SecondLoss) {
+        let after = Duration::from_millis(self.rng.below(3000));
+        let up = self.world.up();
+        let counted_on = up.iter().any(|node| {
+            let meta = self.world.engine(*node).expect("it is up").meta();
+            meta.assignments().values().any(|nodes| nodes.contains(&second.lost))
+        });
+        if !counted_on && up.len() == self.plot.nodes && self.is_in_place() {
+            self.second = None;
+            self.take_disk(second.next, after);
+        } else if self.world.now > second.by {
+            self.second = None;
+            self.broken.push(format!(
+                "{} is lost, another node has joined, and groups still count on the lost one: {}",
+                second.lost, self.restless
+            ));
+        }
+        self.world.alarm(LOOK_AT_PLACES, REMOVALS);
     }
 
     /// Has a node leave, where all groups are where they should be.
@@ -81,15 +136,21 @@ impl Story {
 
     /// An operator removes what is lost, by whichever node, until the cluster says that it is gone.
     pub(super) fn remove_lost(&mut self) {
+        if let Some(second) = self.second {
+            return self.lose_second(second);
+        }
         if let Some((node, by)) = self.leaving {
             return self.see_off(node, by);
         }
-        let Some(lost) = self.lost.iter().next().copied() else { return };
+        if self.lost.is_empty() {
+            return;
+        }
         let up = self.world.up();
         if !up.is_empty() {
             let at = up[self.rng.below(up.len() as u64) as usize];
             let meta = self.world.engine(at).expect("it is up").meta();
-            if !meta.removed().contains_key(&lost) {
+            let left = |lost: &&NodeId| !meta.removed().contains_key(*lost);
+            if let Some(lost) = self.lost.iter().find(left).copied() {
                 let command = cluster::Command::RemoveNode {
                     node: lost,
                     removed_ms: 0,

@@ -44,6 +44,7 @@ impl World {
                 let address = self.address(node);
                 let this = &mut self.nodes[node];
                 this.incarnation = incarnation;
+                this.has_run = true;
                 this.join_answer = None;
                 let mut whereabouts = Whereabouts::new(this.id, address);
                 let listed = engine.meta().nodes().values().map(|n| (n.id, n.address.clone()));
@@ -181,9 +182,21 @@ impl World {
                 topology: settings.topology,
             };
             restore::join(&self.nodes[node].dir, &identity).unwrap();
+            self.is_waited_for(node);
             (self.nodes[node].member, self.nodes[node].known) = (true, nodes);
         }
         true
+    }
+
+    /// Nobody who knows that a node has just joined takes it for one that is away: who joins next
+    /// would be given its places.
+    fn is_waited_for(&mut self, node: usize) {
+        let id = self.nodes[node].id;
+        for other in self.up() {
+            if self.look(other, move |sight| sight.away().contains(&id)) == Some(true) {
+                self.broken.push(format!("node {id} has just joined, and node {other} misses it"));
+            }
+        }
     }
 
     /// Its process ends, and nobody starts it again.
@@ -203,7 +216,12 @@ impl World {
             .and_then(|text| std::str::from_utf8(text).ok()?.split_once('\n')?.0.split_once(' '));
         let Some((name, synced)) = noted else { return };
         let Ok(mut bytes) = std::fs::read(log.join(name)) else { return };
-        let at = self.rng.below(synced.parse().expect("a number of bytes")) as usize;
+        let synced: u64 = synced.parse().expect("a number of bytes");
+        // A file that was just begun holds nothing that could rot.
+        if synced == 0 {
+            return;
+        }
+        let at = self.rng.below(synced) as usize;
         bytes[at] ^= 1 << self.rng.below(8);
         std::fs::write(log.join(name), bytes).unwrap();
         (self.nodes[node].rotten, self.rotted) = (Some(Rot::Log), true);
@@ -310,6 +328,7 @@ impl World {
         (this.dir, this.disk, this.member) = (dir, disk, store_of.is_some());
         this.port += if store_of.is_none() { 1000 } else { 0 };
         this.known.clear();
+        this.has_run = store_of.is_some();
         this.id = id;
         this.rotten = None;
         (this.restarts, this.join_answer, this.paused_until, this.busy_until) =
