@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
-use crate::base::journal;
+use crate::base::{ids::NodeId, journal};
 
 const PREFIX: &str = "devicedb";
 
@@ -82,6 +82,11 @@ impl PartEnd {
         };
         Ended { outcome }
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Other {
+    node: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -210,6 +215,10 @@ metrics! {
     capture_processor: Counter<f64, AtomicU64> =
         counted("capture_processor_seconds", "Processor time of captures");
     ready: Gauge = counted("ready", "1 when every local group has caught up and can serve");
+    node_silent: Family<Other, Gauge> = counted(
+        "node_silent_seconds",
+        "How long this node has heard nothing of another member"
+    );
     view_seconds: Histogram =
         timed("snapshot_view_duration", "How long a capture held its view of the store", seconds());
     view_age: Gauge = counted(
@@ -404,6 +413,13 @@ impl Metrics {
         self.view_age.set(view_age.as_secs() as i64);
         self.lines_lost.inner().store(journal::lost(), Ordering::Relaxed);
     }
+    /// The other members, and how long each has been silent. Whoever is none any more is left out.
+    pub fn silent(&self, others: impl IntoIterator<Item = (NodeId, Duration)>) {
+        self.node_silent.clear();
+        for (node, silent) in others {
+            self.node_silent.get_or_create(&Other { node: node.0 }).set(silent.as_secs() as i64);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -418,7 +434,11 @@ mod tests {
         metrics.view_held(Duration::from_secs(3));
         metrics.part_ended(PartEnd::Failed);
         metrics.disk("store", 70, 7);
+        metrics.silent([(NodeId(3), Duration::from_secs(4)), (NodeId(7), Duration::ZERO)]);
+        metrics.silent([(NodeId(7), Duration::from_secs(12))]);
         let text = metrics.text();
+        assert!(text.contains("devicedb_node_silent_seconds{node=\"7\"} 12"), "{text}");
+        assert!(!text.contains("{node=\"3\"}"), "{text}");
         assert!(text.contains("devicedb_requests_total{method=\"Put\",code=\"OK\"} 1"), "{text}");
         assert!(text.contains("devicedb_snapshot_view_duration_seconds_sum 3.0"), "{text}");
         assert!(
@@ -438,6 +458,7 @@ mod tests {
         let metrics = Metrics::default();
         metrics.request("Put", "OK", Some(Duration::from_millis(2)));
         metrics.disk("store", 70, 7);
+        metrics.silent([(NodeId(7), Duration::ZERO)]);
         metrics.peer_message_refused("RaftMessage.term");
         let text = metrics.text();
         let exposed: Vec<_> = text

@@ -47,10 +47,12 @@ async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     let now = pages
         .handle
         .look(false, limits::NODE_STATUS, |s| {
-            (s.unready().is_none(), s.led().count(), s.overlay_bytes())
+            let silences: Vec<_> = s.silences().collect();
+            (s.unready().is_none(), s.led().count(), s.overlay_bytes(), silences)
         })
         .await;
-    let (ready, led, overlay) = now.unwrap_or_default();
+    let (ready, led, overlay, silences) = now.unwrap_or_default();
+    pages.metrics.silent(silences);
     pages.metrics.now(ready, led, overlay, pages.log.bytes(), pages.parts.view_age());
     (
         [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
