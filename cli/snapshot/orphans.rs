@@ -32,6 +32,9 @@ struct Orphan {
     lineage: String,
     written_ms: u64,
     stored_bytes: u64,
+    /// The former node that has left it; empty where the node itself has it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    left_by: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     damage: String,
 }
@@ -110,6 +113,7 @@ impl Orphan {
             lineage: orphan.lineage,
             written_ms: orphan.written_ms,
             stored_bytes: orphan.stored_bytes,
+            left_by: if orphan.left_by == 0 { String::new() } else { orphan.left_by.to_string() },
             damage: orphan.damage,
         }
     }
@@ -126,6 +130,7 @@ impl View for Orphans {
                 o.address.clone(),
                 written,
                 o.stored_bytes.to_string(),
+                o.left_by.clone(),
                 o.damage.clone(),
             ]
         });
@@ -137,6 +142,7 @@ impl View for Orphans {
                 Text("ADDRESS"),
                 Text("WRITTEN"),
                 Number("STORED BYTES"),
+                Number("LEFT BY"),
                 Prose("DAMAGE"),
             ],
             rows,
@@ -165,6 +171,7 @@ mod tests {
                 written_ms,
                 stored_bytes: written_ms / 1000,
                 damage: damage.into(),
+                left_by: if node_id == 2 { 7 } else { 0 },
             })
         };
         let silent = || {

@@ -32,6 +32,7 @@
 
 mod hold;
 mod owner;
+pub mod left;
 mod writer;
 
 use std::{
@@ -493,6 +494,23 @@ impl Shelf {
     }
 }
 
+impl PartInfo {
+    fn of(manifest: &Manifest, text_bytes: usize, digest: Digest) -> PartInfo {
+        PartInfo {
+            snapshot: manifest.snapshot,
+            seq: manifest.seq,
+            lineage: manifest.lineage,
+            written_ms: manifest.written_ms,
+            digest,
+            manifest_bytes: text_bytes as u64,
+            groups: manifest.group_ids().collect(),
+            rows: manifest.rows(),
+            bytes: manifest.bytes(),
+            stored_bytes: manifest.stored_bytes(),
+        }
+    }
+}
+
 impl State {
     /// Adds a part found on disk.
     fn gain(&mut self, manifest: &Manifest, text_bytes: usize, digest: Digest) {
@@ -504,18 +522,7 @@ impl State {
 
     /// Adds a part whose chunks are counted already.
     fn take_over(&mut self, manifest: &Manifest, text_bytes: usize, digest: Digest) -> PartInfo {
-        let info = PartInfo {
-            snapshot: manifest.snapshot,
-            seq: manifest.seq,
-            lineage: manifest.lineage,
-            written_ms: manifest.written_ms,
-            digest,
-            manifest_bytes: text_bytes as u64,
-            groups: manifest.group_ids().collect(),
-            rows: manifest.rows(),
-            bytes: manifest.bytes(),
-            stored_bytes: manifest.stored_bytes(),
-        };
+        let info = PartInfo::of(manifest, text_bytes, digest);
         let chunks = manifest.chunks.iter().map(|c| c.hash).collect();
         self.parts.insert(manifest.snapshot, Part { info: info.clone(), chunks });
         info

@@ -17,6 +17,7 @@ use crate::{
         ids::{Lineage, NodeId, SnapshotId},
         limits,
     },
+    cluster::state::State,
     faults::failpoint::{Failpoint, failpoint},
     net::Peers,
     part::tar::PartReader,
@@ -89,16 +90,18 @@ impl SnapshotApi {
         Ok((Pulled::new(role, sending, |sending| Box::pin(sending.piece())), seat))
     }
 
-    /// Asks another node for its part.
+    /// Asks another node for its part, at the address that this node knows by itself: what is left
+    /// of a cluster without a quorum can be fetched through any node.
     async fn relay(
         &self,
         node: NodeId,
         request: v1::DownloadSnapshotRequest,
     ) -> Result<Streaming<DownloadSnapshotResponse>> {
-        let address = self
-            .cluster
-            .look(limits::REQUEST_DEADLINE, move |s| s.node(node).map(|n| n.address.clone()))
-            .await?;
+        let known = move |s: &State| s.node(node).map(|n| n.address.clone());
+        let address = match self.cluster.view(true, limits::NODE_STATUS, known).await? {
+            (Some(address), _) => Some(address),
+            (None, _) => self.cluster.look(limits::REQUEST_DEADLINE, known).await?,
+        };
         let address =
             address.ok_or_else(|| Error::not_found(format!("the cluster has no node {node}")))?;
         let address = self.peers.address(node).unwrap_or(address);
@@ -221,7 +224,11 @@ fn parse_after(token: &str) -> Result<Option<After>> {
     }
     let after = token
         .split_once(':')
-        .and_then(|(node, uuid)| Some((NodeId(node.parse().ok()?), uuid.parse().ok()?)));
+        .and_then(|(node, rest)| Some((node, rest.split_once(':')?)))
+        .and_then(|(node, (left_by, uuid))| {
+            let id = |text: &str| text.parse().ok().map(NodeId);
+            Some((id(node)?, id(left_by)?, uuid.parse().ok()?))
+        });
     after.map(Some).ok_or_else(|| {
         Error::invalid(format!("{token:?} is not a page token that this list gave out"))
     })
@@ -332,8 +339,9 @@ impl SnapshotService for SnapshotApi {
                 let after = parse_after(&request.page_token)?;
                 let size = page_size(request.page_size, limits::SNAPSHOTS_PAGE_SIZE);
                 let (orphans, unanswered) = self.inventory.orphans(after, size + 1, wait).await?;
-                let (orphans, next_page_token) =
-                    cut_page(orphans, size, |orphan| format!("{}:{}", orphan.node_id, orphan.uuid));
+                let (orphans, next_page_token) = cut_page(orphans, size, |orphan| {
+                    format!("{}:{}:{}", orphan.node_id, orphan.left_by, orphan.uuid)
+                });
                 Ok(v1::ListOrphansResponse { orphans, next_page_token, unanswered })
             })
             .await

@@ -7,14 +7,18 @@
 //!   nothing of it is left, across restarts. The client that asks for the deletion waits a moment
 //!   and learns which nodes are left.
 //! - A part in a snapshot store that belongs to no snapshot of the registry is an orphan: from a
-//!   history before a restore, or of a forgotten snapshot. Orphans are listed, and deleted by name.
+//!   history before a restore, of a forgotten snapshot, or in the directory of a node that is no
+//!   member any more. Orphans are listed, and deleted by name.
 //!   To delete one of another history, the client also has to name the history, since a cluster of
 //!   that history may live on.
 //!
 //! Answers name nodes that did not answer and say nothing about their parts. This service only
 //! asks; `parts` handles a node's own files.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use crate::{
     base::{
@@ -55,8 +59,9 @@ struct Known {
     nodes: BTreeMap<NodeId, Node>,
 }
 
-/// Where a page of orphans goes on: behind this node's part of this snapshot.
-pub type After = (NodeId, SnapshotId);
+/// Where a page of orphans goes on: behind the part of this snapshot that lies on this node, in the
+/// directory of this former one (0 for its own).
+pub type After = (NodeId, NodeId, SnapshotId);
 
 impl Inventory {
     fn me(&self) -> NodeId {
@@ -196,9 +201,11 @@ impl Inventory {
             };
             for part in parts {
                 let (id, lineage) = (SnapshotId::from_slice(&part.uuid)?, Lineage(part.lineage));
+                let left_by = NodeId(part.left_by);
                 if orphans.len() < count
                     && !is_known(id, lineage)
-                    && after.is_none_or(|after| (node, id) > after)
+                    && !nodes.contains_key(&left_by)
+                    && after.is_none_or(|after| (node, left_by, id) > after)
                 {
                     orphans.push(v1::Orphan {
                         node_id: node.0,
@@ -208,6 +215,7 @@ impl Inventory {
                         written_ms: part.written_ms,
                         stored_bytes: part.stored_bytes,
                         damage: part.damage,
+                        left_by: left_by.0,
                     });
                 }
             }
@@ -286,9 +294,11 @@ impl Inventory {
         wait: Duration,
     ) -> Result<v1::DeleteSnapshotResponse> {
         let nodes = self.cluster.look(wait, |s| s.nodes().clone()).await?;
+        let members: BTreeSet<NodeId> = nodes.keys().copied().collect();
         let said = self
-            .each(&nodes, wait / 2, |this, node, address| async move {
-                this.remove_on(node, &address, id, lineage).await
+            .each(&nodes, wait / 2, |this, node, address| {
+                let members = members.clone();
+                async move { this.remove_on(node, &address, id, lineage, members).await }
             })
             .await;
         let mut parts = Vec::new();
@@ -402,10 +412,16 @@ impl Inventory {
             None => Ok(internal::ListPartsResponse {
                 node_id,
                 lineage,
-                parts: self.parts.listed()?,
+                parts: self.parts.listed(self.members().await?).await?,
                 ..Default::default()
             }),
         }
+    }
+
+    /// The members as this node knows them.
+    async fn members(&self) -> Result<BTreeSet<NodeId>> {
+        let members = |s: &cluster::state::State| s.nodes().keys().copied().collect();
+        self.cluster.view(true, limits::NODE_STATUS, members).await.map(|(members, _)| members)
     }
 
     async fn remove_on(
@@ -414,9 +430,10 @@ impl Inventory {
         address: &str,
         id: SnapshotId,
         lineage: Option<Lineage>,
+        members: BTreeSet<NodeId>,
     ) -> Result<Removal> {
         if node == self.me() {
-            return self.remove_here(id, lineage).await;
+            return self.remove_here(id, lineage, members).await;
         }
         let answer = net::remove_part(
             address,
@@ -426,6 +443,7 @@ impl Inventory {
                 present: self.lineage().0,
                 lineage: lineage.unwrap_or_default().0,
                 named: lineage.is_some(),
+                members: members.iter().map(|node| node.0).collect(),
             },
         )
         .await?;
@@ -437,11 +455,16 @@ impl Inventory {
         })
     }
 
-    async fn remove_here(&self, id: SnapshotId, lineage: Option<Lineage>) -> Result<Removal> {
+    async fn remove_here(
+        &self,
+        id: SnapshotId,
+        lineage: Option<Lineage>,
+        members: BTreeSet<NodeId>,
+    ) -> Result<Removal> {
         if !self.parts.has_store() {
             return Ok(Removal::Absent);
         }
-        self.parts.remove_unknown(id, lineage).await
+        self.parts.remove_unknown(id, lineage, members).await
     }
 
     /// What another node asks of this one. `Conflict` where it means another node, or lives in
@@ -460,7 +483,9 @@ impl Inventory {
             )));
         }
         let lineage = asked.named.then_some(Lineage(asked.lineage));
-        Ok(match self.remove_here(SnapshotId::from_slice(&asked.uuid)?, lineage).await? {
+        let members = asked.members.iter().copied().map(NodeId).collect();
+        let removal = self.remove_here(SnapshotId::from_slice(&asked.uuid)?, lineage, members);
+        Ok(match removal.await? {
             Removal::Absent => internal::RemovePartResponse::default(),
             Removal::Removed(wrote) => internal::RemovePartResponse {
                 removed: true,

@@ -311,7 +311,7 @@ impl Parts {
 
     /// Deletes a part of the present history of which nobody knows any more.
     async fn clear_up(&self, id: SnapshotId) {
-        match self.remove_unknown(id, None).await {
+        match self.remove_own(id, None).await {
             Ok(Removal::Kept(_, why)) => {
                 tracing::error!(snapshot = %id, why, "a part could not be deleted")
             }

@@ -5,8 +5,9 @@ use std::{fs, path::PathBuf};
 
 use devicedb::proto::v1::{Bucket, Snapshot, SnapshotStatus};
 
-use crate::harness::{
-    Client, Cluster, Node, Options, Port, Ran, SOON, SnapshotStore, eventually, shell,
+use crate::{
+    harness::{Client, Cluster, Node, Options, Port, Ran, SOON, SnapshotStore, eventually, shell},
+    members::{id_of, lose},
 };
 
 const UNKNOWN: &str = "19a7e40e-adcc-4cc2-87a7-ae599272b050";
@@ -415,4 +416,50 @@ async fn a_part_that_is_not_whole_on_disk_is_said_to_be_damaged_by_whichever_nod
         .exits(6)
         .says("has no part of it any more");
     cluster.ctl(&["snapshot", "delete", &snapshot.uuid]).await.exits(0);
+}
+
+/// A node that comes back with an empty store is another node, and uses another directory of the
+/// same snapshot store. What the former one has left there is seen and removed through it.
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_a_former_node_has_left_in_a_snapshot_store_are_listed_and_removed() {
+    let mut cluster =
+        Cluster::start(3, Options { snapshot_store: SnapshotStore::Own, ..Options::default() })
+            .await;
+    put(&cluster.client(), "shop", "v").await;
+    let snapshot = cluster.client().complete_snapshot(SOON).await;
+    let left = corner(&cluster.nodes[2], &snapshot);
+    let former = id_of(&cluster, &cluster.nodes[2]).await.to_string();
+    lose(&mut cluster.nodes[2]);
+    cluster.nodes[2].start();
+    cluster.nodes[2].wait_ready().await;
+    let orphans = async |code| {
+        let listed = cluster.ctl(&["-o", "json", "snapshot", "orphans"]).await.exits(code);
+        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+        listed["orphans"].as_array().unwrap().clone()
+    };
+    assert_eq!(orphans(3).await, [] as [serde_json::Value; 0], "the snapshot is known");
+
+    cluster.ctl(&["node", "remove", &former]).await.exits(0).says("is removed");
+    cluster.ctl(&["snapshot", "delete", &snapshot.uuid]).await.exits(0);
+    eventually("the deletion ends", SOON, async || {
+        let status = cluster.ctl(&["snapshot", "status", &snapshot.uuid]).await;
+        if status.stderr.contains("is being deleted") { Err(status.story()) } else { Ok(()) }
+    })
+    .await;
+    lies_whole(&left, &snapshot.uuid).await;
+    let listed = orphans(0).await;
+    let now = id_of(&cluster, &cluster.nodes[2]).await.to_string();
+    assert_eq!(listed.len(), 1, "{listed:#?}");
+    assert_eq!(
+        ["uuid", "lineage", "node_id", "left_by"].map(|field| listed[0][field].as_str().unwrap()),
+        [snapshot.uuid.as_str(), snapshot.lineage.as_str(), now.as_str(), former.as_str()]
+    );
+    // Asked of another node than the one that has it.
+    cluster.nodes[0]
+        .ctl(&["snapshot", "delete", &snapshot.uuid])
+        .await
+        .exits(0)
+        .says("deleted what lay of it on");
+    is_emptied(&left).await;
+    assert_eq!(orphans(0).await, [] as [serde_json::Value; 0]);
 }

@@ -1038,7 +1038,9 @@ type Orphan struct {
 	// Bytes of its chunks on disk, those included that it shares with other parts.
 	StoredBytes uint64 `protobuf:"varint,6,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
 	// Why it cannot be read; empty where it can.
-	Damage        string `protobuf:"bytes,7,opt,name=damage,proto3" json:"damage,omitempty"`
+	Damage string `protobuf:"bytes,7,opt,name=damage,proto3" json:"damage,omitempty"`
+	// The node that has left it: a former one, in whose directory in the same snapshot store it lies; 0 where it lies in the directory of `node_id`.
+	LeftBy        uint64 `protobuf:"varint,8,opt,name=left_by,json=leftBy,proto3" json:"left_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1120,6 +1122,13 @@ func (x *Orphan) GetDamage() string {
 		return x.Damage
 	}
 	return ""
+}
+
+func (x *Orphan) GetLeftBy() uint64 {
+	if x != nil {
+		return x.LeftBy
+	}
+	return 0
 }
 
 // A node that did not say what lies in its snapshot store.
@@ -1614,7 +1623,7 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\x12ListOrphansRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"\xc3\x01\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\xdc\x01\n" +
 	"\x06Orphan\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -1623,7 +1632,8 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"written_ms\x18\x05 \x01(\x04R\twrittenMs\x12!\n" +
 	"\fstored_bytes\x18\x06 \x01(\x04R\vstoredBytes\x12\x16\n" +
-	"\x06damage\x18\a \x01(\tR\x06damage\"[\n" +
+	"\x06damage\x18\a \x01(\tR\x06damage\x12\x17\n" +
+	"\aleft_by\x18\b \x01(\x04R\x06leftBy\"[\n" +
 	"\x0eUnansweredNode\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x16\n" +

@@ -102,6 +102,10 @@ pub const PART_LOOK: Duration = Duration::from_millis(800);
 /// Looks at parts that are under way or remembered; with so many under way a further one gets
 /// EXHAUSTED.
 pub const PARTS_LOOKED_AT: usize = 16;
+
+/// How many parts a node lists of those that lie in corners which other nodes have left. Each costs
+/// a read of its manifest. Whoever deletes what is listed sees the rest.
+pub const LEFT_PARTS_LISTED: usize = 1000;
 /// Pause before a node tries again to delete a part that it could not delete.
 pub const DELETE_AGAIN: Duration = Duration::from_secs(5);
 /// How long `delete` waits for the nodes to delete their parts. Its answer names those that have

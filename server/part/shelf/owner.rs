@@ -131,6 +131,14 @@ impl Lock {
     }
 }
 
+/// Who has used a corner last, as it says itself; None where that cannot be read.
+pub fn noted(home: &Path) -> Option<Owner> {
+    let text = said(&home.join(FILE))?;
+    let node = NodeId(text.node.parse().ok()?);
+    let lineage = text.lineage.parse().ok()?;
+    Some(Owner { cluster: text.cluster, lineage, node, address: text.address })
+}
+
 fn said(path: &Path) -> Option<Text> {
     let text = super::read_bounded(path, limits::OWNER_BYTES_MAX).ok()?;
     serde_json::from_slice(&text).ok()

@@ -2,9 +2,13 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use super::*;
+use super::{left::Left, *};
 use crate::{
-    base::{clock::Random, error::Kind, ids::ClusterId},
+    base::{
+        clock::Random,
+        error::Kind,
+        ids::{ClusterId, NodeId},
+    },
     part::sample::{LINEAGE, Sample, owner, snapshot},
 };
 
@@ -566,4 +570,46 @@ fn a_full_disk_is_exhausted_and_its_space_comes_back() {
     });
     assert!(mount(&["umount"]));
     outcome.unwrap();
+}
+
+#[test]
+fn what_a_former_node_has_left_is_found_and_removed_and_nothing_of_anybody_else() {
+    let store = tempfile::tempdir().unwrap();
+    let path = store.path();
+    for node in [1, 2, 3] {
+        let shelf = Shelf::open(path, &owner(node)).unwrap();
+        Sample { node: NodeId(node), ..first() }.shelve(&shelf);
+        Sample { node: NodeId(node), ..second() }.shelve(&shelf);
+    }
+    let stranger = Owner { cluster: ClusterId(uuid::Uuid::from_u128(9)), ..owner(4) };
+    Sample { node: NodeId(4), ..first() }.shelve(&Shelf::open(path, &stranger).unwrap());
+    fs::create_dir(path.join("node-5")).unwrap();
+    let members = [NodeId(1)].into();
+    let left = Left { store: path, cluster: owner(1).cluster, members: &members };
+    let found = |only| -> Vec<(u64, SnapshotId)> {
+        let parts = left.parts(only).unwrap();
+        parts.into_iter().map(|part| (part.node.0, part.snapshot)).collect()
+    };
+    let [one, two] = [1, 2].map(snapshot);
+    assert_eq!(found(None), [(2, one), (2, two), (3, one), (3, two)]);
+    assert_eq!(found(Some(two)), [(2, two), (3, two)]);
+    let info = left.parts(Some(one)).unwrap().remove(0).found.unwrap();
+    assert_eq!((info.lineage, info.snapshot), (LINEAGE, one));
+
+    let other = Lineage(LINEAGE.0 + 1);
+    assert_eq!(left.remove(NodeId(2), one, other), Ok(false), "another history wrote it");
+    assert_eq!(left.remove(NodeId(1), one, LINEAGE), Ok(false), "its node is a member");
+    assert_eq!(left.remove(NodeId(4), one, LINEAGE), Ok(false), "it is of another cluster");
+    let (chunks, user) = (chunk_files(path, 3), Shelf::open(path, &owner(3)).unwrap());
+    let refused = left.remove(NodeId(3), one, LINEAGE).unwrap_err();
+    assert!(refused.kind == Kind::Conflict && refused.message.contains("is in use by node 3"));
+    drop(user);
+    assert_eq!(found(None).len(), 4);
+    assert_eq!(left.remove(NodeId(3), one, LINEAGE), Ok(true));
+    assert!(chunk_files(path, 3) < chunks, "chunks of the other part stay");
+    whole(&Shelf::open(path, &owner(3)).unwrap(), two);
+    fs::write(path.join(format!("node-2/snapshots/{two}/manifest.json")), "{").unwrap();
+    assert_eq!(left.parts(Some(two)).unwrap()[0].found.clone().unwrap_err().kind, Kind::Corrupt);
+    assert_eq!(left.remove(NodeId(2), two, Lineage::PENDING), Ok(true));
+    assert_eq!(found(None), [(2, one), (3, two)]);
 }

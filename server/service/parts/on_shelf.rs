@@ -23,12 +23,15 @@ use crate::{
     base::{
         crew::{self, Role},
         error::{Error, Kind, Result},
-        ids::{Lineage, SnapshotId},
+        ids::{Lineage, NodeId, SnapshotId},
         limits,
         locks::lock,
     },
     cluster,
-    part::shelf::{PartInfo, Shelf},
+    part::shelf::{
+        PartInfo, Shelf,
+        left::{Left, LeftPart},
+    },
     proto::internal::v1 as internal,
 };
 
@@ -48,6 +51,25 @@ pub enum Removal {
     Removed(Lineage),
     /// It stays, for this reason.
     Kept(Lineage, String),
+}
+
+impl Removal {
+    fn of(wrote: Lineage, removed: Result<bool>) -> Removal {
+        match removed {
+            Ok(true) => Removal::Removed(wrote),
+            Ok(false) => Removal::Absent,
+            Err(e) => Removal::Kept(wrote, e.message),
+        }
+    }
+
+    /// What became of two parts: what stays is said first.
+    fn and(self, other: Removal) -> Removal {
+        match (self, other) {
+            (kept @ Removal::Kept(..), _) | (_, kept @ Removal::Kept(..)) => kept,
+            (Removal::Absent, other) => other,
+            (removed, _) => removed,
+        }
+    }
 }
 
 impl Parts {
@@ -101,8 +123,18 @@ impl Parts {
         lock(&self.shared.looks.0)
     }
 
-    /// All parts that lie here, as they are known without a look at their chunks.
-    pub fn listed(&self) -> Result<Vec<internal::ShelfPart>> {
+    /// All parts that lie here, as they are known without a look at their chunks: first this node's
+    /// own, then those in directories of nodes that are no members any more.
+    pub async fn listed(&self, members: BTreeSet<NodeId>) -> Result<Vec<internal::ShelfPart>> {
+        let mut parts = self.listed_own()?;
+        parts.extend(self.left(members, None).await?.iter().map(|part| internal::ShelfPart {
+            left_by: part.node.0,
+            ..shelf_part(part.snapshot, part.found.as_ref())
+        }));
+        Ok(parts)
+    }
+
+    fn listed_own(&self) -> Result<Vec<internal::ShelfPart>> {
         let shelf = self.shelf()?;
         let damaged = shelf.damaged().into_iter().map(|(id, e)| shelf_part(id, Err(&e)));
         let mut parts: Vec<_> = shelf
@@ -127,9 +159,64 @@ impl Parts {
         Ok(internal::ListPartsResponse { parts, looking, ..Default::default() })
     }
 
-    /// Removes a part of which the cluster knows nothing. Without a lineage, one of the present
-    /// history.
+    /// What lies in directories of nodes that are no members any more.
+    async fn left(
+        &self,
+        members: BTreeSet<NodeId>,
+        only: Option<SnapshotId>,
+    ) -> Result<Vec<LeftPart>> {
+        let Some(store) = self.shared.snapshot_store.clone() else { return Ok(Vec::new()) };
+        let cluster = self.shared.identity.borrow().cluster;
+        crew::blocking(Role::DiskLook, move || {
+            Left { store: &store, cluster, members: &members }.parts(only)
+        })
+        .await
+    }
+
+    /// Removes a part of which the cluster knows nothing, wherever it lies in this node's snapshot
+    /// store. Without a lineage, one of the present history. Without members, only this node's own.
     pub async fn remove_unknown(
+        &self,
+        id: SnapshotId,
+        lineage: Option<Lineage>,
+        members: BTreeSet<NodeId>,
+    ) -> Result<Removal> {
+        let mut removal = self.remove_own(id, lineage).await?;
+        if members.is_empty() {
+            return Ok(removal);
+        }
+        for part in self.left(members.clone(), Some(id)).await? {
+            removal = removal.and(self.remove_left(part, lineage, members.clone()).await);
+        }
+        Ok(removal)
+    }
+
+    async fn remove_left(
+        &self,
+        part: LeftPart,
+        lineage: Option<Lineage>,
+        members: BTreeSet<NodeId>,
+    ) -> Removal {
+        let wrote = part.found.as_ref().map_or(Lineage::PENDING, |info| info.lineage);
+        let (store, identity) = (self.shared.snapshot_store.clone(), self.shared.identity.clone());
+        let (cluster, present) = (identity.borrow().cluster, identity.borrow().lineage);
+        let asked = lineage.unwrap_or(present);
+        if asked != wrote || (lineage.is_none() && part.found.is_err()) {
+            return Removal::Kept(wrote, of_another(wrote, part.found.err()));
+        }
+        let removed = crew::blocking(Role::Remove, move || {
+            store.map_or(Ok(false), |store| {
+                Left { store: &store, cluster, members: &members }.remove(
+                    part.node,
+                    part.snapshot,
+                    wrote,
+                )
+            })
+        });
+        Removal::of(wrote, removed.await)
+    }
+
+    pub(super) async fn remove_own(
         &self,
         id: SnapshotId,
         lineage: Option<Lineage>,
@@ -142,27 +229,11 @@ impl Parts {
             return Ok(Removal::Absent);
         };
         if lineage.unwrap_or(present) != wrote || (lineage.is_none() && unreadable.is_some()) {
-            let whose = unreadable.map_or_else(
-                || {
-                    format!(
-                        "it was written in lineage {wrote}, and a cluster of that lineage may live \
-                         on"
-                    )
-                },
-                |(_, e)| format!("whose it is cannot be read ({e})"),
-            );
-            return Ok(Removal::Kept(
-                wrote,
-                format!("{whose}: to delete it all the same, say --lineage {wrote}"),
-            ));
+            return Ok(Removal::Kept(wrote, of_another(wrote, unreadable.map(|(_, e)| e))));
         }
         self.looks().remove(&id);
         let removed = crew::blocking(Role::Remove, move || shelf.delete(id, wrote)).await;
-        match removed {
-            Ok(true) => Ok(Removal::Removed(wrote)),
-            Ok(false) => Ok(Removal::Absent),
-            Err(e) => Ok(Removal::Kept(wrote, e.message)),
-        }
+        Ok(Removal::of(wrote, removed))
     }
 
     /// Deletes this node's part for the cluster, or gives it up while it is written; then says so,
@@ -232,6 +303,15 @@ impl Parts {
     }
 }
 
+/// Why a part stays that was not named whole.
+fn of_another(wrote: Lineage, unreadable: Option<Error>) -> String {
+    let whose = unreadable.map_or_else(
+        || format!("it was written in lineage {wrote}, and a cluster of that lineage may live on"),
+        |e| format!("whose it is cannot be read ({e})"),
+    );
+    format!("{whose}: to delete it all the same, say --lineage {wrote}")
+}
+
 fn look(shelf: &Arc<Shelf>, id: SnapshotId) -> Result<PartInfo> {
     shelf.hold(id)?.look()?;
     shelf.info(id)
@@ -247,6 +327,7 @@ fn shelf_part(id: SnapshotId, found: Result<&PartInfo, &Error>) -> internal::She
             stored_bytes: info.stored_bytes,
             manifest_digest: info.digest.0.to_vec().into(),
             damage: String::new(),
+            left_by: 0,
         },
         Err(e) => internal::ShelfPart {
             uuid,

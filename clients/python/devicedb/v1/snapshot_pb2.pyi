@@ -181,7 +181,7 @@ class ListOrphansRequest(_message.Message):
     def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class Orphan(_message.Message):
-    __slots__ = ("node_id", "address", "uuid", "lineage", "written_ms", "stored_bytes", "damage")
+    __slots__ = ("node_id", "address", "uuid", "lineage", "written_ms", "stored_bytes", "damage", "left_by")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +189,7 @@ class Orphan(_message.Message):
     WRITTEN_MS_FIELD_NUMBER: _ClassVar[int]
     STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
     DAMAGE_FIELD_NUMBER: _ClassVar[int]
+    LEFT_BY_FIELD_NUMBER: _ClassVar[int]
     node_id: int
     address: str
     uuid: str
@@ -196,7 +197,8 @@ class Orphan(_message.Message):
     written_ms: int
     stored_bytes: int
     damage: str
-    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., uuid: _Optional[str] = ..., lineage: _Optional[str] = ..., written_ms: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., damage: _Optional[str] = ...) -> None: ...
+    left_by: int
+    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., uuid: _Optional[str] = ..., lineage: _Optional[str] = ..., written_ms: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., damage: _Optional[str] = ..., left_by: _Optional[int] = ...) -> None: ...
 
 class UnansweredNode(_message.Message):
     __slots__ = ("node_id", "address", "reason")
