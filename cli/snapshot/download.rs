@@ -3,6 +3,9 @@
 //! A stream that breaks is opened again at the byte where it broke, at any node, for as long as
 //! bytes keep coming. What then still lacks its end exits non-zero, and the message names the
 //! partial file and how to go on.
+//!
+//! It needs no quorum: a node sends its own part whatever has become of the others, and which parts
+//! there are is told by whoever answers.
 
 use std::{
     fs,
@@ -111,7 +114,7 @@ async fn one(
     let mut node = args.node.unwrap_or(0);
     let path = if output.is_dir() {
         if node == 0 {
-            node = status::find(args.uuid, client).await?.1;
+            node = status::seen(args.uuid, client).await?.answered_by;
         }
         output.join(file_name(args.uuid, node))
     } else {
@@ -129,7 +132,10 @@ async fn all(
     client: &mut Client,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let (found, _) = status::find(args.uuid, client).await?;
+    let status::Seen { snapshot: found, stale, .. } = status::seen(args.uuid, client).await?;
+    if let Some(stale) = &stale {
+        stale.warn(console);
+    }
     if found.status() == Status::Processing {
         let what = format!("snapshot {} is still processing", args.uuid);
         return Err(Failure::new(

@@ -36,7 +36,7 @@ pub async fn run(
             wait::wait(taken, wait_timeout.0, client, console).await
         }
         args::Snapshot::Status { uuid, node: None } => {
-            let (found, stale) = status::seen(uuid, client).await?;
+            let status::Seen { snapshot: found, stale, .. } = status::seen(uuid, client).await?;
             warn_old(&stale, console);
             let mut taken = status::Snapshot::new(found);
             taken.stale = stale;
@@ -44,7 +44,7 @@ pub async fn run(
             status::judge(&taken)
         }
         args::Snapshot::Status { uuid, node: Some(node) } => {
-            let (found, stale) = status::seen(uuid, client).await?;
+            let status::Seen { snapshot: found, stale, .. } = status::seen(uuid, client).await?;
             warn_old(&stale, console);
             let (uuid, part) = (uuid.to_string(), status::part_of(&found, node));
             console.print(&status::OnePart { uuid: uuid.clone(), part: part.clone(), stale })?;

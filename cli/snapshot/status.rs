@@ -113,22 +113,28 @@ pub async fn find(uuid: SnapshotId, client: &mut Client) -> Result<(v1::Snapshot
     Ok((body.snapshot.unwrap_or_default(), body.answered_by))
 }
 
+/// What was found of a snapshot.
+pub struct Seen {
+    pub snapshot: v1::Snapshot,
+    /// The node that told of it.
+    pub answered_by: u64,
+    pub stale: Option<Stale>,
+}
+
 /// A snapshot as the leader knows it, or as an endpoint knows it by itself, and why that may be
 /// old.
-pub async fn seen(
-    uuid: SnapshotId,
-    client: &mut Client,
-) -> Result<(v1::Snapshot, Option<Stale>), Failure> {
-    let (mut snapshot, stale) = agreed_or_alone(client, move |mut client, local| async move {
-        let body = ask(uuid, &mut client, local).await?;
-        Ok((body.snapshot.unwrap_or_default(), body.local))
-    })
-    .await?;
+pub async fn seen(uuid: SnapshotId, client: &mut Client) -> Result<Seen, Failure> {
+    let ((mut snapshot, answered_by), stale) =
+        agreed_or_alone(client, move |mut client, local| async move {
+            let body = ask(uuid, &mut client, local).await?;
+            Ok(((body.snapshot.unwrap_or_default(), body.answered_by), body.local))
+        })
+        .await?;
     if stale.is_some() && snapshot.status() == Status::Missing {
         snapshot.set_status(Status::Unspecified);
         snapshot.reason = "whoever was asked has not heard of it".into();
     }
-    Ok((snapshot, stale))
+    Ok(Seen { snapshot, answered_by, stale })
 }
 
 /// The answer has a snapshot.

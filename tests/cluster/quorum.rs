@@ -4,7 +4,7 @@
 use devicedb::proto::v1::SnapshotStatus;
 use serde_json::Value;
 
-use crate::harness::{Cluster, Node, Options, Ran, SOON, eventually};
+use crate::harness::{Cluster, Node, Options, Ran, SOON, eventually, http_get};
 
 /// Long enough for the leader to be asked, on a busy machine, before the nodes are asked alone.
 const PATIENT: [&str; 2] = ["--timeout", "8s"];
@@ -86,6 +86,16 @@ async fn when_two_of_three_nodes_are_gone_every_list_answers_says_that_it_may_be
         .says("warning: this may be old: nobody speaks for the whole cluster")
         .says(&own)
         .says(&format!("not asked: {}", cluster.nodes[1].endpoint()));
+    eventually("a silent node is counted", SOON, async || {
+        let (_, metrics) = http_get(&cluster.nodes[0].endpoint(), "/metrics").await.unwrap();
+        let counted = |id: &String| {
+            let label = format!("devicedb_node_silent_seconds{{node=\"{id}\"}} ");
+            let value = metrics.lines().find_map(|line| line.strip_prefix(label.as_str()));
+            value.is_some_and(|seconds| seconds.parse::<u32>().unwrap() > 0)
+        };
+        if ids[1..].iter().all(counted) { Ok(()) } else { Err(metrics.clone()) }
+    })
+    .await;
     let lost = document(&cluster, &["cluster", "health"], 1).await;
     assert_eq!((&lost["healthy"], &lost["stale"]), (&false.into(), &true.into()), "{lost}");
     assert_eq!(lost["outlook"]["groups_working"], 0, "{lost}");
@@ -119,9 +129,27 @@ async fn when_two_of_three_nodes_are_gone_every_list_answers_says_that_it_may_be
     assert_eq!(reasons.len(), 3, "each node has a reason: {told}");
     assert_eq!(reasons.iter().filter(|why| why.contains("Connection refused")).count(), 3);
     let told = document(&cluster, &["snapshot", "status", &uuid], 0).await;
-    assert_eq!((&told["uuid"], &told["status"]), (&uuid.into(), &"completed".into()), "{told}");
+    assert_eq!((&told["uuid"], &told["status"]), (&uuid[..].into(), &"completed".into()), "{told}");
     let told = document(&cluster, &["snapshot", "list"], 0).await;
     assert_eq!(told["snapshots"].as_array().map(Vec::len), Some(1), "{told}");
+
+    // What is left of the snapshot can be fetched all the same.
+    let dir = cluster.dir().join("left");
+    std::fs::create_dir(&dir).unwrap();
+    let to = dir.to_str().unwrap();
+    let own = dir.join(format!("snapshot-{uuid}-{}.tar", ids[0]));
+    let (verify, own_word) = (["snapshot", "verify", own.to_str().unwrap()], own.to_str().unwrap());
+    for fetch in [
+        &["snapshot", "download", &uuid, "--output", to][..],
+        &["snapshot", "download", &uuid, "--node", &ids[0], "--output", own_word],
+    ] {
+        cluster.nodes[0].ctl(fetch).await.exits(0);
+        cluster.nodes[0].ctl(&verify).await.exits(0);
+        std::fs::remove_file(&own).unwrap();
+    }
+    let all = ["snapshot", "download", &uuid, "--all", "--output", to];
+    ctl(&cluster, &all).await.exits(3).says("this may be old").says(own_word);
+    cluster.nodes[0].ctl(&verify).await.exits(0);
 
     // What would change something, or has to be the newest, waits for a quorum as before.
     for refused in [&["site", "add", "other"][..], &["get", "--site", "shop", "k"]] {
