@@ -337,14 +337,20 @@ fn health(problems: &[String], nodes: usize, groups: u32) -> String {
 
 /// Everything that keeps a cluster from being healthy.
 fn problems(overview: &v1::GetOverviewResponse) -> Vec<String> {
+    // A removal is an entry of the meta group's log, and each group's leader carries it out.
+    let may_remove = overview.meta_leader != 0 && overview.groups_without_leader == 0;
     let nodes = overview.nodes.iter().filter_map(|node| match (node.reachable, node.ready) {
-        (false, _) => Some(format!(
-            "node {} at {} does not answer{}; if it is lost for good: ddbctl node remove {}",
-            node.id,
-            node.address,
-            because(node),
-            node.id
-        )),
+        (false, _) => {
+            let way = may_remove
+                .then(|| format!("; if it is lost for good: ddbctl node remove {}", node.id));
+            Some(format!(
+                "node {} at {} does not answer{}{}",
+                node.id,
+                node.address,
+                because(node),
+                way.unwrap_or_default()
+            ))
+        }
         (true, false) => {
             Some(format!("node {} at {} is not ready{}", node.id, node.address, because(node)))
         }
@@ -515,6 +521,20 @@ pub mod tests {
             "+----------------------+-----------+------------------+-----------------------+\n",
         );
         assert_eq!(Overview::new(agreed(guide())).node_table(), golden);
+    }
+
+    /// A removal needs the meta group, and then every group: whoever follows the advice must not
+    /// be refused.
+    #[test]
+    fn a_removal_is_advised_only_where_it_can_be_carried_out() {
+        let mut overview = guide();
+        overview.nodes[0].reachable = false;
+        let advised = |overview: &v1::GetOverviewResponse| {
+            problems(overview).iter().any(|problem| problem.contains("ddbctl node remove"))
+        };
+        assert!(advised(&overview));
+        assert!(!advised(&v1::GetOverviewResponse { meta_leader: 0, ..overview.clone() }));
+        assert!(!advised(&v1::GetOverviewResponse { groups_without_leader: 1, ..overview }));
     }
 
     #[test]
