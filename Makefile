@@ -66,8 +66,8 @@ soak-moves: needs ## restores to other addresses, in forty ways, each within fiv
 	DEVICEDB_MOVES=all $(CARGO) test $(LOCKED) $(FAULTS) --test cluster a_cluster_is_restored_to_other -- --nocapture
 
 chaos: SECONDS := 3600
-chaos: needs ## faults of real processes, links and disks at length: make chaos SECONDS=3600
-	DEVICEDB_CHAOS_SECONDS=$(SECONDS) $(CARGO) test $(LOCKED) $(FAULTS) --test chaos no_fault -- --nocapture
+chaos: needs ## faults of real processes, links and disks at length: make chaos SECONDS=3600 [ONLY=LoseDisk,Kill]
+	DEVICEDB_CHAOS_SECONDS=$(SECONDS) $(if $(ONLY),DEVICEDB_CHAOS_ONLY=$(ONLY)) $(CARGO) test $(LOCKED) $(FAULTS) --test chaos no_fault -- --nocapture
 
 # cargo-fuzz asks for what rustc only gives a nightly, or whoever says so. Without a sanitizer, which would watch for what `unsafe` could do: there is none.
 # The versions are those that the database is built with.

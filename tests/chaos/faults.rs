@@ -45,11 +45,16 @@ pub enum Kind {
     Move,
     /// The same with all at once.
     MoveAll,
+    /// kill -9, and the disk is gone: the operator removes the node, and starts an empty one
+    /// elsewhere.
+    LoseDisk,
+    /// A node leaves in an orderly way, and an empty one comes in its place.
+    Leave,
 }
 
 use Kind::*;
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 15] = [
     Kill,
     KillAll,
     Pause,
@@ -63,11 +68,17 @@ const KINDS: [Kind; 13] = [
     Join,
     Move,
     MoveAll,
+    LoseDisk,
+    Leave,
 ];
 /// Those that may strike while a snapshot is taken, besides their usual turns.
 const AT_SNAPSHOTS: [Kind; 5] = [Kill, Pause, CutOneWay, Isolate, Slow];
 /// From one fault to the next.
 const CALM_MS: u64 = 3500;
+/// From one look of an operator at a repair to the next.
+const AGAIN: Duration = Duration::from_millis(700);
+/// When all is well again, a repair is soon done.
+const HEALED: Duration = Duration::from_secs(60);
 /// A look at the nodes, whatever else there is to do.
 const LOOK: Duration = Duration::from_millis(100);
 /// What a node says when its disk is full.
@@ -99,6 +110,19 @@ enum Mend {
     MakeRoom(usize),
     /// The victim of a kill that is to come.
     KillJoiner(usize),
+    /// Who was at this address is not a member any more.
+    Remove(String),
+    /// The node gives away what it holds and ends by itself, and then another one comes.
+    Leaves(usize),
+    /// All that the cluster should hold it holds again.
+    BeWhole,
+}
+
+impl Mend {
+    /// What an operator does, and may have to do again.
+    fn is_a_repair(&self) -> bool {
+        matches!(self, Mend::Remove(_) | Mend::Leaves(_) | Mend::BeWhole)
+    }
 }
 
 pub struct Saboteur {
@@ -118,8 +142,13 @@ pub struct Saboteur {
 }
 
 impl Saboteur {
-    /// Most kinds are switched on, and as many as there is time for.
-    pub fn new(mut rng: Random, stage: &Stage, span: Duration) -> Saboteur {
+    /// Most kinds are switched on, and as many as there is time for; or those that are named.
+    pub fn new(
+        mut rng: Random,
+        stage: &Stage,
+        span: Duration,
+        only: Option<&[String]>,
+    ) -> Saboteur {
         let mut possible = KINDS.to_vec();
         match &stage.machines {
             Err(why) => {
@@ -143,7 +172,15 @@ impl Saboteur {
         }
         let most = possible.len() as u64;
         let count = (most / 2 + rng.below(most / 2 + 2)).min(span.as_secs() / 8) as usize;
-        possible.truncate(count.max(1));
+        match only {
+            Some(only) => possible.retain(|kind| only.contains(&format!("{kind:?}"))),
+            None => possible.truncate(count.max(1)),
+        }
+        assert!(!possible.is_empty(), "none of these faults is known and possible here: {only:?}");
+        // A node leaves only where enough others are left.
+        if possible.contains(&Leave) && !possible.contains(&Join) {
+            possible.push(Join);
+        }
         let (kinds, fresh) = (possible.clone(), possible);
         let open = Vec::new();
         let timeline = Timeline::default();
@@ -271,6 +308,26 @@ impl Saboteur {
                     Mend::MakeRoom(node),
                 )
             }
+            LoseDisk => {
+                // A second disk that is lost before all is held again as often as it should be
+                // takes what was acknowledged with it, and nobody promises otherwise.
+                if self.is_repaired() {
+                    return None;
+                }
+                let node = self.victim(stage)?;
+                stage.cluster.nodes[node].kill9();
+                let was = stage.lose_disk(node);
+                let removed = (self.time(3000), Mend::Remove(was));
+                let mends = vec![(self.time(3000), Mend::Start(node, 0)), removed];
+                Some((format!("node{node}"), mends))
+            }
+            Leave => {
+                if self.is_repaired() || stage.cluster.nodes.len() < NODES {
+                    return None;
+                }
+                let node = self.victim(stage)?;
+                one(format!("node{node}"), Duration::ZERO, Mend::Leaves(node))
+            }
             Join => {
                 if !stage.may_add() {
                     return None;
@@ -319,10 +376,16 @@ impl Saboteur {
             Mend::Start(node, _)
             | Mend::Resume(node)
             | Mend::MakeRoom(node)
-            | Mend::KillJoiner(node) => Some(*node),
-            Mend::Heal(_) => None,
+            | Mend::KillJoiner(node)
+            | Mend::Leaves(node) => Some(*node),
+            Mend::Heal(_) | Mend::Remove(_) | Mend::BeWhole => None,
         });
         nodes.collect()
+    }
+
+    /// Whether a node is lost or leaves, and the cluster does not hold again all that it should.
+    fn is_repaired(&self) -> bool {
+        self.open.iter().any(|(_, mend)| mend.is_a_repair())
     }
 
     /// A node that runs and is well; rarely so if another is not, since then there may be no
@@ -351,6 +414,9 @@ impl Saboteur {
     async fn mend(&mut self, stage: &mut Stage, by: Duration) {
         let (due, open) = std::mem::take(&mut self.open).into_iter().partition(|(at, _)| *at <= by);
         self.open = open;
+        // Repairs come last: what else is mended lets them succeed.
+        let (repairs, due): (Vec<_>, Vec<_>) =
+            due.into_iter().partition(|(_, mend)| mend.is_a_repair());
         for (_, mend) in due {
             self.note(stage, format!("mended: {mend:?}"));
             match mend {
@@ -379,8 +445,63 @@ impl Saboteur {
                     let back = (stage.now() + self.time(1500), Mend::Start(node, 0));
                     if by == Duration::MAX { stage.start(node, 0) } else { self.open.push(back) }
                 }
+                Mend::Remove(_) | Mend::Leaves(_) | Mend::BeWhole => {}
             }
         }
+        let patience = if by == Duration::MAX { HEALED } else { Duration::ZERO };
+        for (_, mend) in repairs {
+            self.repair(stage, mend, patience).await;
+        }
+    }
+
+    /// What an operator does, who looks from time to time how far it is. Faults go on meanwhile,
+    /// unless there is patience.
+    async fn repair(&mut self, stage: &mut Stage, mend: Mend, patience: Duration) {
+        let until = stage.now() + patience;
+        let next = loop {
+            let next = match &mend {
+                Mend::Remove(was) => match stage.remove(was).await {
+                    Ok(()) => Some(Mend::BeWhole),
+                    Err(why) if stage.now() >= until => {
+                        self.note(stage, format!("{was} is not removed yet: {why}"));
+                        None
+                    }
+                    Err(_) => None,
+                },
+                Mend::Leaves(node) => self.has_left(stage, *node).await.then_some(Mend::BeWhole),
+                _ => stage.is_whole().await.then_some(Mend::BeWhole),
+            };
+            if next.is_some() || stage.now() >= until {
+                break next;
+            }
+            sleep(LOOK).await;
+        };
+        match (mend, next) {
+            (Mend::BeWhole, Some(_)) => self.note(stage, "all is held again".into()),
+            (_, Some(next)) => self.open.push((stage.now(), next)),
+            (mend, None) if patience.is_zero() => self.open.push((stage.now() + AGAIN, mend)),
+            (mend, None) => self.broken.push(format!("all is well, and not mended: {mend:?}")),
+        }
+    }
+
+    /// Whether a node that shall leave has done so; an empty one is started in its place then.
+    async fn has_left(&mut self, stage: &mut Stage, node: usize) -> bool {
+        if stage.cluster.nodes[node].is_running()
+            && stage.cluster.nodes[node].ended_by_itself().is_none()
+        {
+            stage.decommission(node).await;
+            return false;
+        }
+        let status = stage.cluster.nodes[node].wait_ended().await;
+        if !status.success() {
+            self.note_end(stage, node, status);
+            stage.start(node, 0);
+            return false;
+        }
+        self.note(stage, format!("node{node} has left"));
+        stage.lose_disk(node);
+        stage.start(node, 0);
+        true
     }
 
     /// A node ends by itself only when its disk is full; then it says so, and starts again when
@@ -388,7 +509,9 @@ impl Saboteur {
     async fn look_after(&mut self, stage: &mut Stage) {
         for number in 0..stage.cluster.nodes.len() {
             let node = &mut stage.cluster.nodes[number];
-            if !node.is_running() || node.ended_by_itself().is_none() {
+            let mut mends = self.open.iter().map(|(_, mend)| mend);
+            let leaves = mends.any(|mend| matches!(mend, Mend::Leaves(node) if *node == number));
+            if leaves || !node.is_running() || node.ended_by_itself().is_none() {
                 continue;
             }
             let status = node.wait_ended().await;

@@ -1,13 +1,15 @@
 //! Chaos: a cluster of real processes under real clients, while processes are killed and stopped,
-//! links cut and slowed down, disks filled and clocks shifted. Nodes move to other addresses, and
-//! at the end the whole cluster is restored elsewhere. What clients saw and what snapshots hold is
-//! judged by the simulator's checkers.
+//! links cut and slowed down, disks filled and clocks shifted. Disks are lost with their nodes, and
+//! repaired as the manual says; nodes leave, join and move to other addresses, and at the end the
+//! whole cluster is restored elsewhere. What clients saw and what snapshots hold is judged by the
+//! simulator's checkers.
 //!
 //! Beside the simulator, which plays more and replays it exactly, this tries what it leaves out:
 //! the kernel's files, sockets and scheduling, gRPC, the start of a process, the copying and
 //! restoring of parts. It takes `DEVICEDB_CHAOS_SECONDS`, 90 without a word, and some more to begin
 //! and to heal; `make chaos SECONDS=3600` takes its time. `DEVICEDB_CHAOS_SEED` has the same faults
-//! planned as another run; what the processes make of them differs.
+//! planned as another run; what the processes make of them differs. `DEVICEDB_CHAOS_ONLY` names
+//! the kinds of faults, as in `LoseDisk,Kill`.
 //!
 //! Files: `stage` (the cluster), `links` (the proxies between nodes), `machines` (their disks and
 //! clocks), `faults`, `clients`, `snapshots`, `verdict`.
@@ -80,7 +82,10 @@ async fn no_fault_of_processes_links_disks_or_clocks_breaks_a_promise() {
     let span = Duration::from_secs(seconds);
     let mut rng = Random::seeded(seed);
     let mut stage = Stage::set().await;
-    let mut saboteur = Saboteur::new(Random::seeded(rng.next_u64()), &stage, span);
+    let only: Option<Vec<String>> = std::env::var("DEVICEDB_CHAOS_ONLY")
+        .ok()
+        .map(|kinds| kinds.split(',').map(str::to_owned).collect());
+    let mut saboteur = Saboteur::new(Random::seeded(rng.next_u64()), &stage, span, only.as_deref());
     println!("seed {seed}, {seconds} s, faults: {}", saboteur.enabled());
     let story = Story { seed, timeline: saboteur.timeline.clone() };
     for place in Place::all() {

@@ -53,6 +53,8 @@ pub struct Tally {
     pub refused: u32,
     pub parts: u32,
     pub missing: u32,
+    /// Of nodes that were removed before they could be downloaded.
+    pub left: u32,
 }
 
 pub struct Photographer {
@@ -97,8 +99,12 @@ impl Photographer {
         self.tally.missing += (snapshot.parts.len() - completed.len()) as u32;
         if let Some(sealed) = sealed {
             self.tally.completed += 1;
+            let left = self.tally.left;
             match self.held(&uuid, &completed).await {
-                Ok(held) => self.check(&uuid, &CutTimes { called, sealed }, &held),
+                Ok(held) => {
+                    let all = self.tally.left == left;
+                    self.check(&uuid, &CutTimes { called, sealed }, &held, all)
+                }
                 Err(e) => self.breaks(format!("snapshot {uuid}: {e}")),
             }
         } else {
@@ -171,7 +177,11 @@ impl Photographer {
             let dir = self.dir.join(format!("{uuid}-{node}"));
             let (tar, store) = (dir.join("part.tar"), dir.join("store"));
             fs::create_dir_all(&store).unwrap();
-            self.download(uuid, *node, &tar).await?;
+            if !self.download(uuid, *node, &tar).await? {
+                fs::remove_dir_all(&dir).unwrap();
+                self.tally.left += 1;
+                continue;
+            }
             let line = format!(
                 "ddbctl snapshot verify {0} && tar xf {0} -C {1}",
                 tar.display(),
@@ -200,14 +210,18 @@ impl Photographer {
         Ok(held)
     }
 
-    async fn download(&mut self, uuid: &str, node: u64, tar: &Path) -> Result<(), String> {
+    /// False where the node is no member any more.
+    async fn download(&mut self, uuid: &str, node: u64, tar: &Path) -> Result<bool, String> {
         let until = self.shared.clock.now() + PATIENCE;
         let mut seen = "nothing".to_string();
         while self.shared.clock.now() < until {
             match timeout(DOWNLOAD, self.any().download(uuid, node, 0)).await {
                 Ok((downloaded, Ok(()))) if downloaded.trailer.is_some() => {
                     fs::write(tar, downloaded.data).unwrap();
-                    return Ok(());
+                    return Ok(true);
+                }
+                Ok((_, Err(status))) if status.message().contains("the cluster has no node") => {
+                    return Ok(false);
                 }
                 Ok((_, Ok(()))) => {
                     return Err(format!(
@@ -222,7 +236,9 @@ impl Photographer {
         Err(format!("the part of node {node} cannot be downloaded; last seen: {seen}"))
     }
 
-    fn check(&self, uuid: &str, times: &CutTimes, held: &BTreeMap<Place, u64>) {
+    /// `all` says that every completed part was read: one that left with its node may have been the
+    /// only one of a group.
+    fn check(&self, uuid: &str, times: &CutTimes, held: &BTreeMap<Place, u64>, all: bool) {
         let history = self.shared.history();
         let missing: BTreeSet<_> =
             Place::counters().filter(|place| !held.contains_key(place)).collect();
@@ -231,7 +247,7 @@ impl Photographer {
             held.iter().filter_map(|(place, number)| Some((history.counters.get(place)?, *number))),
         );
         drop(history);
-        if !missing.is_empty() {
+        if all && !missing.is_empty() {
             self.breaks(format!("snapshot {uuid} is completed and no part holds {missing:?}"));
         }
         if let Err(e) = instant {

@@ -23,6 +23,9 @@ use crate::{
 pub const FOUNDERS: usize = 3;
 pub const NODES: usize = 4;
 
+/// How long an operator waits for an answer.
+const CALL: Duration = Duration::from_secs(3);
+
 pub struct Stage {
     pub clock: Clock,
     pub links: Links,
@@ -143,17 +146,59 @@ impl Stage {
         args.extend(joins);
     }
 
+    /// A machine is lost with its disk, and its place is taken by another one at another address,
+    /// which is told of all others. Where the lost one was.
+    pub fn lose_disk(&mut self, number: usize) -> String {
+        let was = self.links.address(number);
+        let others: Vec<usize> =
+            (0..self.cluster.nodes.len()).filter(|other| *other != number).collect();
+        self.move_away(number, &others);
+        let store = self.store(number);
+        fs::remove_dir_all(&store).unwrap();
+        was
+    }
+
+    /// A node's store as it is seen from here.
+    fn store(&self, number: usize) -> PathBuf {
+        self.machines
+            .as_ref()
+            .map_or(self.cluster.nodes[number].store.clone(), |m| m.seen(number).join("store"))
+    }
+
+    /// Has the operator remove the node that was at an address.
+    pub async fn remove(&self, was: &str) -> Result<(), String> {
+        let Some(id) = self.id_at(was).await? else { return Ok(()) };
+        let ran = self.cluster.ctl(&["--timeout", "3s", "node", "remove", &id]).await;
+        if ran.code == Some(0) { Ok(()) } else { Err(ran.story()) }
+    }
+
+    /// Has the operator say that a node shall leave, which may be said again.
+    pub async fn decommission(&self, number: usize) {
+        if let Ok(Some(id)) = self.id_at(&self.links.address(number)).await {
+            // It is refused while other nodes are away, and said again until it is not.
+            self.cluster.ctl(&["--timeout", "3s", "node", "decommission", &id]).await;
+        }
+    }
+
+    /// Whether the cluster says that nothing is missing.
+    pub async fn is_whole(&self) -> bool {
+        self.cluster.ctl(&["--timeout", "3s", "cluster", "health"]).await.code == Some(0)
+    }
+
+    async fn id_at(&self, address: &str) -> Result<Option<String>, String> {
+        let running = self.cluster.nodes.iter().find(|node| node.is_running());
+        let client = running.ok_or("no node runs")?.client().with_deadline(CALL);
+        let overview = client.overview().await.map_err(|status| status.to_string())?;
+        let node = overview.nodes.iter().find(|node| node.address == address);
+        Ok(node.map(|node| node.id.to_string()))
+    }
+
     /// Every disk is lost, and every node restored from its part, all at other addresses. Each but
     /// the first is told where that is.
     pub async fn restore_elsewhere(&mut self, tars: &[PathBuf]) {
         self.cluster.kill9_all();
         for (number, tar) in tars.iter().enumerate() {
-            let store = self
-                .machines
-                .as_ref()
-                .map_or(self.cluster.nodes[number].store.clone(), |machines| {
-                    machines.seen(number).join("store")
-                });
+            let store = self.store(number);
             fs::remove_dir_all(&store).unwrap();
             fs::create_dir(&store).unwrap();
             shell(&format!("tar xf {} -C {}", tar.display(), store.display()), SOON).await.exits(0);
