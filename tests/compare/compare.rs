@@ -16,6 +16,7 @@ mod subject;
 mod machine;
 mod table;
 mod recovery;
+mod repairs;
 mod growth;
 mod goals;
 mod failover;

@@ -69,6 +69,7 @@ pub async fn measure(args: &Args) -> Goals {
         goals.idle().await;
         goals.large().await;
         goals.disaster().await;
+        goals.repairs().await;
     }
     goals
 }
@@ -82,7 +83,7 @@ impl Goals {
         }
     }
 
-    fn at_most(&mut self, what: &'static str, wanted: f64, value: f64) {
+    pub fn at_most(&mut self, what: &'static str, wanted: f64, value: f64) {
         self.note(what, Better::Less, wanted, value);
     }
 
