@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, future::Future, time::Duration};
 use tonic::{Request, Response, Status, Streaming, transport::Channel};
 
 use super::{
-    connection::open,
+    connection::Access,
     fault::{self, Fault, Then},
     identity::{self, Meant},
     retry::{Attempt, Attempts},
@@ -31,6 +31,7 @@ const TIMEOUT_UNIT: Duration = Duration::from_millis(1);
 
 pub struct Client {
     endpoints: Vec<String>,
+    access: Access,
     channels: Vec<Option<Channel>>,
     /// The endpoint that answered last; the next call begins there.
     preferred: usize,
@@ -89,6 +90,7 @@ impl Client {
     /// `pinned` is the cluster that every call is for; without it, several endpoints are asked.
     pub fn new(
         endpoints: Vec<String>,
+        access: Access,
         pinned: Option<ClusterId>,
         timeout: Duration,
         clock: Clock,
@@ -96,7 +98,17 @@ impl Client {
     ) -> Client {
         let channels = endpoints.iter().map(|_| None).collect();
         let meant = Meant::at_first(endpoints.len(), pinned);
-        Client { endpoints, channels, preferred: 0, meant, timeout, patient: false, clock, rng }
+        Client {
+            endpoints,
+            access,
+            channels,
+            preferred: 0,
+            meant,
+            timeout,
+            patient: false,
+            clock,
+            rng,
+        }
     }
 
     /// Makes the client wait the whole timeout for nodes that refuse connections, too: they may be
@@ -136,18 +148,34 @@ impl Client {
             preferred,
             meant: self.meant,
             patient: self.patient,
-            ..Client::new(self.endpoints.clone(), None, self.timeout, self.clock, rng)
+            ..Client::new(
+                self.endpoints.clone(),
+                self.access.clone(),
+                None,
+                self.timeout,
+                self.clock,
+                rng,
+            )
         }
     }
 
     /// One more for some of the endpoints, with a time of its own.
     pub fn within(&mut self, timeout: Duration, endpoints: Vec<String>) -> Client {
         let rng = self.draw_chance();
-        Client { meant: self.meant, ..Client::new(endpoints, None, timeout, self.clock, rng) }
+        let access = self.access.clone();
+        Client {
+            meant: self.meant,
+            ..Client::new(endpoints, access, None, timeout, self.clock, rng)
+        }
     }
 
     pub fn endpoints(&self) -> &[String] {
         &self.endpoints
+    }
+
+    /// How it opens connections.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
 
     pub fn timeout(&self) -> Duration {
@@ -291,8 +319,8 @@ impl Client {
         while let Some(attempt) = attempts.next(self.clock.now(), &mut self.rng) {
             tokio::time::sleep(attempt.after).await;
             let asked = self.endpoints.iter().zip(&self.channels).map(|(endpoint, channel)| {
-                let asked = identity::ask(endpoint.clone(), channel.clone(), attempt.within);
-                tokio::spawn(asked)
+                let (access, endpoint) = (self.access.clone(), endpoint.clone());
+                tokio::spawn(identity::ask(access, endpoint, channel.clone(), attempt.within))
             });
             let mut said = Vec::new();
             for (at, answer) in asked.collect::<Vec<_>>().into_iter().enumerate() {
@@ -464,8 +492,8 @@ impl Client {
         let channel = match self.channels[attempt.endpoint].clone() {
             Some(channel) => channel,
             None => {
-                open(&self.endpoints[attempt.endpoint], attempt.within.min(limits::CTL_CONNECT))
-                    .await?
+                let within = attempt.within.min(limits::CTL_CONNECT);
+                self.access.open(&self.endpoints[attempt.endpoint], within).await?
             }
         };
         attempts.connected();

@@ -49,6 +49,12 @@ impl Fault {
         Fault::new(why, Then::Again, exit::UNREACHABLE)
     }
 
+    /// The other side is not believed, or is spoken to in the wrong way: nothing was asked, and
+    /// another endpoint may do.
+    pub fn not_trusted(why: impl Into<String>) -> Fault {
+        Fault::new(why, Then::Again, exit::NOT_PERMITTED)
+    }
+
     /// Nothing came in time.
     pub fn late(seconds: f64) -> Fault {
         Fault::new(format!("no answer within {seconds:.1} s"), Then::AgainUnsure, exit::UNREACHABLE)

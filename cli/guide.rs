@@ -14,8 +14,10 @@ use bytes::Bytes;
 
 use super::{
     Job,
-    args::{self, Bucket, Place, Span, Token, Write},
-    client, cluster, departure,
+    args::{self, Bucket, Place, Secured, Span, Token, Write},
+    client, cluster,
+    connection::Access,
+    departure,
     flags::Flags,
     kv, picture, relay, removal, run_job, site,
     snapshot::{self, Brief, download},
@@ -114,8 +116,13 @@ pub enum Command {
 pub fn main(args: impl IntoIterator<Item = OsString>) -> Outcome {
     let args: Vec<OsString> = args.into_iter().collect();
     let mut console = Console::open("devicedb", Format::Table);
-    let set =
-        || Ok((timeout(env::var_os("DDBCTL_TIMEOUT"))?, pinned(env::var_os("DDBCTL_CLUSTER_ID"))?));
+    let set = || {
+        Ok((
+            timeout(env::var_os("DDBCTL_TIMEOUT"))?,
+            pinned(env::var_os("DDBCTL_CLUSTER_ID"))?,
+            Access::new(&secured())?,
+        ))
+    };
     let parsed = parse(&args).and_then(|command| Ok((command, set()?)));
     match parsed {
         Ok((Command::Start(start), _)) => Outcome::Start(start),
@@ -123,9 +130,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Outcome {
             let end = console.write(HELP.as_bytes());
             Outcome::Done(ExitCode::from(console.finish(end)))
         }
-        Ok((Command::Client(command), (timeout, pinned))) => {
+        Ok((Command::Client(command), (timeout, pinned, access))) => {
             let client = client::Client::new(
                 vec![command.endpoint.clone()],
+                access,
                 pinned,
                 timeout,
                 Clock::start(),
@@ -134,6 +142,17 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Outcome {
             Outcome::Done(run_job(Job::Guide(command), client, console))
         }
         Err(failure) => Outcome::Done(ExitCode::from(console.finish(Err(failure)))),
+    }
+}
+
+/// The guide has no flags for TLS.
+fn secured() -> Secured {
+    let file = |name: &str| env::var_os(name).map(PathBuf::from);
+    Secured {
+        ca: file("DDBCTL_CA"),
+        cert: file("DDBCTL_CERT"),
+        key: file("DDBCTL_KEY"),
+        server_name: env::var("DDBCTL_SERVER_NAME").ok(),
     }
 }
 

@@ -17,7 +17,7 @@ use tonic::{
 };
 
 use super::{
-    connection::open,
+    connection::Access,
     fault::Fault,
     term::exit::{self, Failure},
 };
@@ -133,6 +133,7 @@ fn differ(said: &[(&str, &str)], what: &str) -> Option<String> {
 /// Asks one endpoint, over the connection that there is or a new one, which is returned with the
 /// answer: what was said, or why nothing was.
 pub async fn ask(
+    access: Access,
     endpoint: String,
     channel: Option<Channel>,
     within: Duration,
@@ -140,7 +141,7 @@ pub async fn ask(
     let within = within.min(limits::CTL_INTRODUCTION);
     let channel = match channel {
         Some(channel) => channel,
-        None => open(&endpoint, within).await?,
+        None => access.open(&endpoint, within).await?,
     };
     let mut client = ClusterServiceClient::new(channel.clone());
     let answer =

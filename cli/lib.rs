@@ -2,9 +2,9 @@
 //! translation onto the same code.
 //!
 //! It talks to nodes through the contract only. From the server it imports the generated client,
-//! the bounds, ids, error, locks and clocks, and the offline verification of parts; it shares no
-//! state with a node. Results go to stdout, messages to stderr, and the exit code tells a script
-//! what to do next (`exit`).
+//! connections and TLS, the bounds, ids, error, locks and clocks, and the offline verification of
+//! parts; it shares no state with a node. Results go to stdout, messages to stderr, and the exit
+//! code tells a script what to do next (`exit`).
 //!
 //! Modules stand in reading order: output, endpoints and retries; then one module for each noun of
 //! the command line; then the guide.
@@ -34,6 +34,7 @@ mod site;
 mod relay;
 mod snapshot;
 mod restore;
+mod cert;
 pub mod bench;
 mod flags;
 pub mod guide;
@@ -43,6 +44,7 @@ mod golden;
 use args::Command;
 pub use args::{Args, endpoint};
 use client::Client;
+use connection::Access;
 pub use term::exit::CODES as EXIT_CODES;
 use term::{
     exit::{self, Failure},
@@ -56,14 +58,23 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(args) => args,
         Err(e) => return args::explain(&e, &mut Console::open("ddbctl", Format::Table)),
     };
+    let mut console = Console::open("ddbctl", args.format);
+    let access = match Access::new(&args.secured) {
+        Ok(access) => access,
+        Err(failure) => {
+            console.complain(&failure);
+            return ExitCode::from(failure.exit);
+        }
+    };
     let client = Client::new(
         args.endpoint.0,
+        access,
         args.cluster_id,
         args.timeout.0,
         Clock::start(),
         Random::from_entropy(),
     );
-    run_job(Job::Ctl(args.command), client, Console::open("ddbctl", args.format))
+    run_job(Job::Ctl(args.command), client, console)
 }
 
 /// What a process was started for.
@@ -139,6 +150,7 @@ async fn dispatch(
         Command::Scan(args) => kv::scan(args, client, console).await,
         Command::Snapshot(command) => snapshot::run(command, client, console).await,
         Command::Restore { parts } => restore::run(&parts, console),
+        Command::Cert(command) => cert::run(command, console),
         Command::Bench(command) => bench::run(command, client, console).await,
         Command::Completions { shell } => console.write(&args::completions(shell)),
     }

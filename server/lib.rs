@@ -32,7 +32,7 @@
 //! | [`store`] | rows on disk; the only importer of redb |
 //! | [`log`] | Raft logs on disk; the only importer of raft-engine |
 //! | [`engine`] | all Raft groups of a node in one loop, and the threads that drive it |
-//! | [`net`] | incoming connections, streams between nodes, and where the other nodes are |
+//! | [`net`] | TLS, incoming connections, streams between nodes, where the other nodes are |
 //! | [`service`] | what a node does for its callers: sites, registry, parts, snapshots |
 //! | [`rpc`] | gRPC services and HTTP pages, thin |
 //! | [`boot`] | how a start gets its store: it resumes, restores, founds, or waits and joins |
@@ -46,7 +46,8 @@
 //!
 //! # A put
 //!
-//! 1. [`Gate`] refuses the call if its caller means another cluster. [`KvApi::put`] parses it
+//! 1. [`Threshold`] refuses callers that may not call, as `rpc::callers` has it, and [`Gate`] a
+//!    call that is meant for another cluster. [`KvApi::put`] parses it
 //!    ([`wire::public::parse_put`]) into a valid write. [`Calls::call`] ends the call a little
 //!    before the caller's deadline, so that the answer can say why.
 //! 2. [`kv::Kv::write`] finds the group ([`Topology::group_of_site`]), draws a request id if the
@@ -237,6 +238,7 @@
 //! [`Fence::fenced`]: cut::Fence::fenced
 //! [`Fence::holds_writes`]: cut::Fence::holds_writes
 //! [`Gate`]: rpc::Gate
+//! [`Threshold`]: rpc::Threshold
 //! [`Group::propose_waiting`]: engine::group::Group::propose_waiting
 //! [`Group::reads`]: engine::group::Group::reads
 //! [`Host`]: engine::Host

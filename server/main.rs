@@ -29,6 +29,7 @@ use devicedb::{
         restore::offline,
     },
     ctl::{endpoint, guide},
+    net::tls::{Mode, Setup},
     node::{Node, Options},
     signals::Signals,
 };
@@ -120,7 +121,10 @@ pub struct Start {
     /// replace`. Only an empty store heeds it.
     #[arg(long, conflicts_with = "found", requires = "join")]
     replacement: bool,
-    /// Listen beyond loopback although nothing is encrypted or authenticated.
+    #[command(flatten)]
+    tls: Tls,
+    /// Listen beyond loopback although TLS is off or optional, and whoever reaches the node may do
+    /// everything.
     #[arg(long, env = "DEVICEDB_INSECURE")]
     insecure: bool,
     /// error, warn, info, debug or trace; or a filter as in `info,devicedb::net=debug`.
@@ -129,6 +133,40 @@ pub struct Start {
     /// Log one JSON object a line.
     #[arg(long, env = "DEVICEDB_LOG_JSON")]
     log_json: bool,
+}
+
+/// Who has to speak TLS, and with which certificates.
+#[derive(clap::Args)]
+struct Tls {
+    /// off, optional or required: whether others have to speak TLS to this node, and it to other
+    /// nodes. Without it: required where there are certificates, or else off.
+    #[arg(long = "tls", value_name = "MODE", env = "DEVICEDB_TLS")]
+    mode: Option<Mode>,
+    /// This node's certificate, with those that lead to the CA, in PEM. Like the other files it is
+    /// read again when it changes, and on SIGHUP.
+    #[arg(
+        long = "tls-cert",
+        value_name = "FILE",
+        env = "DEVICEDB_TLS_CERT",
+        requires_all = ["key", "ca"],
+    )]
+    cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM.
+    #[arg(long = "tls-key", value_name = "FILE", env = "DEVICEDB_TLS_KEY", requires = "cert")]
+    key: Option<PathBuf>,
+    /// The certificates of the CAs that issue for nodes and clients, in PEM.
+    #[arg(long = "tls-ca", value_name = "FILE", env = "DEVICEDB_TLS_CA", requires = "cert")]
+    ca: Option<PathBuf>,
+    /// What these CAs have revoked, in PEM.
+    #[arg(long = "tls-crl", value_name = "FILE", env = "DEVICEDB_TLS_CRL", requires = "cert")]
+    crl: Option<PathBuf>,
+}
+
+impl Tls {
+    fn setup(self) -> Setup {
+        let Tls { mode, cert, key, ca, crl } = self;
+        Setup { mode, cert, key, ca, crl }
+    }
 }
 
 /// A restore that needs no running node.
@@ -246,6 +284,7 @@ impl Start {
             snapshot_store: self.snapshot_store,
             replacement: self.replacement,
             insecure: self.insecure,
+            tls: self.tls.setup(),
         };
         (options, self.log, self.log_json)
     }
@@ -272,6 +311,7 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
         snapshot_store: args.snapshot_store,
         replacement: args.replacement,
         insecure: false,
+        tls: Setup::default(),
     };
     Ok((options, args.log_level))
 }
@@ -477,8 +517,9 @@ fn tell(text: &str) {
 
 async fn serve(options: Options) -> Result<u8> {
     let mut signals = Signals::hear()?;
+    let asked = signals.hangups();
     let node = tokio::select! {
-        started = Node::start(options) => started?,
+        started = Node::start(options, asked) => started?,
         // Before it serves, there is nothing to stop.
         _ = signals.asked_to_stop() => return Ok(STOPPED),
     };

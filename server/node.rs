@@ -3,7 +3,7 @@
 //! `boot::arrival` decides where the store comes from. A start takes the port before it changes
 //! anything on disk; until the services are ready, a `StartingServer` answers there.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -35,8 +35,9 @@ use crate::{
     },
     faults::failpoint::{Failpoint, failpoint},
     net::{
-        Me, Peers,
+        Dialler, Me, Peers,
         acceptor::{self, Guests, Incoming},
+        tls::{Setup, Tls},
     },
     proto::{
         self,
@@ -68,11 +69,14 @@ struct Ground {
     metrics: Arc<Metrics>,
     crew: Crew,
     guests: Guests,
+    tls: Option<Tls>,
 }
 
 impl Ground {
-    fn new() -> Ground {
+    fn new(setup: &Setup) -> Result<Ground> {
         let (clock, metrics) = (Clock::start(), Arc::new(Metrics::default()));
+        let open = |files| Tls::open(setup.mode(), files, clock, metrics.clone());
+        let tls = setup.files()?.map(open).transpose()?;
         let files = acceptor::open_files();
         let connections = acceptor::connections_of(files);
         tracing::debug!(
@@ -80,8 +84,8 @@ impl Ground {
             connections,
             "what this process may open, and how many connections that leaves room for"
         );
-        let guests = Guests::new(connections, clock, metrics.clone());
-        Ground { clock, metrics, crew: Crew::default(), guests }
+        let guests = Guests::new(connections, clock, metrics.clone(), tls.clone());
+        Ok(Ground { clock, metrics, crew: Crew::default(), guests, tls })
     }
 }
 
@@ -100,8 +104,10 @@ pub struct Node {
 }
 
 impl Node {
-    pub async fn start(options: Options) -> Result<Node> {
+    /// `asked` changes when somebody wants the certificates to be read again.
+    pub async fn start(options: Options, asked: watch::Receiver<u64>) -> Result<Node> {
         options.check()?;
+        let ground = Ground::new(&options.tls)?;
         let listener = TcpListener::bind(options.listen).await.map_err(|e| {
             Error::unavailable(format!("cannot listen on {}: {e}", options.listen)).with_source(e)
         })?;
@@ -112,14 +118,23 @@ impl Node {
         let address = options.advertise.clone().unwrap_or_else(|| listen.to_string());
         let claim = Claim::on(&options.store)?;
         failpoint(Failpoint::StoreClaimed);
-        let ground = Ground::new();
+        if let Some(tls) = ground.tls.clone() {
+            ground.crew.spawn(Role::Certificates, tls.keep_fresh(asked));
+        }
+        let dialler = Dialler::new(ground.tls.clone());
         let porch = StartingServer::open(listener, &address, &ground.guests, &ground.crew)?;
         let incarnation = Random::from_entropy().nonzero();
         let started = async {
-            let arrival =
-                Arrival { options: &options, address: &address, incarnation, porch: &porch };
+            let arrival = Arrival {
+                options: &options,
+                address: &address,
+                incarnation,
+                porch: &porch,
+                dialler: &dialler,
+            };
             let arrived = arrival.prepare().await?;
-            run(&options, &ground, porch, address.clone(), incarnation, claim, arrived).await
+            let me = (address.clone(), incarnation, dialler.clone());
+            run(&options, &ground, porch, me, claim, arrived).await
         };
         tokio::select! { started = started => started, e = ground.crew.failed() => Err(e) }
     }
@@ -169,13 +184,12 @@ async fn run(
     options: &Options,
     ground: &Ground,
     porch: StartingServer,
-    address: String,
-    incarnation: u64,
+    (address, incarnation, dialler): (String, u64, Dialler),
     claim: Claim,
     arrived: Arrived,
 ) -> Result<Node> {
     let Arrived { store, identity, known } = arrived;
-    let Ground { clock, metrics, crew, guests } = ground;
+    let Ground { clock, metrics, crew, guests, tls } = ground;
     let clock = *clock;
     let shelf = match options.snapshot_store.clone() {
         None => None,
@@ -192,7 +206,7 @@ async fn run(
     };
     let spool = restore::spool(&options.store)?;
     let (identity_tx, identity_rx) = watch::channel(identity.clone());
-    let me = Me { identity: identity_rx.clone(), address: address.clone(), incarnation };
+    let me = Me { identity: identity_rx.clone(), address: address.clone(), incarnation, dialler };
     let peers = Peers::new(me, spool.clone(), metrics.clone(), crew.clone());
 
     let (log, engine) = blocking({
@@ -341,8 +355,9 @@ async fn run(
     let (ends, server) = oneshot::channel();
     crew.spawn(Role::Doors, {
         let (crew, incoming) = (crew.clone(), guests.incoming(porch.leave()?));
+        let age = tls.is_some().then(connection_age);
         async move {
-            if let Err(e) = serve(incoming, doors, readers, stopped).await {
+            if let Err(e) = serve(incoming, doors, readers, age, stopped).await {
                 crew.fail(Error::unavailable(format!("the doors have closed: {e}")).with_source(e));
             }
             drop(ends);
@@ -486,13 +501,24 @@ async fn report_health(health: tonic_health::server::HealthReporter, cluster: Cl
     }
 }
 
+/// After how long this node asks for another connection.
+fn connection_age() -> Duration {
+    let jitter = limits::CONNECTION_AGE_JITTER.as_millis() as u64;
+    limits::CONNECTION_AGE + Duration::from_millis(Random::from_entropy().below(jitter))
+}
+
 async fn serve(
     incoming: Incoming,
     doors: Routes,
     readers: Readers,
+    age: Option<Duration>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    tonic::transport::Server::builder()
+    let mut server = tonic::transport::Server::builder();
+    if let Some(age) = age {
+        server = server.max_connection_age(age);
+    }
+    server
         .accept_http1(true)
         .max_concurrent_streams(limits::CONCURRENT_STREAMS_MAX)
         .http2_max_pending_accept_reset_streams(Some(limits::RESET_STREAMS_MAX))

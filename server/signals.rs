@@ -3,7 +3,7 @@
 //! | signal | what a node does |
 //! | --- | --- |
 //! | TERM, INT | hands its leadership over and stops; a second one ends it at once, safely |
-//! | HUP | goes on: it has nothing to reopen, and a terminal that closes is no reason to end |
+//! | HUP | reads its certificates again, if it has some, and goes on: a terminal may have closed |
 //! | USR1, USR2, ALRM, VTALRM, PROF, IO, PWR | goes on, and says that they mean nothing to it |
 //! | PIPE, XFSZ | goes on; the write that caused it fails, and whoever wrote deals with that |
 //! | all others | what the system does: QUIT and ABRT end it with a core, KILL without a word |
@@ -11,7 +11,10 @@
 use std::{future::poll_fn, task::Poll};
 
 use rustix::process::Signal;
-use tokio::signal::unix::{self, SignalKind};
+use tokio::{
+    signal::unix::{self, SignalKind},
+    sync::watch,
+};
 
 use crate::base::error::{Context as _, Result};
 
@@ -32,6 +35,8 @@ const PASSES: [Signal; 10] = [
 /// The signals that this process hears from now on, instead of ending.
 pub struct Signals {
     heard: Vec<(Signal, unix::Signal)>,
+    /// How often SIGHUP has come.
+    hangups: watch::Sender<u64>,
 }
 
 impl Signals {
@@ -44,7 +49,12 @@ impl Signals {
             ))
         };
         let heard = STOPS.into_iter().chain(PASSES).map(listen).collect::<Result<_>>()?;
-        Ok(Signals { heard })
+        Ok(Signals { heard, hangups: watch::Sender::new(0) })
+    }
+
+    /// Changes with every SIGHUP. Whoever keeps it has something to read again.
+    pub fn hangups(&self) -> watch::Receiver<u64> {
+        self.hangups.subscribe()
     }
 
     /// Waits until the node is asked to stop. The code that a shell gives to an end by that signal.
@@ -54,6 +64,10 @@ impl Signals {
                 stop if STOPS.contains(&stop) => return 128 + stop.as_raw() as u8,
                 // They say themselves what has happened.
                 Signal::PIPE | Signal::XFSZ => {}
+                Signal::HUP if self.hangups.receiver_count() > 0 => {
+                    tracing::info!("SIGHUP: the certificates are read again");
+                    self.hangups.send_modify(|times| *times += 1);
+                }
                 Signal::HUP => {
                     tracing::info!("SIGHUP: there is nothing to reopen or reload; the node goes on")
                 }

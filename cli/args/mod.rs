@@ -11,6 +11,7 @@ mod relay;
 mod kv;
 mod snapshot;
 mod bench;
+mod cert;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -22,6 +23,7 @@ use super::term::{
 };
 use crate::base::ids::ClusterId;
 pub use bench::{Bench, Ground, Timed};
+pub use cert::Cert;
 pub use cluster::{Cluster, Node, Upgrade};
 pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
 pub use relay::Relay;
@@ -52,6 +54,8 @@ pub struct Args {
         value_parser = cluster_id,
     )]
     pub cluster_id: Option<ClusterId>,
+    #[command(flatten)]
+    pub secured: Secured,
     /// How long a command may take, retries included: 500ms, 10s, 2m or seconds. For downloads and
     /// scans: how long it may stand still
     #[arg(long, global = true, env = "DDBCTL_TIMEOUT", default_value = "10s", value_name = "TIME")]
@@ -68,6 +72,44 @@ pub struct Args {
     pub format: Format,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Files and a name for TLS. Their ids are not those of what commands take: a key is also a key.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Secured {
+    /// The CA that has issued for the nodes, in PEM: speak TLS. Without it nothing is encrypted
+    #[arg(id = "tls_ca", long = "ca", global = true, env = "DDBCTL_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// The certificate that says who you are, in PEM
+    #[arg(
+        id = "tls_cert",
+        long = "cert",
+        global = true,
+        env = "DDBCTL_CERT",
+        value_name = "FILE",
+        requires_all = ["tls_ca", "tls_key"],
+    )]
+    pub cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM
+    #[arg(
+        id = "tls_key",
+        long = "key",
+        global = true,
+        env = "DDBCTL_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub key: Option<PathBuf>,
+    /// Whom the nodes' certificates are for, if not for the hosts in --endpoint
+    #[arg(
+        id = "tls_server_name",
+        long = "server-name",
+        global = true,
+        env = "DDBCTL_SERVER_NAME",
+        value_name = "NAME",
+        requires = "tls_ca"
+    )]
+    pub server_name: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,6 +145,9 @@ pub enum Command {
         #[arg(required = true, value_name = "PART")]
         parts: Vec<PathBuf>,
     },
+    /// Certificates for nodes and clients, of a CA of your own
+    #[command(subcommand)]
+    Cert(Cert),
     /// Measure the cluster from here: rates and latencies of requests
     #[command(subcommand)]
     Bench(Bench),

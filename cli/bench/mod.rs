@@ -29,7 +29,6 @@ use tonic::transport::Channel;
 use super::{
     args::{Bench, Ground, Timed},
     client::Client,
-    connection,
     term::{
         exit::{self, Failure},
         output::{Console, View},
@@ -328,7 +327,8 @@ async fn connect(
     for (at, endpoint) in endpoints.iter().enumerate().take(wanted) {
         // Those of one endpoint are opened together, so that one that is away costs its time once.
         for _ in (at..wanted).step_by(endpoints.len()) {
-            match connection::open(endpoint, client.timeout().min(limits::BENCH_CONNECT)).await {
+            let within = client.timeout().min(limits::BENCH_CONNECT);
+            match client.access().open(endpoint, within).await {
                 Ok(channel) => channels.push((at, channel)),
                 Err(fault) => {
                     faults.push(format!("{endpoint} ({})", fault.message));

@@ -41,7 +41,12 @@ pub const CODES: [(u8, &str, &str); 8] = [
         "No node answered in time, or none could. A write may have had its effect; the message \
          says how to repeat it",
     ),
-    (NOT_PERMITTED, "not permitted", "It is not permitted. No node says this yet"),
+    (
+        NOT_PERMITTED,
+        "not permitted",
+        "It is not permitted: a certificate is missing, is not believed, or may not do this; or \
+         one side speaks TLS and the other does not",
+    ),
     (
         NOT_FOUND,
         "not found or precondition",

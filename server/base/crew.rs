@@ -90,6 +90,8 @@ roles! {
     Readers "readers" Node
     /// Looks how much room a disk has.
     Disk "disk" Node
+    /// Reads certificates again when their files change.
+    Certificates "certificates" Node
     /// Keeps the stream to one node.
     Speak "speak" Node
     /// Begins, decides and gives up captures as the snapshots' news say.

@@ -118,6 +118,77 @@ impl Cut {
     }
 }
 
+/// Who comes in without TLS where a node has certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainKind {
+    Client,
+    Node,
+    /// Health, readiness and metrics.
+    Page,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Who {
+    kind: &'static str,
+}
+
+impl PlainKind {
+    const ALL: [PlainKind; 3] = [PlainKind::Client, PlainKind::Node, PlainKind::Page];
+
+    fn label(self) -> Who {
+        let kind = match self {
+            PlainKind::Client => "client",
+            PlainKind::Node => "node",
+            PlainKind::Page => "page",
+        };
+        Who { kind }
+    }
+}
+
+/// Why a handshake came to nothing, or the certificate that it brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoHandshake {
+    /// It was not done within `limits::HANDSHAKE`, or nothing came.
+    Late,
+    /// As many as the node takes began after it.
+    Room,
+    /// What came is no TLS 1.3, or the other side has broken it off.
+    Broken,
+    /// The certificate has expired or is not valid yet.
+    Dates,
+    /// The certificate is of no CA that this node trusts.
+    Issuer,
+    /// The certificate is on the list of revoked ones.
+    Revoked,
+    /// The certificate says nobody's name, or is not fit for this.
+    Unfit,
+}
+
+impl NoHandshake {
+    const ALL: [NoHandshake; 7] = [
+        NoHandshake::Late,
+        NoHandshake::Room,
+        NoHandshake::Broken,
+        NoHandshake::Dates,
+        NoHandshake::Issuer,
+        NoHandshake::Revoked,
+        NoHandshake::Unfit,
+    ];
+
+    fn label(self) -> Why {
+        let why = match self {
+            NoHandshake::Late => "late",
+            NoHandshake::Room => "room",
+            NoHandshake::Broken => "broken",
+            NoHandshake::Dates => "dates",
+            NoHandshake::Issuer => "issuer",
+            NoHandshake::Revoked => "revoked",
+            NoHandshake::Unfit => "unfit",
+        };
+        Why { why }
+    }
+}
+
 /// Declares every metric once: field, type, how it is registered, name and help.
 macro_rules! metrics {
     ($(
@@ -238,6 +309,23 @@ metrics! {
     connections_cut: Family<Why, Counter> =
         counted("connections_cut", "Connections that this node has closed by itself, by why");
     accept_errors: Counter = counted("accept_errors", "Connections that could not be accepted");
+    handshakes: Counter = counted("tls_handshakes", "TLS handshakes that were completed");
+    handshakes_failed: Family<Why, Counter> = counted(
+        "tls_handshakes_failed",
+        "TLS handshakes that came to nothing, and certificates that were not believed, by why"
+    );
+    plain: Family<Who, Counter> = counted(
+        "plain_connections",
+        "Connections without TLS to a node that has certificates, by who calls"
+    );
+    reload_failed: Gauge = counted(
+        "tls_reload_failed",
+        "1 while the files of certificates cannot be used and the ones read before are"
+    );
+    certificate_ends: Gauge = counted(
+        "tls_certificate_ends_seconds",
+        "Unix time at which the certificate in use ends; 0 without TLS"
+    );
     lines_lost: Counter = counted(
         "stderr_lines_lost",
         "Lines of the log that nobody read in time, or that could not be written"
@@ -293,6 +381,10 @@ impl Metrics {
     fn begin_at_zero(&self) {
         PartEnd::ALL.iter().for_each(|end| drop(self.parts.get_or_create(&end.label())));
         Cut::ALL.iter().for_each(|cut| drop(self.connections_cut.get_or_create(&cut.label())));
+        for why in NoHandshake::ALL {
+            drop(self.handshakes_failed.get_or_create(&why.label()));
+        }
+        PlainKind::ALL.iter().for_each(|kind| drop(self.plain.get_or_create(&kind.label())));
     }
 
     /// Everything, as Prometheus reads it.
@@ -366,6 +458,22 @@ impl Metrics {
     }
     pub fn accept_failed(&self) {
         self.accept_errors.inc();
+    }
+    pub fn handshake_done(&self) {
+        self.handshakes.inc();
+    }
+    pub fn handshake_failed(&self, why: NoHandshake) {
+        self.handshakes_failed.get_or_create(&why.label()).inc();
+    }
+    pub fn plain_connection(&self, kind: PlainKind) {
+        self.plain.get_or_create(&kind.label()).inc();
+    }
+    /// `ends` is the Unix time at which the certificate ends that is in use from now on.
+    pub fn certificate_in_use(&self, ends: i64) {
+        self.certificate_ends.set(ends);
+    }
+    pub fn reload(&self, failed: bool) {
+        self.reload_failed.set(i64::from(failed));
     }
     /// `field` as the contract names it.
     pub fn peer_message_refused(&self, field: &'static str) {

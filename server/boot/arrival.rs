@@ -26,7 +26,10 @@ use crate::{
     cluster::{Node as NodeEntry, level::Level},
     entry::Identity,
     faults::failpoint::{Failpoint, failpoint},
-    net,
+    net::{
+        self, Dialler,
+        tls::{Mode, Setup},
+    },
     part::{shelf::Shelf, traces},
     proto::{
         internal::v1::{JoinRequest, JoinResponse},
@@ -54,8 +57,9 @@ pub struct Options {
     pub snapshot_store: Option<PathBuf>,
     /// It joins without a share of the groups.
     pub replacement: bool,
-    /// Allows listening beyond loopback without TLS.
+    /// Allows listening beyond loopback without TLS, or with TLS that is optional.
     pub insecure: bool,
+    pub tls: Setup,
 }
 
 /// A start, as far as it has come.
@@ -66,6 +70,7 @@ pub struct Arrival<'a> {
     /// Random, drawn when the process started.
     pub incarnation: u64,
     pub porch: &'a StartingServer,
+    pub dialler: &'a Dialler,
 }
 
 /// The store that a start has come to.
@@ -79,10 +84,11 @@ pub struct Arrived {
 impl Options {
     /// Refuses what can never work, before anything is changed.
     pub fn check(&self) -> Result<()> {
-        if !self.listen.ip().is_loopback() && !self.insecure {
+        if !self.listen.ip().is_loopback() && !self.insecure && self.tls.mode() != Mode::Required {
             return Err(Error::invalid(format!(
-                "{} can be reached from other machines, and nothing on it is encrypted or \
-                 authenticated yet; listen on 127.0.0.1, or use `devicedb start --insecure`",
+                "{} can be reached from other machines, and whoever reaches it may do everything; \
+                 give this node certificates (`devicedb start --tls-cert --tls-key --tls-ca`), \
+                 listen on 127.0.0.1, or use `devicedb start --insecure`",
                 self.listen
             )));
         }
@@ -237,7 +243,7 @@ impl Arrival<'_> {
             join: self.options.join.iter().cloned().collect::<BTreeSet<_>>(),
             objection: self.objection().await?,
         };
-        let waiting = Waiting::new(newcomer);
+        let waiting = Waiting::new(newcomer, self.dialler.clone());
         self.porch.say(
             NodeState::Waiting,
             format!("the node asks {} to join a cluster", self.options.join.join(", ")),

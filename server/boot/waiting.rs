@@ -33,7 +33,7 @@ use crate::{
     },
     boot::restore,
     faults::failpoint::{Failpoint, failpoint},
-    net,
+    net::Dialler,
     proto::internal::v1::{Founder, IntroduceResponse, JoinRequest, JoinResponse, WaitingNode},
     store,
 };
@@ -57,6 +57,7 @@ pub struct Newcomer {
 /// A node that waits. What is asked of it meanwhile comes through the porch.
 pub struct Waiting {
     me: Newcomer,
+    dialler: Dialler,
     fate: watch::Sender<Fate>,
     /// Foundings are one at a time.
     turn: tokio::sync::Mutex<()>,
@@ -137,9 +138,10 @@ fn promise(dir: &Path, founder: &Founder) -> Result<()> {
 }
 
 impl Waiting {
-    pub fn new(me: Newcomer) -> Arc<Waiting> {
+    pub fn new(me: Newcomer, dialler: Dialler) -> Arc<Waiting> {
         Arc::new(Waiting {
             me,
+            dialler,
             fate: watch::channel(Fate::Waits).0,
             turn: Default::default(),
             promising: Default::default(),
@@ -228,7 +230,7 @@ impl Waiting {
             Step::Join(cluster, _) => Ok(There { cluster, created: false }),
             Step::Found(founder) if founder.node_id == self.me.node.0 => self.found().await,
             Step::Found(founder) => {
-                let answer = net::found(&founder.address).await?;
+                let answer = self.dialler.found(&founder.address).await?;
                 let cluster = uuid::Uuid::from_slice(&answer.cluster_id).map_err(|e| {
                     Error::unknown(format!("{} founds what has no id: {e}", founder.address))
                         .with_source(e)
@@ -258,8 +260,11 @@ impl Waiting {
         let list = self.list();
         let mut missing = heard.len();
         let ask = |address: String| {
-            let (founder, list) = (founder.clone(), list.clone());
-            async move { net::promise(&address, founder, list).await.map_err(|e| e.at(&address)) }
+            let (founder, list, dialler) = (founder.clone(), list.clone(), self.dialler.clone());
+            async move {
+                let promised = dialler.promise(&address, founder, list).await;
+                promised.map_err(|e| e.at(&address))
+            }
         };
         let mut asked = Several::begin(Role::Ask, heard.into_keys().map(ask));
         while let Some(promised) = asked.next().await {
@@ -343,7 +348,7 @@ impl Waiting {
         let mut reasons = Vec::new();
         for address in members {
             failpoint(Failpoint::JoinAsking);
-            match net::join(&address, request.clone()).await {
+            match self.dialler.join(&address, request.clone()).await {
                 Ok(answer) => return Ok(Ok(End::Join(address, answer))),
                 Err(e) if matches!(e.kind, Kind::Unavailable | Kind::Unknown | Kind::Exhausted) => {
                     reasons.push(e.message)
@@ -373,9 +378,12 @@ impl Waiting {
         let unasked = || Err(Error::unavailable("it could not be asked; the log says why"));
         let mut heard: Heard =
             self.me.join.iter().map(|address| (address.clone(), unasked())).collect();
-        let ask = |address: String| async move {
-            let said = net::introduce(&address).await;
-            (address, said)
+        let ask = |address: String| {
+            let dialler = self.dialler.clone();
+            async move {
+                let said = dialler.introduce(&address).await;
+                (address, said)
+            }
         };
         let mut asked = Several::begin(Role::Ask, self.me.join.clone().into_iter().map(ask));
         while let Some((address, said)) = asked.next().await {
@@ -598,7 +606,9 @@ mod tests {
         let founder = |node_id| Founder { node_id, address: "a:1".into() };
         assert_eq!(promised(dir.path()), Ok(None));
         let told = |me: &Newcomer, node, join: &[String]| {
-            Waiting::new(me.clone()).promise(&founder(node), join).map_err(|e| e.kind)
+            Waiting::new(me.clone(), Dialler::default())
+                .promise(&founder(node), join)
+                .map_err(|e| e.kind)
         };
         assert_eq!(told(&me, 7, &join[..1]), Err(Kind::Conflict), "it has another list");
         assert_eq!(told(&me, 0, &join), Err(Kind::Invalid));

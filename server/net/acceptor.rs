@@ -13,7 +13,8 @@
 //! - A failed accept is counted, logged and tried again a little later. Without the pause it would
 //!   fail again at once, as fast as the machine can.
 //!
-//! `rpc::threshold` says when a request begins and ends. Connections are not encrypted.
+//! Each is greeted by `tls` when it is first read, which finds out who calls; what a caller may do
+//! is up to `rpc::callers`. `rpc::threshold` says when a request begins and ends.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,8 +22,8 @@ use std::{
     net::IpAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -31,7 +32,7 @@ use std::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::oneshot,
     time::{Sleep, sleep},
 };
@@ -43,9 +44,9 @@ use crate::{
         clock::Clock,
         limits,
         locks::lock,
-        metrics::{Cut, Metrics},
+        metrics::{Cut, Metrics, PlainKind},
     },
-    net::cork::Corked,
+    net::tls::{Caller, Greeted, Tls},
 };
 
 /// How many files this process may open, after it has taken all that it may have without asking.
@@ -69,6 +70,7 @@ pub struct Guests {
     most: usize,
     clock: Clock,
     metrics: Arc<Metrics>,
+    tls: Option<Tls>,
 }
 
 #[derive(Default)]
@@ -88,6 +90,10 @@ pub struct Place {
     number: u64,
     address: IpAddr,
     guests: Guests,
+    /// Set before the first request.
+    caller: OnceLock<Caller>,
+    /// The kinds of calls that came without TLS, a bit each.
+    plain: AtomicU8,
     /// Whether the connection has sent a whole request.
     said: AtomicBool,
     /// The time by which it must have sent one, in milliseconds of the clock.
@@ -101,11 +107,11 @@ pub struct Place {
 }
 
 impl Guests {
-    pub fn new(most: usize, clock: Clock, metrics: Arc<Metrics>) -> Guests {
-        Guests { book: Arc::default(), most, clock, metrics }
+    pub fn new(most: usize, clock: Clock, metrics: Arc<Metrics>, tls: Option<Tls>) -> Guests {
+        Guests { book: Arc::default(), most, clock, metrics, tls }
     }
 
-    /// The connections that come in, corked and without Nagle's delay.
+    /// The connections that come in, without Nagle's delay.
     pub fn incoming(&self, listener: TcpListener) -> Incoming {
         Incoming { guests: self.clone(), listener, pause: None }
     }
@@ -141,6 +147,8 @@ impl Guests {
             number: book.last,
             address,
             guests: self.clone(),
+            caller: OnceLock::new(),
+            plain: AtomicU8::new(0),
             said: AtomicBool::new(false),
             said_until: AtomicU64::new(now + limits::FIRST_REQUEST.as_millis() as u64),
             open: AtomicU32::new(0),
@@ -200,6 +208,24 @@ impl Book {
 }
 
 impl Place {
+    /// Who calls. Nobody, as long as that has not been found out.
+    pub fn caller(&self) -> &Caller {
+        self.caller.get().unwrap_or(&Caller::Nobody)
+    }
+
+    /// Counts the connection once for each kind of call that comes on it without TLS, where this
+    /// node has certificates.
+    pub fn calls(&self, kind: PlainKind) {
+        let plain = matches!(self.caller(), Caller::Anybody | Caller::Plain);
+        let bit = 1 << kind as u8;
+        if plain
+            && self.guests.tls.is_some()
+            && self.plain.fetch_or(bit, Ordering::Relaxed) & bit == 0
+        {
+            self.guests.metrics.plain_connection(kind);
+        }
+    }
+
     /// Whether the connection has ever sent a whole request.
     pub fn has_said(&self) -> bool {
         self.said.load(Ordering::Relaxed)
@@ -265,7 +291,7 @@ pub struct Incoming {
 }
 
 impl Stream for Incoming {
-    type Item = IoResult<Guest<Corked<TcpStream>>>;
+    type Item = IoResult<Guest<Greeted>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -287,7 +313,13 @@ impl Stream for Incoming {
                     // Without it, an answer of several writes waits for a delayed ACK; a connection
                     // that has broken already says so when it is read.
                     let _ = stream.set_nodelay(true);
-                    return Poll::Ready(Some(Ok(Guest::new(Corked::new(stream), place, leave))));
+                    let found = {
+                        let place = place.clone();
+                        // A connection is greeted once.
+                        move |caller| drop(place.caller.set(caller))
+                    };
+                    let greeted = Greeted::new(stream, self.guests.tls.clone(), found);
+                    return Poll::Ready(Some(Ok(Guest::new(greeted, place, leave))));
                 }
                 // The other side has gone before it was accepted: that is no trouble of ours.
                 Err(e)
@@ -430,7 +462,7 @@ mod tests {
     use super::*;
 
     fn guests(most: usize) -> Guests {
-        Guests::new(most, Clock::start(), Arc::default())
+        Guests::new(most, Clock::start(), Arc::default(), None)
     }
 
     fn stranger(number: u8) -> IpAddr {

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{Me, Verdict, connect, judge};
+use super::{Me, Verdict, judge};
 use crate::{
     base::{
         crew::{self, Role},
@@ -86,9 +86,11 @@ pub(super) async fn send_rows_to(
         name,
         ..SendRowsRequest::default()
     };
-    let sent =
-        tokio::time::timeout(limits::SEND_ROWS, ship_file(address, head, &spooled.path, digest))
-            .await;
+    let sent = tokio::time::timeout(
+        limits::SEND_ROWS,
+        ship_file(me, address, head, &spooled.path, digest),
+    )
+    .await;
     sent.map_err(|_| {
         Error::unavailable(format!(
             "sending rows to node {to} took longer than {:?}",
@@ -98,12 +100,13 @@ pub(super) async fn send_rows_to(
 }
 
 async fn ship_file(
+    me: &Me,
     address: &str,
     head: SendRowsRequest,
     path: &Path,
     digest: [u8; 32],
 ) -> Result<()> {
-    let mut client = connect(address).await?;
+    let mut client = me.dialler.connect(address).await?;
     let mut file = File::open(path).await.at(path.display())?;
     let (queue, pieces) = mpsc::channel(limits::ROWS_PIECES_QUEUED);
     let feed = async move {

@@ -20,9 +20,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Status, Streaming};
 
-use super::{
-    Me, Verdict, Whereabouts, Word, connect, heard_nodes, judge, rows, status, word_of, words,
-};
+use super::{Me, Verdict, Whereabouts, Word, heard_nodes, judge, rows, word_of, words};
 use crate::{
     base::{
         budget::{ByteBudget, Reservation},
@@ -202,7 +200,8 @@ impl Peers {
     }
 
     async fn ask_who_is_at(&self, target: &str) -> Result<()> {
-        let asked = tokio::time::timeout(limits::PEER_CONNECT, status(target)).await;
+        let asked =
+            tokio::time::timeout(limits::PEER_CONNECT, self.me().dialler.status(target)).await;
         let status =
             asked.map_err(|_| Error::unavailable(format!("{target} does not answer")))??;
         let hello = status.hello.ok_or_else(|| {
@@ -440,7 +439,7 @@ async fn dial(
 ) -> Result<(mpsc::Sender<DeliverRequest>, Streaming<DeliverResponse>, Hello)> {
     let shared = &peers.shared;
     let silent = |_| Error::unavailable(format!("{address} does not answer the hello"));
-    let mut client = connect(address).await?;
+    let mut client = shared.me.dialler.connect(address).await?;
     let (frames, outgoing) = mpsc::channel(limits::PEER_FRAMES_QUEUED);
     let hello = DeliverRequest { hello: Some(shared.me.hello(node)), ..DeliverRequest::default() };
     failpoint(Failpoint::HelloSending);
@@ -671,6 +670,7 @@ mod tests {
             identity: watch::channel(identity).1,
             address: "127.0.0.1:1".into(),
             incarnation: 1,
+            dialler: super::super::Dialler::default(),
         };
         Peers::new(me, PathBuf::new(), Arc::default(), Crew::default())
     }

@@ -5,6 +5,7 @@
 //! why there is no result. A call without a deadline gets `limits::REQUEST_DEADLINE`.
 
 mod gate;
+mod callers;
 pub(crate) mod pulled;
 mod cluster;
 mod kv;

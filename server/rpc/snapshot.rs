@@ -105,7 +105,7 @@ impl SnapshotApi {
         let address =
             address.ok_or_else(|| Error::not_found(format!("the cluster has no node {node}")))?;
         let address = self.peers.address(node).unwrap_or(address);
-        let channel = crate::net::channel(&address, limits::RELAY_WINDOW).await?;
+        let channel = self.peers.me().dialler.channel(&address, limits::RELAY_WINDOW).await?;
         let mut client = SnapshotServiceClient::new(channel)
             .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
         let mut asked = Request::new(v1::DownloadSnapshotRequest { node_id: node.0, ..request });

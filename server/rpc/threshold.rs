@@ -2,6 +2,7 @@
 //!
 //! - It tells the acceptor when a connection has said a whole request, and how many are under way
 //!   on it.
+//! - A call that its caller may not make goes no further (`callers`).
 //! - A `grpc-timeout` that is no time is refused: to take it as none would let a caller wait who
 //!   did not mean to.
 //! - What tonic refuses by itself (a message that cannot be decoded or is too large, a compression
@@ -21,10 +22,13 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::parse_timeout;
+use super::{callers, parse_timeout};
 use crate::{
     base::error::{Error, Result},
-    net::acceptor::{Open, Place},
+    net::{
+        acceptor::{Open, Place},
+        tls::Caller,
+    },
     wire,
 };
 
@@ -71,6 +75,14 @@ where
         let answering = move |response: Response<Body>| {
             Ok(response.map(|body| Answering { body, _open: open }))
         };
+        if let Some(place) = &place {
+            place.calls(callers::kind(request.uri().path()));
+        }
+        let caller = place.as_ref().map_or(&Caller::Nobody, |place| place.caller());
+        if let Err(refusal) = callers::may_call(caller, request.uri().path()) {
+            let refused = if grpc { refusal.to_grpc() } else { refusal.to_http() };
+            return Box::pin(async { answering(refused) });
+        }
         if grpc && let Err(e) = timeout_is_one(request.headers()) {
             let refused = wire::status_of(&e).into_http();
             return Box::pin(async { answering(refused) });

@@ -184,7 +184,7 @@ impl Cluster {
                 "the restored nodes have not agreed on a lineage yet; retry",
             ));
         }
-        call_back(&node, incarnation).await?;
+        call_back(self.me(), &node, incarnation).await?;
         failpoint(Failpoint::JoinAnnouncing);
         self.join(Node { lineage, ..node }, wait).await?;
         failpoint(Failpoint::JoinAnnounced);
@@ -585,9 +585,9 @@ impl Cluster {
 }
 
 /// Hears from a node that asks to join, at the address where it says that it is reached.
-async fn call_back(node: &Node, incarnation: u64) -> Result<()> {
+async fn call_back(me: &net::Me, node: &Node, incarnation: u64) -> Result<()> {
     let Node { id, address, .. } = node;
-    let there = net::introduce(address).await.map_err(|e| {
+    let there = me.dialler.introduce(address).await.map_err(|e| {
         Error::unavailable(format!(
             "node {id} says that it is reached at {address}, where it does not answer: {}. See its \
              --advertise; retry",

@@ -34,7 +34,7 @@ use crate::{
         state::Settings,
     },
     faults::failpoint::{Failpoint, failpoint},
-    net::{self, Peers},
+    net::Peers,
     proto::{internal::v1 as internal, v1},
     service::{
         admin::Cluster,
@@ -382,7 +382,7 @@ impl Inventory {
         let request = internal::ListPartsRequest {
             uuid: id.map_or_else(Default::default, |id| id.0.as_bytes().to_vec().into()),
         };
-        let answer = net::list_parts(address, request).await?;
+        let answer = self.peers.me().dialler.list_parts(address, request).await?;
         if (NodeId(answer.node_id), Lineage(answer.lineage)) != (node, self.lineage()) {
             return Err(Error::conflict(format!(
                 "{address} is node {} of lineage {} now",
@@ -435,18 +435,22 @@ impl Inventory {
         if node == self.me() {
             return self.remove_here(id, lineage, members).await;
         }
-        let answer = net::remove_part(
-            address,
-            internal::RemovePartRequest {
-                uuid: id.0.as_bytes().to_vec().into(),
-                node_id: node.0,
-                present: self.lineage().0,
-                lineage: lineage.unwrap_or_default().0,
-                named: lineage.is_some(),
-                members: members.iter().map(|node| node.0).collect(),
-            },
-        )
-        .await?;
+        let answer = self
+            .peers
+            .me()
+            .dialler
+            .remove_part(
+                address,
+                internal::RemovePartRequest {
+                    uuid: id.0.as_bytes().to_vec().into(),
+                    node_id: node.0,
+                    present: self.lineage().0,
+                    lineage: lineage.unwrap_or_default().0,
+                    named: lineage.is_some(),
+                    members: members.iter().map(|node| node.0).collect(),
+                },
+            )
+            .await?;
         let wrote = Lineage(answer.lineage);
         Ok(match (answer.removed, answer.kept.is_empty()) {
             (true, _) => Removal::Removed(wrote),

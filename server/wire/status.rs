@@ -53,6 +53,17 @@ pub fn other_cluster(wanted: ClusterId, here: ClusterId) -> Status {
     )
 }
 
+/// What a caller is told that may not call: `UNAUTHENTICATED` to one that is not known, and
+/// `PERMISSION_DENIED` to one that is.
+pub fn not_permitted(known: bool, message: &str) -> Status {
+    let (code, reason) = match known {
+        false => (Code::Unauthenticated, "UNAUTHENTICATED"),
+        true => (Code::PermissionDenied, "PERMISSION_DENIED"),
+    };
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(code, message, details)
+}
+
 /// The status that a client gets instead of one with which tonic itself has refused: every refusal
 /// of a node carries an `ErrorInfo`. `None` if the status has details already, or says enough.
 pub fn explained(status: &Status) -> Option<Status> {

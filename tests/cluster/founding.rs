@@ -227,13 +227,17 @@ async fn a_promise_to_a_node_that_never_founded_outlives_a_restart_and_is_explai
         cluster.nodes.iter().map(Node::endpoint).collect::<BTreeSet<_>>().into_iter().collect();
     let bound = cluster.nodes[0].endpoint();
     let lost = Founder { node_id: 99, address: "127.0.0.1:1".into() };
-    net::promise(&bound, lost.clone(), list.clone()).await.unwrap();
-    net::promise(&bound, lost, list.clone()).await.expect("it is the same promise");
+    net::Dialler::default().promise(&bound, lost.clone(), list.clone()).await.unwrap();
+    net::Dialler::default()
+        .promise(&bound, lost, list.clone())
+        .await
+        .expect("it is the same promise");
     let other = Founder { node_id: 98, address: "127.0.0.1:1".into() };
-    let refused = net::promise(&bound, other.clone(), list).await.unwrap_err();
+    let refused = net::Dialler::default().promise(&bound, other.clone(), list).await.unwrap_err();
     assert!(refused.message.contains("to node 99 at 127.0.0.1:1, and not to node 98"), "{refused}");
     assert!(
-        net::promise(&bound, other, vec![bound.clone()])
+        net::Dialler::default()
+            .promise(&bound, other, vec![bound.clone()])
             .await
             .unwrap_err()
             .message
@@ -489,7 +493,7 @@ async fn strangers_that_nobody_reaches_where_they_say_do_not_join() {
     let mut cluster = Cluster::start(1, Options::default()).await;
     let target = cluster.nodes[0].endpoint();
     let refused = async |address: &str| {
-        net::join(&target, stranger(1000, address)).await.unwrap_err().message
+        net::Dialler::default().join(&target, stranger(1000, address)).await.unwrap_err().message
     };
     let nowhere = Port::claim().endpoint();
     let told = refused(&nowhere).await;
@@ -503,7 +507,11 @@ async fn strangers_that_nobody_reaches_where_they_say_do_not_join() {
     for number in 0..4 * limits::JOINS_AT_ONCE as u64 {
         let (target, address) = (target.clone(), address.clone());
         asked.spawn(async move {
-            net::join(&target, stranger(1000 + number, &address)).await.unwrap_err().message
+            net::Dialler::default()
+                .join(&target, stranger(1000 + number, &address))
+                .await
+                .unwrap_err()
+                .message
         });
     }
     let told = asked.join_all().await;

@@ -12,7 +12,7 @@ use devicedb::{
 
 use crate::{
     crash::{Crash, Prepared, ask_for_snapshot, until_done},
-    harness::{Cluster, Node, SOON, eventually, http_get},
+    harness::{Cluster, Node, SOON, eventually, http_get, shell},
 };
 
 const PANICKED: &str = "DEVICEDB_PANIC says so";
@@ -26,6 +26,8 @@ enum Cause {
     Stop,
     /// A start that is told of another node.
     StartWithJoin,
+    /// A start of a node that has certificates.
+    StartWithCertificates,
     Snapshot,
     /// A start behind a snapshot of whose part the cluster has not heard.
     StartBehindSnapshot,
@@ -48,6 +50,7 @@ fn cause(role: Role) -> Cause {
         | Health | Readers | Disk | DiskLook | Journal => Cause::Start,
         Stop => Cause::Stop,
         Meet => Cause::StartWithJoin,
+        Certificates => Cause::StartWithCertificates,
         Part | Capture | Finish | Report => Cause::Snapshot,
         Lying => Cause::StartBehindSnapshot,
         Delete | Remove => Cause::Delete,
@@ -77,6 +80,19 @@ pub async fn story(role: Role, prepared: &Prepared) {
         // It has founded, and is told where others are now.
         cluster.nodes[0].args.retain(|word| word != "--found");
         cluster.nodes[0].args.extend(["--join".to_owned(), nobody]);
+    }
+    if cause(role) == Cause::StartWithCertificates {
+        let dir = cluster.dir().join("certs").display().to_string();
+        let make = format!(
+            "ddbctl cert init --dir {dir} && ddbctl cert node a --host 127.0.0.1 --dir {dir}"
+        );
+        shell(&make, SOON).await.exits(0);
+        let files = ["cert node-a.crt", "key node-a.key", "ca ca.crt"];
+        let words = files
+            .iter()
+            .filter_map(|file| file.split_once(' '))
+            .flat_map(|(flag, file)| [format!("--tls-{flag}"), format!("{dir}/{file}")]);
+        cluster.nodes[0].args.extend(words);
     }
     let panics = ["env", &format!("DEVICEDB_PANIC={}", role.name())].map(str::to_string).to_vec();
     if cause(role) == Cause::Joining {

@@ -61,6 +61,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         ]),
         "rows" => rows(),
         "node_id" => vec![b"1\n".to_vec(), b"16681865894510149803\n".to_vec()],
+        "certificate" => targets::tls::corpus(),
         "start" => lines(START),
         "ctl" => lines(CTL),
         "guide" => lines(GUIDE),
@@ -673,7 +674,7 @@ const START: &[&str] = &[
     "start --store d --listen 127.0.0.1:80 --advertise a.example:8080 --join [::1]:80 \
      --replication-factor 7 --partitions 64 --groups 64",
     "start --store=d --snapshot-store s --insecure --log info,devicedb::net=debug --log-json \
-     --partitions=65536 --groups=1",
+     --partitions=65536 --groups=1 --tls optional --tls-cert c --tls-key k --tls-ca a",
 ];
 const CTL: &[&str] = &[
     "cluster overview --partitions --endpoint a:1,[::1]:2 --timeout 500ms -o json",
@@ -685,8 +686,7 @@ const CTL: &[&str] = &[
     "snapshot create --wait --wait-timeout 7m --uuid b54a61d9-b64c-45e0-94b7-80c9e36b86fa",
     "snapshot download b54a61d9-b64c-45e0-94b7-80c9e36b86fa --node 18446744073709551615 --output - \
      --resume",
-    "snapshot verify a.tar b.tar",
-    "completions bash",
+    "cert node a b --host h --host ::1 --days 9 --dir d",
 ];
 const GUIDE: &[&str] = &[
     "start -store d -host localhost -port 8080 -join a:1 -replication_factor 3 -partitions=1024 \

@@ -8,7 +8,7 @@ pub const LAYERS: &[&str] = &[
     "data cluster cut part/chunk part/manifest part/shelf part/traces part/tar part/directory \
      part/source part/parallel part/verify part/set part/ways entry",
     "proto wire",
-    "net/cork store log engine net",
+    "net/cork net/tls store log engine net",
     "service rpc boot signals node",
     "ctl main",
 ];
@@ -22,6 +22,9 @@ pub const DOORS: &[(&str, &str, &str)] = &[
         "engine log wire",
         "ask `engine`; only `log` keeps and `wire` converts raft's structs",
     ),
+    ("tokio_rustls", "net/tls", "ask `net::tls`"),
+    ("x509_parser", "net/tls", "ask `net::tls::Certificate`"),
+    ("rcgen", "ctl", "certificates are made by `ddbctl cert` alone"),
     (
         "protobuf",
         "engine log wire",
@@ -43,8 +46,8 @@ pub const DEEDS: &[&str] = &[
 ];
 
 /// `ddbctl` speaks the contract, and checks parts where no server is.
-pub const CTL: &str = "ctl proto base faults net/cork part/set part/verify part/directory part/tar \
-                       part/manifest part/chunk part/source part/ways";
+pub const CTL: &str = "ctl proto base faults net/cork net/tls part/set part/verify part/directory \
+                       part/tar part/manifest part/chunk part/source part/ways";
 
 pub const FILE_LINES_MAX: usize = 700;
 

@@ -7,10 +7,10 @@
 //! beside them, so a value that breaks one does not compile.
 //!
 //! One file a subject, in reading order: what a `request` may hold and a `cluster` may be, what the
-//! `engine` and the `store` keep and wait for, how `clients` and `peers` connect and stream, how
-//! `snapshots` are taken and deleted, what the `journal` writes, and what `ddbctl` waits for. The
-//! figures that lay out a format (the runs of pages in `store::large`) and the scales on which
-//! `ddbctl bench` draws are no bounds and stand with their code.
+//! `engine` and the `store` keep and wait for, how `clients` and `peers` connect and stream, what
+//! `tls` waits for, how `snapshots` are taken and deleted, what the `journal` writes, and what
+//! `ddbctl` waits for. The figures that lay out a format (the runs of pages in `store::large`) and
+//! the scales on which `ddbctl bench` draws are no bounds and stand with their code.
 
 mod request;
 mod cluster;
@@ -18,11 +18,12 @@ mod engine;
 mod store;
 mod clients;
 mod peers;
+mod tls;
 mod snapshots;
 mod journal;
 mod ddbctl;
 
 pub use self::{
     clients::*, cluster::*, ddbctl::*, engine::*, journal::*, peers::*, request::*, snapshots::*,
-    store::*,
+    store::*, tls::*,
 };

@@ -12,7 +12,7 @@ use crate::{
         space::Space,
     },
     cluster::{Node, reconfigure::Membership},
-    net,
+    net::Dialler,
     proto::internal::v1::{GetNodeStatusResponse, LeaderlessGroup, LedGroup, Room},
     store::Store,
 };
@@ -29,7 +29,11 @@ impl Cluster {
             let address = self.peers.address(id).unwrap_or(node.address);
             async move {
                 let answer = async {
-                    if own { this.own_status().await } else { ask_node(&address, id).await }
+                    if own {
+                        this.own_status().await
+                    } else {
+                        ask_node(&this.me().dialler, &address, id).await
+                    }
                 };
                 let answer = tokio::time::timeout(limits::NODE_STATUS, answer).await;
                 (
@@ -101,8 +105,8 @@ impl Cluster {
     }
 }
 
-async fn ask_node(address: &str, id: NodeId) -> Result<GetNodeStatusResponse> {
-    let status = net::status(address).await?;
+async fn ask_node(dialler: &Dialler, address: &str, id: NodeId) -> Result<GetNodeStatusResponse> {
+    let status = dialler.status(address).await?;
     if NodeId(status.node_id) != id {
         return Err(Error::conflict(format!("{address}: node {} is there now", status.node_id)));
     }

@@ -16,6 +16,7 @@ mod peer;
 mod request;
 pub mod rows;
 mod stored;
+pub mod tls;
 mod words;
 
 use tempfile::TempDir;
@@ -38,6 +39,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tar", part::tar),
     ("rows", rows::rows),
     ("node_id", rows::node_id),
+    ("certificate", tls::certificate),
     ("start", words::start),
     ("ctl", words::ctl),
     ("guide", words::guide),

@@ -10,7 +10,7 @@ use devicedb::{
     boot::waiting::{self, Newcomer, Waiting},
     cluster::level::Level,
     entry::{Entry, Identity},
-    net::{PROTOCOLS, Verdict, judge},
+    net::{Dialler, PROTOCOLS, Verdict, judge},
     proto::internal::v1::{
         DeliverRequest, Hello, IntroduceResponse, JoinRequest, JoinResponse, NodeRecord,
         PeerMessage, PromiseFoundingRequest, SendRowsRequest, SettingsRecord,
@@ -42,7 +42,8 @@ pub fn message(input: &[u8]) -> bool {
 /// Whether a node that waits would promise that. It keeps its promises in a directory that is not
 /// there, and so keeps none.
 fn promised(request: &PromiseFoundingRequest) -> bool {
-    let waiting = Waiting::new(newcomer(request.join.iter().cloned().collect()));
+    let waiting =
+        Waiting::new(newcomer(request.join.iter().cloned().collect()), Dialler::default());
     match request.founder.as_ref().map(|founder| waiting.promise(founder, &request.join)) {
         Some(Err(e)) => e.kind == Kind::NotFound || invalid_or_conflict(&e),
         _ => false,

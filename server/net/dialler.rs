@@ -1,0 +1,165 @@
+//! What a node asks of other nodes, each over a connection of its own: plain or TLS, as this node
+//! was started.
+//!
+//! - Without certificates a node dials plain; where TLS is required, never.
+//! - Where TLS is optional a node speaks TLS to everybody who does. To one that answers that it
+//!   does not, it speaks as nodes did before: whoever can change what is sent between nodes can
+//!   bring that answer about, so optional protects nobody, and is a step on the way to required.
+
+use tonic::{
+    Request, Response,
+    transport::{Channel, Endpoint, Error as TransportError},
+};
+
+use super::tls::{self, Fault, FaultKind, Tls, Trust};
+use crate::{
+    base::{
+        error::{Error, Result},
+        limits,
+    },
+    proto::internal::v1::{
+        FoundClusterRequest, FoundClusterResponse, Founder, GetNodeStatusRequest,
+        GetNodeStatusResponse, IntroduceRequest, IntroduceResponse, JoinRequest, JoinResponse,
+        ListPartsRequest, ListPartsResponse, PromiseFoundingRequest, RemovePartRequest,
+        RemovePartResponse, peer_service_client::PeerServiceClient,
+    },
+    wire,
+};
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Dialler {
+    tls: Option<Tls>,
+}
+
+impl Dialler {
+    pub fn new(tls: Option<Tls>) -> Dialler {
+        Dialler { tls }
+    }
+
+    /// Opens a connection to a node's peer service.
+    pub async fn connect(&self, address: &str) -> Result<PeerServiceClient<Channel>> {
+        let channel = self.channel(address, limits::PEER_STREAM_WINDOW).await?;
+        Ok(PeerServiceClient::new(channel)
+            .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX))
+    }
+
+    /// Opens a connection to a node, which may send `window` bytes ahead on each of its streams.
+    pub async fn channel(&self, address: &str, window: u32) -> Result<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| {
+            Error::invalid(format!("{address} is not host:port: {e}")).with_source(e)
+        })?;
+        let endpoint = endpoint
+            .connect_timeout(limits::PEER_CONNECT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(limits::PEER_KEEPALIVE);
+        let endpoint = endpoint
+            .keep_alive_timeout(limits::PEER_KEEPALIVE)
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW);
+        let channel = tokio::time::timeout(limits::PEER_CONNECT, self.open(&endpoint))
+            .await
+            .map_err(|_| Error::unavailable(format!("{address} does not answer")))?;
+        channel.map_err(|e| {
+            Error::unavailable(format!("{address} cannot be reached: {}", root_cause(&e)))
+                .with_source(e)
+        })
+    }
+
+    async fn open(&self, endpoint: &Endpoint) -> Result<Channel, TransportError> {
+        let Some(tls) = &self.tls else { return endpoint.connect().await };
+        let trust = Trust { config: tls.material().client.clone(), name: None, nodes_only: true };
+        match tls::connect(endpoint, trust).await {
+            Err(e) if !tls.is_required() && speaks_plain(&e) => endpoint.connect().await,
+            opened => opened,
+        }
+    }
+
+    /// What the node at an address says of itself.
+    pub async fn status(&self, address: &str) -> Result<GetNodeStatusResponse> {
+        let answer = self.connect(address).await?.get_node_status(GetNodeStatusRequest {}).await;
+        Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
+    }
+
+    /// The parts that lie in a node's snapshot store.
+    pub async fn list_parts(
+        &self,
+        address: &str,
+        request: ListPartsRequest,
+    ) -> Result<ListPartsResponse> {
+        let answer = self.connect(address).await?.list_parts(request).await;
+        Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
+    }
+
+    /// Asks a node to remove one of them.
+    pub async fn remove_part(
+        &self,
+        address: &str,
+        request: RemovePartRequest,
+    ) -> Result<RemovePartResponse> {
+        let answer = self.connect(address).await?.remove_part(request).await;
+        Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
+    }
+
+    /// Sends a request to join to a node.
+    pub async fn join(&self, address: &str, request: JoinRequest) -> Result<JoinResponse> {
+        let mut client = self.connect(address).await?;
+        let mut request = Request::new(request);
+        request.set_timeout(limits::REQUEST_DEADLINE);
+        client
+            .join(request)
+            .await
+            .map(Response::into_inner)
+            .map_err(|s| wire::error_of(&s).at(address))
+    }
+
+    /// Asks which node is at an address. The error names the address.
+    pub async fn introduce(&self, address: &str) -> Result<IntroduceResponse> {
+        let mut client = self.connect(address).await?;
+        let mut request = Request::new(IntroduceRequest {});
+        request.set_timeout(limits::NODE_STATUS);
+        let answer = tokio::time::timeout(limits::NODE_STATUS, client.introduce(request)).await;
+        let answer =
+            answer.map_err(|_| Error::unavailable(format!("{address} does not say who it is")))?;
+        Ok(answer.map_err(|s| wire::error_of(&s).at(address))?.into_inner())
+    }
+
+    /// Asks a node that waits to leave the founding to another one.
+    pub async fn promise(&self, address: &str, founder: Founder, join: Vec<String>) -> Result<()> {
+        let mut client = self.connect(address).await?;
+        let mut request = Request::new(PromiseFoundingRequest { founder: Some(founder), join });
+        request.set_timeout(limits::PROMISE_FOUNDING);
+        let answer =
+            tokio::time::timeout(limits::PROMISE_FOUNDING, client.promise_founding(request)).await;
+        let answer =
+            answer.map_err(|_| Error::unavailable(format!("{address} does not answer")))?;
+        answer.map(drop).map_err(|s| wire::error_of(&s).at(address))
+    }
+
+    /// Asks a node that waits to found.
+    pub async fn found(&self, address: &str) -> Result<FoundClusterResponse> {
+        let mut client = self.connect(address).await?;
+        let mut request = Request::new(FoundClusterRequest {});
+        request.set_timeout(limits::REQUEST_DEADLINE);
+        client
+            .found_cluster(request)
+            .await
+            .map(Response::into_inner)
+            .map_err(|s| wire::error_of(&s).at(address))
+    }
+}
+
+/// Whether the other side has answered that it does not speak TLS.
+fn speaks_plain(e: &TransportError) -> bool {
+    Fault::behind(e).is_some_and(|fault| fault.kind == FaultKind::Plain)
+}
+
+/// The innermost source of an error: what a person has to know of it.
+fn root_cause(e: &dyn std::error::Error) -> String {
+    let mut cause = e;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

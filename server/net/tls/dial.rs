@@ -1,0 +1,140 @@
+//! Connections that go out over TLS, and what went wrong with one in words.
+//!
+//! The other side is verified in the handshake: its issuer, its dates, and that its certificate is
+//! for the host that was dialled, or for the name that stands in for it. A node also asks that it
+//! be a node.
+
+use std::{fmt, sync::Arc};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        AlertDescription, CertificateError, ClientConfig, Error as TlsError, InvalidMessage,
+        pki_types::ServerName,
+    },
+};
+use tonic::{
+    codegen::http::Uri,
+    transport::{Channel, Endpoint, Error as TransportError},
+};
+
+use super::{material, name::Certificate};
+use crate::net::cork::Corked;
+
+/// By what a side that dials believes the other, and what it shows itself.
+#[derive(Clone)]
+pub struct Trust {
+    pub config: Arc<ClientConfig>,
+    /// Whom the certificate has to be for, if not for the host that is dialled.
+    pub name: Option<String>,
+    /// Whether it has to be a node's.
+    pub nodes_only: bool,
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no connection over TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub kind: FaultKind,
+    message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// The other side does not speak TLS.
+    Plain,
+    /// Its certificate is of a CA that is not trusted.
+    Issuer,
+    /// Its certificate is for another host.
+    Name,
+    /// Its certificate is not believed for another reason, or the handshake failed.
+    Other,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl Fault {
+    fn new(kind: FaultKind, message: impl Into<String>) -> Fault {
+        Fault { kind, message: message.into() }
+    }
+
+    /// The one behind an error of a connection, if TLS is what went wrong.
+    pub fn behind<'a>(e: &'a (dyn std::error::Error + 'static)) -> Option<&'a Fault> {
+        std::iter::successors(Some(e), |e| (*e).source()).find_map(|e| e.downcast_ref())
+    }
+
+    fn of(e: &std::io::Error) -> Fault {
+        let Some(tls) = e.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) else {
+            return Fault::new(FaultKind::Other, format!("the TLS handshake broke off: {e}"));
+        };
+        use CertificateError as C;
+        let kind = match tls {
+            TlsError::InvalidMessage(InvalidMessage::InvalidContentType)
+            | TlsError::AlertReceived(AlertDescription::UnexpectedMessage) => {
+                return Fault::new(FaultKind::Plain, "what listens there does not speak TLS");
+            }
+            TlsError::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => FaultKind::Issuer,
+            TlsError::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => {
+                FaultKind::Name
+            }
+            _ => FaultKind::Other,
+        };
+        let words = material::words(tls);
+        let whose = match tls {
+            TlsError::InvalidCertificate(_) => format!("the node is not believed: {words}"),
+            _ => format!("the TLS handshake failed: {words}"),
+        };
+        Fault::new(kind, whose)
+    }
+}
+
+/// Opens a corked connection over TLS to an endpoint.
+pub async fn connect(endpoint: &Endpoint, trust: Trust) -> Result<Channel, TransportError> {
+    let open = move |to: Uri| {
+        let trust = trust.clone();
+        async move { open(&to, trust).await }
+    };
+    endpoint.connect_with_connector(tower::service_fn(open)).await
+}
+
+/// A [`Fault`], or what the system says.
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn open(to: &Uri, trust: Trust) -> Result<TokioIo<Corked<TlsStream<TcpStream>>>, AnyError> {
+    let host = to.host().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let named = trust.name.as_deref().unwrap_or(bare).to_owned();
+    let no_name = format!("{named:?} is no name that a certificate could be for");
+    let name = ServerName::try_from(named).map_err(|_| Fault::new(FaultKind::Name, no_name))?;
+    let stream = TcpStream::connect((bare, to.port_u16().unwrap_or(443))).await?;
+    stream.set_nodelay(true)?;
+    let stream =
+        TlsConnector::from(trust.config).connect(name, stream).await.map_err(|e| Fault::of(&e))?;
+    if trust.nodes_only {
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let bearer = shown.and_then(|shown| Certificate::parse(shown).ok()?.bearer().ok());
+        if !bearer.as_ref().is_some_and(|bearer| bearer.is_node) {
+            let whose = bearer.map_or("nobody".into(), |bearer| bearer.name);
+            return Err(Fault::new(
+                FaultKind::Other,
+                format!("what listens there is no node: its certificate is {whose}'s"),
+            )
+            .into());
+        }
+    }
+    Ok(TokioIo::new(Corked::new(stream)))
+}
