@@ -28,3 +28,4 @@ mod snapshots;
 mod starts;
 mod stores;
 mod strangers;
+mod tls;

@@ -44,6 +44,13 @@ const FOUNDING: Named = ("docs/operating.md", "ddbctl cluster init");
 /// Three machines with the same line each.
 const FOUNDED_TOGETHER: &[Named] = &[UNIT, FOUNDING];
 
+const CERTIFICATES: Named = ("docs/security.md", "ddbctl cert init");
+const CLOSED: Named = ("docs/security.md", "--tls-cert certs/node-a.crt");
+const OPERATED: Named = ("docs/security.md", "ddbctl cluster init");
+
+/// A secured cluster, from nothing to what was put into it.
+const SECURED: &[Named] = &[CERTIFICATES, CLOSED, OPERATED];
+
 const INSPECT: Named = ("docs/operating.md", "devicedb recover inspect");
 const PLAN: Named = ("docs/operating.md", "devicedb recover plan");
 const APPLY: Named = ("docs/operating.md", "devicedb recover apply");
@@ -247,6 +254,25 @@ async fn three_machines_with_the_line_of_the_unit_file_found_one_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secured_cluster_comes_from_nothing_as_it_is_written() {
+    let pages = Page::all();
+    let dir = TempDir::with_prefix("devicedb-readme-").unwrap();
+    let ports: Vec<Port> = (0..3).map(|_| Port::claim()).collect();
+    let at = endpoints(&ports);
+    let words: Here = vec![
+        ("127.0.0.1:8080", at[0].clone()),
+        ("127.0.0.1:8181", at[1].clone()),
+        ("127.0.0.1:8282", at[2].clone()),
+        ("/tmp/ddb-secured", dir.path().join("secured").display().to_string()),
+    ];
+    let steps: Vec<String> =
+        SECURED.iter().map(|name| script(&find(&pages, *name), &words)).collect();
+    let ran = shell(&session(&steps, dir.path()), SESSION).await.exits(0);
+    assert_eq!(ran.out().lines().last(), Some("blue"), "{}", ran.story());
+    ran.says("healthy: 3 nodes ready");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_three_commands_of_a_recovery_bring_two_of_four_nodes_back() {
     let pages = Page::all();
     let [inspect, plan, apply] = [INSPECT, PLAN, APPLY].map(|name| find(&pages, name));
@@ -301,7 +327,7 @@ async fn every_flag_of_start_stands_in_the_document_for_operators() {
 #[test]
 fn every_block_of_commands_is_run_or_says_why_it_is_not() {
     let pages = Page::all();
-    let run = FROM_START_TO_RESTORE.iter().chain(FOUNDED_TOGETHER).chain(RECOVERY);
+    let run = FROM_START_TO_RESTORE.iter().chain(FOUNDED_TOGETHER).chain(SECURED).chain(RECOVERY);
     let known: Vec<Named> = run.chain(NOT_RUN.iter().map(|(name, _)| name)).copied().collect();
     known.iter().for_each(|name| drop(find(&pages, *name)));
     // The reference page is written from clap, whose examples `tests/cli/manual.rs` parses.

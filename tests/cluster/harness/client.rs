@@ -48,6 +48,11 @@ impl Client {
             .unwrap()
             .connect_timeout(Duration::from_secs(2))
             .connect_lazy();
+        Client::through(channel, endpoint)
+    }
+
+    /// Over a connection that is made already, as one with certificates.
+    pub fn through(channel: Channel, endpoint: &str) -> Client {
         Client {
             kv: KvServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_BYTES)
