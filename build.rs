@@ -9,6 +9,7 @@ const CONTRACT: &[&str] = &[
     "devicedb/v1/types.proto",
     "devicedb/v1/kv.proto",
     "devicedb/v1/cluster.proto",
+    "devicedb/v1/operations.proto",
     "devicedb/v1/snapshot.proto",
     "devicedb/internal/v1/record.proto",
     "devicedb/internal/v1/peer.proto",

@@ -64,6 +64,8 @@ pub struct NodeLine {
     pub groups_led: u32,
     /// Whether it is being decommissioned.
     pub leaving: bool,
+    /// Whether it is drained: it leads nothing, and is not ready for clients, as it was told.
+    pub draining: bool,
     /// Why it is not ready, or could not be asked.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -118,8 +120,8 @@ pub async fn run(
             health.judge()
         }
         Cluster::Init => init(client, console).await,
-        Cluster::Rebalance { dry_run, etag } => {
-            departure::rebalance(dry_run, etag, client, console).await
+        Cluster::Rebalance { dry_run, etag, wait } => {
+            departure::rebalance(dry_run, etag, wait.most(), client, console).await
         }
         Cluster::Upgrade(command) => upgrade::run(command, client, console).await,
     }
@@ -410,6 +412,7 @@ impl NodeLine {
             groups_wanted: node.groups_wanted,
             groups_led: node.groups_led,
             leaving: node.leaving,
+            draining: node.draining,
             reason: node.reason,
         }
     }
@@ -449,6 +452,7 @@ pub mod tests {
             groups_led: 21,
             reason: String::new(),
             leaving: false,
+            draining: false,
         }
     }
 

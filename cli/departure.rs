@@ -1,8 +1,11 @@
-//! `ddbctl node decommission | replace | cancel | set` and `ddbctl cluster rebalance`: nodes that
-//! leave the cluster while they run, those that take their places, and who holds which share.
+//! `ddbctl node decommission | replace | cancel | set | drain | undrain` and `ddbctl cluster
+//! rebalance`: nodes that leave the cluster while they run, those that take their places, and who
+//! holds which share and leads.
 //!
-//! A decommission goes on whether anybody waits for it or not. Who asks again is told how far it
-//! is, so waiting is asking again.
+//! What they begin goes on whether anybody waits for it or not. Who asks again is told which
+//! operation it is, so a command that was killed goes on waiting when it is said again. A cluster
+//! of which not all nodes know operations answers without one; then a decommission is waited for by
+//! asking again how far it is.
 
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use serde::Serialize;
 
 use super::{
     client::{Call, Client},
+    operation::{self, Wait},
     picture::service,
     removal::{self, Objection},
     term::{
@@ -45,21 +49,24 @@ struct Decommission {
     objections: Vec<Objection>,
     waits: Vec<Wait>,
     etag: String,
+    /// The operation that has it leave; empty where there is none.
+    operation: String,
 }
 
 #[derive(Debug, Serialize)]
-struct Wait {
-    group: u32,
+struct Drained {
     node: String,
-    /// `silent`, `behind` or `away`.
-    reason: &'static str,
-    text: String,
+    draining: bool,
+    changed: bool,
+    /// Empty where there is none.
+    operation: String,
 }
 
 #[derive(Debug, Serialize)]
 struct Cancelled {
     node: String,
     cancelled: bool,
+    operation: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,6 +78,7 @@ struct Rebalance {
     /// Nodes that do not answer.
     away: Vec<String>,
     etag: String,
+    operation: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,6 +88,7 @@ struct Capacity {
     changed: bool,
     dry_run: bool,
     replicas_moved: u32,
+    operation: String,
 }
 
 pub async fn decommission(
@@ -112,7 +121,12 @@ pub async fn decommission(
         });
         return console.print(&begun);
     };
-    let ended = see_off(begun, wait, client, console).await?;
+    let ended = if begun.operation.is_empty() {
+        see_off(begun, wait, client, console).await?
+    } else {
+        operation::watch(&begun.operation, wait, client, console).await?;
+        look(node, client).await?
+    };
     console.confirm(&format!("node {node} is decommissioned, and its process ends"));
     console.print(&ended)
 }
@@ -147,7 +161,17 @@ pub async fn replace(
         etag: asked.etag,
         replacement_id: asked.replacement,
     };
-    removal::run(request, client, console).await
+    removal::run(request, asked.wait, client, console).await
+}
+
+/// How far a node is on its way out.
+async fn look(node: u64, client: &mut Client) -> Result<Decommission, Failure> {
+    let request = v1::DecommissionNodeRequest {
+        node_id: node,
+        validate_only: true,
+        ..v1::DecommissionNodeRequest::default()
+    };
+    Ok(Decommission::new(node, false, ask(request, client).await?))
 }
 
 /// Asks how far it is until the node is gone.
@@ -179,12 +203,7 @@ async fn see_off(
             ));
         }
         tokio::time::sleep(limits::CTL_LOOK_MAX).await;
-        let request = v1::DecommissionNodeRequest {
-            node_id: node,
-            validate_only: true,
-            ..v1::DecommissionNodeRequest::default()
-        };
-        now = Decommission::new(node, false, ask(request, client).await?);
+        now = look(node, client).await?;
     }
     if now.state == "stays" {
         return Err(Failure::new(
@@ -227,13 +246,15 @@ pub async fn cancel(node: u64, client: &mut Client, console: &mut Console) -> Re
         true => format!("node {node} stays, and gets its share of the groups again"),
         false => format!("node {node} was not leaving"),
     });
-    console.print(&Cancelled { node: node.to_string(), cancelled })
+    let operation = answer.body.operation_id;
+    console.print(&Cancelled { node: node.to_string(), cancelled, operation })
 }
 
 pub async fn set(
     node: u64,
     capacity: u32,
     dry_run: bool,
+    wait: Option<Duration>,
     client: &mut Client,
     console: &mut Console,
 ) -> Result<(), Failure> {
@@ -256,6 +277,7 @@ pub async fn set(
             true => format!("node {node} has a capacity of {capacity} %; {moved} replicas move"),
             false => format!("node {node} has had a capacity of {capacity} % before"),
         });
+        operation::watch_begun(&answer.body.operation_id, wait, client, console).await?;
     }
     console.print(&Capacity {
         node: node.to_string(),
@@ -263,12 +285,53 @@ pub async fn set(
         changed,
         dry_run,
         replicas_moved: moved,
+        operation: answer.body.operation_id,
     })
+}
+
+/// Has a node lead nothing.
+pub async fn drain(
+    node: u64,
+    wait: Option<Duration>,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let call = Call { what: format!("drain node {node}"), again: "repeat it".into() };
+    let answer = client
+        .call(&call, v1::DrainNodeRequest { node_id: node }, |channel, request| async move {
+            service(channel).drain_node(request).await
+        })
+        .await?;
+    let (changed, operation) = (answer.body.changed || answer.repeated, answer.body.operation_id);
+    console.confirm(&match changed {
+        true => format!("node {node} is drained: it gives away what it leads, and gets nothing"),
+        false => format!("node {node} was drained before"),
+    });
+    operation::watch_begun(&operation, wait, client, console).await?;
+    console.print(&Drained { node: node.to_string(), draining: true, changed, operation })
+}
+
+/// Has a node that was drained be as any other again.
+pub async fn undrain(node: u64, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+    let call = Call { what: format!("undrain node {node}"), again: "repeat it".into() };
+    let answer = client
+        .call(&call, v1::UndrainNodeRequest { node_id: node }, |channel, request| async move {
+            service(channel).undrain_node(request).await
+        })
+        .await?;
+    let changed = answer.body.changed || answer.repeated;
+    console.confirm(&match changed {
+        true => format!("node {node} leads again, and gets its share"),
+        false => format!("node {node} was not drained"),
+    });
+    let operation = String::new();
+    console.print(&Drained { node: node.to_string(), draining: false, changed, operation })
 }
 
 pub async fn rebalance(
     dry_run: bool,
     etag: String,
+    wait: Option<Duration>,
     client: &mut Client,
     console: &mut Console,
 ) -> Result<(), Failure> {
@@ -279,7 +342,14 @@ pub async fn rebalance(
             service(channel).rebalance(request).await
         })
         .await?;
-    let v1::RebalanceResponse { replicas_moved, groups_changed, changed, away, etag } = answer.body;
+    let v1::RebalanceResponse {
+        replicas_moved,
+        groups_changed,
+        changed,
+        away,
+        etag,
+        operation_id: operation,
+    } = answer.body;
     for node in &away {
         console.say(&format!("note: node {node} does not answer, and gives up its places"));
     }
@@ -288,6 +358,7 @@ pub async fn rebalance(
             true => format!("{groups_changed} groups change, and {replicas_moved} replicas move"),
             false => "every group is where it should be".to_owned(),
         });
+        operation::watch_begun(&operation, wait, client, console).await?;
     }
     console.print(&Rebalance {
         dry_run,
@@ -296,6 +367,7 @@ pub async fn rebalance(
         changed,
         away: away.iter().map(u64::to_string).collect(),
         etag,
+        operation,
     })
 }
 
@@ -305,16 +377,6 @@ impl Decommission {
             v1::DecommissionState::Leaving => "leaving",
             v1::DecommissionState::Gone => "gone",
             _ => "stays",
-        };
-        let wait = |wait: v1::Wait| Wait {
-            group: wait.group,
-            node: wait.node_id.to_string(),
-            reason: match wait.reason() {
-                v1::WaitReason::Away => "away",
-                v1::WaitReason::Behind => "behind",
-                _ => "silent",
-            },
-            text: wait.text,
         };
         let plan = answer.plan.unwrap_or_default();
         Decommission {
@@ -326,16 +388,17 @@ impl Decommission {
             groups_short: plan.groups_short,
             replicas_left: answer.replicas_left,
             objections: plan.objections.into_iter().map(Objection::new).collect(),
-            waits: answer.waits.into_iter().map(wait).collect(),
+            waits: answer.waits.into_iter().map(Wait::new).collect(),
             etag: plan.etag,
+            operation: answer.operation_id,
         }
     }
 
     /// How far it is and what it waits for: the first few of each kind speak for the rest.
     fn progress(&self) -> String {
         let mut line = format!("node {}: {} replicas left", self.node, self.replicas_left);
-        let stuck = self.waits.iter().filter(|wait| wait.reason != "behind");
-        let copied = self.waits.iter().filter(|wait| wait.reason == "behind").count();
+        let stuck = self.waits.iter().filter(|wait| !wait.is_work());
+        let copied = self.waits.iter().filter(|wait| wait.is_work()).count();
         if copied > 0 {
             line += &format!(", {copied} groups are being copied");
         }
@@ -395,6 +458,12 @@ impl View for Rebalance {
     }
 }
 
+impl View for Drained {
+    fn text(&self, _: Option<usize>) -> String {
+        String::new()
+    }
+}
+
 impl View for Cancelled {
     fn text(&self, _: Option<usize>) -> String {
         String::new()
@@ -423,6 +492,7 @@ mod tests {
             node_id: 5,
             reason: reason as i32,
             text: text.into(),
+            since_s: 3,
         };
         let answer = v1::DecommissionNodeResponse {
             plan: Some(v1::RemovalPlan {
@@ -439,6 +509,7 @@ mod tests {
                 etag: "00c0ffee00c0ffee".into(),
             }),
             state: v1::DecommissionState::Leaving as i32,
+            operation_id: "8e1d0c5b7a3f9246".into(),
             replicas_left: 12,
             waits: vec![
                 wait(3, v1::WaitReason::Behind, "group 3 is being copied to node 5"),

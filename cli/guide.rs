@@ -426,7 +426,7 @@ pub(super) async fn perform(
             // As the guide's program removed: whether the node answers or not.
             let request =
                 v1::RemoveNodeRequest { node_id, force: true, ..v1::RemoveNodeRequest::default() };
-            removal::run(request, client, console).await
+            removal::run(request, None, client, console).await
         }
         Task::Decommission(node) => {
             let node = if node == 0 { who(client).await? } else { node };

@@ -26,6 +26,7 @@ mod kv;
 mod upgrade;
 mod outlook;
 mod picture;
+mod operation;
 mod removal;
 mod departure;
 mod cluster;
@@ -142,6 +143,7 @@ async fn dispatch(
     match command {
         Command::Cluster(command) => cluster::run(command, client, console).await,
         Command::Node(command) => node::run(command, client, console).await,
+        Command::Operation(command) => operation::run(command, client, console).await,
         Command::Site(command) => site::run(command, client, console).await,
         Command::Relay(command) => relay::run(command, client, console).await,
         Command::Get(args) => kv::get(args, client, console).await,

@@ -31,7 +31,7 @@ pub struct Nodes {
 pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
     match command {
         Node::List => list(client, console).await,
-        Node::Remove { node, force, dry_run, etag } => {
+        Node::Remove { node, force, dry_run, etag, wait } => {
             let request = v1::RemoveNodeRequest {
                 node_id: node,
                 force,
@@ -39,22 +39,24 @@ pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> R
                 etag,
                 replacement_id: 0,
             };
-            removal::run(request, client, console).await
+            removal::run(request, wait.most(), client, console).await
         }
-        Node::Decommission { node, force, dry_run, etag, wait, wait_timeout } => {
-            let wait = wait.then_some(wait_timeout.0);
+        Node::Decommission { node, force, dry_run, etag, wait } => {
+            let wait = wait.most();
             let asked = departure::Asked { node, replacement: 0, force, dry_run, etag, wait };
             departure::decommission(asked, client, console).await
         }
-        Node::Replace { node, replacement, force, dry_run, etag, wait, wait_timeout } => {
-            let wait = wait.then_some(wait_timeout.0);
+        Node::Replace { node, replacement, force, dry_run, etag, wait } => {
+            let wait = wait.most();
             let asked = departure::Asked { node, replacement, force, dry_run, etag, wait };
             departure::replace(asked, client, console).await
         }
         Node::Cancel { node } => departure::cancel(node, client, console).await,
-        Node::Set { node, capacity, dry_run } => {
-            departure::set(node, capacity, dry_run, client, console).await
+        Node::Set { node, capacity, dry_run, wait } => {
+            departure::set(node, capacity, dry_run, wait.most(), client, console).await
         }
+        Node::Drain { node, wait } => departure::drain(node, wait.most(), client, console).await,
+        Node::Undrain { node } => departure::undrain(node, client, console).await,
     }
 }
 
@@ -79,6 +81,7 @@ impl View for Nodes {
             (false, _) => "unreachable",
             (true, false) => "not ready",
             (true, true) if n.leaving => "leaving",
+            (true, true) if n.draining => "drained",
             (true, true) => "ready",
         };
         let rows = self.nodes.iter().map(|n| {

@@ -1,9 +1,12 @@
 //! `ddbctl node remove`: takes a node that is lost out of the cluster, or shows what that would do.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::{
     client::{Call, Client},
+    operation,
     picture::service,
     term::{
         exit::{self, Failure},
@@ -22,6 +25,8 @@ struct Removal {
     groups_short: u32,
     objections: Vec<Objection>,
     etag: String,
+    /// The operation that copies what it held; empty where there is none.
+    operation: String,
 }
 
 /// What speaks against it.
@@ -36,6 +41,7 @@ pub struct Objection {
 
 pub async fn run(
     request: v1::RemoveNodeRequest,
+    wait: Option<Duration>,
     client: &mut Client,
     console: &mut Console,
 ) -> Result<(), Failure> {
@@ -60,6 +66,9 @@ pub async fn run(
         } else {
             format!("node {node} was removed before")
         });
+    }
+    if !dry_run {
+        operation::watch_begun(&removal.operation, wait, client, console).await?;
     }
     console.print(&removal)?;
     let refused = removal.objections.iter().any(|o| o.holds(force));
@@ -86,6 +95,7 @@ impl Removal {
             groups_short: plan.groups_short,
             objections: plan.objections.into_iter().map(Objection::new).collect(),
             etag: plan.etag,
+            operation: answer.operation_id,
         }
     }
 }
@@ -163,7 +173,11 @@ mod tests {
         let mut story = String::new();
         for (dry_run, removed) in [(true, false), (false, true)] {
             for format in [Format::Table, Format::Json] {
-                let answer = v1::RemoveNodeResponse { plan: Some(plan.clone()), removed };
+                let answer = v1::RemoveNodeResponse {
+                    plan: Some(plan.clone()),
+                    removed,
+                    operation_id: if removed { "8e1d0c5b7a3f9246".into() } else { String::new() },
+                };
                 let (mut console, out, _) = Console::recording(format);
                 console.print(&Removal::new(7, dry_run, answer)).unwrap();
                 story += &format!("# dry run: {dry_run}, {format:?}\n{}", out.text());

@@ -44,11 +44,12 @@ use crate::{
         internal::v1::peer_service_server::PeerServiceServer,
         v1::{
             cluster_service_server::ClusterServiceServer, kv_service_server::KvServiceServer,
+            operation_service_server::OperationServiceServer,
             snapshot_service_server::SnapshotServiceServer,
         },
     },
     rpc::{
-        Calls, ClusterApi, Gate, KvApi, PeerApi, SnapshotApi, Threshold,
+        Calls, ClusterApi, Gate, KvApi, OperationApi, PeerApi, SnapshotApi, Threshold,
         http::{self, Pages},
     },
     service::{
@@ -323,6 +324,10 @@ async fn run(
             }
         }
     });
+    crew.spawn(Role::Operations, {
+        let cluster = cluster.clone();
+        async move { cluster.tend_operations().await }
+    });
     for target in options.join.clone() {
         let peers = peers.clone();
         crew.spawn(Role::Meet, async move { peers.meet(target).await });
@@ -436,6 +441,10 @@ fn doors(
         me,
         calls: calls.clone(),
     });
+    let operations = OperationServiceServer::new(OperationApi {
+        cluster: cluster.clone(),
+        calls: calls.clone(),
+    });
     let inventory = Inventory {
         cluster: cluster.clone(),
         parts: parts.clone(),
@@ -476,6 +485,9 @@ fn doors(
             gate.before(cluster_door.max_decoding_message_size(max).max_encoding_message_size(max)),
         )
         .add_service(
+            gate.before(operations.max_decoding_message_size(max).max_encoding_message_size(max)),
+        )
+        .add_service(
             gate.before(snapshots.max_decoding_message_size(max).max_encoding_message_size(max)),
         )
         .add_service(
@@ -490,8 +502,13 @@ fn doors(
 /// Keeps `grpc.health.v1` at what `/readyz` says, overall and for every public service.
 async fn report_health(health: tonic_health::server::HealthReporter, cluster: Cluster) {
     use tonic_health::ServingStatus::{NotServing, Serving};
-    const SERVICES: [&str; 4] =
-        ["", "devicedb.v1.KvService", "devicedb.v1.ClusterService", "devicedb.v1.SnapshotService"];
+    const SERVICES: [&str; 5] = [
+        "",
+        "devicedb.v1.KvService",
+        "devicedb.v1.ClusterService",
+        "devicedb.v1.OperationService",
+        "devicedb.v1.SnapshotService",
+    ];
     loop {
         let status = if cluster.unready().await.is_none() { Serving } else { NotServing };
         for service in SERVICES {

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::value::Span;
+use super::{operation::Wait, value::Span};
 use crate::base::limits::CAPACITY_PERCENT_MAX;
 
 #[derive(Debug, Subcommand)]
@@ -35,11 +35,13 @@ pub enum Cluster {
     )]
     Rebalance {
         /// Only say what would move
-        #[arg(long)]
+        #[arg(long, conflicts_with = "wait")]
         dry_run: bool,
         /// Only if nodes and their groups are as they were when a dry run gave this etag
         #[arg(long, value_name = "ETAG", default_value = "", hide_default_value = true)]
         etag: String,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Which version every node runs, and the end of an upgrade
     #[command(subcommand)]
@@ -63,11 +65,10 @@ pub enum Node {
     List,
     /// Remove a node that is lost for good: others take its places, and it never comes back. Until
     /// then it keeps its votes, and the next loss may stop the cluster. The data is copied
-    /// afterwards, and cluster health --wait says when that is done
+    /// afterwards, and --wait waits for that
     #[command(after_help = "Examples:\n  \
         ddbctl node remove 8131915220083707319 --dry-run\n  \
-        ddbctl node remove 8131915220083707319\n  \
-        ddbctl cluster health --wait 10m")]
+        ddbctl node remove 8131915220083707319 --wait --wait-timeout 30m")]
     Remove {
         /// The node's id, as ddbctl node list shows it
         #[arg(value_name = "NODE ID")]
@@ -76,11 +77,13 @@ pub enum Node {
         #[arg(long)]
         force: bool,
         /// Only say what would be done, and what speaks against it
-        #[arg(long)]
+        #[arg(long, conflicts_with = "wait")]
         dry_run: bool,
         /// Only if nodes and their groups are as they were when a dry run gave this etag
         #[arg(long, value_name = "ETAG", default_value = "", hide_default_value = true)]
         etag: String,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Have a node leave that runs: what it holds goes to others first, then its process ends with
     /// 0. It goes on whether anybody waits or not; asking again says how far it is
@@ -101,12 +104,8 @@ pub enum Node {
         /// Only if nodes and their groups are as they were when a dry run gave this etag
         #[arg(long, value_name = "ETAG", default_value = "", hide_default_value = true)]
         etag: String,
-        /// Wait until the node is gone, and say meanwhile what it waits for
-        #[arg(long)]
-        wait: bool,
-        /// Wait no longer than this; the node goes on leaving
-        #[arg(long, value_name = "TIME", requires = "wait", default_value = "1h")]
-        wait_timeout: Span,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Have a node take the places of another one, all of them and no others, so that nothing else
     /// moves. The replacement was started with --replacement. A node that runs leaves as in a
@@ -130,12 +129,8 @@ pub enum Node {
         /// Only if nodes and their groups are as they were when a dry run gave this etag
         #[arg(long, value_name = "ETAG", default_value = "", hide_default_value = true)]
         etag: String,
-        /// Wait until the node is gone, and say meanwhile what it waits for
-        #[arg(long)]
-        wait: bool,
-        /// Wait no longer than this; the node goes on leaving
-        #[arg(long, value_name = "TIME", requires = "wait", default_value = "1h")]
-        wait_timeout: Span,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Have a node stay that is leaving
     #[command(after_help = "Examples:\n  ddbctl node cancel 8131915220083707319")]
@@ -158,7 +153,27 @@ pub enum Node {
         )]
         capacity: u32,
         /// Only say how many replicas would move
-        #[arg(long)]
+        #[arg(long, conflicts_with = "wait")]
         dry_run: bool,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Have a node lead nothing and get no further replicas, before maintenance, say. It keeps what
+    /// it holds and goes on voting, its /readyz says that it is not ready, and a restart changes
+    /// nothing of that: undrain ends it
+    #[command(after_help = "Examples:\n  ddbctl node drain 8131915220083707319 --wait")]
+    Drain {
+        /// The node's id, as ddbctl node list shows it
+        #[arg(value_name = "NODE ID")]
+        node: u64,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Have a node that was drained be as any other again
+    #[command(after_help = "Examples:\n  ddbctl node undrain 8131915220083707319")]
+    Undrain {
+        /// The node's id, as ddbctl node list shows it
+        #[arg(value_name = "NODE ID")]
+        node: u64,
     },
 }

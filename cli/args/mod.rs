@@ -5,6 +5,7 @@
 #![allow(rustdoc::invalid_html_tags)]
 
 mod value;
+mod operation;
 mod cluster;
 mod site;
 mod relay;
@@ -26,6 +27,7 @@ pub use bench::{Bench, Ground, Timed};
 pub use cert::Cert;
 pub use cluster::{Cluster, Node, Upgrade};
 pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
+pub use operation::Operation;
 pub use relay::Relay;
 pub use site::Site;
 pub use snapshot::{Download, Snapshot};
@@ -120,6 +122,9 @@ pub enum Command {
     /// The cluster's nodes
     #[command(subcommand)]
     Node(Node),
+    /// What was asked of the nodes as a whole: how far it is, and why it waits
+    #[command(subcommand)]
+    Operation(Operation),
     /// Sites: isolated databases
     #[command(subcommand)]
     Site(Site),
@@ -222,6 +227,13 @@ mod tests {
             "ddbctl node list -o yaml",
             "ddbctl node remove 7 --dry-run -o json",
             "ddbctl node remove 7 --force --etag 00c0ffee00c0ffee",
+            "ddbctl node remove 7 --wait --wait-timeout 5m",
+            "ddbctl node drain 7 --wait",
+            "ddbctl node undrain 7",
+            "ddbctl operation list --running --node 7",
+            "ddbctl operation show 8e1d0c5b7a3f9246",
+            "ddbctl operation wait 8e1d0c5b7a3f9246 --wait-timeout 5m",
+            "ddbctl operation cancel 8e1d0c5b7a3f9246",
             "ddbctl node list --cluster-id 5f1c8a9e-0b1d-4a53-9a29-6d4a3f5f0c11",
             "ddbctl site add shop-1",
             "ddbctl relay add r1 --site shop-1",
@@ -285,6 +297,8 @@ mod tests {
             "ddbctl nodes list",
             "ddbctl node remove",
             "ddbctl node remove node-7",
+            "ddbctl node remove 7 --dry-run --wait",
+            "ddbctl operation show 7",
             "ddbctl bench",
             "ddbctl bench puts",
             "ddbctl bench put --clients 0",

@@ -82,6 +82,8 @@ roles! {
     Rows "rows" Node
     /// Tells the cluster where the node is, and that it has given away what it held.
     Announce "announce" Node
+    /// Sees which operations have come true.
+    Operations "operations" Node
     /// Looks who is at an address that an operator gave.
     Meet "meet" Node
     /// Keeps `grpc.health.v1` up to date.

@@ -59,6 +59,10 @@ pub struct Lineage(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClusterId(pub Uuid);
 
+/// What operators have asked of the members as a whole: random, drawn by whoever asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OperationId(pub u64);
+
 /// A write, drawn by the client that asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub [u8; 16]);
@@ -108,6 +112,20 @@ impl SnapshotId {
             Error::invalid(format!("a snapshot id is 16 bytes, not {}", bytes.len()))
         })?;
         Ok(SnapshotId(bytes))
+    }
+}
+
+impl FromStr for OperationId {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<OperationId> {
+        let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = u64::from_str_radix(text, 16).ok().filter(|n| digits && *n > 0);
+        number.map(OperationId).ok_or_else(|| {
+            Error::invalid(format!(
+                "{text:?} is not the id of an operation, which is 16 hexadecimal digits; see \
+                 ddbctl operation list"
+            ))
+        })
     }
 }
 
@@ -173,7 +191,7 @@ macro_rules! displays {
 }
 displays! { NodeId, PartitionId, SiteId, RelayId, SnapshotId => "{}" }
 displays! { SnapshotSeq, SiteGeneration, ClusterId => "{}" }
-displays! { Lineage => "{:016x}" }
+displays! { Lineage, OperationId => "{:016x}" }
 
 impl fmt::Display for GroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

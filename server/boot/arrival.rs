@@ -306,6 +306,7 @@ pub fn entry(options: &Options, id: NodeId, lineage: Lineage, address: &str) -> 
         lineage,
         level: Level::own(),
         leaving: false,
+        draining: false,
     }
 }
 

@@ -8,11 +8,15 @@ use std::collections::BTreeSet;
 use crate::{
     base::{
         error::{Error, Result},
-        ids::{GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq},
+        ids::{
+            GroupId, Lineage, NodeId, OperationId, RelayId, SiteGeneration, SiteId, SnapshotId,
+            SnapshotSeq,
+        },
         limits,
     },
     cluster::{
         level::Level,
+        operations::{Begin, Kind},
         sites::Relay,
         snapshots::{Part, Snapshot},
     },
@@ -35,6 +39,8 @@ pub struct Node {
     pub level: Level,
     /// Whether it is being decommissioned: what it holds goes to others, and it gets nothing.
     pub leaving: bool,
+    /// Whether it is being drained: it leads nothing, and gets no further replicas.
+    pub draining: bool,
 }
 
 /// A change of the cluster's configuration.
@@ -93,6 +99,16 @@ pub enum Command {
     SetCapacity { node: NodeId, percent: u32, away: Away },
     /// Every group goes where it should be. Refused as a removal is.
     Rebalance { seen: Etag, away: Away },
+    /// A node leads nothing and gets nothing from now on, or is as any other again.
+    SetDraining { node: NodeId, draining: bool, at_ms: u64 },
+    /// One of the changes above that go on after the command (`operates`), as an
+    /// operation.
+    Operate { begin: Begin, change: Box<Command> },
+    /// What an operation asked for has come true on these members and assignments, as whoever leads
+    /// the meta group has heard from all leaders.
+    FinishOperation { id: OperationId, ended_ms: u64, seen: Etag },
+    /// An operation is taken back, as far as that can be done.
+    CancelOperation { id: OperationId, ended_ms: u64, away: Away },
 }
 
 /// Nodes that have not answered whoever asks for some time. Their places go to others, as far as
@@ -156,6 +172,7 @@ pub enum Changed {
     Assignment(GroupId),
     Snapshot(SnapshotSeq),
     Removed(NodeId),
+    Operation(OperationId),
 }
 
 /// What every node that applies the command should know of at once.
@@ -214,7 +231,27 @@ impl Command {
             | Command::Decommissioned { .. }
             | Command::SetCapacity { .. }
             | Command::Rebalance { .. } => true,
+            Command::SetDraining { .. }
+            | Command::Operate { .. }
+            | Command::FinishOperation { .. }
+            | Command::CancelOperation { .. } => true,
         }
+    }
+
+    /// What it is as an operation, of which node, and by which other one; none where it is no
+    /// operation.
+    pub fn operates(&self) -> Option<(Kind, Option<NodeId>, Option<NodeId>)> {
+        Some(match self {
+            Command::RemoveNode { node, by: None, .. } => (Kind::Remove, Some(*node), None),
+            Command::Decommission { node, by: None, .. } => (Kind::Decommission, Some(*node), None),
+            Command::RemoveNode { node, by, .. } | Command::Decommission { node, by, .. } => {
+                (Kind::Replace, Some(*node), *by)
+            }
+            Command::SetCapacity { node, .. } => (Kind::SetCapacity, Some(*node), None),
+            Command::Rebalance { .. } => (Kind::Rebalance, None, None),
+            Command::SetDraining { node, draining: true, .. } => (Kind::Drain, Some(*node), None),
+            _ => return None,
+        })
     }
 
     /// The level that all members have to know before it may stand in a log.
@@ -227,6 +264,10 @@ impl Command {
             | Command::Decommissioned { .. }
             | Command::SetCapacity { .. }
             | Command::Rebalance { .. } => Level::DEPARTURE,
+            Command::SetDraining { .. }
+            | Command::Operate { .. }
+            | Command::FinishOperation { .. }
+            | Command::CancelOperation { .. } => Level::OPERATIONS,
             _ => Level::FIRST,
         }
     }
@@ -256,8 +297,8 @@ impl Outcome {
 impl Node {
     /// Whether the registry has what a node says of itself, apart from what others decide.
     pub fn is_as_known(&self, known: &Node) -> bool {
-        let Node { capacity_percent, leaving, .. } = *known;
-        *known == Node { capacity_percent, leaving, ..self.clone() }
+        let Node { capacity_percent, leaving, draining, .. } = *known;
+        *known == Node { capacity_percent, leaving, draining, ..self.clone() }
     }
 
     pub fn check(&self) -> Result<()> {

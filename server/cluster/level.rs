@@ -30,8 +30,10 @@ impl Level {
     pub const FIRST: Level = Level(1);
     /// Nodes leave or are removed, and are remembered; replicas that are not needed any more end.
     pub const DEPARTURE: Level = Level(2);
+    /// What operators ask of the members is remembered as operations; nodes are drained.
+    pub const OPERATIONS: Level = Level(3);
     /// The newest that this version knows.
-    const NEWEST: Level = Level::DEPARTURE;
+    const NEWEST: Level = Level::OPERATIONS;
 
     /// The newest level that this node knows: that of its version, or an older one that a test
     /// names.

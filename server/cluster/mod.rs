@@ -9,18 +9,23 @@
 //! - `level`: what a cluster may put into its logs, as long as not all members know all of it.
 //! - `sites`: the sites and relays, and which sites are half added or half removed.
 //! - `snapshots`: what the cluster remembers of a snapshot, and when the snapshot is completed.
+//! - `operations`: what operators have asked of the members, until it is true and for some time
+//!   afterwards.
 //! - `command`: every change that can be asked of the meta group.
 //! - `placement`: which nodes should hold which group.
 //! - `reconfigure`: the next single step from a group's present members to the wanted ones.
 //! - `state`: the state machine that ties them together.
+//! - `fulfilled`: whether operations have come true, by what the groups' leaders have.
 
 pub mod level;
 pub mod sites;
 pub mod snapshots;
+pub mod operations;
 pub mod command;
 pub mod placement;
 pub mod reconfigure;
 pub mod state;
+pub mod fulfilled;
 
 pub use command::{Applied, Away, Changed, Command, Etag, Event, Node, Outcome, Removed};
 pub use state::State;

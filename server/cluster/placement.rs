@@ -15,10 +15,14 @@
 //! tests hold it to the exact minimum of moves where capacities are equal, and to a few more where
 //! they are not.
 
+mod drained;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, VecDeque},
 };
+
+pub use drained::give_nothing;
 
 use crate::{
     base::{

@@ -43,6 +43,8 @@ pub struct Wanted {
     pub learners: BTreeSet<NodeId>,
     /// Who should lead when all is well; None leaves leadership where it is.
     pub leader: Option<NodeId>,
+    /// Nodes that should not lead.
+    pub drained: BTreeSet<NodeId>,
 }
 
 /// What a group waits for that does not have the wanted members yet.
@@ -81,7 +83,8 @@ pub fn next_step(
         return None;
     }
     let walk = Walk { current, wanted, me, caught_up, alive };
-    walk.promote()
+    walk.hand_over_drained()
+        .or_else(|| walk.promote())
         .or_else(|| walk.add_learner())
         .or_else(|| walk.remove_learner())
         .or_else(|| walk.make_way())
@@ -171,6 +174,14 @@ impl Walk<'_> {
             return None;
         }
         self.successor(|_| true).map(Step::HandOver)
+    }
+
+    /// A node that is drained leads only what no other node can lead.
+    fn hand_over_drained(&self) -> Option<Step> {
+        if !self.wanted.drained.contains(&self.me) {
+            return None;
+        }
+        self.successor(|n| !self.wanted.drained.contains(&n)).map(Step::HandOver)
     }
 
     /// The dead go first: without them the others can spare more.
@@ -272,7 +283,7 @@ mod tests {
                 let voters: Vec<NodeId> = to.voters.iter().copied().collect();
                 let leader = prefers.then(|| *leader.get(&voters));
                 let me = *me.get(&from.voters.iter().copied().collect::<Vec<_>>());
-                (from, Wanted { voters, learners: to.learners, leader }, me)
+                (from, Wanted { voters, learners: to.learners, leader, ..Wanted::default() }, me)
             })
     }
 

@@ -15,10 +15,11 @@
 
 mod settings;
 mod members;
+mod operations;
 mod snapshots;
 mod recovered;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use recovered::Recovery;
 pub use settings::Settings;
@@ -26,11 +27,15 @@ pub use settings::Settings;
 use crate::{
     base::{
         error::{Error, Result},
-        ids::{GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq},
+        ids::{
+            GroupId, Lineage, NodeId, OperationId, RelayId, SiteGeneration, SiteId, SnapshotId,
+            SnapshotSeq,
+        },
         limits,
     },
     cluster::{
         command::{Applied, Away, Changed, Command, Event, Node, Outcome, Removed},
+        operations::Operation,
         placement::Assignments,
         reconfigure::Wanted,
         sites::{Relay, Site, Sites},
@@ -49,6 +54,7 @@ pub struct Rows {
     pub assignments: Vec<(GroupId, Vec<NodeId>)>,
     pub snapshots: Vec<Snapshot>,
     pub removed: Vec<Removed>,
+    pub operations: Vec<Operation>,
 }
 
 /// The configuration of the cluster.
@@ -60,6 +66,7 @@ pub struct State {
     assignments: Assignments,
     snapshots: BTreeMap<SnapshotSeq, Snapshot>,
     removed: BTreeMap<NodeId, Removed>,
+    operations: BTreeMap<OperationId, Operation>,
 }
 
 /// What a command did apart from its reply.
@@ -81,6 +88,7 @@ impl State {
             assignments: Assignments::new(),
             snapshots: BTreeMap::new(),
             removed: BTreeMap::new(),
+            operations: BTreeMap::new(),
         };
         state.assignments = state.placed(&Assignments::new(), &Away::new());
         Ok(state)
@@ -96,6 +104,7 @@ impl State {
             assignments: Assignments::new(),
             snapshots: BTreeMap::new(),
             removed: BTreeMap::new(),
+            operations: BTreeMap::new(),
         }
     }
 
@@ -108,6 +117,7 @@ impl State {
             assignments: rows.assignments.into_iter().collect(),
             snapshots: rows.snapshots.into_iter().map(|s| (s.seq, s)).collect(),
             removed: rows.removed.into_iter().map(|r| (r.id, r)).collect(),
+            operations: rows.operations.into_iter().map(|o| (o.id, o)).collect(),
         };
         state.check()?;
         Ok(state)
@@ -115,7 +125,7 @@ impl State {
 
     /// The names of all rows that make the state.
     pub fn all_rows(&self) -> Vec<Changed> {
-        let State { settings: _, nodes, sites, assignments, snapshots, removed } = self;
+        let State { settings: _, nodes, sites, assignments, snapshots, removed, operations } = self;
         let mut rows = vec![Changed::Settings];
         rows.extend(nodes.keys().copied().map(Changed::Node));
         rows.extend(sites.sites().keys().cloned().map(Changed::Site));
@@ -123,6 +133,7 @@ impl State {
         rows.extend(assignments.keys().copied().map(Changed::Assignment));
         rows.extend(snapshots.keys().copied().map(Changed::Snapshot));
         rows.extend(removed.keys().copied().map(Changed::Removed));
+        rows.extend(operations.keys().copied().map(Changed::Operation));
         rows
     }
 
@@ -141,6 +152,10 @@ impl State {
     /// The nodes that were members once.
     pub fn removed(&self) -> &BTreeMap<NodeId, Removed> {
         &self.removed
+    }
+    /// What operators have asked of the members: what runs, and what ended last.
+    pub fn operations(&self) -> &BTreeMap<OperationId, Operation> {
+        &self.operations
     }
     /// Sites whose addition or removal somebody has begun, at most `limit` of them, by id.
     pub fn unfinished_sites(&self, limit: usize) -> Vec<(SiteId, Site)> {
@@ -196,82 +211,95 @@ impl State {
     /// particular leads it.
     pub fn wanted(&self, group: GroupId) -> Wanted {
         let voters = self.assignments.get(&group).cloned().unwrap_or_default();
+        let drained: BTreeSet<NodeId> =
+            self.nodes.values().filter(|n| n.draining).map(|n| n.id).collect();
         if !group.is_meta() {
-            return Wanted { leader: voters.first().copied(), voters, ..Wanted::default() };
+            let leader = voters.iter().copied().find(|node| !drained.contains(node));
+            return Wanted { leader, voters, drained, ..Wanted::default() };
         }
         let learners = self.nodes.keys().copied().filter(|n| !voters.contains(n)).collect();
-        Wanted { voters, learners, leader: None }
+        Wanted { voters, learners, leader: None, drained }
     }
 
     pub fn apply(&mut self, command: &Command) -> Applied {
         let mut effects = Effects::default();
-        let reply = match command {
-            Command::AnnounceNode(node) => self.announce_node(node, &mut effects),
-            Command::JoinNode { node, away } => self.join_node(node, away, &mut effects),
-            Command::AddSite(site) => self.add_site(site, &mut effects),
+        let reply = self.carry_out(command, &mut effects);
+        Applied { reply, changed: effects.changed, events: effects.events }
+    }
+
+    fn carry_out(&mut self, command: &Command, effects: &mut Effects) -> Result<Outcome> {
+        match command {
+            Command::AnnounceNode(node) => self.announce_node(node, effects),
+            Command::JoinNode { node, away } => self.join_node(node, away, effects),
+            Command::AddSite(site) => self.add_site(site, effects),
             Command::SiteAdded { site, generation } => {
                 let news = self.sites.site_added(site, *generation);
                 Ok(effects.site(site, news))
             }
-            Command::RemoveSite(site) => self.remove_site(site, &mut effects),
+            Command::RemoveSite(site) => self.remove_site(site, effects),
             Command::SiteRemoved { site, generation } => {
                 let news = self.sites.site_removed(site, *generation);
                 Ok(effects.site(site, news))
             }
-            Command::AddRelay(relay) => self
-                .sites
-                .add_relay(relay)
-                .map(|news| self.relay_reply(&relay.id, news, &mut effects)),
+            Command::AddRelay(relay) => {
+                self.sites.add_relay(relay).map(|news| self.relay_reply(&relay.id, news, effects))
+            }
             Command::RemoveRelay(relay) => {
                 self.sites.remove_relay(relay).map(|()| effects.row(Changed::Relay(relay.clone())))
             }
-            Command::MoveRelay(relay) => self
-                .sites
-                .move_relay(relay)
-                .map(|news| self.relay_reply(&relay.id, news, &mut effects)),
+            Command::MoveRelay(relay) => {
+                self.sites.move_relay(relay).map(|news| self.relay_reply(&relay.id, news, effects))
+            }
             Command::BeginSnapshot { id, created_ms } => {
-                self.begin_snapshot(*id, *created_ms, &mut effects)
+                self.begin_snapshot(*id, *created_ms, effects)
             }
             Command::SealSnapshot { seq } => Ok(self.resolve_snapshot(
                 *seq,
                 Snapshot::seal,
                 Event::SnapshotSealed(*seq),
-                &mut effects,
+                effects,
             )),
             Command::AbortSnapshot { seq, reason } => Ok(self.resolve_snapshot(
                 *seq,
                 |s| s.abort(reason),
                 Event::SnapshotAborted(*seq),
-                &mut effects,
+                effects,
             )),
-            Command::ReportPart { id, part } => self.report_part(*id, part, &mut effects),
-            Command::ForgetSnapshot { id } => self.forget_snapshot(*id, &mut effects),
-            Command::BeginDeletion { id, lineage } => {
-                self.begin_deletion(*id, *lineage, &mut effects)
-            }
+            Command::ReportPart { id, part } => self.report_part(*id, part, effects),
+            Command::ForgetSnapshot { id } => self.forget_snapshot(*id, effects),
+            Command::BeginDeletion { id, lineage } => self.begin_deletion(*id, *lineage, effects),
             Command::ReportDeletion { id, node, reason } => {
-                Ok(self.report_deletion(*id, *node, reason, &mut effects))
+                Ok(self.report_deletion(*id, *node, reason, effects))
             }
-            Command::EstablishLineage { nonce } => Ok(self.establish_lineage(*nonce, &mut effects)),
-            Command::RaiseLevel(level) => self.raise_level(*level, &mut effects),
+            Command::EstablishLineage { nonce } => Ok(self.establish_lineage(*nonce, effects)),
+            Command::RaiseLevel(level) => self.raise_level(*level, effects),
             Command::RemoveNode { node, removed_ms, seen, by, away } => {
-                self.remove_node(*node, *removed_ms, *seen, (*by, away), &mut effects)
+                self.remove_node(*node, *removed_ms, *seen, (*by, away), effects)
             }
             Command::Decommission { node, seen, by, away } => {
-                self.decommission(*node, *seen, (*by, away), &mut effects)
+                self.decommission(*node, *seen, (*by, away), effects)
             }
             Command::CancelDecommission { node, away } => {
-                self.cancel_decommission(*node, away, &mut effects)
+                self.cancel_decommission(*node, away, effects)
             }
             Command::Decommissioned { node, removed_ms } => {
-                self.decommissioned(*node, *removed_ms, &mut effects)
+                self.decommissioned(*node, *removed_ms, effects)
             }
             Command::SetCapacity { node, percent, away } => {
-                self.set_capacity(*node, *percent, away, &mut effects)
+                self.set_capacity(*node, *percent, away, effects)
             }
-            Command::Rebalance { seen, away } => self.rebalance(*seen, away, &mut effects),
-        };
-        Applied { reply, changed: effects.changed, events: effects.events }
+            Command::Rebalance { seen, away } => self.rebalance(*seen, away, effects),
+            Command::SetDraining { node, draining, at_ms } => {
+                self.set_draining(*node, *draining, *at_ms, effects)
+            }
+            Command::Operate { begin, change } => self.operate(begin, change, effects),
+            Command::FinishOperation { id, ended_ms, seen } => {
+                self.finish_operation(*id, *ended_ms, *seen, effects)
+            }
+            Command::CancelOperation { id, ended_ms, away } => {
+                self.cancel_operation(*id, *ended_ms, away, effects)
+            }
+        }
     }
 
     /// What a cluster begins with that was restored from the snapshot during which this state was
@@ -285,7 +313,8 @@ impl State {
     /// - Snapshots that were being deleted are forgotten: what is left of them is of another
     ///   history now, and nothing of that is touched unasked.
     /// - Nodes, and sites that were half added or removed, are as they were. Nodes announce
-    ///   themselves, and the sites are finished.
+    ///   themselves, and the sites are finished. So operations are as they were too, and what runs
+    ///   ends by the same facts.
     pub fn restored(mut self, snapshot: SnapshotId) -> Result<State> {
         let open = self.open_snapshot().filter(|s| s.id == snapshot).map(|s| s.seq);
         let seq = open.ok_or_else(|| {
@@ -365,6 +394,7 @@ impl State {
                 "the meta group's rows contradict each other: node {node} is there and was removed"
             )));
         }
+        self.check_operations()?;
         let newest = self.settings.site_generations;
         if let Some((site, _)) = self.sites.sites().iter().find(|(_, s)| s.generation > newest) {
             return Err(Error::corrupt(format!(

@@ -7,14 +7,15 @@ use crate::{
     base::{
         golden,
         ids::{
-            ClusterId, GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId,
-            SnapshotSeq, Topology,
+            ClusterId, GroupId, Lineage, NodeId, OperationId, RelayId, SiteGeneration, SiteId,
+            SnapshotId, SnapshotSeq, Topology,
         },
         limits,
     },
     cluster::{
         command::{Applied, Away, Changed, Command, Etag, Event, Node, Outcome},
         level::Level,
+        operations::{Begin, Kind, Operation, Progress},
         sites::{Relay, Site, SiteState},
         snapshots::{Part, Snapshot, Stage, Status},
         state::{Rows, Settings, State},
@@ -43,6 +44,7 @@ fn node(id: u64, address: &str, snapshot_store: bool) -> Node {
         lineage: Lineage(1),
         level: Level::FIRST,
         leaving: false,
+        draining: false,
     }
 }
 fn group(word: &str) -> GroupId {
@@ -152,6 +154,17 @@ fn command(words: &[&str]) -> Command {
             Command::Rebalance { seen: Etag(0), away: Away::new() }
         }
         ["raise", "level", "to", level] => Command::RaiseLevel(Level(number(level) as u32)),
+        ["operate", id, ref change @ ..] => operation(number(id), command(change)),
+        ["drain", id] => {
+            Command::SetDraining { node: NodeId(number(id)), draining: true, at_ms: 0 }
+        }
+        ["undrain", id] => {
+            Command::SetDraining { node: NodeId(number(id)), draining: false, at_ms: 8 }
+        }
+        ["finish", id, "on", "an", "old", "plan"] => finish(number(id), Etag(0)),
+        ["cancel", "operation", id] => {
+            Command::CancelOperation { id: OperationId(number(id)), ended_ms: 7, away: Away::new() }
+        }
         ["establish", nonce] => Command::EstablishLineage { nonce: number(nonce) },
         _ => panic!("nobody knows what {words:?} means"),
     }
@@ -166,15 +179,44 @@ fn departure(node: u64, seen: Etag, by: Option<u64>) -> Command {
     Command::Decommission { node: NodeId(node), seen, by: by.map(NodeId), away: Away::new() }
 }
 
+fn operation(id: u64, change: Command) -> Command {
+    let (id, gives_up) = (OperationId(id), Vec::new());
+    let begin = Begin { id, began_ms: 3, forced: false, gives_up };
+    Command::Operate { begin, change: Box::new(change) }
+}
+
+fn finish(id: u64, seen: Etag) -> Command {
+    Command::FinishOperation { id: OperationId(id), ended_ms: 6, seen }
+}
+
 fn act(state: &mut State, line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
+        ["operate", id, "remove", "node", node] => {
+            told(state.apply(&operation(number(id), removal(number(node), state.etag(), None))))
+        }
+        ["operate", id, "decommission", node] => {
+            told(state.apply(&operation(number(id), departure(number(node), state.etag(), None))))
+        }
+        ["operate", id, "decommission", node, "by", by] => {
+            let change = departure(number(node), state.etag(), Some(number(by)));
+            told(state.apply(&operation(number(id), change)))
+        }
+        ["operate", id, "rebalance", "while", ref away @ .., "are", "away"] => {
+            let away = away.iter().map(|id| NodeId(number(id))).collect();
+            let change = Command::Rebalance { seen: state.etag(), away };
+            told(state.apply(&operation(number(id), change)))
+        }
+        ["finish", id] => told(state.apply(&finish(number(id), state.etag()))),
+        ["operations"] => state.operations().values().map(remembered).collect(),
         ["nodes"] => state
             .nodes()
             .values()
             .map(|n| {
                 let leaving = if n.leaving { ", leaving" } else { "" };
-                format!("  {} at {}, store: {}{leaving}\n", n.id, n.address, n.snapshot_store)
+                let drained = if n.draining { ", drained" } else { "" };
+                let store = n.snapshot_store;
+                format!("  {} at {}, store: {store}{leaving}{drained}\n", n.id, n.address)
             })
             .collect(),
         ["assignments"] => state
@@ -231,6 +273,15 @@ fn listed(nodes: &[NodeId]) -> String {
     nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(" ")
 }
 
+fn remembered(operation: &Operation) -> String {
+    let Operation { id, kind, progress, node, by, began_ms, ended_ms, replicas, .. } = operation;
+    let node = node.map_or(String::new(), |node| format!(" of node {node}"));
+    let by = by.map_or(String::new(), |by| format!(" by node {by}"));
+    format!(
+        "  {id}: {kind:?}{node}{by}, {replicas} replicas, {progress:?}, {began_ms} to {ended_ms}\n"
+    )
+}
+
 fn shown(state: &State, snapshot: &Snapshot) -> String {
     let all = state.overall(snapshot);
     let mut text =
@@ -279,7 +330,7 @@ fn the_stories_of_the_cluster_are_as_they_were() {
 }
 
 fn a_command() -> impl Strategy<Value = Command> {
-    let words = (0..19u32, 1..5u64, 0..3u64, 1..6u64).prop_map(|(what, n, s, x)| match what {
+    let words = (0..23u32, 1..5u64, 0..3u64, 1..6u64).prop_map(|(what, n, s, x)| match what {
         0 | 1 => format!("announce {} node-{n}:{}", n + s, 8080 + x),
         2 => format!("add-site s{s}"),
         3 => format!("site-added s{s} {x}"),
@@ -296,6 +347,10 @@ fn a_command() -> impl Strategy<Value = Command> {
         15 => format!("deleted {n} {x}"),
         16 => format!("deleted {n} {x} read-only file system"),
         17 => format!("forget {n}"),
+        18 => format!("operate {x} drain {n}"),
+        19 => format!("operate {x} capacity {n} {}", 50 * s),
+        20 => format!("undrain {n}"),
+        21 => format!("cancel operation {x}"),
         _ => format!("delete {n}"),
     });
     words.prop_map(|line| command(&line.split(' ').collect::<Vec<_>>()))
@@ -319,6 +374,7 @@ impl Stored {
             assignments: state.assignments().iter().map(|(g, nodes)| (*g, nodes.clone())).collect(),
             snapshots: state.snapshots().values().cloned().collect(),
             removed: state.removed().values().cloned().collect(),
+            operations: state.operations().values().cloned().collect(),
         })
     }
 
@@ -331,6 +387,9 @@ impl Stored {
             }
             Changed::Removed(id) => {
                 replace(&mut rows.removed, |r| r.id == *id, state.removed().get(id).cloned())
+            }
+            Changed::Operation(id) => {
+                replace(&mut rows.operations, |o| o.id == *id, state.operations().get(id).cloned())
             }
             Changed::Site(id) => replace(
                 &mut rows.sites,
@@ -581,4 +640,36 @@ fn nodes_that_announce_nonsense_are_refused() {
         assert!(state.apply(&Command::AnnounceNode(bad)).reply.is_err());
     }
     assert!(state.apply(&Command::AnnounceNode(good)).reply.is_ok());
+}
+
+#[test]
+fn the_operations_that_ended_first_are_forgotten_and_those_that_run_never() {
+    let mut state = founded(3);
+    let mut asked = |id: u64, change: Command| {
+        state.apply(&operation(id, change)).reply.unwrap();
+    };
+    let drain = |node| Command::SetDraining { node: NodeId(node), draining: true, at_ms: 0 };
+    asked(1, drain(3));
+    let most = limits::OPERATIONS_REMEMBERED as u64;
+    for id in 2..most + 10 {
+        let percent = 100 + (id % 2) as u32;
+        asked(id, Command::SetCapacity { node: NodeId(2), percent, away: Away::new() });
+    }
+    let kept: Vec<u64> = state.operations().keys().map(|id| id.0).collect();
+    let expected: Vec<u64> = [1].into_iter().chain(11..most + 10).collect();
+    assert_eq!(kept, expected);
+    let running = state.running_on(NodeId(3)).unwrap();
+    assert_eq!((running.kind, running.progress), (Kind::Drain, Progress::Running));
+}
+
+#[test]
+fn two_operations_that_run_for_one_node_contradict_each_other() {
+    let mut state = founded(3);
+    let change = Command::SetDraining { node: NodeId(3), draining: true, at_ms: 0 };
+    state.apply(&operation(1, change)).reply.unwrap();
+    let mut rows = Stored::of(&state).0;
+    assert_eq!(State::from_rows(rows.clone()).as_ref(), Ok(&state));
+    rows.operations.push(Operation { id: OperationId(2), ..rows.operations[0].clone() });
+    let refused = State::from_rows(rows).unwrap_err();
+    assert!(refused.message.contains("operation 0000000000000002 runs beside"), "{refused}");
 }

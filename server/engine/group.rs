@@ -26,7 +26,7 @@ use crate::{
         ids::{GroupId, NodeId, PartitionId},
         limits,
     },
-    cluster::reconfigure::Membership,
+    cluster::reconfigure::{Membership, Wait},
     cut::{Fence, Open},
     data,
     entry::{Command, Entry, Position, Record},
@@ -138,6 +138,8 @@ pub struct Group {
     pub leader: Option<NodeId>,
     /// When this leader last offered its leadership to another node.
     pub handed_over: Duration,
+    /// What this leader waits for to come to the wanted members, and since when.
+    pub waits: Option<(Wait, Duration)>,
     /// Since when the fence of a snapshot has held writes back.
     pub held_since: Option<Duration>,
     /// Commit indexes up to this entry are broadcast at once. Later ones travel with the next
@@ -203,6 +205,7 @@ impl Group {
             tenures: Tenures::default(),
             leader: None,
             handed_over: Duration::ZERO,
+            waits: None,
             held_since: None,
             urgent_until: if id.is_meta() { u64::MAX } else { 0 },
             election: (u64::MAX, StateRole::Follower, 0),

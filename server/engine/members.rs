@@ -141,10 +141,22 @@ impl Engine {
             take_step(group, step, now);
             self.awake.insert(id);
         }
+        let Some(waits) = self.groups.get(&id).map(|group| self.why_waits(group)) else { return };
+        let group = self.group(id);
+        group.waits = waits.map(|wait| match group.waits {
+            Some((before, since)) if before == wait => (wait, since),
+            _ => (wait, now),
+        });
     }
 
-    /// What a group waits for that this node leads.
-    pub(super) fn wait_of(&self, group: &Group) -> Option<Wait> {
+    /// What a group waits for that this node leads, and for how long already.
+    pub(super) fn wait_of(&self, group: &Group) -> Option<(Wait, Duration)> {
+        let wait = self.why_waits(group)?;
+        let since = group.waits.filter(|(before, _)| *before == wait).map_or(self.now, |w| w.1);
+        Some((wait, self.now.saturating_sub(since)))
+    }
+
+    fn why_waits(&self, group: &Group) -> Option<Wait> {
         if !group.knows_all() || group.raw.raft.has_pending_conf() {
             return None;
         }

@@ -58,7 +58,7 @@ impl<'a> EngineView<'a> {
         self.engine.groups.values().filter(|g| g.leads()).map(|g| (g.id, g.members()))
     }
     /// What a group waits for that this node leads and that does not have the members it should.
-    pub fn wait_of(&self, group: GroupId) -> Option<Wait> {
+    pub fn wait_of(&self, group: GroupId) -> Option<(Wait, Duration)> {
         self.engine.groups.get(&group).and_then(|group| self.engine.wait_of(group))
     }
     /// Data groups of which something is here.

@@ -313,6 +313,7 @@ mod tests {
             lineage: Default::default(),
             level: cluster::level::Level::FIRST,
             leaving: false,
+            draining: false,
         };
         let settings = crate::cluster::state::Settings::founding(
             crate::base::ids::ClusterId(crate::base::clock::Random::seeded(1).uuid()),

@@ -72,10 +72,12 @@ pub enum Mutation {
     DepartsEarly,
     /// Who joins gets no places of nodes that are away.
     CountsTheDead,
+    /// An operation is said to be done before groups are where they should be.
+    FinishedEarly,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 31] = [
+    pub const ALL: [Mutation; 32] = [
         Mutation::AckBeforeSync,
         Mutation::LeaseForEver,
         Mutation::VotesAtOnce,
@@ -107,6 +109,7 @@ impl Mutation {
         Mutation::TenureIgnored,
         Mutation::DepartsEarly,
         Mutation::CountsTheDead,
+        Mutation::FinishedEarly,
     ];
 }
 

@@ -19,7 +19,7 @@ mod streams;
 
 pub use dialler::Dialler;
 pub use handshake::{Verdict, judge};
-pub use rows::receive_rows;
+pub use rows::{Arrivals, receive_rows};
 pub use streams::{Peers, listen};
 pub use whereabouts::{Sought, Whereabouts, Word};
 

@@ -6,6 +6,8 @@
 //! is the engine's business. Neither takes the last room of a disk that a store lies on (`space`);
 //! the receiver's has to have room for the rows in the store as well.
 
+mod arrivals;
+
 use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -18,6 +20,8 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
+
+pub use arrivals::Arrivals;
 
 use super::{Me, Verdict, judge};
 use crate::{
@@ -75,8 +79,9 @@ pub(super) async fn send_rows_to(
     let topology: Topology = me.identity.borrow().topology;
     let spooled = Spooled::new(spool, &format!("outgoing-{group}"));
     let path = spooled.path.clone();
-    let digest = crew::blocking(Role::CopyRows, move || {
-        transfer::write(&path, &record, &view, topology, group)
+    let (digest, bytes) = crew::blocking(Role::CopyRows, move || {
+        let digest = transfer::write(&path, &record, &view, topology, group)?;
+        Ok((digest, std::fs::metadata(&path).at(path.display())?.len()))
     })
     .await?;
     failpoint(Failpoint::RowsSpooled);
@@ -84,6 +89,7 @@ pub(super) async fn send_rows_to(
         hello: Some(me.hello(to)),
         group: group.0,
         name,
+        bytes,
         ..SendRowsRequest::default()
     };
     let sent = tokio::time::timeout(
@@ -148,6 +154,7 @@ async fn ship_file(
 pub async fn receive_rows(
     me: &Me,
     handle: &Handle,
+    arrivals: &Arrivals,
     spool: &Path,
     mut stream: Streaming<SendRowsRequest>,
 ) -> Result<SendRowsResponse> {
@@ -175,6 +182,14 @@ pub async fn receive_rows(
     handle
         .look(false, limits::PEER_CONNECT, move |sight| sight.may_send_rows(from, group))
         .await??;
+    let mut transfer = arrivals.begin(group, head.bytes);
+    let placed = tokio::time::timeout(limits::SEND_ROWS, transfer.take_place()).await;
+    placed.map_err(|_| {
+        Error::exhausted(format!(
+            "other rows have come to this node for {:?}; rows of group {group} wait",
+            limits::SEND_ROWS
+        ))
+    })?;
     let spooled = Spooled::new(spool, &format!("incoming-{group}"));
     let mut file = File::create(&spooled.path).await.at(spooled.path.display())?;
     failpoint(Failpoint::RowsFileMade);
@@ -194,7 +209,11 @@ pub async fn receive_rows(
         let bytes = piece.rows.len() as u64;
         came += bytes;
         // All that has come is written once more, into the store.
-        space::spare(spool, bytes + came).map_err(|e| no_room(group, &hello, came, e))?;
+        space::spare(spool, bytes + came).map_err(|e| {
+            transfer.has_no_room(handle.clock.now());
+            no_room(group, &hello, came, e)
+        })?;
+        transfer.came(bytes, handle.clock.now());
         file.write_all(&piece.rows).await.at(spooled.path.display())?;
         failpoint(Failpoint::RowsPieceWritten);
     }
@@ -217,7 +236,7 @@ pub async fn receive_rows(
     Ok(SendRowsResponse {})
 }
 
-/// The sender tries again for as long as it takes, and says so to nobody.
+/// The sender tries again for as long as it takes. `Arrivals` tells whoever asks this node.
 fn no_room(group: GroupId, hello: &Hello, came: u64, e: Error) -> Error {
     tracing::warn!(
         %group,

@@ -6,7 +6,7 @@ use super::{Calls, cut_page, page_size, parse_number_token};
 use crate::{
     base::{
         error::{Error, Result},
-        ids::{NodeId, RelayId, SiteId},
+        ids::{NodeId, OperationId, RelayId, SiteId},
         limits,
     },
     cluster::{Etag, sites::Relay},
@@ -38,6 +38,7 @@ fn node(view: NodeView) -> v1::Node {
         groups_led: view.groups_led,
         reason: view.reason,
         leaving: view.node.leaving,
+        draining: view.node.draining,
     }
 }
 
@@ -329,9 +330,10 @@ impl ClusterService for ClusterApi {
                     request;
                 let by = (replacement_id > 0).then_some(NodeId(replacement_id));
                 let asked = RemovalAsked { force, validate_only, etag: parse_etag(&etag)?, by };
-                let (plan, removed) =
+                let (plan, removed, operation) =
                     self.cluster.remove_node(NodeId(node_id), asked, wait).await?;
-                Ok(v1::RemoveNodeResponse { plan: Some(removal_plan(plan)), removed })
+                let operation_id = operation_id(operation);
+                Ok(v1::RemoveNodeResponse { plan: Some(removal_plan(plan)), removed, operation_id })
             })
             .await
     }
@@ -362,6 +364,7 @@ impl ClusterService for ClusterApi {
                     state: state as i32,
                     replicas_left: seen.replicas_left,
                     waits: seen.waits,
+                    operation_id: operation_id(seen.operation),
                 })
             })
             .await
@@ -374,8 +377,9 @@ impl ClusterService for ClusterApi {
         self.calls
             .call("CancelDecommission", request, |request, wait| async move {
                 let node = NodeId(request.node_id);
-                let cancelled = self.cluster.cancel_decommission(node, wait).await?;
-                Ok(v1::CancelDecommissionResponse { cancelled })
+                let (cancelled, operation) = self.cluster.cancel_decommission(node, wait).await?;
+                let operation_id = operation_id(operation);
+                Ok(v1::CancelDecommissionResponse { cancelled, operation_id })
             })
             .await
     }
@@ -387,11 +391,15 @@ impl ClusterService for ClusterApi {
         self.calls
             .call("SetCapacity", request, |request, wait| async move {
                 let v1::SetCapacityRequest { node_id, capacity_percent, validate_only } = request;
-                let (moved, changed) = self
+                let (moved, changed, operation) = self
                     .cluster
                     .set_capacity(NodeId(node_id), capacity_percent, validate_only, wait)
                     .await?;
-                Ok(v1::SetCapacityResponse { replicas_moved: moved as u32, changed })
+                Ok(v1::SetCapacityResponse {
+                    replicas_moved: moved as u32,
+                    changed,
+                    operation_id: operation_id(operation),
+                })
             })
             .await
     }
@@ -410,10 +418,41 @@ impl ClusterService for ClusterApi {
                     changed: done.changed,
                     away: done.away.iter().map(|node| node.0).collect(),
                     etag: etag_text(done.etag),
+                    operation_id: operation_id(done.operation),
                 })
             })
             .await
     }
+
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        self.calls
+            .call("DrainNode", request, |request, wait| async move {
+                let (changed, operation) =
+                    self.cluster.drain(NodeId(request.node_id), wait).await?;
+                let operation_id = operation_id(operation);
+                Ok(v1::DrainNodeResponse { changed, operation_id })
+            })
+            .await
+    }
+
+    async fn undrain_node(
+        &self,
+        request: Request<v1::UndrainNodeRequest>,
+    ) -> Result<Response<v1::UndrainNodeResponse>, Status> {
+        self.calls
+            .call("UndrainNode", request, |request, wait| async move {
+                let changed = self.cluster.undrain(NodeId(request.node_id), wait).await?;
+                Ok(v1::UndrainNodeResponse { changed })
+            })
+            .await
+    }
+}
+
+fn operation_id(operation: Option<OperationId>) -> String {
+    operation.map_or(String::new(), |id| id.to_string())
 }
 
 fn parse_etag(etag: &str) -> Result<Option<Etag>> {

@@ -80,9 +80,14 @@ impl PeerService for PeerApi {
         &self,
         request: Request<Streaming<SendRowsRequest>>,
     ) -> Result<Response<SendRowsResponse>, Status> {
-        let received =
-            net::receive_rows(self.peers.me(), &self.handle, &self.spool, request.into_inner())
-                .await;
+        let received = net::receive_rows(
+            self.peers.me(),
+            &self.handle,
+            self.cluster.arrivals(),
+            &self.spool,
+            request.into_inner(),
+        )
+        .await;
         self.calls.stream("SendRows", received)
     }
 

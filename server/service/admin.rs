@@ -9,14 +9,17 @@
 //! this node alone knows gets that, without a quorum, and with it a word about how much it is
 //! (`LocalAnswer`).
 
-mod members;
+mod waits;
 mod status;
+mod operations;
+mod members;
 
 use std::{collections::BTreeMap, ops::Bound, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
 pub use members::{Decommission, RemovalAsked, Standing};
+pub use operations::Listed;
 
 use crate::{
     base::{
@@ -34,7 +37,7 @@ use crate::{
     engine::{Body, EngineView, driver::Handle},
     entry::Command,
     faults::failpoint::{Failpoint, failpoint},
-    net::{self, Peers},
+    net::{self, Arrivals, Peers},
     proto::{
         internal::v1::{GetNodeStatusResponse, LedGroup},
         v1::LocalAnswer,
@@ -50,6 +53,8 @@ use crate::{
 pub struct Cluster {
     handle: Handle,
     peers: Peers,
+    /// Rows that come to this node.
+    arrivals: Arrivals,
     topology: Topology,
     /// The directory of this node's data.
     store: PathBuf,
@@ -107,6 +112,7 @@ impl Cluster {
         Cluster {
             handle,
             peers,
+            arrivals: Arrivals::default(),
             topology,
             store,
             joining: Arc::new(Semaphore::new(limits::JOINS_AT_ONCE)),
@@ -116,6 +122,11 @@ impl Cluster {
     /// What this node is to others.
     pub fn me(&self) -> &net::Me {
         self.peers.me()
+    }
+
+    /// The rows that come to this node.
+    pub fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     /// Looks at the meta state after everything that was acknowledged.
@@ -225,14 +236,21 @@ impl Cluster {
         }
     }
 
-    /// Why this node cannot serve, whom it misses and where it has looked; None when it can.
+    /// Why this node cannot or should not serve, whom it misses and where it has looked; None when
+    /// it can.
     pub async fn unready(&self) -> Option<String> {
-        let why = match self.handle.look(false, limits::NODE_STATUS, |sight| sight.unready()).await
-        {
-            Ok(why) => why?,
-            Err(e) => e.message,
-        };
-        Some(self.missing_too(why))
+        let look = self.handle.look(false, limits::NODE_STATUS, |sight| {
+            let me = sight.identity().node;
+            let drained = sight.meta().node(me).is_some_and(|node| node.draining);
+            (sight.unready(), drained.then_some(me))
+        });
+        match look.await {
+            Ok((None, drained)) => drained.map(|me| {
+                format!("it is drained, until ddbctl node undrain {me} has it serve again")
+            }),
+            Ok((Some(why), _)) => Some(self.missing_too(why)),
+            Err(e) => Some(self.missing_too(e.message)),
+        }
     }
 
     fn missing_too(&self, why: String) -> String {
@@ -621,5 +639,6 @@ fn own_entry(id: NodeId, address: &str, lineage: Lineage) -> Node {
         lineage,
         level: Level::own(),
         leaving: false,
+        draining: false,
     }
 }

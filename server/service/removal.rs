@@ -381,6 +381,7 @@ mod tests {
             lineage: Lineage(1),
             level: Level::own(),
             leaving: false,
+            draining: false,
         };
         let topology = Topology::new(64, 4).unwrap();
         let settings =

@@ -1,18 +1,19 @@
 //! The meta group's commands and rows.
 //!
 //! A row's name is a letter for its kind, then the thing's own name: `s` settings, `n` node, `i`
-//! site, `r` relay, `a` assignment, `x` snapshot, `d` removed node; numbers are big-endian.
+//! site, `r` relay, `a` assignment, `x` snapshot, `d` removed node, `o` operation; numbers are
+//! big-endian.
 
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{absent, as_corrupt, row, stored};
+use super::{absent, as_corrupt, operation, row, stored};
 use crate::{
     base::{
         error::{Error, Result},
         ids::{
-            GroupId, Lineage, NodeId, RelayId, SiteGeneration, SiteId, SnapshotId, SnapshotSeq,
-            Topology,
+            GroupId, Lineage, NodeId, OperationId, RelayId, SiteGeneration, SiteId, SnapshotId,
+            SnapshotSeq, Topology,
         },
     },
     cluster::{
@@ -27,6 +28,27 @@ use crate::{
 
 pub fn meta_command(command: &Command) -> internal::MetaCommand {
     let action = match command {
+        Command::Operate { begin, change } => {
+            let operation = Some(operation::begin_record(begin));
+            return internal::MetaCommand { operation, ..meta_command(change) };
+        }
+        Command::FinishOperation { id, ended_ms, seen } => {
+            Wire::FinishOperation(internal::FinishOperation {
+                id: id.0,
+                ended_ms: *ended_ms,
+                seen: seen.0,
+            })
+        }
+        Command::CancelOperation { id, ended_ms, .. } => {
+            Wire::CancelOperation(internal::CancelOperation { id: id.0, ended_ms: *ended_ms })
+        }
+        Command::SetDraining { node, draining, at_ms } => {
+            Wire::SetDraining(internal::SetDraining {
+                node_id: node.0,
+                draining: *draining,
+                at_ms: *at_ms,
+            })
+        }
         Command::AnnounceNode(node) => Wire::AnnounceNode(node_record(node)),
         Command::JoinNode { node, .. } => Wire::JoinNode(node_record(node)),
         Command::AddSite(site) => Wire::AddSite(site.as_str().to_owned()),
@@ -97,7 +119,8 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
         | Command::Decommission { away, .. }
         | Command::CancelDecommission { away, .. }
         | Command::SetCapacity { away, .. }
-        | Command::Rebalance { away, .. } => away.iter().map(|node| node.0).collect(),
+        | Command::Rebalance { away, .. }
+        | Command::CancelOperation { away, .. } => away.iter().map(|node| node.0).collect(),
         _ => Vec::new(),
     };
     let site_generation = match command {
@@ -106,14 +129,31 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
         }
         _ => 0,
     };
-    internal::MetaCommand { action: Some(action), site_generation, away }
+    internal::MetaCommand { action: Some(action), site_generation, away, operation: None }
 }
 
-pub fn parse_meta_command(command: internal::MetaCommand) -> Result<Command> {
+pub fn parse_meta_command(mut command: internal::MetaCommand) -> Result<Command> {
+    let operation = command.operation.take();
+    let command = parse_action(command)?;
+    let command = match operation {
+        None => command,
+        Some(begin) => operation::operate(begin, command)?,
+    };
+    let needs = command.level();
+    if needs > Level::own() {
+        return Err(Error::conflict(format!(
+            "it is of level {needs}, and this version knows only those up to {}",
+            Level::own()
+        )));
+    }
+    Ok(command)
+}
+
+fn parse_action(command: internal::MetaCommand) -> Result<Command> {
     let generation = SiteGeneration(command.site_generation);
     let away: Away = command.away.into_iter().map(NodeId).collect();
     let replacement = |id: u64| Some(NodeId(id)).filter(|by| *by != NodeId(0));
-    let command = match command.action.ok_or_else(|| absent("a meta command's action"))? {
+    Ok(match command.action.ok_or_else(|| absent("a meta command's action"))? {
         Wire::AnnounceNode(node) => Command::AnnounceNode(parse_node(node)?),
         Wire::JoinNode(node) => Command::JoinNode { node: parse_node(node)?, away },
         Wire::AddSite(site) => Command::AddSite(SiteId::new(site)?),
@@ -168,15 +208,20 @@ pub fn parse_meta_command(command: internal::MetaCommand) -> Result<Command> {
             Command::SetCapacity { node: NodeId(set.node_id), percent: set.percent, away }
         }
         Wire::Rebalance(rebalance) => Command::Rebalance { seen: Etag(rebalance.seen), away },
-    };
-    let needs = command.level();
-    if needs > Level::own() {
-        return Err(Error::conflict(format!(
-            "it is of level {needs}, and this version knows only those up to {}",
-            Level::own()
-        )));
-    }
-    Ok(command)
+        Wire::SetDraining(set) => Command::SetDraining {
+            node: NodeId(set.node_id),
+            draining: set.draining,
+            at_ms: set.at_ms,
+        },
+        Wire::FinishOperation(finish) => Command::FinishOperation {
+            id: OperationId(finish.id),
+            ended_ms: finish.ended_ms,
+            seen: Etag(finish.seen),
+        },
+        Wire::CancelOperation(cancel) => {
+            Command::CancelOperation { id: OperationId(cancel.id), ended_ms: cancel.ended_ms, away }
+        }
+    })
 }
 
 pub fn node_record(node: &Node) -> internal::NodeRecord {
@@ -189,6 +234,7 @@ pub fn node_record(node: &Node) -> internal::NodeRecord {
         lineage: node.lineage.0,
         level: node.level.number(),
         leaving: node.leaving,
+        draining: node.draining,
     }
 }
 
@@ -202,6 +248,7 @@ pub fn parse_node(node: internal::NodeRecord) -> Result<Node> {
         lineage: Lineage(node.lineage),
         level: Level::from_number(node.level),
         leaving: node.leaving,
+        draining: node.draining,
     };
     node.check()?;
     Ok(node)
@@ -366,6 +413,7 @@ pub fn meta_row_name(row: &Changed) -> Vec<u8> {
         Changed::Assignment(group) => named(b'a', &group.0.to_be_bytes()),
         Changed::Snapshot(seq) => named(b'x', &seq.0.to_be_bytes()),
         Changed::Removed(node) => named(b'd', &node.0.to_be_bytes()),
+        Changed::Operation(id) => named(b'o', &id.0.to_be_bytes()),
     }
 }
 
@@ -408,6 +456,9 @@ pub fn encode_meta_row(state: &State, row: &Changed) -> Option<Bytes> {
             }
             .encode_to_vec()
         }
+        Changed::Operation(id) => {
+            operation::operation_record(state.operations().get(id)?).encode_to_vec()
+        }
     };
     Some(bytes.into())
 }
@@ -420,7 +471,7 @@ pub fn decode_meta<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Resu
 fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<State> {
     let (mut settings, mut nodes, mut sites, mut relays, mut assignments, mut snapshots) =
         (None, vec![], vec![], vec![], vec![], vec![]);
-    let mut removed = Vec::new();
+    let (mut removed, mut operations) = (Vec::new(), Vec::new());
     for (name, bytes) in rows {
         let row = match name.first() {
             Some(b's') => {
@@ -464,6 +515,11 @@ fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<St
                 };
                 added(&mut removed, one, |removed| Changed::Removed(removed.id))
             }
+            Some(b'o') => added(
+                &mut operations,
+                operation::parse_operation(stored(bytes, "an operation's record")?)?,
+                |operation| Changed::Operation(operation.id),
+            ),
             _ => {
                 return Err(Error::corrupt(format!(
                     "the meta group has a row of an unknown kind, named {name:?}; a newer version \
@@ -488,6 +544,7 @@ fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<St
         assignments,
         snapshots,
         removed,
+        operations,
     })
 }
 

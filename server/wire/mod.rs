@@ -11,6 +11,7 @@
 //!   stops the node.
 
 mod row;
+mod operation;
 mod meta;
 mod command;
 mod raft;
@@ -25,6 +26,7 @@ pub use self::meta::{
     decode_meta, encode_meta_row, meta_command, meta_row_name, node_record, parse_meta_command,
     parse_node, parse_settings, settings_record,
 };
+pub use self::operation::{kind_number, progress_number};
 pub use self::raft::{frames, parse_raft, peer_bytes, raft};
 pub use self::row::{
     decode_identity, decode_record, decode_remembered, decode_row, encode_identity, encode_record,

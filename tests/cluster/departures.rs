@@ -102,7 +102,7 @@ async fn a_node_says_what_it_waits_for_and_stays_when_it_is_told_to() {
     })
     .await;
     let late = ["node", "decommission", &leaving, "--wait", "--wait-timeout", "2s"];
-    cluster.ctl(&late).await.exits(3).says("has not left within 2s").says(&away);
+    cluster.ctl(&late).await.exits(3).says("has not ended within 2s").says(&away);
     cluster.ctl(&["node", "cancel", &leaving]).await.exits(0).says("stays");
     cluster.ctl(&["node", "cancel", &leaving]).await.exits(0).says("was not leaving");
     cluster.nodes[3].resume();
@@ -143,7 +143,7 @@ async fn the_room_of_groups_that_have_left_is_used_again_and_what_they_held_is_n
         let from = 1 - to;
         let before = ended(&cluster.nodes[from]).await;
         let share = async |node: usize, percent: &str| {
-            let words = ["node", "set", &ids[node].to_string(), "--capacity", percent];
+            let words = ["node", "set", &ids[node].to_string(), "--capacity", percent, "--wait"];
             cluster.ctl(&words).await.exits(0);
         };
         share(to, "100").await;

@@ -298,6 +298,16 @@ async fn a_replacement_without_room_is_refused_until_there_is_room() {
     let plan = cluster.ctl(&["node", "replace", &old, &by, "--dry-run"]).await.exits(1);
     plan.says(&format!("NO_ROOM refuses, unless forced: node {by} has room for"));
     cluster.ctl(&replace).await.exits(5).says("and gets about");
+    // Somebody goes over that: then it waits, says why, and remembers what it was forced over.
+    let forced = [&replace[..], &["--force"]].concat();
+    cluster.ctl(&forced).await.exits(0).says("is leaving");
+    let list = ["-o", "json", "operation", "list", "--running"];
+    eventually("the operation says that there is no room", SOON, async || {
+        let seen = cluster.ctl(&list).await;
+        if seen.out().contains("\"reason\": \"no room\"") { Ok(()) } else { Err(seen.story()) }
+    })
+    .await;
+    cluster.ctl(&list).await.exits(0).says(&format!("node {by} has room for"));
     let grow = format!(
         "nsenter --target {} --user --preserve-credentials --mount mount -o remount,size=256m {}",
         node.pid(),

@@ -479,6 +479,7 @@ fn stranger(node_id: u64, address: &str) -> JoinRequest {
         lineage: 0,
         level: 0,
         leaving: false,
+        draining: false,
     };
     JoinRequest {
         node: Some(node),

@@ -47,7 +47,7 @@ fn cause(role: Role) -> Cause {
     use Role::*;
     match role {
         Engine | Store | Start | StartingServer | Doors | News | Rows | Announce | Parts
-        | Health | Readers | Disk | DiskLook | Journal => Cause::Start,
+        | Health | Readers | Disk | DiskLook | Journal | Operations => Cause::Start,
         Stop => Cause::Stop,
         Meet => Cause::StartWithJoin,
         Certificates => Cause::StartWithCertificates,

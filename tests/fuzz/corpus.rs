@@ -5,8 +5,8 @@ use devicedb::{
     base::{
         error::{Error, Kind},
         ids::{
-            ClusterId, GroupId, Lineage, NodeId, PartitionId, RelayId, RequestId, SiteGeneration,
-            SiteId, SnapshotId, SnapshotSeq, Topology,
+            ClusterId, GroupId, Lineage, NodeId, OperationId, PartitionId, RelayId, RequestId,
+            SiteGeneration, SiteId, SnapshotId, SnapshotSeq, Topology,
         },
     },
     cluster::{
@@ -460,6 +460,7 @@ fn node(id: u64) -> Node {
         lineage: Lineage(5),
         level: cluster::level::Level::own(),
         leaving: false,
+        draining: false,
     }
 }
 
@@ -491,6 +492,8 @@ fn cluster_commands() -> Vec<cluster::Command> {
         AnnounceNode(node(3)),
         RaiseLevel(cluster::level::Level::own()),
         SetCapacity { node: NodeId(3), percent: 50, away: [NodeId(2)].into() },
+        SetDraining { node: NodeId(3), draining: true, at_ms: 4 },
+        CancelOperation { id: OperationId(7), ended_ms: 9, away: [NodeId(2)].into() },
         CancelDecommission { node: NodeId(3), away: cluster::Away::new() },
         JoinNode { node: node(4), away: [NodeId(2)].into() },
         BeginSnapshot { id, created_ms: 1_700_000_000_123 },
@@ -502,11 +505,7 @@ fn cluster_commands() -> Vec<cluster::Command> {
         BeginSnapshot { id: SnapshotId(Uuid::nil()), created_ms: 2 },
         AbortSnapshot { seq: SnapshotSeq(2), reason: "it took too long".into() },
         BeginDeletion { id, lineage: None },
-        ReportDeletion {
-            id,
-            node: NodeId(1),
-            reason: "Read-only file system (os error 30)".into(),
-        },
+        ReportDeletion { id, node: NodeId(1), reason: "Read-only file system".into() },
         ReportDeletion { id, node: NodeId(1), reason: String::new() },
         ForgetSnapshot { id: SnapshotId(Uuid::nil()) },
         EstablishLineage { nonce: 9 },

@@ -159,7 +159,7 @@ const fn scenario(
     Scenario { mutation, family, found, how }
 }
 
-pub const SCENARIOS: [Scenario; 31] = [
+pub const SCENARIOS: [Scenario; 32] = [
     scenario(
         Mutation::AckBeforeSync,
         POWER,
@@ -345,6 +345,12 @@ pub const SCENARIOS: [Scenario; 31] = [
         TWO_LOSSES,
         (40, 40),
         "a node joins in the place of one that is lost and not removed, and another is lost",
+    ),
+    scenario(
+        Mutation::FinishedEarly,
+        REPAIRS,
+        (14, 40),
+        "a node whose disk is lost is removed, and its operation ends",
     ),
 ];
 

@@ -4,6 +4,7 @@
 //! What may happen in it stands in its plot; what did is told with the end.
 
 mod leaving;
+mod operations;
 mod repairs;
 
 use std::{
@@ -15,7 +16,7 @@ use devicedb::{
     base::{
         clock::Random,
         error::Result,
-        ids::{GroupId, NodeId, SnapshotId, Topology},
+        ids::{GroupId, Lineage, NodeId, SnapshotId, Topology},
     },
     cluster::{self, reconfigure::Membership},
     data::{Place as RowPlace, Row, RowKey, Versions},
@@ -90,6 +91,10 @@ pub struct Story {
     second: Option<repairs::SecondLoss>,
     /// The node that is being decommissioned, and the one that replaces it.
     leaving: Option<(usize, Option<usize>)>,
+    /// What the meta group's leader heard of all groups the last time.
+    heard: Option<operations::Heard>,
+    /// The most that a leader was seen to have applied.
+    applied: BTreeMap<(Lineage, GroupId), u64>,
     told: Vec<String>,
     /// Why it has not come to rest yet.
     restless: String,
@@ -138,6 +143,8 @@ pub fn play(plot: Plot) -> Ending {
         laggard: None,
         second: None,
         leaving: None,
+        heard: None,
+        applied: BTreeMap::new(),
         told: Vec::new(),
         restless: String::new(),
         broken: Vec::new(),

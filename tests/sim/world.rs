@@ -289,6 +289,7 @@ impl World {
             lineage,
             level: cluster::level::Level::own(),
             leaving: false,
+            draining: false,
         }
     }
 

@@ -157,6 +157,14 @@ const (
 	WaitReason_WAIT_REASON_BEHIND WaitReason = 2
 	// The node holds the group and does not answer: meanwhile no other one gives it up.
 	WaitReason_WAIT_REASON_AWAY WaitReason = 3
+	// The node shall hold the group, and its disk has no room for it.
+	WaitReason_WAIT_REASON_NO_ROOM WaitReason = 4
+	// The node shall hold the group, and takes others first: only some are copied at once.
+	WaitReason_WAIT_REASON_THROTTLED WaitReason = 5
+	// The node shall not lead the group, and no other node has a replica of it that could.
+	WaitReason_WAIT_REASON_ALONE WaitReason = 6
+	// The group has no leader, so nobody changes its members.
+	WaitReason_WAIT_REASON_NO_LEADER WaitReason = 7
 )
 
 // Enum value maps for WaitReason.
@@ -166,12 +174,20 @@ var (
 		1: "WAIT_REASON_SILENT",
 		2: "WAIT_REASON_BEHIND",
 		3: "WAIT_REASON_AWAY",
+		4: "WAIT_REASON_NO_ROOM",
+		5: "WAIT_REASON_THROTTLED",
+		6: "WAIT_REASON_ALONE",
+		7: "WAIT_REASON_NO_LEADER",
 	}
 	WaitReason_value = map[string]int32{
 		"WAIT_REASON_UNSPECIFIED": 0,
 		"WAIT_REASON_SILENT":      1,
 		"WAIT_REASON_BEHIND":      2,
 		"WAIT_REASON_AWAY":        3,
+		"WAIT_REASON_NO_ROOM":     4,
+		"WAIT_REASON_THROTTLED":   5,
+		"WAIT_REASON_ALONE":       6,
+		"WAIT_REASON_NO_LEADER":   7,
 	}
 )
 
@@ -464,7 +480,9 @@ type Node struct {
 	// Why it is not ready, in its own words, or why it could not be asked; empty when it is ready.
 	Reason string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Whether it is being decommissioned.
-	Leaving       bool `protobuf:"varint,11,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Leaving bool `protobuf:"varint,11,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// Whether it is drained: it leads nothing, gets no further replicas, and says that it is not ready. `ready` leaves that out.
+	Draining      bool `protobuf:"varint,12,opt,name=draining,proto3" json:"draining,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -572,6 +590,13 @@ func (x *Node) GetReason() string {
 func (x *Node) GetLeaving() bool {
 	if x != nil {
 		return x.Leaving
+	}
+	return false
+}
+
+func (x *Node) GetDraining() bool {
+	if x != nil {
+		return x.Draining
 	}
 	return false
 }
@@ -2444,7 +2469,9 @@ type RemoveNodeResponse struct {
 	// What was planned, also when it is only validated.
 	Plan *RemovalPlan `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
 	// Whether it is removed now and was a member before.
-	Removed       bool `protobuf:"varint,2,opt,name=removed,proto3" json:"removed,omitempty"`
+	Removed bool `protobuf:"varint,2,opt,name=removed,proto3" json:"removed,omitempty"`
+	// The operation that copies what the node held; the newest one where the node was removed before. Empty where there is none, and where nothing was changed.
+	OperationId   string `protobuf:"bytes,3,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2491,6 +2518,13 @@ func (x *RemoveNodeResponse) GetRemoved() bool {
 		return x.Removed
 	}
 	return false
+}
+
+func (x *RemoveNodeResponse) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
 }
 
 // A node that shall leave.
@@ -2585,7 +2619,9 @@ type DecommissionNodeResponse struct {
 	// Replicas that the node still has.
 	ReplicasLeft uint32 `protobuf:"varint,3,opt,name=replicas_left,json=replicasLeft,proto3" json:"replicas_left,omitempty"`
 	// What it waits for, at most one thing a group.
-	Waits         []*Wait `protobuf:"bytes,4,rep,name=waits,proto3" json:"waits,omitempty"`
+	Waits []*Wait `protobuf:"bytes,4,rep,name=waits,proto3" json:"waits,omitempty"`
+	// The operation that has the node leave, or had; empty where there is none.
+	OperationId   string `protobuf:"bytes,5,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2648,17 +2684,26 @@ func (x *DecommissionNodeResponse) GetWaits() []*Wait {
 	return nil
 }
 
+func (x *DecommissionNodeResponse) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
 // Why a group does not come to the members that it should have.
 type Wait struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The group.
 	Group uint32 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
-	// Whom it waits for.
+	// Whom it waits for; 0 where that is nobody in particular.
 	NodeId uint64 `protobuf:"varint,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// Why.
 	Reason WaitReason `protobuf:"varint,3,opt,name=reason,proto3,enum=devicedb.v1.WaitReason" json:"reason,omitempty"`
 	// For people.
-	Text          string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	// For how many seconds already; 0 where the group's leader does not say.
+	SinceS        uint32 `protobuf:"varint,5,opt,name=since_s,json=sinceS,proto3" json:"since_s,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2721,6 +2766,13 @@ func (x *Wait) GetText() string {
 	return ""
 }
 
+func (x *Wait) GetSinceS() uint32 {
+	if x != nil {
+		return x.SinceS
+	}
+	return 0
+}
+
 // A node that shall stay.
 type CancelDecommissionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2771,7 +2823,9 @@ func (x *CancelDecommissionRequest) GetNodeId() uint64 {
 type CancelDecommissionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whether it was leaving until now.
-	Cancelled     bool `protobuf:"varint,1,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	Cancelled bool `protobuf:"varint,1,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	// The operation that is cancelled by it; empty where there is none.
+	OperationId   string `protobuf:"bytes,2,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2811,6 +2865,13 @@ func (x *CancelDecommissionResponse) GetCancelled() bool {
 		return x.Cancelled
 	}
 	return false
+}
+
+func (x *CancelDecommissionResponse) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
 }
 
 // A node's share of the groups.
@@ -2883,7 +2944,9 @@ type SetCapacityResponse struct {
 	// Replicas that nodes get which they did not have.
 	ReplicasMoved uint32 `protobuf:"varint,1,opt,name=replicas_moved,json=replicasMoved,proto3" json:"replicas_moved,omitempty"`
 	// Whether it was another share before and is this one now.
-	Changed       bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
+	Changed bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
+	// The operation that moves the groups; empty where there is none.
+	OperationId   string `protobuf:"bytes,3,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2930,6 +2993,13 @@ func (x *SetCapacityResponse) GetChanged() bool {
 		return x.Changed
 	}
 	return false
+}
+
+func (x *SetCapacityResponse) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
 }
 
 // Groups that shall go where they should be.
@@ -2999,7 +3069,9 @@ type RebalanceResponse struct {
 	// Nodes that have not answered for some time: others get their places, as far as these are enough.
 	Away []uint64 `protobuf:"varint,4,rep,packed,name=away,proto3" json:"away,omitempty"`
 	// Names the nodes and their groups that this was planned for.
-	Etag          string `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The operation that moves the groups; empty where there is none.
+	OperationId   string `protobuf:"bytes,6,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3069,6 +3141,206 @@ func (x *RebalanceResponse) GetEtag() string {
 	return ""
 }
 
+func (x *RebalanceResponse) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
+// A node to drain.
+type DrainNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	NodeId        uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeRequest) Reset() {
+	*x = DrainNodeRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeRequest) ProtoMessage() {}
+
+func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *DrainNodeRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+// It is being drained.
+type DrainNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it was not before.
+	Changed bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	// The operation, which is done when the node leads nothing; empty where it was drained before and leads nothing.
+	OperationId   string `protobuf:"bytes,2,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeResponse) Reset() {
+	*x = DrainNodeResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeResponse) ProtoMessage() {}
+
+func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
+func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *DrainNodeResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+func (x *DrainNodeResponse) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
+// A node to undrain.
+type UndrainNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	NodeId        uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainNodeRequest) Reset() {
+	*x = UndrainNodeRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainNodeRequest) ProtoMessage() {}
+
+func (x *UndrainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainNodeRequest.ProtoReflect.Descriptor instead.
+func (*UndrainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *UndrainNodeRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+// It is as any other.
+type UndrainNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it was drained until now.
+	Changed       bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainNodeResponse) Reset() {
+	*x = UndrainNodeResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainNodeResponse) ProtoMessage() {}
+
+func (x *UndrainNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainNodeResponse.ProtoReflect.Descriptor instead.
+func (*UndrainNodeResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *UndrainNodeResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
 // What a removal would do, and what speaks against it.
 type RemovalPlan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3088,7 +3360,7 @@ type RemovalPlan struct {
 
 func (x *RemovalPlan) Reset() {
 	*x = RemovalPlan{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[45]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3100,7 +3372,7 @@ func (x *RemovalPlan) String() string {
 func (*RemovalPlan) ProtoMessage() {}
 
 func (x *RemovalPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[45]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3113,7 +3385,7 @@ func (x *RemovalPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovalPlan.ProtoReflect.Descriptor instead.
 func (*RemovalPlan) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{45}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RemovalPlan) GetAddress() string {
@@ -3170,7 +3442,7 @@ type Objection struct {
 
 func (x *Objection) Reset() {
 	*x = Objection{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[46]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3454,7 @@ func (x *Objection) String() string {
 func (*Objection) ProtoMessage() {}
 
 func (x *Objection) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[46]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3467,7 @@ func (x *Objection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Objection.ProtoReflect.Descriptor instead.
 func (*Objection) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{46}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Objection) GetRefuses() bool {
@@ -3253,7 +3525,7 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x13InitClusterResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
-	"\acreated\x18\x02 \x01(\bR\acreated\"\xc6\x02\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated\"\xe2\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -3267,7 +3539,8 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"groups_led\x18\t \x01(\rR\tgroupsLed\x12\x16\n" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\x12\x18\n" +
-	"\aleaving\x18\v \x01(\bR\aleaving\"*\n" +
+	"\aleaving\x18\v \x01(\bR\aleaving\x12\x1a\n" +
+	"\bdraining\x18\f \x01(\bR\bdraining\"*\n" +
 	"\x12GetOverviewRequest\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\bR\x05local\"m\n" +
 	"\bVoterSet\x12\x16\n" +
@@ -3396,46 +3669,61 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x12\n" +
 	"\x04etag\x18\x04 \x01(\tR\x04etag\x12%\n" +
-	"\x0ereplacement_id\x18\x05 \x01(\x04R\rreplacementId\"\\\n" +
+	"\x0ereplacement_id\x18\x05 \x01(\x04R\rreplacementId\"\x7f\n" +
 	"\x12RemoveNodeResponse\x12,\n" +
 	"\x04plan\x18\x01 \x01(\v2\x18.devicedb.v1.RemovalPlanR\x04plan\x12\x18\n" +
-	"\aremoved\x18\x02 \x01(\bR\aremoved\"\xa8\x01\n" +
+	"\aremoved\x18\x02 \x01(\bR\aremoved\x12!\n" +
+	"\foperation_id\x18\x03 \x01(\tR\voperationId\"\xa8\x01\n" +
 	"\x17DecommissionNodeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x12\n" +
 	"\x04etag\x18\x04 \x01(\tR\x04etag\x12%\n" +
-	"\x0ereplacement_id\x18\x05 \x01(\x04R\rreplacementId\"\xcc\x01\n" +
+	"\x0ereplacement_id\x18\x05 \x01(\x04R\rreplacementId\"\xef\x01\n" +
 	"\x18DecommissionNodeResponse\x12,\n" +
 	"\x04plan\x18\x01 \x01(\v2\x18.devicedb.v1.RemovalPlanR\x04plan\x124\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1e.devicedb.v1.DecommissionStateR\x05state\x12#\n" +
 	"\rreplicas_left\x18\x03 \x01(\rR\freplicasLeft\x12'\n" +
-	"\x05waits\x18\x04 \x03(\v2\x11.devicedb.v1.WaitR\x05waits\"z\n" +
+	"\x05waits\x18\x04 \x03(\v2\x11.devicedb.v1.WaitR\x05waits\x12!\n" +
+	"\foperation_id\x18\x05 \x01(\tR\voperationId\"\x93\x01\n" +
 	"\x04Wait\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x17\n" +
 	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\x12/\n" +
 	"\x06reason\x18\x03 \x01(\x0e2\x17.devicedb.v1.WaitReasonR\x06reason\x12\x12\n" +
-	"\x04text\x18\x04 \x01(\tR\x04text\"4\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12\x17\n" +
+	"\asince_s\x18\x05 \x01(\rR\x06sinceS\"4\n" +
 	"\x19CancelDecommissionRequest\x12\x17\n" +
-	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\":\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\"]\n" +
 	"\x1aCancelDecommissionResponse\x12\x1c\n" +
-	"\tcancelled\x18\x01 \x01(\bR\tcancelled\"}\n" +
+	"\tcancelled\x18\x01 \x01(\bR\tcancelled\x12!\n" +
+	"\foperation_id\x18\x02 \x01(\tR\voperationId\"}\n" +
 	"\x12SetCapacityRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12)\n" +
 	"\x10capacity_percent\x18\x02 \x01(\rR\x0fcapacityPercent\x12#\n" +
-	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"V\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"y\n" +
 	"\x13SetCapacityResponse\x12%\n" +
 	"\x0ereplicas_moved\x18\x01 \x01(\rR\rreplicasMoved\x12\x18\n" +
-	"\achanged\x18\x02 \x01(\bR\achanged\"K\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\x12!\n" +
+	"\foperation_id\x18\x03 \x01(\tR\voperationId\"K\n" +
 	"\x10RebalanceRequest\x12#\n" +
 	"\rvalidate_only\x18\x01 \x01(\bR\fvalidateOnly\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\tR\x04etag\"\xa3\x01\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\"\xc6\x01\n" +
 	"\x11RebalanceResponse\x12%\n" +
 	"\x0ereplicas_moved\x18\x01 \x01(\rR\rreplicasMoved\x12%\n" +
 	"\x0egroups_changed\x18\x02 \x01(\rR\rgroupsChanged\x12\x18\n" +
 	"\achanged\x18\x03 \x01(\bR\achanged\x12\x12\n" +
 	"\x04away\x18\x04 \x03(\x04R\x04away\x12\x12\n" +
-	"\x04etag\x18\x05 \x01(\tR\x04etag\"\xbd\x01\n" +
+	"\x04etag\x18\x05 \x01(\tR\x04etag\x12!\n" +
+	"\foperation_id\x18\x06 \x01(\tR\voperationId\"+\n" +
+	"\x10DrainNodeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\"P\n" +
+	"\x11DrainNodeResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\x12!\n" +
+	"\foperation_id\x18\x02 \x01(\tR\voperationId\"-\n" +
+	"\x12UndrainNodeRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\"/\n" +
+	"\x13UndrainNodeResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\"\xbd\x01\n" +
 	"\vRemovalPlan\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12%\n" +
 	"\x0ereplicas_moved\x18\x02 \x01(\rR\rreplicasMoved\x12!\n" +
@@ -3461,13 +3749,17 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x1eDECOMMISSION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18DECOMMISSION_STATE_STAYS\x10\x01\x12\x1e\n" +
 	"\x1aDECOMMISSION_STATE_LEAVING\x10\x02\x12\x1b\n" +
-	"\x17DECOMMISSION_STATE_GONE\x10\x03*o\n" +
+	"\x17DECOMMISSION_STATE_GONE\x10\x03*\xd5\x01\n" +
 	"\n" +
 	"WaitReason\x12\x1b\n" +
 	"\x17WAIT_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12WAIT_REASON_SILENT\x10\x01\x12\x16\n" +
 	"\x12WAIT_REASON_BEHIND\x10\x02\x12\x14\n" +
-	"\x10WAIT_REASON_AWAY\x10\x032\xa6\f\n" +
+	"\x10WAIT_REASON_AWAY\x10\x03\x12\x17\n" +
+	"\x13WAIT_REASON_NO_ROOM\x10\x04\x12\x19\n" +
+	"\x15WAIT_REASON_THROTTLED\x10\x05\x12\x15\n" +
+	"\x11WAIT_REASON_ALONE\x10\x06\x12\x19\n" +
+	"\x15WAIT_REASON_NO_LEADER\x10\a2\xc4\r\n" +
 	"\x0eClusterService\x12P\n" +
 	"\vGetIdentity\x12\x1f.devicedb.v1.GetIdentityRequest\x1a .devicedb.v1.GetIdentityResponse\x12P\n" +
 	"\vInitCluster\x12\x1f.devicedb.v1.InitClusterRequest\x1a .devicedb.v1.InitClusterResponse\x12P\n" +
@@ -3491,7 +3783,9 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x10DecommissionNode\x12$.devicedb.v1.DecommissionNodeRequest\x1a%.devicedb.v1.DecommissionNodeResponse\x12e\n" +
 	"\x12CancelDecommission\x12&.devicedb.v1.CancelDecommissionRequest\x1a'.devicedb.v1.CancelDecommissionResponse\x12P\n" +
 	"\vSetCapacity\x12\x1f.devicedb.v1.SetCapacityRequest\x1a .devicedb.v1.SetCapacityResponse\x12J\n" +
-	"\tRebalance\x12\x1d.devicedb.v1.RebalanceRequest\x1a\x1e.devicedb.v1.RebalanceResponseb\x06proto3"
+	"\tRebalance\x12\x1d.devicedb.v1.RebalanceRequest\x1a\x1e.devicedb.v1.RebalanceResponse\x12J\n" +
+	"\tDrainNode\x12\x1d.devicedb.v1.DrainNodeRequest\x1a\x1e.devicedb.v1.DrainNodeResponse\x12P\n" +
+	"\vUndrainNode\x12\x1f.devicedb.v1.UndrainNodeRequest\x1a .devicedb.v1.UndrainNodeResponseb\x06proto3"
 
 var (
 	file_devicedb_v1_cluster_proto_rawDescOnce sync.Once
@@ -3506,7 +3800,7 @@ func file_devicedb_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_devicedb_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_devicedb_v1_cluster_proto_goTypes = []any{
 	(NodeState)(0),                     // 0: devicedb.v1.NodeState
 	(DecommissionState)(0),             // 1: devicedb.v1.DecommissionState
@@ -3556,33 +3850,37 @@ var file_devicedb_v1_cluster_proto_goTypes = []any{
 	(*SetCapacityResponse)(nil),        // 45: devicedb.v1.SetCapacityResponse
 	(*RebalanceRequest)(nil),           // 46: devicedb.v1.RebalanceRequest
 	(*RebalanceResponse)(nil),          // 47: devicedb.v1.RebalanceResponse
-	(*RemovalPlan)(nil),                // 48: devicedb.v1.RemovalPlan
-	(*Objection)(nil),                  // 49: devicedb.v1.Objection
-	(*LocalAnswer)(nil),                // 50: devicedb.v1.LocalAnswer
+	(*DrainNodeRequest)(nil),           // 48: devicedb.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),          // 49: devicedb.v1.DrainNodeResponse
+	(*UndrainNodeRequest)(nil),         // 50: devicedb.v1.UndrainNodeRequest
+	(*UndrainNodeResponse)(nil),        // 51: devicedb.v1.UndrainNodeResponse
+	(*RemovalPlan)(nil),                // 52: devicedb.v1.RemovalPlan
+	(*Objection)(nil),                  // 53: devicedb.v1.Objection
+	(*LocalAnswer)(nil),                // 54: devicedb.v1.LocalAnswer
 }
 var file_devicedb_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: devicedb.v1.GetIdentityResponse.state:type_name -> devicedb.v1.NodeState
 	7,  // 1: devicedb.v1.GetOverviewResponse.nodes:type_name -> devicedb.v1.Node
 	9,  // 2: devicedb.v1.GetOverviewResponse.voter_sets:type_name -> devicedb.v1.VoterSet
-	50, // 3: devicedb.v1.GetOverviewResponse.local:type_name -> devicedb.v1.LocalAnswer
+	54, // 3: devicedb.v1.GetOverviewResponse.local:type_name -> devicedb.v1.LocalAnswer
 	7,  // 4: devicedb.v1.ListNodesResponse.nodes:type_name -> devicedb.v1.Node
-	50, // 5: devicedb.v1.ListNodesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	54, // 5: devicedb.v1.ListNodesResponse.local:type_name -> devicedb.v1.LocalAnswer
 	13, // 6: devicedb.v1.ListPartitionsResponse.partitions:type_name -> devicedb.v1.Partition
-	50, // 7: devicedb.v1.ListPartitionsResponse.local:type_name -> devicedb.v1.LocalAnswer
+	54, // 7: devicedb.v1.ListPartitionsResponse.local:type_name -> devicedb.v1.LocalAnswer
 	16, // 8: devicedb.v1.AddSiteResponse.site:type_name -> devicedb.v1.Site
 	16, // 9: devicedb.v1.ListSitesResponse.sites:type_name -> devicedb.v1.Site
-	50, // 10: devicedb.v1.ListSitesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	54, // 10: devicedb.v1.ListSitesResponse.local:type_name -> devicedb.v1.LocalAnswer
 	23, // 11: devicedb.v1.AddRelayResponse.relay:type_name -> devicedb.v1.Relay
 	23, // 12: devicedb.v1.MoveRelayResponse.relay:type_name -> devicedb.v1.Relay
 	23, // 13: devicedb.v1.ListRelaysResponse.relays:type_name -> devicedb.v1.Relay
-	50, // 14: devicedb.v1.ListRelaysResponse.local:type_name -> devicedb.v1.LocalAnswer
+	54, // 14: devicedb.v1.ListRelaysResponse.local:type_name -> devicedb.v1.LocalAnswer
 	34, // 15: devicedb.v1.GetUpgradeResponse.nodes:type_name -> devicedb.v1.NodeVersion
-	48, // 16: devicedb.v1.RemoveNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
-	48, // 17: devicedb.v1.DecommissionNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
+	52, // 16: devicedb.v1.RemoveNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
+	52, // 17: devicedb.v1.DecommissionNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
 	1,  // 18: devicedb.v1.DecommissionNodeResponse.state:type_name -> devicedb.v1.DecommissionState
 	41, // 19: devicedb.v1.DecommissionNodeResponse.waits:type_name -> devicedb.v1.Wait
 	2,  // 20: devicedb.v1.Wait.reason:type_name -> devicedb.v1.WaitReason
-	49, // 21: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
+	53, // 21: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
 	3,  // 22: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
 	5,  // 23: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
 	8,  // 24: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
@@ -3602,27 +3900,31 @@ var file_devicedb_v1_cluster_proto_depIdxs = []int32{
 	42, // 38: devicedb.v1.ClusterService.CancelDecommission:input_type -> devicedb.v1.CancelDecommissionRequest
 	44, // 39: devicedb.v1.ClusterService.SetCapacity:input_type -> devicedb.v1.SetCapacityRequest
 	46, // 40: devicedb.v1.ClusterService.Rebalance:input_type -> devicedb.v1.RebalanceRequest
-	4,  // 41: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
-	6,  // 42: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
-	10, // 43: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
-	12, // 44: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
-	15, // 45: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
-	18, // 46: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
-	20, // 47: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
-	22, // 48: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
-	25, // 49: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
-	27, // 50: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
-	29, // 51: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
-	31, // 52: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
-	33, // 53: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
-	36, // 54: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
-	38, // 55: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
-	40, // 56: devicedb.v1.ClusterService.DecommissionNode:output_type -> devicedb.v1.DecommissionNodeResponse
-	43, // 57: devicedb.v1.ClusterService.CancelDecommission:output_type -> devicedb.v1.CancelDecommissionResponse
-	45, // 58: devicedb.v1.ClusterService.SetCapacity:output_type -> devicedb.v1.SetCapacityResponse
-	47, // 59: devicedb.v1.ClusterService.Rebalance:output_type -> devicedb.v1.RebalanceResponse
-	41, // [41:60] is the sub-list for method output_type
-	22, // [22:41] is the sub-list for method input_type
+	48, // 41: devicedb.v1.ClusterService.DrainNode:input_type -> devicedb.v1.DrainNodeRequest
+	50, // 42: devicedb.v1.ClusterService.UndrainNode:input_type -> devicedb.v1.UndrainNodeRequest
+	4,  // 43: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
+	6,  // 44: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
+	10, // 45: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
+	12, // 46: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
+	15, // 47: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
+	18, // 48: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
+	20, // 49: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
+	22, // 50: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
+	25, // 51: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
+	27, // 52: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
+	29, // 53: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
+	31, // 54: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
+	33, // 55: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
+	36, // 56: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
+	38, // 57: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
+	40, // 58: devicedb.v1.ClusterService.DecommissionNode:output_type -> devicedb.v1.DecommissionNodeResponse
+	43, // 59: devicedb.v1.ClusterService.CancelDecommission:output_type -> devicedb.v1.CancelDecommissionResponse
+	45, // 60: devicedb.v1.ClusterService.SetCapacity:output_type -> devicedb.v1.SetCapacityResponse
+	47, // 61: devicedb.v1.ClusterService.Rebalance:output_type -> devicedb.v1.RebalanceResponse
+	49, // 62: devicedb.v1.ClusterService.DrainNode:output_type -> devicedb.v1.DrainNodeResponse
+	51, // 63: devicedb.v1.ClusterService.UndrainNode:output_type -> devicedb.v1.UndrainNodeResponse
+	43, // [43:64] is the sub-list for method output_type
+	22, // [22:43] is the sub-list for method input_type
 	22, // [22:22] is the sub-list for extension type_name
 	22, // [22:22] is the sub-list for extension extendee
 	0,  // [0:22] is the sub-list for field type_name
@@ -3640,7 +3942,7 @@ func file_devicedb_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_cluster_proto_rawDesc), len(file_devicedb_v1_cluster_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   47,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,6 +34,14 @@ pub const SNAPSHOTS_WARNED: usize = 900;
 /// Deleted snapshots whose uuid the cluster remembers and refuses for a new snapshot.
 pub const SNAPSHOTS_DELETED_REMEMBERED: usize = 256;
 
+/// Operations that the cluster remembers, those that run included: enough for an operator to look
+/// back, and few enough for one answer. The one that ended first is forgotten for a new one.
+pub const OPERATIONS_REMEMBERED: usize = 256;
+/// Objections that an operation was forced over and remembers: there are no more kinds of them.
+pub const OPERATION_TEXTS_MAX: usize = 8;
+/// Bytes of each of them; longer ones are cut.
+pub const OPERATION_TEXT_BYTES_MAX: usize = 1024;
+
 /// Generations of sites that a recovered cluster skips: more than the lost nodes can have drawn
 /// behind the newest one that a survivor knows. Beyond it, a site that was removed or added in the
 /// lost history could be taken for a later life of itself.

@@ -106,6 +106,12 @@ pub const PROMISE_FOUNDING: Duration = Duration::from_secs(5);
 pub const REMOVAL_ELECTIONS: Duration = Duration::from_secs(5);
 /// How often it looks whether they have one.
 pub const REMOVAL_LOOK: Duration = Duration::from_millis(200);
+/// How often the node that leads the meta group looks whether operations have come true.
+pub const OPERATION_LOOK: Duration = Duration::from_millis(500);
+/// How long one call waits for an operation at the most; its caller asks again.
+pub const OPERATION_WAIT: Duration = Duration::from_secs(60);
+/// Reasons to wait that are told of one operation; of the others, how many there are.
+pub const OPERATION_WAITS_TOLD: usize = 100;
 
 const _: () = assert!(AWAY.as_millis() >= 2 * SILENT.as_millis());
 const _: () = assert!(JOIN_AGAIN_MIN.as_millis() < JOIN_AGAIN_MAX.as_millis());
@@ -116,6 +122,12 @@ const _: () = assert!(PROMISE_FOUNDING.as_millis() < REQUEST_DEADLINE.as_millis(
 
 /// Transfers of rows that one node sends at once, each of which first copies a group to a file.
 pub const ROWS_AT_ONCE: usize = 4;
+/// Transfers of rows that one node takes at once; others wait for their place. As many as one
+/// sender sends, so that several senders together are no faster than the disk that they fill.
+pub const ROWS_IN_AT_ONCE: usize = 4;
+/// How long a node says that it had no room for a group's rows: longer than it takes the sender to
+/// try again.
+pub const ROWS_REFUSED_TOLD: Duration = Duration::from_secs(15);
 /// Files of rows that a node keeps for one group until Raft announces them; the oldest is dropped.
 pub const ROWS_KEPT: usize = 2;
 /// Bytes of rows in one message.

@@ -12,7 +12,7 @@
 //! A node that is removed or decommissioned may have a replacement: an empty node that takes its
 //! places, all of them and no others, so that nothing else moves.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Effects, State};
 use crate::{
@@ -24,6 +24,7 @@ use crate::{
     cluster::{
         command::{Away, Changed, Etag, Event, Node, Outcome, Removed},
         level::Level,
+        operations::Progress,
         placement::{self, Assignments},
         snapshots::Part,
     },
@@ -87,6 +88,7 @@ impl State {
         let now = Node {
             capacity_percent: known.map_or(node.capacity_percent, |k| k.capacity_percent),
             leaving: known.is_some_and(|k| k.leaving),
+            draining: known.is_some_and(|k| k.draining),
             ..node.clone()
         };
         if known == Some(&now) {
@@ -108,7 +110,7 @@ impl State {
         for node in self.nodes.values() {
             hash.update(&node.id.0.to_be_bytes());
             hash.update(&node.capacity_percent.to_be_bytes());
-            hash.update(&[u8::from(node.leaving)]);
+            hash.update(&[u8::from(node.leaving) | u8::from(node.draining) << 1]);
         }
         for (group, nodes) in &self.assignments {
             hash.update(&group.0.to_be_bytes());
@@ -237,14 +239,14 @@ impl State {
     }
 
     /// A plan is carried out only on what it was made for.
-    fn was_seen(&self, seen: Etag) -> Result<()> {
+    pub(super) fn was_seen(&self, seen: Etag) -> Result<()> {
         if seen == self.etag() {
             return Ok(());
         }
         Err(Error::conflict("nodes or their groups have changed since it was planned; ask again"))
     }
 
-    fn member(&self, id: NodeId) -> Result<&Node> {
+    pub(super) fn member(&self, id: NodeId) -> Result<&Node> {
         self.nodes.get(&id).ok_or_else(|| match self.removed.get(&id) {
             Some(_) => Error::conflict(format!("node {id} is no member any more")),
             None => Error::not_found(format!("there is no node {id}")),
@@ -286,6 +288,7 @@ impl State {
         if !self.member(id)?.leaving {
             return Ok(Outcome::Done { changed: false });
         }
+        self.end_running_on(id, Progress::Cancelled, 0, effects);
         Ok(self.change(id, |node| node.leaving = false, away, effects))
     }
 
@@ -350,6 +353,9 @@ impl State {
 
     fn take_out(&mut self, removed: Removed, effects: &mut Effects) {
         let id = removed.id;
+        // Only a decommission comes true by this, or the replacement of a node that was leaving.
+        let how = if removed.decommissioned { Progress::Done } else { Progress::Cancelled };
+        self.end_running_on(id, how, removed.removed_ms, effects);
         let why = if removed.decommissioned { "the node has left" } else { "the node was removed" };
         self.removed.insert(id, removed);
         self.nodes.remove(&id);
@@ -405,11 +411,15 @@ impl State {
         let factor = self.settings.replication_factor;
         let capacities = placement::living(capacities, away, old, factor);
         let groups = self.settings.topology.group_ids();
-        let mut new = placement::place(&capacities, old, groups, factor);
-        new.insert(
-            GroupId::META,
-            placement::meta_voters(&capacities, old.get(&GroupId::META).map_or(&[], Vec::as_slice)),
-        );
+        let drained = self.nodes.values().filter(|node| node.draining).map(|node| node.id);
+        let drained: BTreeSet<NodeId> = drained.collect();
+        let new = placement::place(&capacities, old, groups, factor);
+        let mut new = placement::give_nothing(&drained, &capacities, old, new);
+        let voters = old.get(&GroupId::META).map_or(&[][..], Vec::as_slice);
+        let mut may_vote = capacities.clone();
+        may_vote.retain(|node, _| voters.contains(node) || !drained.contains(node));
+        let able = if may_vote.is_empty() { &capacities } else { &may_vote };
+        new.insert(GroupId::META, placement::meta_voters(able, voters));
         new
     }
 

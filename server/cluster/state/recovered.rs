@@ -13,6 +13,8 @@
 //!   drawn. The meta leader does that as for every site that was left half added; what the group
 //!   has of the site stays.
 //! - A site that is being removed goes on being removed.
+//! - Operations that run are cancelled, and nodes that were leaving or drained are as any other:
+//!   everything is placed anew, and whoever recovers a cluster looks at it next.
 //!
 //! Relies on the caller to know which replicas are kept and where. Decides nothing about them.
 
@@ -28,6 +30,7 @@ use crate::{
     cluster::{
         command::{Away, Removed},
         level::Level,
+        operations::Progress,
         placement::Assignments,
         sites::{Relay, Site, SiteState, Sites},
         snapshots::Part,
@@ -100,7 +103,10 @@ impl State {
                 }
             }
         }
-        self.nodes.values_mut().for_each(|node| node.leaving = false);
+        self.nodes.values_mut().for_each(|node| (node.leaving, node.draining) = (false, false));
+        for running in self.operations.values_mut().filter(|o| o.is_running()) {
+            (running.progress, running.ended_ms) = (Progress::Cancelled, recovery.at_ms);
+        }
     }
 
     /// Deletions go on with the nodes that are left, if any of them has something to delete.

@@ -228,6 +228,10 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
         | cluster::Command::BeginDeletion { .. }
         | cluster::Command::ForgetSnapshot { .. } => Ok(()),
         cluster::Command::RaiseLevel(_) | cluster::Command::RemoveNode { .. } => Ok(()),
+        cluster::Command::Operate { change, .. } => meta_command(facts, change),
+        cluster::Command::SetDraining { .. }
+        | cluster::Command::FinishOperation { .. }
+        | cluster::Command::CancelOperation { .. } => Ok(()),
         cluster::Command::Decommission { .. }
         | cluster::Command::CancelDecommission { .. }
         | cluster::Command::Decommissioned { .. }

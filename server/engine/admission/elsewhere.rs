@@ -98,6 +98,18 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ),
     ("MetaCommand.set_capacity", "cluster::State: of a member, at most CAPACITY_PERCENT_MAX"),
     ("MetaCommand.rebalance", "cluster::State: on the members and assignments that were seen"),
+    (
+        "MetaCommand.operation",
+        "wire::operate: beside a change that is an operation, and Begin::check; cluster::State \
+         remembers one of an id, and one that runs of a node",
+    ),
+    ("MetaCommand.set_draining", "cluster::State: a member, and not the last one that could lead"),
+    (
+        "MetaCommand.finish_operation",
+        "cluster::State: one that does not end by itself, on the members and assignments that were \
+         seen",
+    ),
+    ("MetaCommand.cancel_operation", "cluster::State: one that runs and can be taken back"),
     ("MetaCommand.away", "any: a hint; others than members are nobody (cluster::placement)"),
     ("MetaCommand.raise_level", "cluster::State: not above what every member knows"),
     ("MetaCommand.site_generation", "any: cluster::State does nothing to another life of the site"),
@@ -144,6 +156,7 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
         "engine::check_rows: rows of this group that can be served from, and a record that \
          admission::record takes",
     ),
+    ("SendRowsRequest.bytes", "any: an estimate that is shown"),
     ("SendRowsRequest.digest", "net::receive_rows: blake3 of the rows"),
     // What a node says of itself when it is asked. Shown, and counted in an overview.
     ("LedGroup.group", "any: shown"),
@@ -152,6 +165,13 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("LedGroup.wait", "any: shown"),
     ("GroupWait.node_id", "any: shown"),
     ("GroupWait.reason", "one that this version knows, or it is not shown"),
+    ("GroupWait.since_s", "any: shown"),
+    ("GetNodeStatusResponse.incoming", "any: shown"),
+    ("GetNodeStatusResponse.incoming_bytes_per_s", "any: shown"),
+    ("IncomingRows.group", "any: shown"),
+    ("IncomingRows.bytes", "any: shown"),
+    ("IncomingRows.bytes_total", "any: shown"),
+    ("IncomingRows.reason", "one that this version knows, or it is not shown"),
     ("GetNodeStatusResponse.replicas", "any: shown"),
     ("GetNodeStatusResponse.room", "any: an estimate, which an operator may go over"),
     ("Room.held_bytes", "any: an estimate, which an operator may go over"),

@@ -80,6 +80,7 @@ impl Scene {
             lineage: Lineage(5),
             level: Level::own(),
             leaving: false,
+            draining: false,
         };
         let settings =
             Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(5), 3, topology()).unwrap();

@@ -6,16 +6,20 @@ use std::{
     time::Duration,
 };
 
-use super::Cluster;
+use super::{
+    Cluster,
+    operations::Forced,
+    waits::{replicas_of, waits},
+};
 use crate::{
     base::{
         error::{Error, Result},
-        ids::{GroupId, NodeId},
+        ids::{GroupId, NodeId, OperationId},
         limits,
     },
-    cluster::{self, Away, Etag, Node, level::Level, reconfigure::Wait},
+    cluster::{self, Away, Etag, Node, level::Level},
     proto::{
-        internal::v1::{GetNodeStatusResponse, GroupWait, LedGroup},
+        internal::v1::{GetNodeStatusResponse, LedGroup},
         v1,
     },
     service::removal::{self, Heard, Plan, Room, Way},
@@ -28,6 +32,8 @@ pub struct Decommission {
     /// Data groups of which it still has a replica.
     pub replicas_left: u32,
     pub waits: Vec<v1::Wait>,
+    /// The operation that has it leave, or had.
+    pub operation: Option<OperationId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +51,7 @@ pub struct Rebalance {
     /// Nodes whose places go to others.
     pub away: Away,
     pub etag: Etag,
+    pub operation: Option<OperationId>,
 }
 
 /// How a removal is asked for.
@@ -74,20 +81,23 @@ impl Cluster {
         Ok((newest, raised))
     }
 
-    /// Removes a node that is lost, or says only what that would do. The plan, and whether the node
-    /// was a member until now.
+    /// Removes a node that is lost, or says only what that would do. The plan, whether the node was
+    /// a member until now, and the operation.
     pub async fn remove_node(
         &self,
         node: NodeId,
         asked: RemovalAsked,
         wait: Duration,
-    ) -> Result<(Plan, bool)> {
+    ) -> Result<(Plan, bool, Option<OperationId>)> {
         let deadline = self.handle.clock.now() + wait;
         let left = || deadline.saturating_sub(self.handle.clock.now());
         let Decommission { plan, standing, .. } =
             self.planned(node, Way::Removal, asked, deadline).await?;
-        if asked.validate_only || standing == Standing::Gone {
-            return Ok((plan, false));
+        if asked.validate_only {
+            return Ok((plan, false, None));
+        }
+        if standing == Standing::Gone {
+            return Ok((plan, false, self.operation_of(node, left()).await?));
         }
         if let Some(refusal) = plan.refusal(node, Way::Removal, asked.force) {
             return Err(refusal);
@@ -100,7 +110,9 @@ impl Cluster {
             by: asked.by,
             away: plan.away.clone(),
         };
-        Ok((plan, self.change(command, left()).await?))
+        let forced = Forced::over(&plan.objections, asked.force);
+        let (removed, operation) = self.operate(command, forced, left()).await?;
+        Ok((plan, removed, operation))
     }
 
     /// Has a node leave, or says only how far it is and what that would do.
@@ -113,6 +125,9 @@ impl Cluster {
         let deadline = self.handle.clock.now() + wait;
         let left = || deadline.saturating_sub(self.handle.clock.now());
         let mut seen = self.planned(node, Way::Decommission, asked, deadline).await?;
+        if seen.standing != Standing::Stays {
+            seen.operation = self.operation_of(node, left()).await?;
+        }
         if asked.validate_only || seen.standing != Standing::Stays {
             return Ok(seen);
         }
@@ -125,26 +140,41 @@ impl Cluster {
             by: asked.by,
             away: seen.plan.away.clone(),
         };
-        self.change(command, left()).await?;
+        let forced = Forced::over(&seen.plan.objections, asked.force);
+        seen.operation = self.operate(command, forced, left()).await?.1;
         seen.standing = Standing::Leaving;
         Ok(seen)
     }
 
-    /// Has a node stay that is leaving. Whether it was.
-    pub async fn cancel_decommission(&self, node: NodeId, wait: Duration) -> Result<bool> {
+    /// Has a node stay that is leaving. Whether it was, and the operation that is cancelled by it.
+    pub async fn cancel_decommission(
+        &self,
+        node: NodeId,
+        wait: Duration,
+    ) -> Result<(bool, Option<OperationId>)> {
         let away = self.away(wait).await?;
-        self.change(cluster::Command::CancelDecommission { node, away }, wait).await
+        let leaves = self.look(wait, move |s| {
+            let leaves = s.node(node).is_some_and(|node| node.leaving);
+            s.running_on(node).filter(|_| leaves).map(|operation| operation.id)
+        });
+        let Some(id) = leaves.await? else {
+            let cancel = cluster::Command::CancelDecommission { node, away };
+            return Ok((self.change(cancel, wait).await?, None));
+        };
+        let ended_ms = self.handle.clock.wall_ms();
+        let cancel = cluster::Command::CancelOperation { id, ended_ms, away };
+        Ok((self.change(cancel, wait).await?, Some(id)))
     }
 
     /// Changes a node's share of the groups, or says only what that would move: how many replicas,
-    /// and whether it is another share.
+    /// whether it is another share, and the operation.
     pub async fn set_capacity(
         &self,
         node: NodeId,
         percent: u32,
         validate_only: bool,
         wait: Duration,
-    ) -> Result<(usize, bool)> {
+    ) -> Result<(usize, bool, Option<OperationId>)> {
         let away = self.away(wait).await?;
         let gone = away.clone();
         let planned = self.look(wait, move |s| {
@@ -156,10 +186,11 @@ impl Cluster {
         });
         let moved = planned.await??;
         if validate_only {
-            return Ok((moved, false));
+            return Ok((moved, false, None));
         }
         let command = cluster::Command::SetCapacity { node, percent, away };
-        Ok((moved, self.change(command, wait).await?))
+        let (changed, operation) = self.operate(command, Forced::default(), wait).await?;
+        Ok((moved, changed, operation))
     }
 
     /// Places all groups anew on the nodes that live, or says only what that would move.
@@ -178,9 +209,13 @@ impl Cluster {
         });
         let (seen, replicas_moved, groups_changed) = planned.await?;
         was_seen(etag, seen)?;
-        let changed = !validate_only
-            && self.change(cluster::Command::Rebalance { seen, away: away.clone() }, wait).await?;
-        Ok(Rebalance { replicas_moved, groups_changed, changed, away, etag: seen })
+        let (changed, operation) = if validate_only {
+            (false, None)
+        } else {
+            let command = cluster::Command::Rebalance { seen, away: away.clone() };
+            self.operate(command, Forced::default(), wait).await?
+        };
+        Ok(Rebalance { replicas_moved, groups_changed, changed, away, etag: seen, operation })
     }
 
     /// Nodes that this one has not heard for long.
@@ -231,7 +266,8 @@ impl Cluster {
             // The node may have been lost a moment ago, and its groups are electing.
             if !plan.lacks_leaders() || self.handle.clock.now() >= patience {
                 let replicas_left = replicas_of(node, &said);
-                break Decommission { plan, standing, replicas_left, waits: waits(&said) };
+                let waits = waits(&said);
+                break Decommission { plan, standing, replicas_left, waits, operation: None };
             }
             tokio::time::sleep(limits::REMOVAL_LOOK).await;
         };
@@ -247,56 +283,6 @@ fn was_seen(named: Option<Etag>, now: Etag) -> Result<()> {
     Err(Error::conflict(
         "nodes or their groups have changed since that etag was given; look at the plan again",
     ))
-}
-
-/// Data groups of which a node has a replica: as it says itself, or as their leaders say.
-fn replicas_of(node: NodeId, said: &BTreeMap<NodeId, Result<GetNodeStatusResponse>>) -> u32 {
-    if let Some(Ok(own)) = said.get(&node) {
-        return own.replicas;
-    }
-    let led = said.values().filter_map(|said| said.as_ref().ok()).flat_map(|said| &said.led);
-    let has = |led: &&LedGroup| {
-        !GroupId(led.group).is_meta()
-            && led.voters.iter().chain(&led.learners).any(|n| *n == node.0)
-    };
-    led.filter(has).count() as u32
-}
-
-/// As nodes tell each other of it.
-pub(super) fn group_wait(wait: Wait) -> GroupWait {
-    let (node, reason) = match wait {
-        Wait::Silent(node) => (node, v1::WaitReason::Silent),
-        Wait::Behind(node) => (node, v1::WaitReason::Behind),
-        Wait::Away(node) => (node, v1::WaitReason::Away),
-    };
-    GroupWait { node_id: node.0, reason: reason as u32 }
-}
-
-/// What groups wait for, as their leaders say.
-fn waits(said: &BTreeMap<NodeId, Result<GetNodeStatusResponse>>) -> Vec<v1::Wait> {
-    let led = said.values().filter_map(|said| said.as_ref().ok()).flat_map(|said| &said.led);
-    let wait = |led: &LedGroup| {
-        let GroupWait { node_id, reason } = led.wait?;
-        let reason = v1::WaitReason::try_from(i32::try_from(reason).ok()?).ok()?;
-        let group = GroupId(led.group);
-        let text = match reason {
-            v1::WaitReason::Unspecified => return None,
-            v1::WaitReason::Silent => {
-                format!("group {group} goes to node {node_id}, which does not answer")
-            }
-            v1::WaitReason::Behind => {
-                format!("group {group} is being copied to node {node_id}")
-            }
-            v1::WaitReason::Away => format!(
-                "node {node_id} holds group {group} and does not answer: nobody gives it up \
-                 meanwhile"
-            ),
-        };
-        Some(v1::Wait { group: led.group, node_id, reason: reason as i32, text })
-    };
-    let mut waits: Vec<v1::Wait> = led.filter_map(wait).collect();
-    waits.sort_by_key(|wait| wait.group);
-    waits
 }
 
 fn room(said: &GetNodeStatusResponse) -> Option<Room> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Cluster, members::group_wait};
+use super::{Cluster, waits::group_wait};
 use crate::{
     base::{
         crew::{self, Role, Several},
@@ -74,6 +74,7 @@ impl Cluster {
             (led.collect(), leaderless.collect(), sight.unready(), replicas)
         });
         let (led, leaderless, unready, replicas) = seen.await?;
+        let (incoming, incoming_bytes_per_s) = self.arrivals.tell(self.handle.clock.now());
         Ok(GetNodeStatusResponse {
             node_id: hello.node_id,
             ready: unready.is_none(),
@@ -86,6 +87,8 @@ impl Cluster {
             hello: Some(hello),
             replicas,
             room: self.room().await,
+            incoming,
+            incoming_bytes_per_s,
         })
     }
 

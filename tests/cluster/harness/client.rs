@@ -8,7 +8,8 @@ use devicedb::{
     base::clock::Random,
     proto::v1::{
         cluster_service_client::ClusterServiceClient, download_snapshot_response::Piece,
-        kv_service_client::KvServiceClient, snapshot_service_client::SnapshotServiceClient, *,
+        kv_service_client::KvServiceClient, operation_service_client::OperationServiceClient,
+        snapshot_service_client::SnapshotServiceClient, *,
     },
 };
 use tonic::{
@@ -28,6 +29,7 @@ pub struct Client {
     pub kv: KvServiceClient<Channel>,
     pub cluster: ClusterServiceClient<Channel>,
     pub snapshots: SnapshotServiceClient<Channel>,
+    pub operations: OperationServiceClient<Channel>,
     pub endpoint: String,
     deadline: Duration,
 }
@@ -58,6 +60,7 @@ impl Client {
                 .max_decoding_message_size(MESSAGE_BYTES)
                 .max_encoding_message_size(MESSAGE_BYTES),
             cluster: ClusterServiceClient::new(channel.clone()),
+            operations: OperationServiceClient::new(channel.clone()),
             snapshots: SnapshotServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES),
             endpoint: endpoint.to_string(),
             deadline: DEADLINE,
@@ -232,6 +235,12 @@ impl Client {
             .get_overview(self.request(GetOverviewRequest::default()))
             .await?
             .into_inner())
+    }
+
+    pub async fn operation(&self, id: &str) -> Result<Operation, Status> {
+        let request = self.request(GetOperationRequest { id: id.to_owned() });
+        let answer = self.operations.clone().get_operation(request).await?.into_inner();
+        Ok(answer.operation.expect("an answer has one"))
     }
 
     /// The cluster as the one node has it that is asked.

@@ -96,6 +96,7 @@ fn configuration() -> State {
         lineage: LINEAGE,
         level: Level::own(),
         leaving: false,
+        draining: false,
     };
     let settings = Settings::founding(ClusterId(Uuid::nil()), LINEAGE, 3, topology())
         .expect("settings that can be");
@@ -495,6 +496,7 @@ pub fn corpus() -> Vec<Vec<u8>> {
     for group in topology().group_ids() {
         let site = site(group).as_str().to_owned();
         let meta = internal::MetaCommand {
+            operation: None,
             away: Vec::new(),
             action: Some(MetaAction::AddSite("ghost".into())),
             site_generation: 0,
@@ -520,6 +522,7 @@ pub fn corpus() -> Vec<Vec<u8>> {
     said.push(forward(
         GroupId::META,
         Wire::Meta(internal::MetaCommand {
+            operation: None,
             action: Some(sealed),
             site_generation: 0,
             away: Vec::new(),

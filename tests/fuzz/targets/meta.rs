@@ -60,6 +60,7 @@ pub fn commands(input: &[u8]) -> bool {
         lineage: Lineage(1),
         level: Level::own(),
         leaving: false,
+        draining: false,
     };
     let topology = Topology::new(64, 4).expect("a shape that can be");
     let settings = Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(1), 2, topology)

@@ -125,7 +125,12 @@ impl Story {
                 let (seen, away) = (meta.etag(), self.world.away());
                 let command = match by.filter(|by| !meta.is_spare(*by)) {
                     Some(node) => cluster::Command::SetCapacity { node, percent: 0, away },
-                    None => cluster::Command::Decommission { node: leaving, seen, by, away },
+                    None => self.operate(cluster::Command::Decommission {
+                        node: leaving,
+                        seen,
+                        by,
+                        away,
+                    }),
                 };
                 let wait = Duration::from_secs(2);
                 self.world.request(at, GroupId::META, Body::Propose(command.into()), wait);
@@ -136,6 +141,7 @@ impl Story {
 
     /// An operator removes what is lost, by whichever node, until the cluster says that it is gone.
     pub(super) fn remove_lost(&mut self) {
+        self.tend_operations();
         if let Some(second) = self.second {
             return self.lose_second(second);
         }
@@ -158,6 +164,7 @@ impl Story {
                     by: None,
                     away: self.world.away(),
                 };
+                let command = self.operate(command);
                 let wait = Duration::from_secs(2);
                 self.world.request(at, GroupId::META, Body::Propose(command.into()), wait);
             }
@@ -168,6 +175,7 @@ impl Story {
     /// Whether no lost node is a member of anything any more, and all groups have the voters that
     /// they should have.
     pub(super) fn made_up_for(&mut self) -> bool {
+        self.check_operations();
         if self.lost.is_empty() {
             return true;
         }
@@ -181,7 +189,7 @@ impl Story {
             self.restless = format!("{:?} are not removed", self.lost);
             return false;
         }
-        if !self.is_in_place() {
+        if !self.is_in_place() || !self.operations_are_over() {
             return false;
         }
         self.removed += self.lost.len() as u64;

@@ -30,6 +30,10 @@ class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WAIT_REASON_SILENT: _ClassVar[WaitReason]
     WAIT_REASON_BEHIND: _ClassVar[WaitReason]
     WAIT_REASON_AWAY: _ClassVar[WaitReason]
+    WAIT_REASON_NO_ROOM: _ClassVar[WaitReason]
+    WAIT_REASON_THROTTLED: _ClassVar[WaitReason]
+    WAIT_REASON_ALONE: _ClassVar[WaitReason]
+    WAIT_REASON_NO_LEADER: _ClassVar[WaitReason]
 NODE_STATE_UNSPECIFIED: NodeState
 NODE_STATE_WAITING: NodeState
 NODE_STATE_JOINING: NodeState
@@ -44,6 +48,10 @@ WAIT_REASON_UNSPECIFIED: WaitReason
 WAIT_REASON_SILENT: WaitReason
 WAIT_REASON_BEHIND: WaitReason
 WAIT_REASON_AWAY: WaitReason
+WAIT_REASON_NO_ROOM: WaitReason
+WAIT_REASON_THROTTLED: WaitReason
+WAIT_REASON_ALONE: WaitReason
+WAIT_REASON_NO_LEADER: WaitReason
 
 class GetIdentityRequest(_message.Message):
     __slots__ = ()
@@ -82,7 +90,7 @@ class InitClusterResponse(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., created: bool = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("id", "address", "capacity_percent", "reachable", "ready", "version", "snapshot_store", "groups_wanted", "groups_led", "reason", "leaving")
+    __slots__ = ("id", "address", "capacity_percent", "reachable", "ready", "version", "snapshot_store", "groups_wanted", "groups_led", "reason", "leaving", "draining")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_PERCENT_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +102,7 @@ class Node(_message.Message):
     GROUPS_LED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     capacity_percent: int
@@ -105,7 +114,8 @@ class Node(_message.Message):
     groups_led: int
     reason: str
     leaving: bool
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., capacity_percent: _Optional[int] = ..., reachable: bool = ..., ready: bool = ..., version: _Optional[str] = ..., snapshot_store: bool = ..., groups_wanted: _Optional[int] = ..., groups_led: _Optional[int] = ..., reason: _Optional[str] = ..., leaving: bool = ...) -> None: ...
+    draining: bool
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., capacity_percent: _Optional[int] = ..., reachable: bool = ..., ready: bool = ..., version: _Optional[str] = ..., snapshot_store: bool = ..., groups_wanted: _Optional[int] = ..., groups_led: _Optional[int] = ..., reason: _Optional[str] = ..., leaving: bool = ..., draining: bool = ...) -> None: ...
 
 class GetOverviewRequest(_message.Message):
     __slots__ = ("local",)
@@ -394,12 +404,14 @@ class RemoveNodeRequest(_message.Message):
     def __init__(self, node_id: _Optional[int] = ..., force: bool = ..., validate_only: bool = ..., etag: _Optional[str] = ..., replacement_id: _Optional[int] = ...) -> None: ...
 
 class RemoveNodeResponse(_message.Message):
-    __slots__ = ("plan", "removed")
+    __slots__ = ("plan", "removed", "operation_id")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
     plan: RemovalPlan
     removed: bool
-    def __init__(self, plan: _Optional[_Union[RemovalPlan, _Mapping]] = ..., removed: bool = ...) -> None: ...
+    operation_id: str
+    def __init__(self, plan: _Optional[_Union[RemovalPlan, _Mapping]] = ..., removed: bool = ..., operation_id: _Optional[str] = ...) -> None: ...
 
 class DecommissionNodeRequest(_message.Message):
     __slots__ = ("node_id", "force", "validate_only", "etag", "replacement_id")
@@ -416,28 +428,32 @@ class DecommissionNodeRequest(_message.Message):
     def __init__(self, node_id: _Optional[int] = ..., force: bool = ..., validate_only: bool = ..., etag: _Optional[str] = ..., replacement_id: _Optional[int] = ...) -> None: ...
 
 class DecommissionNodeResponse(_message.Message):
-    __slots__ = ("plan", "state", "replicas_left", "waits")
+    __slots__ = ("plan", "state", "replicas_left", "waits", "operation_id")
     PLAN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_LEFT_FIELD_NUMBER: _ClassVar[int]
     WAITS_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
     plan: RemovalPlan
     state: DecommissionState
     replicas_left: int
     waits: _containers.RepeatedCompositeFieldContainer[Wait]
-    def __init__(self, plan: _Optional[_Union[RemovalPlan, _Mapping]] = ..., state: _Optional[_Union[DecommissionState, str]] = ..., replicas_left: _Optional[int] = ..., waits: _Optional[_Iterable[_Union[Wait, _Mapping]]] = ...) -> None: ...
+    operation_id: str
+    def __init__(self, plan: _Optional[_Union[RemovalPlan, _Mapping]] = ..., state: _Optional[_Union[DecommissionState, str]] = ..., replicas_left: _Optional[int] = ..., waits: _Optional[_Iterable[_Union[Wait, _Mapping]]] = ..., operation_id: _Optional[str] = ...) -> None: ...
 
 class Wait(_message.Message):
-    __slots__ = ("group", "node_id", "reason", "text")
+    __slots__ = ("group", "node_id", "reason", "text", "since_s")
     GROUP_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_S_FIELD_NUMBER: _ClassVar[int]
     group: int
     node_id: int
     reason: WaitReason
     text: str
-    def __init__(self, group: _Optional[int] = ..., node_id: _Optional[int] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., text: _Optional[str] = ...) -> None: ...
+    since_s: int
+    def __init__(self, group: _Optional[int] = ..., node_id: _Optional[int] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., text: _Optional[str] = ..., since_s: _Optional[int] = ...) -> None: ...
 
 class CancelDecommissionRequest(_message.Message):
     __slots__ = ("node_id",)
@@ -446,10 +462,12 @@ class CancelDecommissionRequest(_message.Message):
     def __init__(self, node_id: _Optional[int] = ...) -> None: ...
 
 class CancelDecommissionResponse(_message.Message):
-    __slots__ = ("cancelled",)
+    __slots__ = ("cancelled", "operation_id")
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
     cancelled: bool
-    def __init__(self, cancelled: bool = ...) -> None: ...
+    operation_id: str
+    def __init__(self, cancelled: bool = ..., operation_id: _Optional[str] = ...) -> None: ...
 
 class SetCapacityRequest(_message.Message):
     __slots__ = ("node_id", "capacity_percent", "validate_only")
@@ -462,12 +480,14 @@ class SetCapacityRequest(_message.Message):
     def __init__(self, node_id: _Optional[int] = ..., capacity_percent: _Optional[int] = ..., validate_only: bool = ...) -> None: ...
 
 class SetCapacityResponse(_message.Message):
-    __slots__ = ("replicas_moved", "changed")
+    __slots__ = ("replicas_moved", "changed", "operation_id")
     REPLICAS_MOVED_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
     replicas_moved: int
     changed: bool
-    def __init__(self, replicas_moved: _Optional[int] = ..., changed: bool = ...) -> None: ...
+    operation_id: str
+    def __init__(self, replicas_moved: _Optional[int] = ..., changed: bool = ..., operation_id: _Optional[str] = ...) -> None: ...
 
 class RebalanceRequest(_message.Message):
     __slots__ = ("validate_only", "etag")
@@ -478,18 +498,46 @@ class RebalanceRequest(_message.Message):
     def __init__(self, validate_only: bool = ..., etag: _Optional[str] = ...) -> None: ...
 
 class RebalanceResponse(_message.Message):
-    __slots__ = ("replicas_moved", "groups_changed", "changed", "away", "etag")
+    __slots__ = ("replicas_moved", "groups_changed", "changed", "away", "etag", "operation_id")
     REPLICAS_MOVED_FIELD_NUMBER: _ClassVar[int]
     GROUPS_CHANGED_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     AWAY_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
     replicas_moved: int
     groups_changed: int
     changed: bool
     away: _containers.RepeatedScalarFieldContainer[int]
     etag: str
-    def __init__(self, replicas_moved: _Optional[int] = ..., groups_changed: _Optional[int] = ..., changed: bool = ..., away: _Optional[_Iterable[int]] = ..., etag: _Optional[str] = ...) -> None: ...
+    operation_id: str
+    def __init__(self, replicas_moved: _Optional[int] = ..., groups_changed: _Optional[int] = ..., changed: bool = ..., away: _Optional[_Iterable[int]] = ..., etag: _Optional[str] = ..., operation_id: _Optional[str] = ...) -> None: ...
+
+class DrainNodeRequest(_message.Message):
+    __slots__ = ("node_id",)
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    def __init__(self, node_id: _Optional[int] = ...) -> None: ...
+
+class DrainNodeResponse(_message.Message):
+    __slots__ = ("changed", "operation_id")
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    operation_id: str
+    def __init__(self, changed: bool = ..., operation_id: _Optional[str] = ...) -> None: ...
+
+class UndrainNodeRequest(_message.Message):
+    __slots__ = ("node_id",)
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    def __init__(self, node_id: _Optional[int] = ...) -> None: ...
+
+class UndrainNodeResponse(_message.Message):
+    __slots__ = ("changed",)
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    def __init__(self, changed: bool = ...) -> None: ...
 
 class RemovalPlan(_message.Message):
     __slots__ = ("address", "replicas_moved", "groups_short", "objections", "etag")

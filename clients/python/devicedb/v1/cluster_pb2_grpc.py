@@ -133,6 +133,16 @@ class ClusterServiceStub(object):
                 request_serializer=devicedb_dot_v1_dot_cluster__pb2.RebalanceRequest.SerializeToString,
                 response_deserializer=devicedb_dot_v1_dot_cluster__pb2.RebalanceResponse.FromString,
                 _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/devicedb.v1.ClusterService/DrainNode',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
+                _registered_method=True)
+        self.UndrainNode = channel.unary_unary(
+                '/devicedb.v1.ClusterService/UndrainNode',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.UndrainNodeRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.UndrainNodeResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer(object):
@@ -285,6 +295,21 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainNode(self, request, context):
+        """Has a node lead nothing and get no further replicas, and say that it is not ready, until UndrainNode: before maintenance, say. It keeps what it holds, and
+        a restart changes nothing of it. FAILED_PRECONDITION where no other node could lead.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainNode(self, request, context):
+        """Has a node that was drained be as any other again. One that was not is left as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -382,6 +407,16 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.Rebalance,
                     request_deserializer=devicedb_dot_v1_dot_cluster__pb2.RebalanceRequest.FromString,
                     response_serializer=devicedb_dot_v1_dot_cluster__pb2.RebalanceResponse.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.DrainNodeRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'UndrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainNode,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.UndrainNodeRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.UndrainNodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -901,6 +936,60 @@ class ClusterService(object):
             '/devicedb.v1.ClusterService/Rebalance',
             devicedb_dot_v1_dot_cluster__pb2.RebalanceRequest.SerializeToString,
             devicedb_dot_v1_dot_cluster__pb2.RebalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/DrainNode',
+            devicedb_dot_v1_dot_cluster__pb2.DrainNodeRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/UndrainNode',
+            devicedb_dot_v1_dot_cluster__pb2.UndrainNodeRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.UndrainNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

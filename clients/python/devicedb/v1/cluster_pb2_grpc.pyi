@@ -329,7 +329,39 @@ _ClusterServiceRebalanceType = typing_extensions.TypeVar(
     ],
 )
 
-class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _ClusterServiceInitClusterType, _ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType, _ClusterServiceGetUpgradeType, _ClusterServiceFinalizeUpgradeType, _ClusterServiceRemoveNodeType, _ClusterServiceDecommissionNodeType, _ClusterServiceCancelDecommissionType, _ClusterServiceSetCapacityType, _ClusterServiceRebalanceType]):
+_ClusterServiceDrainNodeType = typing_extensions.TypeVar(
+    '_ClusterServiceDrainNodeType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.DrainNodeRequest,
+        devicedb.v1.cluster_pb2.DrainNodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.DrainNodeRequest,
+        devicedb.v1.cluster_pb2.DrainNodeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.DrainNodeRequest,
+        devicedb.v1.cluster_pb2.DrainNodeResponse,
+    ],
+)
+
+_ClusterServiceUndrainNodeType = typing_extensions.TypeVar(
+    '_ClusterServiceUndrainNodeType',
+    grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.UndrainNodeRequest,
+        devicedb.v1.cluster_pb2.UndrainNodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.UndrainNodeRequest,
+        devicedb.v1.cluster_pb2.UndrainNodeResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.UndrainNodeRequest,
+        devicedb.v1.cluster_pb2.UndrainNodeResponse,
+    ],
+)
+
+class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _ClusterServiceInitClusterType, _ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType, _ClusterServiceGetUpgradeType, _ClusterServiceFinalizeUpgradeType, _ClusterServiceRemoveNodeType, _ClusterServiceDecommissionNodeType, _ClusterServiceCancelDecommissionType, _ClusterServiceSetCapacityType, _ClusterServiceRebalanceType, _ClusterServiceDrainNodeType, _ClusterServiceUndrainNodeType]):
     """Reads and changes the cluster's configuration. Any node answers.
 
     A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
@@ -414,6 +446,14 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
             devicedb.v1.cluster_pb2.RebalanceRequest,
             devicedb.v1.cluster_pb2.RebalanceResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.DrainNodeRequest,
+            devicedb.v1.cluster_pb2.DrainNodeResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.UndrainNodeRequest,
+            devicedb.v1.cluster_pb2.UndrainNodeResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -494,6 +534,14 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
             devicedb.v1.cluster_pb2.RebalanceRequest,
             devicedb.v1.cluster_pb2.RebalanceResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.DrainNodeRequest,
+            devicedb.v1.cluster_pb2.DrainNodeResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.UndrainNodeRequest,
+            devicedb.v1.cluster_pb2.UndrainNodeResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetIdentity: _ClusterServiceGetIdentityType
@@ -568,6 +616,14 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
     """Places all groups anew on the nodes that live, with as few moves as possible: a node that was away gets its share again, and a node that is away gives up
     its places. Where all is well nothing moves.
     """
+
+    DrainNode: _ClusterServiceDrainNodeType
+    """Has a node lead nothing and get no further replicas, and say that it is not ready, until UndrainNode: before maintenance, say. It keeps what it holds, and
+    a restart changes nothing of it. FAILED_PRECONDITION where no other node could lead.
+    """
+
+    UndrainNode: _ClusterServiceUndrainNodeType
+    """Has a node that was drained be as any other again. One that was not is left as it is."""
 
 ClusterServiceAsyncStub: typing_extensions.TypeAlias = ClusterServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -645,6 +701,14 @@ ClusterServiceAsyncStub: typing_extensions.TypeAlias = ClusterServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.RebalanceRequest,
         devicedb.v1.cluster_pb2.RebalanceResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.DrainNodeRequest,
+        devicedb.v1.cluster_pb2.DrainNodeResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.UndrainNodeRequest,
+        devicedb.v1.cluster_pb2.UndrainNodeResponse,
     ],
 ]
 
@@ -822,5 +886,23 @@ class ClusterServiceServicer(metaclass=abc.ABCMeta):
         """Places all groups anew on the nodes that live, with as few moves as possible: a node that was away gets its share again, and a node that is away gives up
         its places. Where all is well nothing moves.
         """
+
+    @abc.abstractmethod
+    def DrainNode(
+        self,
+        request: devicedb.v1.cluster_pb2.DrainNodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.DrainNodeResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.DrainNodeResponse]]:
+        """Has a node lead nothing and get no further replicas, and say that it is not ready, until UndrainNode: before maintenance, say. It keeps what it holds, and
+        a restart changes nothing of it. FAILED_PRECONDITION where no other node could lead.
+        """
+
+    @abc.abstractmethod
+    def UndrainNode(
+        self,
+        request: devicedb.v1.cluster_pb2.UndrainNodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.UndrainNodeResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.UndrainNodeResponse]]:
+        """Has a node that was drained be as any other again. One that was not is left as it is."""
 
 def add_ClusterServiceServicer_to_server(servicer: ClusterServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

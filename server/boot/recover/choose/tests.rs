@@ -33,6 +33,7 @@ fn node(id: u64) -> Node {
         lineage: Lineage(5),
         level: Level::DEPARTURE,
         leaving: false,
+        draining: false,
     }
 }
 
