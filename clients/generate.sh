@@ -27,4 +27,5 @@ rm -rf $python/devicedb/v1 $go/devicedbv1
     --go_out=$go --go_opt="$options" --go-grpc_out=$go --go-grpc_opt="$options" \
     "${public[@]}"
 echo '"""What protoc makes of proto/devicedb/v1. Made by clients/generate.sh."""' >$python/devicedb/v1/__init__.py
+"$VENV/bin/python" $python/tools/free_type_vars.py $python/devicedb/v1
 "$VENV/bin/python" $python/tools/make_sync.py

@@ -27,14 +27,6 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 _ClusterServiceGetIdentityType = typing_extensions.TypeVar(
     '_ClusterServiceGetIdentityType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.GetIdentityRequest,
-        devicedb.v1.cluster_pb2.GetIdentityResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.GetIdentityRequest,
-        devicedb.v1.cluster_pb2.GetIdentityResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.GetIdentityRequest,
         devicedb.v1.cluster_pb2.GetIdentityResponse,
@@ -43,14 +35,6 @@ _ClusterServiceGetIdentityType = typing_extensions.TypeVar(
 
 _ClusterServiceInitClusterType = typing_extensions.TypeVar(
     '_ClusterServiceInitClusterType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.InitClusterRequest,
-        devicedb.v1.cluster_pb2.InitClusterResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.InitClusterRequest,
-        devicedb.v1.cluster_pb2.InitClusterResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.InitClusterRequest,
         devicedb.v1.cluster_pb2.InitClusterResponse,
@@ -59,14 +43,6 @@ _ClusterServiceInitClusterType = typing_extensions.TypeVar(
 
 _ClusterServiceGetOverviewType = typing_extensions.TypeVar(
     '_ClusterServiceGetOverviewType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.GetOverviewRequest,
-        devicedb.v1.cluster_pb2.GetOverviewResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.GetOverviewRequest,
-        devicedb.v1.cluster_pb2.GetOverviewResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.GetOverviewRequest,
         devicedb.v1.cluster_pb2.GetOverviewResponse,
@@ -75,14 +51,6 @@ _ClusterServiceGetOverviewType = typing_extensions.TypeVar(
 
 _ClusterServiceListNodesType = typing_extensions.TypeVar(
     '_ClusterServiceListNodesType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.ListNodesRequest,
-        devicedb.v1.cluster_pb2.ListNodesResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.ListNodesRequest,
-        devicedb.v1.cluster_pb2.ListNodesResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.ListNodesRequest,
         devicedb.v1.cluster_pb2.ListNodesResponse,
@@ -91,14 +59,6 @@ _ClusterServiceListNodesType = typing_extensions.TypeVar(
 
 _ClusterServiceListPartitionsType = typing_extensions.TypeVar(
     '_ClusterServiceListPartitionsType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.ListPartitionsRequest,
-        devicedb.v1.cluster_pb2.ListPartitionsResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.ListPartitionsRequest,
-        devicedb.v1.cluster_pb2.ListPartitionsResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.ListPartitionsRequest,
         devicedb.v1.cluster_pb2.ListPartitionsResponse,
@@ -107,14 +67,6 @@ _ClusterServiceListPartitionsType = typing_extensions.TypeVar(
 
 _ClusterServiceAddSiteType = typing_extensions.TypeVar(
     '_ClusterServiceAddSiteType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.AddSiteRequest,
-        devicedb.v1.cluster_pb2.AddSiteResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.AddSiteRequest,
-        devicedb.v1.cluster_pb2.AddSiteResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.AddSiteRequest,
         devicedb.v1.cluster_pb2.AddSiteResponse,
@@ -123,14 +75,6 @@ _ClusterServiceAddSiteType = typing_extensions.TypeVar(
 
 _ClusterServiceRemoveSiteType = typing_extensions.TypeVar(
     '_ClusterServiceRemoveSiteType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.RemoveSiteRequest,
-        devicedb.v1.cluster_pb2.RemoveSiteResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.RemoveSiteRequest,
-        devicedb.v1.cluster_pb2.RemoveSiteResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.RemoveSiteRequest,
         devicedb.v1.cluster_pb2.RemoveSiteResponse,
@@ -139,14 +83,6 @@ _ClusterServiceRemoveSiteType = typing_extensions.TypeVar(
 
 _ClusterServiceListSitesType = typing_extensions.TypeVar(
     '_ClusterServiceListSitesType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.ListSitesRequest,
-        devicedb.v1.cluster_pb2.ListSitesResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.ListSitesRequest,
-        devicedb.v1.cluster_pb2.ListSitesResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.ListSitesRequest,
         devicedb.v1.cluster_pb2.ListSitesResponse,
@@ -155,14 +91,6 @@ _ClusterServiceListSitesType = typing_extensions.TypeVar(
 
 _ClusterServiceAddRelayType = typing_extensions.TypeVar(
     '_ClusterServiceAddRelayType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.AddRelayRequest,
-        devicedb.v1.cluster_pb2.AddRelayResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.AddRelayRequest,
-        devicedb.v1.cluster_pb2.AddRelayResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.AddRelayRequest,
         devicedb.v1.cluster_pb2.AddRelayResponse,
@@ -171,14 +99,6 @@ _ClusterServiceAddRelayType = typing_extensions.TypeVar(
 
 _ClusterServiceRemoveRelayType = typing_extensions.TypeVar(
     '_ClusterServiceRemoveRelayType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.RemoveRelayRequest,
-        devicedb.v1.cluster_pb2.RemoveRelayResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.RemoveRelayRequest,
-        devicedb.v1.cluster_pb2.RemoveRelayResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.RemoveRelayRequest,
         devicedb.v1.cluster_pb2.RemoveRelayResponse,
@@ -187,14 +107,6 @@ _ClusterServiceRemoveRelayType = typing_extensions.TypeVar(
 
 _ClusterServiceMoveRelayType = typing_extensions.TypeVar(
     '_ClusterServiceMoveRelayType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.MoveRelayRequest,
-        devicedb.v1.cluster_pb2.MoveRelayResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.MoveRelayRequest,
-        devicedb.v1.cluster_pb2.MoveRelayResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.MoveRelayRequest,
         devicedb.v1.cluster_pb2.MoveRelayResponse,
@@ -203,14 +115,6 @@ _ClusterServiceMoveRelayType = typing_extensions.TypeVar(
 
 _ClusterServiceListRelaysType = typing_extensions.TypeVar(
     '_ClusterServiceListRelaysType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.ListRelaysRequest,
-        devicedb.v1.cluster_pb2.ListRelaysResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.ListRelaysRequest,
-        devicedb.v1.cluster_pb2.ListRelaysResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.ListRelaysRequest,
         devicedb.v1.cluster_pb2.ListRelaysResponse,
@@ -219,14 +123,6 @@ _ClusterServiceListRelaysType = typing_extensions.TypeVar(
 
 _ClusterServiceGetUpgradeType = typing_extensions.TypeVar(
     '_ClusterServiceGetUpgradeType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.GetUpgradeRequest,
-        devicedb.v1.cluster_pb2.GetUpgradeResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.GetUpgradeRequest,
-        devicedb.v1.cluster_pb2.GetUpgradeResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.GetUpgradeRequest,
         devicedb.v1.cluster_pb2.GetUpgradeResponse,
@@ -235,14 +131,6 @@ _ClusterServiceGetUpgradeType = typing_extensions.TypeVar(
 
 _ClusterServiceFinalizeUpgradeType = typing_extensions.TypeVar(
     '_ClusterServiceFinalizeUpgradeType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.FinalizeUpgradeRequest,
-        devicedb.v1.cluster_pb2.FinalizeUpgradeResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.FinalizeUpgradeRequest,
-        devicedb.v1.cluster_pb2.FinalizeUpgradeResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.FinalizeUpgradeRequest,
         devicedb.v1.cluster_pb2.FinalizeUpgradeResponse,
@@ -251,14 +139,6 @@ _ClusterServiceFinalizeUpgradeType = typing_extensions.TypeVar(
 
 _ClusterServiceRemoveNodeType = typing_extensions.TypeVar(
     '_ClusterServiceRemoveNodeType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.RemoveNodeRequest,
-        devicedb.v1.cluster_pb2.RemoveNodeResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.RemoveNodeRequest,
-        devicedb.v1.cluster_pb2.RemoveNodeResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.RemoveNodeRequest,
         devicedb.v1.cluster_pb2.RemoveNodeResponse,
@@ -267,14 +147,6 @@ _ClusterServiceRemoveNodeType = typing_extensions.TypeVar(
 
 _ClusterServiceDecommissionNodeType = typing_extensions.TypeVar(
     '_ClusterServiceDecommissionNodeType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.DecommissionNodeRequest,
-        devicedb.v1.cluster_pb2.DecommissionNodeResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.DecommissionNodeRequest,
-        devicedb.v1.cluster_pb2.DecommissionNodeResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.DecommissionNodeRequest,
         devicedb.v1.cluster_pb2.DecommissionNodeResponse,
@@ -283,14 +155,6 @@ _ClusterServiceDecommissionNodeType = typing_extensions.TypeVar(
 
 _ClusterServiceCancelDecommissionType = typing_extensions.TypeVar(
     '_ClusterServiceCancelDecommissionType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.CancelDecommissionRequest,
-        devicedb.v1.cluster_pb2.CancelDecommissionResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.CancelDecommissionRequest,
-        devicedb.v1.cluster_pb2.CancelDecommissionResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.CancelDecommissionRequest,
         devicedb.v1.cluster_pb2.CancelDecommissionResponse,
@@ -299,14 +163,6 @@ _ClusterServiceCancelDecommissionType = typing_extensions.TypeVar(
 
 _ClusterServiceSetCapacityType = typing_extensions.TypeVar(
     '_ClusterServiceSetCapacityType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.SetCapacityRequest,
-        devicedb.v1.cluster_pb2.SetCapacityResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.SetCapacityRequest,
-        devicedb.v1.cluster_pb2.SetCapacityResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.SetCapacityRequest,
         devicedb.v1.cluster_pb2.SetCapacityResponse,
@@ -315,14 +171,6 @@ _ClusterServiceSetCapacityType = typing_extensions.TypeVar(
 
 _ClusterServiceRebalanceType = typing_extensions.TypeVar(
     '_ClusterServiceRebalanceType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.RebalanceRequest,
-        devicedb.v1.cluster_pb2.RebalanceResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.RebalanceRequest,
-        devicedb.v1.cluster_pb2.RebalanceResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.RebalanceRequest,
         devicedb.v1.cluster_pb2.RebalanceResponse,
@@ -331,14 +179,6 @@ _ClusterServiceRebalanceType = typing_extensions.TypeVar(
 
 _ClusterServiceDrainNodeType = typing_extensions.TypeVar(
     '_ClusterServiceDrainNodeType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.DrainNodeRequest,
-        devicedb.v1.cluster_pb2.DrainNodeResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.DrainNodeRequest,
-        devicedb.v1.cluster_pb2.DrainNodeResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.DrainNodeRequest,
         devicedb.v1.cluster_pb2.DrainNodeResponse,
@@ -347,14 +187,6 @@ _ClusterServiceDrainNodeType = typing_extensions.TypeVar(
 
 _ClusterServiceUndrainNodeType = typing_extensions.TypeVar(
     '_ClusterServiceUndrainNodeType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.UndrainNodeRequest,
-        devicedb.v1.cluster_pb2.UndrainNodeResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.cluster_pb2.UndrainNodeRequest,
-        devicedb.v1.cluster_pb2.UndrainNodeResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.UndrainNodeRequest,
         devicedb.v1.cluster_pb2.UndrainNodeResponse,

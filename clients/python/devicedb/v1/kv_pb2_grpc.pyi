@@ -31,14 +31,6 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 _KvServiceGetType = typing_extensions.TypeVar(
     '_KvServiceGetType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.kv_pb2.GetRequest,
-        devicedb.v1.kv_pb2.GetResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.kv_pb2.GetRequest,
-        devicedb.v1.kv_pb2.GetResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.kv_pb2.GetRequest,
         devicedb.v1.kv_pb2.GetResponse,
@@ -47,14 +39,6 @@ _KvServiceGetType = typing_extensions.TypeVar(
 
 _KvServicePutType = typing_extensions.TypeVar(
     '_KvServicePutType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.kv_pb2.PutRequest,
-        devicedb.v1.kv_pb2.PutResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.kv_pb2.PutRequest,
-        devicedb.v1.kv_pb2.PutResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.kv_pb2.PutRequest,
         devicedb.v1.kv_pb2.PutResponse,
@@ -63,14 +47,6 @@ _KvServicePutType = typing_extensions.TypeVar(
 
 _KvServiceDeleteType = typing_extensions.TypeVar(
     '_KvServiceDeleteType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.kv_pb2.DeleteRequest,
-        devicedb.v1.kv_pb2.DeleteResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.kv_pb2.DeleteRequest,
-        devicedb.v1.kv_pb2.DeleteResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.kv_pb2.DeleteRequest,
         devicedb.v1.kv_pb2.DeleteResponse,
@@ -79,14 +55,6 @@ _KvServiceDeleteType = typing_extensions.TypeVar(
 
 _KvServiceBatchType = typing_extensions.TypeVar(
     '_KvServiceBatchType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.kv_pb2.BatchRequest,
-        devicedb.v1.kv_pb2.BatchResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.kv_pb2.BatchRequest,
-        devicedb.v1.kv_pb2.BatchResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.kv_pb2.BatchRequest,
         devicedb.v1.kv_pb2.BatchResponse,
@@ -95,14 +63,6 @@ _KvServiceBatchType = typing_extensions.TypeVar(
 
 _KvServiceScanType = typing_extensions.TypeVar(
     '_KvServiceScanType',
-    grpc.UnaryStreamMultiCallable[
-        devicedb.v1.kv_pb2.ScanRequest,
-        devicedb.v1.kv_pb2.ScanResponse,
-    ],
-    grpc.aio.UnaryStreamMultiCallable[
-        devicedb.v1.kv_pb2.ScanRequest,
-        devicedb.v1.kv_pb2.ScanResponse,
-    ],
     default=grpc.UnaryStreamMultiCallable[
         devicedb.v1.kv_pb2.ScanRequest,
         devicedb.v1.kv_pb2.ScanResponse,

@@ -27,14 +27,6 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 _OperationServiceGetOperationType = typing_extensions.TypeVar(
     '_OperationServiceGetOperationType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.operations_pb2.GetOperationRequest,
-        devicedb.v1.operations_pb2.GetOperationResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.operations_pb2.GetOperationRequest,
-        devicedb.v1.operations_pb2.GetOperationResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.operations_pb2.GetOperationRequest,
         devicedb.v1.operations_pb2.GetOperationResponse,
@@ -43,14 +35,6 @@ _OperationServiceGetOperationType = typing_extensions.TypeVar(
 
 _OperationServiceListOperationsType = typing_extensions.TypeVar(
     '_OperationServiceListOperationsType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.operations_pb2.ListOperationsRequest,
-        devicedb.v1.operations_pb2.ListOperationsResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.operations_pb2.ListOperationsRequest,
-        devicedb.v1.operations_pb2.ListOperationsResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.operations_pb2.ListOperationsRequest,
         devicedb.v1.operations_pb2.ListOperationsResponse,
@@ -59,14 +43,6 @@ _OperationServiceListOperationsType = typing_extensions.TypeVar(
 
 _OperationServiceWaitOperationType = typing_extensions.TypeVar(
     '_OperationServiceWaitOperationType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.operations_pb2.WaitOperationRequest,
-        devicedb.v1.operations_pb2.WaitOperationResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.operations_pb2.WaitOperationRequest,
-        devicedb.v1.operations_pb2.WaitOperationResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.operations_pb2.WaitOperationRequest,
         devicedb.v1.operations_pb2.WaitOperationResponse,
@@ -75,14 +51,6 @@ _OperationServiceWaitOperationType = typing_extensions.TypeVar(
 
 _OperationServiceCancelOperationType = typing_extensions.TypeVar(
     '_OperationServiceCancelOperationType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.operations_pb2.CancelOperationRequest,
-        devicedb.v1.operations_pb2.CancelOperationResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.operations_pb2.CancelOperationRequest,
-        devicedb.v1.operations_pb2.CancelOperationResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.operations_pb2.CancelOperationRequest,
         devicedb.v1.operations_pb2.CancelOperationResponse,

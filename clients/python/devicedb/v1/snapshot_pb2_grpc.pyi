@@ -27,14 +27,6 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 _SnapshotServiceCreateSnapshotType = typing_extensions.TypeVar(
     '_SnapshotServiceCreateSnapshotType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.snapshot_pb2.CreateSnapshotRequest,
-        devicedb.v1.snapshot_pb2.CreateSnapshotResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.snapshot_pb2.CreateSnapshotRequest,
-        devicedb.v1.snapshot_pb2.CreateSnapshotResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.snapshot_pb2.CreateSnapshotRequest,
         devicedb.v1.snapshot_pb2.CreateSnapshotResponse,
@@ -43,14 +35,6 @@ _SnapshotServiceCreateSnapshotType = typing_extensions.TypeVar(
 
 _SnapshotServiceGetSnapshotType = typing_extensions.TypeVar(
     '_SnapshotServiceGetSnapshotType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.snapshot_pb2.GetSnapshotRequest,
-        devicedb.v1.snapshot_pb2.GetSnapshotResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.snapshot_pb2.GetSnapshotRequest,
-        devicedb.v1.snapshot_pb2.GetSnapshotResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.snapshot_pb2.GetSnapshotRequest,
         devicedb.v1.snapshot_pb2.GetSnapshotResponse,
@@ -59,14 +43,6 @@ _SnapshotServiceGetSnapshotType = typing_extensions.TypeVar(
 
 _SnapshotServiceListSnapshotsType = typing_extensions.TypeVar(
     '_SnapshotServiceListSnapshotsType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.snapshot_pb2.ListSnapshotsRequest,
-        devicedb.v1.snapshot_pb2.ListSnapshotsResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.snapshot_pb2.ListSnapshotsRequest,
-        devicedb.v1.snapshot_pb2.ListSnapshotsResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.snapshot_pb2.ListSnapshotsRequest,
         devicedb.v1.snapshot_pb2.ListSnapshotsResponse,
@@ -75,14 +51,6 @@ _SnapshotServiceListSnapshotsType = typing_extensions.TypeVar(
 
 _SnapshotServiceDeleteSnapshotType = typing_extensions.TypeVar(
     '_SnapshotServiceDeleteSnapshotType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.snapshot_pb2.DeleteSnapshotRequest,
-        devicedb.v1.snapshot_pb2.DeleteSnapshotResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.snapshot_pb2.DeleteSnapshotRequest,
-        devicedb.v1.snapshot_pb2.DeleteSnapshotResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.snapshot_pb2.DeleteSnapshotRequest,
         devicedb.v1.snapshot_pb2.DeleteSnapshotResponse,
@@ -91,14 +59,6 @@ _SnapshotServiceDeleteSnapshotType = typing_extensions.TypeVar(
 
 _SnapshotServiceListOrphansType = typing_extensions.TypeVar(
     '_SnapshotServiceListOrphansType',
-    grpc.UnaryUnaryMultiCallable[
-        devicedb.v1.snapshot_pb2.ListOrphansRequest,
-        devicedb.v1.snapshot_pb2.ListOrphansResponse,
-    ],
-    grpc.aio.UnaryUnaryMultiCallable[
-        devicedb.v1.snapshot_pb2.ListOrphansRequest,
-        devicedb.v1.snapshot_pb2.ListOrphansResponse,
-    ],
     default=grpc.UnaryUnaryMultiCallable[
         devicedb.v1.snapshot_pb2.ListOrphansRequest,
         devicedb.v1.snapshot_pb2.ListOrphansResponse,
@@ -107,14 +67,6 @@ _SnapshotServiceListOrphansType = typing_extensions.TypeVar(
 
 _SnapshotServiceDownloadSnapshotType = typing_extensions.TypeVar(
     '_SnapshotServiceDownloadSnapshotType',
-    grpc.UnaryStreamMultiCallable[
-        devicedb.v1.snapshot_pb2.DownloadSnapshotRequest,
-        devicedb.v1.snapshot_pb2.DownloadSnapshotResponse,
-    ],
-    grpc.aio.UnaryStreamMultiCallable[
-        devicedb.v1.snapshot_pb2.DownloadSnapshotRequest,
-        devicedb.v1.snapshot_pb2.DownloadSnapshotResponse,
-    ],
     default=grpc.UnaryStreamMultiCallable[
         devicedb.v1.snapshot_pb2.DownloadSnapshotRequest,
         devicedb.v1.snapshot_pb2.DownloadSnapshotResponse,
