@@ -350,6 +350,10 @@ impl World {
             self.stream_stands(from, speaker, to);
             return true;
         }
+        // Who has ended opens no stream: what it had said to another process went with that one.
+        if self.nodes[from].incarnation != speaker.incarnation {
+            return false;
+        }
         let ours = self.engine(to).expect("it is up").identity().clone();
         let theirs = &speaker.identity;
         let verdict = net::judge(&ours, &hello(theirs, ours.node, speaker.incarnation));
@@ -358,14 +362,12 @@ impl World {
         {
             return false;
         }
-        // The answer's hello, as the caller judges it, if that process is still there.
-        if self.nodes[from].incarnation == speaker.incarnation {
-            match net::judge(theirs, &hello(&ours, theirs.node, self.nodes[to].incarnation)) {
-                Verdict::Refuse(_) => return false,
-                Verdict::Newcomer if self.has_met(ours.node, theirs.lineage) => return false,
-                Verdict::Adopt(lineage) => self.input(from, Input::Adopt(lineage)),
-                Verdict::Newcomer | Verdict::Welcome => {}
-            }
+        // The answer's hello, as the caller judges it.
+        match net::judge(theirs, &hello(&ours, theirs.node, self.nodes[to].incarnation)) {
+            Verdict::Refuse(_) => return false,
+            Verdict::Newcomer if self.has_met(ours.node, theirs.lineage) => return false,
+            Verdict::Adopt(lineage) => self.input(from, Input::Adopt(lineage)),
+            Verdict::Newcomer | Verdict::Welcome => {}
         }
         if let Some(running) = &mut self.nodes[to].running {
             running.met.insert(from, speaker.incarnation);
