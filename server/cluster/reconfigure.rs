@@ -47,6 +47,14 @@ pub struct Wanted {
     pub drained: BTreeSet<NodeId>,
 }
 
+impl Wanted {
+    /// Whether these are the voters, so that nothing is waited for.
+    pub fn is_met_by(&self, current: &Membership) -> bool {
+        current.voters.len() == self.voters.len()
+            && self.voters.iter().all(|node| current.voters.contains(node))
+    }
+}
+
 /// What a group waits for that does not have the wanted members yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {

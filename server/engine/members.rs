@@ -136,17 +136,20 @@ impl Engine {
         }
         let wanted = self.meta.wanted(id);
         let (caught_up, alive) = (|n| group.is_caught_up(n), |n| group.may_be_alive(n));
-        if let Some(step) = reconfigure::next_step(group.members(), &wanted, me, &caught_up, &alive)
-        {
-            take_step(group, step, now);
-            self.awake.insert(id);
-        }
-        let Some(waits) = self.groups.get(&id).map(|group| self.why_waits(group)) else { return };
-        let group = self.group(id);
+        let members = group.members();
+        let step = reconfigure::next_step(members, &wanted, me, &caught_up, &alive);
+        // Most groups are at rest at most times.
+        let waits = step.is_none() && !wanted.is_met_by(members);
+        let waits =
+            waits.then(|| reconfigure::why_not(members, &wanted, me, &caught_up, &alive)).flatten();
         group.waits = waits.map(|wait| match group.waits {
             Some((before, since)) if before == wait => (wait, since),
             _ => (wait, now),
         });
+        if let Some(step) = step {
+            take_step(group, step, now);
+            self.awake.insert(id);
+        }
     }
 
     /// What a group waits for that this node leads, and for how long already.
