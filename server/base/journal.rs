@@ -38,7 +38,7 @@ use crate::base::{
     locks::lock,
 };
 
-/// Lines that this process has lost; it has one stderr.
+/// Lines that were lost on the way to stderr, of which a process has one.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Lines that nobody took in time, or that could not be written.
@@ -57,26 +57,32 @@ enum Note {
 pub struct Journal {
     notes: SyncSender<Note>,
     room: ByteBudget,
+    lost: &'static AtomicU64,
 }
 
 impl Journal {
     /// Writes to stderr from now on.
     pub fn start(seldom: Seldom) -> Result<Journal> {
-        Journal::on(io::stderr(), seldom)
+        Journal::on(io::stderr(), seldom, &LOST)
     }
 
-    fn on(out: impl Write + Send + 'static, seldom: Seldom) -> Result<Journal> {
+    /// Counts in `lost` what does not get through.
+    fn on(
+        out: impl Write + Send + 'static,
+        seldom: Seldom,
+        lost: &'static AtomicU64,
+    ) -> Result<Journal> {
         let (notes, lines) = mpsc::sync_channel(limits::LOG_LINES_MAX);
         let keep = move || {
-            if crew::caught(Role::Journal, || keep(&lines, out, &seldom)).is_err() {
+            if crew::caught(Role::Journal, || keep(&lines, out, &seldom, lost)).is_err() {
                 // What waits and what comes is counted, also while a backtrace is being drawn.
                 for _line in lines.iter().filter(|note| matches!(note, Note::Line(..))) {
-                    LOST.fetch_add(1, Ordering::Relaxed);
+                    lost.fetch_add(1, Ordering::Relaxed);
                 }
             }
         };
         drop(crew::thread(Role::Journal, keep)?);
-        Ok(Journal { notes, room: ByteBudget::of(limits::LOG_LINES_BYTES_MAX) })
+        Ok(Journal { notes, room: ByteBudget::of(limits::LOG_LINES_BYTES_MAX), lost })
     }
 
     /// Says a line that is no event: the reason for which the process ends.
@@ -87,7 +93,7 @@ impl Journal {
     fn hand_over(&self, line: Vec<u8>) {
         let taken = self.room.take(line.len());
         if taken.is_none_or(|taken| self.notes.try_send(Note::Line(line, taken)).is_err()) {
-            LOST.fetch_add(1, Ordering::Relaxed);
+            self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -147,7 +153,7 @@ impl<'a> MakeWriter<'a> for Journal {
 }
 
 /// Writes what comes until nobody can say anything any more.
-fn keep(lines: &Receiver<Note>, mut out: impl Write, seldom: &Seldom) {
+fn keep(lines: &Receiver<Note>, mut out: impl Write, seldom: &Seldom, lost: &AtomicU64) {
     let (mut told, mut through) = (0, true);
     let mut tell_at = limits::LOG_TOLD_EVERY;
     loop {
@@ -155,7 +161,7 @@ fn keep(lines: &Receiver<Note>, mut out: impl Write, seldom: &Seldom) {
             Ok(Note::Line(line, _taken)) => {
                 through = write_all(&mut out, &line).is_ok();
                 if !through {
-                    LOST.fetch_add(1, Ordering::Relaxed);
+                    lost.fetch_add(1, Ordering::Relaxed);
                 }
             }
             // Whoever waited may have gone.
@@ -165,11 +171,14 @@ fn keep(lines: &Receiver<Note>, mut out: impl Write, seldom: &Seldom) {
         }
         if seldom.clock.now() >= tell_at {
             tell_at = seldom.clock.now() + limits::LOG_TOLD_EVERY;
-            let lost = lost() - told;
+            let more = lost.load(Ordering::Relaxed) - told;
             // Not before one gets through again: this would be one more.
-            if lost > 0 && through {
-                told += lost;
-                tracing::warn!(lost, "lines of the log were lost: nobody has read them in time");
+            if more > 0 && through {
+                told += more;
+                tracing::warn!(
+                    lost = more,
+                    "lines of the log were lost: nobody has read them in time"
+                );
             }
             for (target, left_out) in seldom.left_out() {
                 tracing::warn!(left_out, %target, "more lines like those were left out");
@@ -262,8 +271,14 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// Held by a test that reads the count of lost lines, which is the process's.
-    static COUNTS: Mutex<()> = Mutex::new(());
+    /// Until a thread that this test does not wait for has counted so many.
+    fn counts(lost: &AtomicU64, expected: u64) {
+        let clock = Clock::start();
+        while lost.load(Ordering::Relaxed) < expected && clock.now() < SOON {
+            thread::yield_now();
+        }
+        assert_eq!(lost.load(Ordering::Relaxed), expected);
+    }
 
     /// Takes the first lines and no more, until it is let go on.
     struct Stuck {
@@ -284,15 +299,16 @@ mod tests {
 
     #[test]
     fn whoever_logs_never_waits_for_whoever_reads_and_what_is_lost_is_counted() {
-        let _alone = lock(&COUNTS);
+        static LOST_HERE: AtomicU64 = AtomicU64::new(0);
         let (lines, seen) = mpsc::sync_channel(2 * limits::LOG_LINES_MAX);
         let (go_on, until) = mpsc::sync_channel(2 * limits::LOG_LINES_MAX);
-        let journal = Journal::on(Stuck { lines, until }, Seldom::by(Clock::start())).unwrap();
+        let journal = Journal::on(Stuck { lines, until }, Seldom::by(Clock::start()), &LOST_HERE);
+        let journal = journal.unwrap();
         journal.say("first");
         assert_eq!(seen.recv_timeout(SOON).unwrap(), "first\n");
-        let (before, more) = (lost(), 10);
+        let more = 10;
         (0..limits::LOG_LINES_MAX + more).for_each(|_| Pen(&journal).write_all(b"next\n").unwrap());
-        assert!(lost() - before >= more as u64);
+        assert_eq!(LOST_HERE.load(Ordering::Relaxed), more as u64);
         // The queue is full: nobody waits for it to be written.
         journal.flush();
         drop(go_on);
@@ -314,17 +330,16 @@ mod tests {
 
     #[test]
     fn lines_that_wait_for_a_writer_that_panics_are_counted_and_whoever_flushes_is_not_held_up() {
-        let _alone = lock(&COUNTS);
+        static LOST_HERE: AtomicU64 = AtomicU64::new(0);
         let (go_on, until) = mpsc::sync_channel(1);
-        let journal = Journal::on(Panics(until), Seldom::by(Clock::start())).unwrap();
-        let before = lost();
+        let journal = Journal::on(Panics(until), Seldom::by(Clock::start()), &LOST_HERE).unwrap();
         journal.say("the one that it panics with");
         journal.say("one that waits");
         go_on.send(()).unwrap();
         journal.flush();
         journal.say("one that comes later");
         journal.flush();
-        assert_eq!(lost() - before, 2);
+        counts(&LOST_HERE, 2);
     }
 
     #[test]
