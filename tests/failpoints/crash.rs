@@ -12,7 +12,7 @@ use bytes::Bytes;
 use devicedb::{
     base::clock::Random,
     faults::failpoint::Failpoint,
-    proto::v1::{Bucket, Consistency, ScanRequest, Snapshot, SnapshotStatus},
+    proto::v1::{Bucket, Consistency, ScanRequest, Snapshot, SnapshotPart, SnapshotStatus},
 };
 use tokio::time::sleep;
 
@@ -245,19 +245,35 @@ async fn are_sound(cluster: &Cluster, snapshot: &Snapshot) {
         fs::write(&tar, came.data).unwrap();
         tars.push(tar);
     }
-    if !tars.is_empty() {
-        verify(cluster, &tars).await;
+    if tars.is_empty() {
+        return;
+    }
+    let ran = looked_at(cluster, &tars).await;
+    let sound = ran.out().lines().filter(|line| line.ends_with(": sound")).count();
+    assert_eq!(sound, tars.len(), "{}", ran.story());
+    // A node that came back behind the mark has no part, or one without the groups whose rows it
+    // was sent. What is left may be too little for a majority, and then says so.
+    let holds_all = |part: &SnapshotPart| {
+        part.status() == SnapshotStatus::Completed && part.partitions == snapshot.partitions
+    };
+    let whole = snapshot.parts.iter().all(holds_all) && !ran.out().contains("WITHOUT the meta");
+    match ran.code {
+        Some(0) => {}
+        Some(6) if !whole => drop(ran.says("Nothing is wrong with the parts")),
+        _ => panic!("{}", ran.story()),
     }
 }
 
-/// Parts are what they were when they were written.
+/// Parts are what they were when they were written, and bring the cluster back.
 pub async fn verify(cluster: &Cluster, tars: &[PathBuf]) -> Ran {
+    looked_at(cluster, tars).await.exits(0)
+}
+
+async fn looked_at(cluster: &Cluster, tars: &[PathBuf]) -> Ran {
     let tars: Vec<_> = tars.iter().map(|tar| tar.display().to_string()).collect();
     let words: Vec<_> =
         ["snapshot", "verify"].into_iter().chain(tars.iter().map(String::as_str)).collect();
-    let ran = cluster.ctl(&words).await;
-    assert_eq!(ran.code, Some(0), "{}", ran.story());
-    ran
+    cluster.ctl(&words).await
 }
 
 /// A node with sites, writes and a complete snapshot, which was killed. Every crash that needs one
