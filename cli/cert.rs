@@ -1,7 +1,7 @@
 //! `ddbctl cert`: a CA for those who have none, what it issues, and what a certificate says.
 //!
 //! - A node's certificate holds its URI and the hosts by which it is reached; a client's holds its
-//!   URI alone. All have one domain, which stands in the CA's own certificate.
+//!   URI alone, which may be that of an admin. All have one domain, which stands in the CA's own certificate.
 //! - Keys are readable by their owner alone, and so is the directory. Nothing is ever overwritten:
 //!   a new certificate is made beside the old one, and moved over it.
 //! - Certificates are valid from an hour before they are made, for machines whose clocks differ.
@@ -84,7 +84,9 @@ pub fn run(command: Cert, console: &mut Console) -> Result<(), Failure> {
         Cert::Show { file } => return console.print(&show(&file)?),
         Cert::Init { made, domain, days } => init(&made.dir, &domain, days)?,
         Cert::Node { names, hosts, made, days } => issue(&made.dir, "node", &names, &hosts, days)?,
-        Cert::Client { names, made, days } => issue(&made.dir, "client", &names, &[], days)?,
+        Cert::Client { names, admin, made, days } => {
+            issue(&made.dir, if admin { "admin" } else { "client" }, &names, &[], days)?
+        }
     };
     console.print(&Written { written })
 }
@@ -118,9 +120,7 @@ fn issue(
     let issuer = Issuer::from_ca_cert_pem(&ca, key).map_err(|e| unusable(&ca_path, &e))?;
     // Before the first is made, so that either all are or none.
     for path in names.iter().flat_map(|name| pair(dir, &format!("{role}-{name}"))) {
-        if path.symlink_metadata().is_ok() {
-            return Err(there(&path));
-        }
+        is_free(&path)?;
     }
     let mut written = Vec::new();
     for name in names {
@@ -188,6 +188,7 @@ fn show(path: &Path) -> Result<Shown, Failure> {
     let (role, name) = match certificate.bearer() {
         _ if certificate.is_ca => ("CA", certificate.uris.join(", ")),
         Ok(bearer) if bearer.is_node => ("node", bearer.name),
+        Ok(bearer) if bearer.is_admin => ("admin", bearer.name),
         Ok(bearer) => ("client", bearer.name),
         Err(why) => ("nobody", why),
     };
@@ -210,18 +211,22 @@ fn pair(dir: &Path, stem: &str) -> [PathBuf; 2] {
     [dir.join(format!("{stem}.crt")), dir.join(format!("{stem}.key"))]
 }
 
+/// Refuses a file that is there.
+pub fn is_free(path: &Path) -> Result<(), Failure> {
+    if path.symlink_metadata().is_ok() { Err(there(path)) } else { Ok(()) }
+}
+
 /// Writes a certificate and its key, both or, as far as this can see beforehand, neither.
 fn write_pair(dir: &Path, stem: &str, crt: &str, key: &str) -> Result<Vec<PathBuf>, Failure> {
     let [crt_path, key_path] = pair(dir, stem);
-    if let Some(path) = [&crt_path, &key_path].into_iter().find(|p| p.symlink_metadata().is_ok()) {
-        return Err(there(path));
-    }
+    [&crt_path, &key_path].into_iter().try_for_each(|path| is_free(path))?;
     write_new(&key_path, key, 0o600)?;
     write_new(&crt_path, crt, 0o644)?;
     Ok(vec![crt_path, key_path])
 }
 
-fn write_new(path: &Path, words: &str, mode: u32) -> Result<(), Failure> {
+/// Writes a file that was not there, for whom `mode` says.
+pub fn write_new(path: &Path, words: &str, mode: u32) -> Result<(), Failure> {
     let made = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     let written = made.and_then(|mut file| {
         file.write_all(words.as_bytes())?;
@@ -246,7 +251,7 @@ fn read(path: &Path) -> Result<String, Failure> {
 fn there(path: &Path) -> Failure {
     Failure::usage(
         format!("{} is there already, and is not overwritten", path.display()),
-        "move it away, or name another directory with --dir",
+        "move it away, or name another place",
     )
 }
 

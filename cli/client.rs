@@ -122,6 +122,10 @@ impl Client {
         self.rng.uuid()
     }
 
+    /// Milliseconds since 1970 as this machine believes.
+    pub fn wall_ms(&self) -> u64 {
+        self.clock.wall_ms()
+    }
     pub fn now(&self) -> Duration {
         self.clock.now()
     }

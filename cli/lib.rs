@@ -36,6 +36,7 @@ mod relay;
 mod snapshot;
 mod restore;
 mod cert;
+mod access;
 pub mod bench;
 mod flags;
 pub mod guide;
@@ -153,6 +154,9 @@ async fn dispatch(
         Command::Snapshot(command) => snapshot::run(command, client, console).await,
         Command::Restore { parts } => restore::run(&parts, console),
         Command::Cert(command) => cert::run(command, console),
+        Command::Whoami => access::whoami(client, console).await,
+        Command::Grant(command) => access::grants(command, client, console).await,
+        Command::Token(command) => access::tokens(command, client, console).await,
         Command::Bench(command) => bench::run(command, client, console).await,
         Command::Completions { shell } => console.write(&args::completions(shell)),
     }

@@ -28,6 +28,7 @@ use devicedb::{
         },
         restore::offline,
     },
+    cluster::access::Pattern,
     ctl::{endpoint, guide},
     net::tls::{Mode, Setup},
     node::{Node, Options},
@@ -160,12 +161,27 @@ struct Tls {
     /// What these CAs have revoked, in PEM.
     #[arg(long = "tls-crl", value_name = "FILE", env = "DEVICEDB_TLS_CRL", requires = "cert")]
     crl: Option<PathBuf>,
+    /// An identity that may do everything, beside those whose certificates say so; or the beginning
+    /// of some with * behind it. May be said several times, or several divided by commas.
+    #[arg(
+        long = "admin",
+        value_name = "IDENTITY",
+        env = "DEVICEDB_ADMIN",
+        value_delimiter = ',',
+        value_parser = identity,
+        requires = "cert",
+    )]
+    admins: Vec<Pattern>,
+}
+
+fn identity(text: &str) -> Result<Pattern, String> {
+    Pattern::new(text).map_err(|e| e.message)
 }
 
 impl Tls {
-    fn setup(self) -> Setup {
-        let Tls { mode, cert, key, ca, crl } = self;
-        Setup { mode, cert, key, ca, crl }
+    fn setup(self) -> (Setup, Vec<Pattern>) {
+        let Tls { mode, cert, key, ca, crl, admins } = self;
+        (Setup { mode, cert, key, ca, crl }, admins)
     }
 }
 
@@ -272,6 +288,7 @@ impl Args {
 impl Start {
     /// How the node is started, what it logs, and whether as JSON.
     pub fn options(self) -> (Options, String, bool) {
+        let (tls, admins) = self.tls.setup();
         let options = Options {
             store: self.store,
             listen: self.listen,
@@ -284,7 +301,8 @@ impl Start {
             snapshot_store: self.snapshot_store,
             replacement: self.replacement,
             insecure: self.insecure,
-            tls: self.tls.setup(),
+            tls,
+            admins,
         };
         (options, self.log, self.log_json)
     }
@@ -312,6 +330,7 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
         replacement: args.replacement,
         insecure: false,
         tls: Setup::default(),
+        admins: Vec::new(),
     };
     Ok((options, args.log_level))
 }

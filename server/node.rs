@@ -37,19 +37,21 @@ use crate::{
     net::{
         Dialler, Me, Peers,
         acceptor::{self, Guests, Incoming},
-        tls::{Setup, Tls},
+        tls::Tls,
     },
     proto::{
         self,
         internal::v1::peer_service_server::PeerServiceServer,
         v1::{
+            access_service_server::AccessServiceServer,
             cluster_service_server::ClusterServiceServer, kv_service_server::KvServiceServer,
             operation_service_server::OperationServiceServer,
             snapshot_service_server::SnapshotServiceServer,
         },
     },
     rpc::{
-        Calls, ClusterApi, Gate, KvApi, OperationApi, PeerApi, SnapshotApi, Threshold,
+        Access, AccessApi, Calls, ClusterApi, Gate, KvApi, OperationApi, PeerApi, SnapshotApi,
+        Threshold,
         http::{self, Pages},
     },
     service::{
@@ -71,10 +73,12 @@ struct Ground {
     crew: Crew,
     guests: Guests,
     tls: Option<Tls>,
+    access: Access,
 }
 
 impl Ground {
-    fn new(setup: &Setup) -> Result<Ground> {
+    fn new(options: &Options) -> Result<Ground> {
+        let setup = &options.tls;
         let (clock, metrics) = (Clock::start(), Arc::new(Metrics::default()));
         let open = |files| Tls::open(setup.mode(), files, clock, metrics.clone());
         let tls = setup.files()?.map(open).transpose()?;
@@ -86,7 +90,8 @@ impl Ground {
             "what this process may open, and how many connections that leaves room for"
         );
         let guests = Guests::new(connections, clock, metrics.clone(), tls.clone());
-        Ok(Ground { clock, metrics, crew: Crew::default(), guests, tls })
+        let access = Access::new(clock, options.admins.clone());
+        Ok(Ground { clock, metrics, crew: Crew::default(), guests, tls, access })
     }
 }
 
@@ -108,7 +113,7 @@ impl Node {
     /// `asked` changes when somebody wants the certificates to be read again.
     pub async fn start(options: Options, asked: watch::Receiver<u64>) -> Result<Node> {
         options.check()?;
-        let ground = Ground::new(&options.tls)?;
+        let ground = Ground::new(&options)?;
         let listener = TcpListener::bind(options.listen).await.map_err(|e| {
             Error::unavailable(format!("cannot listen on {}: {e}", options.listen)).with_source(e)
         })?;
@@ -123,7 +128,8 @@ impl Node {
             ground.crew.spawn(Role::Certificates, tls.keep_fresh(asked));
         }
         let dialler = Dialler::new(ground.tls.clone());
-        let porch = StartingServer::open(listener, &address, &ground.guests, &ground.crew)?;
+        let porch =
+            StartingServer::open(listener, &address, &ground.guests, &ground.access, &ground.crew)?;
         let incarnation = Random::from_entropy().nonzero();
         let started = async {
             let arrival = Arrival {
@@ -190,7 +196,7 @@ async fn run(
     arrived: Arrived,
 ) -> Result<Node> {
     let Arrived { store, identity, known } = arrived;
-    let Ground { clock, metrics, crew, guests, tls } = ground;
+    let Ground { clock, metrics, crew, guests, tls, access } = ground;
     let clock = *clock;
     let shelf = match options.snapshot_store.clone() {
         None => None,
@@ -232,6 +238,7 @@ async fn run(
     .await?;
     let mut seen: Vec<NodeEntry> = engine.meta().nodes().values().cloned().collect();
     seen.extend(known);
+    access.granted(engine.meta().access().clone(), engine.meta().settings().lineage);
     let removed: Vec<NodeId> = engine.meta().removed().keys().copied().collect();
     if removed.contains(&identity.node) {
         return Err(Error::conflict(Removed::refusal(identity.node)));
@@ -279,6 +286,7 @@ async fn run(
     let departs = Arc::new(Notify::new());
     crew.spawn(Role::News, {
         let (peers, departs, me) = (peers.clone(), departs.clone(), identity.node);
+        let access = access.clone();
         async move {
             while let Some(news) = news.recv().await {
                 match news {
@@ -286,6 +294,7 @@ async fn run(
                         nodes.iter().for_each(|(id, address)| peers.listed(*id, address))
                     }
                     News::Removed(nodes) if nodes.contains(&me) => peers.is_out(),
+                    News::Access(granted, lineage) => access.granted(*granted, lineage),
                     News::Departs => departs.notify_one(),
                     News::Removed(nodes) => nodes.iter().for_each(|id| peers.remove(*id)),
                     // The service ends only with this task.
@@ -359,10 +368,11 @@ async fn run(
     failpoint(Failpoint::DoorsOpening);
     let (ends, server) = oneshot::channel();
     crew.spawn(Role::Doors, {
-        let (crew, incoming) = (crew.clone(), guests.incoming(porch.leave()?));
+        let (crew, access) = (crew.clone(), access.clone());
+        let incoming = guests.incoming(porch.leave()?);
         let age = tls.is_some().then(connection_age);
         async move {
-            if let Err(e) = serve(incoming, doors, readers, age, stopped).await {
+            if let Err(e) = serve(incoming, doors, readers, access, age, stopped).await {
                 crew.fail(Error::unavailable(format!("the doors have closed: {e}")).with_source(e));
             }
             drop(ends);
@@ -445,6 +455,8 @@ fn doors(
         cluster: cluster.clone(),
         calls: calls.clone(),
     });
+    let access =
+        AccessServiceServer::new(AccessApi { cluster: cluster.clone(), calls: calls.clone() });
     let inventory = Inventory {
         cluster: cluster.clone(),
         parts: parts.clone(),
@@ -488,6 +500,9 @@ fn doors(
             gate.before(operations.max_decoding_message_size(max).max_encoding_message_size(max)),
         )
         .add_service(
+            gate.before(access.max_decoding_message_size(max).max_encoding_message_size(max)),
+        )
+        .add_service(
             gate.before(snapshots.max_decoding_message_size(max).max_encoding_message_size(max)),
         )
         .add_service(
@@ -502,8 +517,9 @@ fn doors(
 /// Keeps `grpc.health.v1` at what `/readyz` says, overall and for every public service.
 async fn report_health(health: tonic_health::server::HealthReporter, cluster: Cluster) {
     use tonic_health::ServingStatus::{NotServing, Serving};
-    const SERVICES: [&str; 5] = [
+    const SERVICES: [&str; 6] = [
         "",
+        "devicedb.v1.AccessService",
         "devicedb.v1.KvService",
         "devicedb.v1.ClusterService",
         "devicedb.v1.OperationService",
@@ -528,6 +544,7 @@ async fn serve(
     incoming: Incoming,
     doors: Routes,
     readers: Readers,
+    access: Access,
     age: Option<Duration>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
@@ -544,7 +561,7 @@ async fn serve(
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_ANSWER))
         .initial_stream_window_size(limits::CLIENT_STREAM_WINDOW)
         .initial_connection_window_size(limits::CLIENT_CONNECTION_WINDOW)
-        .layer(Threshold)
+        .layer(Threshold(access))
         .layer(MapResponseLayer::new(move |response| readers.watch(response).map(Body::new)))
         .add_routes(doors)
         .serve_with_incoming_shutdown(incoming, async move {

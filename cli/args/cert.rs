@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Subcommand)]
 #[command(
     after_help = "Examples:\n  ddbctl cert init\n  ddbctl cert node a b c --host 127.0.0.1\n  \
-                  ddbctl cert client ops\n  ddbctl cert show certs/node-a.crt"
+                  ddbctl cert client ops --admin\n  ddbctl cert show certs/node-a.crt"
 )]
 pub enum Cert {
     /// Make a CA of your own: ca.crt, which everybody gets, and ca.key, which nobody gets
@@ -35,11 +35,15 @@ pub enum Cert {
         #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = days())]
         days: i64,
     },
-    /// Make certificates for clients: client-NAME.crt and client-NAME.key
+    /// Make certificates for clients: client-NAME.crt and client-NAME.key, or admin-NAME.crt and
+    /// admin-NAME.key
     Client {
         /// A name for each client
         #[arg(required = true, value_name = "NAME", value_parser = word)]
         names: Vec<String>,
+        /// They may do everything. Without it they may do what ddbctl grant gives them
+        #[arg(long)]
+        admin: bool,
         #[command(flatten)]
         made: Made,
         /// For how many days they are valid

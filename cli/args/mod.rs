@@ -13,6 +13,7 @@ mod kv;
 mod snapshot;
 mod bench;
 mod cert;
+mod access;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -23,6 +24,7 @@ use super::term::{
     output::{Console, Format},
 };
 use crate::base::ids::ClusterId;
+pub use access::{Grant, Granted, Held, Token as AccessToken};
 pub use bench::{Bench, Ground, Timed};
 pub use cert::Cert;
 pub use cluster::{Cluster, Node, Upgrade};
@@ -153,6 +155,14 @@ pub enum Command {
     /// Certificates for nodes and clients, of a CA of your own
     #[command(subcommand)]
     Cert(Cert),
+    /// Say who you are to the cluster, and what you may do
+    Whoami,
+    /// Who may do what, by the names in their certificates
+    #[command(subcommand)]
+    Grant(Grant),
+    /// Tokens: what scripts prove themselves with that have no certificate
+    #[command(subcommand)]
+    Token(AccessToken),
     /// Measure the cluster from here: rates and latencies of requests
     #[command(subcommand)]
     Bench(Bench),
@@ -256,6 +266,15 @@ mod tests {
             "ddbctl snapshot delete b54a61d9-b64c-45e0-94b7-80c9e36b86fa --lineage \
              00c0ffee00c0ffee",
             "ddbctl snapshot orphans",
+            "ddbctl whoami -o json",
+            "ddbctl grant add spiffe://acme/ns/shop/sa/till writer --sites shop-*",
+            "ddbctl grant remove spiffe://acme/* viewer",
+            "ddbctl grant list",
+            "ddbctl token create nightly backup --days 30 --file nightly.token",
+            "ddbctl token list",
+            "ddbctl token revoke 0badcafe",
+            "ddbctl token resume --all",
+            "ddbctl cert client ops --admin",
             "ddbctl restore a.tar b -o json",
             "ddbctl bench put --clients 64 --connections 8 --seconds 5 --sites 4 --keys 1000 \
              --value-bytes 0 --cleanup",
@@ -299,6 +318,14 @@ mod tests {
             "ddbctl node remove node-7",
             "ddbctl node remove 7 --dry-run --wait",
             "ddbctl operation show 7",
+            "ddbctl grant add a* root",
+            "ddbctl grant add *a viewer",
+            "ddbctl grant add a",
+            "ddbctl token create nightly",
+            "ddbctl token create nightly backup --days 0",
+            "ddbctl token revoke 7",
+            "ddbctl token resume",
+            "ddbctl token resume 0badcafe --all",
             "ddbctl bench",
             "ddbctl bench puts",
             "ddbctl bench put --clients 0",

@@ -22,10 +22,12 @@ pub enum Kind {
     Exhausted,
     /// Stored bytes are not what was written; restore or replace.
     Corrupt,
+    /// Ask somebody who may.
+    Denied,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Invalid,
         Kind::NotFound,
         Kind::Conflict,
@@ -33,6 +35,7 @@ impl Kind {
         Kind::Unknown,
         Kind::Exhausted,
         Kind::Corrupt,
+        Kind::Denied,
     ];
 }
 
@@ -105,6 +108,10 @@ impl Error {
     }
     pub fn corrupt(message: impl Into<String>) -> Error {
         Error::new(Kind::Corrupt, message)
+    }
+
+    pub fn denied(message: impl Into<String>) -> Error {
+        Error::new(Kind::Denied, message)
     }
 
     /// Keeps the foreign error that led to this one; the message already says it in words.

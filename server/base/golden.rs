@@ -34,6 +34,23 @@ pub fn play<A: FnMut(&str) -> String>(folder: &str, actor: impl Fn() -> A) {
     }
 }
 
+/// Looks that a table which a document shows is the one that the code has.
+pub fn table(document: &str, name: &str, expected: &str) {
+    let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->"));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(document);
+    let page = fs::read_to_string(&path).unwrap();
+    let (before, rest) = page.split_once(&begin).expect("it marks where the table begins");
+    let (table, after) = rest.split_once(&end).expect("it marks where the table ends");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, format!("{before}{begin}{expected}{end}{after}")).unwrap();
+    } else {
+        assert_eq!(
+            table, expected,
+            "the table of {name} in {document} is old: UPDATE_GOLDEN=1 cargo test --lib"
+        );
+    }
+}
+
 fn told(old: &str, mut actor: impl FnMut(&str) -> String) -> String {
     let mut new = String::new();
     for line in old.lines() {

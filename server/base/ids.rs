@@ -63,6 +63,10 @@ pub struct ClusterId(pub Uuid);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationId(pub u64);
 
+/// A script's proof of who it is: random, drawn by the node that makes it. Shown as 8 digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokenId(pub u32);
+
 /// A write, drawn by the client that asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub [u8; 16]);
@@ -124,6 +128,20 @@ impl FromStr for OperationId {
             Error::invalid(format!(
                 "{text:?} is not the id of an operation, which is 16 hexadecimal digits; see \
                  ddbctl operation list"
+            ))
+        })
+    }
+}
+
+impl FromStr for TokenId {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<TokenId> {
+        let digits = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = u32::from_str_radix(text, 16).ok().filter(|n| digits && *n > 0);
+        number.map(TokenId).ok_or_else(|| {
+            Error::invalid(format!(
+                "{text:?} is not the id of a token, which is 8 hexadecimal digits; see ddbctl \
+                 token list"
             ))
         })
     }
@@ -192,6 +210,7 @@ macro_rules! displays {
 displays! { NodeId, PartitionId, SiteId, RelayId, SnapshotId => "{}" }
 displays! { SnapshotSeq, SiteGeneration, ClusterId => "{}" }
 displays! { Lineage, OperationId => "{:016x}" }
+displays! { TokenId => "{:08x}" }
 
 impl fmt::Display for GroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -533,6 +533,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::golden;
 
     #[test]
     fn what_is_counted_is_shown() {
@@ -587,20 +588,7 @@ mod tests {
     /// `UPDATE_GOLDEN=1` writes the table between its marks.
     #[test]
     fn the_document_lists_every_metric() {
-        let (begin, end) = ("<!-- metrics: begin -->\n", "<!-- metrics: end -->");
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
-        let page = std::fs::read_to_string(path).unwrap();
-        let (before, rest) = page.split_once(begin).expect("it marks where the table begins");
-        let (table, after) = rest.split_once(end).expect("it marks where the table ends");
-        let expected = Metrics::default().table();
-        if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            std::fs::write(path, format!("{before}{begin}{expected}{end}{after}")).unwrap();
-        } else {
-            assert_eq!(
-                table, expected,
-                "the table in docs/metrics.md is old: UPDATE_GOLDEN=1 cargo test --lib metrics"
-            );
-        }
+        golden::table("docs/metrics.md", "metrics", &Metrics::default().table());
     }
 
     #[test]

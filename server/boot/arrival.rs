@@ -23,7 +23,7 @@ use crate::{
         starting::StartingServer,
         waiting::{self, End, Newcomer, Waiting},
     },
-    cluster::{Node as NodeEntry, level::Level},
+    cluster::{Node as NodeEntry, access::Pattern, level::Level},
     entry::Identity,
     faults::failpoint::{Failpoint, failpoint},
     net::{
@@ -60,6 +60,8 @@ pub struct Options {
     /// Allows listening beyond loopback without TLS, or with TLS that is optional.
     pub insecure: bool,
     pub tls: Setup,
+    /// Identities that may do everything, beside those whose certificates say so.
+    pub admins: Vec<Pattern>,
 }
 
 /// A start, as far as it has come.

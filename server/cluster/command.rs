@@ -10,11 +10,12 @@ use crate::{
         error::{Error, Result},
         ids::{
             GroupId, Lineage, NodeId, OperationId, RelayId, SiteGeneration, SiteId, SnapshotId,
-            SnapshotSeq,
+            SnapshotSeq, TokenId,
         },
         limits,
     },
     cluster::{
+        access::{Grant, Token},
         level::Level,
         operations::{Begin, Kind},
         sites::Relay,
@@ -109,6 +110,16 @@ pub enum Command {
     FinishOperation { id: OperationId, ended_ms: u64, seen: Etag },
     /// An operation is taken back, as far as that can be done.
     CancelOperation { id: OperationId, ended_ms: u64, away: Away },
+    /// Identities get a role.
+    AddGrant(Grant),
+    /// They lose it.
+    RemoveGrant(Grant),
+    /// There is a token.
+    CreateToken(Token),
+    /// It is no more.
+    RevokeToken(TokenId),
+    /// A token of another history holds in this one too.
+    ResumeToken(TokenId),
 }
 
 /// Nodes that have not answered whoever asks for some time. Their places go to others, as far as
@@ -173,6 +184,8 @@ pub enum Changed {
     Snapshot(SnapshotSeq),
     Removed(NodeId),
     Operation(OperationId),
+    Grant(Grant),
+    Token(TokenId),
 }
 
 /// What every node that applies the command should know of at once.
@@ -194,6 +207,8 @@ pub enum Event {
     SnapshotDeleted(SnapshotId),
     /// Its files are to go, and the cluster waits for that.
     SnapshotDeleting(SnapshotSeq),
+    /// Somebody may do more or less than before.
+    AccessChanged,
     /// The history has a name.
     LineageEstablished(Lineage),
 }
@@ -203,7 +218,7 @@ impl Command {
     /// no effect and is queued again (`docs/cut.md`, R5 and R10).
     ///
     /// Fenced is all that a client asks for and can see: sites, relays, and what becomes of
-    /// snapshots that were taken before, levels, and who leaves or is removed. Not fenced is:
+    /// snapshots that were taken before, levels, who may do what, and who leaves or is removed. Not fenced is:
     /// - `SealSnapshot` and `AbortSnapshot`: they open the fence, so they cannot wait behind it.
     /// - `BeginSnapshot`: while a snapshot is open it is refused, and afterwards nothing is fenced.
     ///   So it never has an effect that could be seen too early.
@@ -235,6 +250,11 @@ impl Command {
             | Command::Operate { .. }
             | Command::FinishOperation { .. }
             | Command::CancelOperation { .. } => true,
+            Command::AddGrant(_)
+            | Command::RemoveGrant(_)
+            | Command::CreateToken(_)
+            | Command::RevokeToken(_)
+            | Command::ResumeToken(_) => true,
         }
     }
 
@@ -268,6 +288,11 @@ impl Command {
             | Command::Operate { .. }
             | Command::FinishOperation { .. }
             | Command::CancelOperation { .. } => Level::OPERATIONS,
+            Command::AddGrant(_)
+            | Command::RemoveGrant(_)
+            | Command::CreateToken(_)
+            | Command::RevokeToken(_)
+            | Command::ResumeToken(_) => Level::ACCESS,
             _ => Level::FIRST,
         }
     }

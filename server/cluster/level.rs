@@ -32,8 +32,10 @@ impl Level {
     pub const DEPARTURE: Level = Level(2);
     /// What operators ask of the members is remembered as operations; nodes are drained.
     pub const OPERATIONS: Level = Level(3);
+    /// Grants and tokens.
+    pub const ACCESS: Level = Level(4);
     /// The newest that this version knows.
-    const NEWEST: Level = Level::OPERATIONS;
+    const NEWEST: Level = Level::ACCESS;
 
     /// The newest level that this node knows: that of its version, or an older one that a test
     /// names.

@@ -11,6 +11,7 @@
 //! - `snapshots`: what the cluster remembers of a snapshot, and when the snapshot is completed.
 //! - `operations`: what operators have asked of the members, until it is true and for some time
 //!   afterwards.
+//! - `access`: who may do what, as far as the cluster says it itself.
 //! - `command`: every change that can be asked of the meta group.
 //! - `placement`: which nodes should hold which group.
 //! - `reconfigure`: the next single step from a group's present members to the wanted ones.
@@ -21,6 +22,7 @@ pub mod level;
 pub mod sites;
 pub mod snapshots;
 pub mod operations;
+pub mod access;
 pub mod command;
 pub mod placement;
 pub mod reconfigure;

@@ -16,6 +16,7 @@
 mod settings;
 mod members;
 mod operations;
+mod grants;
 mod snapshots;
 mod recovered;
 
@@ -34,6 +35,7 @@ use crate::{
         limits,
     },
     cluster::{
+        access::{Access, Grant, Token},
         command::{Applied, Away, Changed, Command, Event, Node, Outcome, Removed},
         operations::Operation,
         placement::Assignments,
@@ -55,6 +57,8 @@ pub struct Rows {
     pub snapshots: Vec<Snapshot>,
     pub removed: Vec<Removed>,
     pub operations: Vec<Operation>,
+    pub grants: Vec<Grant>,
+    pub tokens: Vec<Token>,
 }
 
 /// The configuration of the cluster.
@@ -67,6 +71,7 @@ pub struct State {
     snapshots: BTreeMap<SnapshotSeq, Snapshot>,
     removed: BTreeMap<NodeId, Removed>,
     operations: BTreeMap<OperationId, Operation>,
+    access: Access,
 }
 
 /// What a command did apart from its reply.
@@ -89,6 +94,7 @@ impl State {
             snapshots: BTreeMap::new(),
             removed: BTreeMap::new(),
             operations: BTreeMap::new(),
+            access: Access::default(),
         };
         state.assignments = state.placed(&Assignments::new(), &Away::new());
         Ok(state)
@@ -105,6 +111,7 @@ impl State {
             snapshots: BTreeMap::new(),
             removed: BTreeMap::new(),
             operations: BTreeMap::new(),
+            access: Access::default(),
         }
     }
 
@@ -118,6 +125,7 @@ impl State {
             snapshots: rows.snapshots.into_iter().map(|s| (s.seq, s)).collect(),
             removed: rows.removed.into_iter().map(|r| (r.id, r)).collect(),
             operations: rows.operations.into_iter().map(|o| (o.id, o)).collect(),
+            access: Access::from_rows(rows.grants, rows.tokens)?,
         };
         state.check()?;
         Ok(state)
@@ -125,7 +133,16 @@ impl State {
 
     /// The names of all rows that make the state.
     pub fn all_rows(&self) -> Vec<Changed> {
-        let State { settings: _, nodes, sites, assignments, snapshots, removed, operations } = self;
+        let State {
+            settings: _,
+            nodes,
+            sites,
+            assignments,
+            snapshots,
+            removed,
+            operations,
+            access,
+        } = self;
         let mut rows = vec![Changed::Settings];
         rows.extend(nodes.keys().copied().map(Changed::Node));
         rows.extend(sites.sites().keys().cloned().map(Changed::Site));
@@ -134,6 +151,8 @@ impl State {
         rows.extend(snapshots.keys().copied().map(Changed::Snapshot));
         rows.extend(removed.keys().copied().map(Changed::Removed));
         rows.extend(operations.keys().copied().map(Changed::Operation));
+        rows.extend(access.grants().iter().cloned().map(Changed::Grant));
+        rows.extend(access.tokens().keys().copied().map(Changed::Token));
         rows
     }
 
@@ -156,6 +175,10 @@ impl State {
     /// What operators have asked of the members: what runs, and what ended last.
     pub fn operations(&self) -> &BTreeMap<OperationId, Operation> {
         &self.operations
+    }
+    /// Who may do what.
+    pub fn access(&self) -> &Access {
+        &self.access
     }
     /// Sites whose addition or removal somebody has begun, at most `limit` of them, by id.
     pub fn unfinished_sites(&self, limit: usize) -> Vec<(SiteId, Site)> {
@@ -299,6 +322,11 @@ impl State {
             Command::CancelOperation { id, ended_ms, away } => {
                 self.cancel_operation(*id, *ended_ms, away, effects)
             }
+            Command::AddGrant(grant) => self.add_grant(grant, effects),
+            Command::RemoveGrant(grant) => self.remove_grant(grant, effects),
+            Command::CreateToken(token) => self.create_token(token, effects),
+            Command::RevokeToken(id) => self.revoke_token(*id, effects),
+            Command::ResumeToken(id) => self.resume_token(*id, effects),
         }
     }
 
@@ -312,6 +340,8 @@ impl State {
     /// - The history has no name until the meta group's first leader gives it one.
     /// - Snapshots that were being deleted are forgotten: what is left of them is of another
     ///   history now, and nothing of that is touched unasked.
+    /// - Grants are as they were. So are tokens, and they are of another history: each is suspended
+    ///   until somebody resumes it.
     /// - Nodes, and sites that were half added or removed, are as they were. Nodes announce
     ///   themselves, and the sites are finished. So operations are as they were too, and what runs
     ///   ends by the same facts.

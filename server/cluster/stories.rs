@@ -375,6 +375,8 @@ impl Stored {
             snapshots: state.snapshots().values().cloned().collect(),
             removed: state.removed().values().cloned().collect(),
             operations: state.operations().values().cloned().collect(),
+            grants: state.access().grants().iter().cloned().collect(),
+            tokens: state.access().tokens().values().cloned().collect(),
         })
     }
 
@@ -390,6 +392,14 @@ impl Stored {
             }
             Changed::Operation(id) => {
                 replace(&mut rows.operations, |o| o.id == *id, state.operations().get(id).cloned())
+            }
+            Changed::Grant(grant) => replace(
+                &mut rows.grants,
+                |g| g == grant,
+                state.access().grants().get(grant).cloned(),
+            ),
+            Changed::Token(id) => {
+                replace(&mut rows.tokens, |t| t.id == *id, state.access().tokens().get(id).cloned())
             }
             Changed::Site(id) => replace(
                 &mut rows.sites,

@@ -383,7 +383,12 @@ impl Engine {
                 host.tell(News::Snapshot(Box::new(super::SnapshotNews::Deleted { id: *id })))
             }
             Event::SnapshotDeleting(seq) => self.tell_deletion(*seq, host),
-            Event::LineageEstablished(lineage) => self.adopt(*lineage, host)?,
+            Event::AccessChanged => self.tell_access(host),
+            // Tokens hold in the history of which they are.
+            Event::LineageEstablished(lineage) => {
+                self.adopt(*lineage, host)?;
+                self.tell_access(host);
+            }
         }
         Ok(())
     }
@@ -396,6 +401,11 @@ impl Engine {
         if !self.meta.removed().is_empty() {
             host.tell(News::Removed(self.meta.removed().keys().copied().collect()));
         }
+    }
+
+    pub(super) fn tell_access(&mut self, host: &mut dyn Host) {
+        let (access, lineage) = (self.meta.access().clone(), self.meta.settings().lineage);
+        host.tell(News::Access(Box::new(access), lineage));
     }
 
     /// The meta group's rows that have changed since its last layer was sealed.

@@ -303,7 +303,14 @@ impl Host for Shell {
                 None => leaders.remove(group),
             };
         }
-        if matches!(news, News::Nodes(_) | News::Removed(_) | News::Departs | News::Snapshot(_)) {
+        if matches!(
+            news,
+            News::Nodes(_)
+                | News::Removed(_)
+                | News::Access(..)
+                | News::Departs
+                | News::Snapshot(_)
+        ) {
             let _ = self.outlets.news.blocking_send(news);
         }
     }
@@ -347,6 +354,7 @@ impl Shell {
             | News::Departs
             | News::Nodes(_)
             | News::Removed(_)
+            | News::Access(..)
             | News::Snapshot(_) => {}
         }
     }

@@ -13,6 +13,7 @@ use crate::{
         error::Result,
         ids::{GroupId, Lineage, NodeId},
     },
+    cluster::access::Access,
     data::Reply,
     entry::{Identity, Position},
     proto::internal::v1::PeerMessage,
@@ -47,6 +48,8 @@ pub enum News {
     Nodes(Vec<(NodeId, String)>),
     /// Nodes that were removed from the cluster, perhaps this one among them.
     Removed(Vec<NodeId>),
+    /// Who may do what, in which history.
+    Access(Box<Access>, Lineage),
     Snapshot(Box<SnapshotNews>),
     /// How long writes of a group waited for a cut.
     Held(Duration),

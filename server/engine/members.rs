@@ -337,6 +337,7 @@ impl Engine {
             self.marks.meta_replaced(&self.meta);
             self.adopt(self.meta.settings().lineage, host)?;
             self.tell_nodes(host);
+            self.tell_access(host);
             self.tell_outcomes(host);
         }
         let group = self.groups.get_mut(&id).expect("a group stays while it installs");

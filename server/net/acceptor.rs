@@ -213,6 +213,11 @@ impl Place {
         self.caller.get().unwrap_or(&Caller::Nobody)
     }
 
+    /// Whether the connection comes from this machine.
+    pub fn is_local(&self) -> bool {
+        self.address.is_loopback()
+    }
+
     /// Counts the connection once for each kind of call that comes on it without TLS, where this
     /// node has certificates.
     pub fn calls(&self, kind: PlainKind) {

@@ -1,9 +1,13 @@
-//! `devicedb.v1.KvService`.
+//! `devicedb.v1.KvService`. A role that reads or writes is for some sites, and only here is it known
+//! which site a call is about.
+
+use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
 use super::{
     Calls,
+    access::{self, Rights},
     pulled::{Made, Pulled},
 };
 use crate::{
@@ -34,6 +38,27 @@ impl KvApi {
     }
 }
 
+const SERVICE: &str = "/devicedb.v1.KvService/";
+
+/// What whoever makes a call may do with sites by it.
+struct Permit {
+    rights: Arc<Rights>,
+    method: &'static str,
+}
+
+impl Permit {
+    /// As the threshold has found it; nothing where nobody has looked.
+    fn of<T>(request: &Request<T>, method: &'static str) -> Permit {
+        let found = request.extensions().get::<Arc<Rights>>().cloned();
+        Permit { rights: found.unwrap_or_else(|| Arc::new(Rights::none(""))), method }
+    }
+
+    fn check(&self, site: &SiteId) -> Result<(), Error> {
+        let roles = access::roles_of(&[SERVICE, self.method].concat());
+        self.rights.check_site(self.method, roles, site)
+    }
+}
+
 /// What a write of one key did. Another node has said it, perhaps of another version.
 fn only_step(mut steps: Vec<WrittenStep>) -> Result<WrittenStep, Error> {
     steps.pop().ok_or_else(|| {
@@ -47,10 +72,12 @@ impl KvService for KvApi {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
+        let permit = Permit::of(&request, "Get");
         self.calls
             .call("Get", request, |request, wait| async move {
                 let stale = public::is_stale(request.consistency)?;
                 let query = public::parse_get(request)?;
+                permit.check(&query.site)?;
                 let site = query.site.clone();
                 self.readers.room(wait).await?;
                 let view = self.kv.get(query, stale, wait).await?;
@@ -67,10 +94,12 @@ impl KvService for KvApi {
         &self,
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutResponse>, Status> {
+        let permit = Permit::of(&request, "Put");
         self.calls
             .call("Put", request, |request, wait| async move {
                 let id = RequestId::from_slice(&request.request_id)?;
                 let write = public::parse_put(request, self.calls.clock.wall_ms())?;
+                permit.check(write.site())?;
                 let site = write.site().clone();
                 let done = only_step(self.kv.write(id, write, wait).await?)?;
                 Ok(v1::PutResponse {
@@ -86,10 +115,12 @@ impl KvService for KvApi {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let permit = Permit::of(&request, "Delete");
         self.calls
             .call("Delete", request, |request, wait| async move {
                 let id = RequestId::from_slice(&request.request_id)?;
                 let write = public::parse_delete(request, self.calls.clock.wall_ms())?;
+                permit.check(write.site())?;
                 let site = write.site().clone();
                 let done = only_step(self.kv.write(id, write, wait).await?)?;
                 Ok(v1::DeleteResponse {
@@ -105,10 +136,12 @@ impl KvService for KvApi {
         &self,
         request: Request<v1::BatchRequest>,
     ) -> Result<Response<v1::BatchResponse>, Status> {
+        let permit = Permit::of(&request, "Batch");
         self.calls
             .call("Batch", request, |request, wait| async move {
                 let id = RequestId::from_slice(&request.request_id)?;
                 let write = public::parse_batch(request, self.calls.clock.wall_ms())?;
+                permit.check(write.site())?;
                 let site = write.site().clone();
                 let results = self
                     .kv
@@ -128,9 +161,11 @@ impl KvService for KvApi {
         &self,
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
+        let permit = Permit::of(&request, "Scan");
         let request = request.into_inner();
         let begun = public::is_stale(request.consistency)
             .and_then(|stale| Ok((public::parse_scan(&request)?, stale)));
+        let begun = begun.and_then(|begun| permit.check(&begun.0.site).map(|()| begun));
         let begun =
             begun.and_then(|(query, stale)| Ok((query, stale, self.readers.seat(Kind::Scan)?)));
         let (query, stale, seat) = match begun {

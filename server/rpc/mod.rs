@@ -5,18 +5,23 @@
 //! why there is no result. A call without a deadline gets `limits::REQUEST_DEADLINE`.
 
 mod gate;
+mod roles;
+mod access;
 mod callers;
 pub(crate) mod pulled;
 mod cluster;
 mod kv;
 mod operations;
+mod grants;
 mod peer;
 mod snapshot;
 mod threshold;
 pub mod http;
 
+pub use access::Access;
 pub use cluster::ClusterApi;
 pub use gate::Gate;
+pub use grants::AccessApi;
 pub use kv::KvApi;
 pub use operations::OperationApi;
 pub use peer::PeerApi;

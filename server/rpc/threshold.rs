@@ -2,7 +2,8 @@
 //!
 //! - It tells the acceptor when a connection has said a whole request, and how many are under way
 //!   on it.
-//! - A call that its caller may not make goes no further (`callers`).
+//! - A call that its caller may not make goes no further (`callers`). With one that goes on goes
+//!   what its caller may do.
 //! - A `grpc-timeout` that is no time is refused: to take it as none would let a caller wait who
 //!   did not mean to.
 //! - What tonic refuses by itself (a message that cannot be decoded or is too large, a compression
@@ -22,7 +23,11 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{callers, parse_timeout};
+use super::{
+    access::Access,
+    callers::{self, Call},
+    parse_timeout,
+};
 use crate::{
     base::error::{Error, Result},
     net::{
@@ -36,12 +41,13 @@ const TIMEOUT: &str = "grpc-timeout";
 const STATUS: &str = "grpc-status";
 
 /// Lays the threshold before services.
-#[derive(Clone, Copy, Debug)]
-pub struct Threshold;
+#[derive(Clone)]
+pub struct Threshold(pub Access);
 
 /// Services beyond the threshold.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Beyond<S> {
+    access: Access,
     inner: S,
 }
 
@@ -49,7 +55,7 @@ impl<S> Layer<S> for Threshold {
     type Service = Beyond<S>;
 
     fn layer(&self, inner: S) -> Beyond<S> {
-        Beyond { inner }
+        Beyond { access: self.0.clone(), inner }
     }
 }
 
@@ -68,7 +74,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let place = request.extensions().get::<Arc<Place>>().cloned();
         let open = place.as_ref().map(Place::open);
         let grpc = is_grpc(request.headers());
@@ -78,10 +84,18 @@ where
         if let Some(place) = &place {
             place.calls(callers::kind(request.uri().path()));
         }
-        let caller = place.as_ref().map_or(&Caller::Nobody, |place| place.caller());
-        if let Err(refusal) = callers::may_call(caller, request.uri().path()) {
-            let refused = if grpc { refusal.to_grpc() } else { refusal.to_http() };
-            return Box::pin(async { answering(refused) });
+        let call = Call {
+            caller: place.as_ref().map_or(&Caller::Nobody, |place| place.caller()),
+            is_local: place.as_ref().is_some_and(|place| place.is_local()),
+            headers: request.headers(),
+            path: request.uri().path(),
+        };
+        match callers::may_call(&self.access, call) {
+            Ok(rights) => drop(request.extensions_mut().insert(rights)),
+            Err(refusal) => {
+                let refused = if grpc { refusal.to_grpc() } else { refusal.to_http() };
+                return Box::pin(async { answering(refused) });
+            }
         }
         if grpc && let Err(e) = timeout_is_one(request.headers()) {
             let refused = wire::status_of(&e).into_http();

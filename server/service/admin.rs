@@ -12,12 +12,14 @@
 mod waits;
 mod status;
 mod operations;
+mod access;
 mod members;
 
 use std::{collections::BTreeMap, ops::Bound, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::Semaphore;
 
+pub use access::TokenAsked;
 pub use members::{Decommission, RemovalAsked, Standing};
 pub use operations::Listed;
 

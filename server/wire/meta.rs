@@ -1,13 +1,13 @@
 //! The meta group's commands and rows.
 //!
 //! A row's name is a letter for its kind, then the thing's own name: `s` settings, `n` node, `i`
-//! site, `r` relay, `a` assignment, `x` snapshot, `d` removed node, `o` operation; numbers are
-//! big-endian.
+//! site, `r` relay, `a` assignment, `x` snapshot, `d` removed node, `o` operation, `g` grant, `t`
+//! token; numbers are big-endian. A grant's name is all that it says.
 
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{absent, as_corrupt, operation, row, stored};
+use super::{absent, access, as_corrupt, operation, row, stored};
 use crate::{
     base::{
         error::{Error, Result},
@@ -112,6 +112,11 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
             Wire::SetCapacity(internal::SetCapacity { node_id: node.0, percent: *percent })
         }
         Command::Rebalance { seen, .. } => Wire::Rebalance(internal::Rebalance { seen: seen.0 }),
+        Command::AddGrant(grant) => Wire::AddGrant(access::grant_record(grant)),
+        Command::RemoveGrant(grant) => Wire::RemoveGrant(access::grant_record(grant)),
+        Command::CreateToken(token) => Wire::CreateToken(access::token_record(token)),
+        Command::RevokeToken(id) => Wire::RevokeToken(id.0),
+        Command::ResumeToken(id) => Wire::ResumeToken(id.0),
     };
     let away = match command {
         Command::JoinNode { away, .. }
@@ -221,6 +226,11 @@ fn parse_action(command: internal::MetaCommand) -> Result<Command> {
         Wire::CancelOperation(cancel) => {
             Command::CancelOperation { id: OperationId(cancel.id), ended_ms: cancel.ended_ms, away }
         }
+        Wire::AddGrant(grant) => Command::AddGrant(access::parse_grant(grant)?),
+        Wire::RemoveGrant(grant) => Command::RemoveGrant(access::parse_grant(grant)?),
+        Wire::CreateToken(token) => Command::CreateToken(access::parse_token(token)?),
+        Wire::RevokeToken(id) => Command::RevokeToken(access::parse_token_id(id)?),
+        Wire::ResumeToken(id) => Command::ResumeToken(access::parse_token_id(id)?),
     })
 }
 
@@ -414,6 +424,8 @@ pub fn meta_row_name(row: &Changed) -> Vec<u8> {
         Changed::Snapshot(seq) => named(b'x', &seq.0.to_be_bytes()),
         Changed::Removed(node) => named(b'd', &node.0.to_be_bytes()),
         Changed::Operation(id) => named(b'o', &id.0.to_be_bytes()),
+        Changed::Grant(grant) => named(b'g', &access::grant_record(grant).encode_to_vec()),
+        Changed::Token(id) => named(b't', &id.0.to_be_bytes()),
     }
 }
 
@@ -459,6 +471,12 @@ pub fn encode_meta_row(state: &State, row: &Changed) -> Option<Bytes> {
         Changed::Operation(id) => {
             operation::operation_record(state.operations().get(id)?).encode_to_vec()
         }
+        Changed::Grant(grant) => {
+            access::grant_record(state.access().grants().get(grant)?).encode_to_vec()
+        }
+        Changed::Token(id) => {
+            access::token_record(state.access().tokens().get(id)?).encode_to_vec()
+        }
     };
     Some(bytes.into())
 }
@@ -472,6 +490,7 @@ fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<St
     let (mut settings, mut nodes, mut sites, mut relays, mut assignments, mut snapshots) =
         (None, vec![], vec![], vec![], vec![], vec![]);
     let (mut removed, mut operations) = (Vec::new(), Vec::new());
+    let (mut grants, mut tokens) = (Vec::new(), Vec::new());
     for (name, bytes) in rows {
         let row = match name.first() {
             Some(b's') => {
@@ -520,6 +539,16 @@ fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<St
                 operation::parse_operation(stored(bytes, "an operation's record")?)?,
                 |operation| Changed::Operation(operation.id),
             ),
+            Some(b'g') => {
+                added(&mut grants, access::parse_grant(stored(bytes, "a grant")?)?, |grant| {
+                    Changed::Grant(grant.clone())
+                })
+            }
+            Some(b't') => {
+                added(&mut tokens, access::parse_token(stored(bytes, "a token")?)?, |token| {
+                    Changed::Token(token.id)
+                })
+            }
             _ => {
                 return Err(Error::corrupt(format!(
                     "the meta group has a row of an unknown kind, named {name:?}; a newer version \
@@ -545,6 +574,8 @@ fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<St
         snapshots,
         removed,
         operations,
+        grants,
+        tokens,
     })
 }
 

@@ -26,6 +26,7 @@ const TABLE: &[(Kind, Code, &str)] = &[
     (Kind::Unknown, Code::Unknown, "UNKNOWN_OUTCOME"),
     (Kind::Exhausted, Code::ResourceExhausted, "EXHAUSTED"),
     (Kind::Corrupt, Code::DataLoss, "CORRUPT"),
+    (Kind::Denied, Code::PermissionDenied, "PERMISSION_DENIED"),
 ];
 
 /// What a client is told.

@@ -1,17 +1,18 @@
 //! Valid inputs of every target, written by the product's own encoders: what mutations begin with.
 
+mod configuration;
+
 use bytes::Bytes;
+use configuration::{changes, node, settings};
 use devicedb::{
     base::{
         error::{Error, Kind},
         ids::{
-            ClusterId, GroupId, Lineage, NodeId, OperationId, PartitionId, RelayId, RequestId,
-            SiteGeneration, SiteId, SnapshotId, SnapshotSeq, Topology,
+            ClusterId, GroupId, Lineage, NodeId, PartitionId, RequestId, SiteGeneration, SiteId,
+            SnapshotId, SnapshotSeq, Topology,
         },
     },
-    cluster::{
-        self, Node, reconfigure::Membership, sites::Relay, snapshots::Part, state::Settings,
-    },
+    cluster::{self, reconfigure::Membership},
     data::{
         self, Bucket, Context, Dot, Key, Outcome, Outcomes, Place, Remembered, Row, RowKey,
         SiteRow, SiteStage, Value, Verdict, Version, VersionVector, Versions,
@@ -208,7 +209,7 @@ fn commands() -> Vec<Command> {
     .collect();
     commands[0].request = Some(RequestId(*uuid().as_bytes()));
     commands.push(Command { request: None, action: Action::Mark(SnapshotSeq(4)) });
-    commands.push(cluster_commands().remove(0).into());
+    commands.push(changes().remove(0).into());
     commands
 }
 
@@ -450,82 +451,20 @@ fn stored() -> Vec<Vec<u8>> {
     inputs
 }
 
-fn node(id: u64) -> Node {
-    Node {
-        id: NodeId(id),
-        address: format!("node-{id}:8080"),
-        capacity_percent: 100,
-        version: "0.1.0".into(),
-        snapshot_store: id != 3,
-        lineage: Lineage(5),
-        level: cluster::level::Level::own(),
-        leaving: false,
-        draining: false,
-    }
-}
-
-fn settings() -> Settings {
-    Settings::founding(ClusterId(uuid()), Lineage(5), 2, topology()).expect("settings that can be")
-}
-
-/// A cluster's life: nodes, sites, relays, two snapshots.
-fn cluster_commands() -> Vec<cluster::Command> {
-    use cluster::Command::*;
-    let shed = SiteId::new("shed").expect("plain");
-    let relay = |id: &str, site| Relay { id: RelayId::new(id).expect("plain"), site };
-    let id = SnapshotId(uuid());
-    let part = Part {
-        status: cluster::snapshots::Status::Completed,
-        groups: topology().group_ids().chain([GroupId::META]).collect(),
-        rows: 100,
-        manifest_digest: Some([7; 32]),
-        ..Part::processing(NodeId(1))
-    };
-    vec![
-        AnnounceNode(node(2)),
-        AddSite(site()),
-        SiteAdded { site: site(), generation: SiteGeneration(1) },
-        AddSite(shed.clone()),
-        AddRelay(relay("r1", Some(site()))),
-        AddRelay(relay("r2", None)),
-        MoveRelay(relay("r2", Some(site()))),
-        AnnounceNode(node(3)),
-        RaiseLevel(cluster::level::Level::own()),
-        SetCapacity { node: NodeId(3), percent: 50, away: [NodeId(2)].into() },
-        SetDraining { node: NodeId(3), draining: true, at_ms: 4 },
-        CancelOperation { id: OperationId(7), ended_ms: 9, away: [NodeId(2)].into() },
-        CancelDecommission { node: NodeId(3), away: cluster::Away::new() },
-        JoinNode { node: node(4), away: [NodeId(2)].into() },
-        BeginSnapshot { id, created_ms: 1_700_000_000_123 },
-        SealSnapshot { seq: SnapshotSeq(1) },
-        ReportPart { id, part },
-        RemoveSite(site()),
-        SiteRemoved { site: site(), generation: SiteGeneration(1) },
-        RemoveRelay(RelayId::new("r1").expect("plain")),
-        BeginSnapshot { id: SnapshotId(Uuid::nil()), created_ms: 2 },
-        AbortSnapshot { seq: SnapshotSeq(2), reason: "it took too long".into() },
-        BeginDeletion { id, lineage: None },
-        ReportDeletion { id, node: NodeId(1), reason: "Read-only file system".into() },
-        ReportDeletion { id, node: NodeId(1), reason: String::new() },
-        ForgetSnapshot { id: SnapshotId(Uuid::nil()) },
-        EstablishLineage { nonce: 9 },
-    ]
-}
-
 fn meta_commands() -> Vec<Vec<u8>> {
-    cluster_commands().iter().map(|command| wire::meta_command(command).encode_to_vec()).collect()
+    changes().iter().map(|command| wire::meta_command(command).encode_to_vec()).collect()
 }
 
 /// The rows at several moments of that life, and what comes then.
 fn meta_rows() -> Vec<Vec<u8>> {
-    let commands = cluster_commands();
+    let commands = changes();
     let at = |moment: usize| {
         let mut state = cluster::State::found(settings(), node(1)).expect("a node that can be");
         commands[..moment].iter().for_each(|command| drop(state.apply(command)));
         let rows = targets::meta::all_rows(&state).into_iter().flat_map(|(name, row)| [name, row]);
         pieces(rows.chain([Vec::new()]).chain(meta_commands().drain(moment..)))
     };
-    [0, 6, 9, 14].map(at).into()
+    [0, 6, 9, 16, 22].map(at).into()
 }
 
 // ---- Parts and files. ----
@@ -673,7 +612,8 @@ const START: &[&str] = &[
     "start --store d --listen 127.0.0.1:80 --advertise a.example:8080 --join [::1]:80 \
      --replication-factor 7 --partitions 64 --groups 64",
     "start --store=d --snapshot-store s --insecure --log info,devicedb::net=debug --log-json \
-     --partitions=65536 --groups=1 --tls optional --tls-cert c --tls-key k --tls-ca a",
+     --partitions=65536 --groups=1 --tls optional --tls-cert c --tls-key k --tls-ca a \
+     --admin a,b*",
 ];
 const CTL: &[&str] = &[
     "cluster overview --partitions --endpoint a:1,[::1]:2 --timeout 500ms -o json",
@@ -685,6 +625,10 @@ const CTL: &[&str] = &[
     "snapshot create --wait --wait-timeout 7m --uuid b54a61d9-b64c-45e0-94b7-80c9e36b86fa",
     "snapshot download b54a61d9-b64c-45e0-94b7-80c9e36b86fa --node 18446744073709551615 --output - \
      --resume",
+    "snapshot verify a.tar b.tar",
+    "completions bash",
+    "grant add spiffe://a/* writer --sites sh*",
+    "token create nightly backup --days 30 --file f",
     "cert node a b --host h --host ::1 --days 9 --dir d",
 ];
 const GUIDE: &[&str] = &[

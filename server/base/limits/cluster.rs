@@ -1,5 +1,7 @@
 //! What a cluster may be, and what it remembers.
 
+use std::time::Duration;
+
 /// Partitions that a cluster has at least. Founding with fewer is refused.
 pub const PARTITIONS_MIN: u32 = 64;
 /// Partitions that a cluster has at most. Founding with more is refused.
@@ -41,6 +43,24 @@ pub const OPERATIONS_REMEMBERED: usize = 256;
 pub const OPERATION_TEXTS_MAX: usize = 8;
 /// Bytes of each of them; longer ones are cut.
 pub const OPERATION_TEXT_BYTES_MAX: usize = 1024;
+
+/// Bytes of a pattern for identities or sites: a SPIFFE ID is at most 2048, and those in use are far
+/// shorter.
+pub const PATTERN_BYTES_MAX: usize = 512;
+/// Grants that a cluster keeps: every node compares each new identity with all of them.
+pub const GRANTS_MAX: usize = 4096;
+/// Tokens that a cluster keeps, expired ones included.
+pub const TOKENS_MAX: usize = 4096;
+/// Bytes of a token's name.
+pub const TOKEN_NAME_BYTES_MAX: usize = 64;
+/// Bytes of a token's secret that a caller may bring: what is longer is none that was made here.
+pub const TOKEN_SECRET_BYTES_MAX: usize = 128;
+/// For how long a token may be valid: a leap year, so that nobody has to renew it twice a year.
+pub const TOKEN_VALID_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// And how long at least: what is shorter is gone before it is used.
+pub const TOKEN_VALID_MIN: Duration = Duration::from_secs(1);
+/// Identities whose roles a node remembers. Beyond it, it works them out again.
+pub const IDENTITIES_REMEMBERED: usize = 4096;
 
 /// Generations of sites that a recovered cluster skips: more than the lost nodes can have drawn
 /// behind the newest one that a survivor knows. Beyond it, a site that was removed or added in the

@@ -232,6 +232,11 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
         cluster::Command::SetDraining { .. }
         | cluster::Command::FinishOperation { .. }
         | cluster::Command::CancelOperation { .. } => Ok(()),
+        cluster::Command::AddGrant(_)
+        | cluster::Command::RemoveGrant(_)
+        | cluster::Command::CreateToken(_)
+        | cluster::Command::RevokeToken(_)
+        | cluster::Command::ResumeToken(_) => Ok(()),
         cluster::Command::Decommission { .. }
         | cluster::Command::CancelDecommission { .. }
         | cluster::Command::Decommissioned { .. }

@@ -110,6 +110,15 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
          seen",
     ),
     ("MetaCommand.cancel_operation", "cluster::State: one that runs and can be taken back"),
+    ("MetaCommand.add_grant", "Grant::check: not of an admin; cluster::State keeps GRANTS_MAX"),
+    ("MetaCommand.remove_grant", "Grant::check; cluster::State: one that is there"),
+    (
+        "MetaCommand.create_token",
+        "Token::check: not of an admin; cluster::State: of this history, one of a name and of an \
+         id, and TOKENS_MAX",
+    ),
+    ("MetaCommand.revoke_token", "cluster::State: one that is there"),
+    ("MetaCommand.resume_token", "cluster::State: one that is there"),
     ("MetaCommand.away", "any: a hint; others than members are nobody (cluster::placement)"),
     ("MetaCommand.raise_level", "cluster::State: not above what every member knows"),
     ("MetaCommand.site_generation", "any: cluster::State does nothing to another life of the site"),

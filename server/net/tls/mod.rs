@@ -30,6 +30,8 @@ pub use name::{Bearer, Certificate};
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
+use tokio_rustls::rustls::crypto::ring;
+
 use crate::base::error::{Error, Result};
 
 /// Who takes and speaks TLS.
@@ -116,6 +118,15 @@ pub enum Caller {
     /// It shows a certificate that is not believed, for this reason.
     Refused(String),
     Known(Bearer),
+}
+
+/// Bytes for a secret, from the operating system.
+pub fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let filled = ring::default_provider().secure_random.fill(&mut bytes);
+    filled.map(|()| bytes).map_err(|_| {
+        Error::unavailable("the operating system gives no random bytes; see the machine's log")
+    })
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //!
 //! - The name is the URI among the alternative names, or else the first DNS name among them. A
 //!   common name is no name: every CA writes what it likes there.
-//! - `spiffe://DOMAIN/devicedb/node/NAME` is a node, of whatever domain. Everything else is a
-//!   client.
+//! - `spiffe://DOMAIN/devicedb/node/NAME` is a node, of whatever domain, and
+//!   `spiffe://DOMAIN/devicedb/admin/NAME` is a client that may do everything. Everything else is a
+//!   client that may do what the cluster grants it.
 //! - Two URIs would be two names, and are refused, as SPIFFE has it.
 //!
 //! Nothing here says whether a certificate is to be believed.
@@ -38,6 +39,7 @@ pub struct Certificate {
 pub struct Bearer {
     pub name: String,
     pub is_node: bool,
+    pub is_admin: bool,
     /// Unix time at which the certificate ends.
     pub until: i64,
 }
@@ -73,29 +75,36 @@ impl Certificate {
 
     /// Who the bearer is; the error says why it is nobody.
     pub fn bearer(&self) -> Result<Bearer, String> {
-        let name = match (&self.uris[..], &self.dns[..]) {
-            ([uri], _) => uri,
-            ([], [dns, ..]) => dns,
-            ([], []) => {
-                return Err("it names nobody: neither a URI nor a DNS name stands among its \
-                            alternative names, and a common name is no identity"
-                    .to_owned());
+        match (&self.uris[..], &self.dns[..]) {
+            ([uri], _) => Ok(Bearer::of(uri, self.until)),
+            // Whatever it looks like: only a URI makes somebody more than a client.
+            ([], [dns, ..]) => {
+                Ok(Bearer { name: dns.clone(), is_node: false, is_admin: false, until: self.until })
             }
-            (uris, _) => {
-                return Err(format!("it names several: {}", uris.join(", ")));
-            }
-        };
-        Ok(Bearer { name: name.clone(), is_node: is_node(name), until: self.until })
+            ([], []) => Err("it names nobody: neither a URI nor a DNS name stands among its \
+                             alternative names, and a common name is no identity"
+                .to_owned()),
+            (uris, _) => Err(format!("it names several: {}", uris.join(", "))),
+        }
     }
 }
 
-/// Whether a URI is a node's.
-fn is_node(uri: &str) -> bool {
+impl Bearer {
+    /// Whoever bears a URI.
+    pub fn of(name: &str, until: i64) -> Bearer {
+        let (is_node, is_admin) = (is_of(name, "node"), is_of(name, "admin"));
+        Bearer { name: name.to_owned(), is_node, is_admin, until }
+    }
+}
+
+/// Whether a URI is one of a kind.
+fn is_of(uri: &str, kind: &str) -> bool {
     let path = uri.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'));
     path.is_some_and(|(domain, path)| {
         !domain.is_empty()
             && path
-                .strip_prefix("devicedb/node/")
+                .strip_prefix("devicedb/")
+                .and_then(|rest| rest.strip_prefix(kind)?.strip_prefix('/'))
                 .is_some_and(|name| !name.is_empty() && !name.contains('/'))
     })
 }
@@ -141,12 +150,17 @@ mod tests {
             (&["spiffe:///devicedb/node/a"], &[]),
             (&["spiffe://acme/devicedb/node/a/b"], &[]),
             (&["https://acme/devicedb/node/a"], &[]),
+            (&["spiffe://acme/devicedb/admin/ops"], &[]),
+            (&["spiffe://acme/devicedb/admin"], &[]),
+            (&["spiffe://acme/devicedb/administrator/a"], &[]),
+            (&[], &["spiffe://acme/devicedb/admin/ops"]),
             (&[], &["c.example", "d.example"]),
             (&[], &[]),
             (&["spiffe://acme/devicedb/node/a", "spiffe://acme/devicedb/client/a"], &[]),
         ] {
             let told = match named(uris, dns).bearer() {
                 Ok(Bearer { name, is_node: true, .. }) => format!("node {name}"),
+                Ok(Bearer { name, is_admin: true, .. }) => format!("admin {name}"),
                 Ok(Bearer { name, .. }) => format!("client {name}"),
                 Err(why) => why.split(':').next().unwrap_or_default().to_owned(),
             };
@@ -161,6 +175,10 @@ mod tests {
              client spiffe:///devicedb/node/a\n\
              client spiffe://acme/devicedb/node/a/b\n\
              client https://acme/devicedb/node/a\n\
+             admin spiffe://acme/devicedb/admin/ops\n\
+             client spiffe://acme/devicedb/admin\n\
+             client spiffe://acme/devicedb/administrator/a\n\
+             client spiffe://acme/devicedb/admin/ops\n\
              client c.example\n\
              it names nobody\n\
              it names several\n"

@@ -52,6 +52,10 @@ impl Leaf {
         }
     }
 
+    pub fn admin(name: &str) -> Leaf {
+        Leaf { uris: vec![format!("spiffe://acme/devicedb/admin/{name}")], ..Leaf::client(name) }
+    }
+
     pub fn client(name: &str) -> Leaf {
         Leaf {
             uris: vec![format!("spiffe://acme/devicedb/client/{name}")],

@@ -220,7 +220,7 @@ async fn who_does_not_belong_is_refused_with_the_reason() {
     let nobody = channel(&endpoint, &bare).await.unwrap();
     for found in [public(nobody.clone()).await, between_nodes(nobody).await] {
         assert_eq!(found.0, Code::Unauthenticated);
-        assert!(found.1.contains("no certificate was given"), "{found:?}");
+        assert!(found.1.contains("neither a certificate nor a token was given"), "{found:?}");
     }
     for (path, code) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 401), ("/other", 401)] {
         assert_eq!(get(&endpoint, &bare, path).await.unwrap().0, code, "{path}");
@@ -246,7 +246,11 @@ async fn ddbctl_says_what_is_wrong_and_exits_4() {
     let with = |issued| ours.ctl_words(&issued);
     at(Vec::new(), endpoint.clone()).await.exits(4).says("this node speaks TLS").says("--ca");
     let ca_only = vec!["--ca".to_owned(), ours.ca_path.display().to_string()];
-    at(ca_only, endpoint.clone()).await.exits(4).says("no certificate was given").says("--cert");
+    at(ca_only, endpoint.clone())
+        .await
+        .exits(4)
+        .says("neither a certificate nor a token was given")
+        .says("--cert");
     at(other.ctl_words(&secured.ops), endpoint.clone())
         .await
         .exits(4)

@@ -47,7 +47,7 @@ async fn restart_each(secured: &mut Secured, words: impl Fn(usize) -> Vec<String
 async fn a_cluster_goes_from_open_to_closed_and_back_by_restarts_without_a_failed_request() {
     let cluster = Cluster::start(3, options()).await;
     let authority = Authority::new(cluster.dir(), "acme");
-    let ops = authority.issue("ops", &Leaf::client("ops"));
+    let ops = authority.issue("ops", &Leaf::admin("ops"));
     let issued: Vec<_> = (1..=3)
         .map(|n| authority.issue(&format!("node{n}"), &Leaf::node(&format!("n{n}"))))
         .collect();

@@ -3,6 +3,7 @@
 mod authority;
 mod doors;
 mod migration;
+mod roles;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +34,7 @@ impl Secured {
     fn prepared(size: usize, options: Options) -> Secured {
         let mut cluster = Cluster::empty(options);
         let authority = Authority::new(cluster.dir(), "acme");
-        let ops = authority.issue("ops", &Leaf::client("ops"));
+        let ops = authority.issue("ops", &Leaf::admin("ops"));
         for number in 1..=size {
             let mut node = cluster.further();
             let issued = authority.issue(&node.name, &Leaf::node(&format!("n{number}")));

@@ -85,6 +85,7 @@ impl Host for Outside<'_> {
             }
             News::Ended { .. } => self.said.ended += 1,
             News::Departs => self.said.departs = true,
+            News::Access(..) => {}
             News::Removed(_) | News::Held(_) | News::Leader { .. } | News::Logged { .. } => {}
         }
     }
