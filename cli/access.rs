@@ -8,7 +8,7 @@ use serde::Serialize;
 use tonic::transport::Channel;
 
 use super::{
-    args::{AccessToken as TokenArgs, Grant as GrantArgs, Granted, Held},
+    args::{AccessToken as TokenArgs, Grant as GrantArgs, Granted, Held, role_name},
     cert,
     client::{Call, Client},
     term::{
@@ -18,11 +18,7 @@ use super::{
         text,
     },
 };
-use crate::{
-    cluster::access::{Pattern, Role},
-    proto::v1::{self, access_service_client::AccessServiceClient},
-    wire,
-};
+use crate::proto::v1::{self, access_service_client::AccessServiceClient};
 
 /// Who the caller is.
 #[derive(Debug, Serialize)]
@@ -34,7 +30,7 @@ struct Me {
 
 #[derive(Debug, Serialize)]
 struct RoleLine {
-    role: &'static str,
+    role: String,
     sites: String,
     source: String,
 }
@@ -46,8 +42,7 @@ impl View for Me {
         if self.roles.is_empty() {
             return format!("{head}roles     none: an admin gives them with ddbctl grant add\n");
         }
-        let rows =
-            self.roles.iter().map(|r| [r.role.to_owned(), r.sites.clone(), r.source.clone()]);
+        let rows = self.roles.iter().map(|r| [r.role.clone(), r.sites.clone(), r.source.clone()]);
         let heads = [Text("ROLE"), Text("SITES"), Prose("BECAUSE OF")];
         format!("{head}\n{}", Table::new(heads, rows).render(columns))
     }
@@ -56,7 +51,7 @@ impl View for Me {
 #[derive(Debug, Serialize)]
 struct GrantLine {
     identity: String,
-    role: &'static str,
+    role: String,
     sites: String,
 }
 
@@ -68,7 +63,7 @@ struct Grants {
 impl View for Grants {
     fn text(&self, columns: Option<usize>) -> String {
         let rows =
-            self.grants.iter().map(|g| [g.identity.clone(), g.role.to_owned(), g.sites.clone()]);
+            self.grants.iter().map(|g| [g.identity.clone(), g.role.clone(), g.sites.clone()]);
         Table::new([Text("IDENTITY"), Text("ROLE"), Text("SITES")], rows).render(columns)
     }
 }
@@ -91,7 +86,7 @@ impl View for Changed {
 struct TokenLine {
     id: String,
     name: String,
-    role: &'static str,
+    role: String,
     sites: String,
     created_ms: u64,
     expires_ms: u64,
@@ -124,7 +119,7 @@ impl View for Tokens {
             [
                 t.id.clone(),
                 t.name.clone(),
-                t.role.to_owned(),
+                t.role.clone(),
                 t.sites.clone(),
                 text::when(t.created_ms),
                 text::when(t.expires_ms),
@@ -159,26 +154,22 @@ fn service(channel: Channel) -> AccessServiceClient<Channel> {
     AccessServiceClient::new(channel)
 }
 
-/// What nodes of newer versions know is shown by its number.
-fn role_name(number: i32) -> &'static str {
-    wire::parse_role(number as u32).map_or("of a newer version", Role::name)
+/// A newer version may know more of them.
+fn named(number: i32) -> String {
+    v1::Role::try_from(number).map_or_else(|_| format!("role {number}"), role_name)
 }
 
 fn grant(granted: &Granted) -> v1::Grant {
     let Granted { identity, held: Held { role, sites } } = granted;
-    v1::Grant {
-        identity: identity.to_string(),
-        role: wire::role_number(*role) as i32,
-        sites: sites.to_string(),
-    }
+    v1::Grant { identity: identity.clone(), role: *role as i32, sites: sites.clone() }
 }
 
 fn grant_line(grant: v1::Grant) -> GrantLine {
-    GrantLine { identity: grant.identity, role: role_name(grant.role), sites: grant.sites }
+    GrantLine { identity: grant.identity, role: named(grant.role), sites: grant.sites }
 }
 
-fn of_sites(sites: &Pattern) -> String {
-    if *sites == Pattern::any() { String::new() } else { format!(" of the sites {sites}") }
+fn of_sites(sites: &str) -> String {
+    if sites == "*" { String::new() } else { format!(" of the sites {sites}") }
 }
 
 pub async fn whoami(client: &mut Client, console: &mut Console) -> Result<(), Failure> {
@@ -190,7 +181,7 @@ pub async fn whoami(client: &mut Client, console: &mut Console) -> Result<(), Fa
         .await?;
     let v1::WhoAmIResponse { identity, proof, roles } = answer.body;
     let roles = roles.into_iter().map(|held| RoleLine {
-        role: role_name(held.role),
+        role: named(held.role),
         sites: held.sites,
         source: held.source,
     });
@@ -205,7 +196,7 @@ pub async fn grants(
     match command {
         GrantArgs::Add(granted) => {
             let Granted { identity, held } = &granted;
-            let what = format!("{}{} to {identity}", held.role, of_sites(&held.sites));
+            let what = format!("{}{} to {identity}", role_name(held.role), of_sites(&held.sites));
             let call = Call::new(format!("grant {what}"));
             let request = v1::AddGrantRequest { grant: Some(grant(&granted)) };
             let answer = client
@@ -220,7 +211,7 @@ pub async fn grants(
         }
         GrantArgs::Remove(granted) => {
             let Granted { identity, held } = &granted;
-            let what = format!("{}{} from {identity}", held.role, of_sites(&held.sites));
+            let what = format!("{}{} from {identity}", role_name(held.role), of_sites(&held.sites));
             let call = Call { what: format!("take {what}"), again: "repeat it".into() };
             let request = v1::RemoveGrantRequest { grant: Some(grant(&granted)) };
             client
@@ -296,8 +287,8 @@ async fn create(
     };
     let request = v1::CreateTokenRequest {
         name: name.clone(),
-        role: wire::role_number(held.role) as i32,
-        sites: held.sites.to_string(),
+        role: held.role as i32,
+        sites: held.sites.clone(),
         valid_ms: days * 24 * 3600 * 1000,
     };
     let answer = client
@@ -307,7 +298,7 @@ async fn create(
         .await?;
     let v1::CreateTokenResponse { token, secret } = answer.body;
     let token = token.unwrap_or_default();
-    let what = format!("token {name} made, {}{}", held.role, of_sites(&held.sites));
+    let what = format!("token {name} made, {}{}", role_name(held.role), of_sites(&held.sites));
     let until = text::when(token.expires_ms);
     let secret = match file {
         None => {
@@ -360,7 +351,7 @@ fn line(token: v1::Token, secret: Option<String>) -> TokenLine {
     TokenLine {
         id: token.id,
         name: token.name,
-        role: role_name(token.role),
+        role: named(token.role),
         sites: token.sites,
         created_ms: token.created_ms,
         expires_ms: token.expires_ms,

@@ -1,7 +1,8 @@
 //! `ddbctl cert`: a CA for those who have none, what it issues, and what a certificate says.
 //!
 //! - A node's certificate holds its URI and the hosts by which it is reached; a client's holds its
-//!   URI alone, which may be that of an admin. All have one domain, which stands in the CA's own certificate.
+//!   URI alone, which may be that of an admin. All have one domain, which stands in the CA's own
+//!   certificate.
 //! - Keys are readable by their owner alone, and so is the directory. Nothing is ever overwritten:
 //!   a new certificate is made beside the old one, and moved over it.
 //! - Certificates are valid from an hour before they are made, for machines whose clocks differ.

@@ -60,7 +60,7 @@ pub struct Args {
 enum Command {
     /// Run a node: found a cluster, join one, go on with a store, or restore an extracted part of a
     /// snapshot.
-    Start(Start),
+    Start(Box<Start>),
     /// Make a store of downloaded or extracted parts of a snapshot, in a directory that is empty.
     /// Offline: no node may run on the directory.
     Restore(Restore),
@@ -128,6 +128,10 @@ pub struct Start {
     /// everything.
     #[arg(long, env = "DEVICEDB_INSECURE")]
     insecure: bool,
+    /// Note who has changed something or was not let, one JSON object a line, in files of this
+    /// directory. Calls that change the cluster are refused while that cannot be written.
+    #[arg(long, value_name = "DIR", env = "DEVICEDB_AUDIT_LOG")]
+    audit_log: Option<PathBuf>,
     /// error, warn, info, debug or trace; or a filter as in `info,devicedb::net=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "DEVICEDB_LOG")]
     log: String,
@@ -281,7 +285,7 @@ impl Args {
     /// them before clap.
     pub fn start(self) -> Option<Start> {
         let Command::Start(start) = self.command else { return None };
-        Some(start)
+        Some(*start)
     }
 }
 
@@ -303,6 +307,7 @@ impl Start {
             insecure: self.insecure,
             tls,
             admins,
+            audit_log: self.audit_log,
         };
         (options, self.log, self.log_json)
     }
@@ -331,6 +336,7 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
         insecure: false,
         tls: Setup::default(),
         admins: Vec::new(),
+        audit_log: None,
     };
     Ok((options, args.log_level))
 }

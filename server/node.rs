@@ -50,8 +50,8 @@ use crate::{
         },
     },
     rpc::{
-        Access, AccessApi, Calls, ClusterApi, Gate, KvApi, OperationApi, PeerApi, SnapshotApi,
-        Threshold,
+        Access, AccessApi, Audit, Calls, ClusterApi, Gate, KvApi, OperationApi, PeerApi,
+        SnapshotApi, Threshold,
         http::{self, Pages},
     },
     service::{
@@ -74,6 +74,7 @@ struct Ground {
     guests: Guests,
     tls: Option<Tls>,
     access: Access,
+    audit: Audit,
 }
 
 impl Ground {
@@ -91,7 +92,11 @@ impl Ground {
         );
         let guests = Guests::new(connections, clock, metrics.clone(), tls.clone());
         let access = Access::new(clock, options.admins.clone());
-        Ok(Ground { clock, metrics, crew: Crew::default(), guests, tls, access })
+        let audit = match &options.audit_log {
+            None => Audit::default(),
+            Some(dir) => Audit::open(dir, clock, metrics.clone())?,
+        };
+        Ok(Ground { clock, metrics, crew: Crew::default(), guests, tls, access, audit })
     }
 }
 
@@ -128,8 +133,13 @@ impl Node {
             ground.crew.spawn(Role::Certificates, tls.keep_fresh(asked));
         }
         let dialler = Dialler::new(ground.tls.clone());
-        let porch =
-            StartingServer::open(listener, &address, &ground.guests, &ground.access, &ground.crew)?;
+        let porch = StartingServer::open(
+            listener,
+            &address,
+            &ground.guests,
+            (&ground.access, &ground.audit),
+            &ground.crew,
+        )?;
         let incarnation = Random::from_entropy().nonzero();
         let started = async {
             let arrival = Arrival {
@@ -196,7 +206,7 @@ async fn run(
     arrived: Arrived,
 ) -> Result<Node> {
     let Arrived { store, identity, known } = arrived;
-    let Ground { clock, metrics, crew, guests, tls, access } = ground;
+    let Ground { clock, metrics, crew, guests, tls, access, audit } = ground;
     let clock = *clock;
     let shelf = match options.snapshot_store.clone() {
         None => None,
@@ -352,7 +362,7 @@ async fn run(
         log,
         metrics: metrics.clone(),
     };
-    let calls = Calls { clock, metrics: metrics.clone(), crew: crew.clone() };
+    let calls = Calls { clock, metrics: metrics.clone(), crew: crew.clone(), audit: audit.clone() };
     let doors = doors(
         &handle,
         &peers,
@@ -368,11 +378,12 @@ async fn run(
     failpoint(Failpoint::DoorsOpening);
     let (ends, server) = oneshot::channel();
     crew.spawn(Role::Doors, {
-        let (crew, access) = (crew.clone(), access.clone());
+        let crew = crew.clone();
+        let threshold = Threshold { access: access.clone(), audit: audit.clone() };
         let incoming = guests.incoming(porch.leave()?);
         let age = tls.is_some().then(connection_age);
         async move {
-            if let Err(e) = serve(incoming, doors, readers, access, age, stopped).await {
+            if let Err(e) = serve(incoming, doors, readers, threshold, age, stopped).await {
                 crew.fail(Error::unavailable(format!("the doors have closed: {e}")).with_source(e));
             }
             drop(ends);
@@ -544,7 +555,7 @@ async fn serve(
     incoming: Incoming,
     doors: Routes,
     readers: Readers,
-    access: Access,
+    threshold: Threshold,
     age: Option<Duration>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
@@ -561,7 +572,7 @@ async fn serve(
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_ANSWER))
         .initial_stream_window_size(limits::CLIENT_STREAM_WINDOW)
         .initial_connection_window_size(limits::CLIENT_CONNECTION_WINDOW)
-        .layer(Threshold(access))
+        .layer(threshold)
         .layer(MapResponseLayer::new(move |response| readers.watch(response).map(Body::new)))
         .add_routes(doors)
         .serve_with_incoming_shutdown(incoming, async move {

@@ -4,17 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::{
-    base::ids::TokenId,
-    cluster::access::{Pattern, Role},
-};
+use crate::{base::ids::TokenId, proto::v1::Role};
 
 /// What is given to whom.
 #[derive(Args, Clone, Debug)]
 pub struct Granted {
     /// The identity, as ddbctl whoami says it; or the beginning of some with * behind it
-    #[arg(value_name = "IDENTITY", value_parser = pattern)]
-    pub identity: Pattern,
+    #[arg(value_name = "IDENTITY")]
+    pub identity: String,
     #[command(flatten)]
     pub held: Held,
 }
@@ -25,8 +22,8 @@ pub struct Held {
     #[arg(value_name = "ROLE", value_parser = role)]
     pub role: Role,
     /// A site, or the beginning of some with * behind it; for readers and writers
-    #[arg(long, value_name = "SITES", default_value = "*", value_parser = pattern)]
-    pub sites: Pattern,
+    #[arg(long, value_name = "SITES", default_value = "*")]
+    pub sites: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -35,7 +32,8 @@ pub struct Held {
                   shop-1\n  ddbctl grant add 'spiffe://acme/ns/backup/*' backup\n  ddbctl grant list"
 )]
 pub enum Grant {
-    /// Give a role to everybody of an identity, or of all that begin so. Nodes know within a second
+    /// Give a role to everybody of an identity, or of all that begin so. All nodes know within a
+    /// second
     Add(Granted),
     /// Take it away again; said word for word
     Remove(Granted),
@@ -88,10 +86,15 @@ pub enum Token {
     },
 }
 
-fn pattern(text: &str) -> Result<Pattern, String> {
-    Pattern::new(text).map_err(|e| e.message)
+/// As the contract names them, without what it writes before each.
+pub fn role_name(role: Role) -> String {
+    role.as_str_name().trim_start_matches("ROLE_").to_lowercase()
 }
 
 fn role(text: &str) -> Result<Role, String> {
-    text.parse::<Role>().map_err(|e| e.message)
+    let all: Vec<Role> = (1..).map_while(|number| Role::try_from(number).ok()).collect();
+    all.iter().copied().find(|role| role_name(*role) == text).ok_or_else(|| {
+        let names: Vec<String> = all.into_iter().map(role_name).collect();
+        format!("there are {}", names.join(", "))
+    })
 }

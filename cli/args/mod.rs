@@ -24,7 +24,7 @@ use super::term::{
     output::{Console, Format},
 };
 use crate::base::ids::ClusterId;
-pub use access::{Grant, Granted, Held, Token as AccessToken};
+pub use access::{Grant, Granted, Held, Token as AccessToken, role_name};
 pub use bench::{Bench, Ground, Timed};
 pub use cert::Cert;
 pub use cluster::{Cluster, Node, Upgrade};
@@ -319,7 +319,6 @@ mod tests {
             "ddbctl node remove 7 --dry-run --wait",
             "ddbctl operation show 7",
             "ddbctl grant add a* root",
-            "ddbctl grant add *a viewer",
             "ddbctl grant add a",
             "ddbctl token create nightly",
             "ddbctl token create nightly backup --days 0",

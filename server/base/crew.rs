@@ -139,6 +139,8 @@ roles! {
     // What is said.
     /// Writes the log.
     Journal "journal" Lines
+    /// Writes the audit log.
+    Audit "audit" Lines
 }
 
 /// The threads and tasks of one node. Cheap to clone.

@@ -318,6 +318,14 @@ metrics! {
         "plain_connections",
         "Connections without TLS to a node that has certificates, by who calls"
     );
+    audit_failed: Gauge = counted(
+        "audit_failed",
+        "1 while the audit log cannot be written; calls that change the cluster are refused then"
+    );
+    audit_lost: Counter = counted(
+        "audit_lines_lost",
+        "Lines of the audit log that could not be written"
+    );
     reload_failed: Gauge = counted(
         "tls_reload_failed",
         "1 while the files of certificates cannot be used and the ones read before are"
@@ -471,6 +479,12 @@ impl Metrics {
     /// `ends` is the Unix time at which the certificate ends that is in use from now on.
     pub fn certificate_in_use(&self, ends: i64) {
         self.certificate_ends.set(ends);
+    }
+    pub fn audit(&self, failed: bool) {
+        self.audit_failed.set(i64::from(failed));
+    }
+    pub fn audit_lost(&self, lines: u64) {
+        self.audit_lost.inc_by(lines);
     }
     pub fn reload(&self, failed: bool) {
         self.reload_failed.set(i64::from(failed));

@@ -62,6 +62,8 @@ pub struct Options {
     pub tls: Setup,
     /// Identities that may do everything, beside those whose certificates say so.
     pub admins: Vec<Pattern>,
+    /// The directory of the audit log; there is none without it.
+    pub audit_log: Option<PathBuf>,
 }
 
 /// A start, as far as it has come.

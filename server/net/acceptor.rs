@@ -213,6 +213,11 @@ impl Place {
         self.caller.get().unwrap_or(&Caller::Nobody)
     }
 
+    /// From where the connection comes.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
     /// Whether the connection comes from this machine.
     pub fn is_local(&self) -> bool {
         self.address.is_loopback()

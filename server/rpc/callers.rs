@@ -43,23 +43,32 @@ pub struct Call<'a> {
 /// Why a call goes no further.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Whether the caller is known, and may not do this.
-    known: bool,
+    /// The caller, if it is known, and may not do this.
+    who: Option<String>,
     http: StatusCode,
     message: String,
 }
 
 impl Refusal {
     fn unknown(message: impl Into<String>) -> Refusal {
-        Refusal { known: false, http: StatusCode::UNAUTHORIZED, message: message.into() }
+        Refusal { who: None, http: StatusCode::UNAUTHORIZED, message: message.into() }
     }
 
-    fn denied(message: impl Into<String>) -> Refusal {
-        Refusal { known: true, http: StatusCode::FORBIDDEN, message: message.into() }
+    fn denied(who: &str, message: impl Into<String>) -> Refusal {
+        let who = Some(who.to_owned());
+        Refusal { who, http: StatusCode::FORBIDDEN, message: message.into() }
+    }
+
+    pub fn who(&self) -> Option<&str> {
+        self.who.as_deref()
+    }
+
+    pub fn why(&self) -> &str {
+        &self.message
     }
 
     pub fn to_grpc(&self) -> Response<Body> {
-        wire::not_permitted(self.known, &self.message).into_http()
+        wire::not_permitted(self.who.is_some(), &self.message).into_http()
     }
 
     pub fn to_http(&self) -> Response<Body> {
@@ -86,10 +95,14 @@ pub fn may_call(access: &Access, call: Call<'_>) -> Result<Arc<Rights>, Refusal>
             return if whom == Whom::Nodes || call.path == PART_OF_A_SNAPSHOT {
                 Ok(Arc::new(Rights::none(&bearer.name)))
             } else {
-                Err(Refusal::denied(format!(
-                    "{} is a node, and no client: a node's certificate is for other nodes alone",
-                    bearer.name
-                )))
+                Err(Refusal::denied(
+                    &bearer.name,
+                    format!(
+                        "{} is a node, and no client: a node's certificate is for other nodes \
+                         alone",
+                        bearer.name
+                    ),
+                ))
             };
         }
         _ => {}
@@ -98,14 +111,18 @@ pub fn may_call(access: &Access, call: Call<'_>) -> Result<Arc<Rights>, Refusal>
     match whom {
         Whom::Everybody | Whom::Known => Ok(rights),
         Whom::Nodes if *call.caller == Caller::Anybody => Ok(rights),
-        Whom::Nodes => Err(Refusal::denied(format!(
-            "{} is no node: a node's certificate holds the URI spiffe://DOMAIN/devicedb/node/NAME",
-            rights.name
-        ))),
+        Whom::Nodes => Err(Refusal::denied(
+            &rights.name,
+            format!(
+                "{} is no node: a node's certificate holds the URI \
+                 spiffe://DOMAIN/devicedb/node/NAME",
+                rights.name
+            ),
+        )),
         Whom::Roles(roles) if rights.has(roles) => Ok(rights),
         Whom::Roles(roles) => {
             let method = call.path.rsplit('/').next().unwrap_or_default();
-            Err(Refusal::denied(rights.refusal(method, roles, None)))
+            Err(Refusal::denied(&rights.name, rights.refusal(method, roles, None)))
         }
     }
 }

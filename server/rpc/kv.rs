@@ -1,5 +1,5 @@
-//! `devicedb.v1.KvService`. A role that reads or writes is for some sites, and only here is it known
-//! which site a call is about.
+//! `devicedb.v1.KvService`. A role that reads or writes is for some sites, and only here is it
+//! known which site a call is about.
 
 use std::sync::Arc;
 
@@ -162,6 +162,7 @@ impl KvService for KvApi {
         request: Request<v1::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
         let permit = Permit::of(&request, "Scan");
+        let noted = self.calls.audit.begins("Scan", &request).await;
         let request = request.into_inner();
         let begun = public::is_stale(request.consistency)
             .and_then(|stale| Ok((public::parse_scan(&request)?, stale)));
@@ -170,7 +171,11 @@ impl KvService for KvApi {
             begun.and_then(|(query, stale)| Ok((query, stale, self.readers.seat(Kind::Scan)?)));
         let (query, stale, seat) = match begun {
             Ok(begun) => begun,
-            Err(e) => return self.calls.stream("Scan", Err(e)),
+            Err(e) => {
+                let refused = self.calls.stream("Scan", Err(e));
+                self.calls.audit.ended(noted.ok().flatten(), refused.as_ref().err().cloned()).await;
+                return refused;
+            }
         };
         let left = if request.limit == 0 { u64::MAX } else { request.limit };
         let scanning =

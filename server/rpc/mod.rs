@@ -7,6 +7,7 @@
 mod gate;
 mod roles;
 mod access;
+mod audit;
 mod callers;
 pub(crate) mod pulled;
 mod cluster;
@@ -19,6 +20,7 @@ mod threshold;
 pub mod http;
 
 pub use access::Access;
+pub use audit::Audit;
 pub use cluster::ClusterApi;
 pub use gate::Gate;
 pub use grants::AccessApi;
@@ -30,6 +32,7 @@ pub use threshold::Threshold;
 
 use std::{sync::Arc, time::Duration};
 
+use audit::Subject;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
@@ -49,11 +52,13 @@ pub struct Calls {
     pub clock: Clock,
     pub metrics: Arc<Metrics>,
     pub crew: Crew,
+    pub audit: Audit,
 }
 
 impl Calls {
-    /// Runs one call: its deadline in, its answer or error out, both counted.
-    async fn call<Q, A, F: Future<Output = Result<A>>>(
+    /// Runs one call: its deadline in, its answer or error out, both counted, and noted where it
+    /// changes something or is denied.
+    async fn call<Q: Subject, A, F: Future<Output = Result<A>>>(
         &self,
         method: &'static str,
         request: Request<Q>,
@@ -61,8 +66,12 @@ impl Calls {
     ) -> Result<Response<A>, Status> {
         let began = self.clock.now();
         let wait = deadline(request.metadata());
-        let answer = work(request.into_inner(), wait).await;
+        let (noted, answer) = match self.audit.begins(method, &request).await {
+            Ok(noted) => (noted, work(request.into_inner(), wait).await),
+            Err(e) => (None, Err(e)),
+        };
         let answer = answer.map(Response::new).map_err(|e| wire::status_of(&e));
+        self.audit.ended(noted, answer.as_ref().err().cloned()).await;
         let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         self.metrics.request(method, wire::code_name(code), Some(self.clock.now() - began));
         answer

@@ -19,15 +19,30 @@ pub enum Whom {
     Roles(&'static [Role]),
 }
 
-/// A service, methods of it, and for whom they are.
+/// What a method changes, for the audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changes {
+    Nothing,
+    Data,
+    /// What the cluster is, or who has all of its data.
+    Cluster,
+}
+
+/// A service, methods of it, for whom they are, and what they change.
 pub struct Row {
     pub service: &'static str,
     pub methods: &'static [&'static str],
     pub whom: Whom,
+    pub changes: Changes,
 }
 
-const fn row(service: &'static str, methods: &'static [&'static str], whom: Whom) -> Row {
-    Row { service, methods, whom }
+const fn row(
+    service: &'static str,
+    methods: &'static [&'static str],
+    whom: Whom,
+    changes: Changes,
+) -> Row {
+    Row { service, methods, whom, changes }
 }
 
 const KV: &str = "devicedb.v1.KvService";
@@ -46,15 +61,21 @@ const ADMIN: Whom = Whom::Roles(&[]);
 
 /// The busiest first.
 pub const TABLE: &[Row] = &[
-    row(KV, &["Get", "Scan"], READ),
-    row(KV, &["Put", "Delete", "Batch"], WRITE),
-    row(CLUSTER, &["GetIdentity"], Whom::Known),
+    row(KV, &["Get", "Scan"], READ, Changes::Nothing),
+    row(KV, &["Put", "Delete", "Batch"], WRITE, Changes::Data),
+    row(CLUSTER, &["GetIdentity"], Whom::Known, Changes::Nothing),
     row(
         CLUSTER,
         &["GetOverview", "ListNodes", "ListPartitions", "ListSites", "ListRelays", "GetUpgrade"],
         LOOK,
+        Changes::Nothing,
     ),
-    row(CLUSTER, &["AddSite", "RemoveSite", "AddRelay", "RemoveRelay", "MoveRelay"], OPERATE),
+    row(
+        CLUSTER,
+        &["AddSite", "RemoveSite", "AddRelay", "RemoveRelay", "MoveRelay"],
+        OPERATE,
+        Changes::Cluster,
+    ),
     row(
         CLUSTER,
         &[
@@ -69,34 +90,39 @@ pub const TABLE: &[Row] = &[
             "UndrainNode",
         ],
         OPERATE,
+        Changes::Cluster,
     ),
-    row(OPERATIONS, &["GetOperation", "ListOperations", "WaitOperation"], LOOK),
-    row(OPERATIONS, &["CancelOperation"], OPERATE),
-    row(SNAPSHOTS, &["GetSnapshot", "ListSnapshots", "ListOrphans"], LOOK),
-    row(SNAPSHOTS, &["CreateSnapshot"], Whom::Roles(&[Role::Backup, Role::Operator])),
-    row(SNAPSHOTS, &["DownloadSnapshot"], Whom::Roles(&[Role::Backup])),
-    row(SNAPSHOTS, &["DeleteSnapshot"], Whom::Roles(&[Role::Pruner])),
-    row(ACCESS, &["WhoAmI"], Whom::Known),
+    row(OPERATIONS, &["GetOperation", "ListOperations", "WaitOperation"], LOOK, Changes::Nothing),
+    row(OPERATIONS, &["CancelOperation"], OPERATE, Changes::Cluster),
+    row(SNAPSHOTS, &["GetSnapshot", "ListSnapshots", "ListOrphans"], LOOK, Changes::Nothing),
+    row(
+        SNAPSHOTS,
+        &["CreateSnapshot"],
+        Whom::Roles(&[Role::Backup, Role::Operator]),
+        Changes::Cluster,
+    ),
+    row(SNAPSHOTS, &["DownloadSnapshot"], Whom::Roles(&[Role::Backup]), Changes::Cluster),
+    row(SNAPSHOTS, &["DeleteSnapshot"], Whom::Roles(&[Role::Pruner]), Changes::Cluster),
+    row(ACCESS, &["ListGrants", "ListTokens"], ADMIN, Changes::Nothing),
+    row(ACCESS, &["WhoAmI"], Whom::Known, Changes::Nothing),
     row(
         ACCESS,
-        &[
-            "AddGrant",
-            "RemoveGrant",
-            "ListGrants",
-            "CreateToken",
-            "ListTokens",
-            "RevokeToken",
-            "ResumeToken",
-        ],
+        &["AddGrant", "RemoveGrant", "CreateToken", "RevokeToken", "ResumeToken"],
         ADMIN,
+        Changes::Cluster,
     ),
-    row(HEALTH, &["Check", "Watch", "List"], Whom::Everybody),
-    row("grpc.reflection.v1.ServerReflection", &["ServerReflectionInfo"], Whom::Known),
+    row(HEALTH, &["Check", "Watch", "List"], Whom::Everybody, Changes::Nothing),
+    row(
+        "grpc.reflection.v1.ServerReflection",
+        &["ServerReflectionInfo"],
+        Whom::Known,
+        Changes::Nothing,
+    ),
+    row(BETWEEN_NODES, &["Join"], Whom::Nodes, Changes::Cluster),
     row(
         BETWEEN_NODES,
         &[
             "Deliver",
-            "Join",
             "SendRows",
             "GetNodeStatus",
             "Introduce",
@@ -106,8 +132,15 @@ pub const TABLE: &[Row] = &[
             "RemovePart",
         ],
         Whom::Nodes,
+        Changes::Nothing,
     ),
 ];
+
+/// What a method changes, by its name alone: all names differ.
+pub fn changes(method: &str) -> Changes {
+    let found = TABLE.iter().find(|row| row.methods.contains(&method));
+    found.map_or(Changes::Cluster, |row| row.changes)
+}
 
 /// Pages beside the contract.
 pub const PAGES: &[(&str, Whom)] =
@@ -161,6 +194,9 @@ mod tests {
                 assert!(is_there, "{}/{method} is in the table alone", row.service);
             }
         }
+        let mut names: Vec<_> = contract.iter().map(|(_, method)| method).collect();
+        names.sort();
+        assert!(names.is_sorted_by(|a, b| a < b), "one name, two methods: {names:?}");
         assert!(contract.len() > 40, "{}", contract.len());
     }
 

@@ -353,12 +353,21 @@ impl SnapshotService for SnapshotApi {
         &self,
         request: Request<v1::DownloadSnapshotRequest>,
     ) -> Result<Response<Self::DownloadSnapshotStream>, Status> {
-        let (pieces, seat) = match self.fetch(request.into_inner()).await {
-            Ok(begun) => begun,
-            Err(e) => return self.calls.stream("DownloadSnapshot", Err(e)),
+        let (noted, begun) = match self.calls.audit.begins("DownloadSnapshot", &request).await {
+            Ok(noted) => (noted, self.fetch(request.into_inner()).await),
+            Err(e) => (None, Err(e)),
         };
-        let mut pieces = self.calls.stream("DownloadSnapshot", Ok(pieces))?;
-        pieces.extensions_mut().insert(seat);
-        Ok(pieces)
+        let (begun, seat) = match begun {
+            Ok((pieces, seat)) => (Ok(pieces), Some(seat)),
+            Err(e) => (Err(e), None),
+        };
+        // How far it comes depends on whoever reads it.
+        let mut pieces = self.calls.stream("DownloadSnapshot", begun);
+        let refused = pieces.as_ref().err().cloned();
+        self.calls.audit.ended(noted, refused).await;
+        if let (Ok(pieces), Some(seat)) = (&mut pieces, seat) {
+            pieces.extensions_mut().insert(seat);
+        }
+        pieces
     }
 }

@@ -25,6 +25,7 @@ use tower::{Layer, Service};
 
 use super::{
     access::Access,
+    audit::Audit,
     callers::{self, Call},
     parse_timeout,
 };
@@ -42,12 +43,16 @@ const STATUS: &str = "grpc-status";
 
 /// Lays the threshold before services.
 #[derive(Clone)]
-pub struct Threshold(pub Access);
+pub struct Threshold {
+    pub access: Access,
+    pub audit: Audit,
+}
 
 /// Services beyond the threshold.
 #[derive(Clone)]
 pub struct Beyond<S> {
     access: Access,
+    audit: Audit,
     inner: S,
 }
 
@@ -55,7 +60,7 @@ impl<S> Layer<S> for Threshold {
     type Service = Beyond<S>;
 
     fn layer(&self, inner: S) -> Beyond<S> {
-        Beyond { access: self.0.clone(), inner }
+        Beyond { access: self.access.clone(), audit: self.audit.clone(), inner }
     }
 }
 
@@ -94,7 +99,12 @@ where
             Ok(rights) => drop(request.extensions_mut().insert(rights)),
             Err(refusal) => {
                 let refused = if grpc { refusal.to_grpc() } else { refusal.to_http() };
-                return Box::pin(async { answering(refused) });
+                let (audit, from) = (self.audit.clone(), place.as_ref().map(|p| p.address()));
+                let path = request.uri().path().to_owned();
+                return Box::pin(async move {
+                    audit.denied(&path, refusal.who(), from, refusal.why()).await;
+                    answering(refused)
+                });
             }
         }
         if grpc && let Err(e) = timeout_is_one(request.headers()) {

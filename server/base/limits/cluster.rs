@@ -44,8 +44,8 @@ pub const OPERATION_TEXTS_MAX: usize = 8;
 /// Bytes of each of them; longer ones are cut.
 pub const OPERATION_TEXT_BYTES_MAX: usize = 1024;
 
-/// Bytes of a pattern for identities or sites: a SPIFFE ID is at most 2048, and those in use are far
-/// shorter.
+/// Bytes of a pattern for identities or sites: a SPIFFE ID is at most 2048, and those in use are
+/// far shorter.
 pub const PATTERN_BYTES_MAX: usize = 512;
 /// Grants that a cluster keeps: every node compares each new identity with all of them.
 pub const GRANTS_MAX: usize = 4096;

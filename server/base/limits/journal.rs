@@ -1,4 +1,4 @@
-//! What a node says of itself on stderr.
+//! What a node says of itself on stderr, and what its audit log takes.
 
 use std::time::Duration;
 
@@ -19,6 +19,18 @@ pub const LOG_LAST_WORDS: Duration = Duration::from_millis(500);
 pub const LOG_FLUSH_ANSWERS: usize = 1;
 /// Pause before writing again to a stderr that does not block and takes nothing.
 pub const LOG_AGAIN: Duration = Duration::from_millis(10);
+
+/// Lines of the audit log that wait for the thread that writes them. Calls wait for a place.
+pub const AUDIT_LINES_MAX: usize = 1024;
+/// How long a call waits for its line. One that has to be noted first is refused then; of others
+/// the line is lost and counted.
+pub const AUDIT_WAIT: Duration = Duration::from_secs(5);
+/// Bytes of one file of the audit log. Then the next one begins.
+pub const AUDIT_FILE_BYTES: u64 = 64 << 20;
+/// Files of the audit log, the one that grows included. The oldest is deleted for a new one.
+pub const AUDIT_FILES: usize = 16;
+/// Lines a second of callers that nobody knows. Further ones are counted.
+pub const AUDIT_STRANGERS_A_SECOND: u32 = 16;
 
 const _: () = assert!(LOG_LINES_OF_STRANGERS <= LOG_LINES_A_SECOND);
 const _: () = assert!(LOG_AGAIN.as_millis() < LOG_LAST_WORDS.as_millis());

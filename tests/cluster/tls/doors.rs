@@ -75,7 +75,7 @@ async fn three_nodes_with_certificates_found_serve_and_back_up_and_nothing_goes_
     }
 }
 
-async fn public(channel: Channel) -> (Code, String) {
+pub async fn public(channel: Channel) -> (Code, String) {
     let asked = ClusterServiceClient::new(channel).get_identity(GetIdentityRequest {}).await;
     asked.map_or_else(|e| (e.code(), e.message().to_owned()), |_| (Code::Ok, String::new()))
 }

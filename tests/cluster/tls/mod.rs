@@ -1,5 +1,6 @@
 //! TLS on the one port, with real certificates, right and wrong ones.
 
+mod audit;
 mod authority;
 mod doors;
 mod migration;
