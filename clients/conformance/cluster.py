@@ -1,7 +1,8 @@
 """A real cluster for the tests of both clients: devicedb processes on loopback, and nginx before them.
 
 Python tests import it. Others start it as a program and speak lines of JSON with it: it says first where the cluster is, then answers each
-{"do": name, "args": {...}} with {"ok": result} or {"error": text}. It ends, and everything with it, when its stdin does.
+{"do": name, "args": {...}} with {"ok": result} or {"error": text}. It ends, and everything with it, when its stdin does. With --secured it speaks TLS,
+and says which files callers of several kinds have.
 
 Binaries are taken from DEVICEDB_BIN, a directory, or from target/debug.
 """
@@ -14,6 +15,7 @@ import os
 import pathlib
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -104,15 +106,96 @@ def until(what: str, look: Any, bound: float = SOON) -> Any:
         time.sleep(0.05)
 
 
+class Certificates:
+    """A CA of the cluster's own and what it has issued, made by `ddbctl cert`; files that are in use keep their names when others take their place."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.dir = directory
+        self.ca = directory / "ca.crt"
+        self.turn = 0
+        self.issuer = self._authority()
+        self.believe(self.issuer)
+        self.place(self.issuer, self.client(self.issuer, "ops"), "client-ops")
+        self.callers = self._strangers()
+
+    def _authority(self) -> pathlib.Path:
+        self.turn += 1
+        made = self.dir / f"ca-{self.turn}"
+        self._make("init", "--dir", str(made))
+        return made
+
+    def successor(self) -> pathlib.Path:
+        """Another CA, which is believed beside the one in use."""
+        made = self._authority()
+        self.believe(self.issuer, made)
+        return made
+
+    def believe(self, *issuers: pathlib.Path) -> None:
+        """What these have issued is believed from now on, and nothing else."""
+        aside = self.dir / "ca.crt.new"
+        aside.write_bytes(b"".join((issuer / "ca.crt").read_bytes() for issuer in issuers))
+        os.replace(aside, self.ca)
+
+    def node(self, issuer: pathlib.Path, name: str) -> str:
+        self._make("node", name, "--host", "127.0.0.1", "--dir", str(issuer))
+        return f"node-{name}"
+
+    def client(self, issuer: pathlib.Path, name: str) -> str:
+        """One that may do everything. Returns what its files are called there, without their ends."""
+        self._make("client", name, "--dir", str(issuer))
+        return f"client-{name}"
+
+    def place(self, issuer: pathlib.Path, stem: str, name: str) -> None:
+        """Moves what was issued over what was there: the key first, as the documentation has it."""
+        for end in ("key", "crt"):
+            os.replace(issuer / f"{stem}.{end}", self.dir / f"{name}.{end}")
+
+    def files(self, stem: str, directory: pathlib.Path | None = None) -> dict[str, str]:
+        """The CA, a certificate and its key."""
+        place = directory or self.dir
+        return {"ca": str(self.ca), "cert": str(place / f"{stem}.crt"), "key": str(place / f"{stem}.key")}
+
+    def words(self, files: dict[str, str], prefix: str = "--") -> list[str]:
+        """The flags that name them."""
+        return [word for name, path in files.items() for word in (prefix + name, path)]
+
+    def _strangers(self) -> dict[str, dict[str, str]]:
+        """Files of callers that are not to be served, and those of the one that is."""
+        other = self._authority()
+        stranger = self.client(other, "stranger")
+        node = self.node(self.issuer, "false")
+        damaged = self.dir / "damaged.key"
+        damaged.write_text("nothing")
+        ops = self.files("client-ops")
+        return {
+            "ops": ops,
+            "nobody": {"ca": ops["ca"]},
+            "stranger": self.files(stranger, other),
+            "node": self.files(node, self.issuer),
+            "elsewhere": {**ops, "ca": str(other / "ca.crt")},
+            "misnamed": {**ops, "server_name": "db.example"},
+            "damaged": {**ops, "key": str(damaged)},
+        }
+
+    def context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.load_cert_chain(self.dir / "client-ops.crt", self.dir / "client-ops.key")
+        return context
+
+    def _make(self, *args: str) -> None:
+        subprocess.run([str(BIN / "ddbctl"), "cert", *args], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=SOON)
+
+
 class Node:
     """One devicedb process with a store of its own."""
 
-    def __init__(self, name: str, directory: pathlib.Path, args: list[str]) -> None:
+    def __init__(self, name: str, directory: pathlib.Path, args: list[str], certificates: Certificates | None = None) -> None:
         self.port = Port()
         self.endpoint = self.port.endpoint
         self.store = directory / name
         self.log = directory / f"{name}.log"
         self.args = [str(BIN / "devicedb"), "start", "--store", str(self.store), "--listen", self.endpoint, *args]
+        self.certificates = certificates
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -124,7 +207,8 @@ class Node:
             assert self.process is not None
             if self.process.poll() is not None:
                 raise RuntimeError(f"a node ended by itself:\n{self.log.read_text()[-2000:]}")
-            with urllib.request.urlopen(f"http://{self.endpoint}{path}", timeout=5) as answer:
+            context = self.certificates.context() if self.certificates else None
+            with urllib.request.urlopen(f"http{'s' if context else ''}://{self.endpoint}{path}", timeout=5, context=context) as answer:
                 return bool(answer.status == 200)
 
         until(f"{self.endpoint} answers {path}", look)
@@ -137,14 +221,17 @@ class Node:
 
 
 class Cluster:
-    """Three nodes, and nginx as the one endpoint that hides them; or one node that is a whole cluster."""
+    """Three nodes, and nginx as the one endpoint that hides them; or one node that is a whole cluster. Secured ones speak TLS and nothing else."""
 
-    def __init__(self, proxy: bool = True, size: int = 3) -> None:
+    def __init__(self, proxy: bool = True, size: int = 3, secured: bool = False) -> None:
         self.size = size
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="devicedb-clients-"))
         self.nodes: list[Node] = []
         self.nginx: subprocess.Popen[bytes] | None = None
+        self.certificates: Certificates | None = None
         try:
+            if secured:
+                self.certificates = Certificates(self.dir)
             self._found()
             self.slow = ""
             self.proxy = self._front() if proxy else ""
@@ -161,7 +248,11 @@ class Cluster:
         for number in range(1, self.size + 1):
             founds = ["--found", "--partitions=64", "--groups=8", f"--replication-factor={self.size}"]
             shape = ["--join", self.nodes[0].endpoint] if self.nodes else founds
-            node = Node(f"node{number}", self.dir, [*shape, "--snapshot-store", str(self.dir / "snapshots")])
+            words = [*shape, "--snapshot-store", str(self.dir / "snapshots")]
+            if self.certificates:
+                self.certificates.place(self.certificates.issuer, stem := self.certificates.node(self.certificates.issuer, str(number)), stem)
+                words += self.certificates.words(self.certificates.files(stem), "--tls-")
+            node = Node(f"node{number}", self.dir, words, self.certificates)
             self.nodes.append(node)
             node.start()
             node.wait("/healthz")
@@ -196,6 +287,10 @@ class Cluster:
             done = self.ctl("cluster", "health", endpoint=running, check=False)
             if done["code"] != 0:
                 raise AssertionError(done["out"] + done["err"])
+            # Whoever is asked has heard so from each of them.
+            listed = json.loads(self.ctl("-o", "json", "node", "list", endpoint=running)["out"])["nodes"]
+            ready = sum(node["ready"] for node in listed)
+            assert ready == running.count(",") + 1, f"{ready} nodes are ready"
             return True
 
         until("the cluster is healthy", healthy)
@@ -234,13 +329,62 @@ class Cluster:
                 node.start()
         self.settle()
 
-    def ctl(self, *args: str, endpoint: str = "", check: bool = True) -> dict[str, Any]:
-        """ddbctl, which both clients are compared with."""
-        command = [str(BIN / "ddbctl"), "--endpoint", endpoint or ",".join(self.endpoints), *args]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SOON)
+    def ctl(self, *args: str, endpoint: str = "", check: bool = True, files: dict[str, str] | None = None) -> dict[str, Any]:
+        """ddbctl, which both clients are compared with; with these files, or those of the client that may do everything."""
+        who = self.certificates.words(files or self.callers["ops"]) if self.certificates else []
+        command = [str(BIN / "ddbctl"), "--endpoint", endpoint or ",".join(self.endpoints), *who, *args]
+        # What the person who runs the tests has written down is not what is tested.
+        alone = {**os.environ, "DDBCTL_CONTEXT": ""}
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SOON, env=alone)
         if check and done.returncode != 0:
             raise AssertionError(f"{args} exited with {done.returncode}: {done.stdout}{done.stderr}")
         return {"code": done.returncode, "out": done.stdout, "err": done.stderr}
+
+    @property
+    def callers(self) -> dict[str, dict[str, str]]:
+        """Files of clients, by who they are for the cluster."""
+        return self.certificates.callers if self.certificates else {}
+
+    def rotate(self) -> dict[str, dict[str, str]]:
+        """Another CA takes the place of the one in use: for the client, for the nodes, and then nobody believes the one before any more.
+
+        Nodes are restarted one after the other at the end, so that every connection is made anew, with what the files hold now. Returns `callers`,
+        the client's former certificate among them.
+        """
+        assert self.certificates is not None, "the cluster has no certificates"
+        made = self.certificates
+        former = made.dir / "former"
+        former.mkdir(exist_ok=True)
+        for end in ("crt", "key"):
+            shutil.copy(made.dir / f"client-ops.{end}", former)
+        next_one = made.successor()
+        client = made.client(next_one, "ops")
+        files = made.files(client, next_one)
+        for node in self.nodes:
+            self._signal(node.endpoint, signal.SIGHUP)
+            until(f"{node.endpoint} believes the next CA", lambda node=node: self._believes(node, files))  # type: ignore[misc]
+        made.place(next_one, client, "client-ops")
+        for number, node in enumerate(self.nodes, 1):
+            made.place(next_one, stem := made.node(next_one, str(number)), stem)
+            self._signal(node.endpoint, signal.SIGHUP)
+            until(f"{node.endpoint} shows its new certificate", lambda node=node, stem=stem: self._shows(node, stem))  # type: ignore[misc]
+        made.issuer = next_one
+        made.believe(next_one)
+        for node in self.nodes:
+            node.stop()
+            self.start()
+        made.callers |= {"former": made.files("client-ops", former), "node": made.files(made.node(next_one, "false"), next_one)}
+        return made.callers
+
+    def _believes(self, node: Node, files: dict[str, str]) -> bool:
+        done = self.ctl("node", "list", endpoint=node.endpoint, check=False, files=files)
+        assert done["code"] == 0, done["err"]
+        return True
+
+    def _shows(self, node: Node, stem: str) -> bool:
+        assert self.certificates is not None
+        shown = ssl.get_server_certificate((node.endpoint.rpartition(":")[0], node.port.number), timeout=5)
+        return ssl.PEM_cert_to_DER_cert(shown) == ssl.PEM_cert_to_DER_cert((self.certificates.dir / f"{stem}.crt").read_text())
 
     def damage(self, uuid: str, node: str) -> str:
         """Changes a byte of a chunk of a node's part, where it lies on disk; returns the chunk's name."""
@@ -325,8 +469,9 @@ def serve(asked: IO[str], told: IO[str]) -> None:
         told.write(json.dumps(message) + "\n")
         told.flush()
 
-    with Cluster() as cluster:
-        tell({"endpoints": cluster.endpoints, "proxy": cluster.proxy, "dir": str(cluster.dir)})
+    secured = "--secured" in sys.argv[1:]
+    with Cluster(proxy=not secured, secured=secured) as cluster:
+        tell({"endpoints": cluster.endpoints, "proxy": cluster.proxy, "dir": str(cluster.dir), "callers": cluster.callers})
         for line in asked:
             order = json.loads(line)
             try:

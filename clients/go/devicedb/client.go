@@ -32,7 +32,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
@@ -64,6 +63,12 @@ type Options struct {
 	// ClusterID is the cluster that is meant, as Overview tells it: nodes of any other refuse every call with ErrOtherCluster. Empty takes it from the
 	// environment, DDBCTL_CLUSTER_ID, if it is there.
 	ClusterID string
+	// TLS are files for connections over TLS; without them everything is spoken in the open.
+	TLS *TLSFiles
+	// Token says who the caller is, as in ddb_... It is sent over TLS only, or to this machine.
+	Token Secret
+	// TokenFile holds a token and nothing else; it is read again when it changes.
+	TokenFile string
 	// Dial are further options of gRPC's connections.
 	Dial []grpc.DialOption
 }
@@ -88,6 +93,7 @@ type Client struct {
 	// The cluster that calls are for, if it is known, and whether there is nothing left to ask.
 	cluster string
 	settled bool
+	bearer  *bearer
 }
 
 // node is an endpoint: its connection, and whether it is known to answer.
@@ -124,8 +130,13 @@ func Open(endpoints string, options Options) (*Client, error) {
 			return nil, newError(ErrInvalidArgument, "%q is no endpoint: write host:port, as in node1.example:8080", endpoint)
 		}
 	}
+	secured, bearer, err := checkCaller(options, c.endpoints)
+	if err != nil {
+		return nil, err
+	}
+	c.bearer = bearer
 	dial := append([]grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(secured.transport()),
 		grpc.WithUserAgent("devicedb-go/" + Version),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytesMax)),
 		grpc.WithDisableRetry(),
@@ -321,7 +332,11 @@ func (c *Client) connect(ctx context.Context, tries *attempts, next attempt) (*n
 		cancel()
 		// Any other answer is an answer, also that there is no such service.
 		if err != nil {
-			if failed := faultOf(err); failed.kind == ErrUnavailable {
+			failed := faultOf(err)
+			if failed.rule == notTrusted {
+				return nil, 0, failed
+			}
+			if failed.kind == ErrUnavailable {
 				return nil, 0, notConnected(failed.message)
 			}
 		}

@@ -27,7 +27,7 @@ const (
 	ErrExhausted
 	// ErrCorrupt: bytes are not what was written; fetch them again, restore, or replace.
 	ErrCorrupt
-	// ErrNotPermitted: whoever stands before the cluster does not let this through.
+	// ErrNotPermitted: the caller may not do this, the node is not believed, or what stands before the cluster does not let it through. It had no effect.
 	ErrNotPermitted
 	// ErrUnsupported: this server does not know the call; it is older, or it is no DeviceDB.
 	ErrUnsupported
@@ -39,13 +39,18 @@ const (
 	ErrFailed
 	// ErrOtherCluster: the endpoints are not all of one cluster, or not of the one that was named. It had no effect; mend the endpoints or the id.
 	ErrOtherCluster
+	// ErrUnauthenticated: the cluster does not know who asks; there is no certificate or token, or it is not believed. It is ErrNotPermitted too.
+	ErrUnauthenticated
 )
 
 var kindNames = [...]string{"", "InvalidArgument", "NotFound", "Conflict", "Unavailable", "UnknownOutcome", "Exhausted", "Corrupt", "NotPermitted",
-	"Unsupported", "LocalFile", "Closed", "Failed", "OtherCluster"}
+	"Unsupported", "LocalFile", "Closed", "Failed", "OtherCluster", "Unauthenticated"}
 
 // Error is the kind's name.
 func (k Kind) Error() string { return kindNames[k] }
+
+// Is tells errors.Is which kinds are also another.
+func (k Kind) Is(target error) bool { return k == ErrUnauthenticated && target == ErrNotPermitted }
 
 // Error is what every call returns when it does not work. It is its Kind for errors.Is, and its cause: context.Canceled, an os error.
 type Error struct {
@@ -93,6 +98,8 @@ const domain = "devicedb"
 var (
 	unsure  = rule{kind: ErrUnavailable, again: true, unsure: true}
 	notSent = rule{kind: ErrUnavailable, again: true}
+	// The other side is not believed, or does not speak TLS: nothing was asked, and another endpoint may do.
+	notTrusted = rule{kind: ErrNotPermitted, again: true}
 )
 
 // A server of ours says its reason in google.rpc.ErrorInfo.
@@ -117,7 +124,7 @@ var rules = map[codes.Code]rule{
 	codes.FailedPrecondition: {kind: ErrConflict},
 	codes.Aborted:            {kind: ErrConflict},
 	codes.PermissionDenied:   {kind: ErrNotPermitted},
-	codes.Unauthenticated:    {kind: ErrNotPermitted},
+	codes.Unauthenticated:    {kind: ErrUnauthenticated},
 	codes.ResourceExhausted:  {kind: ErrExhausted, again: true, slower: true},
 	codes.Unimplemented:      {kind: ErrUnsupported},
 	codes.DataLoss:           {kind: ErrCorrupt},
@@ -162,6 +169,9 @@ func faultOf(err error) *fault {
 	}
 	message := said.Message()
 	if said.Code() == codes.Unavailable {
+		if why := distrust(message); why != "" {
+			return &fault{notTrusted, why}
+		}
 		if _, why, found := strings.Cut(message, neverConnected); found {
 			return notConnected(strings.TrimSuffix(why, `"`))
 		}

@@ -128,7 +128,7 @@ func (c *Client) identify(ctx context.Context, what string, patience time.Durati
 
 // askAll asks every endpoint at the same time. hopeless is when one has refused to be asked for good.
 func (c *Client) askAll(ctx context.Context, f *faults, within time.Duration) (said []identified, tooOld int, hopeless bool) {
-	asked, cancel := context.WithTimeout(ctx, within)
+	asked, cancel := context.WithTimeout(c.named(ctx), within)
 	defer cancel()
 	answers, failures := make([]*devicedbv1.GetIdentityResponse, len(c.nodes)), make([]error, len(c.nodes))
 	var wait sync.WaitGroup
@@ -154,8 +154,9 @@ func (c *Client) askAll(ctx context.Context, f *faults, within time.Duration) (s
 	return said, tooOld, hopeless
 }
 
-// meaning says with a call which cluster it is for.
+// meaning says with a call which cluster it is for, and who makes it.
 func (c *Client) meaning(ctx context.Context) context.Context {
+	ctx = c.named(ctx)
 	c.mu.Lock()
 	cluster := c.cluster
 	c.mu.Unlock()

@@ -14,6 +14,7 @@ classes by what the caller can do next. Times are seconds, sizes are bytes, keys
 """
 
 from ._async import AsyncClient, AsyncRelays, AsyncSites, AsyncSnapshots
+from ._credentials import Tls
 from ._errors import (
     Closed,
     Conflict,
@@ -26,6 +27,7 @@ from ._errors import (
     NotFound,
     NotPermitted,
     OtherCluster,
+    Unauthenticated,
     Unavailable,
     UnknownOutcome,
     Unsupported,
@@ -61,6 +63,8 @@ __all__ = [
     "Sites",
     "Snapshots",
     "Summary",
+    "Tls",
+    "Unauthenticated",
     "Unavailable",
     "UnknownOutcome",
     "Unsupported",

@@ -18,7 +18,8 @@ from . import _identity as identity
 from . import _requests as requests
 from . import _shell_async as shell
 from ._attempts import Attempt, Attempts
-from ._errors import Closed, Error, Failed, Fault, Faults, InvalidArgument, Unavailable, Unsupported, late, no_time, not_connected
+from ._credentials import Credentials, Tls
+from ._errors import NOT_TRUSTED, Closed, Error, Failed, Fault, Faults, InvalidArgument, Unavailable, Unsupported, late, no_time, not_connected
 from ._part import Part
 from ._receive import Receiver
 from ._requests import Bucket, Delete, Put
@@ -51,10 +52,13 @@ CHANNEL_OPTIONS: list[tuple[str, Any]] = [
 
 
 class _Node:
-    """An endpoint: its channel, and whether it is known to answer."""
+    """An endpoint: its channel, whether it is known to answer, and how many calls are under way on it."""
 
-    def __init__(self, endpoint: str, options: Sequence[tuple[str, Any]]) -> None:
-        self.channel = shell.open_channel(endpoint, [*CHANNEL_OPTIONS, *options])
+    def __init__(self, endpoint: str, options: Sequence[tuple[str, Any]], credentials: Credentials) -> None:
+        # First: a set that changes now makes this channel one of the former.
+        self.generation = credentials.generation
+        self.channel = shell.open_channel(endpoint, [*CHANNEL_OPTIONS, *credentials.options(), *options], credentials.channel())
+        self.users = 0
         self.proven = False
         self.health: Any = self.channel.unary_unary("/grpc.health.v1.Health/Check")
         self.kv: Any = kv_pb2_grpc.KvServiceStub(self.channel)
@@ -74,6 +78,9 @@ class AsyncClient:
         channel_options: further options of gRPC's channels.
         cluster_id: the cluster that is meant, as `overview` tells it: nodes of any other refuse every call with OtherCluster. None takes it from the
             environment, DDBCTL_CLUSTER_ID, if it is there.
+        tls: files for connections over TLS. None speaks without it.
+        token: says who the caller is, as in `ddb_...`. It is sent over TLS only, or to this machine.
+        token_file: a file that holds a token and nothing else; read again when it changes.
 
     Calls raise subclasses of `Error`, named by what the caller can do next, and TypeError for arguments of wrong types. Each takes a `timeout` of its
     own, in seconds.
@@ -91,13 +98,19 @@ class AsyncClient:
         timeout: float = 10.0,
         channel_options: Sequence[tuple[str, Any]] = (),
         cluster_id: str | uuids.UUID | None = None,
+        tls: Tls | None = None,
+        token: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self._endpoints = requests.endpoints_of(endpoints)
+        self._credentials = Credentials(self._endpoints, tls, token, token_file)
         self._timeout = _seconds(timeout)
         self._options = channel_options
         self._cluster_id = identity.pinned(cluster_id)
         self._settled = bool(self._cluster_id) or len(self._endpoints) == 1
         self._nodes: list[_Node | None] = [None] * len(self._endpoints)
+        # Channels that were opened with other files, as long as calls are under way on them.
+        self._retired: set[_Node] = set()
         self._lock = threading.Lock()
         self._preferred = 0
         self._leaders: dict[str, int] = {}
@@ -114,10 +127,11 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes all connections. Calls under way and later ones raise Closed."""
-        self._closed = True
-        for node in self._nodes:
-            if node is not None:
-                await shell.close_channel(node.channel)
+        with self._lock:
+            self._closed = True
+            nodes = [node for node in self._nodes if node is not None] + list(self._retired)
+        for node in nodes:
+            await shell.close_channel(node.channel)
 
     # Data
 
@@ -245,14 +259,19 @@ class AsyncClient:
         attempts = Attempts(len(self._endpoints), first, time.monotonic(), self._patience(timeout), patient=patient)
         await self._settle(faults.what, self._patience(timeout), patient)
         while (attempt := attempts.next(time.monotonic())) is not None:
+            node = None
             try:
-                node, left = await self._connect(attempts, attempt)
+                node = await self._hold(attempt)
+                left = await self._connect(attempts, attempt, node)
                 answer = await shell.unary(method(node), request, left, self._metadata())
             except Fault as fault:
                 self._note(attempts, faults, attempt, fault, site)
                 if not fault.rule.again:
                     break
                 continue
+            finally:
+                if node is not None:
+                    await self._release(node)
             self._preferred = attempt.endpoint
             if site:
                 self._follow(site, answer.leader.address)
@@ -292,9 +311,10 @@ class AsyncClient:
         attempts = Attempts(len(self._endpoints), self._preferred, time.monotonic(), self._patience(timeout))
         await self._settle(faults.what, self._patience(timeout), False)
         while (attempt := attempts.next(time.monotonic())) is not None:
-            stream = None
+            stream, node = None, None
             try:
-                node, left = await self._connect(attempts, attempt)
+                node = await self._hold(attempt)
+                left = await self._connect(attempts, attempt, node)
                 stream = shell.Stream[Any](method(node), request(), self._metadata())
                 while (message := await stream.next(left, ends)) is not None:
                     yield message
@@ -309,6 +329,8 @@ class AsyncClient:
             finally:
                 if stream is not None:
                     stream.cancel()
+                if node is not None:
+                    await self._release(node)
         raise faults.error()
 
     async def _settle(self, what: str, patience: float, patient: bool) -> None:
@@ -321,8 +343,13 @@ class AsyncClient:
         while (attempt := attempts.next(time.monotonic())) is not None:
             if attempt.after:
                 await shell.sleep(attempt.after)
-            nodes = [self._node(at) for at in range(len(self._endpoints))]
-            answers = await shell.each([node.cluster.GetIdentity for node in nodes], identity.REQUEST, min(attempt.within, identity.ANSWER))
+            nodes = [await self._take(at) for at in range(len(self._endpoints))]
+            try:
+                questions = [node.cluster.GetIdentity for node in nodes]
+                answers = await shell.each(questions, identity.REQUEST, min(attempt.within, identity.ANSWER), self._metadata())
+            finally:
+                for node in nodes:
+                    await self._release(node)
             said, too_old = [], 0
             for at, answer in enumerate(answers):
                 if not isinstance(answer, Fault):
@@ -344,32 +371,57 @@ class AsyncClient:
         raise faults.error()
 
     def _metadata(self) -> shell.Metadata:
-        """Says with a call which cluster it is for."""
-        return ((identity.HEADER, self._cluster_id),) if self._cluster_id else ()
+        """Says with a call which cluster it is for, and who makes it."""
+        meant = ((identity.HEADER, self._cluster_id),) if self._cluster_id else ()
+        return (*meant, *self._credentials.metadata())
 
-    def _node(self, at: int) -> _Node:
+    async def _take(self, at: int) -> _Node:
+        """The endpoint's channel, opened anew if files have changed. Whoever takes it gives it back with `_release`."""
+        if self._credentials.is_due():
+            await shell.run(self._credentials.look)
+        old = None
         with self._lock:
             if self._closed:
                 raise Closed("the client is closed")
             node = self._nodes[at]
+            if node is not None and node.generation != self._credentials.generation:
+                node.users += 1
+                self._retired.add(node)
+                old, node = node, None
             if node is None:
-                node = self._nodes[at] = _Node(self._endpoints[at], self._options)
-            return node
+                node = self._nodes[at] = _Node(self._endpoints[at], self._options, self._credentials)
+            node.users += 1
+        if old is not None:
+            await self._release(old)
+        return node
 
-    async def _connect(self, attempts: Attempts, attempt: Attempt) -> tuple[_Node, float]:
-        """Waits for its turn, sees that somebody answers there, and says how much of the attempt's time is left.
+    async def _release(self, node: _Node) -> None:
+        with self._lock:
+            node.users -= 1
+            is_over = node.users == 0 and node in self._retired
+            self._retired -= {node} if is_over else set()
+        if is_over:
+            await shell.close_channel(node.channel)
+
+    async def _hold(self, attempt: Attempt) -> _Node:
+        """Waits for its turn, and takes the channel."""
+        if attempt.after:
+            await shell.sleep(attempt.after)
+        return await self._take(attempt.endpoint)
+
+    async def _connect(self, attempts: Attempts, attempt: Attempt, node: _Node) -> float:
+        """Sees that somebody answers there, and says how much of the attempt's time is left.
 
         The question is one that changes nothing, so that what cannot connect is known to have had no effect.
         """
-        if attempt.after:
-            await shell.sleep(attempt.after)
         began = time.monotonic()
-        node = self._node(attempt.endpoint)
         if not node.proven:
             within = min(attempt.within, CONNECT)
             try:
                 await shell.unary(node.health, b"", within)
             except Fault as fault:
+                if fault.rule is NOT_TRUSTED:
+                    raise
                 # Any other answer is an answer, also that there is no such service.
                 if fault.rule.error is Unavailable:
                     raise not_connected(fault.message) from None
@@ -378,7 +430,7 @@ class AsyncClient:
         left = attempt.within - (time.monotonic() - began)
         if left <= 0:
             raise no_time()
-        return node, left
+        return left
 
     def _note(self, attempts: Attempts, faults: Faults, attempt: Attempt, fault: Fault, site: str) -> None:
         if self._closed:

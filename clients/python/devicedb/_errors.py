@@ -70,7 +70,11 @@ class Corrupt(Error):
 
 
 class NotPermitted(Error):
-    """Whoever stands before the cluster does not let this through."""
+    """The caller may not do this, the node is not believed, or what stands before the cluster does not let it through. It had no effect."""
+
+
+class Unauthenticated(NotPermitted):
+    """The cluster does not know who asks: there is no certificate or token, or it is not believed. It had no effect."""
 
 
 class Unsupported(Error):
@@ -122,7 +126,7 @@ CODES: dict[grpc.StatusCode, Rule] = {
     grpc.StatusCode.FAILED_PRECONDITION: Rule(Conflict),
     grpc.StatusCode.ABORTED: Rule(Conflict),
     grpc.StatusCode.PERMISSION_DENIED: Rule(NotPermitted),
-    grpc.StatusCode.UNAUTHENTICATED: Rule(NotPermitted),
+    grpc.StatusCode.UNAUTHENTICATED: Rule(Unauthenticated),
     grpc.StatusCode.RESOURCE_EXHAUSTED: Rule(Exhausted, again=True, slower=True),
     grpc.StatusCode.UNIMPLEMENTED: Rule(Unsupported),
     grpc.StatusCode.DATA_LOSS: Rule(Corrupt),
@@ -134,6 +138,8 @@ CODES: dict[grpc.StatusCode, Rule] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: UNSURE,
 }
 NOT_SENT = Rule(Unavailable, again=True)
+# The other side is not believed, or does not speak TLS: nothing was asked, and another endpoint may do.
+NOT_TRUSTED = Rule(NotPermitted, again=True)
 NO_TIME = "no time was left to ask"
 
 
@@ -173,7 +179,8 @@ def fault_of(error: Any) -> Fault:
     if reason in REASONS:
         return Fault(REASONS[reason], message)
     if code is grpc.StatusCode.UNAVAILABLE and message.startswith(NEVER_CONNECTED):
-        return not_connected(_innermost(message))
+        why = _distrust(message)
+        return Fault(NOT_TRUSTED, why) if why else not_connected(_innermost(message))
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         message = "no answer in time"
     return Fault(CODES.get(code, UNSURE), message or code.name)
@@ -190,6 +197,20 @@ def _reason(error: Any) -> str | None:
             for detail in status.details:
                 if detail.Unpack(info) and info.domain == DOMAIN:
                     return str(info.reason)
+    return None
+
+
+def _distrust(message: str) -> str | None:
+    """Why a handshake failed, in plain words; None where none did."""
+    if "WRONG_VERSION_NUMBER" in message:
+        return "what listens there does not speak TLS; leave tls out to speak without encryption"
+    if "Hostname Verification Check failed" in message or " is not in peer certificate" in message:
+        return "the node is not believed: its certificate is for another name; name it as its certificate does, or say that name with tls.server_name"
+    if "CERTIFICATE_VERIFY_FAILED" in message:
+        detail = message.split("CERTIFICATE_VERIFY_FAILED", 1)[1].strip(" :").split(": ", 1)[0]
+        return f"the node is not believed: {detail or 'its certificate'}: it has to be of a CA in tls.ca, and valid now"
+    if "handshake failed" in message:
+        return f"no handshake: {_innermost(message)}"
     return None
 
 

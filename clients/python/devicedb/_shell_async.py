@@ -17,7 +17,9 @@ Metadata = tuple[tuple[str, str], ...]
 END: Any = vars(grpc.aio)["EOF"]
 
 
-def open_channel(endpoint: str, options: list[tuple[str, Any]]) -> Channel:
+def open_channel(endpoint: str, options: list[tuple[str, Any]], credentials: grpc.ChannelCredentials | None = None) -> Channel:
+    if credentials is not None:
+        return grpc.aio.secure_channel(endpoint, credentials, options=options)
     return grpc.aio.insecure_channel(endpoint, options=options)
 
 
@@ -54,9 +56,9 @@ async def unary(method: Any, request: Any, within: float, metadata: Metadata = (
         raise late(within) if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not error.trailing_metadata() else fault_of(error) from None
 
 
-async def each(methods: Sequence[Any], request: Any, within: float) -> list[Any]:
+async def each(methods: Sequence[Any], request: Any, within: float, metadata: Metadata = ()) -> list[Any]:
     """Asks all at once. What came of each: an answer or a Fault."""
-    found = await asyncio.gather(*(unary(method, request, within) for method in methods), return_exceptions=True)
+    found = await asyncio.gather(*(unary(method, request, within, metadata) for method in methods), return_exceptions=True)
     for one in found:
         if isinstance(one, BaseException) and not isinstance(one, Fault):
             raise one

@@ -17,7 +17,9 @@ Channel = grpc.Channel
 Metadata = tuple[tuple[str, str], ...]
 
 
-def open_channel(endpoint: str, options: list[tuple[str, Any]]) -> Channel:
+def open_channel(endpoint: str, options: list[tuple[str, Any]], credentials: grpc.ChannelCredentials | None = None) -> Channel:
+    if credentials is not None:
+        return grpc.secure_channel(endpoint, credentials, options=options)
     return grpc.insecure_channel(endpoint, options=options)
 
 
@@ -41,12 +43,12 @@ def unary(method: Any, request: Any, within: float, metadata: Metadata = ()) -> 
         raise not_connected(str(error)) from None
 
 
-def each(methods: Sequence[Any], request: Any, within: float) -> list[Any]:
+def each(methods: Sequence[Any], request: Any, within: float, metadata: Metadata = ()) -> list[Any]:
     """Asks all at once. What came of each: an answer or a Fault."""
 
     def begin(method: Any) -> Any:
         try:
-            return method.future(request, timeout=within)
+            return method.future(request, timeout=within, metadata=metadata)
         except ValueError as error:
             return not_connected(str(error))
 

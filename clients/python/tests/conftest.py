@@ -15,7 +15,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # What the person who runs the tests has set is not what is tested.
-os.environ.pop("DDBCTL_CLUSTER_ID", None)
+for name in [name for name in os.environ if name.startswith("DDBCTL_")]:
+    del os.environ[name]
 
 
 @pytest.fixture(scope="module")

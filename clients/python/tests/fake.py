@@ -18,21 +18,26 @@ Handler = Callable[[bytes, grpc.ServicerContext], Any]
 class Fake(grpc.GenericRpcHandler):
     """Answers calls by their last name; requests and answers are bytes. What it does not know is UNIMPLEMENTED."""
 
-    def __init__(self, streams: dict[str, Handler] | None = None, **calls: Handler) -> None:
+    def __init__(self, streams: dict[str, Handler] | None = None, credentials: grpc.ServerCredentials | None = None, **calls: Handler) -> None:
         self.calls, self.streams = calls, streams or {}
         self.seen: list[tuple[str, bytes]] = []
         # The cluster that each of those calls was for; none where it did not say.
         self.meant: list[str | None] = []
+        # Who made each of them: what it said, and its certificate over TLS.
+        self.callers: list[tuple[str | None, bytes]] = []
         self.server = grpc.server(futures.ThreadPoolExecutor(8))
         self.server.add_generic_rpc_handlers((self,))
-        self.endpoint = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
+        at = "127.0.0.1:0"
+        self.endpoint = f"127.0.0.1:{self.server.add_secure_port(at, credentials) if credentials else self.server.add_insecure_port(at)}"
 
     def service(self, details: Any) -> Any:
         name = details.method.rpartition("/")[2]
 
         def note(request: bytes, context: grpc.ServicerContext) -> None:
             self.seen.append((name, request))
-            self.meant.append(next((str(value) for key, value in context.invocation_metadata() if key == "devicedb-cluster-id"), None))
+            said = {key: str(value) for key, value in context.invocation_metadata()}
+            self.meant.append(said.get("devicedb-cluster-id"))
+            self.callers.append((said.get("authorization"), b"".join(context.auth_context().get("x509_pem_cert", ()))))
 
         def answer(request: bytes, context: grpc.ServicerContext) -> Any:
             note(request, context)
