@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"testing"
+
+	"devicedb.example/go/devicedb"
 )
 
 // cluster is a real one: conformance/cluster.py, spoken with in lines of JSON.
@@ -15,18 +17,29 @@ type cluster struct {
 	Endpoints []string
 	Proxy     string
 	Dir       string
+	Callers   map[string]caller
 	orders    io.WriteCloser
 	answers   *bufio.Reader
 	process   *exec.Cmd
 }
 
-func startCluster(t *testing.T) *cluster {
+// caller is which files a client of some kind has.
+type caller struct {
+	CA, Cert, Key string
+	ServerName    string `json:"server_name"`
+}
+
+func (c caller) files() *devicedb.TLSFiles {
+	return &devicedb.TLSFiles{CA: c.CA, Cert: c.Cert, Key: c.Key, ServerName: c.ServerName}
+}
+
+func startCluster(t *testing.T, words ...string) *cluster {
 	t.Helper()
 	python := os.Getenv("PYTHON")
 	if python == "" {
 		python = "python3"
 	}
-	c := &cluster{process: exec.Command(python, "../../conformance/cluster.py")}
+	c := &cluster{process: exec.Command(python, append([]string{"../../conformance/cluster.py"}, words...)...)}
 	c.process.Stderr = os.Stderr
 	var err error
 	if c.orders, err = c.process.StdinPipe(); err != nil {

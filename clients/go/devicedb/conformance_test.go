@@ -24,12 +24,14 @@ import (
 
 // runner runs clients/conformance/suite.json; clients/conformance/README.md says what stands there.
 type runner struct {
-	t          *testing.T
-	cluster    *cluster
-	client     *devicedb.Client
-	endpoints  string
-	run, dir   string
-	proxy      bool
+	t         *testing.T
+	cluster   *cluster
+	client    *devicedb.Client
+	endpoints string
+	run, dir  string
+	proxy     bool
+	// over ends the load.
+	over       chan struct{}
 	saved      map[string]any
 	background map[string]chan error
 }
@@ -55,44 +57,82 @@ type step struct {
 
 type fields = map[string]any
 
-func TestTheClientDoesWhatTheSuiteSays(t *testing.T) {
-	text, err := os.ReadFile("../../conformance/suite.json")
+type scenario struct {
+	Name  string
+	Slow  bool
+	Steps []json.RawMessage
+}
+
+func readSuite(t *testing.T, name string) (suite []scenario) {
+	t.Helper()
+	text, err := os.ReadFile("../../conformance/" + name)
 	if err != nil {
 		t.Fatal(err)
-	}
-	var suite []struct {
-		Name  string
-		Steps []json.RawMessage
 	}
 	if err := json.Unmarshal(text, &suite); err != nil {
 		t.Fatal(err)
 	}
+	return suite
+}
+
+func TestTheClientDoesTheSameOverMutualTLS(t *testing.T) {
+	running := startCluster(t, "--secured")
+	plain := readSuite(t, "suite.json")
+	// All but what takes long, and but the end, which closes the client.
+	suite := slices.DeleteFunc(plain[:len(plain)-1], func(one scenario) bool { return one.Slow })
+	r := newRunner(t, running, false, "go-secured")
+	r.play(append(suite, readSuite(t, "secured.json")...))
+}
+
+func newRunner(t *testing.T, running *cluster, proxy bool, run string) *runner {
+	t.Helper()
+	endpoints := strings.Join(running.Endpoints, ",")
+	if proxy {
+		endpoints = running.Proxy
+	}
+	r := &runner{t: t, cluster: running, endpoints: endpoints, run: run, dir: t.TempDir(), proxy: proxy, saved: fields{}, background: map[string]chan error{},
+		over: make(chan struct{})}
+	client, err := devicedb.Open(endpoints, r.who())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.client = client
+	return r
+}
+
+// who are the options of the client that may do everything.
+func (r *runner) who() (options devicedb.Options) {
+	if ops, ok := r.cluster.Callers["ops"]; ok {
+		options.TLS = ops.files()
+	}
+	return options
+}
+
+func (r *runner) play(suite []scenario) {
+	for _, one := range suite {
+		began := time.Now()
+		for i, raw := range one.Steps {
+			var s step
+			if err := json.Unmarshal(raw, &s); err != nil {
+				r.t.Fatal(err)
+			}
+			if err := r.step(s); err != nil {
+				r.t.Fatalf("%s, step %d: %s: %v", one.Name, i, raw, err)
+			}
+		}
+		r.t.Logf("%5.1f s  %s", time.Since(began).Seconds(), one.Name)
+	}
+}
+
+func TestTheClientDoesWhatTheSuiteSays(t *testing.T) {
+	suite := readSuite(t, "suite.json")
 	running := startCluster(t)
 	for _, proxy := range []bool{false, true} {
-		name, endpoints := "direct", strings.Join(running.Endpoints, ",")
+		name := "direct"
 		if proxy {
-			name, endpoints = "proxy", running.Proxy
+			name = "proxy"
 		}
-		t.Run(name, func(t *testing.T) {
-			client, err := devicedb.Open(endpoints, devicedb.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			r := &runner{t: t, cluster: running, client: client, endpoints: endpoints, run: "go-" + name, dir: t.TempDir(), proxy: proxy, saved: fields{}, background: map[string]chan error{}}
-			for _, scenario := range suite {
-				began := time.Now()
-				for i, raw := range scenario.Steps {
-					var s step
-					if err := json.Unmarshal(raw, &s); err != nil {
-						t.Fatal(err)
-					}
-					if err := r.step(s); err != nil {
-						t.Fatalf("%s, step %d: %s: %v", scenario.Name, i, raw, err)
-					}
-				}
-				t.Logf("%5.1f s  %s", time.Since(began).Seconds(), scenario.Name)
-			}
-		})
+		t.Run(name, func(t *testing.T) { newRunner(t, running, proxy, "go-"+name).play(suite) })
 	}
 }
 
@@ -237,8 +277,15 @@ func (r *runner) order(name string, with []any) error {
 	case "damage":
 		args[1] = fmt.Sprint(args[1])
 	}
-	_, err := r.cluster.do(name, args...)
-	return err
+	answer, err := r.cluster.do(name, args...)
+	if name != "rotate" || err != nil {
+		return err
+	}
+	text, err := json.Marshal(answer)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, &r.cluster.Callers)
 }
 
 var kinds = map[string]devicedb.Kind{
@@ -246,7 +293,7 @@ var kinds = map[string]devicedb.Kind{
 	"Unavailable": devicedb.ErrUnavailable, "UnknownOutcome": devicedb.ErrUnknownOutcome, "Exhausted": devicedb.ErrExhausted,
 	"Corrupt": devicedb.ErrCorrupt, "NotPermitted": devicedb.ErrNotPermitted, "Unsupported": devicedb.ErrUnsupported,
 	"LocalFile": devicedb.ErrLocalFile, "Closed": devicedb.ErrClosed, "Failed": devicedb.ErrFailed,
-	"OtherCluster": devicedb.ErrOtherCluster,
+	"OtherCluster": devicedb.ErrOtherCluster, "Unauthenticated": devicedb.ErrUnauthenticated,
 }
 
 func (r *runner) call(s step) error {
@@ -400,7 +447,9 @@ var calls = map[string]func(context.Context, *runner, step, getter) (fields, err
 		}, err
 	},
 	"meaning": func(ctx context.Context, r *runner, s step, a getter) (fields, error) {
-		client, err := devicedb.Open(r.endpoints, devicedb.Options{ClusterID: a("cluster_id").(string)})
+		options := r.who()
+		options.ClusterID = a("cluster_id").(string)
+		client, err := devicedb.Open(r.endpoints, options)
 		if err != nil {
 			return nil, err
 		}
@@ -492,6 +541,53 @@ var calls = map[string]func(context.Context, *runner, step, getter) (fields, err
 		}
 		return fields{"parts": len(parts), "snapshots": snapshots}, err
 	},
+	"caller": func(ctx context.Context, r *runner, s step, a getter) (fields, error) {
+		options := devicedb.Options{}
+		if who, ok := a("who").(string); ok {
+			options.TLS = r.cluster.Callers[who].files()
+		}
+		client, err := devicedb.Open(r.endpoints, options)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = client.Close() }()
+		nodes, err := client.Nodes(ctx)
+		return fields{"nodes": len(nodes)}, err
+	},
+	"load": func(ctx context.Context, r *runner, s step, a getter) (fields, error) {
+		site, count, keys := a("site").(string), 0, 0
+		for ; ; count++ {
+			select {
+			case <-r.over:
+				for _, err := range r.client.Scan(ctx, site, nil, devicedb.KeysOnly()) {
+					if err != nil {
+						return nil, err
+					}
+					keys++
+				}
+				if least := int(a("least").(float64)); count < least {
+					return nil, fmt.Errorf("only %d rounds", count)
+				}
+				return fields{"kept": keys == count}, nil
+			default:
+			}
+			key, value := fmt.Appendf(nil, "%05d", count), fmt.Appendf(nil, "%d", count)
+			if _, err := r.client.Put(ctx, site, key, value); err != nil {
+				return nil, err
+			}
+			got, err := r.client.Get(ctx, site, key)
+			if err != nil {
+				return nil, err
+			}
+			if held := values(got.GetSiblings()); len(held) != 1 || !bytes.Equal(held[0], value) {
+				return nil, fmt.Errorf("%s holds %q", key, held)
+			}
+		}
+	},
+	"end_load": func(ctx context.Context, r *runner, s step, a getter) (fields, error) {
+		close(r.over)
+		return fields{}, nil
+	},
 	"close": func(ctx context.Context, r *runner, s step, a getter) (fields, error) {
 		return fields{}, r.client.Close()
 	},
@@ -533,7 +629,9 @@ func download(ctx context.Context, r *runner, s step, a getter) (fields, error) 
 			endpoints = r.cluster.Proxy
 		}
 		var err error
-		if client, err = devicedb.Open(endpoints, devicedb.Options{Timeout: time.Duration(s.Timeout * float64(time.Second))}); err != nil {
+		options := r.who()
+		options.Timeout = time.Duration(s.Timeout * float64(time.Second))
+		if client, err = devicedb.Open(endpoints, options); err != nil {
 			return nil, err
 		}
 		defer func() { _ = client.Close() }()
