@@ -11,6 +11,9 @@ Only backups of the same cluster and history are counted and removed; those of a
 removes them. When the new backup holds less than half of what an earlier one holds, nothing is removed and the run exits with 5, since an empty cluster
 may have taken the place of a full one; if all is well, one run with --accept-smaller says so, and backups are counted from that one on.
 
+Over TLS it takes the same flags as ddbctl, and the same variables: --ca or DDBCTL_CA, --cert or DDBCTL_CERT, --key or DDBCTL_KEY, --server-name or
+DDBCTL_SERVER_NAME, and --token-file or DDBCTL_TOKEN_FILE. Files are read again when they change.
+
 Prints one line a run. Exits with 0 when the backup is whole and verified, 1 when it failed, 2 for wrong arguments or another cluster than meant, 3 when
 nodes could not be reached in time (try again), 4 when it is not permitted, 5 when something else is in the way (another snapshot, another run, much less
 than before), 6 when parts are damaged or do not suffice, 130 when it was interrupted.
@@ -40,6 +43,16 @@ ACCEPTED = "accepted-smaller"
 """An empty file in a backup that holds much less than those before it, and is right."""
 
 
+IDENTITY = {
+    "ca": "the CA that has issued for the nodes, in PEM: speak TLS",
+    "cert": "the certificate that says who this is, in PEM",
+    "key": "the key of that certificate, in PEM",
+    "server-name": "whom the nodes' certificates are for, if not for the hosts in --endpoints",
+    "token-file": "a file that holds a token and nothing else",
+}
+"""Flags that say who calls, and whom it believes."""
+
+
 class Smaller(Exception):
     """The backup is whole, and holds much less than one before it."""
 
@@ -67,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--directory", type=pathlib.Path, help="where backups are kept")
     parser.add_argument("--keep", type=int, default=7, help="how many backups to keep, at least 1 (default 7)")
     parser.add_argument("--cluster-id", help="the cluster that is meant; nodes of another refuse (default: DDBCTL_CLUSTER_ID, if it is set)")
+    for flag, meaning in IDENTITY.items():
+        variable = f"DDBCTL_{flag.upper().replace('-', '_')}"
+        parser.add_argument(f"--{flag}", default=os.environ.get(variable) or None, help=f"{meaning} (default: {variable}, if it is set)")
     parser.add_argument("--accept-smaller", action="store_true", help="this backup holds much less than earlier ones, and that is right")
     parser.add_argument("--uuid", help="go on with the snapshot of an interrupted run")
     parser.add_argument("--timeout", type=float, default=30, help="seconds without any answer after which to give up (default 30)")
@@ -130,7 +146,10 @@ def backup(args: argparse.Namespace, line: dict[str, Any]) -> None:
 
 def make_client(args: argparse.Namespace) -> devicedb.Client:
     """A client of the cluster that is meant."""
-    return devicedb.Client(args.endpoints, timeout=args.timeout, cluster_id=args.cluster_id)
+    if (args.cert or args.key or args.server_name) and not args.ca:
+        raise devicedb.InvalidArgument("--cert, --key and --server-name are for TLS: name the CA that has issued for the nodes with --ca")
+    tls = devicedb.Tls(args.ca, args.cert, args.key, args.server_name) if args.ca else None
+    return devicedb.Client(args.endpoints, timeout=args.timeout, cluster_id=args.cluster_id, tls=tls, token_file=args.token_file)
 
 
 class Backups:

@@ -41,8 +41,8 @@ class Program:
                 words += [str(v) for v in value] if isinstance(value, list) else [f"{value}s" if self.go and "timeout" in name else str(value)]
         return [*self.command, *words]
 
-    def run(self, code: int, **flags: Any) -> dict[str, Any]:
-        done = subprocess.run(self.argv(**flags), capture_output=True, text=True, timeout=120)
+    def run(self, code: int, environment: dict[str, str] | None = None, **flags: Any) -> dict[str, Any]:
+        done = subprocess.run(self.argv(**flags), capture_output=True, text=True, timeout=120, env={**os.environ, **(environment or {})})
         assert done.returncode == code, f"exit {done.returncode}: {done.stdout}{done.stderr}"
         assert done.stdout.count("\n") == 1, "one line a run"
         return json.loads(done.stdout) if flags.get("json") else {"line": done.stdout}
@@ -190,3 +190,35 @@ def test_the_script_ends_by_meaning(cluster: Cluster, tmp_path: pathlib.Path, na
 
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another backup" in program.run(5, endpoints=here, directory=tmp_path, json=True)["error"]
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[Cluster]:
+    """A node that speaks TLS and nothing else."""
+    with Cluster(proxy=False, size=1, secured=True) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", ["python", "go"])
+def test_a_secured_cluster_is_backed_up_with_certificates_from_flags_or_the_environment(secured: Cluster, tmp_path: pathlib.Path, name: str) -> None:
+    program, where = Program(name), {"endpoints": secured.endpoints[0], "directory": tmp_path, "json": True}
+    files = secured.callers["ops"]
+    first = program.run(0, **where, **files)
+    environment = {f"DDBCTL_{word.upper()}": path for word, path in files.items()}
+    second = program.run(0, environment, **where, keep=1)
+    assert (first["result"], second["result"], second["removed"]) == ("ok", "ok", 1)
+    tars = sorted(str(path) for path in pathlib.Path(second["directory"]).iterdir())
+    assert len(tars) == 1
+    secured.ctl("snapshot", "verify", *tars)
+
+    assert "speaks TLS" in program.run(4, **where)["error"]
+    assert "no certificate was given" in program.run(4, **where, ca=files["ca"])["error"]
+    assert "not believed" in program.run(4, **where, **secured.callers["stranger"])["error"]
+    assert "the node is not believed" in program.run(4, **where, **secured.callers["elsewhere"])["error"]
+    damaged = secured.callers["damaged"]
+    assert damaged["key"] in program.run(1, **where, **damaged)["error"]
+    assert "-ca" in program.run(2, **where, cert=files["cert"], key=files["key"])["error"]
+    token = tmp_path / "token"
+    token.write_text("ddb_unknown")
+    assert program.run(4, **where, ca=files["ca"], token_file=token)["result"] == "failed"
+    assert "not sent without TLS" in program.run(2, **{**where, "endpoints": "db.example:8080"}, token_file=token)["error"]

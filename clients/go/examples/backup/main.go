@@ -10,6 +10,9 @@
 // removes them. When the new backup holds less than half of what an earlier one holds, nothing is removed and the run exits with 5, since an empty cluster
 // may have taken the place of a full one; if all is well, one run with -accept-smaller says so, and backups are counted from that one on.
 //
+// Over TLS it takes the same flags as ddbctl, and the same variables: -ca or DDBCTL_CA, -cert or DDBCTL_CERT, -key or DDBCTL_KEY, -server-name or
+// DDBCTL_SERVER_NAME, and -token-file or DDBCTL_TOKEN_FILE. Files are read again when they change.
+//
 // It prints one line a run. It exits with 0 when the backup is whole and verified, 1 when it failed, 2 for wrong arguments or another cluster than meant, 3
 // when nodes could not be reached in time (try again), 4 when it is not permitted, 5 when something else is in the way (another snapshot, another run, much
 // less than before), 6 when parts are damaged or do not suffice, 130 when it was interrupted.
@@ -76,6 +79,11 @@ var (
 	directory   = flag.String("directory", "", "where backups are kept")
 	keep        = flag.Int("keep", 7, "how many backups to keep, at least 1")
 	clusterID   = flag.String("cluster-id", "", "the cluster that is meant; nodes of another refuse (default: DDBCTL_CLUSTER_ID, if it is set)")
+	ca          = flag.String("ca", os.Getenv("DDBCTL_CA"), "the CA that has issued for the nodes, in PEM: speak TLS (default: DDBCTL_CA, if it is set)")
+	cert        = flag.String("cert", os.Getenv("DDBCTL_CERT"), "the certificate that says who this is, in PEM (default: DDBCTL_CERT, if it is set)")
+	key         = flag.String("key", os.Getenv("DDBCTL_KEY"), "the key of that certificate, in PEM (default: DDBCTL_KEY, if it is set)")
+	serverName  = flag.String("server-name", os.Getenv("DDBCTL_SERVER_NAME"), "whom the nodes' certificates are for, if not for the hosts in -endpoints (default: DDBCTL_SERVER_NAME, if it is set)")
+	tokenFile   = flag.String("token-file", os.Getenv("DDBCTL_TOKEN_FILE"), "a file that holds a token and nothing else (default: DDBCTL_TOKEN_FILE, if it is set)")
 	smaller     = flag.Bool("accept-smaller", false, "this backup holds much less than earlier ones, and that is right")
 	goOn        = flag.String("uuid", "", "go on with the snapshot of an interrupted run")
 	timeout     = flag.Duration("timeout", 30*time.Second, "without any answer, after which to give up")
@@ -124,9 +132,21 @@ func run(ctx context.Context, said *line) error {
 	return backup(ctx, said)
 }
 
+// open makes a client of the cluster that is meant.
+func open() (*devicedb.Client, error) {
+	options := devicedb.Options{Timeout: *timeout, ClusterID: *clusterID, TokenFile: *tokenFile}
+	if *ca == "" && (*cert != "" || *key != "" || *serverName != "") {
+		return nil, fmt.Errorf("-cert, -key and -server-name are for TLS: name the CA that has issued for the nodes with -ca: %w", devicedb.ErrInvalidArgument)
+	}
+	if *ca != "" {
+		options.TLS = &devicedb.TLSFiles{CA: *ca, Cert: *cert, Key: *key, ServerName: *serverName}
+	}
+	return devicedb.Open(*endpoints, options)
+}
+
 // backup is one run; what it finds out goes into the line.
 func backup(ctx context.Context, said *line) error {
-	client, err := devicedb.Open(*endpoints, devicedb.Options{Timeout: *timeout, ClusterID: *clusterID})
+	client, err := open()
 	if err != nil {
 		return err
 	}
