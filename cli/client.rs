@@ -422,6 +422,7 @@ impl Client {
         let (channel, left) = self.connect(attempts, attempt).await?;
         let mut request = Request::new(body);
         self.meant.mark(&mut request);
+        self.access.mark(&mut request);
         request.set_timeout(left);
         let ends = self.clock.now() + left;
         let answer = tokio::time::timeout(left, send(channel, request))
@@ -461,6 +462,7 @@ impl Client {
         };
         let mut request = Request::new(feed.request());
         self.meant.mark(&mut request);
+        self.access.mark(&mut request);
         let mut stream = match tokio::time::timeout(left, send(channel, request)).await {
             Ok(Ok(response)) => response.into_inner(),
             Ok(Err(status)) => return Ok(Some(Fault::of(&status))),

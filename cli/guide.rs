@@ -116,14 +116,21 @@ pub enum Command {
 pub fn main(args: impl IntoIterator<Item = OsString>) -> Outcome {
     let args: Vec<OsString> = args.into_iter().collect();
     let mut console = Console::open("devicedb", Format::Table);
-    let set = || {
+    let set = |command: &Command| {
+        let endpoints = match command {
+            Command::Client(command) => vec![command.endpoint.clone()],
+            _ => Vec::new(),
+        };
         Ok((
             timeout(env::var_os("DDBCTL_TIMEOUT"))?,
             pinned(env::var_os("DDBCTL_CLUSTER_ID"))?,
-            Access::new(&secured())?,
+            Access::new(&secured(), &endpoints)?,
         ))
     };
-    let parsed = parse(&args).and_then(|command| Ok((command, set()?)));
+    let parsed = parse(&args).and_then(|command| {
+        let set = set(&command)?;
+        Ok((command, set))
+    });
     match parsed {
         Ok((Command::Start(start), _)) => Outcome::Start(start),
         Ok((Command::Help, _)) => {
@@ -153,6 +160,7 @@ fn secured() -> Secured {
         cert: file("DDBCTL_CERT"),
         key: file("DDBCTL_KEY"),
         server_name: env::var("DDBCTL_SERVER_NAME").ok(),
+        token_file: file("DDBCTL_TOKEN_FILE"),
     }
 }
 

@@ -144,13 +144,14 @@ pub async fn ask(
         None => access.open(&endpoint, within).await?,
     };
     let mut client = ClusterServiceClient::new(channel.clone());
-    let answer =
-        match tokio::time::timeout(within, client.get_identity(v1::GetIdentityRequest {})).await {
-            Ok(Ok(answer)) => Ok(Said::Identity(answer.into_inner())),
-            Ok(Err(status)) if status.code() == tonic::Code::Unimplemented => Ok(Said::Nothing),
-            Ok(Err(status)) => Err(Fault::of(&status)),
-            Err(_) => Err(Fault::late(within.as_secs_f64())),
-        };
+    let mut request = Request::new(v1::GetIdentityRequest {});
+    access.mark(&mut request);
+    let answer = match tokio::time::timeout(within, client.get_identity(request)).await {
+        Ok(Ok(answer)) => Ok(Said::Identity(answer.into_inner())),
+        Ok(Err(status)) if status.code() == tonic::Code::Unimplemented => Ok(Said::Nothing),
+        Ok(Err(status)) => Err(Fault::of(&status)),
+        Err(_) => Err(Fault::late(within.as_secs_f64())),
+    };
     // The question changes nothing, so whatever went wrong had no effect.
     Ok((channel, answer.map_err(Fault::without_effect)))
 }

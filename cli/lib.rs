@@ -17,6 +17,7 @@ use crate::base::clock::{Clock, Random};
 
 mod term;
 mod args;
+mod config;
 mod fault;
 mod retry;
 mod connection;
@@ -37,6 +38,7 @@ mod snapshot;
 mod restore;
 mod cert;
 mod access;
+mod context;
 pub mod bench;
 mod flags;
 pub mod guide;
@@ -53,35 +55,54 @@ use term::{
     output::{Console, Format, InterruptMessage},
 };
 
+/// Where a node listens unless it is told otherwise.
+const AT_HOME: &str = "127.0.0.1:8080";
+
 /// Runs `ddbctl` with a process's arguments, its own name first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let parsed = Args::try_parse_from(args);
-    let args = match parsed {
+    let mut args = match parsed {
         Ok(args) => args,
         Err(e) => return args::explain(&e, &mut Console::open("ddbctl", Format::Table)),
     };
     let mut console = Console::open("ddbctl", args.format);
-    let access = match Access::new(&args.secured) {
-        Ok(access) => access,
+    let (endpoints, access) = match reach(&mut args) {
+        Ok(reached) => reached,
         Err(failure) => {
             console.complain(&failure);
             return ExitCode::from(failure.exit);
         }
     };
     let client = Client::new(
-        args.endpoint.0,
+        endpoints,
         access,
         args.cluster_id,
         args.timeout.0,
         Clock::start(),
         Random::from_entropy(),
     );
-    run_job(Job::Ctl(args.command), client, console)
+    run_job(Job::Ctl(args.command, args.context), client, console)
+}
+
+/// Whom it speaks to, and how: by the command line, the environment, the context, in this order.
+fn reach(args: &mut Args) -> Result<(Vec<String>, Access), Failure> {
+    let mut endpoints = args.endpoint.take();
+    let local = args.command.is_local();
+    if !local {
+        config::complete(args.context.as_deref(), &mut endpoints, &mut args.secured)?;
+    }
+    let endpoints = endpoints.map_or_else(|| vec![AT_HOME.to_owned()], |named| named.0);
+    let access = match local {
+        true => Access::default(),
+        false => Access::new(&args.secured, &endpoints)?,
+    };
+    Ok((endpoints, access))
 }
 
 /// What a process was started for.
 enum Job {
-    Ctl(Command),
+    /// With the context that was named.
+    Ctl(Command, Option<String>),
     Guide(guide::Client),
 }
 
@@ -89,7 +110,7 @@ impl Job {
     /// What measures a cluster must not be what holds it up.
     fn threads(&self) -> usize {
         match self {
-            Job::Ctl(Command::Bench(_)) => {
+            Job::Ctl(Command::Bench(_), _) => {
                 available_parallelism().map_or(2, |cores| cores.get().max(2))
             }
             _ => 2,
@@ -130,7 +151,9 @@ fn run_job(deed: Job, client: Client, console: Console) -> ExitCode {
 
 async fn perform(deed: Job, mut client: Client, mut console: Console) -> u8 {
     let end = match deed {
-        Job::Ctl(command) => dispatch(command, &mut client, &mut console).await,
+        Job::Ctl(command, context) => {
+            dispatch(command, context.as_deref(), &mut client, &mut console).await
+        }
         Job::Guide(command) => guide::perform(command, &mut client, &mut console).await,
     };
     console.finish(end)
@@ -138,6 +161,7 @@ async fn perform(deed: Job, mut client: Client, mut console: Console) -> u8 {
 
 async fn dispatch(
     command: Command,
+    context: Option<&str>,
     client: &mut Client,
     console: &mut Console,
 ) -> Result<(), Failure> {
@@ -157,6 +181,7 @@ async fn dispatch(
         Command::Whoami => access::whoami(client, console).await,
         Command::Grant(command) => access::grants(command, client, console).await,
         Command::Token(command) => access::tokens(command, client, console).await,
+        Command::Context(command) => context::run(command, context, console),
         Command::Bench(command) => bench::run(command, client, console).await,
         Command::Completions { shell } => console.write(&args::completions(shell)),
     }

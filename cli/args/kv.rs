@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args as ClapArgs, ValueEnum};
 use uuid::Uuid;
 
-use super::value::Token;
+use super::{CLUSTER_CONTEXT, value::Token};
 use crate::proto::v1;
 
 /// Where keys live, and how they are written on the command line.
@@ -94,6 +94,10 @@ pub struct Write {
     /// Repeat a write whose outcome is unknown: with the same id it has its effect once
     #[arg(long, value_name = "UUID")]
     pub request_id: Option<Uuid>,
+    /// The flag `--context` of all other commands: of the two that have this name, a write keeps
+    /// its own. It stands here so that clap does not hand that one down.
+    #[arg(id = CLUSTER_CONTEXT, long = CLUSTER_CONTEXT, hide = true)]
+    pub cluster_context: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

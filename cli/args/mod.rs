@@ -14,6 +14,7 @@ mod snapshot;
 mod bench;
 mod cert;
 mod access;
+mod context;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -28,6 +29,7 @@ pub use access::{Grant, Granted, Held, Token as AccessToken, role_name};
 pub use bench::{Bench, Ground, Timed};
 pub use cert::Cert;
 pub use cluster::{Cluster, Node, Upgrade};
+pub use context::Context;
 pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
 pub use operation::Operation;
 pub use relay::Relay;
@@ -35,19 +37,28 @@ pub use site::Site;
 pub use snapshot::{Download, Snapshot};
 pub use value::{Endpoints, Span, Token, cluster_id, endpoint};
 
+/// The id of the flag that names a cluster.
+const CLUSTER_CONTEXT: &str = "cluster-context";
+
 /// Speaks to a DeviceDB cluster.
 #[derive(Debug, Parser)]
 #[command(name = "ddbctl", version, disable_help_subcommand = true, after_help = exit::help())]
 pub struct Args {
-    /// Nodes to speak to; the first that answers is used
+    /// Nodes to speak to; the first that answers is used. Without it those of the context, and
+    /// 127.0.0.1:8080 where there is none
+    #[arg(long, global = true, env = "DDBCTL_ENDPOINT", value_name = "HOST:PORT[,HOST:PORT]")]
+    pub endpoint: Option<Endpoints>,
+    /// The context of the configuration file to use, for all that neither the command line nor the
+    /// environment names; an empty name uses none. Without it the one that is current. It stands
+    /// before put and delete: behind them, the context is that of a read
     #[arg(
-        long,
+        id = CLUSTER_CONTEXT,
+        long = "context",
         global = true,
-        env = "DDBCTL_ENDPOINT",
-        default_value = "127.0.0.1:8080",
-        value_name = "HOST:PORT[,HOST:PORT]"
+        env = "DDBCTL_CONTEXT",
+        value_name = "NAME"
     )]
-    pub endpoint: Endpoints,
+    pub context: Option<String>,
     /// The cluster that is meant: nodes of any other refuse the command. Without it, several
     /// endpoints are asked first whether they are of one cluster
     #[arg(
@@ -78,31 +89,18 @@ pub struct Args {
     pub command: Command,
 }
 
-/// Files and a name for TLS. Their ids are not those of what commands take: a key is also a key.
+/// Files and a name for TLS, and who calls. Their ids are not those of what commands take: a key is
+/// also a key. What belongs together is checked where contexts have had their say.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Secured {
     /// The CA that has issued for the nodes, in PEM: speak TLS. Without it nothing is encrypted
     #[arg(id = "tls_ca", long = "ca", global = true, env = "DDBCTL_CA", value_name = "FILE")]
     pub ca: Option<PathBuf>,
     /// The certificate that says who you are, in PEM
-    #[arg(
-        id = "tls_cert",
-        long = "cert",
-        global = true,
-        env = "DDBCTL_CERT",
-        value_name = "FILE",
-        requires_all = ["tls_ca", "tls_key"],
-    )]
+    #[arg(id = "tls_cert", long = "cert", global = true, env = "DDBCTL_CERT", value_name = "FILE")]
     pub cert: Option<PathBuf>,
     /// The key of that certificate, in PEM
-    #[arg(
-        id = "tls_key",
-        long = "key",
-        global = true,
-        env = "DDBCTL_KEY",
-        value_name = "FILE",
-        requires = "tls_cert"
-    )]
+    #[arg(id = "tls_key", long = "key", global = true, env = "DDBCTL_KEY", value_name = "FILE")]
     pub key: Option<PathBuf>,
     /// Whom the nodes' certificates are for, if not for the hosts in --endpoint
     #[arg(
@@ -110,10 +108,19 @@ pub struct Secured {
         long = "server-name",
         global = true,
         env = "DDBCTL_SERVER_NAME",
-        value_name = "NAME",
-        requires = "tls_ca"
+        value_name = "NAME"
     )]
     pub server_name: Option<String>,
+    /// A file that holds a token and nothing else, and that only you can read: it says who you are.
+    /// The token is sent over TLS, or to this machine
+    #[arg(
+        id = "bearer_token_file",
+        long = "token-file",
+        global = true,
+        env = "DDBCTL_TOKEN_FILE",
+        value_name = "FILE"
+    )]
+    pub token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -163,6 +170,9 @@ pub enum Command {
     /// Tokens: what scripts prove themselves with that have no certificate
     #[command(subcommand)]
     Token(AccessToken),
+    /// Clusters that you have given a name, and how they are spoken to
+    #[command(subcommand)]
+    Context(Context),
     /// Measure the cluster from here: rates and latencies of requests
     #[command(subcommand)]
     Bench(Bench),
@@ -172,6 +182,20 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+impl Command {
+    /// Whether it speaks to no cluster, so that nothing has to be known of one.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Command::Restore { .. }
+            | Command::Cert(_)
+            | Command::Context(_)
+            | Command::Completions { .. } => true,
+            Command::Snapshot(snapshot) => matches!(snapshot, Snapshot::Verify { .. }),
+            _ => false,
+        }
+    }
 }
 
 /// Help and version go to stdout; anything else is a line about what is wrong with the command
@@ -285,9 +309,26 @@ mod tests {
             "ddbctl bench snapshot --endpoint a:1,b:2",
             "ddbctl bench cleanup --prefix mine-",
             "ddbctl completions bash",
+            "ddbctl --context prod --token-file t node list",
+            "ddbctl context list",
+            "ddbctl context use prod",
+            "ddbctl context show",
+            "ddbctl context show prod -o json",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }
+    }
+
+    #[test]
+    fn a_write_tells_the_context_of_a_cluster_from_that_of_a_read() {
+        let args = parse("ddbctl --context prod put --site s k v --context YWI=").unwrap();
+        let Command::Put(put) = args.command else { panic!("{:?}", args.command) };
+        assert_eq!(args.context.as_deref(), Some("prod"));
+        assert_eq!(put.write.context, Some(Token(b"ab".to_vec())));
+        let args = parse("ddbctl delete --site s k --context YWI=").unwrap();
+        assert_eq!(args.context, None);
+        let args = parse("ddbctl node list --context prod").unwrap();
+        assert_eq!(args.context.as_deref(), Some("prod"));
     }
 
     #[test]

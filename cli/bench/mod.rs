@@ -306,9 +306,11 @@ fn start(
     client: &mut Client,
 ) -> Load {
     let (clock, timeout, meant) = (client.clock(), client.timeout(), client.meant());
+    let access = client.access().clone();
     Load::start(plan, clock, |_| {
         let (field, lines, rng) = (field.clone(), lines.clone(), client.draw_chance());
-        Requests { kind, field, lines, rng, timeout, meant, persist, clock }
+        let access = access.clone();
+        Requests { kind, field, lines, rng, timeout, meant, access, persist, clock }
     })
 }
 

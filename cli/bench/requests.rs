@@ -25,7 +25,7 @@ use crate::{
     proto::v1::{self, kv_service_client::KvServiceClient},
 };
 
-pub use crate::ctl::identity::Meant;
+pub use crate::ctl::{connection::Access, identity::Meant};
 
 pub const KEY_BYTES: usize = 16;
 /// What a row costs in a batch beside its key and value.
@@ -79,6 +79,7 @@ pub struct Requests {
     pub rng: Random,
     pub timeout: Duration,
     pub meant: Meant,
+    pub access: Access,
     /// For how long a request that failed is repeated; none for not at all.
     pub persist: Option<Duration>,
     pub clock: Clock,
@@ -201,6 +202,7 @@ impl Requests {
     fn request<M>(&self, message: M) -> Request<M> {
         let mut request = Request::new(message);
         self.meant.mark(&mut request);
+        self.access.mark(&mut request);
         request.set_timeout(self.timeout);
         request
     }

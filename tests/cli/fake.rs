@@ -67,6 +67,8 @@ pub enum Download {
 pub struct Seen {
     pub request_ids: Vec<Bytes>,
     pub gets: usize,
+    /// What each of those said of who asks.
+    pub callers: Vec<Option<String>>,
     pub scans: Vec<v1::ScanRequest>,
     pub downloads: Vec<v1::DownloadSnapshotRequest>,
 }
@@ -141,10 +143,15 @@ fn flow<T: Send + 'static>(flow: Flow<T>) -> Streamed<T> {
 impl KvService for Fake {
     type ScanStream = Streamed<v1::ScanResponse>;
 
-    async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetResponse>, Status> {
         let asked = {
             let mut seen = self.seen.lock().unwrap();
             seen.gets += 1;
+            let caller = request.metadata().get("authorization");
+            seen.callers.push(caller.map(|caller| caller.to_str().unwrap().to_owned()));
             seen.gets
         };
         let answered = self.script.lock().unwrap().gets_answered;

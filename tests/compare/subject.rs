@@ -9,7 +9,7 @@ use devicedb::{
     base::clock::{Clock, Random},
     ctl::bench::{
         load::{Lasts, Load, Plan, Work},
-        requests::{Field, Kind, Lines, Meant, Requests, key},
+        requests::{Access, Field, Kind, Lines, Meant, Requests, key},
         tally::{Done, Tally},
     },
     net::cork,
@@ -120,6 +120,7 @@ impl Subject {
                         rng,
                         timeout: TIMEOUT,
                         meant: Meant::Any,
+                        access: Access::default(),
                         persist: None,
                         clock,
                     }

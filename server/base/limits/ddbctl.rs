@@ -19,6 +19,10 @@ pub const CTL_WINDOW: u32 = 4 << 20;
 pub const CTL_HASH_BYTES: usize = 1 << 20;
 /// Links that `ddbctl` follows to one file, as the kernel bounds them.
 pub const CTL_LINKS_MAX: usize = 40;
+/// Bytes of the file with `ddbctl`'s contexts; hundreds of clusters take less.
+pub const CTL_CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of a file that holds one token.
+pub const CTL_TOKEN_BYTES_MAX: u64 = 4096;
 /// Longest time, in milliseconds, that an option of `ddbctl` takes: seven days.
 pub const CTL_SPAN_MS_MAX: u64 = 7 * 86_400_000;
 /// Deadline of a command of the guide (`devicedb cluster`) that names none.

@@ -19,7 +19,9 @@ use tokio::{
 use tonic::{Code, transport::Channel};
 
 use super::{Authority, Leaf, Secured, channel, get, handshake, number, shown};
-use crate::harness::{Cluster, Node, Options, SOON, SnapshotStore, ddbctl, eventually, http_get};
+use crate::harness::{
+    Cluster, Node, Options, SOON, SnapshotStore, ddbctl, eventually, http_get, shell,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_with_certificates_found_serve_and_back_up_and_nothing_goes_unencrypted() {
@@ -230,6 +232,39 @@ async fn who_does_not_belong_is_refused_with_the_reason() {
         let name = format!(r#"devicedb_tls_handshakes_failed_total{{why="{why}"}}"#);
         assert!(number(&page, &name) >= least, "{why}: {page}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_context_names_certificates_beside_its_file_and_a_flag_takes_the_place_of_one() {
+    let secured = Secured::start(1, Options::default()).await;
+    let other = Authority::new(secured.cluster.dir(), "other");
+    let stranger = other.issue("stranger", &Leaf::client("stranger"));
+    let home = secured.cluster.dir().join("home");
+    fs::create_dir_all(home.join("devicedb")).unwrap();
+    let config = format!(
+        "current = \"acme\"\n[contexts.acme]\nendpoints = [\"{}\"]\nca = \
+         \"../../acme/ca.crt\"\ncert = \"../../acme/ops.crt\"\nkey = \"../../acme/ops.key\"\n",
+        secured.node(0).endpoint()
+    );
+    fs::write(home.join("devicedb/config.toml"), config).unwrap();
+    let list = |words: String| {
+        let home = home.display().to_string();
+        async move {
+            let line = format!("env -u DDBCTL_CONTEXT XDG_CONFIG_HOME={home} ddbctl node list");
+            shell(&format!("{line} {words}"), SOON).await
+        }
+    };
+    list(String::new()).await.exits(0).says(&secured.node(0).endpoint());
+    let mine = format!("--cert {} --key {}", stranger.cert.display(), stranger.key.display());
+    list(mine).await.exits(4).says("the caller is not believed");
+    list(format!("--ca {}", other.ca_path.display()))
+        .await
+        .exits(4)
+        .says("the node is not believed");
+    let plain = Cluster::start(1, Options::default()).await;
+    let elsewhere = format!("--endpoint {}", plain.nodes[0].endpoint());
+    list(elsewhere.clone()).await.exits(4).says("does not speak TLS").says("--context ''");
+    list(format!("{elsewhere} --context ''")).await.exits(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

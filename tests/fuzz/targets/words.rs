@@ -68,8 +68,10 @@ pub fn start(input: &[u8]) -> bool {
 pub fn ctl(input: &[u8]) -> bool {
     match ctl::Args::try_parse_from(words("ddbctl", input)) {
         Ok(args) => {
-            assert!(!args.endpoint.0.is_empty());
-            args.endpoint.0.iter().for_each(|address| endpoint(address));
+            if let Some(endpoints) = args.endpoint {
+                assert!(!endpoints.0.is_empty());
+                endpoints.0.iter().for_each(|address| endpoint(address));
+            }
             assert!(!args.timeout.0.is_zero() && args.timeout.0.as_secs() <= 7 * 86_400);
             true
         }
