@@ -22,10 +22,10 @@ FAULTS := --features fault-injection
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: needs ## the whole story of a disaster and the way back, on real processes; KEEP=1 leaves the cluster running
+demo: needs ## the whole story of a disaster and the way back, on real processes; KEEP=1 leaves the cluster running, SECURE=1 does it over TLS
 	@[ -e "$${CARGO_TARGET_DIR:-target}/demo/examples/demo" ] || echo "Compiling DeviceDB and what it stands on: three minutes of processor time, this once." >&2
 	@$(CARGO) build $(LOCKED) --profile demo --no-default-features --bins --example demo
-	@"$${CARGO_TARGET_DIR:-target}/demo/examples/demo" $(if $(KEEP),--keep)
+	@"$${CARGO_TARGET_DIR:-target}/demo/examples/demo" $(if $(KEEP),--keep) $(if $(SECURE),--secure)
 
 # Debian's etcd, or with ETCD=v3.5.35 that one, built with Go. Neither is installed: Debian's package would start a server.
 ETCD :=

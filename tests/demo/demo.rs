@@ -3,8 +3,9 @@
 //! demo` runs it.
 //!
 //! Everything stands in a temporary directory on loopback ports, and is gone afterwards: also when
-//! it fails or is interrupted. With `--keep` the cluster stays once everything was proved. It exits
-//! with 0 only if everything was proved.
+//! it fails or is interrupted. With `--keep` the cluster stays once everything was proved. With
+//! `--secure` all of it goes over TLS, with certificates that `ddbctl cert` makes. It exits with 0
+//! only if everything was proved.
 
 #[allow(dead_code, unused_imports, reason = "the tests use the rest of it")]
 #[path = "../cluster/harness/mod.rs"]
@@ -71,7 +72,8 @@ fn interrupted(page: &Page) -> ExitCode {
 async fn story(page: &Page) -> Result<(), String> {
     page.title("DeviceDB: a disaster, and the way back");
     let clock = Clock::start();
-    let mut cluster = three_nodes(page, clock).await?;
+    let secured = std::env::args().any(|word| word == "--secure");
+    let mut cluster = three_nodes(page, clock, secured).await?;
     let identity = identity(&cluster).await?;
     let fleet = writes(page, &cluster, clock).await?;
     let snapshot = snapshot(page, &cluster, &fleet, clock).await?;
@@ -80,6 +82,9 @@ async fn story(page: &Page) -> Result<(), String> {
     let recovery = the_way_back(page, &mut cluster, &tars, clock).await;
     page.chapter("Every key is checked");
     let keys = check(page, &cluster, &promises, &snapshot).await?;
+    if secured {
+        refused(page, &cluster).await?;
+    }
     if self::identity(&cluster).await? != identity {
         return Err("the nodes that came back are not the ones that were lost".to_string());
     }
@@ -102,6 +107,7 @@ async fn story(page: &Page) -> Result<(), String> {
 /// Leaves the cluster to whoever wants to look around in it.
 fn leave(page: &Page, cluster: Cluster) {
     page.chapter("The cluster stays");
+    let secured = cluster.options.secured;
     let (dir, nodes) = cluster.leave();
     let (endpoints, pids): (Vec<_>, Vec<_>) =
         nodes.into_iter().map(|(endpoint, pid)| (endpoint, pid.to_string())).unzip();
@@ -110,6 +116,10 @@ fn leave(page: &Page, cluster: Cluster) {
     let programs = programs.parent().expect("a program stands in a folder");
     page.types(format!("export PATH={}:$PATH", programs.display()));
     page.types(format!("export DDBCTL_ENDPOINT={}", endpoints.join(",")));
+    if secured {
+        let [_, named] = harness::Certificates::typed(&dir.join("certs").display().to_string());
+        page.types(named);
+    }
     page.types("ddbctl cluster health");
     page.says("and stop it:");
     page.types(format!("kill {}; sleep 1; rm -r {}", pids.join(" "), dir.display()));
@@ -121,9 +131,19 @@ async fn identity(cluster: &Cluster) -> Result<BTreeSet<(u64, String)>, String> 
     Ok(overview.nodes.into_iter().map(|node| (node.id, node.address)).collect())
 }
 
-async fn three_nodes(page: &Page, clock: Clock) -> Result<Cluster, String> {
-    page.chapter("Three nodes become a cluster");
-    let mut cluster = Cluster::empty(Options::product());
+async fn three_nodes(page: &Page, clock: Clock, secured: bool) -> Result<Cluster, String> {
+    page.chapter(if secured {
+        "Three nodes become a cluster that speaks TLS and nothing else"
+    } else {
+        "Three nodes become a cluster"
+    });
+    let mut cluster = Cluster::empty(Options { secured, ..Options::product() });
+    if secured {
+        let [made, named] = harness::Certificates::typed("certs");
+        page.types(made);
+        page.types("ddbctl cert node node1 node2 node3 --host 127.0.0.1");
+        page.types(named);
+    }
     let began = clock.now();
     for number in 0..3 {
         let node = cluster.add().await;
@@ -132,8 +152,12 @@ async fn three_nodes(page: &Page, clock: Clock) -> Result<Cluster, String> {
             .iter()
             .position(|word| word == "--join")
             .map_or(" --found".to_owned(), |at| format!(" --join {}", node.args[at + 1]));
+        let tls = node.certificates.as_ref().map_or(String::new(), |_| {
+            let stem = format!("certs/node-{}", node.name);
+            format!(" --tls-ca certs/ca.crt --tls-cert {stem}.crt --tls-key {stem}.key")
+        });
         page.types(format!(
-            "devicedb start --store {} --listen {}{join} --snapshot-store snapshots",
+            "devicedb start --store {} --listen {}{join} --snapshot-store snapshots{tls}",
             node.name,
             node.endpoint()
         ));
@@ -306,6 +330,18 @@ async fn the_way_back(
         time(took)
     ));
     took
+}
+
+/// Nobody without a certificate is served, also after the way back.
+async fn refused(page: &Page, cluster: &Cluster) -> Result<(), String> {
+    for node in &cluster.nodes {
+        let ran = harness::ddbctl(&node.endpoint(), &["node", "list"]).await;
+        if ran.code != Some(4) || !ran.stderr.contains("speaks TLS") {
+            return Err(format!("{} serves whoever asks:\n{}", node.name, ran.story()));
+        }
+    }
+    page.holds("whoever comes without a certificate is refused by every node");
+    Ok(())
 }
 
 async fn check(

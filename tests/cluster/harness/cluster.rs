@@ -1,10 +1,13 @@
 //! Several nodes in one temporary directory.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use tempfile::TempDir;
 
-use super::{Client, Node, Port, Ran, SOON, eventually, node::ddbctl, shell};
+use super::{Certificates, Client, Node, Port, Ran, SOON, eventually, node::secured_ddbctl, shell};
 
 /// Where parts go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub struct Options {
     pub snapshot_store: SnapshotStore,
     /// Further words for every node.
     pub extra: Vec<String>,
+    /// Whether nodes and clients have certificates, and speak TLS and nothing else.
+    pub secured: bool,
 }
 
 impl Default for Options {
@@ -36,6 +41,7 @@ impl Default for Options {
             replication_factor: 3,
             snapshot_store: SnapshotStore::Shared,
             extra: Vec::new(),
+            secured: false,
         }
     }
 }
@@ -51,6 +57,7 @@ pub struct Cluster {
     // Nodes are dropped, and so killed, before their directory.
     pub nodes: Vec<Node>,
     pub options: Options,
+    certificates: Option<Arc<Certificates>>,
     dir: TempDir,
 }
 
@@ -67,7 +74,10 @@ impl Cluster {
 
     /// A directory in which no node has been started yet.
     pub fn empty(options: Options) -> Cluster {
-        Cluster { nodes: Vec::new(), options, dir: TempDir::with_prefix("devicedb-").unwrap() }
+        let dir = TempDir::with_prefix("devicedb-").unwrap();
+        let make = || Arc::new(Certificates::make(&dir.path().join("certs")));
+        let certificates = options.secured.then(make);
+        Cluster { nodes: Vec::new(), options, certificates, dir }
     }
 
     pub fn dir(&self) -> &Path {
@@ -111,8 +121,10 @@ impl Cluster {
             args.extend(["--snapshot-store".into(), dir.display().to_string()]);
         }
         args.extend(options.extra.iter().cloned());
+        args.extend(self.certificates.iter().flat_map(|held| held.issue(&name)));
         let mut node = Node::new(&name, port, self.dir(), store, args);
         node.snapshot_store = snapshot_store;
+        node.certificates = self.certificates.clone();
         node
     }
 
@@ -161,7 +173,7 @@ impl Cluster {
     /// `ddbctl` with the endpoints of all nodes.
     pub async fn ctl(&self, args: &[&str]) -> Ran {
         let endpoints: Vec<_> = self.nodes.iter().map(Node::endpoint).collect();
-        ddbctl(&endpoints.join(","), args).await
+        secured_ddbctl(self.certificates.as_deref(), &endpoints.join(","), args).await
     }
 
     /// Kills all nodes with one breath between them.

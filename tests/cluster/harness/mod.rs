@@ -5,6 +5,7 @@
 //! into no module that a client could not reach. It never sleeps for a guess: it waits for a fact,
 //! with a bound, and says what it saw last.
 
+mod certificates;
 mod client;
 mod cluster;
 mod node;
@@ -12,6 +13,7 @@ mod ports;
 mod process;
 mod writer;
 
+pub use certificates::Certificates;
 pub use client::{Client, put_request, reason};
 pub use cluster::{Cluster, Options, SnapshotStore};
 pub use node::{Node, ddbctl};
@@ -23,7 +25,7 @@ use std::{fmt::Display, time::Duration};
 
 use devicedb::base::clock::Clock;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     time::{sleep, timeout},
 };
@@ -55,7 +57,15 @@ pub async fn eventually<T, S: Display>(
 
 /// One GET over HTTP/1.1: the status and the body.
 pub async fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(address).await?;
+    http_over(TcpStream::connect(address).await?, address, path).await
+}
+
+/// The same over a connection that is made already.
+async fn http_over(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    address: &str,
+    path: &str,
+) -> std::io::Result<(u16, String)> {
     stream
         .write_all(
             format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")

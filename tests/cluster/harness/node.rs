@@ -9,18 +9,21 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
-    Client, Port, Ran, SOON, eventually, http_get,
+    Certificates, Client, Port, Ran, SOON, eventually, http_get,
     process::{binary, ended, run, written},
 };
 
 /// Lines of a node's log that a failing test shows.
 const LOG_LINES_SHOWN: usize = 60;
+/// How long a client tries to connect.
+const CONNECT: Duration = Duration::from_secs(2);
 
 pub struct Node {
     pub name: String,
@@ -31,6 +34,8 @@ pub struct Node {
     pub snapshot_store: Option<PathBuf>,
     /// A command to run the node under, as `unshare -rm sh -c '… exec "$@"' sh`; empty for none.
     pub under: Vec<String>,
+    /// Those of a node that speaks TLS and nothing else.
+    pub certificates: Option<Arc<Certificates>>,
     log: PathBuf,
     process: Option<Child>,
 }
@@ -46,6 +51,7 @@ impl Node {
             store,
             snapshot_store: None,
             under: Vec::new(),
+            certificates: None,
             log,
             process: None,
         }
@@ -56,7 +62,11 @@ impl Node {
     }
 
     pub fn client(&self) -> Client {
-        Client::to(&self.endpoint())
+        let endpoint = self.endpoint();
+        match &self.certificates {
+            None => Client::to(&endpoint),
+            Some(held) => Client::through(held.channel(&endpoint, CONNECT), &endpoint),
+        }
     }
 
     /// From its next start on it listens elsewhere, and is told to join these. Gives back the port
@@ -155,7 +165,11 @@ impl Node {
             if let Some(status) = self.ended_by_itself() {
                 panic!("{} ended by itself: {status}\n{}", self.name, self.log_end());
             }
-            match http_get(&endpoint, path).await {
+            let answer = match &self.certificates {
+                None => http_get(&endpoint, path).await,
+                Some(held) => held.http_get(&endpoint, path).await,
+            };
+            match answer {
                 Ok((200, _)) => Ok(()),
                 Ok((code, body)) => Err(format!("{code} {body}")),
                 Err(e) => Err(e.to_string()),
@@ -245,7 +259,7 @@ impl Node {
 
     /// `ddbctl` against this node alone.
     pub async fn ctl(&self, args: &[&str]) -> Ran {
-        ddbctl(&self.endpoint(), args).await
+        secured_ddbctl(self.certificates.as_deref(), &self.endpoint(), args).await
     }
 
     /// Waits until its log says so: it writes lines on a thread of their own.
@@ -286,6 +300,17 @@ impl Drop for Node {
     }
 }
 
+/// `ddbctl` with the certificates of those endpoints, if they have any.
+pub async fn secured_ddbctl(
+    certificates: Option<&Certificates>,
+    endpoints: &str,
+    args: &[&str],
+) -> Ran {
+    let words = certificates.map(Certificates::ctl_words).unwrap_or_default();
+    let all: Vec<&str> = words.iter().map(String::as_str).chain(args.iter().copied()).collect();
+    ddbctl(endpoints, &all).await
+}
+
 /// `ddbctl` against one or more endpoints.
 pub async fn ddbctl(endpoints: &str, args: &[&str]) -> Ran {
     let mut command = Command::new(binary("ddbctl"));
@@ -294,5 +319,6 @@ pub async fn ddbctl(endpoints: &str, args: &[&str]) -> Ran {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DDBCTL_")) {
         command.env_remove(name);
     }
+    command.env("DDBCTL_CONTEXT", "");
     run(command, Duration::from_secs(120)).await
 }
