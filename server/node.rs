@@ -92,11 +92,12 @@ impl Ground {
         );
         let guests = Guests::new(connections, clock, metrics.clone(), tls.clone());
         let access = Access::new(clock, options.admins.clone());
+        let crew = Crew::default();
         let audit = match &options.audit_log {
             None => Audit::default(),
-            Some(dir) => Audit::open(dir, clock, metrics.clone())?,
+            Some(dir) => Audit::open(dir, clock, metrics.clone(), &crew)?,
         };
-        Ok(Ground { clock, metrics, crew: Crew::default(), guests, tls, access, audit })
+        Ok(Ground { clock, metrics, crew, guests, tls, access, audit })
     }
 }
 

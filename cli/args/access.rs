@@ -29,7 +29,8 @@ pub struct Held {
 #[derive(Debug, Subcommand)]
 #[command(
     after_help = "Examples:\n  ddbctl grant add spiffe://acme/ns/shop/sa/till writer --sites \
-                  shop-1\n  ddbctl grant add 'spiffe://acme/ns/backup/*' backup\n  ddbctl grant list"
+                  shop-1\n  ddbctl grant add 'spiffe://acme/ns/backup/*' backup\n  ddbctl \
+                  grant list"
 )]
 pub enum Grant {
     /// Give a role to everybody of an identity, or of all that begin so. All nodes know within a

@@ -115,7 +115,7 @@ class Certificates:
         self.turn = 0
         self.issuer = self._authority()
         self.believe(self.issuer)
-        self.place(self.issuer, self.client(self.issuer, "ops"), "client-ops")
+        self.place(self.issuer, self.client(self.issuer, "ops"), "admin-ops")
         self.callers = self._strangers()
 
     def _authority(self) -> pathlib.Path:
@@ -142,8 +142,8 @@ class Certificates:
 
     def client(self, issuer: pathlib.Path, name: str) -> str:
         """One that may do everything. Returns what its files are called there, without their ends."""
-        self._make("client", name, "--dir", str(issuer))
-        return f"client-{name}"
+        self._make("client", name, "--admin", "--dir", str(issuer))
+        return f"admin-{name}"
 
     def place(self, issuer: pathlib.Path, stem: str, name: str) -> None:
         """Moves what was issued over what was there: the key first, as the documentation has it."""
@@ -166,7 +166,7 @@ class Certificates:
         node = self.node(self.issuer, "false")
         damaged = self.dir / "damaged.key"
         damaged.write_text("nothing")
-        ops = self.files("client-ops")
+        ops = self.files("admin-ops")
         return {
             "ops": ops,
             "nobody": {"ca": ops["ca"]},
@@ -179,7 +179,7 @@ class Certificates:
 
     def context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.ca))
-        context.load_cert_chain(self.dir / "client-ops.crt", self.dir / "client-ops.key")
+        context.load_cert_chain(self.dir / "admin-ops.crt", self.dir / "admin-ops.key")
         return context
 
     def _make(self, *args: str) -> None:
@@ -356,14 +356,14 @@ class Cluster:
         former = made.dir / "former"
         former.mkdir(exist_ok=True)
         for end in ("crt", "key"):
-            shutil.copy(made.dir / f"client-ops.{end}", former)
+            shutil.copy(made.dir / f"admin-ops.{end}", former)
         next_one = made.successor()
         client = made.client(next_one, "ops")
         files = made.files(client, next_one)
         for node in self.nodes:
             self._signal(node.endpoint, signal.SIGHUP)
             until(f"{node.endpoint} believes the next CA", lambda node=node: self._believes(node, files))  # type: ignore[misc]
-        made.place(next_one, client, "client-ops")
+        made.place(next_one, client, "admin-ops")
         for number, node in enumerate(self.nodes, 1):
             made.place(next_one, stem := made.node(next_one, str(number)), stem)
             self._signal(node.endpoint, signal.SIGHUP)
@@ -373,7 +373,7 @@ class Cluster:
         for node in self.nodes:
             node.stop()
             self.start()
-        made.callers |= {"former": made.files("client-ops", former), "node": made.files(made.node(next_one, "false"), next_one)}
+        made.callers |= {"former": made.files("admin-ops", former), "node": made.files(made.node(next_one, "false"), next_one)}
         return made.callers
 
     def _believes(self, node: Node, files: dict[str, str]) -> bool:

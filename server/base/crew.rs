@@ -102,6 +102,8 @@ roles! {
     Report "report" Node
     /// Deletes a part that the cluster has forgotten.
     Delete "delete" Node
+    /// Writes the audit log.
+    Audit "audit" Node
 
     // One part.
     /// One capture, from its view to its part in place.
@@ -139,8 +141,6 @@ roles! {
     // What is said.
     /// Writes the log.
     Journal "journal" Lines
-    /// Writes the audit log.
-    Audit "audit" Lines
 }
 
 /// The threads and tasks of one node. Cheap to clone.

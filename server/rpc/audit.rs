@@ -37,7 +37,7 @@ use super::{
 use crate::{
     base::{
         clock::Clock,
-        crew::{self, Role},
+        crew::{Crew, Role},
         error::{Error, Result},
         limits,
         locks::lock,
@@ -123,14 +123,18 @@ pub struct Noted {
 
 impl Audit {
     /// Writes to files in the directory from now on.
-    pub fn open(dir: &Path, clock: Clock, metrics: Arc<Metrics>) -> Result<Audit> {
+    /// A writer that panics ends the node.
+    pub fn open(dir: &Path, clock: Clock, metrics: Arc<Metrics>, crew: &Crew) -> Result<Audit> {
         let files = files::Files::open(dir, clock)?;
         let (lines, notes) = mpsc::channel(limits::AUDIT_LINES_MAX);
         let keep = {
             let metrics = metrics.clone();
-            move || keep(notes, files, &metrics)
+            move || {
+                keep(notes, files, &metrics);
+                Ok(())
+            }
         };
-        drop(crew::thread(Role::Audit, move || drop(crew::caught(Role::Audit, keep)))?);
+        drop(crew.thread(Role::Audit, keep)?);
         let (calls, strangers) = (AtomicU64::default(), Mutex::default());
         Ok(Audit(Some(Arc::new(Inner { clock, metrics, lines, calls, strangers }))))
     }
@@ -304,7 +308,7 @@ mod tests {
     }
 
     fn audit(dir: &Path) -> Audit {
-        Audit::open(dir, Clock::start(), Arc::default()).unwrap()
+        Audit::open(dir, Clock::start(), Arc::default(), &Crew::default()).unwrap()
     }
 
     /// Comes behind everything that was said before.

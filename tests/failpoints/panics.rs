@@ -28,6 +28,8 @@ enum Cause {
     StartWithJoin,
     /// A start of a node that has certificates.
     StartWithCertificates,
+    /// A start of a node that keeps an audit log.
+    StartWithAudit,
     Snapshot,
     /// A start behind a snapshot of whose part the cluster has not heard.
     StartBehindSnapshot,
@@ -51,6 +53,7 @@ fn cause(role: Role) -> Cause {
         Stop => Cause::Stop,
         Meet => Cause::StartWithJoin,
         Certificates => Cause::StartWithCertificates,
+        Audit => Cause::StartWithAudit,
         Part | Capture | Finish | Report => Cause::Snapshot,
         Lying => Cause::StartBehindSnapshot,
         Delete | Remove => Cause::Delete,
@@ -80,6 +83,10 @@ pub async fn story(role: Role, prepared: &Prepared) {
         // It has founded, and is told where others are now.
         cluster.nodes[0].args.retain(|word| word != "--found");
         cluster.nodes[0].args.extend(["--join".to_owned(), nobody]);
+    }
+    if cause(role) == Cause::StartWithAudit {
+        let dir = cluster.dir().join("audit").display().to_string();
+        cluster.nodes[0].args.extend(["--audit-log".to_owned(), dir]);
     }
     if cause(role) == Cause::StartWithCertificates {
         let dir = cluster.dir().join("certs").display().to_string();

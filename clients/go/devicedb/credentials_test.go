@@ -31,7 +31,7 @@ func certificates(t *testing.T) string {
 		bin = "../../../target/debug"
 	}
 	dir := filepath.Join(t.TempDir(), "certs")
-	for _, words := range [][]string{{"init"}, {"client", "ops", "other"}} {
+	for _, words := range [][]string{{"init"}, {"client", "ops", "other", "--admin"}} {
 		words = append(append([]string{"cert"}, words...), "--dir", dir)
 		if out, err := exec.Command(filepath.Join(bin, "ddbctl"), words...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
@@ -46,7 +46,7 @@ func TestAFileThatCannotBeUsedIsNamedBeforeAnythingIsSent(t *testing.T) {
 	if err := os.WriteFile(in("half.key"), []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	good := devicedb.TLSFiles{CA: in("ca.crt"), Cert: in("client-ops.crt"), Key: in("client-ops.key")}
+	good := devicedb.TLSFiles{CA: in("ca.crt"), Cert: in("admin-ops.crt"), Key: in("admin-ops.key")}
 	for _, one := range []struct {
 		change func(*devicedb.TLSFiles)
 		kind   devicedb.Kind
@@ -55,10 +55,10 @@ func TestAFileThatCannotBeUsedIsNamedBeforeAnythingIsSent(t *testing.T) {
 		{func(f *devicedb.TLSFiles) { f.CA = "" }, devicedb.ErrInvalidArgument, "TLS.CA is missing"},
 		{func(f *devicedb.TLSFiles) { f.Key = "" }, devicedb.ErrInvalidArgument, "belong together"},
 		{func(f *devicedb.TLSFiles) { f.CA = in("none.crt") }, devicedb.ErrLocalFile, "none.crt: no such file"},
-		{func(f *devicedb.TLSFiles) { f.CA = in("client-ops.key") }, devicedb.ErrLocalFile, "client-ops.key: no certificate stands there"},
-		{func(f *devicedb.TLSFiles) { f.Cert = in("client-ops.key") }, devicedb.ErrLocalFile, "client-ops.key: no certificate stands there"},
-		{func(f *devicedb.TLSFiles) { f.Key = in("client-ops.crt") }, devicedb.ErrLocalFile, "client-ops.crt: no private key stands there"},
-		{func(f *devicedb.TLSFiles) { f.Key = in("client-other.key") }, devicedb.ErrLocalFile, "client-other.key: it is not the key of"},
+		{func(f *devicedb.TLSFiles) { f.CA = in("admin-ops.key") }, devicedb.ErrLocalFile, "admin-ops.key: no certificate stands there"},
+		{func(f *devicedb.TLSFiles) { f.Cert = in("admin-ops.key") }, devicedb.ErrLocalFile, "admin-ops.key: no certificate stands there"},
+		{func(f *devicedb.TLSFiles) { f.Key = in("admin-ops.crt") }, devicedb.ErrLocalFile, "admin-ops.crt: no private key stands there"},
+		{func(f *devicedb.TLSFiles) { f.Key = in("admin-other.key") }, devicedb.ErrLocalFile, "admin-other.key: it is not the key of"},
 		{func(f *devicedb.TLSFiles) { f.Key = in("half.key") }, devicedb.ErrLocalFile, "half.key cannot be used"},
 		{func(f *devicedb.TLSFiles) { f.Key = dir }, devicedb.ErrLocalFile, "is a directory"},
 	} {

@@ -212,7 +212,7 @@ def test_a_secured_cluster_is_backed_up_with_certificates_from_flags_or_the_envi
     secured.ctl("snapshot", "verify", *tars)
 
     assert "speaks TLS" in program.run(4, **where)["error"]
-    assert "no certificate was given" in program.run(4, **where, ca=files["ca"])["error"]
+    assert "neither a certificate nor a token was given" in program.run(4, **where, ca=files["ca"])["error"]
     assert "not believed" in program.run(4, **where, **secured.callers["stranger"])["error"]
     assert "the node is not believed" in program.run(4, **where, **secured.callers["elsewhere"])["error"]
     damaged = secured.callers["damaged"]

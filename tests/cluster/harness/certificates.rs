@@ -24,8 +24,8 @@ use tonic::{
 use super::{http_over, process::binary};
 
 /// How `ddbctl cert` is asked for a client that may do everything, and what it calls the files.
-const CLIENT: &[&str] = &["client", "ops"];
-const CLIENT_FILES: &str = "client-ops";
+const CLIENT: &[&str] = &["client", "ops", "--admin"];
+const CLIENT_FILES: &str = "admin-ops";
 /// Where the nodes are reached, and what their certificates are for.
 const HOST: &str = "127.0.0.1";
 
