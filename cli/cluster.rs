@@ -120,8 +120,9 @@ pub async fn run(
             health.judge()
         }
         Cluster::Init => init(client, console).await,
-        Cluster::Rebalance { dry_run, etag, wait } => {
-            departure::rebalance(dry_run, etag, wait.most(), client, console).await
+        Cluster::Rebalance { dry_run, force, etag, wait } => {
+            let request = v1::RebalanceRequest { validate_only: dry_run, etag, force };
+            departure::rebalance(request, wait.most(), client, console).await
         }
         Cluster::Upgrade(command) => upgrade::run(command, client, console).await,
     }

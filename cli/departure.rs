@@ -77,6 +77,7 @@ struct Rebalance {
     changed: bool,
     /// Nodes that do not answer.
     away: Vec<String>,
+    objections: Vec<Objection>,
     etag: String,
     operation: String,
 }
@@ -88,6 +89,7 @@ struct Capacity {
     changed: bool,
     dry_run: bool,
     replicas_moved: u32,
+    objections: Vec<Objection>,
     operation: String,
 }
 
@@ -109,9 +111,7 @@ pub async fn decommission(
         console.print(&begun)?;
         return begun.judge(force);
     }
-    for objection in begun.objections.iter().filter(|o| !o.refuses || force) {
-        console.say(&format!("note: {}", objection.text));
-    }
+    removal::note(&begun.objections, force, console);
     let Some(wait) = wait.filter(|_| begun.state == "leaving") else {
         console.confirm(&match begun.state {
             "gone" => format!("node {node} is no member any more"),
@@ -251,20 +251,15 @@ pub async fn cancel(node: u64, client: &mut Client, console: &mut Console) -> Re
 }
 
 pub async fn set(
-    node: u64,
-    capacity: u32,
-    dry_run: bool,
+    request: v1::SetCapacityRequest,
     wait: Option<Duration>,
     client: &mut Client,
     console: &mut Console,
 ) -> Result<(), Failure> {
+    let v1::SetCapacityRequest { node_id: node, capacity_percent: capacity, .. } = request;
+    let (dry_run, force) = (request.validate_only, request.force);
     let what = format!("set the capacity of node {node}");
     let call = Call { what, again: "repeat it".into() };
-    let request = v1::SetCapacityRequest {
-        node_id: node,
-        capacity_percent: capacity,
-        validate_only: dry_run,
-    };
     let answer = client
         .call(&call, request, |channel, request| async move {
             service(channel).set_capacity(request).await
@@ -272,21 +267,27 @@ pub async fn set(
         .await?;
     let moved = answer.body.replicas_moved;
     let changed = answer.body.changed || (answer.repeated && !dry_run);
+    let objections = Objection::all(answer.body.objections);
     if !dry_run {
+        removal::note(&objections, force, console);
         console.confirm(&match changed {
             true => format!("node {node} has a capacity of {capacity} %; {moved} replicas move"),
             false => format!("node {node} has had a capacity of {capacity} % before"),
         });
         operation::watch_begun(&answer.body.operation_id, wait, client, console).await?;
     }
-    console.print(&Capacity {
+    let capacity = Capacity {
         node: node.to_string(),
         capacity_percent: capacity,
         changed,
         dry_run,
         replicas_moved: moved,
+        objections,
         operation: answer.body.operation_id,
-    })
+    };
+    console.print(&capacity)?;
+    let what = format!("node {node} would not get another capacity");
+    removal::judge(&what, &capacity.objections, dry_run, force)
 }
 
 /// Has a node lead nothing.
@@ -329,14 +330,13 @@ pub async fn undrain(node: u64, client: &mut Client, console: &mut Console) -> R
 }
 
 pub async fn rebalance(
-    dry_run: bool,
-    etag: String,
+    request: v1::RebalanceRequest,
     wait: Option<Duration>,
     client: &mut Client,
     console: &mut Console,
 ) -> Result<(), Failure> {
+    let (dry_run, force) = (request.validate_only, request.force);
     let call = Call { what: "rebalance the cluster".into(), again: "repeat it".into() };
-    let request = v1::RebalanceRequest { validate_only: dry_run, etag };
     let answer = client
         .call(&call, request, |channel, request| async move {
             service(channel).rebalance(request).await
@@ -349,26 +349,32 @@ pub async fn rebalance(
         away,
         etag,
         operation_id: operation,
+        objections,
     } = answer.body;
+    let objections = Objection::all(objections);
     for node in &away {
         console.say(&format!("note: node {node} does not answer, and gives up its places"));
     }
     if !dry_run {
+        removal::note(&objections, force, console);
         console.confirm(&match changed || answer.repeated {
             true => format!("{groups_changed} groups change, and {replicas_moved} replicas move"),
             false => "every group is where it should be".to_owned(),
         });
         operation::watch_begun(&operation, wait, client, console).await?;
     }
-    console.print(&Rebalance {
+    let rebalance = Rebalance {
         dry_run,
         replicas_moved,
         groups_changed,
         changed,
         away: away.iter().map(u64::to_string).collect(),
+        objections,
         etag,
         operation,
-    })
+    };
+    console.print(&rebalance)?;
+    removal::judge("no group would move", &rebalance.objections, dry_run, force)
 }
 
 impl Decommission {
@@ -387,7 +393,7 @@ impl Decommission {
             replicas_moved: plan.replicas_moved,
             groups_short: plan.groups_short,
             replicas_left: answer.replicas_left,
-            objections: plan.objections.into_iter().map(Objection::new).collect(),
+            objections: Objection::all(plan.objections),
             waits: answer.waits.into_iter().map(Wait::new).collect(),
             etag: plan.etag,
             operation: answer.operation_id,
@@ -449,8 +455,11 @@ impl View for Rebalance {
     fn text(&self, _: Option<usize>) -> String {
         if self.dry_run {
             format!(
-                "replicas moved = {}\ngroups changed = {}\netag = {}\n",
-                self.replicas_moved, self.groups_changed, self.etag
+                "replicas moved = {}\ngroups changed = {}\netag = {}\n{}",
+                self.replicas_moved,
+                self.groups_changed,
+                self.etag,
+                removal::lines(&self.objections)
             )
         } else {
             String::new()
@@ -473,7 +482,12 @@ impl View for Cancelled {
 impl View for Capacity {
     fn text(&self, _: Option<usize>) -> String {
         if self.dry_run {
-            format!("node = {}\nreplicas moved = {}\n", self.node, self.replicas_moved)
+            format!(
+                "node = {}\nreplicas moved = {}\n{}",
+                self.node,
+                self.replicas_moved,
+                removal::lines(&self.objections)
+            )
         } else {
             String::new()
         }

@@ -52,8 +52,14 @@ pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> R
             departure::replace(asked, client, console).await
         }
         Node::Cancel { node } => departure::cancel(node, client, console).await,
-        Node::Set { node, capacity, dry_run, wait } => {
-            departure::set(node, capacity, dry_run, wait.most(), client, console).await
+        Node::Set { node, capacity, dry_run, force, wait } => {
+            let request = v1::SetCapacityRequest {
+                node_id: node,
+                capacity_percent: capacity,
+                validate_only: dry_run,
+                force,
+            };
+            departure::set(request, wait.most(), client, console).await
         }
         Node::Drain { node, wait } => departure::drain(node, wait.most(), client, console).await,
         Node::Undrain { node } => departure::undrain(node, client, console).await,

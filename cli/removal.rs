@@ -58,9 +58,7 @@ pub async fn run(
         .await?;
     let removal = Removal::new(node, dry_run, answer.body);
     if !dry_run {
-        for objection in removal.objections.iter().filter(|o| !o.refuses || force) {
-            console.say(&format!("note: {}", objection.text));
-        }
+        note(&removal.objections, force, console);
         console.confirm(&if removal.removed || answer.repeated {
             format!("node {node} is removed; {by} {} replicas in its place", removal.replicas_moved)
         } else {
@@ -71,16 +69,28 @@ pub async fn run(
         operation::watch_begun(&removal.operation, wait, client, console).await?;
     }
     console.print(&removal)?;
-    let refused = removal.objections.iter().any(|o| o.holds(force));
-    if dry_run && refused {
-        return Err(Failure::new(
-            exit::FAILED,
-            format!("node {node} would not be removed"),
-            removal.address,
-            "see above what speaks against it",
-        ));
+    let what = format!("node {node} at {} would not be removed", removal.address);
+    judge(&what, &removal.objections, dry_run, force)
+}
+
+/// Says what spoke against something that is done all the same.
+pub fn note(objections: &[Objection], force: bool, console: &mut Console) {
+    for objection in objections.iter().filter(|o| !o.refuses || force) {
+        console.say(&format!("note: {}", objection.text));
     }
-    Ok(())
+}
+
+/// How a dry run of something ends that would be refused.
+pub fn judge(
+    what: &str,
+    objections: &[Objection],
+    dry_run: bool,
+    force: bool,
+) -> Result<(), Failure> {
+    if !dry_run || !objections.iter().any(|o| o.holds(force)) {
+        return Ok(());
+    }
+    Err(Failure::new(exit::FAILED, what, "", "see above what speaks against it"))
 }
 
 impl Removal {
@@ -93,7 +103,7 @@ impl Removal {
             dry_run,
             replicas_moved: plan.replicas_moved,
             groups_short: plan.groups_short,
-            objections: plan.objections.into_iter().map(Objection::new).collect(),
+            objections: Objection::all(plan.objections),
             etag: plan.etag,
             operation: answer.operation_id,
         }
@@ -116,14 +126,15 @@ impl View for Removal {
 }
 
 impl Objection {
-    pub fn new(objection: v1::Objection) -> Objection {
-        Objection {
+    pub fn all(objections: Vec<v1::Objection>) -> Vec<Objection> {
+        let one = |objection: v1::Objection| Objection {
             code: objection.code,
             text: objection.text,
             refuses: objection.refuses,
             forcible: objection.forcible,
             groups: objection.groups,
-        }
+        };
+        objections.into_iter().map(one).collect()
     }
 
     /// Whether it keeps the operation from being carried out.

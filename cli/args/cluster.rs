@@ -34,9 +34,12 @@ pub enum Cluster {
         after_help = "Examples:\n  ddbctl cluster rebalance --dry-run\n  ddbctl cluster rebalance"
     )]
     Rebalance {
-        /// Only say what would move
+        /// Only say what would move, and what speaks against it
         #[arg(long, conflicts_with = "wait")]
         dry_run: bool,
+        /// Also if nodes get more than they have room for
+        #[arg(long)]
+        force: bool,
         /// Only if nodes and their groups are as they were when a dry run gave this etag
         #[arg(long, value_name = "ETAG", default_value = "", hide_default_value = true)]
         etag: String,
@@ -152,9 +155,12 @@ pub enum Node {
             value_parser = clap::value_parser!(u32).range(0..=i64::from(CAPACITY_PERCENT_MAX)),
         )]
         capacity: u32,
-        /// Only say how many replicas would move
+        /// Only say how many replicas would move, and what speaks against it
         #[arg(long, conflicts_with = "wait")]
         dry_run: bool,
+        /// Also if nodes get more than they have room for
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         wait: Wait,
     },

@@ -12,7 +12,7 @@ use crate::{
     cluster::{Etag, sites::Relay},
     proto::v1::{self, cluster_service_server::ClusterService},
     service::{
-        admin::{Cluster, NodeView, RemovalAsked, SiteView, Standing},
+        admin::{Cluster, MoveAsked, NodeView, RemovalAsked, SiteView, Standing},
         removal::{Objection, Plan, Weight},
         voters::VoterSet,
     },
@@ -390,15 +390,17 @@ impl ClusterService for ClusterApi {
     ) -> Result<Response<v1::SetCapacityResponse>, Status> {
         self.calls
             .call("SetCapacity", request, |request, wait| async move {
-                let v1::SetCapacityRequest { node_id, capacity_percent, validate_only } = request;
-                let (moved, changed, operation) = self
-                    .cluster
-                    .set_capacity(NodeId(node_id), capacity_percent, validate_only, wait)
-                    .await?;
+                let v1::SetCapacityRequest { node_id, capacity_percent, validate_only, force } =
+                    request;
+                let asked = MoveAsked { force, validate_only, etag: None };
+                let share =
+                    self.cluster.set_capacity(NodeId(node_id), capacity_percent, asked, wait);
+                let share = share.await?;
                 Ok(v1::SetCapacityResponse {
-                    replicas_moved: moved as u32,
-                    changed,
-                    operation_id: operation_id(operation),
+                    replicas_moved: share.replicas_moved as u32,
+                    changed: share.changed,
+                    operation_id: operation_id(share.operation),
+                    objections: share.objections.into_iter().map(objection).collect(),
                 })
             })
             .await
@@ -410,8 +412,9 @@ impl ClusterService for ClusterApi {
     ) -> Result<Response<v1::RebalanceResponse>, Status> {
         self.calls
             .call("Rebalance", request, |request, wait| async move {
-                let v1::RebalanceRequest { validate_only, etag } = request;
-                let done = self.cluster.rebalance(validate_only, parse_etag(&etag)?, wait).await?;
+                let v1::RebalanceRequest { validate_only, etag, force } = request;
+                let asked = MoveAsked { force, validate_only, etag: parse_etag(&etag)? };
+                let done = self.cluster.rebalance(asked, wait).await?;
                 Ok(v1::RebalanceResponse {
                     replicas_moved: done.replicas_moved as u32,
                     groups_changed: done.groups_changed as u32,
@@ -419,6 +422,7 @@ impl ClusterService for ClusterApi {
                     away: done.away.iter().map(|node| node.0).collect(),
                     etag: etag_text(done.etag),
                     operation_id: operation_id(done.operation),
+                    objections: done.objections.into_iter().map(objection).collect(),
                 })
             })
             .await
@@ -469,14 +473,17 @@ fn etag_text(etag: Etag) -> String {
     format!("{:016x}", etag.0)
 }
 
-fn removal_plan(plan: Plan) -> v1::RemovalPlan {
-    let objection = |objection: Objection| v1::Objection {
+fn objection(objection: Objection) -> v1::Objection {
+    v1::Objection {
         refuses: objection.weight != Weight::Warns,
         forcible: objection.weight == Weight::Refuses,
         code: objection.code.to_owned(),
         text: objection.text,
         groups: objection.groups.iter().map(|group| group.0).collect(),
-    };
+    }
+}
+
+fn removal_plan(plan: Plan) -> v1::RemovalPlan {
     v1::RemovalPlan {
         address: plan.address,
         replicas_moved: plan.replicas_moved as u32,

@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, ops::Bound, path::PathBuf, sync::Arc, time::Dur
 use tokio::sync::Semaphore;
 
 pub use access::TokenAsked;
-pub use members::{Decommission, RemovalAsked, Standing};
+pub use members::{Decommission, MoveAsked, RemovalAsked, Standing};
 pub use operations::Listed;
 
 use crate::{

@@ -1,5 +1,5 @@
 //! The removal of a node that is lost, and the decommission of one that runs: what it would do, and
-//! what speaks against it.
+//! what speaks against it; and against whatever else moves groups to other nodes.
 //!
 //! Pure: the caller says what the meta group has agreed on and what every node says of itself at
 //! this moment. The meta group carries a plan out only on the members and assignments that it was
@@ -131,7 +131,14 @@ pub fn plan(
             Way::Decommission => away(state, heard, node),
         },
         by.and_then(|by| silent_replacement(heard, by)),
-        no_room(state, heard, &after, way),
+        no_room(state, heard, &after).map(|full| Objection {
+            weight: match way {
+                // What it held is short of a replica, wherever that finds room.
+                Way::Removal => Weight::Warns,
+                Way::Decommission => Weight::Refuses,
+            },
+            ..full
+        }),
         only_part(state, heard, node),
         (!fewer.is_empty()).then(|| Objection {
             code: "BELOW_REPLICATION_FACTOR",
@@ -179,20 +186,23 @@ impl Plan {
 
     /// Why it is not carried out; None when it may be.
     pub fn refusal(&self, node: NodeId, way: Way, force: bool) -> Option<Error> {
-        let refuses = |objection: &&Objection| match objection.weight {
-            Weight::Warns => false,
-            Weight::Refuses => !force,
-            Weight::Forbids => true,
-        };
-        let why: Vec<&str> =
-            self.objections.iter().filter(refuses).map(|o| o.text.as_str()).collect();
         let gone = match way {
             Way::Removal => "removed",
             Way::Decommission => "decommissioned",
         };
-        (!why.is_empty())
-            .then(|| Error::conflict(format!("node {node} is not {gone}: {}", why.join("; "))))
+        refusal(&format!("node {node} is not {gone}"), &self.objections, force)
     }
+}
+
+/// What is not done, and why; None when it may be.
+pub fn refusal(what: &str, objections: &[Objection], force: bool) -> Option<Error> {
+    let refuses = |objection: &&Objection| match objection.weight {
+        Weight::Warns => false,
+        Weight::Refuses => !force,
+        Weight::Forbids => true,
+    };
+    let why: Vec<&str> = objections.iter().filter(refuses).map(|o| o.text.as_str()).collect();
+    (!why.is_empty()).then(|| Error::conflict(format!("{what}: {}", why.join("; "))))
 }
 
 fn last_node(state: &State, node: NodeId) -> Option<Objection> {
@@ -283,7 +293,7 @@ fn away(state: &State, heard: &Heard, node: NodeId) -> Option<Objection> {
 
 /// Nodes get more than they have room for. A replica is taken for as large as those of the node
 /// that has the largest on average.
-fn no_room(state: &State, heard: &Heard, after: &Assignments, way: Way) -> Option<Objection> {
+pub fn no_room(state: &State, heard: &Heard, after: &Assignments) -> Option<Objection> {
     let rooms = heard.rooms.values().filter(|room| room.replicas > 0);
     let replica_bytes = rooms.map(|room| room.held_bytes / u64::from(room.replicas)).max()?;
     let mut gains: BTreeMap<NodeId, Vec<GroupId>> = BTreeMap::new();
@@ -307,10 +317,7 @@ fn no_room(state: &State, heard: &Heard, after: &Assignments, way: Way) -> Optio
         code: "NO_ROOM",
         text: texts.join("; "),
         groups: groups.concat(),
-        weight: match way {
-            Way::Removal => Weight::Warns,
-            Way::Decommission => Weight::Refuses,
-        },
+        weight: Weight::Refuses,
     })
 }
 

@@ -298,6 +298,12 @@ async fn a_replacement_without_room_is_refused_until_there_is_room() {
     let plan = cluster.ctl(&["node", "replace", &old, &by, "--dry-run"]).await.exits(1);
     plan.says(&format!("NO_ROOM refuses, unless forced: node {by} has room for"));
     cluster.ctl(&replace).await.exits(5).says("and gets about");
+    // Nor does it get there by another way.
+    let set = ["node", "set", &by, "--capacity", "100"];
+    let plan = cluster.ctl(&[&set[..], &["--dry-run"]].concat()).await.exits(1);
+    plan.says(&format!("NO_ROOM refuses, unless forced: node {by} has room for"));
+    cluster.ctl(&set).await.exits(5).says("does not get a capacity of 100 %: node");
+    cluster.ctl(&["cluster", "rebalance", "--dry-run"]).await.exits(0);
     // Somebody goes over that: then it waits, says why, and remembers what it was forced over.
     let forced = [&replace[..], &["--force"]].concat();
     cluster.ctl(&forced).await.exits(0).says("is leaving");

@@ -2881,8 +2881,10 @@ type SetCapacityRequest struct {
 	NodeId uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	// Relative to the others, in percent, at most 10000; 100 is usual, and 0 holds nothing.
 	CapacityPercent uint32 `protobuf:"varint,2,opt,name=capacity_percent,json=capacityPercent,proto3" json:"capacity_percent,omitempty"`
-	// Only say what would move.
-	ValidateOnly  bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Only say what would move, and what speaks against it.
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Also if nodes get more than they have room for.
+	Force         bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2938,6 +2940,13 @@ func (x *SetCapacityRequest) GetValidateOnly() bool {
 	return false
 }
 
+func (x *SetCapacityRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
 // What moves.
 type SetCapacityResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2946,7 +2955,9 @@ type SetCapacityResponse struct {
 	// Whether it was another share before and is this one now.
 	Changed bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
 	// The operation that moves the groups; empty where there is none.
-	OperationId   string `protobuf:"bytes,3,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	OperationId string `protobuf:"bytes,3,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	// What speaks against it.
+	Objections    []*Objection `protobuf:"bytes,4,rep,name=objections,proto3" json:"objections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3002,13 +3013,22 @@ func (x *SetCapacityResponse) GetOperationId() string {
 	return ""
 }
 
+func (x *SetCapacityResponse) GetObjections() []*Objection {
+	if x != nil {
+		return x.Objections
+	}
+	return nil
+}
+
 // Groups that shall go where they should be.
 type RebalanceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only say what would move.
+	// Only say what would move, and what speaks against it.
 	ValidateOnly bool `protobuf:"varint,1,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Only if nodes and their groups are as they were when this etag was given; empty for as they are.
-	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Also if nodes get more than they have room for.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3057,6 +3077,13 @@ func (x *RebalanceRequest) GetEtag() string {
 	return ""
 }
 
+func (x *RebalanceRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
 // What moves.
 type RebalanceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3071,7 +3098,9 @@ type RebalanceResponse struct {
 	// Names the nodes and their groups that this was planned for.
 	Etag string `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
 	// The operation that moves the groups; empty where there is none.
-	OperationId   string `protobuf:"bytes,6,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	OperationId string `protobuf:"bytes,6,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	// What speaks against it.
+	Objections    []*Objection `protobuf:"bytes,7,rep,name=objections,proto3" json:"objections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3146,6 +3175,13 @@ func (x *RebalanceResponse) GetOperationId() string {
 		return x.OperationId
 	}
 	return ""
+}
+
+func (x *RebalanceResponse) GetObjections() []*Objection {
+	if x != nil {
+		return x.Objections
+	}
+	return nil
 }
 
 // A node to drain.
@@ -3696,25 +3732,33 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\"]\n" +
 	"\x1aCancelDecommissionResponse\x12\x1c\n" +
 	"\tcancelled\x18\x01 \x01(\bR\tcancelled\x12!\n" +
-	"\foperation_id\x18\x02 \x01(\tR\voperationId\"}\n" +
+	"\foperation_id\x18\x02 \x01(\tR\voperationId\"\x93\x01\n" +
 	"\x12SetCapacityRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12)\n" +
 	"\x10capacity_percent\x18\x02 \x01(\rR\x0fcapacityPercent\x12#\n" +
-	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"y\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"\xb1\x01\n" +
 	"\x13SetCapacityResponse\x12%\n" +
 	"\x0ereplicas_moved\x18\x01 \x01(\rR\rreplicasMoved\x12\x18\n" +
 	"\achanged\x18\x02 \x01(\bR\achanged\x12!\n" +
-	"\foperation_id\x18\x03 \x01(\tR\voperationId\"K\n" +
+	"\foperation_id\x18\x03 \x01(\tR\voperationId\x126\n" +
+	"\n" +
+	"objections\x18\x04 \x03(\v2\x16.devicedb.v1.ObjectionR\n" +
+	"objections\"a\n" +
 	"\x10RebalanceRequest\x12#\n" +
 	"\rvalidate_only\x18\x01 \x01(\bR\fvalidateOnly\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\tR\x04etag\"\xc6\x01\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"\xfe\x01\n" +
 	"\x11RebalanceResponse\x12%\n" +
 	"\x0ereplicas_moved\x18\x01 \x01(\rR\rreplicasMoved\x12%\n" +
 	"\x0egroups_changed\x18\x02 \x01(\rR\rgroupsChanged\x12\x18\n" +
 	"\achanged\x18\x03 \x01(\bR\achanged\x12\x12\n" +
 	"\x04away\x18\x04 \x03(\x04R\x04away\x12\x12\n" +
 	"\x04etag\x18\x05 \x01(\tR\x04etag\x12!\n" +
-	"\foperation_id\x18\x06 \x01(\tR\voperationId\"+\n" +
+	"\foperation_id\x18\x06 \x01(\tR\voperationId\x126\n" +
+	"\n" +
+	"objections\x18\a \x03(\v2\x16.devicedb.v1.ObjectionR\n" +
+	"objections\"+\n" +
 	"\x10DrainNodeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\"P\n" +
 	"\x11DrainNodeResponse\x12\x18\n" +
@@ -3880,54 +3924,56 @@ var file_devicedb_v1_cluster_proto_depIdxs = []int32{
 	1,  // 18: devicedb.v1.DecommissionNodeResponse.state:type_name -> devicedb.v1.DecommissionState
 	41, // 19: devicedb.v1.DecommissionNodeResponse.waits:type_name -> devicedb.v1.Wait
 	2,  // 20: devicedb.v1.Wait.reason:type_name -> devicedb.v1.WaitReason
-	53, // 21: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
-	3,  // 22: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
-	5,  // 23: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
-	8,  // 24: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
-	11, // 25: devicedb.v1.ClusterService.ListNodes:input_type -> devicedb.v1.ListNodesRequest
-	14, // 26: devicedb.v1.ClusterService.ListPartitions:input_type -> devicedb.v1.ListPartitionsRequest
-	17, // 27: devicedb.v1.ClusterService.AddSite:input_type -> devicedb.v1.AddSiteRequest
-	19, // 28: devicedb.v1.ClusterService.RemoveSite:input_type -> devicedb.v1.RemoveSiteRequest
-	21, // 29: devicedb.v1.ClusterService.ListSites:input_type -> devicedb.v1.ListSitesRequest
-	24, // 30: devicedb.v1.ClusterService.AddRelay:input_type -> devicedb.v1.AddRelayRequest
-	26, // 31: devicedb.v1.ClusterService.RemoveRelay:input_type -> devicedb.v1.RemoveRelayRequest
-	28, // 32: devicedb.v1.ClusterService.MoveRelay:input_type -> devicedb.v1.MoveRelayRequest
-	30, // 33: devicedb.v1.ClusterService.ListRelays:input_type -> devicedb.v1.ListRelaysRequest
-	32, // 34: devicedb.v1.ClusterService.GetUpgrade:input_type -> devicedb.v1.GetUpgradeRequest
-	35, // 35: devicedb.v1.ClusterService.FinalizeUpgrade:input_type -> devicedb.v1.FinalizeUpgradeRequest
-	37, // 36: devicedb.v1.ClusterService.RemoveNode:input_type -> devicedb.v1.RemoveNodeRequest
-	39, // 37: devicedb.v1.ClusterService.DecommissionNode:input_type -> devicedb.v1.DecommissionNodeRequest
-	42, // 38: devicedb.v1.ClusterService.CancelDecommission:input_type -> devicedb.v1.CancelDecommissionRequest
-	44, // 39: devicedb.v1.ClusterService.SetCapacity:input_type -> devicedb.v1.SetCapacityRequest
-	46, // 40: devicedb.v1.ClusterService.Rebalance:input_type -> devicedb.v1.RebalanceRequest
-	48, // 41: devicedb.v1.ClusterService.DrainNode:input_type -> devicedb.v1.DrainNodeRequest
-	50, // 42: devicedb.v1.ClusterService.UndrainNode:input_type -> devicedb.v1.UndrainNodeRequest
-	4,  // 43: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
-	6,  // 44: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
-	10, // 45: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
-	12, // 46: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
-	15, // 47: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
-	18, // 48: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
-	20, // 49: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
-	22, // 50: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
-	25, // 51: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
-	27, // 52: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
-	29, // 53: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
-	31, // 54: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
-	33, // 55: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
-	36, // 56: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
-	38, // 57: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
-	40, // 58: devicedb.v1.ClusterService.DecommissionNode:output_type -> devicedb.v1.DecommissionNodeResponse
-	43, // 59: devicedb.v1.ClusterService.CancelDecommission:output_type -> devicedb.v1.CancelDecommissionResponse
-	45, // 60: devicedb.v1.ClusterService.SetCapacity:output_type -> devicedb.v1.SetCapacityResponse
-	47, // 61: devicedb.v1.ClusterService.Rebalance:output_type -> devicedb.v1.RebalanceResponse
-	49, // 62: devicedb.v1.ClusterService.DrainNode:output_type -> devicedb.v1.DrainNodeResponse
-	51, // 63: devicedb.v1.ClusterService.UndrainNode:output_type -> devicedb.v1.UndrainNodeResponse
-	43, // [43:64] is the sub-list for method output_type
-	22, // [22:43] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	53, // 21: devicedb.v1.SetCapacityResponse.objections:type_name -> devicedb.v1.Objection
+	53, // 22: devicedb.v1.RebalanceResponse.objections:type_name -> devicedb.v1.Objection
+	53, // 23: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
+	3,  // 24: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
+	5,  // 25: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
+	8,  // 26: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
+	11, // 27: devicedb.v1.ClusterService.ListNodes:input_type -> devicedb.v1.ListNodesRequest
+	14, // 28: devicedb.v1.ClusterService.ListPartitions:input_type -> devicedb.v1.ListPartitionsRequest
+	17, // 29: devicedb.v1.ClusterService.AddSite:input_type -> devicedb.v1.AddSiteRequest
+	19, // 30: devicedb.v1.ClusterService.RemoveSite:input_type -> devicedb.v1.RemoveSiteRequest
+	21, // 31: devicedb.v1.ClusterService.ListSites:input_type -> devicedb.v1.ListSitesRequest
+	24, // 32: devicedb.v1.ClusterService.AddRelay:input_type -> devicedb.v1.AddRelayRequest
+	26, // 33: devicedb.v1.ClusterService.RemoveRelay:input_type -> devicedb.v1.RemoveRelayRequest
+	28, // 34: devicedb.v1.ClusterService.MoveRelay:input_type -> devicedb.v1.MoveRelayRequest
+	30, // 35: devicedb.v1.ClusterService.ListRelays:input_type -> devicedb.v1.ListRelaysRequest
+	32, // 36: devicedb.v1.ClusterService.GetUpgrade:input_type -> devicedb.v1.GetUpgradeRequest
+	35, // 37: devicedb.v1.ClusterService.FinalizeUpgrade:input_type -> devicedb.v1.FinalizeUpgradeRequest
+	37, // 38: devicedb.v1.ClusterService.RemoveNode:input_type -> devicedb.v1.RemoveNodeRequest
+	39, // 39: devicedb.v1.ClusterService.DecommissionNode:input_type -> devicedb.v1.DecommissionNodeRequest
+	42, // 40: devicedb.v1.ClusterService.CancelDecommission:input_type -> devicedb.v1.CancelDecommissionRequest
+	44, // 41: devicedb.v1.ClusterService.SetCapacity:input_type -> devicedb.v1.SetCapacityRequest
+	46, // 42: devicedb.v1.ClusterService.Rebalance:input_type -> devicedb.v1.RebalanceRequest
+	48, // 43: devicedb.v1.ClusterService.DrainNode:input_type -> devicedb.v1.DrainNodeRequest
+	50, // 44: devicedb.v1.ClusterService.UndrainNode:input_type -> devicedb.v1.UndrainNodeRequest
+	4,  // 45: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
+	6,  // 46: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
+	10, // 47: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
+	12, // 48: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
+	15, // 49: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
+	18, // 50: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
+	20, // 51: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
+	22, // 52: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
+	25, // 53: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
+	27, // 54: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
+	29, // 55: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
+	31, // 56: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
+	33, // 57: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
+	36, // 58: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
+	38, // 59: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
+	40, // 60: devicedb.v1.ClusterService.DecommissionNode:output_type -> devicedb.v1.DecommissionNodeResponse
+	43, // 61: devicedb.v1.ClusterService.CancelDecommission:output_type -> devicedb.v1.CancelDecommissionResponse
+	45, // 62: devicedb.v1.ClusterService.SetCapacity:output_type -> devicedb.v1.SetCapacityResponse
+	47, // 63: devicedb.v1.ClusterService.Rebalance:output_type -> devicedb.v1.RebalanceResponse
+	49, // 64: devicedb.v1.ClusterService.DrainNode:output_type -> devicedb.v1.DrainNodeResponse
+	51, // 65: devicedb.v1.ClusterService.UndrainNode:output_type -> devicedb.v1.UndrainNodeResponse
+	45, // [45:66] is the sub-list for method output_type
+	24, // [24:45] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_devicedb_v1_cluster_proto_init() }

@@ -22,7 +22,7 @@ use crate::{
         internal::v1::{GetNodeStatusResponse, LedGroup},
         v1,
     },
-    service::removal::{self, Heard, Plan, Room, Way},
+    service::removal::{self, Heard, Objection, Plan, Room, Way},
 };
 
 /// How far a node is on its way out.
@@ -43,6 +43,26 @@ pub enum Standing {
     Gone,
 }
 
+/// What another capacity of a node moves.
+pub struct Share {
+    pub replicas_moved: usize,
+    /// Whether it is another one now than before.
+    pub changed: bool,
+    pub objections: Vec<Objection>,
+    pub operation: Option<OperationId>,
+}
+
+/// How groups are asked to move.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MoveAsked {
+    /// Also to nodes that may have no room for them.
+    pub force: bool,
+    /// Nothing is done.
+    pub validate_only: bool,
+    /// The members and assignments that whoever asks has seen.
+    pub etag: Option<Etag>,
+}
+
 /// What a rebalancing moves.
 pub struct Rebalance {
     pub replicas_moved: usize,
@@ -52,6 +72,8 @@ pub struct Rebalance {
     pub away: Away,
     pub etag: Etag,
     pub operation: Option<OperationId>,
+    /// What speaks against it.
+    pub objections: Vec<Objection>,
 }
 
 /// How a removal is asked for.
@@ -166,56 +188,80 @@ impl Cluster {
         Ok((self.change(cancel, wait).await?, Some(id)))
     }
 
-    /// Changes a node's share of the groups, or says only what that would move: how many replicas,
-    /// whether it is another share, and the operation.
+    /// Changes a node's share of the groups, or says only what that would move.
     pub async fn set_capacity(
         &self,
         node: NodeId,
         percent: u32,
-        validate_only: bool,
+        asked: MoveAsked,
         wait: Duration,
-    ) -> Result<(usize, bool, Option<OperationId>)> {
-        let away = self.away(wait).await?;
-        let gone = away.clone();
+    ) -> Result<Share> {
+        let heard = self.hear(wait).await?;
+        let away = heard.away.clone();
         let planned = self.look(wait, move |s| {
             let before = s.node(node).ok_or_else(|| {
                 Error::not_found(format!("there is no node {node}; see ddbctl node list"))
             })?;
             cluster::Node { capacity_percent: percent, ..before.clone() }.check()?;
-            Ok(s.moves_to(&s.assignments_with(node, percent, &gone)))
+            let after = s.assignments_with(node, percent, &heard.away);
+            // Who asks for what is so already is not refused.
+            let full = (before.capacity_percent != percent)
+                .then(|| removal::no_room(s, &heard, &after))
+                .flatten();
+            Ok((s.moves_to(&after), full.into_iter().collect::<Vec<_>>()))
         });
-        let moved = planned.await??;
-        if validate_only {
-            return Ok((moved, false, None));
+        let (replicas_moved, objections) = planned.await??;
+        let mut share = Share { replicas_moved, changed: false, objections, operation: None };
+        if asked.validate_only {
+            return Ok(share);
+        }
+        let what = format!("node {node} does not get a capacity of {percent} %");
+        if let Some(refusal) = removal::refusal(&what, &share.objections, asked.force) {
+            return Err(refusal);
         }
         let command = cluster::Command::SetCapacity { node, percent, away };
-        let (changed, operation) = self.operate(command, Forced::default(), wait).await?;
-        Ok((moved, changed, operation))
+        let forced = Forced::over(&share.objections, asked.force);
+        (share.changed, share.operation) = self.operate(command, forced, wait).await?;
+        Ok(share)
+    }
+
+    /// What nodes say at this moment.
+    async fn hear(&self, wait: Duration) -> Result<Heard> {
+        let nodes = self.look(wait, |s| s.nodes().clone()).await?;
+        let said = self.ask_nodes(&nodes).await;
+        Ok(heard(&said, self.away(wait).await?))
     }
 
     /// Places all groups anew on the nodes that live, or says only what that would move.
-    pub async fn rebalance(
-        &self,
-        validate_only: bool,
-        etag: Option<Etag>,
-        wait: Duration,
-    ) -> Result<Rebalance> {
-        let away = self.away(wait).await?;
-        let gone = away.clone();
+    pub async fn rebalance(&self, asked: MoveAsked, wait: Duration) -> Result<Rebalance> {
+        let heard = self.hear(wait).await?;
+        let away = heard.away.clone();
         let planned = self.look(wait, move |s| {
-            let after = s.assignments_placed(&gone);
+            let after = s.assignments_placed(&heard.away);
             let changed = after.iter().filter(|(g, n)| s.assignments().get(g) != Some(n)).count();
-            (s.etag(), s.moves_to(&after), changed)
+            Rebalance {
+                replicas_moved: s.moves_to(&after),
+                groups_changed: changed,
+                changed: false,
+                away: heard.away.clone(),
+                etag: s.etag(),
+                objections: removal::no_room(s, &heard, &after).into_iter().collect(),
+                operation: None,
+            }
         });
-        let (seen, replicas_moved, groups_changed) = planned.await?;
-        was_seen(etag, seen)?;
-        let (changed, operation) = if validate_only {
-            (false, None)
-        } else {
-            let command = cluster::Command::Rebalance { seen, away: away.clone() };
-            self.operate(command, Forced::default(), wait).await?
-        };
-        Ok(Rebalance { replicas_moved, groups_changed, changed, away, etag: seen, operation })
+        let mut plan = planned.await?;
+        was_seen(asked.etag, plan.etag)?;
+        if asked.validate_only {
+            return Ok(plan);
+        }
+        let what = "the groups stay where they are";
+        if let Some(refusal) = removal::refusal(what, &plan.objections, asked.force) {
+            return Err(refusal);
+        }
+        let command = cluster::Command::Rebalance { seen: plan.etag, away };
+        let forced = Forced::over(&plan.objections, asked.force);
+        (plan.changed, plan.operation) = self.operate(command, forced, wait).await?;
+        Ok(plan)
     }
 
     /// Nodes that this one has not heard for long.

@@ -470,48 +470,56 @@ class CancelDecommissionResponse(_message.Message):
     def __init__(self, cancelled: bool = ..., operation_id: _Optional[str] = ...) -> None: ...
 
 class SetCapacityRequest(_message.Message):
-    __slots__ = ("node_id", "capacity_percent", "validate_only")
+    __slots__ = ("node_id", "capacity_percent", "validate_only", "force")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_PERCENT_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     node_id: int
     capacity_percent: int
     validate_only: bool
-    def __init__(self, node_id: _Optional[int] = ..., capacity_percent: _Optional[int] = ..., validate_only: bool = ...) -> None: ...
+    force: bool
+    def __init__(self, node_id: _Optional[int] = ..., capacity_percent: _Optional[int] = ..., validate_only: bool = ..., force: bool = ...) -> None: ...
 
 class SetCapacityResponse(_message.Message):
-    __slots__ = ("replicas_moved", "changed", "operation_id")
+    __slots__ = ("replicas_moved", "changed", "operation_id", "objections")
     REPLICAS_MOVED_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    OBJECTIONS_FIELD_NUMBER: _ClassVar[int]
     replicas_moved: int
     changed: bool
     operation_id: str
-    def __init__(self, replicas_moved: _Optional[int] = ..., changed: bool = ..., operation_id: _Optional[str] = ...) -> None: ...
+    objections: _containers.RepeatedCompositeFieldContainer[Objection]
+    def __init__(self, replicas_moved: _Optional[int] = ..., changed: bool = ..., operation_id: _Optional[str] = ..., objections: _Optional[_Iterable[_Union[Objection, _Mapping]]] = ...) -> None: ...
 
 class RebalanceRequest(_message.Message):
-    __slots__ = ("validate_only", "etag")
+    __slots__ = ("validate_only", "etag", "force")
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     validate_only: bool
     etag: str
-    def __init__(self, validate_only: bool = ..., etag: _Optional[str] = ...) -> None: ...
+    force: bool
+    def __init__(self, validate_only: bool = ..., etag: _Optional[str] = ..., force: bool = ...) -> None: ...
 
 class RebalanceResponse(_message.Message):
-    __slots__ = ("replicas_moved", "groups_changed", "changed", "away", "etag", "operation_id")
+    __slots__ = ("replicas_moved", "groups_changed", "changed", "away", "etag", "operation_id", "objections")
     REPLICAS_MOVED_FIELD_NUMBER: _ClassVar[int]
     GROUPS_CHANGED_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     AWAY_FIELD_NUMBER: _ClassVar[int]
     ETAG_FIELD_NUMBER: _ClassVar[int]
     OPERATION_ID_FIELD_NUMBER: _ClassVar[int]
+    OBJECTIONS_FIELD_NUMBER: _ClassVar[int]
     replicas_moved: int
     groups_changed: int
     changed: bool
     away: _containers.RepeatedScalarFieldContainer[int]
     etag: str
     operation_id: str
-    def __init__(self, replicas_moved: _Optional[int] = ..., groups_changed: _Optional[int] = ..., changed: bool = ..., away: _Optional[_Iterable[int]] = ..., etag: _Optional[str] = ..., operation_id: _Optional[str] = ...) -> None: ...
+    objections: _containers.RepeatedCompositeFieldContainer[Objection]
+    def __init__(self, replicas_moved: _Optional[int] = ..., groups_changed: _Optional[int] = ..., changed: bool = ..., away: _Optional[_Iterable[int]] = ..., etag: _Optional[str] = ..., operation_id: _Optional[str] = ..., objections: _Optional[_Iterable[_Union[Objection, _Mapping]]] = ...) -> None: ...
 
 class DrainNodeRequest(_message.Message):
     __slots__ = ("node_id",)
