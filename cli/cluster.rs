@@ -66,6 +66,9 @@ pub struct NodeLine {
     pub leaving: bool,
     /// Whether it is drained: it leads nothing, and is not ready for clients, as it was told.
     pub draining: bool,
+    /// The name in its certificate, by which other nodes know it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub certificate_name: String,
     /// Why it is not ready, or could not be asked.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub reason: String,
@@ -414,6 +417,7 @@ impl NodeLine {
             groups_led: node.groups_led,
             leaving: node.leaving,
             draining: node.draining,
+            certificate_name: node.certificate_name,
             reason: node.reason,
         }
     }
@@ -454,6 +458,7 @@ pub mod tests {
             reason: String::new(),
             leaving: false,
             draining: false,
+            certificate_name: String::new(),
         }
     }
 

@@ -59,7 +59,7 @@ impl Access {
         let own = named.cert.as_deref().zip(named.key.as_deref());
         let config = material::client(ca, own)
             .map_err(|e| Failure::usage(e.message, "name PEM files with --ca, --cert and --key"))?;
-        let trust = Trust { config, name: named.server_name.clone(), nodes_only: false };
+        let trust = Trust { config, name: named.server_name.clone(), node: None };
         Ok(Access { trust: Some(trust), bearer })
     }
 

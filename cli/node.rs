@@ -5,10 +5,10 @@ use serde::Serialize;
 
 use super::{
     args::Node,
-    client::Client,
+    client::{Call, Client},
     cluster::{NodeLine, Overview, title, warn},
     departure,
-    picture::{Stale, picture},
+    picture::{self, Stale, picture},
     removal,
     term::{
         exit::Failure,
@@ -26,6 +26,14 @@ pub struct Nodes {
     pub nodes: Vec<NodeLine>,
     #[serde(flatten)]
     pub stale: Option<Stale>,
+}
+
+/// A node that has another name.
+#[derive(Debug, Serialize)]
+struct Named {
+    node: String,
+    certificate_name: String,
+    changed: bool,
 }
 
 pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
@@ -52,10 +60,14 @@ pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> R
             departure::replace(asked, client, console).await
         }
         Node::Cancel { node } => departure::cancel(node, client, console).await,
-        Node::Set { node, capacity, dry_run, force, wait } => {
+        Node::Set { node, certificate_name: Some(name), .. } => {
+            set_certificate_name(node, name, client, console).await
+        }
+        Node::Set { node, capacity, dry_run, force, wait, .. } => {
             let request = v1::SetCapacityRequest {
                 node_id: node,
-                capacity_percent: capacity,
+                // The flags have one of the two.
+                capacity_percent: capacity.unwrap_or_default(),
                 validate_only: dry_run,
                 force,
             };
@@ -66,6 +78,30 @@ pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> R
     }
 }
 
+/// Has other nodes know a node by another name.
+async fn set_certificate_name(
+    node: u64,
+    certificate_name: String,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let what = format!("set the certificate's name of node {node}");
+    let call = Call { what, again: "repeat it".into() };
+    let request =
+        v1::SetCertificateNameRequest { node_id: node, certificate_name: certificate_name.clone() };
+    let answer = client
+        .call(&call, request, |channel, request| async move {
+            picture::service(channel).set_certificate_name(request).await
+        })
+        .await?;
+    let changed = answer.body.changed || answer.repeated;
+    console.confirm(&match changed {
+        true => format!("node {node} is known by {certificate_name} from now on"),
+        false => format!("node {node} has been known by {certificate_name} before"),
+    });
+    console.print(&Named { node: node.to_string(), certificate_name, changed })
+}
+
 async fn list(client: &mut Client, console: &mut Console) -> Result<(), Failure> {
     let seen = Overview::new(picture(client).await?);
     warn(&seen.stale, console);
@@ -73,6 +109,12 @@ async fn list(client: &mut Client, console: &mut Console) -> Result<(), Failure>
         seen.outlook.lines().for_each(|line| console.warn(line));
     }
     console.print(&Nodes::of(seen))
+}
+
+impl View for Named {
+    fn text(&self, _: Option<usize>) -> String {
+        String::new()
+    }
 }
 
 impl Nodes {

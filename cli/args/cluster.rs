@@ -142,8 +142,12 @@ pub enum Node {
         #[arg(value_name = "NODE ID")]
         node: u64,
     },
-    /// Change a node's share of the groups
-    #[command(after_help = "Examples:\n  ddbctl node set 8131915220083707319 --capacity 50")]
+    /// Change a node's share of the groups, or the name of its certificate
+    #[command(
+        after_help = "Examples:\n  ddbctl node set 8131915220083707319 --capacity 50\n  ddbctl \
+                      node set 8131915220083707319 --certificate-name \
+                      spiffe://acme/devicedb/node/b"
+    )]
     Set {
         /// The node's id, as ddbctl node list shows it
         #[arg(value_name = "NODE ID")]
@@ -153,8 +157,17 @@ pub enum Node {
             long,
             value_name = "PERCENT",
             value_parser = clap::value_parser!(u32).range(0..=i64::from(CAPACITY_PERCENT_MAX)),
+            required_unless_present = "certificate_name",
         )]
-        capacity: u32,
+        capacity: Option<u32>,
+        /// The name of the certificate with which it is started next, as ddbctl cert show says it:
+        /// other nodes believe no other one
+        #[arg(
+            long,
+            value_name = "NAME",
+            conflicts_with_all = ["capacity", "dry_run", "force", "wait"],
+        )]
+        certificate_name: Option<String>,
         /// Only say how many replicas would move, and what speaks against it
         #[arg(long, conflicts_with = "wait")]
         dry_run: bool,

@@ -226,12 +226,10 @@ impl Arrival<'_> {
             topology: Topology::new(self.options.partitions, self.options.groups)?,
         };
         let settings = restore::founding_settings(&identity, self.options.replication_factor)?;
-        restore::found(
-            &self.options.store,
-            &identity,
-            settings,
-            self.entry(node, identity.lineage),
-        )?;
+        let may = Level::own() >= Level::ACCESS;
+        let certificate_name = if may { self.dialler.own_name() } else { None };
+        let founder = NodeEntry { certificate_name, ..self.entry(node, identity.lineage) };
+        restore::found(&self.options.store, &identity, settings, founder)?;
         tracing::info!(cluster = %identity.cluster, node = %identity.node, "founded a cluster");
         Ok(identity)
     }
@@ -311,6 +309,7 @@ pub fn entry(options: &Options, id: NodeId, lineage: Lineage, address: &str) -> 
         level: Level::own(),
         leaving: false,
         draining: false,
+        certificate_name: None,
     }
 }
 

@@ -42,6 +42,9 @@ pub struct Node {
     pub leaving: bool,
     /// Whether it is being drained: it leads nothing, and gets no further replicas.
     pub draining: bool,
+    /// The name in its certificate, once it has proved one: whoever speaks as this node over TLS
+    /// has to have it. Of several nodes it may be the same.
+    pub certificate_name: Option<String>,
 }
 
 /// A change of the cluster's configuration.
@@ -120,6 +123,9 @@ pub enum Command {
     RevokeToken(TokenId),
     /// A token of another history holds in this one too.
     ResumeToken(TokenId),
+    /// Whoever speaks as the node over TLS has this name from now on: where it has none yet, or
+    /// `anew`, where an operator says so, in the place of another one.
+    BindNode { node: NodeId, name: String, anew: bool },
 }
 
 /// Nodes that have not answered whoever asks for some time. Their places go to others, as far as
@@ -223,8 +229,9 @@ impl Command {
     /// - `SealSnapshot` and `AbortSnapshot`: they open the fence, so they cannot wait behind it.
     /// - `BeginSnapshot`: while a snapshot is open it is refused, and afterwards nothing is fenced.
     ///   So it never has an effect that could be seen too early.
-    /// - `AnnounceNode`, `JoinNode`: membership. They say where a process is, which no snapshot
-    ///   brings back: every node announces itself again when it starts.
+    /// - `AnnounceNode`, `JoinNode`, `BindNode`: membership. They say where a process is and how it
+    ///   proves that, which no snapshot brings back: every node announces itself again when it
+    ///   starts.
     /// - `EstablishLineage`: no snapshot can begin before it.
     pub fn is_user(&self) -> bool {
         match self {
@@ -240,6 +247,7 @@ impl Command {
             | Command::AbortSnapshot { .. } => false,
             Command::AnnounceNode(_)
             | Command::JoinNode { .. }
+            | Command::BindNode { .. }
             | Command::EstablishLineage { .. } => false,
             Command::RaiseLevel(_) | Command::RemoveNode { .. } => true,
             Command::Decommission { .. }
@@ -278,6 +286,12 @@ impl Command {
     /// The level that all members have to know before it may stand in a log.
     pub fn level(&self) -> Level {
         match self {
+            Command::BindNode { .. } => Level::ACCESS,
+            Command::AnnounceNode(node) | Command::JoinNode { node, .. }
+                if node.certificate_name.is_some() =>
+            {
+                Level::ACCESS
+            }
             Command::JoinNode { .. }
             | Command::RemoveNode { .. }
             | Command::Decommission { .. }
@@ -324,7 +338,19 @@ impl Node {
     /// Whether the registry has what a node says of itself, apart from what others decide.
     pub fn is_as_known(&self, known: &Node) -> bool {
         let Node { capacity_percent, leaving, draining, .. } = *known;
-        *known == Node { capacity_percent, leaving, draining, ..self.clone() }
+        let certificate_name = known.certificate_name.clone();
+        *known == Node { capacity_percent, leaving, draining, certificate_name, ..self.clone() }
+    }
+
+    /// Why whoever speaks as the node by this name does not; none where it may be the node.
+    pub fn misnamed(&self, name: &str) -> Option<String> {
+        let known = self.certificate_name.as_ref().filter(|known| *known != name)?;
+        let id = self.id;
+        Some(format!(
+            "node {id} has the certificate of {known}, and whoever speaks as node {id} that of \
+             {name}: start it with a certificate of its name or, if that is its new one, say \
+             ddbctl node set {id} --certificate-name {name}"
+        ))
     }
 
     pub fn check(&self) -> Result<()> {
@@ -355,6 +381,14 @@ impl Node {
                 "node {} announces a version of more than {} bytes",
                 self.id,
                 limits::VERSION_BYTES_MAX
+            )));
+        }
+        let name = self.certificate_name.as_ref().map_or(1, String::len);
+        if !(1..=limits::CERTIFICATE_NAME_BYTES_MAX).contains(&name) {
+            return Err(Error::invalid(format!(
+                "the name in the certificate of node {} has {name} bytes; it has 1 to {}",
+                self.id,
+                limits::CERTIFICATE_NAME_BYTES_MAX
             )));
         }
         Ok(())

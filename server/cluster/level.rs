@@ -32,7 +32,7 @@ impl Level {
     pub const DEPARTURE: Level = Level(2);
     /// What operators ask of the members is remembered as operations; nodes are drained.
     pub const OPERATIONS: Level = Level(3);
-    /// Grants and tokens.
+    /// Grants and tokens; a node has the name of its certificate.
     pub const ACCESS: Level = Level(4);
     /// The newest that this version knows.
     const NEWEST: Level = Level::ACCESS;

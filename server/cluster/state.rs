@@ -327,6 +327,7 @@ impl State {
             Command::CreateToken(token) => self.create_token(token, effects),
             Command::RevokeToken(id) => self.revoke_token(*id, effects),
             Command::ResumeToken(id) => self.resume_token(*id, effects),
+            Command::BindNode { node, name, anew } => self.bind_node(*node, name, *anew, effects),
         }
     }
 
@@ -345,6 +346,7 @@ impl State {
     /// - Nodes, and sites that were half added or removed, are as they were. Nodes announce
     ///   themselves, and the sites are finished. So operations are as they were too, and what runs
     ///   ends by the same facts.
+    /// - No node has the name of a certificate: other machines have other certificates.
     pub fn restored(mut self, snapshot: SnapshotId) -> Result<State> {
         let open = self.open_snapshot().filter(|s| s.id == snapshot).map(|s| s.seq);
         let seq = open.ok_or_else(|| {
@@ -355,6 +357,7 @@ impl State {
         for record in self.snapshots.values_mut() {
             record.seal();
         }
+        self.nodes.values_mut().for_each(|node| node.certificate_name = None);
         self.settings = Settings {
             lineage: Lineage::PENDING,
             restored_from: Some(snapshot),

@@ -45,6 +45,7 @@ fn node(id: u64, address: &str, snapshot_store: bool) -> Node {
         level: Level::FIRST,
         leaving: false,
         draining: false,
+        certificate_name: None,
     }
 }
 fn group(word: &str) -> GroupId {
@@ -165,6 +166,20 @@ fn command(words: &[&str]) -> Command {
         ["cancel", "operation", id] => {
             Command::CancelOperation { id: OperationId(number(id)), ended_ms: 7, away: Away::new() }
         }
+        ["bind", id, name] => {
+            Command::BindNode { node: NodeId(number(id)), name: name.into(), anew: false }
+        }
+        ["bind", id, name, "anew"] => {
+            Command::BindNode { node: NodeId(number(id)), name: name.into(), anew: true }
+        }
+        ["join", id, address, "as", name] => Command::JoinNode {
+            node: Node {
+                level: Level::ACCESS,
+                certificate_name: Some(name.into()),
+                ..node(number(id), address, true)
+            },
+            away: Away::new(),
+        },
         ["establish", nonce] => Command::EstablishLineage { nonce: number(nonce) },
         _ => panic!("nobody knows what {words:?} means"),
     }
@@ -215,8 +230,9 @@ fn act(state: &mut State, line: &str) -> String {
             .map(|n| {
                 let leaving = if n.leaving { ", leaving" } else { "" };
                 let drained = if n.draining { ", drained" } else { "" };
-                let store = n.snapshot_store;
-                format!("  {} at {}, store: {store}{leaving}{drained}\n", n.id, n.address)
+                let named = n.certificate_name.as_ref().map(|name| format!(", named {name}"));
+                let (store, named) = (n.snapshot_store, named.unwrap_or_default());
+                format!("  {} at {}, store: {store}{leaving}{drained}{named}\n", n.id, n.address)
             })
             .collect(),
         ["assignments"] => state
@@ -330,7 +346,7 @@ fn the_stories_of_the_cluster_are_as_they_were() {
 }
 
 fn a_command() -> impl Strategy<Value = Command> {
-    let words = (0..23u32, 1..5u64, 0..3u64, 1..6u64).prop_map(|(what, n, s, x)| match what {
+    let words = (0..25u32, 1..5u64, 0..3u64, 1..6u64).prop_map(|(what, n, s, x)| match what {
         0 | 1 => format!("announce {} node-{n}:{}", n + s, 8080 + x),
         2 => format!("add-site s{s}"),
         3 => format!("site-added s{s} {x}"),
@@ -351,6 +367,8 @@ fn a_command() -> impl Strategy<Value = Command> {
         19 => format!("operate {x} capacity {n} {}", 50 * s),
         20 => format!("undrain {n}"),
         21 => format!("cancel operation {x}"),
+        22 => format!("bind {n} name-{s}"),
+        23 => format!("bind {n} name-{s} anew"),
         _ => format!("delete {n}"),
     });
     words.prop_map(|line| command(&line.split(' ').collect::<Vec<_>>()))

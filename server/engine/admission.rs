@@ -14,7 +14,8 @@
 //!   thing: a node that was away may find the meta group led by one that came meanwhile, and only
 //!   the meta group's log can tell it so. Therefore Raft messages of the meta group are taken from
 //!   a stranger while this node follows no leader of it. Where strangers reach the port of peers
-//!   that is a gap; nodes that prove who they are would close it.
+//!   that is a gap. Over TLS they have a node's certificate at least, and none of them speaks as a
+//!   node that is registered under another name (`net::handshake`).
 //! - A *registered* node may ask for things. In a group of which it is no member as far as this
 //!   node knows, it may stand or lead only while the replica here follows no leader: members change
 //!   while a replica is away, and the newest have to reach it. One that hears a leader waits for

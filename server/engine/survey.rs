@@ -314,6 +314,7 @@ mod tests {
             level: cluster::level::Level::FIRST,
             leaving: false,
             draining: false,
+            certificate_name: None,
         };
         let settings = crate::cluster::state::Settings::founding(
             crate::base::ids::ClusterId(crate::base::clock::Random::seeded(1).uuid()),

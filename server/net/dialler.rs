@@ -11,7 +11,7 @@ use tonic::{
     transport::{Channel, Endpoint, Error as TransportError},
 };
 
-use super::tls::{self, Fault, FaultKind, Tls, Trust};
+use super::tls::{self, Fault, FaultKind, Noted, Shown, Tls, Trust};
 use crate::{
     base::{
         error::{Error, Result},
@@ -37,16 +37,35 @@ impl Dialler {
         Dialler { tls }
     }
 
+    /// The name that this node's certificate proves to others.
+    pub fn own_name(&self) -> Option<String> {
+        Some(self.tls.as_ref()?.material().own.bearer().ok()?.name)
+    }
+
     /// Opens a connection to a node's peer service.
     pub async fn connect(&self, address: &str) -> Result<PeerServiceClient<Channel>> {
-        let channel = self.channel(address, limits::PEER_STREAM_WINDOW).await?;
-        Ok(PeerServiceClient::new(channel)
+        self.connect_to_named(address).await.map(|(client, _)| client)
+    }
+
+    /// Opens a connection to a node's peer service, and says which name the node has proved.
+    pub async fn connect_to_named(
+        &self,
+        address: &str,
+    ) -> Result<(PeerServiceClient<Channel>, Shown)> {
+        let shown = Shown::default();
+        let channel = self.channel_to(address, limits::PEER_STREAM_WINDOW, shown.clone()).await?;
+        let client = PeerServiceClient::new(channel)
             .max_decoding_message_size(limits::PEER_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX))
+            .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX);
+        Ok((client, shown))
     }
 
     /// Opens a connection to a node, which may send `window` bytes ahead on each of its streams.
     pub async fn channel(&self, address: &str, window: u32) -> Result<Channel> {
+        self.channel_to(address, window, Shown::default()).await
+    }
+
+    async fn channel_to(&self, address: &str, window: u32, shown: Shown) -> Result<Channel> {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| {
             Error::invalid(format!("{address} is not host:port: {e}")).with_source(e)
         })?;
@@ -58,7 +77,7 @@ impl Dialler {
             .keep_alive_timeout(limits::PEER_KEEPALIVE)
             .initial_stream_window_size(window)
             .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW);
-        let channel = tokio::time::timeout(limits::PEER_CONNECT, self.open(&endpoint))
+        let channel = tokio::time::timeout(limits::PEER_CONNECT, self.open(&endpoint, shown))
             .await
             .map_err(|_| Error::unavailable(format!("{address} does not answer")))?;
         channel.map_err(|e| {
@@ -67,9 +86,11 @@ impl Dialler {
         })
     }
 
-    async fn open(&self, endpoint: &Endpoint) -> Result<Channel, TransportError> {
+    async fn open(&self, endpoint: &Endpoint, shown: Shown) -> Result<Channel, TransportError> {
         let Some(tls) = &self.tls else { return endpoint.connect().await };
-        let trust = Trust { config: tls.material().client.clone(), name: None, nodes_only: true };
+        let config = tls.material().client.clone();
+        let node = Some(Noted { shown, tls: tls.clone() });
+        let trust = Trust { config, name: None, node };
         match tls::connect(endpoint, trust).await {
             Err(e) if !tls.is_required() && speaks_plain(&e) => endpoint.connect().await,
             opened => opened,

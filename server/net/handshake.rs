@@ -5,16 +5,23 @@
 //! restored from the same snapshot. If none of them has a lineage, they agree on one. If one has,
 //! the others adopt it, unless that lineage has already met them: such a node has come back without
 //! what it acknowledged since, and is refused.
+//!
+//! A hello says who speaks, and proves nothing. Over TLS a node's certificate proves a name, and
+//! the registry says which name a node has (`cluster::Node::certificate_name`): with another one
+//! it is refused, whatever side it is on. Nobody is believed to be a node that has not joined,
+//! except where this node cannot know: who was away for long may find nobody whom it knows. What
+//! such strangers may say is up to `engine::admission`.
 
 use bytes::Bytes;
 
 use super::common_protocol;
 use crate::{
     base::{
-        ids::{Lineage, NodeId},
+        ids::{GroupId, Lineage, NodeId},
         limits,
     },
-    engine::driver::Handle,
+    cluster::State,
+    engine::{EngineView, driver::Handle},
     entry::Identity,
     faults::mutation::{Mutation, mutated},
     proto::internal::v1::Hello,
@@ -100,5 +107,57 @@ pub(super) async fn newcomer(handle: &Handle, node: NodeId, lineage: Lineage) ->
              had, or with an empty one and --join"
         )),
         Err(e) => Verdict::Refuse(format!("this node cannot tell yet: {e}")),
+    }
+}
+
+/// What the registry has for a node that says hello.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    Listed,
+    Unknown,
+    /// Under another name than the one that came.
+    Misnamed(String),
+}
+
+fn standing(state: &State, node: NodeId, name: Option<&str>) -> Standing {
+    match state.node(node) {
+        Some(known) => {
+            name.and_then(|name| known.misnamed(name)).map_or(Standing::Listed, Standing::Misnamed)
+        }
+        // Who has just joined knows nobody, and after a restore nodes announce themselves.
+        None if state.nodes().is_empty() || state.settings().lineage == Lineage::PENDING => {
+            Standing::Listed
+        }
+        None => Standing::Unknown,
+    }
+}
+
+/// Why a node that says hello by this name is not believed to be it. What this node has applied may
+/// be old, so nobody is refused whom the leader knows.
+pub(super) async fn belongs(
+    handle: &Handle,
+    node: NodeId,
+    name: Option<&str>,
+) -> Result<(), String> {
+    let look = async |linearizable| {
+        let name = name.map(str::to_owned);
+        let see = move |sight: EngineView<'_>| standing(sight.meta(), node, name.as_deref());
+        handle.look(linearizable, limits::HELLO_LOOK, see).await
+    };
+    let here = match look(false).await {
+        Ok(Standing::Listed) => return Ok(()),
+        Ok(here) => here,
+        // Where nothing was proved there is little to judge.
+        Err(_) if name.is_none() => return Ok(()),
+        Err(e) => return Err(format!("this node cannot tell yet: {e}")),
+    };
+    let led = if handle.leader(GroupId::META).is_some() { look(true).await.ok() } else { None };
+    match (led, here) {
+        (Some(Standing::Listed), _) | (None, Standing::Listed | Standing::Unknown) => Ok(()),
+        (Some(Standing::Misnamed(why)), _) | (None, Standing::Misnamed(why)) => Err(why),
+        (Some(Standing::Unknown), _) => Err(format!(
+            "no node {node} has joined this cluster: it takes part when it is started with an \
+             empty store and --join"
+        )),
     }
 }

@@ -23,7 +23,7 @@ use tonic::{Status, Streaming};
 
 pub use arrivals::Arrivals;
 
-use super::{Me, Verdict, judge};
+use super::{Me, Verdict, handshake::belongs, judge};
 use crate::{
     base::{
         crew::{self, Role},
@@ -150,13 +150,14 @@ async fn ship_file(
     fed
 }
 
-/// Takes rows that another node sends, whole or not at all.
+/// Takes rows that another node sends, which has proved this name; whole or not at all.
 pub async fn receive_rows(
     me: &Me,
     handle: &Handle,
     arrivals: &Arrivals,
     spool: &Path,
     mut stream: Streaming<SendRowsRequest>,
+    name: Option<&str>,
 ) -> Result<SendRowsResponse> {
     let head = next(&mut stream).await?;
     let hello = head.hello.ok_or_else(|| Error::invalid("a stream of rows without a hello"))?;
@@ -171,6 +172,7 @@ pub async fn receive_rows(
         }
     }
     let (from, group) = (NodeId(hello.node_id), GroupId(head.group));
+    belongs(handle, from, name).await.map_err(Error::conflict)?;
     let topology: Topology = me.identity.borrow().topology;
     if !(1..=limits::RAFT_NAME_BYTES_MAX).contains(&head.name.len()) {
         let most = limits::RAFT_NAME_BYTES_MAX;

@@ -8,6 +8,7 @@
 //! where others are. Where it looks is up to `Whereabouts`.
 
 mod removed;
+mod speakers;
 
 use std::{
     collections::BTreeMap,
@@ -35,7 +36,10 @@ use crate::{
     cluster::Removed,
     engine::{Input, RowsToSend, driver::Handle},
     faults::failpoint::{Failpoint, failpoint},
-    net::handshake::newcomer,
+    net::{
+        handshake::{belongs, newcomer},
+        tls::Shown,
+    },
     proto::internal::v1::{DeliverRequest, DeliverResponse, HeardNode, Hello, PeerMessage},
     wire,
 };
@@ -57,7 +61,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     spool: PathBuf,
     /// Which process of each node has a stream to this one.
-    speakers: Mutex<BTreeMap<NodeId, Speaker>>,
+    speakers: Mutex<BTreeMap<NodeId, speakers::Speaker>>,
     /// What is known of this node's own end as a member.
     departure: Mutex<removed::Departure>,
 }
@@ -72,13 +76,6 @@ struct Line {
 }
 
 type Queued = (Vec<PeerMessage>, Reservation);
-
-struct Speaker {
-    incarnation: u64,
-    address: String,
-    streams: u32,
-    heard: Duration,
-}
 
 impl Peers {
     pub fn new(me: Me, spool: PathBuf, metrics: Arc<Metrics>, crew: Crew) -> Peers {
@@ -242,56 +239,6 @@ impl Peers {
         lock(&self.shared.lines).clear();
     }
 
-    /// Lets a process of a node speak, unless another one that claims to be the same node is
-    /// speaking.
-    fn admit(
-        &self,
-        node: NodeId,
-        incarnation: u64,
-        address: &str,
-        now: Duration,
-    ) -> Result<(), String> {
-        let mut speakers = lock(&self.shared.speakers);
-        let fresh = || Speaker { incarnation, address: address.to_owned(), streams: 0, heard: now };
-        let speaker = speakers.entry(node).or_insert_with(fresh);
-        if speaker.incarnation != incarnation {
-            if now.saturating_sub(speaker.heard) < limits::PEER_SILENT {
-                let at = &speaker.address;
-                return Err(format!(
-                    "another process at {at} speaks as node {node} already; two were started from \
-                     one part or store"
-                ));
-            }
-            // Its streams have not ended, but nobody speaks on them: its machine is gone, or cut
-            // off.
-            *speaker = fresh();
-        }
-        speaker.streams += 1;
-        Ok(())
-    }
-
-    /// Notes that a process has spoken. False when another one has taken its place.
-    fn hear(&self, node: NodeId, incarnation: u64, now: Duration) -> bool {
-        let mut speakers = lock(&self.shared.speakers);
-        let speaker = speakers.get_mut(&node).filter(|s| s.incarnation == incarnation);
-        speaker.map(|s| s.heard = now).is_some()
-    }
-
-    /// A stream of a process has ended. Whether it was its last.
-    fn dismiss(&self, node: NodeId, incarnation: u64) -> bool {
-        let mut speakers = lock(&self.shared.speakers);
-        let Some(speaker) = speakers.get_mut(&node).filter(|s| s.incarnation == incarnation) else {
-            return false;
-        };
-        speaker.streams -= 1;
-        let last = speaker.streams == 0;
-        if last {
-            speakers.remove(&node);
-            self.whereabouts().gone(node);
-        }
-        last
-    }
-
     /// Sends rows in the background and tells the engine what became of it. Not before the stream
     /// to the node is open: what announces them comes by it, and would be lost, and with it the
     /// rows.
@@ -439,7 +386,7 @@ async fn dial(
 ) -> Result<(mpsc::Sender<DeliverRequest>, Streaming<DeliverResponse>, Hello)> {
     let shared = &peers.shared;
     let silent = |_| Error::unavailable(format!("{address} does not answer the hello"));
-    let mut client = shared.me.dialler.connect(address).await?;
+    let (mut client, name) = shared.me.dialler.connect_to_named(address).await?;
     let (frames, outgoing) = mpsc::channel(limits::PEER_FRAMES_QUEUED);
     let hello = DeliverRequest { hello: Some(shared.me.hello(node)), ..DeliverRequest::default() };
     failpoint(Failpoint::HelloSending);
@@ -485,6 +432,9 @@ async fn dial(
             return Err(peers.refused(node, address, answer.refused));
         }
         Verdict::Refuse(why) => return Err(peers.refused(node, address, why)),
+        _ if let Some(why) = unlike(shared, node, &name).await => {
+            return Err(peers.refused(node, address, why));
+        }
         Verdict::Adopt(lineage) => {
             if let Some(handle) = shared.handle.get() {
                 handle.input(Input::Adopt(lineage))?;
@@ -503,6 +453,13 @@ async fn dial(
         Verdict::Welcome => {}
     }
     Ok((frames, answers, hello))
+}
+
+/// Why the node that has answered is not believed to be the one that was dialled.
+async fn unlike(shared: &Shared, node: NodeId, shown: &Shown) -> Option<String> {
+    // Without TLS nothing was proved.
+    let name = lock(shown).clone()?;
+    belongs(shared.handle.get()?, node, Some(&name)).await.err()
 }
 
 /// Sends what there is to say, until the stream ends. Ok when the node is not known any more.
@@ -561,12 +518,14 @@ async fn gather(messages: &mut mpsc::Receiver<Queued>) -> Option<Vec<PeerMessage
     Some(batch)
 }
 
-/// Listens to one stream of another node. `welcomed` is told that it may speak here.
+/// Listens to one stream of another node, which has proved this name. `welcomed` is told that it
+/// may speak here.
 pub async fn listen(
     peers: Peers,
     handle: Handle,
     mut stream: Streaming<DeliverRequest>,
     answers: mpsc::Sender<Result<DeliverResponse, Status>>,
+    name: Option<String>,
     welcomed: impl FnOnce(),
 ) {
     let hello = match tokio::time::timeout(limits::PEER_CONNECT, stream.next()).await {
@@ -582,10 +541,12 @@ pub async fn listen(
         Verdict::Newcomer => newcomer(&handle, node, identity.lineage).await,
         verdict => verdict,
     };
+    let process = (hello.incarnation, &hello.address[..]);
     let verdict = match verdict {
         Verdict::Refuse(why) => Err(why),
-        verdict => peers
-            .admit(node, hello.incarnation, &hello.address, handle.clock.now())
+        verdict => belongs(&handle, node, name.as_deref())
+            .await
+            .and_then(|()| peers.admit(node, process, name.as_deref(), handle.clock.now()))
             .map(|()| verdict),
     };
     let _speaking = verdict.is_ok().then(|| Speaking {
@@ -646,55 +607,5 @@ impl Drop for Speaking<'_> {
             // Only a hint, which saves time.
             let _ = self.handle.input(Input::Gone(self.node));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        base::ids::{ClusterId, Lineage, Topology},
-        entry::Identity,
-    };
-
-    fn peers() -> Peers {
-        let identity = Identity {
-            format: 1,
-            node: NodeId(1),
-            cluster: ClusterId(uuid::Uuid::nil()),
-            lineage: Lineage(1),
-            restored_from: None,
-            topology: Topology::new(64, 8).unwrap(),
-        };
-        let me = Me {
-            identity: watch::channel(identity).1,
-            address: "127.0.0.1:1".into(),
-            incarnation: 1,
-            dialler: super::super::Dialler::default(),
-        };
-        Peers::new(me, PathBuf::new(), Arc::default(), Crew::default())
-    }
-
-    #[test]
-    fn a_second_process_of_a_node_speaks_only_when_the_first_has_ended_or_gone_silent() {
-        let (peers, node, second) = (peers(), NodeId(2), Duration::from_secs(1));
-        peers.admit(node, 10, "here", second).unwrap();
-        peers.admit(node, 10, "here", second).unwrap();
-        assert!(peers.hear(node, 10, 2 * second));
-        assert!(peers.admit(node, 20, "there", 3 * second).unwrap_err().contains("here"));
-
-        peers.admit(node, 20, "there", 2 * second + limits::PEER_SILENT).unwrap();
-        assert!(
-            !peers.hear(node, 10, 7 * second),
-            "a process that has lost its place is not heard any more"
-        );
-        assert!(!peers.dismiss(node, 10), "and takes nothing from the other when it ends");
-        assert!(peers.hear(node, 20, 7 * second));
-        assert!(peers.dismiss(node, 20));
-
-        peers.admit(node, 30, "elsewhere", 7 * second).unwrap();
-        peers.admit(node, 30, "elsewhere", 7 * second).unwrap();
-        assert!(!peers.dismiss(node, 30), "one of two streams has ended");
-        assert!(peers.dismiss(node, 30));
     }
 }

@@ -39,6 +39,7 @@ fn node(view: NodeView) -> v1::Node {
         reason: view.reason,
         leaving: view.node.leaving,
         draining: view.node.draining,
+        certificate_name: view.node.certificate_name.unwrap_or_default(),
     }
 }
 
@@ -402,6 +403,21 @@ impl ClusterService for ClusterApi {
                     operation_id: operation_id(share.operation),
                     objections: share.objections.into_iter().map(objection).collect(),
                 })
+            })
+            .await
+    }
+
+    async fn set_certificate_name(
+        &self,
+        request: Request<v1::SetCertificateNameRequest>,
+    ) -> Result<Response<v1::SetCertificateNameResponse>, Status> {
+        self.calls
+            .call("SetCertificateName", request, |request, wait| async move {
+                let v1::SetCertificateNameRequest { node_id, certificate_name } = request;
+                let node = NodeId(node_id);
+                let changed =
+                    self.cluster.set_certificate_name(node, certificate_name, wait).await?;
+                Ok(v1::SetCertificateNameResponse { changed })
             })
             .await
     }

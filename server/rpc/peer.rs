@@ -10,7 +10,7 @@ use super::Calls;
 use crate::{
     base::{crew::Role, error::Error, ids::SnapshotId, limits},
     engine::driver::Handle,
-    net::{self, Peers, acceptor::Place},
+    net::{self, Peers, acceptor::Place, tls::Caller},
     proto::internal::v1::{
         DeliverRequest, DeliverResponse, FoundClusterRequest, FoundClusterResponse,
         GetNodeStatusRequest, GetNodeStatusResponse, IntroduceRequest, IntroduceResponse,
@@ -32,6 +32,18 @@ pub struct PeerApi {
     pub calls: Calls,
 }
 
+fn place_of<T>(request: &Request<T>) -> Option<Arc<Place>> {
+    request.extensions().get::<Arc<Place>>().cloned()
+}
+
+/// The name that the caller's certificate proves; none without TLS.
+fn name_of<T>(request: &Request<T>) -> Option<String> {
+    match place_of(request)?.caller() {
+        Caller::Known(bearer) => Some(bearer.name.clone()),
+        _ => None,
+    }
+}
+
 #[tonic::async_trait]
 impl PeerService for PeerApi {
     type DeliverStream = ReceiverStream<Result<DeliverResponse, Status>>;
@@ -41,7 +53,7 @@ impl PeerService for PeerApi {
         request: Request<Streaming<DeliverRequest>>,
     ) -> Result<Response<Self::DeliverStream>, Status> {
         let (answers, stream) = mpsc::channel(limits::PEER_ANSWERS_QUEUED);
-        let place = request.extensions().get::<Arc<Place>>().cloned();
+        let (place, name) = (place_of(&request), name_of(&request));
         let welcomed = move || place.iter().for_each(|place| place.vouch());
         self.calls.crew.spawn(
             Role::Listen,
@@ -50,6 +62,7 @@ impl PeerService for PeerApi {
                 self.handle.clone(),
                 request.into_inner(),
                 answers,
+                name,
                 welcomed,
             ),
         );
@@ -57,6 +70,7 @@ impl PeerService for PeerApi {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let name = name_of(&request);
         self.calls
             .call("Join", request, |request, wait| async move {
                 net::common_protocol((request.protocol_min, request.protocol))
@@ -65,7 +79,7 @@ impl PeerService for PeerApi {
                     wire::parse_node(request.node.ok_or_else(|| {
                         Error::invalid("a node that joins has to say who it is")
                     })?)?;
-                self.cluster.take_in(node, request.incarnation, wait).await?;
+                self.cluster.take_in(node, name, request.incarnation, wait).await?;
                 self.cluster
                     .look(wait, |s| JoinResponse {
                         settings: Some(wire::settings_record(s.settings())),
@@ -80,12 +94,14 @@ impl PeerService for PeerApi {
         &self,
         request: Request<Streaming<SendRowsRequest>>,
     ) -> Result<Response<SendRowsResponse>, Status> {
+        let name = name_of(&request);
         let received = net::receive_rows(
             self.peers.me(),
             &self.handle,
             self.cluster.arrivals(),
             &self.spool,
             request.into_inner(),
+            name.as_deref(),
         )
         .await;
         self.calls.stream("SendRows", received)

@@ -85,6 +85,7 @@ pub const TABLE: &[Row] = &[
             "DecommissionNode",
             "CancelDecommission",
             "SetCapacity",
+            "SetCertificateName",
             "Rebalance",
             "DrainNode",
             "UndrainNode",

@@ -14,6 +14,7 @@ mod status;
 mod operations;
 mod access;
 mod members;
+mod names;
 
 use std::{collections::BTreeMap, ops::Bound, path::PathBuf, sync::Arc, time::Duration};
 
@@ -184,14 +185,23 @@ impl Cluster {
     /// Makes a node that asks to join one of the cluster, when whoever is called at its address is
     /// the process that asked. A member is counted on for good: one that nobody reaches would cost
     /// every group that is placed on it a replica.
-    pub async fn take_in(&self, node: Node, incarnation: u64, wait: Duration) -> Result<()> {
+    ///
+    /// From then on it has the name that it proves, if it does.
+    pub async fn take_in(
+        &self,
+        node: Node,
+        name: Option<String>,
+        incarnation: u64,
+        wait: Duration,
+    ) -> Result<()> {
         let _place = self.joining.try_acquire().map_err(|_| {
             Error::exhausted(format!(
                 "{} nodes are being taken in here already; retry",
                 limits::JOINS_AT_ONCE
             ))
         })?;
-        let lineage = self.look(wait, |s| s.settings().lineage).await?;
+        let (lineage, level) =
+            self.look(wait, |s| (s.settings().lineage, s.settings().level)).await?;
         if lineage == Lineage::PENDING {
             return Err(Error::unavailable(
                 "the restored nodes have not agreed on a lineage yet; retry",
@@ -199,7 +209,8 @@ impl Cluster {
         }
         call_back(self.me(), &node, incarnation).await?;
         failpoint(Failpoint::JoinAnnouncing);
-        self.join(Node { lineage, ..node }, wait).await?;
+        let certificate_name = name.filter(|_| level >= Level::ACCESS);
+        self.join(Node { lineage, certificate_name, ..node }, wait).await?;
         failpoint(Failpoint::JoinAnnounced);
         Ok(())
     }
@@ -642,5 +653,6 @@ fn own_entry(id: NodeId, address: &str, lineage: Lineage) -> Node {
         level: Level::own(),
         leaving: false,
         draining: false,
+        certificate_name: None,
     }
 }

@@ -389,6 +389,7 @@ mod tests {
             level: Level::own(),
             leaving: false,
             draining: false,
+            certificate_name: None,
         };
         let topology = Topology::new(64, 4).unwrap();
         let settings =

@@ -49,6 +49,9 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
                 at_ms: *at_ms,
             })
         }
+        Command::BindNode { node, name, anew } => {
+            Wire::BindNode(internal::BindNode { node_id: node.0, name: name.clone(), anew: *anew })
+        }
         Command::AnnounceNode(node) => Wire::AnnounceNode(node_record(node)),
         Command::JoinNode { node, .. } => Wire::JoinNode(node_record(node)),
         Command::AddSite(site) => Wire::AddSite(site.as_str().to_owned()),
@@ -231,6 +234,9 @@ fn parse_action(command: internal::MetaCommand) -> Result<Command> {
         Wire::CreateToken(token) => Command::CreateToken(access::parse_token(token)?),
         Wire::RevokeToken(id) => Command::RevokeToken(access::parse_token_id(id)?),
         Wire::ResumeToken(id) => Command::ResumeToken(access::parse_token_id(id)?),
+        Wire::BindNode(bind) => {
+            Command::BindNode { node: NodeId(bind.node_id), name: bind.name, anew: bind.anew }
+        }
     })
 }
 
@@ -245,6 +251,7 @@ pub fn node_record(node: &Node) -> internal::NodeRecord {
         level: node.level.number(),
         leaving: node.leaving,
         draining: node.draining,
+        certificate_name: node.certificate_name.clone().unwrap_or_default(),
     }
 }
 
@@ -259,6 +266,7 @@ pub fn parse_node(node: internal::NodeRecord) -> Result<Node> {
         level: Level::from_number(node.level),
         leaving: node.leaving,
         draining: node.draining,
+        certificate_name: Some(node.certificate_name).filter(|name| !name.is_empty()),
     };
     node.check()?;
     Ok(node)

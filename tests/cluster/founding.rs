@@ -480,6 +480,7 @@ fn stranger(node_id: u64, address: &str) -> JoinRequest {
         level: 0,
         leaving: false,
         draining: false,
+        certificate_name: String::new(),
     };
     JoinRequest {
         node: Some(node),

@@ -290,6 +290,7 @@ impl World {
             level: cluster::level::Level::own(),
             leaving: false,
             draining: false,
+            certificate_name: None,
         }
     }
 

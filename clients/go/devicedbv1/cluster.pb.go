@@ -482,9 +482,11 @@ type Node struct {
 	// Whether it is being decommissioned.
 	Leaving bool `protobuf:"varint,11,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	// Whether it is drained: it leads nothing, gets no further replicas, and says that it is not ready. `ready` leaves that out.
-	Draining      bool `protobuf:"varint,12,opt,name=draining,proto3" json:"draining,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Draining bool `protobuf:"varint,12,opt,name=draining,proto3" json:"draining,omitempty"`
+	// The name in its certificate, by which other nodes know it over TLS; empty while it has proved none.
+	CertificateName string `protobuf:"bytes,13,opt,name=certificate_name,json=certificateName,proto3" json:"certificate_name,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -599,6 +601,13 @@ func (x *Node) GetDraining() bool {
 		return x.Draining
 	}
 	return false
+}
+
+func (x *Node) GetCertificateName() string {
+	if x != nil {
+		return x.CertificateName
+	}
+	return ""
 }
 
 // Asks for the cluster at a glance.
@@ -3020,6 +3029,107 @@ func (x *SetCapacityResponse) GetObjections() []*Objection {
 	return nil
 }
 
+// The name in a node's certificate.
+type SetCertificateNameRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	NodeId uint64 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// spiffe://DOMAIN/devicedb/node/NAME.
+	CertificateName string `protobuf:"bytes,2,opt,name=certificate_name,json=certificateName,proto3" json:"certificate_name,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SetCertificateNameRequest) Reset() {
+	*x = SetCertificateNameRequest{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetCertificateNameRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetCertificateNameRequest) ProtoMessage() {}
+
+func (x *SetCertificateNameRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetCertificateNameRequest.ProtoReflect.Descriptor instead.
+func (*SetCertificateNameRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *SetCertificateNameRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *SetCertificateNameRequest) GetCertificateName() string {
+	if x != nil {
+		return x.CertificateName
+	}
+	return ""
+}
+
+// What changed.
+type SetCertificateNameResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it is another name now than before.
+	Changed       bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetCertificateNameResponse) Reset() {
+	*x = SetCertificateNameResponse{}
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetCertificateNameResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetCertificateNameResponse) ProtoMessage() {}
+
+func (x *SetCertificateNameResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetCertificateNameResponse.ProtoReflect.Descriptor instead.
+func (*SetCertificateNameResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *SetCertificateNameResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
 // Groups that shall go where they should be.
 type RebalanceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3035,7 +3145,7 @@ type RebalanceRequest struct {
 
 func (x *RebalanceRequest) Reset() {
 	*x = RebalanceRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[43]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +3157,7 @@ func (x *RebalanceRequest) String() string {
 func (*RebalanceRequest) ProtoMessage() {}
 
 func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[43]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +3170,7 @@ func (x *RebalanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceRequest.ProtoReflect.Descriptor instead.
 func (*RebalanceRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{43}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RebalanceRequest) GetValidateOnly() bool {
@@ -3107,7 +3217,7 @@ type RebalanceResponse struct {
 
 func (x *RebalanceResponse) Reset() {
 	*x = RebalanceResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[44]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3229,7 @@ func (x *RebalanceResponse) String() string {
 func (*RebalanceResponse) ProtoMessage() {}
 
 func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[44]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3242,7 @@ func (x *RebalanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebalanceResponse.ProtoReflect.Descriptor instead.
 func (*RebalanceResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{44}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RebalanceResponse) GetReplicasMoved() uint32 {
@@ -3195,7 +3305,7 @@ type DrainNodeRequest struct {
 
 func (x *DrainNodeRequest) Reset() {
 	*x = DrainNodeRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[45]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3207,7 +3317,7 @@ func (x *DrainNodeRequest) String() string {
 func (*DrainNodeRequest) ProtoMessage() {}
 
 func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[45]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3220,7 +3330,7 @@ func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{45}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DrainNodeRequest) GetNodeId() uint64 {
@@ -3243,7 +3353,7 @@ type DrainNodeResponse struct {
 
 func (x *DrainNodeResponse) Reset() {
 	*x = DrainNodeResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[46]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3255,7 +3365,7 @@ func (x *DrainNodeResponse) String() string {
 func (*DrainNodeResponse) ProtoMessage() {}
 
 func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[46]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3268,7 +3378,7 @@ func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
 func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{46}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DrainNodeResponse) GetChanged() bool {
@@ -3296,7 +3406,7 @@ type UndrainNodeRequest struct {
 
 func (x *UndrainNodeRequest) Reset() {
 	*x = UndrainNodeRequest{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[47]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3308,7 +3418,7 @@ func (x *UndrainNodeRequest) String() string {
 func (*UndrainNodeRequest) ProtoMessage() {}
 
 func (x *UndrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[47]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3321,7 +3431,7 @@ func (x *UndrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*UndrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{47}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *UndrainNodeRequest) GetNodeId() uint64 {
@@ -3342,7 +3452,7 @@ type UndrainNodeResponse struct {
 
 func (x *UndrainNodeResponse) Reset() {
 	*x = UndrainNodeResponse{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[48]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3354,7 +3464,7 @@ func (x *UndrainNodeResponse) String() string {
 func (*UndrainNodeResponse) ProtoMessage() {}
 
 func (x *UndrainNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[48]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3367,7 +3477,7 @@ func (x *UndrainNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndrainNodeResponse.ProtoReflect.Descriptor instead.
 func (*UndrainNodeResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{48}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *UndrainNodeResponse) GetChanged() bool {
@@ -3396,7 +3506,7 @@ type RemovalPlan struct {
 
 func (x *RemovalPlan) Reset() {
 	*x = RemovalPlan{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[49]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3408,7 +3518,7 @@ func (x *RemovalPlan) String() string {
 func (*RemovalPlan) ProtoMessage() {}
 
 func (x *RemovalPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[49]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3421,7 +3531,7 @@ func (x *RemovalPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovalPlan.ProtoReflect.Descriptor instead.
 func (*RemovalPlan) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{49}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RemovalPlan) GetAddress() string {
@@ -3478,7 +3588,7 @@ type Objection struct {
 
 func (x *Objection) Reset() {
 	*x = Objection{}
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[50]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3490,7 +3600,7 @@ func (x *Objection) String() string {
 func (*Objection) ProtoMessage() {}
 
 func (x *Objection) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_cluster_proto_msgTypes[50]
+	mi := &file_devicedb_v1_cluster_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3503,7 +3613,7 @@ func (x *Objection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Objection.ProtoReflect.Descriptor instead.
 func (*Objection) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{50}
+	return file_devicedb_v1_cluster_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Objection) GetRefuses() bool {
@@ -3561,7 +3671,7 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x13InitClusterResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
-	"\acreated\x18\x02 \x01(\bR\acreated\"\xe2\x02\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated\"\x8d\x03\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -3576,7 +3686,8 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\x12\x18\n" +
 	"\aleaving\x18\v \x01(\bR\aleaving\x12\x1a\n" +
-	"\bdraining\x18\f \x01(\bR\bdraining\"*\n" +
+	"\bdraining\x18\f \x01(\bR\bdraining\x12)\n" +
+	"\x10certificate_name\x18\r \x01(\tR\x0fcertificateName\"*\n" +
 	"\x12GetOverviewRequest\x12\x14\n" +
 	"\x05local\x18\x01 \x01(\bR\x05local\"m\n" +
 	"\bVoterSet\x12\x16\n" +
@@ -3744,7 +3855,12 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\foperation_id\x18\x03 \x01(\tR\voperationId\x126\n" +
 	"\n" +
 	"objections\x18\x04 \x03(\v2\x16.devicedb.v1.ObjectionR\n" +
-	"objections\"a\n" +
+	"objections\"_\n" +
+	"\x19SetCertificateNameRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12)\n" +
+	"\x10certificate_name\x18\x02 \x01(\tR\x0fcertificateName\"6\n" +
+	"\x1aSetCertificateNameResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\"a\n" +
 	"\x10RebalanceRequest\x12#\n" +
 	"\rvalidate_only\x18\x01 \x01(\bR\fvalidateOnly\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x14\n" +
@@ -3803,7 +3919,7 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x13WAIT_REASON_NO_ROOM\x10\x04\x12\x19\n" +
 	"\x15WAIT_REASON_THROTTLED\x10\x05\x12\x15\n" +
 	"\x11WAIT_REASON_ALONE\x10\x06\x12\x19\n" +
-	"\x15WAIT_REASON_NO_LEADER\x10\a2\xc4\r\n" +
+	"\x15WAIT_REASON_NO_LEADER\x10\a2\xab\x0e\n" +
 	"\x0eClusterService\x12P\n" +
 	"\vGetIdentity\x12\x1f.devicedb.v1.GetIdentityRequest\x1a .devicedb.v1.GetIdentityResponse\x12P\n" +
 	"\vInitCluster\x12\x1f.devicedb.v1.InitClusterRequest\x1a .devicedb.v1.InitClusterResponse\x12P\n" +
@@ -3826,7 +3942,8 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"RemoveNode\x12\x1e.devicedb.v1.RemoveNodeRequest\x1a\x1f.devicedb.v1.RemoveNodeResponse\x12_\n" +
 	"\x10DecommissionNode\x12$.devicedb.v1.DecommissionNodeRequest\x1a%.devicedb.v1.DecommissionNodeResponse\x12e\n" +
 	"\x12CancelDecommission\x12&.devicedb.v1.CancelDecommissionRequest\x1a'.devicedb.v1.CancelDecommissionResponse\x12P\n" +
-	"\vSetCapacity\x12\x1f.devicedb.v1.SetCapacityRequest\x1a .devicedb.v1.SetCapacityResponse\x12J\n" +
+	"\vSetCapacity\x12\x1f.devicedb.v1.SetCapacityRequest\x1a .devicedb.v1.SetCapacityResponse\x12e\n" +
+	"\x12SetCertificateName\x12&.devicedb.v1.SetCertificateNameRequest\x1a'.devicedb.v1.SetCertificateNameResponse\x12J\n" +
 	"\tRebalance\x12\x1d.devicedb.v1.RebalanceRequest\x1a\x1e.devicedb.v1.RebalanceResponse\x12J\n" +
 	"\tDrainNode\x12\x1d.devicedb.v1.DrainNodeRequest\x1a\x1e.devicedb.v1.DrainNodeResponse\x12P\n" +
 	"\vUndrainNode\x12\x1f.devicedb.v1.UndrainNodeRequest\x1a .devicedb.v1.UndrainNodeResponseb\x06proto3"
@@ -3844,7 +3961,7 @@ func file_devicedb_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_devicedb_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_devicedb_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_devicedb_v1_cluster_proto_goTypes = []any{
 	(NodeState)(0),                     // 0: devicedb.v1.NodeState
 	(DecommissionState)(0),             // 1: devicedb.v1.DecommissionState
@@ -3892,41 +4009,43 @@ var file_devicedb_v1_cluster_proto_goTypes = []any{
 	(*CancelDecommissionResponse)(nil), // 43: devicedb.v1.CancelDecommissionResponse
 	(*SetCapacityRequest)(nil),         // 44: devicedb.v1.SetCapacityRequest
 	(*SetCapacityResponse)(nil),        // 45: devicedb.v1.SetCapacityResponse
-	(*RebalanceRequest)(nil),           // 46: devicedb.v1.RebalanceRequest
-	(*RebalanceResponse)(nil),          // 47: devicedb.v1.RebalanceResponse
-	(*DrainNodeRequest)(nil),           // 48: devicedb.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),          // 49: devicedb.v1.DrainNodeResponse
-	(*UndrainNodeRequest)(nil),         // 50: devicedb.v1.UndrainNodeRequest
-	(*UndrainNodeResponse)(nil),        // 51: devicedb.v1.UndrainNodeResponse
-	(*RemovalPlan)(nil),                // 52: devicedb.v1.RemovalPlan
-	(*Objection)(nil),                  // 53: devicedb.v1.Objection
-	(*LocalAnswer)(nil),                // 54: devicedb.v1.LocalAnswer
+	(*SetCertificateNameRequest)(nil),  // 46: devicedb.v1.SetCertificateNameRequest
+	(*SetCertificateNameResponse)(nil), // 47: devicedb.v1.SetCertificateNameResponse
+	(*RebalanceRequest)(nil),           // 48: devicedb.v1.RebalanceRequest
+	(*RebalanceResponse)(nil),          // 49: devicedb.v1.RebalanceResponse
+	(*DrainNodeRequest)(nil),           // 50: devicedb.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),          // 51: devicedb.v1.DrainNodeResponse
+	(*UndrainNodeRequest)(nil),         // 52: devicedb.v1.UndrainNodeRequest
+	(*UndrainNodeResponse)(nil),        // 53: devicedb.v1.UndrainNodeResponse
+	(*RemovalPlan)(nil),                // 54: devicedb.v1.RemovalPlan
+	(*Objection)(nil),                  // 55: devicedb.v1.Objection
+	(*LocalAnswer)(nil),                // 56: devicedb.v1.LocalAnswer
 }
 var file_devicedb_v1_cluster_proto_depIdxs = []int32{
 	0,  // 0: devicedb.v1.GetIdentityResponse.state:type_name -> devicedb.v1.NodeState
 	7,  // 1: devicedb.v1.GetOverviewResponse.nodes:type_name -> devicedb.v1.Node
 	9,  // 2: devicedb.v1.GetOverviewResponse.voter_sets:type_name -> devicedb.v1.VoterSet
-	54, // 3: devicedb.v1.GetOverviewResponse.local:type_name -> devicedb.v1.LocalAnswer
+	56, // 3: devicedb.v1.GetOverviewResponse.local:type_name -> devicedb.v1.LocalAnswer
 	7,  // 4: devicedb.v1.ListNodesResponse.nodes:type_name -> devicedb.v1.Node
-	54, // 5: devicedb.v1.ListNodesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	56, // 5: devicedb.v1.ListNodesResponse.local:type_name -> devicedb.v1.LocalAnswer
 	13, // 6: devicedb.v1.ListPartitionsResponse.partitions:type_name -> devicedb.v1.Partition
-	54, // 7: devicedb.v1.ListPartitionsResponse.local:type_name -> devicedb.v1.LocalAnswer
+	56, // 7: devicedb.v1.ListPartitionsResponse.local:type_name -> devicedb.v1.LocalAnswer
 	16, // 8: devicedb.v1.AddSiteResponse.site:type_name -> devicedb.v1.Site
 	16, // 9: devicedb.v1.ListSitesResponse.sites:type_name -> devicedb.v1.Site
-	54, // 10: devicedb.v1.ListSitesResponse.local:type_name -> devicedb.v1.LocalAnswer
+	56, // 10: devicedb.v1.ListSitesResponse.local:type_name -> devicedb.v1.LocalAnswer
 	23, // 11: devicedb.v1.AddRelayResponse.relay:type_name -> devicedb.v1.Relay
 	23, // 12: devicedb.v1.MoveRelayResponse.relay:type_name -> devicedb.v1.Relay
 	23, // 13: devicedb.v1.ListRelaysResponse.relays:type_name -> devicedb.v1.Relay
-	54, // 14: devicedb.v1.ListRelaysResponse.local:type_name -> devicedb.v1.LocalAnswer
+	56, // 14: devicedb.v1.ListRelaysResponse.local:type_name -> devicedb.v1.LocalAnswer
 	34, // 15: devicedb.v1.GetUpgradeResponse.nodes:type_name -> devicedb.v1.NodeVersion
-	52, // 16: devicedb.v1.RemoveNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
-	52, // 17: devicedb.v1.DecommissionNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
+	54, // 16: devicedb.v1.RemoveNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
+	54, // 17: devicedb.v1.DecommissionNodeResponse.plan:type_name -> devicedb.v1.RemovalPlan
 	1,  // 18: devicedb.v1.DecommissionNodeResponse.state:type_name -> devicedb.v1.DecommissionState
 	41, // 19: devicedb.v1.DecommissionNodeResponse.waits:type_name -> devicedb.v1.Wait
 	2,  // 20: devicedb.v1.Wait.reason:type_name -> devicedb.v1.WaitReason
-	53, // 21: devicedb.v1.SetCapacityResponse.objections:type_name -> devicedb.v1.Objection
-	53, // 22: devicedb.v1.RebalanceResponse.objections:type_name -> devicedb.v1.Objection
-	53, // 23: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
+	55, // 21: devicedb.v1.SetCapacityResponse.objections:type_name -> devicedb.v1.Objection
+	55, // 22: devicedb.v1.RebalanceResponse.objections:type_name -> devicedb.v1.Objection
+	55, // 23: devicedb.v1.RemovalPlan.objections:type_name -> devicedb.v1.Objection
 	3,  // 24: devicedb.v1.ClusterService.GetIdentity:input_type -> devicedb.v1.GetIdentityRequest
 	5,  // 25: devicedb.v1.ClusterService.InitCluster:input_type -> devicedb.v1.InitClusterRequest
 	8,  // 26: devicedb.v1.ClusterService.GetOverview:input_type -> devicedb.v1.GetOverviewRequest
@@ -3945,32 +4064,34 @@ var file_devicedb_v1_cluster_proto_depIdxs = []int32{
 	39, // 39: devicedb.v1.ClusterService.DecommissionNode:input_type -> devicedb.v1.DecommissionNodeRequest
 	42, // 40: devicedb.v1.ClusterService.CancelDecommission:input_type -> devicedb.v1.CancelDecommissionRequest
 	44, // 41: devicedb.v1.ClusterService.SetCapacity:input_type -> devicedb.v1.SetCapacityRequest
-	46, // 42: devicedb.v1.ClusterService.Rebalance:input_type -> devicedb.v1.RebalanceRequest
-	48, // 43: devicedb.v1.ClusterService.DrainNode:input_type -> devicedb.v1.DrainNodeRequest
-	50, // 44: devicedb.v1.ClusterService.UndrainNode:input_type -> devicedb.v1.UndrainNodeRequest
-	4,  // 45: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
-	6,  // 46: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
-	10, // 47: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
-	12, // 48: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
-	15, // 49: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
-	18, // 50: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
-	20, // 51: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
-	22, // 52: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
-	25, // 53: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
-	27, // 54: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
-	29, // 55: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
-	31, // 56: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
-	33, // 57: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
-	36, // 58: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
-	38, // 59: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
-	40, // 60: devicedb.v1.ClusterService.DecommissionNode:output_type -> devicedb.v1.DecommissionNodeResponse
-	43, // 61: devicedb.v1.ClusterService.CancelDecommission:output_type -> devicedb.v1.CancelDecommissionResponse
-	45, // 62: devicedb.v1.ClusterService.SetCapacity:output_type -> devicedb.v1.SetCapacityResponse
-	47, // 63: devicedb.v1.ClusterService.Rebalance:output_type -> devicedb.v1.RebalanceResponse
-	49, // 64: devicedb.v1.ClusterService.DrainNode:output_type -> devicedb.v1.DrainNodeResponse
-	51, // 65: devicedb.v1.ClusterService.UndrainNode:output_type -> devicedb.v1.UndrainNodeResponse
-	45, // [45:66] is the sub-list for method output_type
-	24, // [24:45] is the sub-list for method input_type
+	46, // 42: devicedb.v1.ClusterService.SetCertificateName:input_type -> devicedb.v1.SetCertificateNameRequest
+	48, // 43: devicedb.v1.ClusterService.Rebalance:input_type -> devicedb.v1.RebalanceRequest
+	50, // 44: devicedb.v1.ClusterService.DrainNode:input_type -> devicedb.v1.DrainNodeRequest
+	52, // 45: devicedb.v1.ClusterService.UndrainNode:input_type -> devicedb.v1.UndrainNodeRequest
+	4,  // 46: devicedb.v1.ClusterService.GetIdentity:output_type -> devicedb.v1.GetIdentityResponse
+	6,  // 47: devicedb.v1.ClusterService.InitCluster:output_type -> devicedb.v1.InitClusterResponse
+	10, // 48: devicedb.v1.ClusterService.GetOverview:output_type -> devicedb.v1.GetOverviewResponse
+	12, // 49: devicedb.v1.ClusterService.ListNodes:output_type -> devicedb.v1.ListNodesResponse
+	15, // 50: devicedb.v1.ClusterService.ListPartitions:output_type -> devicedb.v1.ListPartitionsResponse
+	18, // 51: devicedb.v1.ClusterService.AddSite:output_type -> devicedb.v1.AddSiteResponse
+	20, // 52: devicedb.v1.ClusterService.RemoveSite:output_type -> devicedb.v1.RemoveSiteResponse
+	22, // 53: devicedb.v1.ClusterService.ListSites:output_type -> devicedb.v1.ListSitesResponse
+	25, // 54: devicedb.v1.ClusterService.AddRelay:output_type -> devicedb.v1.AddRelayResponse
+	27, // 55: devicedb.v1.ClusterService.RemoveRelay:output_type -> devicedb.v1.RemoveRelayResponse
+	29, // 56: devicedb.v1.ClusterService.MoveRelay:output_type -> devicedb.v1.MoveRelayResponse
+	31, // 57: devicedb.v1.ClusterService.ListRelays:output_type -> devicedb.v1.ListRelaysResponse
+	33, // 58: devicedb.v1.ClusterService.GetUpgrade:output_type -> devicedb.v1.GetUpgradeResponse
+	36, // 59: devicedb.v1.ClusterService.FinalizeUpgrade:output_type -> devicedb.v1.FinalizeUpgradeResponse
+	38, // 60: devicedb.v1.ClusterService.RemoveNode:output_type -> devicedb.v1.RemoveNodeResponse
+	40, // 61: devicedb.v1.ClusterService.DecommissionNode:output_type -> devicedb.v1.DecommissionNodeResponse
+	43, // 62: devicedb.v1.ClusterService.CancelDecommission:output_type -> devicedb.v1.CancelDecommissionResponse
+	45, // 63: devicedb.v1.ClusterService.SetCapacity:output_type -> devicedb.v1.SetCapacityResponse
+	47, // 64: devicedb.v1.ClusterService.SetCertificateName:output_type -> devicedb.v1.SetCertificateNameResponse
+	49, // 65: devicedb.v1.ClusterService.Rebalance:output_type -> devicedb.v1.RebalanceResponse
+	51, // 66: devicedb.v1.ClusterService.DrainNode:output_type -> devicedb.v1.DrainNodeResponse
+	53, // 67: devicedb.v1.ClusterService.UndrainNode:output_type -> devicedb.v1.UndrainNodeResponse
+	46, // [46:68] is the sub-list for method output_type
+	24, // [24:46] is the sub-list for method input_type
 	24, // [24:24] is the sub-list for extension type_name
 	24, // [24:24] is the sub-list for extension extendee
 	0,  // [0:24] is the sub-list for field type_name
@@ -3988,7 +4109,7 @@ func file_devicedb_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_cluster_proto_rawDesc), len(file_devicedb_v1_cluster_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

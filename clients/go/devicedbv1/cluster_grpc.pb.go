@@ -39,6 +39,7 @@ const (
 	ClusterService_DecommissionNode_FullMethodName   = "/devicedb.v1.ClusterService/DecommissionNode"
 	ClusterService_CancelDecommission_FullMethodName = "/devicedb.v1.ClusterService/CancelDecommission"
 	ClusterService_SetCapacity_FullMethodName        = "/devicedb.v1.ClusterService/SetCapacity"
+	ClusterService_SetCertificateName_FullMethodName = "/devicedb.v1.ClusterService/SetCertificateName"
 	ClusterService_Rebalance_FullMethodName          = "/devicedb.v1.ClusterService/Rebalance"
 	ClusterService_DrainNode_FullMethodName          = "/devicedb.v1.ClusterService/DrainNode"
 	ClusterService_UndrainNode_FullMethodName        = "/devicedb.v1.ClusterService/UndrainNode"
@@ -98,6 +99,9 @@ type ClusterServiceClient interface {
 	CancelDecommission(ctx context.Context, in *CancelDecommissionRequest, opts ...grpc.CallOption) (*CancelDecommissionResponse, error)
 	// Changes a node's share of the groups, which move accordingly.
 	SetCapacity(ctx context.Context, in *SetCapacityRequest, opts ...grpc.CallOption) (*SetCapacityResponse, error)
+	// Has whoever speaks as a node over TLS be known by another name from now on: that of the certificate which the node is to be started with next. A node gets
+	// its first name by itself, when it joins or proves it for the first time.
+	SetCertificateName(ctx context.Context, in *SetCertificateNameRequest, opts ...grpc.CallOption) (*SetCertificateNameResponse, error)
 	// Places all groups anew on the nodes that live, with as few moves as possible: a node that was away gets its share again, and a node that is away gives up
 	// its places. Where all is well nothing moves.
 	Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceResponse, error)
@@ -296,6 +300,16 @@ func (c *clusterServiceClient) SetCapacity(ctx context.Context, in *SetCapacityR
 	return out, nil
 }
 
+func (c *clusterServiceClient) SetCertificateName(ctx context.Context, in *SetCertificateNameRequest, opts ...grpc.CallOption) (*SetCertificateNameResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetCertificateNameResponse)
+	err := c.cc.Invoke(ctx, ClusterService_SetCertificateName_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterServiceClient) Rebalance(ctx context.Context, in *RebalanceRequest, opts ...grpc.CallOption) (*RebalanceResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RebalanceResponse)
@@ -380,6 +394,9 @@ type ClusterServiceServer interface {
 	CancelDecommission(context.Context, *CancelDecommissionRequest) (*CancelDecommissionResponse, error)
 	// Changes a node's share of the groups, which move accordingly.
 	SetCapacity(context.Context, *SetCapacityRequest) (*SetCapacityResponse, error)
+	// Has whoever speaks as a node over TLS be known by another name from now on: that of the certificate which the node is to be started with next. A node gets
+	// its first name by itself, when it joins or proves it for the first time.
+	SetCertificateName(context.Context, *SetCertificateNameRequest) (*SetCertificateNameResponse, error)
 	// Places all groups anew on the nodes that live, with as few moves as possible: a node that was away gets its share again, and a node that is away gives up
 	// its places. Where all is well nothing moves.
 	Rebalance(context.Context, *RebalanceRequest) (*RebalanceResponse, error)
@@ -451,6 +468,9 @@ func (UnimplementedClusterServiceServer) CancelDecommission(context.Context, *Ca
 }
 func (UnimplementedClusterServiceServer) SetCapacity(context.Context, *SetCapacityRequest) (*SetCapacityResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetCapacity not implemented")
+}
+func (UnimplementedClusterServiceServer) SetCertificateName(context.Context, *SetCertificateNameRequest) (*SetCertificateNameResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetCertificateName not implemented")
 }
 func (UnimplementedClusterServiceServer) Rebalance(context.Context, *RebalanceRequest) (*RebalanceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Rebalance not implemented")
@@ -806,6 +826,24 @@ func _ClusterService_SetCapacity_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ClusterService_SetCertificateName_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetCertificateNameRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServiceServer).SetCertificateName(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ClusterService_SetCertificateName_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServiceServer).SetCertificateName(ctx, req.(*SetCertificateNameRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ClusterService_Rebalance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RebalanceRequest)
 	if err := dec(in); err != nil {
@@ -938,6 +976,10 @@ var ClusterService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetCapacity",
 			Handler:    _ClusterService_SetCapacity_Handler,
+		},
+		{
+			MethodName: "SetCertificateName",
+			Handler:    _ClusterService_SetCertificateName_Handler,
 		},
 		{
 			MethodName: "Rebalance",

@@ -43,6 +43,9 @@ pub const RELAY_WINDOW: u32 = 1 << 20;
 /// How long a node waits for a connection to another, for its hello, or for a look at its own state
 /// on behalf of another node.
 pub const PEER_CONNECT: Duration = Duration::from_secs(2);
+/// How long the leader is asked whether the registry has a node that says hello, where this node
+/// has not heard of it.
+pub const HELLO_LOOK: Duration = Duration::from_secs(1);
 /// Shortest pause before a node dials another again, asks again for its own entry in the registry,
 /// or looks again whether it leads a group.
 pub const PEER_RETRY_MIN: Duration = Duration::from_millis(50);
@@ -68,6 +71,7 @@ const _: () = assert!(
     "a node that elects leaders is not silent"
 );
 const _: () = assert!(PEER_SILENT.as_millis() > PROMISE.as_millis());
+const _: () = assert!(HELLO_LOOK.as_millis() < PEER_CONNECT.as_millis(), "the hello is answered");
 const _: () = assert!(RELAY_WINDOW <= PEER_STREAM_WINDOW);
 const _: () = assert!(PEER_STREAM_WINDOW <= PEER_CONNECTION_WINDOW);
 const _: () = assert!(PEER_RETRY_MIN.as_millis() < PEER_RETRY_MAX.as_millis());

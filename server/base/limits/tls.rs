@@ -14,6 +14,8 @@ pub const HANDSHAKES_MAX: usize = 512;
 pub const CERTIFICATES_LOOK: Duration = Duration::from_secs(5);
 /// Bytes of one file of certificates, keys or revocations; a larger one is refused.
 pub const CERTIFICATE_FILE_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of the name in a certificate, as SPIFFE bounds its own; with a longer one it is nobody's.
+pub const CERTIFICATE_NAME_BYTES_MAX: usize = 2048;
 /// Bytes of a first TLS record that a node without certificates reads before it says that it has
 /// none: a closed connection with unread bytes would take the answer with it.
 pub const HELLO_BYTES: usize = 16 << 10;

@@ -9,6 +9,9 @@
 //! is marked as leaving, and its groups are placed on others; the leaders of the groups bring that
 //! about (`reconfigure`); and once it holds nothing any more it says so, and is removed.
 //!
+//! A node that proves its name by a certificate keeps that name: nobody with another one is taken
+//! for it.
+//!
 //! A node that is removed or decommissioned may have a replacement: an empty node that takes its
 //! places, all of them and no others, so that nothing else moves.
 
@@ -84,11 +87,17 @@ impl State {
                 node.id, node.version, node.level, self.settings.level
             )));
         }
+        let name = node.certificate_name.as_ref();
+        if let Some(why) = known.zip(name).and_then(|(known, name)| known.misnamed(name)) {
+            return Err(Error::conflict(why));
+        }
+        let certificate_name = known.and_then(|k| k.certificate_name.as_ref()).or(name).cloned();
         // Its capacity was given when it joined or later; a restart does not move data.
         let now = Node {
             capacity_percent: known.map_or(node.capacity_percent, |k| k.capacity_percent),
             leaving: known.is_some_and(|k| k.leaving),
             draining: known.is_some_and(|k| k.draining),
+            certificate_name,
             ..node.clone()
         };
         if known == Some(&now) {
@@ -97,6 +106,28 @@ impl State {
         let is_new = self.nodes.insert(node.id, now).is_none();
         effects.events.push(Event::NodeChanged(node.id));
         Ok((effects.row(Changed::Node(node.id)), is_new))
+    }
+
+    /// A node has a name from now on by which it proves who it is. The first one stays, unless an
+    /// operator says so.
+    pub(super) fn bind_node(
+        &mut self,
+        id: NodeId,
+        name: &str,
+        anew: bool,
+        effects: &mut Effects,
+    ) -> Result<Outcome> {
+        let known = self.member(id)?;
+        let now = Node { certificate_name: Some(name.to_owned()), ..known.clone() };
+        now.check()?;
+        if now == *known {
+            return Ok(Outcome::Done { changed: false });
+        }
+        if let Some(why) = known.misnamed(name).filter(|_| !anew) {
+            return Err(Error::conflict(why));
+        }
+        self.nodes.insert(id, now);
+        Ok(effects.row(Changed::Node(id)))
     }
 
     /// Whether a node holds nothing.

@@ -15,6 +15,7 @@
 //! - A site that is being removed goes on being removed.
 //! - Operations that run are cancelled, and nodes that were leaving or drained are as any other:
 //!   everything is placed anew, and whoever recovers a cluster looks at it next.
+//! - No node has the name of a certificate, as after a restore.
 //!
 //! Relies on the caller to know which replicas are kept and where. Decides nothing about them.
 
@@ -103,7 +104,9 @@ impl State {
                 }
             }
         }
-        self.nodes.values_mut().for_each(|node| (node.leaving, node.draining) = (false, false));
+        for node in self.nodes.values_mut() {
+            (node.leaving, node.draining, node.certificate_name) = (false, false, None);
+        }
         for running in self.operations.values_mut().filter(|o| o.is_running()) {
             (running.progress, running.ended_ms) = (Progress::Cancelled, recovery.at_ms);
         }

@@ -212,8 +212,16 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
         {
             Err(Objection::Later)
         }
+        cluster::Command::AnnounceNode(node) if node.certificate_name.is_some() => {
+            let told = format!(
+                "node {} announces the name of a certificate; whoever hears a node notes its name",
+                node.id
+            );
+            Err(Objection::Wrong("MetaCommand.announce_node", Error::invalid(told)))
+        }
         cluster::Command::AnnounceNode(_)
         | cluster::Command::JoinNode { .. }
+        | cluster::Command::BindNode { .. }
         | cluster::Command::ReportPart { .. }
         | cluster::Command::ReportDeletion { .. } => Ok(()),
         // What clients ask for and may see, or what the state machine holds against the registry.
@@ -268,7 +276,10 @@ pub(super) const RULES: &[(&str, &str)] = &[
     ("DropSiteData.generation", "a life that the registry is ending or has ended"),
     ("DropSiteData.rows_max", "1 to SITE_DROP_ROWS"),
     ("SetLineage.lineage", "by nobody: a leader sets its own"),
-    ("MetaCommand.announce_node", "in the cluster's present lineage"),
+    (
+        "MetaCommand.announce_node",
+        "in the cluster's present lineage, and without the name of a certificate",
+    ),
     ("MetaCommand.join_node", "in the cluster's present lineage"),
     ("MetaCommand.seal_snapshot", "by nobody: the meta leader's own"),
     ("MetaCommand.abort_snapshot", "by nobody: the meta leader's own"),

@@ -5,7 +5,11 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     // Who speaks. Read once a stream.
     ("Hello.protocol", "net::judge: the versions that both sides know overlap"),
     ("Hello.protocol_min", "net::judge: the versions that both sides know overlap"),
-    ("Hello.node_id", "net::judge: not this node; what its messages may say is decided one by one"),
+    (
+        "Hello.node_id",
+        "net::judge: not this node; net::handshake::belongs: one that has joined, and over TLS \
+         under the name of its certificate; what its messages may say is decided one by one",
+    ),
     ("Hello.to", "net::judge: this node, or 0"),
     ("Hello.cluster_id", "net::judge: this cluster's"),
     ("Hello.lineage", "net::judge: this history's, or none after the same restore"),
@@ -119,6 +123,10 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ),
     ("MetaCommand.revoke_token", "cluster::State: one that is there"),
     ("MetaCommand.resume_token", "cluster::State: one that is there"),
+    (
+        "MetaCommand.bind_node",
+        "cluster::State: a member, and one that has no name yet or gets another one by an operator",
+    ),
     ("MetaCommand.away", "any: a hint; others than members are nobody (cluster::placement)"),
     ("MetaCommand.raise_level", "cluster::State: not above what every member knows"),
     ("MetaCommand.site_generation", "any: cluster::State does nothing to another life of the site"),

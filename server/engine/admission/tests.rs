@@ -81,6 +81,7 @@ impl Scene {
             level: Level::own(),
             leaving: false,
             draining: false,
+            certificate_name: None,
         };
         let settings =
             Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(5), 3, topology()).unwrap();

@@ -4,13 +4,15 @@
 //! for the host that was dialled, or for the name that stands in for it. A node also asks that it
 //! be a node.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
-    client::TlsStream,
     rustls::{
         AlertDescription, CertificateError, ClientConfig, Error as TlsError, InvalidMessage,
         pki_types::ServerName,
@@ -21,8 +23,13 @@ use tonic::{
     transport::{Channel, Endpoint, Error as TransportError},
 };
 
-use super::{material, name::Certificate};
-use crate::net::cork::Corked;
+use super::{
+    Tls,
+    belief::{Belief, Believing},
+    material,
+    name::Certificate,
+};
+use crate::{base::locks::lock, net::cork::Corked};
 
 /// By what a side that dials believes the other, and what it shows itself.
 #[derive(Clone)]
@@ -30,9 +37,21 @@ pub struct Trust {
     pub config: Arc<ClientConfig>,
     /// Whom the certificate has to be for, if not for the host that is dialled.
     pub name: Option<String>,
-    /// Whether it has to be a node's.
-    pub nodes_only: bool,
+    /// Where it has to be a node's.
+    pub node: Option<Noted>,
 }
+
+/// What a node does with the name of another one that it dials: it notes it, and believes it for as
+/// long as its own files say so.
+#[derive(Clone)]
+pub struct Noted {
+    pub shown: Shown,
+    pub tls: Tls,
+}
+
+/// The name that the other side has proved last: a connection that breaks is opened again by
+/// itself. None as long as nothing was proved.
+pub type Shown = Arc<Mutex<Option<String>>>;
 
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,27 +133,34 @@ pub async fn connect(endpoint: &Endpoint, trust: Trust) -> Result<Channel, Trans
 /// A [`Fault`], or what the system says.
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn open(to: &Uri, trust: Trust) -> Result<TokioIo<Corked<TlsStream<TcpStream>>>, AnyError> {
+async fn open(to: &Uri, trust: Trust) -> Result<TokioIo<Corked<Believing>>, AnyError> {
     let host = to.host().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let named = trust.name.as_deref().unwrap_or(bare).to_owned();
     let no_name = format!("{named:?} is no name that a certificate could be for");
     let name = ServerName::try_from(named).map_err(|_| Fault::new(FaultKind::Name, no_name))?;
+    let dialled = name.clone();
+    let turns = trust.node.as_ref().map(|noted| noted.tls.turns());
     let stream = TcpStream::connect((bare, to.port_u16().unwrap_or(443))).await?;
     stream.set_nodelay(true)?;
     let stream =
         TlsConnector::from(trust.config).connect(name, stream).await.map_err(|e| Fault::of(&e))?;
-    if trust.nodes_only {
-        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let mut belief = None;
+    if let Some((Noted { shown: hears, tls }, turns)) = trust.node.zip(turns) {
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let shown = chain.first();
         let bearer = shown.and_then(|shown| Certificate::parse(shown).ok()?.bearer().ok());
-        if !bearer.as_ref().is_some_and(|bearer| bearer.is_node) {
-            let whose = bearer.map_or("nobody".into(), |bearer| bearer.name);
+        let (is_node, name) =
+            bearer.map_or((false, "nobody".into()), |bearer| (bearer.is_node, bearer.name));
+        if !is_node {
             return Err(Fault::new(
                 FaultKind::Other,
-                format!("what listens there is no node: its certificate is {whose}'s"),
+                format!("what listens there is no node: its certificate is {name}'s"),
             )
             .into());
         }
+        *lock(&hears) = Some(name);
+        belief = Some(Belief::new(tls, chain, Some(dialled), turns));
     }
-    Ok(TokioIo::new(Corked::new(stream)))
+    Ok(TokioIo::new(Corked::new(Believing::new(stream, belief))))
 }

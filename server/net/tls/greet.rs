@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{Caller, Tls};
+use super::{Caller, Tls, belief::Belief};
 use crate::{
     base::{limits, metrics::NoHandshake},
     net::cork::Corked,
@@ -36,14 +36,17 @@ pub enum Line {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-type Greeting = Pin<Box<dyn Future<Output = IoResult<(Line, Option<Duration>)>> + Send>>;
+type Greeting = Pin<Box<dyn Future<Output = IoResult<(Line, Option<Known>)>> + Send>>;
+
+/// A caller with a certificate that is believed: for how long it is valid, and what was believed.
+type Known = (Duration, Belief);
 
 /// A connection that is greeted when it is first read. Corked above TLS, so that a record holds all
 /// that is said together.
 pub struct Greeted {
     state: State,
-    /// Ends with the certificate of the other side.
-    until: Option<Pin<Box<Sleep>>>,
+    /// The first ends with the certificate of the other side.
+    known: Option<(Pin<Box<Sleep>>, Belief)>,
 }
 
 enum State {
@@ -67,29 +70,29 @@ impl Greeted {
                 return Ok((line, None));
             };
             let greeted = timeout(limits::HANDSHAKE, greet(stream, &tls)).await;
-            let (line, caller) = greeted.unwrap_or_else(|_| {
+            let (line, caller, belief) = greeted.unwrap_or_else(|_| {
                 tls.metrics().handshake_failed(NoHandshake::Late);
                 Err(IoError::new(ErrorKind::TimedOut, "no handshake was done in time"))
             })?;
-            let left = match &caller {
-                Caller::Known(bearer) => {
+            let known = match (&caller, belief) {
+                (Caller::Known(bearer), Some(belief)) => {
                     // It is valid to the end of its last second.
                     let ends = Duration::from_secs(bearer.until.max(0) as u64 + 1);
-                    Some(ends.saturating_sub(Duration::from_millis(tls.now_ms())))
+                    Some((ends.saturating_sub(Duration::from_millis(tls.now_ms())), belief))
                 }
                 _ => None,
             };
             found(caller);
-            Ok((line, left))
+            Ok((line, known))
         };
-        Greeted { state: State::Greeting(Box::pin(greeting)), until: None }
+        Greeted { state: State::Greeting(Box::pin(greeting)), known: None }
     }
 
     fn open(&mut self, cx: &mut Context<'_>) -> Poll<IoResult<&mut Corked<Line>>> {
         if let State::Greeting(greeting) = &mut self.state {
             match ready!(greeting.as_mut().poll(cx)) {
-                Ok((line, left)) => {
-                    self.until = left.map(|left| Box::pin(sleep(left)));
+                Ok((line, known)) => {
+                    self.known = known.map(|(left, belief)| (Box::pin(sleep(left)), belief));
                     self.state = State::Open(Corked::new(line));
                 }
                 Err(e) => {
@@ -104,15 +107,19 @@ impl Greeted {
         }
     }
 
-    /// Looks, where there is nothing to read, whether the other side's certificate has ended.
+    /// Looks whether the other side's certificate has ended, or is not believed any more.
     fn is_believed(&mut self, cx: &mut Context<'_>) -> IoResult<()> {
-        let Some(until) = &mut self.until else { return Ok(()) };
-        if until.as_mut().poll(cx).is_pending() {
-            return Ok(());
-        }
-        self.until = None;
-        self.state = State::Over;
-        Err(IoError::new(ErrorKind::ConnectionAborted, "the certificate has expired"))
+        let Some((until, belief)) = &mut self.known else { return Ok(()) };
+        let believed = match until.as_mut().poll(cx) {
+            Poll::Pending => belief.holds(cx),
+            Poll::Ready(()) => {
+                Err(IoError::new(ErrorKind::ConnectionAborted, "the certificate has expired"))
+            }
+        };
+        believed.inspect_err(|_| {
+            self.known = None;
+            self.state = State::Over;
+        })
     }
 }
 
@@ -134,12 +141,13 @@ async fn without_certificates(mut stream: TcpStream) -> IoResult<Line> {
     Err(IoError::new(ErrorKind::InvalidData, "TLS was spoken to a node without certificates"))
 }
 
-async fn greet(stream: TcpStream, tls: &Tls) -> IoResult<(Line, Caller)> {
+async fn greet(stream: TcpStream, tls: &Tls) -> IoResult<(Line, Caller, Option<Belief>)> {
     if first(&stream).await? != Some(HANDSHAKE_RECORD) {
         let caller = if tls.is_required() { Caller::Plain } else { Caller::Anybody };
-        return Ok((Line::Plain(stream), caller));
+        return Ok((Line::Plain(stream), caller, None));
     }
     let (_under_way, leave) = tls.begin();
+    let turns = tls.turns();
     let material = tls.material();
     let accepted = tokio::select! {
         accepted = TlsAcceptor::from(material.server.clone()).accept(stream) => accepted,
@@ -155,7 +163,8 @@ async fn greet(stream: TcpStream, tls: &Tls) -> IoResult<(Line, Caller)> {
         tls.metrics().handshake_failed(kind);
         Caller::Refused(why)
     });
-    Ok((Line::Tls(Box::new(stream)), caller))
+    let belief = Belief::new(tls.clone(), chain, None, turns);
+    Ok((Line::Tls(Box::new(stream)), caller, Some(belief)))
 }
 
 impl AsyncRead for Greeted {
@@ -164,6 +173,9 @@ impl AsyncRead for Greeted {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<IoResult<()>> {
+        if self.known.as_ref().is_some_and(|(_, belief)| belief.is_asked()) {
+            self.is_believed(cx)?;
+        }
         let read = Pin::new(ready!(self.open(cx))?).poll_read(cx, into);
         if read.is_pending() {
             self.is_believed(cx)?;

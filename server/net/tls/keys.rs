@@ -4,7 +4,8 @@
 //! as orchestrators do it, changes no date that could be relied on. A set that cannot be used, as
 //! between the writing of a certificate and of its key, changes nothing: the old one stays in use,
 //! the log says why, and `devicedb_tls_reload_failed` is 1 until a set can be used again.
-//! Connections that stand go on under the set that they began with.
+//! Connections that stand go on under the set that they began with, as long as the other side is
+//! believed by the present one (`belief`).
 
 use std::{
     collections::BTreeMap,
@@ -37,6 +38,8 @@ struct Shared {
     mode: Mode,
     files: Files,
     current: Mutex<(Contents, Arc<Material>)>,
+    /// Told when others are believed than before.
+    turns: watch::Sender<()>,
     handshakes: Mutex<Handshakes>,
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -59,6 +62,7 @@ impl Tls {
             mode,
             files,
             current: Mutex::new((contents, material)),
+            turns: watch::Sender::new(()),
             handshakes: Mutex::default(),
             clock,
             metrics,
@@ -72,6 +76,11 @@ impl Tls {
 
     pub fn material(&self) -> Arc<Material> {
         lock(&self.shared.current).1.clone()
+    }
+
+    /// Changes when others are believed than before: another CA, or other revocations.
+    pub(super) fn turns(&self) -> watch::Receiver<()> {
+        self.shared.turns.subscribe()
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -120,8 +129,11 @@ impl Tls {
         }
         let material = Arc::new(Material::new(files, &contents, clock.wall_ms())?);
         let until = material.own.until;
-        *lock(current) = (contents, material);
+        let before = std::mem::replace(&mut *lock(current), (contents.clone(), material));
         metrics.certificate_in_use(until);
+        if !before.0.believes_as(&contents) {
+            self.shared.turns.send_replace(());
+        }
         Ok(Some(until))
     }
 

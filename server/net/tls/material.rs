@@ -19,10 +19,11 @@ use std::{
 use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError,
     InconsistentKeys, RootCertStore, ServerConfig, SignatureScheme,
-    client::{Resumption, WebPkiServerVerifier},
+    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::{CryptoProvider, ring},
     pki_types::{
-        CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime, pem::PemObject,
+        CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::PemObject,
     },
     server::{
         NoServerSessionStorage, WebPkiClientVerifier,
@@ -63,6 +64,13 @@ pub struct Contents {
     crl: Option<Vec<u8>>,
 }
 
+impl Contents {
+    /// Whether both have the same others believed.
+    pub fn believes_as(&self, other: &Contents) -> bool {
+        (&self.ca, &self.crl) == (&other.ca, &other.crl)
+    }
+}
+
 impl Files {
     pub fn read(&self) -> Result<Contents> {
         Ok(Contents {
@@ -93,7 +101,10 @@ fn unusable(path: &Path, why: &dyn fmt::Display) -> Error {
 pub struct Material {
     pub server: Arc<ServerConfig>,
     pub client: Arc<ClientConfig>,
+    /// Those who call.
     believes: Arc<dyn ClientCertVerifier>,
+    /// Those who are called.
+    believes_called: Arc<dyn ServerCertVerifier>,
     /// The first certificate of the chain: this node's.
     pub own: Certificate,
 }
@@ -151,18 +162,25 @@ fn certified(cert: (&Path, &[u8]), key: (&Path, &[u8])) -> Result<Arc<CertifiedK
     Ok(Arc::new(certified))
 }
 
-/// How to dial those whom a CA has issued for, with a certificate of one's own or without.
-fn dialling(
+/// Who is believed that is dialled: those whom a CA has issued for.
+fn believed(
     ca: &Path,
     roots: Arc<RootCertStore>,
     revoked: Vec<CertificateRevocationListDer<'static>>,
-    own: Option<Arc<CertifiedKey>>,
-) -> Result<ClientConfig> {
-    let believes = WebPkiServerVerifier::builder_with_provider(roots, provider())
+) -> Result<Arc<WebPkiServerVerifier>> {
+    WebPkiServerVerifier::builder_with_provider(roots, provider())
         .with_crls(revoked)
         .allow_unknown_revocation_status()
         .build()
-        .map_err(|e| unusable(ca, &e))?;
+        .map_err(|e| unusable(ca, &e))
+}
+
+/// How to dial those who are believed, with a certificate of one's own or without.
+fn dialling(
+    ca: &Path,
+    believes: Arc<WebPkiServerVerifier>,
+    own: Option<Arc<CertifiedKey>>,
+) -> Result<ClientConfig> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(|e| unusable(ca, &words(&e)))?
@@ -182,7 +200,8 @@ pub fn client(ca: &Path, own: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig
         None => None,
         Some((cert, key)) => Some(certified((cert, &read(cert)?), (key, &read(key)?))?),
     };
-    dialling(ca, roots(ca, &read(ca)?)?, Vec::new(), own).map(Arc::new)
+    let believes = believed(ca, roots(ca, &read(ca)?)?, Vec::new())?;
+    dialling(ca, believes, own).map(Arc::new)
 }
 
 impl Material {
@@ -209,11 +228,13 @@ impl Material {
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
         let chain = own.cert.clone();
-        let client = dialling(list, roots, revoked, Some(own))?;
+        let believes_called = believed(list, roots, revoked)?;
+        let client = dialling(list, believes_called.clone(), Some(own))?;
         let material = Material {
             server: Arc::new(server),
             client: Arc::new(client),
             believes,
+            believes_called,
             own: Certificate::parse(&chain[0]).map_err(|e| e.at(files.cert.display()))?,
         };
         match material.judge(&chain, now_ms) {
@@ -225,6 +246,21 @@ impl Material {
             )),
             Err((why, _)) => Err(unusable(&files.cert, &why)),
         }
+    }
+
+    /// Why the chain of a node that was dialled by this name is not believed, if it is not.
+    pub fn judge_called(
+        &self,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now_ms: u64,
+    ) -> Result<(), String> {
+        let Some((first, others)) = chain.split_first() else {
+            return Err("no certificate was shown".into());
+        };
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(now_ms));
+        let judged = self.believes_called.verify_server_cert(first, others, name, &[], now);
+        judged.map(drop).map_err(|e| words(&e))
     }
 
     /// Who shows this chain; or why it is not believed.

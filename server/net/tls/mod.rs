@@ -12,17 +12,18 @@
 //! - A node is told from a client by the URI in its certificate ([`name`]).
 //!
 //! Files, in reading order: `name` (what a certificate says), `material` (a set of files that fits
-//! together), `keys` (the set in use, read again when it changes), `greet` (incoming), `dial`
-//! (outgoing). Which node of the registry a certificate's name belongs to is not looked at: any
-//! node's certificate may speak as any node.
+//! together), `keys` (the set in use, read again when it changes), `belief` (whether who is
+//! connected is believed still), `greet` (incoming), `dial` (outgoing). Which node of the registry
+//! a certificate's name belongs to is looked at where nodes greet each other (`net::handshake`).
 
 pub mod name;
 pub mod material;
 mod keys;
+mod belief;
 mod greet;
 mod dial;
 
-pub use dial::{Fault, FaultKind, Trust, connect};
+pub use dial::{Fault, FaultKind, Noted, Shown, Trust, connect};
 pub use greet::{Greeted, Line};
 pub use keys::Tls;
 pub use material::Files;

@@ -5,6 +5,7 @@
 //! - `spiffe://DOMAIN/devicedb/node/NAME` is a node, of whatever domain, and
 //!   `spiffe://DOMAIN/devicedb/admin/NAME` is a client that may do everything. Everything else is a
 //!   client that may do what the cluster grants it.
+//! - A wildcard is nobody's name.
 //! - Two URIs would be two names, and are refused, as SPIFFE has it.
 //!
 //! Nothing here says whether a certificate is to be believed.
@@ -16,7 +17,10 @@ use std::{
 
 use x509_parser::prelude::{ASN1Time, FromDer as _, GeneralName, X509Certificate};
 
-use crate::base::error::{Error, Result};
+use crate::base::{
+    error::{Error, Result},
+    limits,
+};
 
 /// What stands in a certificate, as far as anything here depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,10 +80,11 @@ impl Certificate {
     /// Who the bearer is; the error says why it is nobody.
     pub fn bearer(&self) -> Result<Bearer, String> {
         match (&self.uris[..], &self.dns[..]) {
-            ([uri], _) => Ok(Bearer::of(uri, self.until)),
+            ([uri], _) => Bearer::of(uri, self.until).checked(),
             // Whatever it looks like: only a URI makes somebody more than a client.
             ([], [dns, ..]) => {
-                Ok(Bearer { name: dns.clone(), is_node: false, is_admin: false, until: self.until })
+                let name = dns.clone();
+                Bearer { name, is_node: false, is_admin: false, until: self.until }.checked()
             }
             ([], []) => Err("it names nobody: neither a URI nor a DNS name stands among its \
                              alternative names, and a common name is no identity"
@@ -92,12 +97,29 @@ impl Certificate {
 impl Bearer {
     /// Whoever bears a URI.
     pub fn of(name: &str, until: i64) -> Bearer {
-        let (is_node, is_admin) = (is_of(name, "node"), is_of(name, "admin"));
+        let (is_node, is_admin) = (is_node(name), is_of(name, "admin"));
         Bearer { name: name.to_owned(), is_node, is_admin, until }
+    }
+
+    /// Refuses names that are none.
+    fn checked(self) -> Result<Bearer, String> {
+        let (name, most) = (&self.name, limits::CERTIFICATE_NAME_BYTES_MAX);
+        if name.contains('*') {
+            return Err(format!("{name} is a pattern, and no name of anybody"));
+        }
+        if !(1..=most).contains(&name.len()) {
+            let found = name.len();
+            return Err(format!("its name has {found} bytes: a name has 1 to {most}"));
+        }
+        Ok(self)
     }
 }
 
-/// Whether a URI is one of a kind.
+/// Whether a URI is a node's.
+pub fn is_node(uri: &str) -> bool {
+    is_of(uri, "node")
+}
+
 fn is_of(uri: &str, kind: &str) -> bool {
     let path = uri.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'));
     path.is_some_and(|(domain, path)| {
@@ -154,6 +176,8 @@ mod tests {
             (&["spiffe://acme/devicedb/admin"], &[]),
             (&["spiffe://acme/devicedb/administrator/a"], &[]),
             (&[], &["spiffe://acme/devicedb/admin/ops"]),
+            (&["spiffe://acme/devicedb/node/*"], &[]),
+            (&[], &["*.example"]),
             (&[], &["c.example", "d.example"]),
             (&[], &[]),
             (&["spiffe://acme/devicedb/node/a", "spiffe://acme/devicedb/client/a"], &[]),
@@ -179,6 +203,8 @@ mod tests {
              client spiffe://acme/devicedb/admin\n\
              client spiffe://acme/devicedb/administrator/a\n\
              client spiffe://acme/devicedb/admin/ops\n\
+             spiffe\n\
+             *.example is a pattern, and no name of anybody\n\
              client c.example\n\
              it names nobody\n\
              it names several\n"

@@ -12,8 +12,8 @@ use crate::proto::{
         ListPartitionsRequest, ListRelaysRequest, ListSitesRequest, ListSnapshotsRequest,
         ListTokensRequest, MoveRelayRequest, PutRequest, RebalanceRequest, RemoveGrantRequest,
         RemoveNodeRequest, RemoveRelayRequest, RemoveSiteRequest, ResumeTokenRequest,
-        RevokeTokenRequest, Role, ScanRequest, SetCapacityRequest, UndrainNodeRequest,
-        WaitOperationRequest, WhoAmIRequest,
+        RevokeTokenRequest, Role, ScanRequest, SetCapacityRequest, SetCertificateNameRequest,
+        UndrainNodeRequest, WaitOperationRequest, WhoAmIRequest,
     },
 };
 
@@ -85,6 +85,9 @@ subjects! {
     CancelDecommissionRequest: r => node(r.node_id, false),
     SetCapacityRequest: r => {
         format!("{} to {} %", node(r.node_id, r.validate_only), r.capacity_percent)
+    },
+    SetCertificateNameRequest: r => {
+        format!("{}, {}", node(r.node_id, false), r.certificate_name)
     },
     DrainNodeRequest: r => node(r.node_id, false),
     UndrainNodeRequest: r => node(r.node_id, false),

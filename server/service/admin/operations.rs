@@ -192,12 +192,16 @@ impl Cluster {
         self.change(change, wait).await
     }
 
-    /// Proposes the end of operations that have come true, while this node leads the meta group.
+    /// Proposes the end of operations that have come true, and what nodes are called, while this
+    /// node leads the meta group.
     pub async fn tend_operations(&self) {
         loop {
             tokio::time::sleep(limits::OPERATION_LOOK).await;
             if let Err(e) = self.finish_operations().await {
                 tracing::debug!(error = %e, "the end of operations was not looked at");
+            }
+            if let Err(e) = self.note_names().await {
+                tracing::debug!(error = %e, "the names of nodes were not noted");
             }
         }
     }

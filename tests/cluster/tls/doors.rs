@@ -183,6 +183,21 @@ async fn who_does_not_belong_is_refused_with_the_reason() {
             Err("cannot be believed"),
         ),
         (
+            "a wildcard",
+            ours.issue(
+                "w15",
+                &Leaf { uris: Vec::new(), hosts: vec!["*.example".into()], ..client.clone() },
+            ),
+            Err("is a pattern, and no name"),
+            Err("is a pattern, and no name"),
+        ),
+        (
+            "any node",
+            ours.issue("w16", &Leaf::node("*")),
+            Err("is a pattern, and no name"),
+            Err("is a pattern, and no name"),
+        ),
+        (
             "a DNS name and no URI",
             ours.issue(
                 "w14",
@@ -333,10 +348,14 @@ async fn a_start_with_files_that_cannot_be_used_is_refused_by_their_names() {
     let early = ours.issue("early", &Leaf { from: 99, ..Leaf::node("n") });
     let client = ours.issue("client", &Leaf::client("c"));
     let stranger = other.issue("stranger", &Leaf::node("n"));
+    // RSA of 1024 bits.
+    let weak =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tls/rsa-1024.key");
     let missing = cluster.dir().join("missing.crt");
     let ca = &ours.ca_path;
     for (words, told) in [
         (with(&node.cert, &second.key, ca), vec!["second.key", "not the key of", "node.crt"]),
+        (with(&node.cert, &weak, ca), vec!["rsa-1024.key"]),
         (with(&missing, &node.key, ca), vec!["missing.crt"]),
         (with(&garbage, &node.key, ca), vec!["garbage.pem"]),
         (with(&node.cert, &node.cert, ca), vec!["node.crt", "no private key"]),

@@ -74,6 +74,8 @@ async fn a_cluster_goes_from_open_to_closed_and_back_by_restarts_without_a_faile
         number(page, &format!(r#"devicedb_plain_connections_total{{kind="{kind}"}}"#))
     };
     assert!(kind(&page, "client") > 0 && kind(&page, "page") > 0, "{page}");
+    // They are known by what they have proved, without anybody's saying it.
+    secured.are_named(&["n1", "n2", "n3"]).await;
     let new = Writer::start(&secured.clients().await, "new", Bucket::Default, "k");
     new.goes_on(50, SOON).await;
     let ledger_old = old.stop().await;

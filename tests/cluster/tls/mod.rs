@@ -3,7 +3,10 @@
 mod audit;
 mod authority;
 mod doors;
+mod handshakes;
 mod migration;
+mod names;
+mod revocations;
 mod roles;
 
 use std::{sync::Arc, time::Duration};
@@ -139,7 +142,7 @@ async fn channel(
     config: &Arc<ClientConfig>,
 ) -> Result<Channel, tonic::transport::Error> {
     let to = Endpoint::from_shared(format!("http://{endpoint}")).unwrap();
-    let trust = Trust { config: config.clone(), name: None, nodes_only: false };
+    let trust = Trust { config: config.clone(), name: None, node: None };
     tls::connect(&to.connect_timeout(Duration::from_secs(5)), trust).await
 }
 

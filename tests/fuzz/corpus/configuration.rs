@@ -29,6 +29,7 @@ pub fn node(id: u64) -> Node {
         level: cluster::level::Level::own(),
         leaving: false,
         draining: false,
+        certificate_name: None,
     }
 }
 
@@ -86,6 +87,7 @@ pub fn changes() -> Vec<cluster::Command> {
         CreateToken(token),
         ResumeToken(TokenId(7)),
         CancelOperation { id: OperationId(7), ended_ms: 9, away: [NodeId(2)].into() },
+        BindNode { node: NodeId(3), name: "spiffe://acme/devicedb/node/c".into(), anew: true },
         RevokeToken(TokenId(7)),
         RemoveGrant(grant),
         CancelDecommission { node: NodeId(3), away: cluster::Away::new() },

@@ -97,6 +97,7 @@ fn configuration() -> State {
         level: Level::own(),
         leaving: false,
         draining: false,
+        certificate_name: None,
     };
     let settings = Settings::founding(ClusterId(Uuid::nil()), LINEAGE, 3, topology())
         .expect("settings that can be");

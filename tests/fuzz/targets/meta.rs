@@ -61,6 +61,7 @@ pub fn commands(input: &[u8]) -> bool {
         level: Level::own(),
         leaving: false,
         draining: false,
+        certificate_name: None,
     };
     let topology = Topology::new(64, 4).expect("a shape that can be");
     let settings = Settings::founding(ClusterId(uuid::Uuid::nil()), Lineage(1), 2, topology)

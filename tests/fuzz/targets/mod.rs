@@ -9,6 +9,7 @@
 
 pub mod disk;
 pub mod engine;
+pub mod greeting;
 mod merge;
 pub mod meta;
 pub mod part;
@@ -17,7 +18,7 @@ mod request;
 pub mod rows;
 mod stored;
 pub mod tls;
-mod words;
+pub mod words;
 
 use tempfile::TempDir;
 
@@ -40,6 +41,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("rows", rows::rows),
     ("node_id", rows::node_id),
     ("certificate", tls::certificate),
+    ("greeting", greeting::greeting),
     ("start", words::start),
     ("ctl", words::ctl),
     ("guide", words::guide),

@@ -110,3 +110,45 @@ fn endpoint(address: &str) {
         "{address:?} passed for an address"
     );
 }
+
+/// What `devicedb` is started with, words apart.
+pub const START: &[&str] = &[
+    "start --store d",
+    "start --store d --found --replication-factor 1",
+    "start --store d --join a:1,b:2,[::1]:3 --join c:4",
+    "start --store d --listen 127.0.0.1:80 --advertise a.example:8080 --join [::1]:80 \
+     --replication-factor 7 --partitions 64 --groups 64",
+    "start --store=d --snapshot-store s --insecure --log info,devicedb::net=debug --log-json \
+     --partitions=65536 --groups=1 --tls optional --tls-cert c --tls-key k --tls-ca a \
+     --admin a,b*",
+];
+
+/// What `ddbctl` is called with.
+pub const CTL: &[&str] = &[
+    "cluster overview --partitions --endpoint a:1,[::1]:2 --timeout 500ms -o json",
+    "relay move r1 --no-site --timeout 2h",
+    "put --site s --bucket lww k -5 --timestamp-ms 5 --request-id \
+     b54a61d9-b64c-45e0-94b7-80c9e36b86fa",
+    "delete --site s k --context YWI= --hex",
+    "scan --site s --prefix a --after ab --limit 5 --keys-only --stale",
+    "snapshot create --wait --wait-timeout 7m --uuid b54a61d9-b64c-45e0-94b7-80c9e36b86fa",
+    "snapshot download b54a61d9-b64c-45e0-94b7-80c9e36b86fa --node 18446744073709551615 --output - \
+     --resume",
+    "snapshot verify a.tar b.tar",
+    "completions bash",
+    "grant add spiffe://a/* writer --sites sh*",
+    "token create nightly backup --days 30 --file f",
+    "cert node a b --host h --host ::1 --days 9 --dir d",
+];
+
+/// What the guide calls `devicedb` with.
+pub const GUIDE: &[&str] = &[
+    "start -store d -host localhost -port 8080 -join a:1 -replication_factor 3 -partitions=1024 \
+     -snapshot_store s -log_level info",
+    "get_snapshot -uuid b54a61d9-b64c-45e0-94b7-80c9e36b86fa -host ::1 -port 1",
+    "move_relay --relay r --site s",
+    "put -site s -bucket lww -key k -value v -context YWI=",
+    "get_matches -site s -prefix p",
+    "delete -site s -key k",
+    "-help",
+];

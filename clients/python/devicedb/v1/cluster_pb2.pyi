@@ -90,7 +90,7 @@ class InitClusterResponse(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., created: bool = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("id", "address", "capacity_percent", "reachable", "ready", "version", "snapshot_store", "groups_wanted", "groups_led", "reason", "leaving", "draining")
+    __slots__ = ("id", "address", "capacity_percent", "reachable", "ready", "version", "snapshot_store", "groups_wanted", "groups_led", "reason", "leaving", "draining", "certificate_name")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_PERCENT_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +103,7 @@ class Node(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_NAME_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     capacity_percent: int
@@ -115,7 +116,8 @@ class Node(_message.Message):
     reason: str
     leaving: bool
     draining: bool
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., capacity_percent: _Optional[int] = ..., reachable: bool = ..., ready: bool = ..., version: _Optional[str] = ..., snapshot_store: bool = ..., groups_wanted: _Optional[int] = ..., groups_led: _Optional[int] = ..., reason: _Optional[str] = ..., leaving: bool = ..., draining: bool = ...) -> None: ...
+    certificate_name: str
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., capacity_percent: _Optional[int] = ..., reachable: bool = ..., ready: bool = ..., version: _Optional[str] = ..., snapshot_store: bool = ..., groups_wanted: _Optional[int] = ..., groups_led: _Optional[int] = ..., reason: _Optional[str] = ..., leaving: bool = ..., draining: bool = ..., certificate_name: _Optional[str] = ...) -> None: ...
 
 class GetOverviewRequest(_message.Message):
     __slots__ = ("local",)
@@ -492,6 +494,20 @@ class SetCapacityResponse(_message.Message):
     operation_id: str
     objections: _containers.RepeatedCompositeFieldContainer[Objection]
     def __init__(self, replicas_moved: _Optional[int] = ..., changed: bool = ..., operation_id: _Optional[str] = ..., objections: _Optional[_Iterable[_Union[Objection, _Mapping]]] = ...) -> None: ...
+
+class SetCertificateNameRequest(_message.Message):
+    __slots__ = ("node_id", "certificate_name")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_NAME_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    certificate_name: str
+    def __init__(self, node_id: _Optional[int] = ..., certificate_name: _Optional[str] = ...) -> None: ...
+
+class SetCertificateNameResponse(_message.Message):
+    __slots__ = ("changed",)
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    def __init__(self, changed: bool = ...) -> None: ...
 
 class RebalanceRequest(_message.Message):
     __slots__ = ("validate_only", "etag", "force")

@@ -128,6 +128,11 @@ class ClusterServiceStub(object):
                 request_serializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityRequest.SerializeToString,
                 response_deserializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityResponse.FromString,
                 _registered_method=True)
+        self.SetCertificateName = channel.unary_unary(
+                '/devicedb.v1.ClusterService/SetCertificateName',
+                request_serializer=devicedb_dot_v1_dot_cluster__pb2.SetCertificateNameRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_cluster__pb2.SetCertificateNameResponse.FromString,
+                _registered_method=True)
         self.Rebalance = channel.unary_unary(
                 '/devicedb.v1.ClusterService/Rebalance',
                 request_serializer=devicedb_dot_v1_dot_cluster__pb2.RebalanceRequest.SerializeToString,
@@ -287,6 +292,14 @@ class ClusterServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetCertificateName(self, request, context):
+        """Has whoever speaks as a node over TLS be known by another name from now on: that of the certificate which the node is to be started with next. A node gets
+        its first name by itself, when it joins or proves it for the first time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Rebalance(self, request, context):
         """Places all groups anew on the nodes that live, with as few moves as possible: a node that was away gets its share again, and a node that is away gives up
         its places. Where all is well nothing moves.
@@ -402,6 +415,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.SetCapacity,
                     request_deserializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityRequest.FromString,
                     response_serializer=devicedb_dot_v1_dot_cluster__pb2.SetCapacityResponse.SerializeToString,
+            ),
+            'SetCertificateName': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCertificateName,
+                    request_deserializer=devicedb_dot_v1_dot_cluster__pb2.SetCertificateNameRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_cluster__pb2.SetCertificateNameResponse.SerializeToString,
             ),
             'Rebalance': grpc.unary_unary_rpc_method_handler(
                     servicer.Rebalance,
@@ -909,6 +927,33 @@ class ClusterService(object):
             '/devicedb.v1.ClusterService/SetCapacity',
             devicedb_dot_v1_dot_cluster__pb2.SetCapacityRequest.SerializeToString,
             devicedb_dot_v1_dot_cluster__pb2.SetCapacityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCertificateName(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.ClusterService/SetCertificateName',
+            devicedb_dot_v1_dot_cluster__pb2.SetCertificateNameRequest.SerializeToString,
+            devicedb_dot_v1_dot_cluster__pb2.SetCertificateNameResponse.FromString,
             options,
             channel_credentials,
             insecure,

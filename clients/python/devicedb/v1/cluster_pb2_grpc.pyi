@@ -169,6 +169,14 @@ _ClusterServiceSetCapacityType = typing_extensions.TypeVar(
     ],
 )
 
+_ClusterServiceSetCertificateNameType = typing_extensions.TypeVar(
+    '_ClusterServiceSetCertificateNameType',
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.SetCertificateNameRequest,
+        devicedb.v1.cluster_pb2.SetCertificateNameResponse,
+    ],
+)
+
 _ClusterServiceRebalanceType = typing_extensions.TypeVar(
     '_ClusterServiceRebalanceType',
     default=grpc.UnaryUnaryMultiCallable[
@@ -193,7 +201,7 @@ _ClusterServiceUndrainNodeType = typing_extensions.TypeVar(
     ],
 )
 
-class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _ClusterServiceInitClusterType, _ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType, _ClusterServiceGetUpgradeType, _ClusterServiceFinalizeUpgradeType, _ClusterServiceRemoveNodeType, _ClusterServiceDecommissionNodeType, _ClusterServiceCancelDecommissionType, _ClusterServiceSetCapacityType, _ClusterServiceRebalanceType, _ClusterServiceDrainNodeType, _ClusterServiceUndrainNodeType]):
+class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _ClusterServiceInitClusterType, _ClusterServiceGetOverviewType, _ClusterServiceListNodesType, _ClusterServiceListPartitionsType, _ClusterServiceAddSiteType, _ClusterServiceRemoveSiteType, _ClusterServiceListSitesType, _ClusterServiceAddRelayType, _ClusterServiceRemoveRelayType, _ClusterServiceMoveRelayType, _ClusterServiceListRelaysType, _ClusterServiceGetUpgradeType, _ClusterServiceFinalizeUpgradeType, _ClusterServiceRemoveNodeType, _ClusterServiceDecommissionNodeType, _ClusterServiceCancelDecommissionType, _ClusterServiceSetCapacityType, _ClusterServiceSetCertificateNameType, _ClusterServiceRebalanceType, _ClusterServiceDrainNodeType, _ClusterServiceUndrainNodeType]):
     """Reads and changes the cluster's configuration. Any node answers.
 
     A call of any service may carry the header `devicedb-cluster-id`. A node of another cluster then refuses it with FAILED_PRECONDITION before it has an
@@ -273,6 +281,10 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
         grpc.UnaryUnaryMultiCallable[
             devicedb.v1.cluster_pb2.SetCapacityRequest,
             devicedb.v1.cluster_pb2.SetCapacityResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.SetCertificateNameRequest,
+            devicedb.v1.cluster_pb2.SetCertificateNameResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             devicedb.v1.cluster_pb2.RebalanceRequest,
@@ -363,6 +375,10 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
             devicedb.v1.cluster_pb2.SetCapacityResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.cluster_pb2.SetCertificateNameRequest,
+            devicedb.v1.cluster_pb2.SetCertificateNameResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             devicedb.v1.cluster_pb2.RebalanceRequest,
             devicedb.v1.cluster_pb2.RebalanceResponse,
         ],
@@ -443,6 +459,11 @@ class ClusterServiceStub(typing.Generic[_ClusterServiceGetIdentityType, _Cluster
 
     SetCapacity: _ClusterServiceSetCapacityType
     """Changes a node's share of the groups, which move accordingly."""
+
+    SetCertificateName: _ClusterServiceSetCertificateNameType
+    """Has whoever speaks as a node over TLS be known by another name from now on: that of the certificate which the node is to be started with next. A node gets
+    its first name by itself, when it joins or proves it for the first time.
+    """
 
     Rebalance: _ClusterServiceRebalanceType
     """Places all groups anew on the nodes that live, with as few moves as possible: a node that was away gets its share again, and a node that is away gives up
@@ -529,6 +550,10 @@ ClusterServiceAsyncStub: typing_extensions.TypeAlias = ClusterServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.SetCapacityRequest,
         devicedb.v1.cluster_pb2.SetCapacityResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.cluster_pb2.SetCertificateNameRequest,
+        devicedb.v1.cluster_pb2.SetCertificateNameResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         devicedb.v1.cluster_pb2.RebalanceRequest,
@@ -708,6 +733,16 @@ class ClusterServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[devicedb.v1.cluster_pb2.SetCapacityResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.SetCapacityResponse]]:
         """Changes a node's share of the groups, which move accordingly."""
+
+    @abc.abstractmethod
+    def SetCertificateName(
+        self,
+        request: devicedb.v1.cluster_pb2.SetCertificateNameRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.cluster_pb2.SetCertificateNameResponse, collections.abc.Awaitable[devicedb.v1.cluster_pb2.SetCertificateNameResponse]]:
+        """Has whoever speaks as a node over TLS be known by another name from now on: that of the certificate which the node is to be started with next. A node gets
+        its first name by itself, when it joins or proves it for the first time.
+        """
 
     @abc.abstractmethod
     def Rebalance(

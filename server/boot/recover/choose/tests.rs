@@ -34,6 +34,7 @@ fn node(id: u64) -> Node {
         level: Level::DEPARTURE,
         leaving: false,
         draining: false,
+        certificate_name: None,
     }
 }
 
