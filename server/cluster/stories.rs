@@ -1,6 +1,8 @@
 //! The meta group as stories: `tests/golden/cluster`. Also the laws of its state machine.
 
-use proptest::prelude::*;
+mod rows;
+
+use rows::Stored;
 use uuid::Uuid;
 
 use crate::{
@@ -8,11 +10,12 @@ use crate::{
         golden,
         ids::{
             ClusterId, GroupId, Lineage, NodeId, OperationId, RelayId, SiteGeneration, SiteId,
-            SnapshotId, SnapshotSeq, Topology,
+            SnapshotId, SnapshotSeq, TokenId, Topology,
         },
         limits,
     },
     cluster::{
+        access::{Grant, Pattern, Token},
         command::{Applied, Away, Changed, Command, Etag, Event, Node, Outcome},
         level::Level,
         operations::{Begin, Kind, Operation, Progress},
@@ -33,6 +36,10 @@ fn snapshot_id(n: u64) -> SnapshotId {
 }
 fn relay(id: &str, at: &str) -> Relay {
     Relay { id: RelayId::new(id).unwrap(), site: (at != "-").then(|| site(at)) }
+}
+fn grant(to: &str, role: &str, sites: &str) -> Grant {
+    let pattern = |text: &str| Pattern::new(text).unwrap();
+    Grant { identity: pattern(to), role: role.parse().unwrap(), sites: pattern(sites) }
 }
 fn node(id: u64, address: &str, snapshot_store: bool) -> Node {
     Node {
@@ -112,6 +119,20 @@ fn command(words: &[&str]) -> Command {
             id: snapshot_id(number(id)),
             part: Part::failed(NodeId(number(node)), why.join(" ")),
         },
+        ["grant", to, role, sites] => Command::AddGrant(grant(to, role, sites)),
+        ["take", to, role, sites] => Command::RemoveGrant(grant(to, role, sites)),
+        ["token", id, name, role] => Command::CreateToken(Token {
+            id: TokenId(number(id) as u32),
+            name: name.into(),
+            role: role.parse().unwrap(),
+            sites: Pattern::any(),
+            digest: [7; 32],
+            created_ms: 1,
+            expires_ms: 2,
+            lineage: Lineage(1),
+        }),
+        ["revoke", id] => Command::RevokeToken(TokenId(number(id) as u32)),
+        ["resume", id] => Command::ResumeToken(TokenId(number(id) as u32)),
         ["forget", id] => Command::ForgetSnapshot { id: snapshot_id(number(id)) },
         ["delete", id] => Command::BeginDeletion { id: snapshot_id(number(id)), lineage: None },
         ["delete", id, "lineage", lineage] => Command::BeginDeletion {
@@ -223,6 +244,19 @@ fn act(state: &mut State, line: &str) -> String {
             told(state.apply(&operation(number(id), change)))
         }
         ["finish", id] => told(state.apply(&finish(number(id), state.etag()))),
+        ["access"] => {
+            let access = state.access();
+            let grants = access
+                .grants()
+                .iter()
+                .map(|g| format!("  {} is {} of {}\n", g.identity, g.role, g.sites));
+            let now = state.settings().lineage;
+            let tokens = access.tokens().values().map(|t| {
+                let how = if t.lineage == now { "holds" } else { "is suspended" };
+                format!("  token {} is {} and {how}\n", t.name, t.role)
+            });
+            grants.chain(tokens).collect()
+        }
         ["operations"] => state.operations().values().map(remembered).collect(),
         ["nodes"] => state
             .nodes()
@@ -343,144 +377,6 @@ fn the_stories_of_the_cluster_are_as_they_were() {
         let mut state = founded(1);
         move |line: &str| act(&mut state, line)
     });
-}
-
-fn a_command() -> impl Strategy<Value = Command> {
-    let words = (0..25u32, 1..5u64, 0..3u64, 1..6u64).prop_map(|(what, n, s, x)| match what {
-        0 | 1 => format!("announce {} node-{n}:{}", n + s, 8080 + x),
-        2 => format!("add-site s{s}"),
-        3 => format!("site-added s{s} {x}"),
-        4 => format!("remove-site s{s}"),
-        5 => format!("site-removed s{s} {x}"),
-        6 => format!("add-relay r{n} s{s}"),
-        7 => format!("move-relay r{n} s{s}"),
-        8 => format!("remove-relay r{n}"),
-        9 | 10 => format!("begin {n}"),
-        11 => format!("seal {x}"),
-        12 => format!("abort {x} late"),
-        13 => format!("report {n} {x} completed 0,1,2,3,meta"),
-        14 => format!("report {n} {x} missing away"),
-        15 => format!("deleted {n} {x}"),
-        16 => format!("deleted {n} {x} read-only file system"),
-        17 => format!("forget {n}"),
-        18 => format!("operate {x} drain {n}"),
-        19 => format!("operate {x} capacity {n} {}", 50 * s),
-        20 => format!("undrain {n}"),
-        21 => format!("cancel operation {x}"),
-        22 => format!("bind {n} name-{s}"),
-        23 => format!("bind {n} name-{s} anew"),
-        _ => format!("delete {n}"),
-    });
-    words.prop_map(|line| command(&line.split(' ').collect::<Vec<_>>()))
-}
-
-/// The rows as a store holds them, kept up with nothing but what `Applied` names.
-struct Stored(Rows);
-
-impl Stored {
-    fn of(state: &State) -> Stored {
-        Stored(Rows {
-            settings: state.settings().clone(),
-            nodes: state.nodes().values().cloned().collect(),
-            sites: state.sites().sites().iter().map(|(s, how)| (s.clone(), *how)).collect(),
-            relays: state
-                .sites()
-                .relays()
-                .keys()
-                .map(|r| state.sites().relay(r).unwrap())
-                .collect(),
-            assignments: state.assignments().iter().map(|(g, nodes)| (*g, nodes.clone())).collect(),
-            snapshots: state.snapshots().values().cloned().collect(),
-            removed: state.removed().values().cloned().collect(),
-            operations: state.operations().values().cloned().collect(),
-            grants: state.access().grants().iter().cloned().collect(),
-            tokens: state.access().tokens().values().cloned().collect(),
-        })
-    }
-
-    fn follow(&mut self, state: &State, changed: &Changed) {
-        let rows = &mut self.0;
-        match changed {
-            Changed::Settings => rows.settings = state.settings().clone(),
-            Changed::Node(id) => {
-                replace(&mut rows.nodes, |n| n.id == *id, state.node(*id).cloned())
-            }
-            Changed::Removed(id) => {
-                replace(&mut rows.removed, |r| r.id == *id, state.removed().get(id).cloned())
-            }
-            Changed::Operation(id) => {
-                replace(&mut rows.operations, |o| o.id == *id, state.operations().get(id).cloned())
-            }
-            Changed::Grant(grant) => replace(
-                &mut rows.grants,
-                |g| g == grant,
-                state.access().grants().get(grant).cloned(),
-            ),
-            Changed::Token(id) => {
-                replace(&mut rows.tokens, |t| t.id == *id, state.access().tokens().get(id).cloned())
-            }
-            Changed::Site(id) => replace(
-                &mut rows.sites,
-                |(s, _)| s == id,
-                state.sites().site(id).map(|how| (id.clone(), how)),
-            ),
-            Changed::Relay(id) => {
-                replace(&mut rows.relays, |r| r.id == *id, state.sites().relay(id))
-            }
-            Changed::Assignment(g) => replace(
-                &mut rows.assignments,
-                |(a, _)| a == g,
-                state.assignments().get(g).map(|nodes| (*g, nodes.clone())),
-            ),
-            Changed::Snapshot(seq) => {
-                replace(&mut rows.snapshots, |s| s.seq == *seq, state.snapshot(*seq).cloned())
-            }
-        }
-    }
-}
-
-fn replace<T>(rows: &mut Vec<T>, is: impl Fn(&T) -> bool, by: Option<T>) {
-    rows.retain(|row| !is(row));
-    rows.extend(by);
-}
-
-proptest! {
-    /// Whatever is asked in whatever order: the rows named are enough to come back after a restart,
-    /// and a refusal names none.
-    #[test]
-    fn what_is_stored_is_what_is_known(commands in prop::collection::vec(a_command(), 1..60)) {
-        let mut state = founded(1);
-        let mut stored = Stored::of(&state);
-        for command in &commands {
-            let before = state.clone();
-            let applied = state.apply(command);
-            applied.changed.iter().for_each(|row| stored.follow(&state, row));
-            prop_assert_eq!(&State::from_rows(stored.0.clone()).unwrap(), &state);
-            let changed = applied.reply.as_ref().is_ok_and(Outcome::changed);
-            prop_assert_eq!(changed, state != before, "{:?} answered {:?}", command, applied.reply);
-            prop_assert_eq!(changed, !applied.changed.is_empty());
-            prop_assert!(changed || applied.events.is_empty());
-            prop_assert!(state.settings().begun.0 - state.settings().resolved.0 <= 1);
-            prop_assert!(
-                state.settings().begun >= before.settings().begun
-                    && state.settings().resolved >= before.settings().resolved
-            );
-        }
-    }
-
-    /// A retried command finds its work done, whatever it was.
-    #[test]
-    fn the_same_command_again_changes_nothing(
-        commands in prop::collection::vec(a_command(), 1..40),
-    ) {
-        let mut state = founded(2);
-        for command in &commands {
-            state.apply(command);
-            let before = state.clone();
-            state.apply(command);
-            prop_assert_eq!(&state, &before, "{:?}", command);
-        }
-    }
 }
 
 #[test]
