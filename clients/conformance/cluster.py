@@ -233,6 +233,8 @@ class Cluster:
             if secured:
                 self.certificates = Certificates(self.dir)
             self._found()
+            if self.certificates:
+                self.certificates.callers |= {name: self._token(name, role) for name, role in (("token", "viewer"), ("limited", "reader"))}
             self.slow = ""
             self.proxy = self._front() if proxy else ""
         except BaseException:
@@ -242,6 +244,13 @@ class Cluster:
     @property
     def endpoints(self) -> list[str]:
         return [node.endpoint for node in self.nodes]
+
+    def _token(self, name: str, role: str) -> dict[str, str]:
+        """The files of a caller that has no certificate."""
+        assert self.certificates is not None, "tokens are for clusters with certificates"
+        file = self.dir / f"{name}.token"
+        self.ctl("token", "create", name, role, "--file", str(file))
+        return {"ca": str(self.certificates.ca), "token_file": str(file)}
 
     def _found(self) -> None:
         (self.dir / "snapshots").mkdir()

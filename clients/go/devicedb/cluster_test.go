@@ -27,6 +27,7 @@ type cluster struct {
 type caller struct {
 	CA, Cert, Key string
 	ServerName    string `json:"server_name"`
+	TokenFile     string `json:"token_file"`
 }
 
 func (c caller) files() *devicedb.TLSFiles {

@@ -544,7 +544,7 @@ var calls = map[string]func(context.Context, *runner, step, getter) (fields, err
 	"caller": func(ctx context.Context, r *runner, s step, a getter) (fields, error) {
 		options := devicedb.Options{}
 		if who, ok := a("who").(string); ok {
-			options.TLS = r.cluster.Callers[who].files()
+			options.TLS, options.TokenFile = r.cluster.Callers[who].files(), r.cluster.Callers[who].TokenFile
 		}
 		client, err := devicedb.Open(r.endpoints, options)
 		if err != nil {

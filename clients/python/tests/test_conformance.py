@@ -343,7 +343,9 @@ def verify(r: Runner, step: Any, a: Any) -> Any:
 
 
 def caller(r: Runner, step: Any, a: Any) -> Any:
-    client = r.kind(r.endpoints, **({"tls": devicedb.Tls(**r.cluster.callers[a["who"]])} if "who" in a else {}))
+    files = dict(r.cluster.callers[a["who"]]) if "who" in a else {}
+    token = {"token_file": files.pop("token_file")} if "token_file" in files else {}
+    client = r.kind(r.endpoints, **({"tls": devicedb.Tls(**files)} if files else {}), **token)
     try:
         return {"nodes": len(client.call("nodes"))}
     finally:

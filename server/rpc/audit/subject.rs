@@ -98,7 +98,7 @@ subjects! {
     AddGrantRequest: r => grant(r.grant.as_ref()),
     RemoveGrantRequest: r => grant(r.grant.as_ref()),
     CreateTokenRequest: r => {
-        format!("token {}, {}{}", r.name, r.role().as_str_name(), of(&r.sites))
+        format!("token {}, {}{}", r.name, named(r.role()), of(&r.sites))
     },
     RevokeTokenRequest: r => format!("token {}", r.id),
     ResumeTokenRequest: r => format!("token {}", r.id),
@@ -122,9 +122,12 @@ fn of(sites: &str) -> String {
     if sites.is_empty() || sites == "*" { String::new() } else { format!(" of {sites}") }
 }
 
+fn named(role: Role) -> String {
+    role.as_str_name().trim_start_matches("ROLE_").to_lowercase()
+}
+
 fn grant(grant: Option<&Grant>) -> String {
     grant.map_or(String::new(), |grant| {
-        let role = Role::try_from(grant.role).unwrap_or_default().as_str_name();
-        format!("{role}{} to {}", of(&grant.sites), grant.identity)
+        format!("{}{} to {}", named(grant.role()), of(&grant.sites), grant.identity)
     })
 }

@@ -196,7 +196,7 @@ async fn a_restored_cluster_begins_without_names_and_takes_those_of_its_new_cert
     }
     secured.cluster.lose_every_disk();
     secured.authority = Authority::new(secured.cluster.dir(), "elsewhere");
-    secured.ops = secured.authority.issue("ops", &Leaf::client("ops"));
+    secured.ops = secured.authority.issue("ops", &Leaf::admin("ops"));
     for (at, tar) in tars.iter().enumerate() {
         let node = &mut secured.cluster.nodes[at];
         std::fs::create_dir(&node.store).unwrap();

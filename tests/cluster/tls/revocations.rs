@@ -62,7 +62,7 @@ async fn ends(mut stream: TlsStream<TcpStream>, others: &[Client]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_ends_what_the_revoked_have_open_and_nobody_else_notices() {
     let secured = listed().await;
-    let gone = secured.authority.issue("gone", &Leaf { serial: 4711, ..Leaf::client("gone") });
+    let gone = secured.authority.issue("gone", &Leaf { serial: 4711, ..Leaf::admin("gone") });
     let clients = secured.clients().await;
     clients[0].add_site("shop").await.unwrap();
     let stream = held(&secured, &gone).await;
@@ -75,12 +75,12 @@ async fn a_revocation_ends_what_the_revoked_have_open_and_nobody_else_notices() 
     ends(stream, &clients).await;
     let refused = calls.overview().await.unwrap_err();
     assert!(refused.message().contains("been revoked"), "{refused:?}");
-    secured.node(0).says_times("devicedb/client/gone", 2).await;
+    secured.node(0).says_times("devicedb/admin/gone", 2).await;
     let config = secured.config(&gone);
     let (code, page) = get(&secured.node(0).endpoint(), &config, "/metrics").await.unwrap();
     assert!(code == 401 && page.contains("been revoked"), "{code} {page}");
     for at in 0..3 {
-        assert!(!secured.node(at).log().contains("client/ops"), "{}", secured.node(at).log_end());
+        assert!(!secured.node(at).log().contains("admin/ops"), "{}", secured.node(at).log_end());
     }
     drop(other);
 }
@@ -129,7 +129,7 @@ async fn a_ca_that_is_taken_out_ends_what_its_clients_have_open() {
     let clients = secured.clients().await;
     clients[0].add_site("shop").await.unwrap();
     fs::write(&secured.authority.ca_path, ours.clone() + &theirs).unwrap();
-    let guest = other.issue("guest", &Leaf::client("guest"));
+    let guest = other.issue("guest", &Leaf::admin("guest"));
     let config = secured.config(&guest);
     let endpoint = secured.node(0).endpoint();
     eventually("the other CA's clients are let in", SOON, async || {
