@@ -37,7 +37,8 @@ pub enum Role {
     Backup,
     /// Deletes snapshots; downloads none.
     Pruner,
-    /// Changes nodes, sites, relays and snapshots; sees no data.
+    /// Changes nodes, sites and relays, and takes snapshots; deletes and downloads none, and sees
+    /// no data.
     Operator,
     /// Everything.
     Admin,

@@ -286,8 +286,7 @@ impl Saboteur {
                 }
                 stage.cluster.kill9_all();
                 if kind == MoveAll {
-                    (0..stage.cluster.nodes.len())
-                        .for_each(|node| stage.move_away(node, if node == 0 { &[] } else { &[0] }));
+                    stage.move_all();
                 }
                 let mends = (0..stage.cluster.nodes.len())
                     .map(|node| (self.time(1500), Mend::Start(node, 0)));

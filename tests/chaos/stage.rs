@@ -146,6 +146,21 @@ impl Stage {
         args.extend(joins);
     }
 
+    /// Every node moves, and is told of one that holds a store: one that has lost its own and
+    /// joins is nobody's way to the others.
+    pub fn move_all(&mut self) {
+        let nodes = 0..self.cluster.nodes.len();
+        let hub = nodes.clone().find(|node| self.holds_store(*node));
+        let hub = hub.expect("no two disks are lost at a time");
+        for node in nodes {
+            self.move_away(node, if node == hub { &[] } else { &[hub] });
+        }
+    }
+
+    fn holds_store(&self, number: usize) -> bool {
+        self.store(number).join("state.redb").exists()
+    }
+
     /// A machine is lost with its disk, and its place is taken by another one at another address,
     /// which is told of all others. Where the lost one was.
     pub fn lose_disk(&mut self, number: usize) -> String {

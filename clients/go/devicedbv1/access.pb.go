@@ -39,7 +39,7 @@ const (
 	Role_ROLE_BACKUP Role = 4
 	// Deletes snapshots; downloads none.
 	Role_ROLE_PRUNER Role = 5
-	// Changes nodes, sites, relays and snapshots; sees no data.
+	// Changes nodes, sites and relays, and takes snapshots; deletes and downloads none, and sees no data.
 	Role_ROLE_OPERATOR Role = 6
 	// Everything.
 	Role_ROLE_ADMIN Role = 7
