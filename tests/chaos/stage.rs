@@ -152,8 +152,9 @@ impl Stage {
         let nodes = 0..self.cluster.nodes.len();
         let hub = nodes.clone().find(|node| self.holds_store(*node));
         let hub = hub.expect("no two disks are lost at a time");
+        let told_of = [hub];
         for node in nodes {
-            self.move_away(node, if node == hub { &[] } else { &[hub] });
+            self.move_away(node, if node == hub { &[] } else { &told_of });
         }
     }
 
