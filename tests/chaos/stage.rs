@@ -152,10 +152,9 @@ impl Stage {
         let nodes = 0..self.cluster.nodes.len();
         let hub = nodes.clone().find(|node| self.holds_store(*node));
         let hub = hub.expect("no two disks are lost at a time");
-        let told_of = [hub];
-        for node in nodes {
-            self.move_away(node, if node == hub { &[] } else { &told_of });
-        }
+        // Where the others look for it is known when it has moved.
+        self.move_away(hub, &[]);
+        nodes.filter(|node| *node != hub).for_each(|node| self.move_away(node, &[hub]));
     }
 
     fn holds_store(&self, number: usize) -> bool {
