@@ -110,7 +110,7 @@ enum Mend {
     MakeRoom(usize),
     /// The victim of a kill that is to come.
     KillJoiner(usize),
-    /// Who was at this address is not a member any more.
+    /// The lost node with this id is not a member any more.
     Remove(String),
     /// The node gives away what it holds and ends by itself, and then another one comes.
     Leaves(usize),
@@ -315,9 +315,10 @@ impl Saboteur {
                 }
                 let node = self.victim(stage)?;
                 stage.cluster.nodes[node].kill9();
-                let was = stage.lose_disk(node);
-                let removed = (self.time(3000), Mend::Remove(was));
-                let mends = vec![(self.time(3000), Mend::Start(node, 0)), removed];
+                let lost = stage.lose_disk(node);
+                let started = (self.time(3000), Mend::Start(node, 0));
+                let removed = (self.time(3000), lost.map_or(Mend::BeWhole, Mend::Remove));
+                let mends = vec![started, removed];
                 Some((format!("node{node}"), mends))
             }
             Leave => {
@@ -459,10 +460,10 @@ impl Saboteur {
         let until = stage.now() + patience;
         let next = loop {
             let next = match &mend {
-                Mend::Remove(was) => match stage.remove(was).await {
+                Mend::Remove(id) => match stage.remove(id).await {
                     Ok(()) => Some(Mend::BeWhole),
                     Err(why) if stage.now() >= until => {
-                        self.note(stage, format!("{was} is not removed yet: {why}"));
+                        self.note(stage, format!("node {id} is not removed yet: {why}"));
                         None
                     }
                     Err(_) => None,

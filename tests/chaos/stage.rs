@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use devicedb::base::clock::{Clock, Random};
+use devicedb::{
+    base::clock::{Clock, Random},
+    proto::v1::GetOverviewResponse,
+};
 
 use crate::{
     harness::{Client, Cluster, Node, Options, Port, SOON, shell},
@@ -162,15 +165,31 @@ impl Stage {
     }
 
     /// A machine is lost with its disk, and its place is taken by another one at another address,
-    /// which is told of all others. Where the lost one was.
-    pub fn lose_disk(&mut self, number: usize) -> String {
-        let was = self.links.address(number);
+    /// which is told of all others. The id of the lost one, if it ever got one: where it was may
+    /// never have come round.
+    pub fn lose_disk(&mut self, number: usize) -> Option<String> {
+        let id = self.id(number);
         let others: Vec<usize> =
             (0..self.cluster.nodes.len()).filter(|other| *other != number).collect();
         self.move_away(number, &others);
         let store = self.store(number);
         fs::remove_dir_all(&store).unwrap();
-        was
+        id
+    }
+
+    /// What a node calls itself, while it joins and afterwards.
+    fn id(&self, number: usize) -> Option<String> {
+        if let Ok(drawn) = fs::read_to_string(self.store(number).join("node-id")) {
+            return Some(drawn.trim().to_owned());
+        }
+        let log = self.cluster.nodes[number].log();
+        let says = |line: &&str| {
+            ["founded a cluster", "joined a cluster", "serving node="]
+                .iter()
+                .any(|words| line.contains(words))
+        };
+        let line = log.lines().rev().find(says)?;
+        line.split_whitespace().find_map(|word| word.strip_prefix("node=")).map(str::to_owned)
     }
 
     /// A node's store as it is seen from here.
@@ -180,10 +199,13 @@ impl Stage {
             .map_or(self.cluster.nodes[number].store.clone(), |m| m.seen(number).join("store"))
     }
 
-    /// Has the operator remove the node that was at an address.
-    pub async fn remove(&self, was: &str) -> Result<(), String> {
-        let Some(id) = self.id_at(was).await? else { return Ok(()) };
-        let ran = self.cluster.ctl(&["--timeout", "3s", "node", "remove", &id]).await;
+    /// Has the operator remove a lost node.
+    pub async fn remove(&self, id: &str) -> Result<(), String> {
+        let overview = self.overview().await?;
+        if !overview.nodes.iter().any(|node| node.id.to_string() == id) {
+            return Ok(());
+        }
+        let ran = self.cluster.ctl(&["--timeout", "3s", "node", "remove", id]).await;
         if ran.code == Some(0) { Ok(()) } else { Err(ran.story()) }
     }
 
@@ -201,11 +223,15 @@ impl Stage {
     }
 
     async fn id_at(&self, address: &str) -> Result<Option<String>, String> {
-        let running = self.cluster.nodes.iter().find(|node| node.is_running());
-        let client = running.ok_or("no node runs")?.client().with_deadline(CALL);
-        let overview = client.overview().await.map_err(|status| status.to_string())?;
+        let overview = self.overview().await?;
         let node = overview.nodes.iter().find(|node| node.address == address);
         Ok(node.map(|node| node.id.to_string()))
+    }
+
+    async fn overview(&self) -> Result<GetOverviewResponse, String> {
+        let running = self.cluster.nodes.iter().find(|node| node.is_running());
+        let client = running.ok_or("no node runs")?.client().with_deadline(CALL);
+        client.overview().await.map_err(|status| status.to_string())
     }
 
     /// Every disk is lost, and every node restored from its part, all at other addresses. Each but
