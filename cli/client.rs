@@ -400,7 +400,7 @@ impl Client {
         fault: Fault,
     ) {
         if fault.then == Then::Slower {
-            attempts.slower();
+            attempts.slower(fault.rest);
         }
         if fault.exit == exit::UNREACHABLE {
             self.channels[endpoint] = None;

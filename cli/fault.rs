@@ -4,7 +4,7 @@
 //! A server of ours says its reason in `google.rpc.ErrorInfo`; a proxy or another server says only
 //! a code; a broken connection says nothing, and then the request may have had its effect.
 
-use std::error::Error as _;
+use std::{error::Error as _, time::Duration};
 
 use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
@@ -22,6 +22,8 @@ pub struct Fault {
     pub exit: u8,
     /// The server's own words, and not ours about its silence.
     pub told: bool,
+    /// How long to wait at least before it is asked again.
+    pub rest: Duration,
 }
 
 /// What the caller may do next.
@@ -41,7 +43,7 @@ pub enum Then {
 
 impl Fault {
     fn new(message: impl Into<String>, then: Then, exit: u8) -> Fault {
-        Fault { message: message.into(), then, exit, told: false }
+        Fault { message: message.into(), then, exit, told: false, rest: Duration::ZERO }
     }
 
     /// The connection was not made, so nothing was asked.
@@ -75,8 +77,9 @@ impl Fault {
             .get_details_error_info()
             .filter(|info| info.domain == DOMAIN)
             .map(|info| info.reason);
+        let rest = status.get_details_retry_info().and_then(|info| info.retry_delay);
         if let Some(fault) = reason.and_then(|reason| Fault::of_reason(&reason, status.message())) {
-            return fault;
+            return Fault { rest: rest.unwrap_or_default(), ..fault };
         }
         match status.source() {
             Some(source) => Fault::broken(innermost(source)),

@@ -3,7 +3,8 @@
 //!
 //! - Every endpoint is tried once before any is tried again, and gets its share of the time that is
 //!   left, so that one that hangs cannot eat it all.
-//! - From the second round on attempts wait, doubling, with jitter.
+//! - From the second round on attempts wait, doubling, with jitter, and at least as long as a
+//!   server has asked for in the round before.
 //! - When no endpoint could ever be connected to, it gives up after `limits::CTL_ROUNDS_REFUSED`
 //!   rounds: nobody wants to wait ten seconds for "connection refused". A patient schedule goes on
 //!   until its deadline.
@@ -22,6 +23,8 @@ pub struct Attempts {
     patient: bool,
     connected: bool,
     slower: usize,
+    /// What servers have asked for since the last round began.
+    rest: Duration,
 }
 
 /// An attempt: at which endpoint, after which pause, and within which time from its begin.
@@ -51,6 +54,7 @@ impl Attempts {
             patient,
             connected: false,
             slower: 0,
+            rest: Duration::ZERO,
         }
     }
 
@@ -61,7 +65,10 @@ impl Attempts {
         if hopeless || self.slower >= limits::CTL_SLOWER_MAX {
             return None;
         }
-        let after = delay(round, rng);
+        let mut after = delay(round, rng);
+        if self.tried.is_multiple_of(self.endpoints) {
+            after = after.max(std::mem::take(&mut self.rest));
+        }
         let left = self.deadline.checked_sub(now + after).filter(|left| !left.is_zero())?;
         let untried = self.endpoints - self.tried % self.endpoints;
         let within = left / untried as u32;
@@ -78,16 +85,17 @@ impl Attempts {
         self.connected = true;
     }
 
-    /// The server asked to slow down.
-    pub fn slower(&mut self) {
+    /// The server asked to slow down, and to come again after so long.
+    pub fn slower(&mut self, rest: Duration) {
         self.slower += 1;
+        self.rest = self.rest.max(rest);
     }
 
     /// Something arrived: the deadline moves. Returns how long the endpoint has for the next thing.
     pub fn progress(&mut self, now: Duration) -> Duration {
         self.first = (self.first + self.tried) % self.endpoints;
         self.tried = 0;
-        self.slower = 0;
+        (self.slower, self.rest) = (0, Duration::ZERO);
         self.deadline = now + self.patience;
         self.patience / self.endpoints as u32
     }
@@ -173,10 +181,26 @@ mod tests {
         let mut asked = 0;
         while attempts.next(Duration::ZERO, &mut rng).is_some() {
             attempts.connected();
-            attempts.slower();
+            attempts.slower(Duration::ZERO);
             asked += 1;
         }
         assert_eq!(asked, limits::CTL_SLOWER_MAX);
+    }
+
+    #[test]
+    fn a_server_that_says_how_long_to_wait_is_asked_again_no_earlier() {
+        let mut rng = Random::seeded(1);
+        let mut attempts = Attempts::begin(2, 0, Duration::ZERO, 10 * S, false);
+        attempts.next(Duration::ZERO, &mut rng).unwrap();
+        attempts.connected();
+        attempts.slower(3 * S);
+        let other = attempts.next(Duration::ZERO, &mut rng).unwrap();
+        assert_eq!((other.endpoint, other.after), (1, Duration::ZERO), "it has not said so");
+        let again = attempts.next(Duration::ZERO, &mut rng).unwrap();
+        assert_eq!((again.endpoint, again.after), (0, 3 * S));
+        attempts.next(3 * S, &mut rng).unwrap();
+        attempts.slower(20 * S);
+        assert_eq!(attempts.next(3 * S, &mut rng), None, "nobody waits past the deadline");
     }
 
     proptest! {

@@ -15,7 +15,7 @@ const (
 // attempts says when and where to try again: a pure schedule over the endpoints, with a deadline that progress moves.
 //
 //   - Every endpoint is tried once before any is tried again, and gets its share of the time that is left, so that one that hangs cannot eat it all.
-//   - From the second round on attempts wait, doubling, with jitter.
+//   - From the second round on attempts wait, doubling, with jitter, and at least as long as a server has asked for in the round before.
 //   - When no endpoint could ever be connected to, it gives up after roundsRefused rounds: nobody wants to wait ten seconds for "connection refused". A
 //     patient schedule goes on until its deadline.
 type attempts struct {
@@ -24,6 +24,7 @@ type attempts struct {
 	deadline                time.Time
 	patient, connected      bool
 	slowed                  int
+	rest                    time.Duration // What servers have asked for since the last round began.
 }
 
 // attempt: at which endpoint, after which pause, and within which time from its begin.
@@ -44,6 +45,9 @@ func (a *attempts) next(now time.Time) (attempt, bool) {
 		return attempt{}, false
 	}
 	after := delay(turn)
+	if a.tried%a.endpoints == 0 {
+		after, a.rest = max(after, a.rest), 0
+	}
 	left := a.deadline.Sub(now.Add(after))
 	if left <= 0 {
 		return attempt{}, false
@@ -54,10 +58,16 @@ func (a *attempts) next(now time.Time) (attempt, bool) {
 	return next, true
 }
 
+// slower: the server asked to slow down, and to come again after so long.
+func (a *attempts) slower(rest time.Duration) {
+	a.slowed++
+	a.rest = max(a.rest, rest)
+}
+
 // progress: something arrived, so the deadline moves. Returns how long the endpoint has for the next thing.
 func (a *attempts) progress(now time.Time) time.Duration {
 	a.first = (a.first + a.tried) % a.endpoints
-	a.tried, a.slowed = 0, 0
+	a.tried, a.slowed, a.rest = 0, 0, 0
 	a.deadline = now.Add(a.patience)
 	return a.patience / time.Duration(a.endpoints)
 }

@@ -354,7 +354,7 @@ func (c *Client) connect(ctx context.Context, tries *attempts, next attempt) (*n
 func (c *Client) note(ctx context.Context, tries *attempts, f *faults, at attempt, failed *fault, site string) error {
 	f.add(at.endpoint, failed)
 	if failed.slower {
-		tries.slowed++
+		tries.slower(failed.rest)
 	}
 	if failed.kind == ErrUnavailable {
 		c.nodes[at.endpoint].prove(false)

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"devicedb.example/go/devicedb"
 	"devicedb.example/go/devicedbv1"
@@ -121,6 +122,31 @@ func refusal(t *testing.T, code codes.Code, reason, domain string) error {
 		t.Fatal(err)
 	}
 	return detailed.Err()
+}
+
+func TestAServerThatSaysHowLongToWaitIsAskedAgainNoEarlier(t *testing.T) {
+	const rest = 600 * time.Millisecond
+	var asked []time.Time
+	f := &fake{get: func() (*devicedbv1.GetResponse, error) {
+		asked = append(asked, time.Now())
+		if len(asked) > 1 {
+			return &devicedbv1.GetResponse{}, nil
+		}
+		said := status.New(codes.ResourceExhausted, "told")
+		ours := &errdetails.ErrorInfo{Reason: "EXHAUSTED", Domain: "devicedb"}
+		detailed, err := said.WithDetails(ours, &errdetails.RetryInfo{RetryDelay: durationpb.New(rest)})
+		if err != nil {
+			t.Error(err)
+		}
+		return nil, detailed.Err()
+	}}
+	client := f.serve(t, 100*time.Second)
+	if _, err := client.Get(context.Background(), "s", []byte("k")); err != nil {
+		t.Fatal(err)
+	}
+	if len(asked) != 2 || asked[1].Sub(asked[0]) < rest {
+		t.Fatalf("it was asked at %v", asked)
+	}
 }
 
 // wants is an error of this kind that says this.

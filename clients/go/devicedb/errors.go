@@ -3,6 +3,7 @@ package devicedb
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -139,38 +140,47 @@ var rules = map[codes.Code]rule{
 type fault struct {
 	rule
 	message string
+	rest    time.Duration // How long to wait at least before the server is asked again.
 }
 
 func (f *fault) Error() string { return f.message }
 
 func late(seconds float64) *fault {
-	return &fault{unsure, fmt.Sprintf("no answer within %.1f s", seconds)}
+	return &fault{rule: unsure, message: fmt.Sprintf("no answer within %.1f s", seconds)}
 }
 
 // notConnected: the connection was not made, so nothing was asked.
-func notConnected(why string) *fault { return &fault{notSent, why} }
+func notConnected(why string) *fault { return &fault{rule: notSent, message: why} }
 
 // noTime: it was its turn, and too late to ask.
 const noTime = "no time was left to ask"
 
-func cutShort() *fault { return &fault{unsure, "the stream ended before its end"} }
+func cutShort() *fault { return &fault{rule: unsure, message: "the stream ended before its end"} }
 
 // neverConnected is how grpc-go says that it had no connection, so that nothing was sent.
 const neverConnected = `connection error: desc = "transport: Error while dialing: `
 
 func faultOf(err error) *fault {
 	said, _ := status.FromError(err)
+	var ours *rule
+	var rest time.Duration
 	for _, detail := range said.Details() {
-		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == domain {
-			if r, ok := reasons[info.GetReason()]; ok {
-				return &fault{r, said.Message()}
+		switch detail := detail.(type) {
+		case *errdetails.ErrorInfo:
+			if r, ok := reasons[detail.GetReason()]; ok && detail.GetDomain() == domain {
+				ours = &r
 			}
+		case *errdetails.RetryInfo:
+			rest = detail.GetRetryDelay().AsDuration()
 		}
+	}
+	if ours != nil {
+		return &fault{*ours, said.Message(), rest}
 	}
 	message := said.Message()
 	if said.Code() == codes.Unavailable {
 		if why := distrust(message); why != "" {
-			return &fault{notTrusted, why}
+			return &fault{rule: notTrusted, message: why}
 		}
 		if _, why, found := strings.Cut(message, neverConnected); found {
 			return notConnected(strings.TrimSuffix(why, `"`))
@@ -189,7 +199,7 @@ func faultOf(err error) *fault {
 	if !ok {
 		r = unsure
 	}
-	return &fault{r, message}
+	return &fault{rule: r, message: message}
 }
 
 // faults are the last fault of each endpoint of one call, and what they leave unsure.

@@ -436,7 +436,7 @@ class AsyncClient:
         if self._closed:
             raise Closed(f"cannot {faults.what}: the client was closed meanwhile")
         if fault.rule.slower:
-            attempts.slower()
+            attempts.slower(fault.rest)
         node = self._nodes[attempt.endpoint]
         if fault.rule.error is Unavailable:
             self._leaders.pop(site, None)

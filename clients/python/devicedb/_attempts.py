@@ -1,7 +1,7 @@
 """When and where to try again: a pure schedule over the endpoints, with a deadline that progress moves.
 
 - Every endpoint is tried once before any is tried again, and gets its share of the time that is left, so that one that hangs cannot eat it all.
-- From the second round on attempts wait, doubling, with jitter.
+- From the second round on attempts wait, doubling, with jitter, and at least as long as a server has asked for in the round before.
 - When no endpoint could ever be connected to, it gives up after ROUNDS_REFUSED rounds: nobody wants to wait ten seconds for "connection refused". A
   patient schedule goes on until its deadline.
 """
@@ -39,6 +39,8 @@ class Attempts:
         self.chance = chance or random.Random()
         self.was_connected = False
         self.slowed = 0
+        # What servers have asked for since the last round began.
+        self.rest = 0.0
 
     def next(self, now: float) -> Attempt | None:
         """None when it is time to give up."""
@@ -47,6 +49,8 @@ class Attempts:
         if hopeless or self.slowed >= SLOWER_MAX:
             return None
         after = self._delay(turn)
+        if self.tried % self.endpoints == 0:
+            after, self.rest = max(after, self.rest), 0.0
         left = self.deadline - (now + after)
         if left <= 0:
             return None
@@ -58,15 +62,17 @@ class Attempts:
     def connected(self) -> None:
         self.was_connected = True
 
-    def slower(self) -> None:
-        """The server asked to slow down."""
+    def slower(self, rest: float) -> None:
+        """The server asked to slow down, and to come again after so many seconds."""
         self.slowed += 1
+        self.rest = max(self.rest, rest)
 
     def progress(self, now: float) -> float:
         """Something arrived: the deadline moves. Returns how long the endpoint has for the next thing."""
         self.first = (self.first + self.tried) % self.endpoints
         self.tried = 0
         self.slowed = 0
+        self.rest = 0.0
         self.deadline = now + self.patience
         return self.patience / self.endpoints
 

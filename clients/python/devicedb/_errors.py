@@ -146,10 +146,12 @@ NO_TIME = "no time was left to ask"
 class Fault(Exception):
     """One attempt that was not answered with success."""
 
-    def __init__(self, rule: Rule, message: str) -> None:
+    def __init__(self, rule: Rule, message: str, rest: float = 0.0) -> None:
         super().__init__(message)
         self.rule = rule
         self.message = message
+        # Seconds to wait at least before the server is asked again.
+        self.rest = rest
 
 
 def late(seconds: float) -> Fault:
@@ -175,9 +177,9 @@ def cut_short() -> Fault:
 def fault_of(error: Any) -> Fault:
     """What a grpc.RpcError means."""
     code, message = error.code(), error.details() or ""
-    reason = _reason(error)
+    reason, rest = _details(error)
     if reason in REASONS:
-        return Fault(REASONS[reason], message)
+        return Fault(REASONS[reason], message, rest)
     if code is grpc.StatusCode.UNAVAILABLE and message.startswith(NEVER_CONNECTED):
         why = _distrust(message)
         return Fault(NOT_TRUSTED, why) if why else not_connected(_innermost(message))
@@ -186,18 +188,22 @@ def fault_of(error: Any) -> Fault:
     return Fault(CODES.get(code, UNSURE), message or code.name)
 
 
-def _reason(error: Any) -> str | None:
+def _details(error: Any) -> tuple[str | None, float]:
+    """The reason, if it is one of ours, and after how many seconds to ask again."""
+    reason, rest = None, 0.0
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS:
             try:
                 status = status_pb2.Status.FromString(value)
             except Exception:  # What a stranger wrote there is not ours, whatever is wrong with it.
-                return None
-            info = error_details_pb2.ErrorInfo()
+                return None, 0.0
+            info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
             for detail in status.details:
                 if detail.Unpack(info) and info.domain == DOMAIN:
-                    return str(info.reason)
-    return None
+                    reason = str(info.reason)
+                if detail.Unpack(retry):
+                    rest = max(0.0, retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9)
+    return reason, rest
 
 
 def _distrust(message: str) -> str | None:

@@ -7,7 +7,7 @@ from concurrent import futures
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from devicedb.v1 import cluster_pb2
@@ -59,14 +59,18 @@ class Fake(grpc.GenericRpcHandler):
         self.server.stop(0).wait()
 
 
-def refuse(code: str, reason: str | None, domain: str = "devicedb", message: str = "told") -> Handler:
-    """Ends with this code and, if it has one, reason."""
+def refuse(code: str, reason: str | None, domain: str = "devicedb", message: str = "told", rest: float | None = None) -> Handler:
+    """Ends with this code and, if it has one, reason, and after how many seconds to come again."""
 
     def handler(_: bytes, context: grpc.ServicerContext) -> Any:
         if reason is not None:
             detail = any_pb2.Any()
             detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=domain))
-            status = status_pb2.Status(code=grpc.StatusCode[code].value[0], message=message, details=[detail])
+            details = [detail]
+            if rest is not None:
+                details.append(any_pb2.Any())
+                details[1].Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(nanos=round(rest * 1e9))))
+            status = status_pb2.Status(code=grpc.StatusCode[code].value[0], message=message, details=details)
             context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
         context.abort(grpc.StatusCode[code], message)
 

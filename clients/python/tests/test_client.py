@@ -286,6 +286,19 @@ def test_every_answer_ends_as_the_table_of_errors_says(row: dict[str, Any], monk
             assert len(ids) == 1 and len(ids.pop()) == 16
 
 
+def test_a_server_that_says_how_long_to_wait_is_asked_again_no_earlier() -> None:
+    asked: list[float] = []
+    refused = refuse("RESOURCE_EXHAUSTED", "EXHAUSTED", rest=0.6)
+
+    def handler(request: bytes, context: Any) -> Any:
+        asked.append(time.monotonic())
+        return refused(request, context) if len(asked) == 1 else b""
+
+    with Fake(Get=handler) as fake, devicedb.Client(fake.endpoint, timeout=100) as client:
+        client.get("s", b"k")
+    assert len(asked) == 2 and asked[1] - asked[0] >= 0.6
+
+
 def test_the_asynchronous_client_ends_as_the_table_says_too(monkeypatch: pytest.MonkeyPatch) -> None:
     async def go(fake: Fake, row: dict[str, Any]) -> None:
         async with devicedb.AsyncClient(fake.endpoint, timeout=100) as client:
@@ -700,9 +713,19 @@ def test_the_schedule_gives_every_endpoint_its_share_and_progress_moves_the_dead
     asked = 0
     while busy.next(0.0):
         busy.connected()
-        busy.slower()
+        busy.slower(0.0)
         asked += 1
     assert asked == 5
+    told = Attempts(2, 0, 0.0, 10.0)
+    told.next(0.0)
+    told.connected()
+    told.slower(3.0)
+    assert told.next(0.0) == Attempt(1, 0.0, 10.0), "the other one has not said so"
+    again = told.next(0.0)
+    assert again is not None and (again.endpoint, again.after) == (0, 3.0)
+    told.next(3.0)
+    told.slower(20.0)
+    assert told.next(3.0) is None, "nobody waits past the deadline"
     for seed in range(200):
         chance, now = random.Random(seed), 7.0
         attempts = Attempts(1 + seed % 4, seed % 3, now, 0.1 + seed / 20, patient=True, chance=chance)
