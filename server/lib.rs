@@ -46,10 +46,10 @@
 //!
 //! # A put
 //!
-//! 1. [`Threshold`] refuses callers that may not call, as `rpc::callers` has it, and [`Gate`] a
-//!    call that is meant for another cluster. [`KvApi::put`] parses it
-//!    ([`wire::public::parse_put`]) into a valid write. [`Calls::call`] ends the call a little
-//!    before the caller's deadline, so that the answer can say why.
+//! 1. [`Threshold`] refuses callers that may not call, as `rpc::callers` has it, or are over their
+//!    limits (`rpc::quotas`), and [`Gate`] a call that is meant for another cluster.
+//!    [`KvApi::put`] parses it ([`wire::public::parse_put`]) into a valid write. [`Calls::call`]
+//!    ends the call a little before the caller's deadline, so that the answer can say why.
 //! 2. [`kv::Kv::write`] finds the group ([`Topology::group_of_site`]), draws a request id if the
 //!    write has none, and puts it into the engine's bounded queue ([`driver::Handle::request`]).
 //! 3. `driver::run_engine` takes what is queued and calls [`Engine::round`], where messages of

@@ -19,6 +19,7 @@ use devicedb::{
         error::{Context as _, Error, Kind, Result},
         ids::{GroupId, SnapshotId},
         journal::{self, Journal, Seldom},
+        limits,
     },
     boot::{
         recover::{
@@ -32,6 +33,7 @@ use devicedb::{
     ctl::{endpoint, guide},
     net::tls::{Mode, Setup},
     node::{Node, Options},
+    rpc::QuotaLimits,
     signals::Signals,
 };
 use tracing_subscriber::{
@@ -124,6 +126,8 @@ pub struct Start {
     replacement: bool,
     #[command(flatten)]
     tls: Tls,
+    #[command(flatten)]
+    quotas: Quotas,
     /// Listen beyond loopback although TLS is off or optional, and whoever reaches the node may do
     /// everything.
     #[arg(long, env = "DEVICEDB_INSECURE")]
@@ -176,6 +180,55 @@ struct Tls {
         requires = "cert",
     )]
     admins: Vec<Pattern>,
+}
+
+/// What each client may use of the node: an identity, whatever it connects with.
+#[derive(clap::Args)]
+struct Quotas {
+    /// Calls that one client may make a second, on this node. More are refused, with the time after
+    /// which to come again. Without it: as many as it likes.
+    #[arg(
+        long = "client-calls-per-second",
+        value_name = "N",
+        env = "DEVICEDB_CLIENT_CALLS_PER_SECOND",
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
+    calls: Option<u32>,
+    /// Bytes of requests and answers of one client a second, on this node, at least 1048576.
+    /// Calls beyond them are refused, scans and downloads that are open slow down. Without it: as
+    /// many as it likes.
+    #[arg(
+        long = "client-bytes-per-second",
+        value_name = "N",
+        env = "DEVICEDB_CLIENT_BYTES_PER_SECOND",
+        value_parser = clap::value_parser!(u64).range(limits::CLIENT_BYTES_A_SECOND_MIN..),
+    )]
+    bytes: Option<u64>,
+    /// Scans that one client may have open on this node.
+    #[arg(
+        long = "client-scans",
+        value_name = "N",
+        default_value_t = limits::CLIENT_SCANS,
+        env = "DEVICEDB_CLIENT_SCANS",
+        value_parser = clap::value_parser!(u32).range(1..=limits::SCANS_MAX as i64),
+    )]
+    scans: u32,
+    /// Downloads of parts of snapshots that one client may have open on this node.
+    #[arg(
+        long = "client-downloads",
+        value_name = "N",
+        default_value_t = limits::CLIENT_DOWNLOADS,
+        env = "DEVICEDB_CLIENT_DOWNLOADS",
+        value_parser = clap::value_parser!(u32).range(1..=limits::DOWNLOADS_MAX as i64),
+    )]
+    downloads: u32,
+}
+
+impl Quotas {
+    fn limits(self) -> QuotaLimits {
+        let Quotas { calls, bytes, scans, downloads } = self;
+        QuotaLimits { calls_a_second: calls, bytes_a_second: bytes, scans, downloads }
+    }
 }
 
 fn identity(text: &str) -> Result<Pattern, String> {
@@ -307,6 +360,7 @@ impl Start {
             insecure: self.insecure,
             tls,
             admins,
+            quotas: self.quotas.limits(),
             audit_log: self.audit_log,
         };
         (options, self.log, self.log_json)
@@ -336,6 +390,7 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
         insecure: false,
         tls: Setup::default(),
         admins: Vec::new(),
+        quotas: QuotaLimits::default(),
         audit_log: None,
     };
     Ok((options, args.log_level))

@@ -50,7 +50,7 @@ use crate::{
         },
     },
     rpc::{
-        Access, AccessApi, Audit, Calls, ClusterApi, Gate, KvApi, OperationApi, PeerApi,
+        Access, AccessApi, Audit, Calls, ClusterApi, Gate, KvApi, OperationApi, PeerApi, Quotas,
         SnapshotApi, Threshold,
         http::{self, Pages},
     },
@@ -73,8 +73,7 @@ struct Ground {
     crew: Crew,
     guests: Guests,
     tls: Option<Tls>,
-    access: Access,
-    audit: Audit,
+    threshold: Threshold,
 }
 
 impl Ground {
@@ -97,7 +96,9 @@ impl Ground {
             None => Audit::default(),
             Some(dir) => Audit::open(dir, clock, metrics.clone(), &crew)?,
         };
-        Ok(Ground { clock, metrics, crew, guests, tls, access, audit })
+        let quotas = Quotas::new(options.quotas, clock, metrics.clone());
+        let threshold = Threshold { access, audit, quotas };
+        Ok(Ground { clock, metrics, crew, guests, tls, threshold })
     }
 }
 
@@ -138,7 +139,7 @@ impl Node {
             listener,
             &address,
             &ground.guests,
-            (&ground.access, &ground.audit),
+            &ground.threshold,
             &ground.crew,
         )?;
         let incarnation = Random::from_entropy().nonzero();
@@ -207,7 +208,8 @@ async fn run(
     arrived: Arrived,
 ) -> Result<Node> {
     let Arrived { store, identity, known } = arrived;
-    let Ground { clock, metrics, crew, guests, tls, access, audit } = ground;
+    let Ground { clock, metrics, crew, guests, tls, threshold } = ground;
+    let Threshold { access, audit, .. } = &threshold;
     let clock = *clock;
     let shelf = match options.snapshot_store.clone() {
         None => None,
@@ -380,7 +382,7 @@ async fn run(
     let (ends, server) = oneshot::channel();
     crew.spawn(Role::Doors, {
         let crew = crew.clone();
-        let threshold = Threshold { access: access.clone(), audit: audit.clone() };
+        let threshold = threshold.clone();
         let incoming = guests.incoming(porch.leave()?);
         let age = tls.is_some().then(connection_age);
         async move {

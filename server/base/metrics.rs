@@ -145,6 +145,36 @@ impl PlainKind {
     }
 }
 
+/// What a client has used up, or has too many of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quota {
+    /// Calls a second.
+    Calls,
+    /// Bytes a second.
+    Bytes,
+    Scans,
+    Downloads,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    quota: &'static str,
+}
+
+impl Quota {
+    const ALL: [Quota; 4] = [Quota::Calls, Quota::Bytes, Quota::Scans, Quota::Downloads];
+
+    fn label(self) -> Of {
+        let quota = match self {
+            Quota::Calls => "calls",
+            Quota::Bytes => "bytes",
+            Quota::Scans => "scans",
+            Quota::Downloads => "downloads",
+        };
+        Of { quota }
+    }
+}
+
 /// Why a handshake came to nothing, or the certificate that it brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoHandshake {
@@ -318,6 +348,10 @@ metrics! {
         "plain_connections",
         "Connections without TLS to a node that has certificates, by who calls"
     );
+    over_quota: Family<Of, Counter> = counted(
+        "client_calls_refused",
+        "Calls that were refused because their client was over a limit, by limit"
+    );
     audit_failed: Gauge = counted(
         "audit_failed",
         "1 while the audit log cannot be written; calls that change the cluster are refused then"
@@ -392,6 +426,7 @@ impl Metrics {
         for why in NoHandshake::ALL {
             drop(self.handshakes_failed.get_or_create(&why.label()));
         }
+        Quota::ALL.iter().for_each(|of| drop(self.over_quota.get_or_create(&of.label())));
         PlainKind::ALL.iter().for_each(|kind| drop(self.plain.get_or_create(&kind.label())));
     }
 
@@ -475,6 +510,9 @@ impl Metrics {
     }
     pub fn plain_connection(&self, kind: PlainKind) {
         self.plain.get_or_create(&kind.label()).inc();
+    }
+    pub fn over_quota(&self, quota: Quota) {
+        self.over_quota.get_or_create(&quota.label()).inc();
     }
     /// `ends` is the Unix time at which the certificate ends that is in use from now on.
     pub fn certificate_in_use(&self, ends: i64) {

@@ -35,6 +35,7 @@ use crate::{
         internal::v1::{JoinRequest, JoinResponse},
         v1::NodeState,
     },
+    rpc::QuotaLimits,
     store::{FORMAT, Store},
     wire,
 };
@@ -62,6 +63,8 @@ pub struct Options {
     pub tls: Setup,
     /// Identities that may do everything, beside those whose certificates say so.
     pub admins: Vec<Pattern>,
+    /// What each client may use of this node.
+    pub quotas: QuotaLimits,
     /// The directory of the audit log; there is none without it.
     pub audit_log: Option<PathBuf>,
 }

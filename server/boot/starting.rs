@@ -40,7 +40,7 @@ use crate::{
             NodeState,
         },
     },
-    rpc::{Access, Audit, Threshold},
+    rpc::Threshold,
     wire::{self, public},
 };
 
@@ -58,7 +58,7 @@ impl StartingServer {
         listener: TcpListener,
         address: &str,
         guests: &Guests,
-        (access, audit): (&Access, &Audit),
+        threshold: &Threshold,
         crew: &Crew,
     ) -> Result<StartingServer> {
         let listener = listener.into_std().at("the listening socket")?;
@@ -79,7 +79,7 @@ impl StartingServer {
             .max_concurrent_streams(limits::CONCURRENT_STREAMS_MAX)
             .http2_max_pending_accept_reset_streams(Some(limits::RESET_STREAMS_MAX))
             .http2_max_header_list_size(limits::HEADER_LIST_BYTES_MAX)
-            .layer(Threshold { access: access.clone(), audit: audit.clone() })
+            .layer(threshold.clone())
             .add_routes(Routes::from(pages))
             .serve_with_incoming_shutdown(guests.incoming(again), async move {
                 // A sender that is gone stops the server as well.

@@ -9,6 +9,7 @@ mod roles;
 mod access;
 mod audit;
 mod callers;
+mod quotas;
 pub(crate) mod pulled;
 mod cluster;
 mod kv;
@@ -27,6 +28,7 @@ pub use grants::AccessApi;
 pub use kv::KvApi;
 pub use operations::OperationApi;
 pub use peer::PeerApi;
+pub use quotas::{Limits as QuotaLimits, Quotas};
 pub use snapshot::SnapshotApi;
 pub use threshold::Threshold;
 

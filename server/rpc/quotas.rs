@@ -5,11 +5,11 @@
 //!   together, on each node for itself. Nodes are not limited, since they work for many clients,
 //!   and neither are callers without TLS where those are let in: they are nobody in particular.
 //! - Calls and bytes a second are token buckets, which hold what comes in one second. A call goes
-//!   on while its client's buckets are not empty, and is paid for when its size is known. So a large
-//!   one is let in, and what follows it waits.
+//!   on while its client's buckets are not empty, and is paid for when its size is known. So a
+//!   large one is let in, and what follows it waits.
 //! - A call over a limit is refused before it has any effect, with EXHAUSTED and the time after
-//!   which it may come again (`google.rpc.RetryInfo`). A stream that has begun is never refused: its
-//!   next piece waits until it is paid for.
+//!   which it may come again (`google.rpc.RetryInfo`). A stream that has begun is never refused:
+//!   its next piece waits until it is paid for.
 //! - Scans and downloads are counted while they are open.
 //!
 //! Token bucket: J. Turner, "New directions in communications", IEEE Communications 24(10), 1986.

@@ -4,6 +4,7 @@
 //!   on it.
 //! - A call that its caller may not make goes no further (`callers`). With one that goes on goes
 //!   what its caller may do.
+//! - A call over the limits of its client goes no further for now (`quotas`).
 //! - A `grpc-timeout` that is no time is refused: to take it as none would let a caller wait who
 //!   did not mean to.
 //! - What tonic refuses by itself (a message that cannot be decoded or is too large, a compression
@@ -28,6 +29,7 @@ use super::{
     audit::Audit,
     callers::{self, Call},
     parse_timeout,
+    quotas::{Quotas, Weighed},
 };
 use crate::{
     base::error::{Error, Result},
@@ -46,13 +48,13 @@ const STATUS: &str = "grpc-status";
 pub struct Threshold {
     pub access: Access,
     pub audit: Audit,
+    pub quotas: Quotas,
 }
 
 /// Services beyond the threshold.
 #[derive(Clone)]
 pub struct Beyond<S> {
-    access: Access,
-    audit: Audit,
+    threshold: Threshold,
     inner: S,
 }
 
@@ -60,7 +62,7 @@ impl<S> Layer<S> for Threshold {
     type Service = Beyond<S>;
 
     fn layer(&self, inner: S) -> Beyond<S> {
-        Beyond { access: self.access.clone(), audit: self.audit.clone(), inner }
+        Beyond { threshold: self.clone(), inner }
     }
 }
 
@@ -83,9 +85,10 @@ where
         let place = request.extensions().get::<Arc<Place>>().cloned();
         let open = place.as_ref().map(Place::open);
         let grpc = is_grpc(request.headers());
-        let answering = move |response: Response<Body>| {
-            Ok(response.map(|body| Answering { body, _open: open }))
+        let answering = move |response: Response<Body>, share| {
+            Ok(response.map(|body| Answering { body: Weighed::answer(body, share), _open: open }))
         };
+        let Threshold { access, audit, quotas } = &self.threshold;
         if let Some(place) = &place {
             place.calls(callers::kind(request.uri().path()));
         }
@@ -95,22 +98,33 @@ where
             headers: request.headers(),
             path: request.uri().path(),
         };
-        match callers::may_call(&self.access, call) {
-            Ok(rights) => drop(request.extensions_mut().insert(rights)),
+        let is_node = call.caller.is_node();
+        let rights = match callers::may_call(access, call) {
+            Ok(rights) => rights,
             Err(refusal) => {
                 let refused = if grpc { refusal.to_grpc() } else { refusal.to_http() };
-                let (audit, from) = (self.audit.clone(), place.as_ref().map(|p| p.address()));
+                let (audit, from) = (audit.clone(), place.as_ref().map(|p| p.address()));
                 let path = request.uri().path().to_owned();
                 return Box::pin(async move {
                     audit.denied(&path, refusal.who(), from, refusal.why()).await;
-                    answering(refused)
+                    answering(refused, None)
                 });
             }
-        }
+        };
+        let begun = if is_node { Ok(None) } else { quotas.begin(&rights, request.uri().path()) };
+        let share = match begun {
+            Ok(share) => share.map(Arc::new),
+            Err(over) => {
+                let refused = if grpc { over.to_grpc() } else { over.to_http() };
+                return Box::pin(async { answering(refused, None) });
+            }
+        };
+        request.extensions_mut().insert(rights);
         if grpc && let Err(e) = timeout_is_one(request.headers()) {
             let refused = wire::status_of(&e).into_http();
-            return Box::pin(async { answering(refused) });
+            return Box::pin(async { answering(refused, None) });
         }
+        let request = share.iter().fold(request, |request, share| share.weigh(request));
         let request = match place.filter(|place| !place.has_said()) {
             None => request,
             // Some doors do not look for a message.
@@ -124,7 +138,7 @@ where
         let answer = self.inner.call(request);
         Box::pin(async move {
             let response = answer.await?;
-            answering(if grpc { explained(response) } else { response })
+            answering(if grpc { explained(response) } else { response }, share)
         })
     }
 }
@@ -158,7 +172,7 @@ fn explained(response: Response<Body>) -> Response<Body> {
 
 /// An answer on its way: the request is under way until its end.
 pub struct Answering {
-    body: Body,
+    body: Weighed,
     _open: Option<Open>,
 }
 

@@ -34,7 +34,9 @@ pub use self::row::{
     decode_identity, decode_record, decode_remembered, decode_row, encode_identity, encode_record,
     encode_remembered, encode_row,
 };
-pub use self::status::{code_name, error_of, explained, not_permitted, other_cluster, status_of};
+pub use self::status::{
+    code_name, error_of, explained, not_permitted, other_cluster, slow_down, status_of,
+};
 
 use prost::Message;
 

@@ -1,7 +1,7 @@
 //! Errors on the wire: one table from kinds to gRPC codes, with `google.rpc.ErrorInfo` for
 //! programs.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -63,6 +63,13 @@ pub fn not_permitted(known: bool, message: &str) -> Status {
     };
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     Status::with_error_details(code, message, details)
+}
+
+/// What a client is told that is over a limit of its own, and after which time it may come again.
+pub fn slow_down(message: &str, after: Duration) -> Status {
+    let mut details = ErrorDetails::with_error_info("EXHAUSTED", DOMAIN, HashMap::new());
+    details.set_retry_info(Some(after));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
 /// The status that a client gets instead of one with which tonic itself has refused: every refusal

@@ -74,6 +74,17 @@ const _: () = assert!(HEALTH_EVERY.as_millis() < NODE_STATUS.as_millis());
 pub const SCANS_MAX: usize = 512;
 /// Downloads that may be open on one node; a further one gets EXHAUSTED.
 pub const DOWNLOADS_MAX: usize = 64;
+/// Scans that one client may have open on one node, unless the node is told otherwise.
+pub const CLIENT_SCANS: u32 = 64;
+/// Downloads that one client may have open on one node, unless the node is told otherwise.
+pub const CLIENT_DOWNLOADS: u32 = 8;
+/// Least bytes a second that a client may be limited to: with fewer, each of its streams would move
+/// so seldom that its reader would pass for one that has stalled.
+pub const CLIENT_BYTES_A_SECOND_MIN: u64 = 1 << 20;
+/// When a client may come again that has too many streams open: nobody knows when one ends.
+pub const CLIENT_STREAM_AGAIN: Duration = Duration::from_secs(1);
+/// How often the log says at most that a client is over a limit.
+pub const CLIENT_OVER_QUOTA_SAID: Duration = Duration::from_secs(60);
 /// Scans, and as many downloads, that may make their next piece at once: a page of rows, or a piece
 /// that is read from a disk. Others wait for their turn, up to `READER_WAIT`.
 pub const READER_TURNS: usize = 16;
@@ -110,3 +121,10 @@ const _: () = assert!(
     "who waits is refused before who stalls is ended"
 );
 const _: () = assert!(DOWNLOAD_PIECE_BYTES < MESSAGE_BYTES_MAX);
+const _: () =
+    assert!(CLIENT_SCANS as usize <= SCANS_MAX && CLIENT_DOWNLOADS as usize <= DOWNLOADS_MAX);
+const _: () = assert!(
+    CLIENT_BYTES_A_SECOND_MIN * READER_STALL_PRESSED.as_secs()
+        > (CLIENT_SCANS + CLIENT_DOWNLOADS) as u64 * READER_PIECE_BYTES as u64,
+    "all streams of a limited client move before they pass for stalled ones"
+);

@@ -121,6 +121,12 @@ pub enum Caller {
     Known(Bearer),
 }
 
+impl Caller {
+    pub fn is_node(&self) -> bool {
+        matches!(self, Caller::Known(bearer) if bearer.is_node)
+    }
+}
+
 /// Bytes for a secret, from the operating system.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];

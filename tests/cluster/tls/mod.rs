@@ -6,6 +6,7 @@ mod doors;
 mod handshakes;
 mod migration;
 mod names;
+mod quotas;
 mod revocations;
 mod roles;
 

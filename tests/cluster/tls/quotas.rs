@@ -90,13 +90,7 @@ fn over(status: &Status) -> (String, Duration) {
 }
 
 async fn again_soon<T>(what: &str, call: impl AsyncFn() -> Result<T, Status>) -> T {
-    let found = std::sync::Mutex::new(None);
-    eventually(what, SOON, async || {
-        *found.lock().unwrap() = Some(call().await.map_err(|status| status.to_string())?);
-        Ok(())
-    })
-    .await;
-    found.into_inner().unwrap().unwrap()
+    eventually(what, SOON, async || call().await.map_err(|status| status.to_string())).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
