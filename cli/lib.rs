@@ -36,6 +36,7 @@ mod site;
 mod relay;
 mod snapshot;
 mod restore;
+mod repository;
 mod cert;
 mod access;
 mod context;
@@ -177,6 +178,7 @@ async fn dispatch(
         Command::Scan(args) => kv::scan(args, client, console).await,
         Command::Snapshot(command) => snapshot::run(command, client, console).await,
         Command::Restore { parts } => restore::run(&parts, console),
+        Command::Repository(command) => repository::run(command, console),
         Command::Cert(command) => cert::run(command, console),
         Command::Whoami => access::whoami(client, console).await,
         Command::Grant(command) => access::grants(command, client, console).await,

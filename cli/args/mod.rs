@@ -9,6 +9,7 @@ mod operation;
 mod cluster;
 mod site;
 mod relay;
+mod repository;
 mod kv;
 mod snapshot;
 mod bench;
@@ -33,6 +34,7 @@ pub use context::Context;
 pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
 pub use operation::Operation;
 pub use relay::Relay;
+pub use repository::Repository;
 pub use site::Site;
 pub use snapshot::{Download, Snapshot};
 pub use value::{Endpoints, Span, Token, cluster_id, endpoint};
@@ -159,6 +161,9 @@ pub enum Command {
         #[arg(required = true, value_name = "PART")]
         parts: Vec<PathBuf>,
     },
+    /// Backups outside the cluster: each row once for all replicas and over time, without a cluster
+    #[command(subcommand)]
+    Repository(Repository),
     /// Certificates for nodes and clients, of a CA of your own
     #[command(subcommand)]
     Cert(Cert),
@@ -189,6 +194,7 @@ impl Command {
     pub fn is_local(&self) -> bool {
         match self {
             Command::Restore { .. }
+            | Command::Repository(_)
             | Command::Cert(_)
             | Command::Context(_)
             | Command::Completions { .. } => true,

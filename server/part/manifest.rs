@@ -131,7 +131,7 @@ const WITH_DOTS: u32 = 2;
 /// The first format that calls the snapshot's number `seq`; it was `x` before.
 const WITH_SEQ: u32 = 3;
 /// 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write.
-const WRITTEN_MS_MAX: u64 = 253_402_300_799_999;
+pub const WRITTEN_MS_MAX: u64 = 253_402_300_799_999;
 
 impl Manifest {
     /// The text, and the digest that stands in its last line. `Corrupt` if the manifest does not
@@ -439,7 +439,7 @@ impl ChunkEntry {
         Ok(())
     }
 
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let bytes = 1..=limits::CHUNK_BYTES_READ_MAX as u64;
         if self.rows == 0
             || self.rows > self.bytes
@@ -578,7 +578,7 @@ fn last_line(digest: &Digest) -> String {
     format!("\"digest\":\"{digest}\"}}\n")
 }
 
-fn check_mark(index: u64, term: u64, voters: &[NodeId], learners: &[NodeId]) -> Result<()> {
+pub fn check_mark(index: u64, term: u64, voters: &[NodeId], learners: &[NodeId]) -> Result<()> {
     if index == 0 || term == 0 {
         return Err(Error::corrupt("no mark stands at index or term 0"));
     }
@@ -609,7 +609,7 @@ fn json<T: Serialize + ?Sized>(value: &T) -> String {
 
 /// The Gregorian calendar, counted in years that begin in March so that the leap day comes last
 /// (Hinnant, "chrono-compatible low-level date algorithms").
-fn rfc3339(ms: u64) -> String {
+pub fn rfc3339(ms: u64) -> String {
     let (days, ms) = (ms / 86_400_000, ms % 86_400_000);
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
@@ -623,10 +623,14 @@ fn rfc3339(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000)
 }
 
-mod node_text {
-    use serde::{Deserialize, Deserializer, de};
+pub mod node_text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
 
     use crate::base::ids::NodeId;
+
+    pub fn serialize<S: Serializer>(node: &NodeId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&node.to_string())
+    }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeId, D::Error> {
         parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
@@ -639,7 +643,7 @@ mod node_text {
     }
 }
 
-mod node_texts {
+pub mod node_texts {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
     use crate::base::ids::NodeId;

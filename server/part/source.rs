@@ -73,6 +73,21 @@ impl Source {
         }
     }
 
+    /// A chunk's stored bytes, unchecked.
+    pub fn stored(&self, hash: ChunkHash) -> Result<Vec<u8>> {
+        match self {
+            Source::Tar(tar) => {
+                let (entry, offset) = tar.place(hash)?;
+                tar.stored(entry, offset).map_err(|e| e.at(tar.path.display()))
+            }
+            Source::Directory(source) => {
+                let entry = source.manifest().entry(hash);
+                let none = || Error::not_found(format!("the part has no chunk {hash}"));
+                source.stored(entry.ok_or_else(none)?)
+            }
+        }
+    }
+
     /// The rows of a chunk, checked against its name and the manifest. `Corrupt`, with the path, if
     /// anything about it is wrong.
     pub fn chunk(&self, hash: ChunkHash) -> Result<Rows> {
@@ -99,11 +114,17 @@ impl TarSource {
     }
 
     fn chunk(&self, hash: ChunkHash) -> Result<Rows> {
+        let (entry, offset) = self.place(hash)?;
+        entry.open(&self.stored(entry, offset)?)
+    }
+
+    /// Where a chunk lies.
+    fn place(&self, hash: ChunkHash) -> Result<(&ChunkEntry, u64)> {
         let at = self.manifest.position(hash);
         let found = at.and_then(|at| self.manifest.chunks.get(at).zip(self.offsets.get(at)));
         let (entry, offset) =
             found.ok_or_else(|| Error::not_found(format!("the part has no chunk {hash}")))?;
-        entry.open(&self.stored(entry, *offset)?)
+        Ok((entry, *offset))
     }
 
     fn stored(&self, entry: &ChunkEntry, offset: u64) -> Result<Vec<u8>> {

@@ -252,6 +252,30 @@ impl Segment {
     }
 }
 
+/// Writes a part whose chunks lie elsewhere; how many bytes it has.
+pub fn write(
+    manifest: &Manifest,
+    text: &[u8],
+    out: &mut impl io::Write,
+    mut stored: impl FnMut(&ChunkEntry) -> Result<Vec<u8>>,
+) -> Result<u64> {
+    let plan = Plan::of(manifest, text.len() as u64);
+    let mut put = |bytes: &[u8]| out.write_all(bytes).at("the tar cannot be written");
+    for entry in &plan.entries {
+        put(header(entry).as_bytes())?;
+        match entry.item {
+            Item::Manifest => put(text)?,
+            Item::Chunk(hash) => {
+                let chunk = manifest.entry(hash).expect("the plan is the manifest's");
+                put(&stored(chunk)?)?;
+            }
+        }
+        put(&vec![0; padding(entry.bytes) as usize])?;
+    }
+    put(&[0; END_BYTES as usize])?;
+    Ok(plan.total_bytes)
+}
+
 impl PartTar {
     /// Opens a tar and reads its first entry, which must be the manifest. Returns the manifest's
     /// text; `read` takes the manifest that it parses to.

@@ -28,6 +28,7 @@ const FIRST_STEPS: Named = ("README.md", "$ ddbctl site add shop-1");
 const SIBLINGS: Named = ("docs/data.md", "$ ddbctl site add shop-2");
 const RESULTS: Named = ("docs/scripting.md", "$ ddbctl get --site shop-1 height");
 const BACKUP: Named = ("docs/backup-and-restore.md", "--all --output backup ");
+const REPOSITORY: Named = ("docs/backup-and-restore.md", "ddbctl repository init");
 const GUIDE: Named = ("docs/backup-and-restore.md", "devicedb cluster download_snapshot");
 const BY_HAND: Named = ("docs/backup-and-restore.md", "shelf=");
 const CRON: Named = ("docs/backup-and-restore.md", "#!/bin/sh");
@@ -35,8 +36,19 @@ const RESTORE: Named = ("docs/backup-and-restore.md", "tar xf");
 const FEWER: Named = ("docs/backup-and-restore.md", "--sole-survivor");
 
 /// From the first start over a backup to the way back on other addresses, in one shell.
-const FROM_START_TO_RESTORE: &[Named] =
-    &[FIRST_START, FIRST_STEPS, SIBLINGS, RESULTS, BACKUP, GUIDE, BY_HAND, CRON, RESTORE, FEWER];
+const FROM_START_TO_RESTORE: &[Named] = &[
+    FIRST_START,
+    FIRST_STEPS,
+    SIBLINGS,
+    RESULTS,
+    BACKUP,
+    REPOSITORY,
+    GUIDE,
+    BY_HAND,
+    CRON,
+    RESTORE,
+    FEWER,
+];
 
 const UNIT: Named = ("docs/operating.md", "--listen 0.0.0.0:8080");
 const FOUNDING: Named = ("docs/operating.md", "ddbctl cluster init");
@@ -162,6 +174,7 @@ async fn the_procedures_of_the_documents_run_as_they_are_written() {
         ("-port 8080", format!("-port {}", ports[0].number)),
         ("/tmp/ddb", beside("ddb")),
         ("/var/backups/devicedb-parts", beside("cron-parts")),
+        ("/var/backups/devicedb-repository", beside("repository")),
         (
             "/var/backups/devicedb/node-...",
             format!("$(ls -d {}/node-* | head -1)", beside("ddb/snapshots")),

@@ -6,7 +6,7 @@
 pub const LAYERS: &[&str] = &[
     "base faults",
     "data cluster cut part/chunk part/manifest part/shelf part/traces part/tar part/directory \
-     part/source part/parallel part/verify part/set part/ways entry",
+     part/source part/parallel part/verify part/set part/ways repository entry",
     "proto wire",
     "net/cork net/tls store log engine net",
     "service rpc boot signals node",
@@ -47,7 +47,8 @@ pub const DEEDS: &[&str] = &[
 
 /// `ddbctl` speaks the contract, and checks parts where no server is.
 pub const CTL: &str = "ctl proto base faults net/cork net/tls part/set part/verify part/directory \
-                       part/tar part/manifest part/chunk part/source part/ways";
+                       part/tar part/manifest part/chunk part/source part/ways \
+                       repository";
 
 pub const FILE_LINES_MAX: usize = 700;
 

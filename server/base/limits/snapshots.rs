@@ -86,6 +86,17 @@ pub const CHUNK_BYTES_STORED_MAX: u64 = CHUNK_BYTES_READ_MAX as u64 + (1 << 20);
 /// Bytes of a manifest; a writer refuses to make a larger one, a reader to read it.
 pub const MANIFEST_BYTES_MAX: usize = 512 << 20;
 
+// Repositories.
+
+/// Bytes of the file that makes a directory a repository; a larger one is none.
+pub const REPOSITORY_ROOT_BYTES_MAX: u64 = 4096;
+/// Bytes at which a segment ends. One chunk that is larger has a segment to itself.
+pub const REPOSITORY_SEGMENT_BYTES: usize = 32 << 20;
+/// Bytes of a group's index, before and after it is compressed; a reader refuses a larger one.
+pub const REPOSITORY_INDEX_BYTES_MAX: usize = 512 << 20;
+/// Bytes of a name in a repository.
+pub const REPOSITORY_NAME_BYTES_MAX: usize = 255;
+
 const _: () = assert!(CHUNK_BYTES_MIN < CHUNK_BYTES_TARGET && CHUNK_BYTES_TARGET < CHUNK_BYTES_MAX);
 const _: () = assert!(ROW_BYTES_MAX > SIBLINGS_BYTES_MAX + ROW_KEY_BYTES_MAX);
 const _: () = assert!(ROW_KEY_BYTES_MAX < CHUNK_BYTES_MIN);

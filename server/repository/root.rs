@@ -1,0 +1,326 @@
+//! What makes a place a repository: `devicedb.json`, which is made once and says its format and its
+//! id.
+
+use std::{path::Path, sync::Arc, thread};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    index::{Index, Located, Place},
+    manifest::Snapshot,
+    store::{Directory, Made, Object, Store, found},
+};
+use crate::base::{
+    clock::Random,
+    error::{Error, Result},
+    ids::{ClusterId, Lineage, SnapshotId, SnapshotSeq},
+    limits,
+};
+
+/// A repository that is there.
+#[derive(Clone)]
+pub struct Repository {
+    pub store: Arc<dyn Store>,
+    pub id: Uuid,
+}
+
+/// The folder of one history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Folder {
+    pub cluster: ClusterId,
+    pub lineage: Lineage,
+}
+
+/// A snapshot that a repository has.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub folder: Folder,
+    pub snapshot: Snapshot,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Root {
+    format: u32,
+    product: String,
+    repository: Uuid,
+}
+
+/// All that can be relied on of a newer one.
+#[derive(Deserialize)]
+struct AnyRoot {
+    format: u32,
+}
+
+pub const ROOT: &str = "devicedb.json";
+const FORMAT: u32 = 1;
+/// Names on which `init` has writers race, and how many of them.
+const RACES: usize = 8;
+const RACERS: u8 = 8;
+
+impl Folder {
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.cluster, self.lineage)
+    }
+
+    /// The object of a snapshot: numbers sort as they were given.
+    pub fn snapshot(&self, seq: SnapshotSeq) -> String {
+        format!("{}/s/{:016x}", self.name(), seq.0)
+    }
+
+    /// Names in an index are relative to the folder.
+    pub fn object(&self, name: &str) -> String {
+        format!("{}/{name}", self.name())
+    }
+
+    /// Of the name of a snapshot's object, and the number.
+    fn of(name: &str) -> Option<(Folder, SnapshotSeq)> {
+        let mut words = name.split('/');
+        let cluster = ClusterId(words.next()?.parse().ok()?);
+        let lineage = words.next()?.parse().ok()?;
+        let (kind, seq) = (words.next()?, u64::from_str_radix(words.next()?, 16).ok()?);
+        let (folder, seq) = (Folder { cluster, lineage }, SnapshotSeq(seq));
+        (kind == "s" && folder.snapshot(seq) == name).then_some((folder, seq))
+    }
+}
+
+impl Repository {
+    /// Makes a repository of a directory that is empty or not there.
+    pub fn init(path: &Path) -> Result<Repository> {
+        let store = Directory::new(path);
+        let there = found(store.list(""))?.unwrap_or_default();
+        if there.iter().any(|object| object.name == ROOT) {
+            let id = Repository::open(path)?.id;
+            let path = path.display();
+            return Err(Error::conflict(format!("{path} is a repository already, {id}")));
+        }
+        if let Some(Object { name, .. }) = there.first() {
+            return Err(Error::conflict(format!(
+                "{} is not empty, it holds {name:?}: name a directory that is, or that is not \
+                 there",
+                path.display()
+            )));
+        }
+        one_makes_a_name(&store)?;
+        let id = Random::from_entropy().uuid();
+        let root =
+            Root { format: FORMAT, product: env!("CARGO_PKG_VERSION").into(), repository: id };
+        let mut text = serde_json::to_vec(&root).expect("texts and numbers are JSON");
+        text.push(b'\n');
+        match store.create(ROOT, &text)? {
+            Made::Now => Ok(Repository { store: Arc::new(store), id }),
+            Made::Before => {
+                Err(Error::conflict(format!("somebody else has just made {} one", path.display())))
+            }
+        }
+    }
+
+    pub fn open(path: &Path) -> Result<Repository> {
+        Repository::on(Arc::new(Directory::new(path)))
+    }
+
+    pub fn on(store: Arc<dyn Store>) -> Result<Repository> {
+        let text =
+            found(store.read(ROOT, limits::REPOSITORY_ROOT_BYTES_MAX))?.ok_or_else(|| {
+                Error::not_found(format!(
+                    "{} is no repository, since it has no {ROOT}: ddbctl repository init makes one",
+                    store.place()
+                ))
+            })?;
+        let garbled = |e: serde_json::Error| {
+            let what = format!("{}: {ROOT} is not what this program writes: {e}", store.place());
+            Error::corrupt(what).with_source(e)
+        };
+        let AnyRoot { format } = serde_json::from_slice(&text).map_err(garbled)?;
+        if format > FORMAT {
+            return Err(Error::conflict(format!(
+                "{} was made by a newer version: format {format}, this program reads up to \
+                 {FORMAT}; use a newer program",
+                store.place()
+            )));
+        }
+        let root: Root = serde_json::from_slice(&text).map_err(garbled)?;
+        Ok(Repository { store, id: root.repository })
+    }
+
+    /// The object of a snapshot of that number, if there is one.
+    pub fn snapshot(&self, folder: Folder, seq: SnapshotSeq) -> Result<Option<Snapshot>> {
+        let name = folder.snapshot(seq);
+        let read = self.store.read(&name, limits::MANIFEST_BYTES_MAX as u64);
+        let Some(text) = found(read)? else { return Ok(None) };
+        let snapshot = Snapshot::parse(&text).map_err(|e| e.at(&name))?;
+        let belongs = (snapshot.cluster, snapshot.lineage, snapshot.seq);
+        if belongs != (folder.cluster, folder.lineage, seq) || snapshot.repository != self.id {
+            return Err(Error::corrupt(format!(
+                "{name}: it says of itself that it is number {} of cluster {} in lineage {} in \
+                 repository {}",
+                snapshot.seq, snapshot.cluster, snapshot.lineage, snapshot.repository
+            )));
+        }
+        Ok(Some(snapshot))
+    }
+
+    /// Names of all snapshots, in order of folder and number.
+    pub fn names(&self) -> Result<Vec<(Folder, SnapshotSeq)>> {
+        let all = self.store.list("")?;
+        Ok(all.iter().filter_map(|object| Folder::of(&object.name)).collect())
+    }
+
+    /// Every snapshot, or why it cannot be read.
+    pub fn snapshots(&self) -> Result<Vec<Result<Kept>>> {
+        let read = |(folder, seq): (Folder, SnapshotSeq)| {
+            let snapshot = self.snapshot(folder, seq)?.ok_or_else(|| {
+                Error::not_found(format!("{} has just gone", folder.snapshot(seq)))
+            })?;
+            Ok(Kept { folder, snapshot })
+        };
+        Ok(self.names()?.into_iter().map(read).collect())
+    }
+
+    /// A snapshot by its public name.
+    pub fn find(&self, id: SnapshotId) -> Result<Kept> {
+        let mut unreadable = None;
+        for kept in self.snapshots()? {
+            match kept {
+                Ok(kept) if kept.snapshot.snapshot == id => return Ok(kept),
+                Ok(_) => {}
+                Err(e) => unreadable = Some(e),
+            }
+        }
+        Err(unreadable.unwrap_or_else(|| {
+            let place = self.store.place();
+            Error::not_found(format!("{place} has no snapshot {id}"))
+        }))
+    }
+
+    /// The index of a group.
+    pub fn index(&self, folder: Folder, place: &Place) -> Result<Index> {
+        let name = folder.object(&place.object);
+        if place.bytes > limits::REPOSITORY_INDEX_BYTES_MAX as u64 {
+            return Err(Error::corrupt(format!("{name}: an index of {} bytes", place.bytes)));
+        }
+        let frame = self.store.read_range(&name, place.offset, place.bytes);
+        let missing = |e: Error| e.at("an index of the snapshot");
+        let index = Index::decode(&frame.map_err(missing)?, place);
+        index.map_err(|e| e.at(format_args!("{name} at byte {}", place.offset)))
+    }
+
+    /// A chunk's stored bytes, as they were written.
+    pub fn chunk(&self, folder: Folder, index: &Index, chunk: &Located) -> Result<Vec<u8>> {
+        let name = folder.object(&index.segments[chunk.segment].name);
+        let read = self.store.read_range(&name, chunk.offset, chunk.stored_bytes)?;
+        let checked = chunk.entry().check_stored(&read);
+        checked.map_err(|e| e.at(format_args!("{name} at byte {}", chunk.offset)))?;
+        Ok(read)
+    }
+}
+
+/// Has writers race for names. A store that lets two of them win would mix two snapshots.
+fn one_makes_a_name(store: &dyn Store) -> Result<()> {
+    let nonce = Random::from_entropy().uuid();
+    for race in 0..RACES {
+        let name = format!("probe/{nonce}-{race}");
+        let made: Vec<Result<Made>> = thread::scope(|scope| {
+            let racers: Vec<_> = (0..RACERS)
+                .map(|racer| {
+                    let name = &name;
+                    scope.spawn(move || store.create(name, &[racer; 64]))
+                })
+                .collect();
+            racers.into_iter().map(|racer| racer.join().expect("it does not panic")).collect()
+        });
+        let made = made.into_iter().collect::<Result<Vec<Made>>>();
+        let held = store.read(&name, 64);
+        store.delete(&name)?;
+        let made = made?;
+        let winners = made.iter().filter(|made| **made == Made::Now).count();
+        let winner = made.iter().position(|made| *made == Made::Now);
+        if winners != 1 || winner.is_none_or(|winner| held != Ok(vec![winner as u8; 64])) {
+            return Err(Error::conflict(format!(
+                "{} lets {winners} of {RACERS} writers make the same name, where one must: two \
+                 backups could mix there; use another place",
+                store.place()
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+    use crate::base::error::Kind;
+
+    #[test]
+    fn a_repository_is_made_once_in_a_place_that_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("backups");
+        let no = Repository::open(&path).map(|r| r.id).unwrap_err();
+        assert!(no.kind == Kind::NotFound && no.message.contains("ddbctl repository init"), "{no}");
+        let made = Repository::init(&path).unwrap();
+        assert_eq!(Repository::open(&path).unwrap().id, made.id);
+        let again = Repository::init(&path).map(|r| r.id).unwrap_err();
+        assert!(again.message.contains("is a repository already"), "{again}");
+        assert_eq!(made.store.list("").unwrap().len(), 1, "nothing of the probe stays");
+        let other = dir.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("letter.txt"), "x").unwrap();
+        let full = Repository::init(&other).map(|r| r.id).unwrap_err();
+        assert!(full.message.contains("letter.txt"), "{full}");
+    }
+
+    #[test]
+    fn what_is_newer_or_garbled_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        for (text, says) in [
+            ("{\"format\":2,\"new\":1}", "made by a newer version: format 2"),
+            ("{\"format\":1}", "is not what this program writes"),
+            ("hello", "is not what this program writes"),
+        ] {
+            fs::write(dir.path().join(ROOT), text).unwrap();
+            let e = Repository::open(dir.path()).map(|r| r.id).unwrap_err();
+            assert!(e.message.contains(says), "{e}");
+        }
+    }
+
+    /// Says yes to two.
+    struct Liar(Directory, AtomicBool);
+
+    impl Store for Liar {
+        fn place(&self) -> String {
+            self.0.place()
+        }
+        fn create(&self, name: &str, bytes: &[u8]) -> Result<Made> {
+            let made = self.0.create(name, bytes)?;
+            let lies = made == Made::Before && self.1.swap(false, Ordering::SeqCst);
+            Ok(if lies { Made::Now } else { made })
+        }
+        fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+            self.0.read(name, bytes_max)
+        }
+        fn read_range(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+            self.0.read_range(name, offset, bytes)
+        }
+        fn list(&self, below: &str) -> Result<Vec<Object>> {
+            self.0.list(below)
+        }
+        fn delete(&self, name: &str) -> Result<()> {
+            self.0.delete(name)
+        }
+    }
+
+    #[test]
+    fn a_store_that_lets_two_win_is_found_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let honest = Directory::new(dir.path());
+        one_makes_a_name(&honest).unwrap();
+        let e = one_makes_a_name(&Liar(honest, AtomicBool::new(true))).unwrap_err();
+        assert!(e.message.contains("lets 2 of 8 writers make the same name"), "{e}");
+    }
+}

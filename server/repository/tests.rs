@@ -1,0 +1,367 @@
+//! Snapshots that go in and come out, whatever happens in between.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::{
+    export::export,
+    import::{Imported, import},
+    root::{Kept, Repository},
+    status::status,
+    store::{Directory, Made, Object, Store},
+    verify::verify,
+};
+use crate::{
+    base::{
+        error::{Error, Kind, Result},
+        ids::NodeId,
+    },
+    part::{
+        sample::{self, Sample},
+        tar,
+    },
+};
+
+/// The nodes that hold each group of a sample; one is the largest id there is.
+const NODES: [u64; 3] = [1, 2, u64::MAX];
+
+struct Stage {
+    dir: tempfile::TempDir,
+    repository: Repository,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = Repository::init(&dir.path().join("repository")).unwrap();
+        Stage { dir, repository }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("repository")
+    }
+
+    /// The tars that three nodes would send.
+    fn tars(&self, sample: &Sample) -> Vec<PathBuf> {
+        let write = |node| {
+            let sample = Sample { node: NodeId(node), ..sample.clone() };
+            let path = self.dir.path().join(format!("{}-{node}.tar", sample.snapshot));
+            fs::write(&path, tar(&sample)).unwrap();
+            path
+        };
+        NODES.map(write).into()
+    }
+
+    fn import(&self, sample: &Sample) -> Imported {
+        import(&self.repository, &self.tars(sample)).unwrap()
+    }
+
+    fn segments(&self) -> u64 {
+        let objects = self.repository.store.list("").unwrap();
+        objects.iter().filter(|o| o.name.contains("/g/")).map(|o| o.bytes).sum()
+    }
+
+    /// Whether all parts come back as they went in.
+    fn comes_back(&self, sample: &Sample) {
+        let kept = self.repository.find(sample.snapshot).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let parts = export(&self.repository, &kept, None, out.path()).unwrap();
+        let given = self.tars(sample);
+        assert_eq!(parts.len(), given.len());
+        for (part, tar) in parts.iter().zip(given) {
+            assert_eq!(fs::read(&part.path).unwrap(), fs::read(tar).unwrap(), "{part:?}");
+            assert_eq!(fs::metadata(&part.path).unwrap().len(), part.bytes);
+        }
+    }
+
+    fn is_sound(&self) {
+        let report = verify(&self.repository, &[], true).unwrap();
+        assert!(report.sound, "{report}");
+    }
+}
+
+/// As a node sends it, without a shelf in between.
+fn tar(sample: &Sample) -> Vec<u8> {
+    let (manifest, chunks) = sample.part();
+    let chunks: BTreeMap<_, _> = chunks.into_iter().map(|c| (c.hash, c.data.to_vec())).collect();
+    let mut tar = Vec::new();
+    let text = manifest.encode().unwrap().0;
+    tar::write(&manifest, &text, &mut tar, |entry| Ok(chunks[&entry.hash].clone())).unwrap();
+    tar
+}
+
+#[test]
+fn a_part_that_is_written_is_the_one_that_a_node_sends() {
+    let sample = Sample::new(1);
+    assert_eq!(tar(&sample), sample.tar());
+}
+
+fn sample(seq: u64, seed: u64) -> Sample {
+    Sample { snapshot: sample::snapshot(seq), seq, seed, rows: 200, ..Sample::new(1) }
+}
+
+#[test]
+fn replicas_are_stored_once_and_every_part_comes_back_byte_for_byte() {
+    let stage = Stage::new();
+    let first = sample(1, 1);
+    let imported = stage.import(&first);
+    let one = first.part().0.stored_bytes();
+    assert_eq!((imported.given_bytes, imported.stored_bytes), (3 * one, one));
+    assert_eq!((imported.new_bytes, stage.segments()), (one, one));
+    stage.comes_back(&first);
+    stage.is_sound();
+    let again = stage.import(&first);
+    assert_eq!((again.was_there, again.new_bytes, again.root), (true, 0, imported.root));
+    assert_eq!(stage.segments(), one);
+    let left = status(&stage.repository).unwrap();
+    assert_eq!((left.unnamed, left.histories.len()), (0, 1), "{left:?}");
+}
+
+#[test]
+fn what_the_snapshot_before_has_is_not_stored_again() {
+    let stage = Stage::new();
+    let (first, second, third) = (sample(1, 1), sample(2, 2), sample(3, 2));
+    stage.import(&first);
+    let before = stage.segments();
+    let imported = stage.import(&second);
+    // Partitions below 4 differ, of 64.
+    assert!(imported.new_bytes > 0 && imported.new_bytes < imported.stored_bytes / 4);
+    assert_eq!(stage.segments(), before + imported.new_bytes);
+    let objects = stage.repository.store.list("").unwrap().len();
+    let unchanged = stage.import(&third);
+    assert_eq!((unchanged.new_bytes, unchanged.stored_bytes), (0, imported.stored_bytes));
+    let more = stage.repository.store.list("").unwrap().len();
+    assert_eq!(more, objects + 1, "a snapshot of what is there is one object");
+    for sample in [&first, &second, &third] {
+        stage.comes_back(sample);
+    }
+    stage.is_sound();
+    // Whichever comes first: an older one finds no newer one to lean on, and is whole by itself.
+    let other = Stage::new();
+    for sample in [&third, &first, &second] {
+        other.import(sample);
+    }
+    for sample in [&first, &second, &third] {
+        other.comes_back(sample);
+    }
+}
+
+#[test]
+fn extracted_parts_and_single_nodes_will_do_where_they_hold_everything() {
+    let stage = Stage::new();
+    let (part, extracted) = (sample(1, 1), stage.dir.path().join("extracted"));
+    part.extract(&extracted);
+    let imported = import(&stage.repository, &[&extracted]).unwrap();
+    assert_eq!((imported.parts, imported.given_bytes), (1, imported.stored_bytes));
+    let half = Sample { groups: (0..4).collect(), meta: false, ..sample(2, 1) };
+    let e = import(&stage.repository, &stage.tars(&half)).unwrap_err();
+    assert!(
+        e.kind == Kind::Conflict
+            && e.message.contains("hold 32 of 64 partitions and no meta group"),
+        "{e}"
+    );
+}
+
+#[test]
+fn damaged_parts_and_a_second_history_are_refused_and_leave_nothing() {
+    let stage = Stage::new();
+    let first = sample(1, 1);
+    let tars = stage.tars(&first);
+    let mut bytes = fs::read(&tars[1]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&tars[1], bytes).unwrap();
+    let e = import(&stage.repository, &tars).unwrap_err();
+    assert!(e.kind == Kind::Corrupt && e.message.contains("nothing was imported"), "{e}");
+    assert_eq!(stage.repository.store.list("").unwrap().len(), 1);
+    stage.import(&first);
+    // The same number of the same history, and other rows.
+    let twin = Sample { snapshot: sample::snapshot(9), ..sample(1, 7) };
+    let e = import(&stage.repository, &stage.tars(&twin)).unwrap_err();
+    assert!(e.message.contains("two clusters have written one history"), "{e}");
+    stage.comes_back(&first);
+}
+
+/// Flips and cuts whatever a repository consists of, and looks whether anybody notices.
+#[test]
+fn every_flip_and_cut_of_every_object_is_found() {
+    let stage = Stage::new();
+    let (first, second) = (sample(1, 1), sample(2, 2));
+    stage.import(&first);
+    stage.import(&second);
+    let objects = stage.repository.store.list("").unwrap();
+    let mut tried = 0;
+    for Object { name, bytes } in &objects {
+        let path = stage.root().join(name);
+        let whole = fs::read(&path).unwrap();
+        let found = |what: &str| {
+            let report = Repository::open(&stage.root()).and_then(|r| verify(&r, &[], true));
+            let notices = match report {
+                Err(_) => true,
+                Ok(report) => !report.sound && report.problems.iter().all(|p| !p.what.is_empty()),
+            };
+            assert!(notices, "{what} of {name} goes unnoticed");
+        };
+        // The name of the program's version is free text: all else has one meaning.
+        let step = (*bytes as usize / 24).max(1);
+        let is_root = name == super::root::ROOT;
+        for at in (0..whole.len()).step_by(step).filter(|_| !is_root) {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            fs::write(&path, &flipped).unwrap();
+            found(&format!("a flip at byte {at}"));
+            tried += 1;
+        }
+        for bytes in [0, 1, whole.len() / 2, whole.len() - 1] {
+            fs::write(&path, &whole[..bytes]).unwrap();
+            // Its last line end says nothing.
+            if !(is_root && bytes == whole.len() - 1) {
+                found(&format!("a cut at byte {bytes}"));
+            }
+        }
+        fs::remove_file(&path).unwrap();
+        if !name.contains("/s/") {
+            found("the loss");
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    assert!(tried > 100, "{tried}");
+    stage.is_sound();
+}
+
+#[test]
+fn quick_looks_at_sizes_and_whole_at_bytes() {
+    let stage = Stage::new();
+    stage.import(&sample(1, 1));
+    let objects = stage.repository.store.list("").unwrap();
+    let segment = objects.iter().find(|o| o.name.contains("/g/")).unwrap();
+    let path = stage.root().join(&segment.name);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    assert!(verify(&stage.repository, &[], false).unwrap().sound);
+    let report = verify(&stage.repository, &[], true).unwrap();
+    assert_eq!(report.problems.len(), 1, "{report}");
+    assert!(report.to_string().contains("DAMAGED"), "{report}");
+    // Damage is not handed on.
+    let kept = stage.repository.find(sample::snapshot(1)).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let e = export(&stage.repository, &kept, None, out.path()).unwrap_err();
+    assert!(e.kind == Kind::Corrupt && e.message.contains(&segment.name), "{e}");
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0, "no half of a part stays");
+    fs::write(&path, &bytes[1..]).unwrap();
+    let report = verify(&stage.repository, &[], false).unwrap();
+    assert!(report.problems[0].what.contains("was made with"), "{report}");
+}
+
+/// A directory in which something happens before an object is made.
+struct Eventful<F> {
+    inner: Directory,
+    before: F,
+}
+
+impl<F: Fn(&str) -> Result<()> + Send + Sync> Store for Eventful<F> {
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+    fn create(&self, name: &str, bytes: &[u8]) -> Result<Made> {
+        (self.before)(name)?;
+        self.inner.create(name, bytes)
+    }
+    fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+        self.inner.read(name, bytes_max)
+    }
+    fn read_range(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        self.inner.read_range(name, offset, bytes)
+    }
+    fn list(&self, below: &str) -> Result<Vec<Object>> {
+        self.inner.list(below)
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.inner.delete(name)
+    }
+}
+
+fn eventful(
+    root: &Path,
+    before: impl Fn(&str) -> Result<()> + Send + Sync + 'static,
+) -> Repository {
+    Repository::on(Arc::new(Eventful { inner: Directory::new(root), before })).unwrap()
+}
+
+#[test]
+fn an_import_that_ends_anywhere_harms_nothing_and_is_said_again() {
+    let stage = Stage::new();
+    let (first, second) = (sample(1, 1), sample(2, 2));
+    stage.import(&first);
+    // Segment, index, snapshot.
+    for ends_at in 0..3 {
+        let made = AtomicUsize::new(0);
+        let full = eventful(&stage.root(), move |_| {
+            let nth = made.fetch_add(1, Ordering::SeqCst);
+            if nth == ends_at { Err(Error::exhausted("the disk is full")) } else { Ok(()) }
+        });
+        let e = import(&full, &stage.tars(&second)).unwrap_err();
+        assert_eq!(e.kind, Kind::Exhausted);
+        assert_eq!(stage.repository.names().unwrap().len(), 1);
+        stage.is_sound();
+        let left = status(&stage.repository).unwrap();
+        assert_eq!(left.unnamed, (0..=ends_at as u64).sum::<u64>(), "{left:?}");
+    }
+    assert!(!stage.import(&second).was_there);
+    stage.comes_back(&first);
+    stage.comes_back(&second);
+}
+
+#[test]
+fn of_two_imports_of_one_snapshot_one_makes_it_and_the_other_takes_its_own_back() {
+    let stage = Stage::new();
+    let first = sample(1, 1);
+    let tars = stage.tars(&first);
+    let faster = Mutex::new(Some((stage.repository.clone(), tars.clone())));
+    let slower = eventful(&stage.root(), move |name| {
+        if name.contains("/s/")
+            && let Some((repository, tars)) = faster.lock().unwrap().take()
+        {
+            assert!(!import(&repository, &tars)?.was_there);
+        }
+        Ok(())
+    });
+    let imported = import(&slower, &tars).unwrap();
+    assert!(imported.was_there, "{imported:?}");
+    let left = status(&stage.repository).unwrap();
+    assert_eq!((left.unnamed, left.histories[0].snapshots), (0, 1), "{left:?}");
+    stage.comes_back(&first);
+    stage.is_sound();
+}
+
+#[test]
+fn nothing_is_overwritten_and_what_is_absent_is_named() {
+    let stage = Stage::new();
+    let first = sample(1, 1);
+    stage.import(&first);
+    let kept = stage.repository.find(first.snapshot).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let one = export(&stage.repository, &kept, Some(NodeId(2)), out.path()).unwrap();
+    assert_eq!(one.len(), 1);
+    let e = export(&stage.repository, &kept, None, out.path()).unwrap_err();
+    assert!(e.message.contains("nothing is overwritten"), "{e}");
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 1);
+    let e = export(&stage.repository, &kept, Some(NodeId(5)), out.path()).unwrap_err();
+    assert!(e.kind == Kind::NotFound && e.message.contains("it has those of 1, 2,"), "{e}");
+    let e = stage.repository.find(sample::snapshot(5)).map(|kept| kept.folder).unwrap_err();
+    assert!(e.kind == Kind::NotFound && e.message.contains("has no snapshot"), "{e}");
+    // A snapshot under another's name is not taken for it.
+    let Kept { folder, snapshot } = kept;
+    let from = stage.root().join(folder.snapshot(snapshot.seq));
+    fs::copy(&from, from.with_file_name("00000000000000ff")).unwrap();
+    let report = verify(&stage.repository, &[], false).unwrap();
+    assert!(report.problems[0].what.contains("it says of itself that it is number 1"), "{report}");
+}

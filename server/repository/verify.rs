@@ -1,0 +1,250 @@
+//! Looks at what snapshots in a repository name, and names everything that is wrong. Changes
+//! nothing.
+//!
+//! Quick: each snapshot, its indexes, and that every segment is there with its size. Whole: every
+//! chunk is read and opened as well, and held against its index, its partition, and the order of
+//! rows within and across chunks. Problems are collected, not thrown, up to a bound; further ones
+//! are counted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use serde::Serialize;
+
+use super::{
+    index::{Index, Located},
+    manifest::{Group, Root},
+    root::{Kept, Repository},
+};
+use crate::{
+    base::{
+        error::{Error, Result},
+        ids::{GroupId, SnapshotId},
+        limits,
+    },
+    part::{manifest::Owner, parallel},
+};
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Nothing is wrong with what was looked at.
+    pub sound: bool,
+    /// Chunks were opened as well.
+    pub whole: bool,
+    pub snapshots: Vec<Looked>,
+    pub problems: Vec<Problem>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+/// A snapshot that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Looked {
+    pub snapshot: String,
+    pub seq: u64,
+    pub sound: bool,
+    pub rows: u64,
+    pub chunks: usize,
+    pub stored_bytes: u64,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The snapshot, or the name of its object if that cannot be read.
+    pub snapshot: String,
+    pub what: String,
+}
+
+impl Report {
+    fn problem(&mut self, snapshot: &str, what: String) {
+        if self.problems.len() < limits::PROBLEMS_MAX {
+            self.problems.push(Problem { snapshot: snapshot.to_owned(), what });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.problems.len() as u64 + self.more
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for looked in &self.snapshots {
+            let Looked { snapshot, seq, sound, rows, chunks, stored_bytes } = looked;
+            let verdict = match (sound, self.whole) {
+                (true, true) => "sound",
+                (true, false) => "all objects are there",
+                (false, _) => "DAMAGED",
+            };
+            writeln!(
+                f,
+                "{snapshot}  number {seq}: {rows} rows in {chunks} chunks, {stored_bytes} bytes \
+                 stored: {verdict}"
+            )?;
+        }
+        for Problem { snapshot, what } in &self.problems {
+            writeln!(f, "{snapshot}: {what}")?;
+        }
+        if self.more > 0 {
+            writeln!(f, "and {} more problems", self.more)?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks at some snapshots, or at all.
+pub fn verify(repository: &Repository, wanted: &[SnapshotId], whole: bool) -> Result<Report> {
+    let mut report = Report { whole, ..Report::default() };
+    let mut sizes = Sizes { repository, known: BTreeMap::new() };
+    if wanted.is_empty() {
+        for (folder, seq) in repository.names()? {
+            match repository.snapshot(folder, seq) {
+                Ok(Some(snapshot)) => look(&mut sizes, &Kept { folder, snapshot }, &mut report),
+                Ok(None) => report.problem(&folder.snapshot(seq), "it has just gone".into()),
+                Err(e) => report.problem(&folder.snapshot(seq), e.message),
+            }
+        }
+    }
+    for id in wanted {
+        match repository.find(*id) {
+            Ok(kept) => look(&mut sizes, &kept, &mut report),
+            Err(e) => report.problem(&id.to_string(), e.message),
+        }
+    }
+    report.sound = report.count() == 0;
+    Ok(report)
+}
+
+/// Sizes of objects, asked for once each.
+struct Sizes<'a> {
+    repository: &'a Repository,
+    known: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl Sizes<'_> {
+    fn of(&mut self, folder: &str, name: &str) -> Result<Option<u64>> {
+        if !self.known.contains_key(folder) {
+            let all = self.repository.store.list(folder)?;
+            let all = all.into_iter().map(|object| (object.name, object.bytes)).collect();
+            self.known.insert(folder.to_owned(), all);
+        }
+        Ok(self.known.get(folder).and_then(|known| known.get(name)).copied())
+    }
+}
+
+fn look(sizes: &mut Sizes<'_>, kept: &Kept, report: &mut Report) {
+    let (snapshot, before) = (&kept.snapshot, report.count());
+    let id = snapshot.snapshot.to_string();
+    let (mut root, mut chunks, mut checked) = (Root::default(), 0, BTreeSet::new());
+    let mut all = true;
+    for held in &snapshot.held {
+        match sizes.repository.index(kept.folder, &held.index) {
+            Err(e) => {
+                all = false;
+                report.problem(&id, format!("{}: {}", named(held.group), e.message));
+            }
+            Ok(index) => {
+                chunks += index.chunks.len();
+                root.add(held, &index);
+                fits(sizes, kept, &index, &mut checked, report);
+                if report.whole {
+                    open(sizes.repository, kept, held, &index, report);
+                }
+            }
+        }
+    }
+    if all && root.digest() != snapshot.root {
+        report.problem(&id, "its root is not that of its groups".into());
+    }
+    let sound = report.count() == before;
+    report.snapshots.push(Looked {
+        snapshot: id,
+        seq: snapshot.seq.0,
+        sound,
+        rows: snapshot.rows,
+        chunks,
+        stored_bytes: snapshot.stored_bytes,
+    });
+}
+
+fn named(group: GroupId) -> String {
+    if group.is_meta() { "the meta group".into() } else { format!("group {group}") }
+}
+
+/// Whether every segment is there, as large as it was made.
+fn fits(
+    sizes: &mut Sizes<'_>,
+    kept: &Kept,
+    index: &Index,
+    checked: &mut BTreeSet<String>,
+    report: &mut Report,
+) {
+    let id = kept.snapshot.snapshot.to_string();
+    for segment in &index.segments {
+        let name = kept.folder.object(&segment.name);
+        if !checked.insert(name.clone()) {
+            continue;
+        }
+        match sizes.of(&kept.folder.name(), &name) {
+            Err(e) => report.problem(&id, format!("{name}: {}", e.message)),
+            Ok(None) => report.problem(&id, format!("{name} is missing")),
+            Ok(Some(bytes)) if bytes != segment.bytes => {
+                let was = segment.bytes;
+                report.problem(&id, format!("{name} has {bytes} bytes, and was made with {was}"));
+            }
+            Ok(Some(_)) => {}
+        }
+    }
+}
+
+/// Opens every chunk of a group.
+fn open(repository: &Repository, kept: &Kept, held: &Group, index: &Index, report: &mut Report) {
+    let id = kept.snapshot.snapshot.to_string();
+    let look = |(owner, chunk): (Owner, &Located)| {
+        let ends = repository.chunk(kept.folder, index, chunk).and_then(|frame| {
+            let rows = chunk.entry().open(&frame)?;
+            let mut keys = rows.iter().map(|(key, _)| key);
+            let first = keys.next().expect("a chunk has rows").to_vec();
+            let last = keys.last().map_or_else(|| first.clone(), <[u8]>::to_vec);
+            if !owner.owns(&first, &last) {
+                let what = format!("chunk {} holds rows of others than {owner}", chunk.hash);
+                return Err(Error::corrupt(what));
+            }
+            if first < chunk.first {
+                let what = format!("chunk {} begins before the index says", chunk.hash);
+                return Err(Error::corrupt(what));
+            }
+            Ok(last)
+        });
+        (owner, chunk.hash, chunk.first.clone(), ends)
+    };
+    let mut before: Option<(Owner, Vec<u8>)> = None;
+    let noted = parallel::in_order(index.in_order(held.group.is_meta()), look, |looked| {
+        let (owner, hash, first, ends) = looked;
+        let last = match ends {
+            Ok(last) => last,
+            Err(e) => {
+                report.problem(&id, format!("{owner}: {}", e.message));
+                before = None;
+                return Ok(());
+            }
+        };
+        // A key between the two: `first` of the index lies behind all of the chunk before.
+        if let Some((of, end)) = &before
+            && *of == owner
+            && *end >= first
+        {
+            let what = format!("{owner}: chunk {hash} does not lie behind the one before");
+            report.problem(&id, what);
+        }
+        before = Some((owner, last));
+        Ok(())
+    });
+    noted.expect("noting what was seen does not fail");
+}
