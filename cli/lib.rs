@@ -34,10 +34,10 @@ mod cluster;
 mod node;
 mod site;
 mod relay;
+mod cert;
 mod snapshot;
 mod restore;
 mod repository;
-mod cert;
 mod access;
 mod context;
 pub mod bench;
@@ -177,7 +177,7 @@ async fn dispatch(
         Command::Delete(args) => kv::delete(args, client, console).await,
         Command::Scan(args) => kv::scan(args, client, console).await,
         Command::Snapshot(command) => snapshot::run(command, client, console).await,
-        Command::Restore { parts } => restore::run(&parts, console),
+        Command::Restore { parts, identity } => restore::run(&parts, identity.as_deref(), console),
         Command::Repository(command) => repository::run(command, console),
         Command::Cert(command) => cert::run(command, console),
         Command::Whoami => access::whoami(client, console).await,

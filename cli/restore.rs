@@ -3,12 +3,15 @@
 //!
 //! The verification and the choice are the server library's; here they become commands.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use serde::Serialize;
 
 use super::{
-    snapshot::{listed, refuse_what_is_no_part},
+    snapshot::{identities, listed, refuse_what_is_no_part},
     term::{
         exit::{self, Failure},
         output::{Console, View},
@@ -65,9 +68,13 @@ struct GivenUp {
     groups: u32,
 }
 
-pub fn run(paths: &[PathBuf], console: &mut Console) -> Result<(), Failure> {
+pub fn run(
+    paths: &[PathBuf],
+    identity: Option<&Path>,
+    console: &mut Console,
+) -> Result<(), Failure> {
     refuse_what_is_no_part(paths)?;
-    let report = set::verify_set(paths);
+    let report = set::verify_set(paths, identities(identity)?.as_ref());
     if !report.is_whole() {
         let lacking = "something is wrong with them".to_owned();
         let outlook = Outlook { lacking, ..Outlook::of(paths, &[], report) };
@@ -111,7 +118,7 @@ impl Outlook {
             }
             Ok(choice) => {
                 let back = BTreeSet::from([parts[choice.part].node]);
-                (Way::SoleSurvivor, sole_survivor(paths), back, String::new())
+                (Way::SoleSurvivor, sole_survivor(paths, parts), back, String::new())
             }
             Err(lacking) => (Way::None, Vec::new(), BTreeSet::new(), lacking.to_string()),
         };
@@ -214,7 +221,8 @@ fn each_its_node(paths: &[PathBuf], parts: &[&Manifest], back: &BTreeSet<NodeId>
     let used = paths.iter().zip(parts).filter(|(_, part)| back.contains(&part.node));
     let restore = |(path, part): (&PathBuf, &&Manifest)| {
         let path = word(&path.display().to_string());
-        format!("devicedb restore {path} --store DIR   # becomes node {}", part.node)
+        let key = unsealing(part.seal.is_some());
+        format!("devicedb restore {path} --store DIR{key}   # becomes node {}", part.node)
     };
     let mut steps = vec![
         step(STOP, Vec::new()),
@@ -246,13 +254,19 @@ fn each_its_node(paths: &[PathBuf], parts: &[&Manifest], back: &BTreeSet<NodeId>
     steps
 }
 
-fn sole_survivor(paths: &[PathBuf]) -> Vec<Step> {
+/// What a restore needs of those to whom a part is sealed.
+fn unsealing(sealed: bool) -> &'static str {
+    if sealed { " --unseal-with IDENTITY" } else { "" }
+}
+
+fn sole_survivor(paths: &[PathBuf], parts: &[&Manifest]) -> Vec<Step> {
+    let key = unsealing(parts.iter().any(|part| part.seal.is_some()));
     let words: Vec<String> = paths.iter().map(|path| word(&path.display().to_string())).collect();
     vec![
         step(STOP, Vec::new()),
         step(
             "Make one store of all parts, in an empty directory.",
-            vec![format!("devicedb restore {} --store DIR --sole-survivor", words.join(" "))],
+            vec![format!("devicedb restore {} --store DIR --sole-survivor{key}", words.join(" "))],
         ),
         step("Start its node.", vec![START_ALONE.into()]),
         step(
@@ -284,7 +298,7 @@ mod tests {
             fs::write(path, sample.tar()).unwrap();
         }
         let (mut console, out, _) = Console::recording(format);
-        let end = run(&paths, &mut console);
+        let end = run(&paths, None, &mut console);
         let end = end.err().map(|e| format!("exit {}: {e}\n", e.exit)).unwrap_or_default();
         format!("{}{end}", out.text()).replace(&format!("{}/", dir.path().display()), "")
     }

@@ -34,6 +34,7 @@ use devicedb::{
     net::tls::{Mode, Setup},
     node::{Node, Options},
     rpc::QuotaLimits,
+    part::seal::{Identities, Recipient},
     signals::Signals,
 };
 use tracing_subscriber::{
@@ -120,6 +121,22 @@ pub struct Start {
     /// Where this node's parts of snapshots are kept. Must exist. Several nodes may share it.
     #[arg(long, value_name = "DIR", env = "DEVICEDB_SNAPSHOT_STORE")]
     snapshot_store: Option<PathBuf>,
+    /// Seal the parts that are kept there: only who has the identity of this recipient can read
+    /// their rows. As `ddbctl snapshot keygen` or age-keygen prints it; may be said several times,
+    /// or several divided by commas.
+    #[arg(
+        long,
+        value_name = "age1...",
+        env = "DEVICEDB_SEAL_TO",
+        value_delimiter = ',',
+        value_parser = recipient,
+        requires = "snapshot_store",
+    )]
+    seal_to: Vec<Recipient>,
+    /// The age identity file that opens the part which lies extracted in --store. It is read for
+    /// the restore alone, and not kept.
+    #[arg(long, value_name = "FILE")]
+    unseal_with: Option<PathBuf>,
     /// Join without a share of the groups, to take the places of another node: `ddbctl node
     /// replace`. Only an empty store heeds it.
     #[arg(long, conflicts_with = "found", requires = "join")]
@@ -235,6 +252,10 @@ fn identity(text: &str) -> Result<Pattern, String> {
     Pattern::new(text).map_err(|e| e.message)
 }
 
+fn recipient(text: &str) -> Result<Recipient, String> {
+    text.parse().map_err(|e: Error| e.message)
+}
+
 impl Tls {
     fn setup(self) -> (Setup, Vec<Pattern>) {
         let Tls { mode, cert, key, ca, crl, admins } = self;
@@ -264,6 +285,9 @@ struct Restore {
     /// and empty nodes that join it get their share.
     #[arg(long)]
     sole_survivor: bool,
+    /// The age identity file that opens parts which are sealed.
+    #[arg(long, value_name = "FILE")]
+    unseal_with: Option<PathBuf>,
 }
 
 /// Inspect the store of every node that is left, make one plan of all reports, and apply it to
@@ -310,6 +334,8 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    // What a node makes holds all data, or keys: it is for its owner alone, 0600 and 0700.
+    rustix::process::umask(rustix::fs::Mode::from_bits_retain(0o077));
     #[cfg(feature = "fault-injection")]
     if env::args_os().nth(1).is_some_and(|arg| arg == "--failpoints") {
         return list_failpoints();
@@ -356,6 +382,8 @@ impl Start {
             partitions: self.partitions,
             groups: self.groups,
             snapshot_store: self.snapshot_store,
+            seal_to: self.seal_to,
+            unseal_with: self.unseal_with,
             replacement: self.replacement,
             insecure: self.insecure,
             tls,
@@ -392,6 +420,8 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
         admins: Vec::new(),
         quotas: QuotaLimits::default(),
         audit_log: None,
+        seal_to: Vec::new(),
+        unseal_with: None,
     };
     Ok((options, args.log_level))
 }
@@ -464,16 +494,17 @@ fn code_of(e: &Error) -> u8 {
     if e.kind == Kind::Invalid { USAGE } else { FAILED }
 }
 
-fn restore(Restore { parts, store, sole_survivor }: Restore) -> Result<()> {
+fn restore(Restore { parts, store, sole_survivor, unseal_with }: Restore) -> Result<()> {
     #[cfg(feature = "fault-injection")]
     devicedb::faults::failpoint::check()?;
     let dir = store.display();
+    let identities = unseal_with.map(|file| Identities::read(&file)).transpose()?;
     if sole_survivor {
         let terms = offline::Terms {
             id: SnapshotId(Random::from_entropy().uuid()),
             at_ms: Clock::start().wall_ms(),
         };
-        let plan = offline::plan(&parts, &store, &terms)?;
+        let plan = offline::plan(&parts, &store, identities.as_ref(), &terms)?;
         tell(plan.told());
         plan.carry_out()?;
         tell(&format!(
@@ -494,7 +525,7 @@ fn restore(Restore { parts, store, sole_survivor }: Restore) -> Result<()> {
             parts.len()
         )));
     };
-    let node = offline::one(part, &store)?;
+    let node = offline::one(part, &store, identities.as_ref())?;
     tell(&format!(
         "{dir} holds what node {node} had of the snapshot. When most voters of every group are \
          restored from their parts, start them all:\n  devicedb start --store {dir} --listen \

@@ -39,6 +39,7 @@ use crate::{
         acceptor::{self, Guests, Incoming},
         tls::Tls,
     },
+    part::seal::kept,
     proto::{
         self,
         internal::v1::peer_service_server::PeerServiceServer,
@@ -224,6 +225,11 @@ async fn run(
             )
         }
     };
+    let sealing = blocking({
+        let (dir, recipients) = (options.store.clone(), options.seal_to.clone());
+        move || kept::seal(&dir, &recipients)
+    })
+    .await?;
     let spool = restore::spool(&options.store)?;
     let (identity_tx, identity_rx) = watch::channel(identity.clone());
     let me = Me { identity: identity_rx.clone(), address: address.clone(), incarnation, dialler };
@@ -279,7 +285,7 @@ async fn run(
 
     let cluster =
         Cluster::new(handle.clone(), peers.clone(), identity.topology, options.store.clone());
-    let directories = Directories { store: options.store.clone(), snapshot_store: shelf };
+    let directories = Directories { store: options.store.clone(), snapshot_store: shelf, sealing };
     let parts = Parts::new(
         identity.node,
         directories,

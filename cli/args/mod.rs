@@ -160,6 +160,10 @@ pub enum Command {
         /// Tars, or directories that tars were extracted to
         #[arg(required = true, value_name = "PART")]
         parts: Vec<PathBuf>,
+        /// The age identity file that opens parts which are sealed; without it their rows are not
+        /// looked at
+        #[arg(long, value_name = "FILE")]
+        identity: Option<PathBuf>,
     },
     /// Backups outside the cluster: each row once for all replicas and over time, without a cluster
     #[command(subcommand)]
@@ -198,7 +202,7 @@ impl Command {
             | Command::Cert(_)
             | Command::Context(_)
             | Command::Completions { .. } => true,
-            Command::Snapshot(snapshot) => matches!(snapshot, Snapshot::Verify { .. }),
+            Command::Snapshot(snapshot) => snapshot.is_local(),
             _ => false,
         }
     }

@@ -5,7 +5,13 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Subcommand};
 
 use super::value::Span;
-use crate::base::ids::{Lineage, SnapshotId};
+use crate::{
+    base::{
+        error::Error,
+        ids::{Lineage, SnapshotId},
+    },
+    part::seal::Recipient,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Snapshot {
@@ -36,11 +42,61 @@ pub enum Snapshot {
     /// Fetch the part of the node that answers, of another one, or all of them
     Download(Download),
     /// Check downloaded or extracted parts of one snapshot, without a cluster
-    #[command(after_help = "Examples:\n  ddbctl snapshot verify parts/*.tar")]
+    #[command(after_help = "Examples:\n  \
+        ddbctl snapshot verify parts/*.tar\n  \
+        ddbctl snapshot verify --identity identity.txt sealed/*.tar")]
     Verify {
         /// Tars, or directories that tars were extracted to
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
+        /// The age identity file that opens parts which are sealed. Without it their chunks are
+        /// compared with what was stored, and their rows are not looked at
+        #[arg(long, value_name = "FILE")]
+        identity: Option<PathBuf>,
+    },
+    /// Make an identity, for whom parts are sealed and with which they are opened: an age identity
+    /// file, as age-keygen makes it. Prints its recipient
+    #[command(after_help = "Examples:\n  ddbctl snapshot keygen --output identity.txt")]
+    Keygen {
+        /// The file to make; only you can read it
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Make sealed parts of parts that are not: only who has the identity of a recipient can read
+    /// their rows. They are verified first, and stay as they are
+    #[command(after_help = "Examples:\n  \
+        ddbctl snapshot seal parts/*.tar --to $recipient --output sealed")]
+    Seal {
+        /// Tars, or directories that tars were extracted to
+        #[arg(required = true, value_name = "PART")]
+        paths: Vec<PathBuf>,
+        /// Who can open them, as keygen prints it; several times, or several divided by commas
+        #[arg(
+            long,
+            required = true,
+            value_name = "age1...",
+            value_delimiter = ',',
+            value_parser = recipient,
+        )]
+        to: Vec<Recipient>,
+        /// The tar to make; a directory for snapshot-UUID-NODE.tar if there are several
+        #[arg(long, value_name = "PATH")]
+        output: PathBuf,
+    },
+    /// Make parts that are not sealed of sealed ones: byte for byte those that the nodes would have
+    /// written. They are verified first, and stay as they are
+    #[command(after_help = "Examples:\n  \
+        ddbctl snapshot unseal sealed/*.tar --identity identity.txt --output parts")]
+    Unseal {
+        /// Tars, or directories that tars were extracted to
+        #[arg(required = true, value_name = "PART")]
+        paths: Vec<PathBuf>,
+        /// The age identity file of a recipient
+        #[arg(long, value_name = "FILE")]
+        identity: PathBuf,
+        /// The tar to make; a directory for snapshot-UUID-NODE.tar if there are several
+        #[arg(long, value_name = "PATH")]
+        output: PathBuf,
     },
     /// Delete a snapshot on every node, or what lies of one that the cluster does not know
     Delete {
@@ -53,6 +109,18 @@ pub enum Snapshot {
     },
     /// The parts in the nodes' snapshot stores that are of no snapshot that the cluster knows
     Orphans,
+}
+
+impl Snapshot {
+    /// Whether it speaks to no cluster.
+    pub fn is_local(&self) -> bool {
+        use Snapshot::*;
+        matches!(self, Verify { .. } | Keygen { .. } | Seal { .. } | Unseal { .. })
+    }
+}
+
+fn recipient(text: &str) -> Result<Recipient, String> {
+    text.parse().map_err(|e: Error| e.message)
 }
 
 #[derive(Debug, ClapArgs)]

@@ -8,7 +8,8 @@
 //! there are is told by whoever answers.
 
 use std::{
-    fs,
+    fs::{self, DirBuilder},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -151,7 +152,8 @@ async fn all(
         let what = format!("{} is no directory, and several parts want one", directory.display());
         return Err(Failure::usage(what, "name another with --output, or one part with --node"));
     }
-    fs::create_dir_all(&directory).map_err(|e| {
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(&directory);
+    made.map_err(|e| {
         Failure::new(
             exit::FAILED,
             format!("cannot make the directory: {e}"),
@@ -223,7 +225,8 @@ async fn at_once(
     ends
 }
 
-fn file_name(uuid: SnapshotId, node: u64) -> String {
+/// The name of a part's tar.
+pub fn file_name(uuid: SnapshotId, node: u64) -> String {
     format!("snapshot-{uuid}-{node}.tar")
 }
 

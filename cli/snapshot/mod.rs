@@ -6,6 +6,7 @@ mod receive;
 mod sink;
 pub mod download;
 mod verify;
+mod seal;
 pub mod deletion;
 mod orphans;
 
@@ -16,7 +17,7 @@ use super::{
     term::{exit::Failure, output::Console},
 };
 pub use status::{Brief, Snapshot, create, find, judge, judge_part, part_of, status_word};
-pub use verify::{listed, refuse_what_is_no_part};
+pub use verify::{identities, listed, refuse_what_is_no_part};
 
 pub async fn run(
     command: args::Snapshot,
@@ -52,7 +53,14 @@ pub async fn run(
         }
         args::Snapshot::List => status::list(client, console).await,
         args::Snapshot::Download(args) => download::run(args, client, console).await,
-        args::Snapshot::Verify { paths } => verify::run(&paths, console),
+        args::Snapshot::Verify { paths, identity } => {
+            verify::run(&paths, identity.as_deref(), console)
+        }
+        args::Snapshot::Keygen { output } => seal::keygen(&output, console),
+        args::Snapshot::Seal { paths, to, output } => seal::seal(&paths, &to, &output, console),
+        args::Snapshot::Unseal { paths, identity, output } => {
+            seal::unseal(&paths, &identity, &output, console)
+        }
         args::Snapshot::Delete { uuid, lineage } => {
             deletion::run(uuid, lineage, client, console).await
         }

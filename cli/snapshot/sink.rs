@@ -6,6 +6,7 @@
 //!   digest is right.
 //! - Resuming hashes what is there, since nothing else knows whether it is the beginning of the
 //!   part. A whole `PATH` is checked in the same way and not written.
+//! - Only its owner can read the file: it holds all data, unless it is sealed.
 //! - A rename would put a regular file in the place of whatever stands there. So where `PATH` is a
 //!   link, what it leads to is replaced, beside itself; a device, a FIFO or a socket is written
 //!   through as it is, without a partial file, and cannot be resumed.
@@ -13,7 +14,10 @@
 use std::{
     fs::{self, File, FileType, OpenOptions, TryLockError},
     io::{self, ErrorKind, Read, Seek as _, SeekFrom, Write as _},
-    os::unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{FileTypeExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -278,6 +282,7 @@ fn open(partial: &Path) -> Result<File, Failure> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(0o600)
         .open(partial)
         .map_err(|e| unusable(partial, &e))
 }

@@ -15,7 +15,7 @@ use crate::{
         exit::{self, Failure},
         output::{Console, View},
     },
-    part::set,
+    part::{seal::Identities, set},
 };
 
 /// What a verification found: whether all is well, the report for people, and the report as a
@@ -67,9 +67,19 @@ pub fn refuse_what_is_no_part(paths: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
-pub fn run(paths: &[PathBuf], console: &mut Console) -> Result<(), Failure> {
+/// What stands in an identity file, if one is named.
+pub fn identities(file: Option<&Path>) -> Result<Option<Identities>, Failure> {
+    let read = file.map(Identities::read).transpose();
+    read.map_err(|e| Failure::usage(e.message, "name an age identity file"))
+}
+
+pub fn run(
+    paths: &[PathBuf],
+    identity: Option<&Path>,
+    console: &mut Console,
+) -> Result<(), Failure> {
     refuse_what_is_no_part(paths)?;
-    let report = set::verify_set(paths);
+    let report = set::verify_set(paths, identities(identity)?.as_ref());
     let finding = Finding::of(&report, report.sound);
     console.print(&finding)?;
     if finding.ok {
@@ -129,14 +139,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("a.tar"), "").unwrap();
         let (mut console, ..) = Console::recording(Format::Table);
-        let failure = run(&[directory.path().to_owned()], &mut console).unwrap_err();
+        let failure = run(&[directory.path().to_owned()], None, &mut console).unwrap_err();
         assert_eq!(
             (failure.exit, failure.remedy),
             (exit::USAGE, format!("name the tars: {}/*.tar", directory.path().display()))
         );
         std::fs::write(directory.path().join("manifest.json"), "{").unwrap();
         assert_eq!(
-            run(&[directory.path().to_owned()], &mut console).unwrap_err().exit,
+            run(&[directory.path().to_owned()], None, &mut console).unwrap_err().exit,
             exit::NOT_VERIFIED
         );
     }
@@ -144,7 +154,7 @@ mod tests {
     #[test]
     fn a_path_that_is_not_there_is_named() {
         let (mut console, ..) = Console::recording(Format::Table);
-        let failure = run(&["/does/not/exist.tar".into()], &mut console).unwrap_err();
+        let failure = run(&["/does/not/exist.tar".into()], None, &mut console).unwrap_err();
         assert_eq!(
             (failure.exit, failure.place.as_str()),
             (exit::NOT_FOUND, "/does/not/exist.tar")

@@ -30,7 +30,11 @@ use crate::{
         self, Dialler,
         tls::{Mode, Setup},
     },
-    part::{shelf::Shelf, traces},
+    part::{
+        seal::{Identities, Recipient},
+        shelf::Shelf,
+        traces,
+    },
     proto::{
         internal::v1::{JoinRequest, JoinResponse},
         v1::NodeState,
@@ -56,6 +60,10 @@ pub struct Options {
     pub partitions: u32,
     pub groups: u32,
     pub snapshot_store: Option<PathBuf>,
+    /// Who can read the parts that are kept there; whoever gets them, if there is nobody.
+    pub seal_to: Vec<Recipient>,
+    /// The identity file that opens the part which is to be restored.
+    pub unseal_with: Option<PathBuf>,
     /// It joins without a share of the groups.
     pub replacement: bool,
     /// Allows listening beyond loopback without TLS, or with TLS that is optional.
@@ -150,14 +158,24 @@ impl Arrival<'_> {
                      a second cluster when the disk is lost"
                 );
             }
+            Holds::Store if self.options.unseal_with.is_some() => {
+                tracing::warn!(
+                    "there is a store: --unseal-with changes nothing. Leave it out, and the \
+                     identity file need not lie here"
+                );
+            }
             Holds::Store => {}
             Holds::Part => {
                 self.porch.say(
                     NodeState::Restoring,
                     format!("the part in {} is being restored", dir.display()),
                 );
-                let dir = dir.clone();
-                blocking(move || restore::restore(&dir)).await?
+                let (dir, file) = (dir.clone(), self.options.unseal_with.clone());
+                blocking(move || {
+                    let identities = file.map(|file| Identities::read(&file)).transpose()?;
+                    restore::restore(&dir, identities.as_ref())
+                })
+                .await?
             }
             Holds::Nothing if self.options.found => self.found_at_once().await?,
             Holds::Nothing if self.options.join.is_empty() => {

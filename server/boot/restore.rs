@@ -4,6 +4,9 @@
 //! a crash on the way the next start begins again. A restore checks every byte of the part before
 //! it loads the first row, and changes nothing if anything is wrong.
 //!
+//! A sealed part is restored with the identity file of a recipient. It is read once; the store that
+//! is made is not sealed, and keeps nothing of it.
+//!
 //! `offline` makes a store of parts before a start: of one, or of several for one node.
 //!
 //! The steps of a restore: it tries everything that can fail for a reason which an operator can
@@ -44,9 +47,9 @@ use crate::{
     faults::failpoint::{Failpoint, failpoint},
     log::Log,
     part::{
-        directory::PartSource,
         manifest::{ChunkEntry, GroupPart, Manifest, MetaPart},
         parallel,
+        seal::{Identities, kept},
         source::Source,
         verify,
     },
@@ -74,6 +77,8 @@ const OWN: &[&str] = &[
     NODE,
     FOUNDER,
     FOUNDER_ASIDE,
+    kept::FILE,
+    kept::ASIDE,
 ];
 
 /// What a store directory holds.
@@ -312,10 +317,12 @@ fn put_meta(commit: &mut Commit, state: &State) -> Result<()> {
 
 // ---- Restore. ----
 
-/// Restores the part that a directory holds. After an error the directory is as it was.
-pub fn restore(dir: &Path) -> Result<()> {
+/// Restores the part that a directory holds; a sealed one with the identity of a recipient. After
+/// an error the directory is as it was.
+pub fn restore(dir: &Path, identities: Option<&Identities>) -> Result<()> {
     let ready = moved::put_back(dir).and_then(|()| clear(&dir.join(ASIDE)));
-    let restored = ready.and_then(|()| check(dir)).and_then(|source| put_restored(dir, &source));
+    let restored =
+        ready.and_then(|()| check(dir, identities)).and_then(|source| put_restored(dir, &source));
     restored.map_err(|e| {
         moved::undo(dir, e)
             .at(format!("the part in {} is not restored, and stays as it was", dir.display()))
@@ -326,15 +333,33 @@ pub fn restore(dir: &Path) -> Result<()> {
 }
 
 /// Everything that could be in the way later, the quickest first.
-fn check(dir: &Path) -> Result<Source> {
-    let source = Source::Directory(PartSource::open(dir)?);
+fn check(dir: &Path, identities: Option<&Identities>) -> Result<Source> {
+    let source = opened(dir, identities)?;
     moved::try_out(dir)?;
     clear(&dir.join(ASIDE))?;
     has_room(dir, room(source.manifest()), "extract it on a larger disk")?;
-    let report = verify::verify_part(dir)
+    let report = verify::verify_part(dir, identities)
         .map_err(|problems| Error::corrupt(format!("it is not what was written:\n{problems}")))?;
     tracing::info!(%report, "every byte of the part is as it was written");
     failpoint(Failpoint::RestoreChecked);
+    Ok(source)
+}
+
+/// A part whose rows can be read.
+fn opened(path: &Path, identities: Option<&Identities>) -> Result<Source> {
+    let mut source = Source::open(path)?;
+    match (&source.manifest().seal, identities) {
+        (None, _) => {}
+        (Some(_), Some(identities)) => source.unseal(identities)?,
+        (Some(seal), None) => {
+            return Err(Error::conflict(format!(
+                "it is sealed to {}: name the age identity file of one of them with --unseal-with \
+                 FILE; or make a part of it that is not sealed, with ddbctl snapshot unseal, where \
+                 that file is",
+                seal.named()
+            )));
+        }
+    }
     Ok(source)
 }
 

@@ -37,6 +37,10 @@ failpoints! {
     StoreClaimed "start.store-claimed"
     /// The store is open and its identity read.
     StoreOpened "start.store-opened"
+    /// A node's own seal is written and has not its name yet.
+    SealWritten "start.seal-written"
+    /// The seal has its name, and the directory is not synced.
+    SealInPlace "start.seal-in-place"
     /// The spool of an earlier process is removed, and a new one not made.
     SpoolRemoved "start.spool-removed"
     /// The log of a store that has never served is open.

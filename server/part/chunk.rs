@@ -16,7 +16,7 @@
 //! A chunk has at least one row. Its name is the blake3 of these plain bytes. On disk and on the
 //! wire it is one zstd frame with content size and checksum, made in one thread at a fixed level;
 //! another zstd may make another frame of the same chunk, which is why the name does not depend on
-//! the frame.
+//! the frame. With the keys of a seal both are made with them; see `seal`.
 //!
 //! Boundaries are chosen by content: behind a row at which the chunk has at least
 //! `CHUNK_BYTES_MIN`, the chunk ends if the hash of the row's key is small. How small is
@@ -29,18 +29,19 @@
 //! It does not know partitions, files or manifests: who wants chunks to begin anew calls `finish`
 //! in between.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zstd::zstd_safe;
 
+use super::seal::Keys;
 use crate::base::{
     error::{Error, Result},
     limits,
 };
 
-/// Names a chunk: blake3 of its plain bytes.
+/// Names a chunk: blake3 of its plain bytes, in a sealed part a keyed one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChunkHash(pub [u8; 32]);
 
@@ -55,7 +56,7 @@ pub struct Chunk {
     pub rows: u64,
     /// Plain bytes.
     pub bytes: u64,
-    /// The zstd frame.
+    /// What is stored: the zstd frame, sealed where there is a seal.
     pub data: Bytes,
 }
 
@@ -75,6 +76,7 @@ pub struct Chunker {
     rows: u64,
     /// The key before, across chunks.
     last: Option<Vec<u8>>,
+    keys: Option<Arc<Keys>>,
     compressor: zstd::bulk::Compressor<'static>,
 }
 
@@ -118,8 +120,14 @@ impl Chunker {
             plain: vec![FORMAT],
             rows: 0,
             last: None,
+            keys: None,
             compressor,
         })
+    }
+
+    /// The same chunks, sealed.
+    pub fn sealed_with(self, keys: Option<Arc<Keys>>) -> Chunker {
+        Chunker { keys, ..self }
     }
 
     /// Takes the next row and returns the chunk that it completes. `Invalid` if the row is too
@@ -173,10 +181,11 @@ impl Chunker {
     }
 
     fn cut(&mut self) -> Result<Chunk> {
-        let data = self.compressor.compress(&self.plain).map_err(|e| {
+        let frame = self.compressor.compress(&self.plain).map_err(|e| {
             Error::unavailable(format!("zstd does not compress a chunk: {e}")).with_source(e)
         })?;
-        let hash = ChunkHash(blake3::hash(&self.plain).into());
+        let hash = ChunkHash::of(&self.plain, self.keys.as_deref());
+        let data = stored(hash, frame, self.keys.as_deref());
         let chunk =
             Chunk { hash, rows: self.rows, bytes: self.plain.len() as u64, data: data.into() };
         self.plain.truncate(1);
@@ -186,12 +195,12 @@ impl Chunker {
 }
 
 impl Rows {
-    /// Decompresses a chunk and checks all of it: its frame, its name, every row and their order.
-    /// `Corrupt` says what is wrong.
-    pub fn open(hash: ChunkHash, data: &[u8]) -> Result<Rows> {
+    /// Opens a chunk and checks all of it: its seal, if it has one, its frame, its name, every row
+    /// and their order. `Corrupt` says what is wrong.
+    pub fn open(hash: ChunkHash, data: &[u8], keys: Option<&Keys>) -> Result<Rows> {
         let open = || {
-            let plain = decompress(data)?;
-            let actual = ChunkHash(blake3::hash(&plain).into());
+            let plain = decompress(&frame(hash, data, keys)?)?;
+            let actual = ChunkHash::of(&plain, keys);
             if actual != hash {
                 return Err(Error::corrupt(format!("its content is that of chunk {actual}")));
             }
@@ -211,6 +220,11 @@ impl Rows {
         self.plain.len() as u64
     }
 
+    /// The chunk's name under a seal, or without one.
+    pub fn name(&self, keys: Option<&Keys>) -> ChunkHash {
+        ChunkHash::of(&self.plain, keys)
+    }
+
     /// Key and value, in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut at = 1;
@@ -223,6 +237,25 @@ impl Rows {
             at = row.end;
             Some((row.key, row.value))
         })
+    }
+}
+
+/// The zstd frame of a stored chunk.
+pub fn frame<'a>(hash: ChunkHash, data: &'a [u8], keys: Option<&Keys>) -> Result<Cow<'a, [u8]>> {
+    keys.map_or(Ok(data.into()), |keys| keys.open(&hash.0, data).map(Cow::from))
+}
+
+/// What is stored of a chunk with this frame.
+pub fn stored(hash: ChunkHash, frame: Vec<u8>, keys: Option<&Keys>) -> Vec<u8> {
+    match keys {
+        None => frame,
+        Some(keys) => keys.seal(&hash.0, &frame),
+    }
+}
+
+impl ChunkHash {
+    fn of(plain: &[u8], keys: Option<&Keys>) -> ChunkHash {
+        ChunkHash(keys.map_or_else(|| blake3::hash(plain).into(), |keys| keys.name(plain)))
     }
 }
 
@@ -405,7 +438,7 @@ mod tests {
 
     fn back(chunks: &[Chunk]) -> Table {
         let open = |chunk: &Chunk| {
-            let rows = Rows::open(chunk.hash, &chunk.data).unwrap();
+            let rows = Rows::open(chunk.hash, &chunk.data, None).unwrap();
             assert_eq!((rows.rows(), rows.bytes()), (chunk.rows, chunk.bytes));
             rows.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect::<Vec<_>>()
         };
@@ -450,7 +483,7 @@ mod tests {
         ) {
             let plain: Vec<u8> = std::iter::once(FORMAT).chain(bytes.iter().copied()).collect();
             let (hash, data) = framed(&plain);
-            let _ = Rows::open(hash, if framed_too { &data } else { &bytes });
+            let _ = Rows::open(hash, if framed_too { &data } else { &bytes }, None);
         }
     }
 
@@ -517,7 +550,7 @@ mod tests {
         let value = vec![0; limits::ROW_BYTES_MAX - 1 - 1 - 4];
         let chunk = chunker.push(b"k", &value).unwrap().expect("it passes the bound of a chunk");
         assert_eq!(
-            Rows::open(chunk.hash, &chunk.data).unwrap().iter().next().unwrap().1.len(),
+            Rows::open(chunk.hash, &chunk.data, None).unwrap().iter().next().unwrap().1.len(),
             value.len()
         );
         let value = vec![0; limits::ROW_BYTES_MAX];
@@ -560,7 +593,7 @@ mod tests {
         for (plain, what) in cases {
             let (hash, data) = framed(plain);
             assert_eq!(
-                Rows::open(hash, &data).unwrap_err().message,
+                Rows::open(hash, &data, None).unwrap_err().message,
                 format!("chunk {hash}: {what}")
             );
         }
@@ -569,15 +602,18 @@ mod tests {
     #[test]
     fn frames_that_lie_are_refused_before_memory_is_taken() {
         let (hash, data) = framed(&vec![0; limits::CHUNK_BYTES_READ_MAX + 1]);
-        assert!(Rows::open(hash, &data).unwrap_err().message.contains("more than the"));
+        assert!(Rows::open(hash, &data, None).unwrap_err().message.contains("more than the"));
         let (hash, mut data) = framed(b"\x01\x01a\x00");
         data.extend([0x50, 0x2A, 0x4D, 0x18, 0, 0, 0, 0]);
         assert!(
-            Rows::open(hash, &data).unwrap_err().message.contains("8 bytes follow its zstd frame")
+            Rows::open(hash, &data, None)
+                .unwrap_err()
+                .message
+                .contains("8 bytes follow its zstd frame")
         );
         let other = ChunkHash([0; 32]);
         assert!(
-            Rows::open(other, &framed(b"\x01\x01a\x00").1)
+            Rows::open(other, &framed(b"\x01\x01a\x00").1, None)
                 .unwrap_err()
                 .message
                 .contains("its content is that of chunk")

@@ -1,9 +1,8 @@
 //! A part as an operator has extracted it: a directory with `manifest.json` and `chunks/`.
 //!
-//! Nothing is believed but the manifest, and that only against its own digest; every chunk is
-//! checked whole before its rows are handed out. Nothing is changed. Only regular files are read: a
-//! link would lead out of the directory. Other things that lie beside the part are not looked at;
-//! `extra` names them.
+//! Nothing is believed but the manifest, and that only against its own digest. Nothing is changed.
+//! Only regular files are read: a link would lead out of the directory. Other things that lie
+//! beside the part are not looked at; `extra` names them.
 
 use std::{
     fs,
@@ -12,7 +11,7 @@ use std::{
 };
 
 use super::{
-    chunk::{ChunkHash, Digest, Rows},
+    chunk::Digest,
     manifest::{ChunkEntry, Manifest},
 };
 use crate::base::{
@@ -51,15 +50,6 @@ impl PartSource {
     }
     pub fn into_manifest(self) -> Manifest {
         self.manifest
-    }
-
-    /// The rows of a chunk, checked against its name and the manifest. `Corrupt`, with the path, if
-    /// it is missing or anything about it is wrong.
-    pub fn chunk(&self, hash: ChunkHash) -> Result<Rows> {
-        let entry = self.manifest.entry(hash).ok_or_else(|| {
-            Error::not_found(format!("{}: the part has no chunk {hash}", self.dir.display()))
-        })?;
-        entry.open(&self.stored(entry)?).map_err(|e| e.at(self.dir.display()))
     }
 
     /// A chunk's stored bytes, unchecked; at most one more than there should be.

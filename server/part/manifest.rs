@@ -8,7 +8,9 @@
 //!
 //! Format 2 adds `dots` to each group: the counter of the newest dot that the group had minted at
 //! its mark, from which the restored group goes on. Format 3 calls the snapshot's number `seq`,
-//! which was `x` before.
+//! which was `x` before. Format 4 is that of a sealed part, and format 3 with one line more, the
+//! seal: names of chunks, and with them the digests of partitions, are those of the seal. A part
+//! that is not sealed has format 3.
 //!
 //! Whoever holds a `Manifest` that `parse` returned holds one that agrees with itself:
 //! - groups, partitions, members and chunks are sorted, without duplicates;
@@ -20,11 +22,17 @@
 //! groups than the node had, and no meta group: a replica that did not reach its mark is not in the
 //! part.
 
-use std::fmt::Write as _;
+pub mod nodes;
+
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::chunk::{self, ChunkHash, Digest, Rows};
+use self::nodes::{node_text, node_texts};
+use super::{
+    chunk::{self, ChunkHash, Digest, Rows},
+    seal::{Keys, Seal},
+};
 use crate::base::{
     error::{Error, Kind, Result},
     ids::{ClusterId, GroupId, Lineage, NodeId, PartitionId, SnapshotId, SnapshotSeq, Topology},
@@ -34,7 +42,7 @@ use crate::base::{
 /// One node's part of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// The format that it is written in; `FORMAT` for a new one.
+    /// The format that it is written in; for a new one as `format_of` has it.
     pub format: u32,
     /// The version of the program that wrote it.
     pub product: String,
@@ -48,6 +56,8 @@ pub struct Manifest {
     /// When it was written, milliseconds since 1970, for people.
     pub written_ms: u64,
     pub topology: Topology,
+    /// None where the part is not sealed.
+    pub seal: Option<Seal>,
     pub meta: Option<MetaPart>,
     pub groups: Vec<GroupPart>,
     /// Every chunk that is named above, by hash.
@@ -111,9 +121,9 @@ pub struct ChunkEntry {
     pub rows: u64,
     /// Plain bytes.
     pub bytes: u64,
-    /// Bytes of its zstd frame.
+    /// Bytes of its file: of the zstd frame, sealed where the part is.
     pub stored_bytes: u64,
-    /// Blake3 of its zstd frame: some bits of a frame can change without a change of its content.
+    /// Blake3 of its file: some bits of a frame can change without a change of its content.
     pub stored_digest: Digest,
 }
 
@@ -124,14 +134,21 @@ pub enum Owner {
     Partition(PartitionId),
 }
 
-/// The newest format; all older ones can be read.
+/// The format of a part that is not sealed; all older ones can be read.
 pub const FORMAT: u32 = 3;
+/// The format of a sealed part, and the newest.
+pub const SEALED: u32 = 4;
 /// The first format that says how many dots a group had minted.
 const WITH_DOTS: u32 = 2;
 /// The first format that calls the snapshot's number `seq`; it was `x` before.
 const WITH_SEQ: u32 = 3;
 /// 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write.
 pub const WRITTEN_MS_MAX: u64 = 253_402_300_799_999;
+
+/// The format in which a new part is written.
+pub fn format_of(seal: Option<&Seal>) -> u32 {
+    if seal.is_some() { SEALED } else { FORMAT }
+}
 
 impl Manifest {
     /// The text, and the digest that stands in its last line. `Corrupt` if the manifest does not
@@ -223,6 +240,29 @@ impl Manifest {
         meta.chain(self.partitions().map(|(_, p)| (Owner::Partition(p.id), p.chunks.as_slice())))
     }
 
+    /// Gives each chunk another name, and the manifest the seal that these names are of. `names`
+    /// are in the order of the table, which is sorted anew.
+    pub(super) fn rename(&mut self, names: &[ChunkHash], seal: Option<Seal>) {
+        let renamed: BTreeMap<ChunkHash, ChunkHash> =
+            self.chunks.iter().map(|chunk| chunk.hash).zip(names.iter().copied()).collect();
+        let list = |chunks: &mut Vec<ChunkHash>, rows: u64| {
+            chunks.iter_mut().for_each(|hash| *hash = renamed[hash]);
+            chunk::digest(chunks.iter(), rows)
+        };
+        if let Some(meta) = &mut self.meta {
+            meta.digest = list(&mut meta.chunks, meta.rows);
+        }
+        for partition in self.groups.iter_mut().flat_map(|group| &mut group.partitions) {
+            partition.digest = list(&mut partition.chunks, partition.rows);
+        }
+        self.chunks.iter_mut().for_each(|chunk| chunk.hash = renamed[&chunk.hash]);
+        self.chunks.sort_by_key(|chunk| chunk.hash);
+        if seal != self.seal {
+            self.format = format_of(seal.as_ref());
+            self.seal = seal;
+        }
+    }
+
     /// When it was written, as RFC 3339 in UTC.
     pub fn written(&self) -> String {
         rfc3339(self.written_ms)
@@ -266,6 +306,9 @@ impl Manifest {
                 self.topology.groups()
             ),
         );
+        if let Some(seal) = &self.seal {
+            put(&mut text, format_args!("\"seal\":{},\n", json(seal)));
+        }
         put(&mut text, format_args!("\"meta\":{},\n\"parts\":[\n", json(&self.meta)));
         for (i, g) in self.groups.iter().enumerate() {
             let (voters, learners) =
@@ -293,9 +336,13 @@ impl Manifest {
 
     fn check(&self) -> Result<()> {
         let wrong = |what: String| Err(Error::corrupt(what));
-        if !(1..=FORMAT).contains(&self.format) {
+        if !(1..=SEALED).contains(&self.format) {
             return wrong(format!("this program does not write format {}", self.format));
         }
+        if (self.format == SEALED) != self.seal.is_some() {
+            return wrong(format!("a part is sealed in format {SEALED} and in no other"));
+        }
+        self.seal.as_ref().map_or(Ok(()), Seal::check)?;
         if self.node.0 == 0 || self.seq.0 == 0 {
             return wrong("no node and no snapshot has number 0".into());
         }
@@ -402,10 +449,11 @@ impl Manifest {
 }
 
 impl ChunkEntry {
-    /// Checks a stored chunk against its entry and returns its rows.
-    pub fn open(&self, data: &[u8]) -> Result<Rows> {
+    /// Checks a stored chunk against its entry and returns its rows. Of a sealed part it takes the
+    /// keys.
+    pub fn open(&self, data: &[u8], keys: Option<&Keys>) -> Result<Rows> {
         self.check_stored(data)?;
-        let rows = Rows::open(self.hash, data)?;
+        let rows = Rows::open(self.hash, data, keys)?;
         if (rows.rows(), rows.bytes()) != (self.rows, self.bytes) {
             let what = format!(
                 "chunk {} has {} rows in {} bytes, not {} in {}",
@@ -496,6 +544,8 @@ struct Text {
     written_ms: u64,
     partitions: u32,
     groups: u32,
+    #[serde(default)]
+    seal: Option<Seal>,
     meta: Option<MetaPart>,
     parts: Vec<GroupPart>,
     chunks: Vec<ChunkEntry>,
@@ -524,6 +574,7 @@ impl Text {
             address: self.address,
             written_ms: self.written_ms,
             topology,
+            seal: self.seal,
             meta: self.meta,
             groups: self.parts,
             chunks: self.chunks,
@@ -549,11 +600,11 @@ fn check_format(text: &[u8]) -> Result<()> {
         digits.and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| d.parse::<u32>().ok());
     match format {
         None | Some(0) => Err(Error::corrupt("it does not begin as the manifest of a part begins")),
-        Some(n) if n > FORMAT => Err(Error::new(
+        Some(n) if n > SEALED => Err(Error::new(
             Kind::Conflict,
             format!(
                 "this part was written by a newer version: format {n}, this program reads up to \
-                 {FORMAT}; use a newer program"
+                 {SEALED}; use a newer program"
             ),
         )),
         Some(_) => Ok(()),
@@ -621,51 +672,6 @@ pub fn rfc3339(ms: u64) -> String {
     let year = era * 400 + year + u64::from(month <= 2);
     let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000)
-}
-
-pub mod node_text {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    use crate::base::ids::NodeId;
-
-    pub fn serialize<S: Serializer>(node: &NodeId, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&node.to_string())
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NodeId, D::Error> {
-        parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
-    }
-
-    /// A number as `NodeId` writes it: nodes have one spelling each.
-    pub fn parse(text: &str) -> Result<NodeId, String> {
-        let node = text.parse().map(NodeId).ok().filter(|node| node.to_string() == text);
-        node.ok_or_else(|| format!("{text:?} is not the id of a node"))
-    }
-}
-
-pub mod node_texts {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
-    use crate::base::ids::NodeId;
-
-    pub fn of(nodes: &[NodeId]) -> Vec<String> {
-        nodes.iter().map(NodeId::to_string).collect()
-    }
-
-    pub fn serialize<S: Serializer>(nodes: &[NodeId], serializer: S) -> Result<S::Ok, S::Error> {
-        of(nodes).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<NodeId>, D::Error> {
-        let texts = Vec::<String>::deserialize(deserializer)?;
-        texts
-            .iter()
-            .map(|text| super::node_text::parse(text))
-            .collect::<Result<_, _>>()
-            .map_err(de::Error::custom)
-    }
 }
 
 #[cfg(test)]

@@ -126,6 +126,7 @@ impl Sample {
             address: "127.0.0.1:8080".into(),
             written_ms: 1_700_000_000_123,
             topology: topology(),
+            seal: None,
             meta: self.meta.then_some(meta),
             groups,
             chunks: chunks.iter().map(entry).collect(),

@@ -3,7 +3,8 @@
 //! Beyond what `verify` checks of each part: all are of one snapshot, cluster and history, with the
 //! same number and shape; each is of another node; parts that hold the same group agree about its
 //! mark, members and newest dot, and those that hold the same partition have equal digests; every
-//! partition and the meta group are there.
+//! partition and the meta group are there. Sealed parts that were not opened are compared by their
+//! digests only with parts of the same seal, and by their rows with all that are sealed.
 //!
 //! What the sound parts cover is told apart from what is wrong: a snapshot with a broken part may
 //! still be whole. A part is sound if nothing is wrong with it and it belongs to the set. A restore
@@ -20,7 +21,8 @@ use serde::Serialize;
 
 use super::{
     manifest::Manifest,
-    verify::{self, PartReport, Problem, Problems},
+    seal::Identities,
+    verify::{self, PartReport, Problem, Problems, SealReport},
 };
 use crate::base::ids::{GroupId, NodeId};
 
@@ -65,12 +67,12 @@ pub struct PartOutcome {
 }
 
 /// Checks parts and what they are together. Never fails: what cannot be read is a problem of that
-/// part.
-pub fn verify_set<P: AsRef<Path>>(paths: &[P]) -> Report {
+/// part. Sealed parts are opened with identities, if there are any.
+pub fn verify_set<P: AsRef<Path>>(paths: &[P], identities: Option<&Identities>) -> Report {
     let mut parts = Vec::new();
     let mut outcomes = Vec::new();
     for path in paths.iter().map(AsRef::as_ref) {
-        let examined = verify::examine(path);
+        let examined = verify::examine(path, identities);
         outcomes.push(PartOutcome {
             path: path.display().to_string(),
             sound: examined.problems.is_empty(),
@@ -122,6 +124,12 @@ impl Report {
     /// Nothing is wrong with any part, nor between them. They need not have everything.
     pub fn is_whole(&self) -> bool {
         is_whole(&self.parts, &self.problems)
+    }
+
+    /// The seals of parts that were not opened.
+    pub fn unopened(&self) -> impl Iterator<Item = &SealReport> {
+        let seals = self.parts.iter().filter_map(|part| part.part.as_ref()?.seal.as_ref());
+        seals.filter(|seal| !seal.opened)
     }
 
     /// Everything that is wrong, a line each.
@@ -196,10 +204,17 @@ impl Between {
             // restore would number dots in two ways.
             self.say(&path, format!("the newest dot of group {}", g.group), g.dots.to_string());
         }
+        // Names that one seal gives say nothing of those that another gives, or none.
+        let seal = part.manifest.seal.as_ref();
+        let under = seal.map(|seal| format!(" under seal {}", seal.short())).unwrap_or_default();
         for (_, p) in part.manifest.partitions() {
+            if seal.is_some() {
+                let what = format!("of {} rows, changed last at {}", p.rows, p.data_index);
+                self.say(&path, format!("sealed partition {}", p.id), what);
+            }
             self.say(
                 &path,
-                format!("partition {}", p.id),
+                format!("partition {}{under}", p.id),
                 format!(
                     "of {} rows with digest {}, changed last at {}",
                     p.rows, p.digest, p.data_index
@@ -216,7 +231,7 @@ impl Between {
             );
             self.say(
                 &path,
-                "the meta group".into(),
+                format!("the meta group{under}"),
                 format!("{mark}, of {} rows with digest {}", m.rows, m.digest),
             );
         }
@@ -374,6 +389,12 @@ impl fmt::Display for Report {
             f.write_str(
                 "They have everything, so that one node can take it all and give the others up: \
                  ddbctl restore says how.\n",
+            )?;
+        }
+        if self.unopened().next().is_some() {
+            f.write_str(
+                "Sealed parts were not opened: their chunks are as they were stored, and what is \
+                 in them is not known. The identity file of a recipient opens them.\n",
             )?;
         }
         let verdict = match (self.is_whole(), self.complete, self.restorable) {

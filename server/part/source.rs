@@ -2,33 +2,43 @@
 //!
 //! The manifest is read when the part is opened. A chunk is read when it is asked for, and handed
 //! out only if it is what the manifest says. In a tar a chunk lies where the manifest puts it:
-//! `verify` finds a tar in which it does not. Nothing is changed.
+//! `verify` finds a tar in which it does not. Rows of a sealed part are there once `unseal` was
+//! given a recipient's identity. Nothing is changed.
 
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
     chunk::{ChunkHash, Digest, Rows},
     directory::PartSource,
     manifest::{ChunkEntry, Manifest},
+    seal::{Identities, Keys},
     tar::{PartTar, Plan},
 };
 use crate::base::error::{Context as _, Error, Result};
 
 /// A part of either kind.
 #[derive(Debug)]
-pub enum Source {
+pub struct Source {
+    pub(super) place: Place,
+    path: PathBuf,
+    keys: Option<Arc<Keys>>,
+}
+
+/// What it is read from.
+#[derive(Debug)]
+pub(super) enum Place {
     Tar(TarSource),
     Directory(PartSource),
 }
 
 /// A part's tar, read-only.
 #[derive(Debug)]
-pub struct TarSource {
-    path: PathBuf,
+pub(super) struct TarSource {
     file: File,
     manifest: Manifest,
     digest: Digest,
@@ -43,57 +53,70 @@ impl Source {
         let kind = fs::metadata(path)
             .map_err(|e| Error::invalid(format!("it cannot be read: {e}")).with_source(e))?
             .file_type();
-        if kind.is_dir() {
-            return PartSource::open(path).map(Source::Directory);
-        }
-        if !kind.is_file() {
-            return Err(Error::invalid("it is neither a tar nor a directory"));
-        }
-        TarSource::open(path).map(Source::Tar)
+        let place = match (kind.is_dir(), kind.is_file()) {
+            (true, _) => Place::Directory(PartSource::open(path)?),
+            (_, true) => Place::Tar(TarSource::open(path)?),
+            _ => return Err(Error::invalid("it is neither a tar nor a directory")),
+        };
+        Ok(Source { place, path: path.to_owned(), keys: None })
     }
 
     pub fn manifest(&self) -> &Manifest {
-        match self {
-            Source::Tar(tar) => &tar.manifest,
-            Source::Directory(source) => source.manifest(),
+        match &self.place {
+            Place::Tar(tar) => &tar.manifest,
+            Place::Directory(source) => source.manifest(),
         }
     }
 
     pub fn digest(&self) -> Digest {
-        match self {
-            Source::Tar(tar) => tar.digest,
-            Source::Directory(source) => source.digest(),
+        match &self.place {
+            Place::Tar(tar) => tar.digest,
+            Place::Directory(source) => source.digest(),
         }
     }
 
     pub fn into_manifest(self) -> Manifest {
-        match self {
-            Source::Tar(tar) => tar.manifest,
-            Source::Directory(source) => source.into_manifest(),
+        match self.place {
+            Place::Tar(tar) => tar.manifest,
+            Place::Directory(source) => source.into_manifest(),
         }
     }
 
-    /// A chunk's stored bytes, unchecked.
-    pub fn stored(&self, hash: ChunkHash) -> Result<Vec<u8>> {
-        match self {
-            Source::Tar(tar) => {
-                let (entry, offset) = tar.place(hash)?;
-                tar.stored(entry, offset).map_err(|e| e.at(tar.path.display()))
-            }
-            Source::Directory(source) => {
-                let entry = source.manifest().entry(hash);
-                let none = || Error::not_found(format!("the part has no chunk {hash}"));
-                source.stored(entry.ok_or_else(none)?)
-            }
-        }
+    /// Has the rows of a sealed part read from now on; a part that is not sealed needs nothing.
+    /// `Conflict` where none of the identities opens it.
+    pub fn unseal(&mut self, identities: &Identities) -> Result<()> {
+        self.keys = self.manifest().seal.as_ref().map(|seal| seal.open(identities)).transpose()?;
+        Ok(())
+    }
+
+    /// Whether its rows can be read: it is not sealed, or was unsealed.
+    pub fn is_open(&self) -> bool {
+        self.manifest().seal.is_none() || self.keys.is_some()
+    }
+
+    /// What its seal is opened with; none where there is none.
+    pub fn keys(&self) -> Option<&Keys> {
+        self.keys.as_deref()
     }
 
     /// The rows of a chunk, checked against its name and the manifest. `Corrupt`, with the path, if
-    /// anything about it is wrong.
+    /// it is missing or anything about it is wrong; `Conflict` if the part is sealed.
     pub fn chunk(&self, hash: ChunkHash) -> Result<Rows> {
-        match self {
-            Source::Tar(tar) => tar.chunk(hash).map_err(|e| e.at(tar.path.display())),
-            Source::Directory(source) => source.chunk(hash),
+        if let Some(seal) = self.manifest().seal.as_ref().filter(|_| !self.is_open()) {
+            let what = format!("{}: it is sealed to {}", self.path.display(), seal.named());
+            return Err(Error::conflict(what));
+        }
+        let entry = self.manifest().entry(hash).ok_or_else(|| {
+            Error::not_found(format!("{}: the part has no chunk {hash}", self.path.display()))
+        })?;
+        entry.open(&self.stored(entry)?, self.keys()).map_err(|e| e.at(self.path.display()))
+    }
+
+    /// A chunk's stored bytes, unchecked.
+    pub fn stored(&self, entry: &ChunkEntry) -> Result<Vec<u8>> {
+        match &self.place {
+            Place::Tar(tar) => tar.stored(entry).map_err(|e| e.at(self.path.display())),
+            Place::Directory(source) => source.stored(entry),
         }
     }
 }
@@ -104,7 +127,7 @@ impl TarSource {
         let (manifest, digest) = Manifest::parse(&text)?;
         let text_bytes = text.len() as u64;
         let offsets = Plan::of(&manifest, text_bytes).chunk_offsets();
-        Ok(TarSource { path: path.to_owned(), file, manifest, digest, offsets, text_bytes })
+        Ok(TarSource { file, manifest, digest, offsets, text_bytes })
     }
 
     /// All of the tar, from its first entry on.
@@ -113,21 +136,10 @@ impl TarSource {
         PartTar::read(file, &self.manifest, self.text_bytes)
     }
 
-    fn chunk(&self, hash: ChunkHash) -> Result<Rows> {
-        let (entry, offset) = self.place(hash)?;
-        entry.open(&self.stored(entry, offset)?)
-    }
-
-    /// Where a chunk lies.
-    fn place(&self, hash: ChunkHash) -> Result<(&ChunkEntry, u64)> {
-        let at = self.manifest.position(hash);
-        let found = at.and_then(|at| self.manifest.chunks.get(at).zip(self.offsets.get(at)));
-        let (entry, offset) =
-            found.ok_or_else(|| Error::not_found(format!("the part has no chunk {hash}")))?;
-        Ok((entry, *offset))
-    }
-
-    fn stored(&self, entry: &ChunkEntry, offset: u64) -> Result<Vec<u8>> {
+    fn stored(&self, entry: &ChunkEntry) -> Result<Vec<u8>> {
+        let at = self.manifest.position(entry.hash).and_then(|at| self.offsets.get(at));
+        let offset =
+            *at.ok_or_else(|| Error::not_found(format!("the part has no chunk {}", entry.hash)))?;
         let mut data = vec![0; usize::try_from(entry.stored_bytes).unwrap_or(usize::MAX)];
         let read = self.file.read_exact_at(&mut data, offset);
         read.map_err(|e| {
@@ -170,7 +182,7 @@ mod tests {
         let source = Source::open(&file).unwrap();
         let hash = source.manifest().chunks[3].hash;
         let mut bytes = fs::read(&file).unwrap();
-        let Source::Tar(tar) = &source else { panic!("it is a tar") };
+        let Place::Tar(tar) = &source.place else { panic!("it is a tar") };
         bytes[tar.offsets[3] as usize + 5] ^= 1;
         fs::write(&file, &bytes).unwrap();
         let e = source.chunk(hash).unwrap_err();

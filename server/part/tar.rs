@@ -135,6 +135,28 @@ impl Plan {
     }
 }
 
+/// Writes the tar of a part whose manifest has this text. `chunk` gives the stored bytes of each
+/// chunk, in the order of the manifest's table.
+pub fn write(
+    out: &mut impl io::Write,
+    manifest: &Manifest,
+    text: &[u8],
+    mut chunks: impl FnMut(&mut dyn FnMut(Vec<u8>) -> Result<()>) -> Result<()>,
+) -> Result<()> {
+    let plan = Plan::of(manifest, text.len() as u64);
+    let mut entries = plan.entries.iter();
+    let mut put = |content: &[u8]| {
+        let entry = entries.next().ok_or_else(|| Error::corrupt("a part has too many chunks"))?;
+        out.write_all(header(entry).as_bytes())
+            .and_then(|()| out.write_all(content))
+            .and_then(|()| out.write_all(&vec![0; padding(entry.bytes) as usize]))
+            .at("writing the tar")
+    };
+    put(text)?;
+    chunks(&mut |content| put(&content))?;
+    out.write_all(&[0; END_BYTES as usize]).at("writing the tar")
+}
+
 impl PartReader {
     /// Begins at an offset; `Invalid` if the tar is shorter.
     pub fn open(hold: PartHold, offset: u64) -> Result<PartReader> {
@@ -250,30 +272,6 @@ impl Segment {
             }
         }
     }
-}
-
-/// Writes a part whose chunks lie elsewhere; how many bytes it has.
-pub fn write(
-    manifest: &Manifest,
-    text: &[u8],
-    out: &mut impl io::Write,
-    mut stored: impl FnMut(&ChunkEntry) -> Result<Vec<u8>>,
-) -> Result<u64> {
-    let plan = Plan::of(manifest, text.len() as u64);
-    let mut put = |bytes: &[u8]| out.write_all(bytes).at("the tar cannot be written");
-    for entry in &plan.entries {
-        put(header(entry).as_bytes())?;
-        match entry.item {
-            Item::Manifest => put(text)?,
-            Item::Chunk(hash) => {
-                let chunk = manifest.entry(hash).expect("the plan is the manifest's");
-                put(&stored(chunk)?)?;
-            }
-        }
-        put(&vec![0; padding(entry.bytes) as usize])?;
-    }
-    put(&[0; END_BYTES as usize])?;
-    Ok(plan.total_bytes)
 }
 
 impl PartTar {

@@ -6,6 +6,9 @@
 //! and nothing is there that does not belong. Problems are collected, not thrown, up to a bound;
 //! further ones are counted.
 //!
+//! Chunks of a sealed part are opened with a recipient's identity. Without one they are compared
+//! with what was stored, byte for byte, and their rows are not looked at; the report says so.
+//!
 //! Memory holds the manifest, two keys a chunk, and a few chunks a core, however large the part is.
 //! What parts say together is the matter of `set`.
 
@@ -25,7 +28,8 @@ use crate::{
     part::{
         directory::PartSource,
         parallel,
-        source::{Source, TarSource},
+        seal::{Identities, Recipient},
+        source::{Place, Source, TarSource},
         tar::Step,
     },
 };
@@ -53,6 +57,17 @@ pub struct PartReport {
     pub chunks: usize,
     pub stored_bytes: u64,
     pub manifest_digest: Digest,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seal: Option<SealReport>,
+}
+
+/// For whom a part is sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SealReport {
+    pub recipients: Vec<Recipient>,
+    /// Whether its chunks were opened and all rows checked. If not, they were only compared with
+    /// what was stored.
+    pub opened: bool,
 }
 
 /// One thing that is wrong.
@@ -79,53 +94,55 @@ pub struct Problems {
     pub more: u64,
 }
 
-/// What is known of a part after looking at it. The manifest stands without its chunks.
+/// What is known of a part after looking at it. The manifest stands without its chunks. That of a
+/// sealed part which was opened, and in which nothing is wrong, is as it were without a seal.
 pub(super) struct Examined {
     pub(super) report: Option<PartReport>,
     pub(super) manifest: Option<Manifest>,
     pub(super) problems: Problems,
 }
 
-/// Checks one part.
-pub fn verify_part(path: &Path) -> Result<PartReport, Problems> {
-    let examined = examine(path);
+/// Checks one part. With identities, sealed chunks are opened; one that they do not open is a
+/// problem.
+pub fn verify_part(path: &Path, identities: Option<&Identities>) -> Result<PartReport, Problems> {
+    let examined = examine(path, identities);
     match examined.report {
         Some(report) if examined.problems.is_empty() => Ok(report),
         _ => Err(examined.problems),
     }
 }
 
-pub(super) fn examine(path: &Path) -> Examined {
+pub(super) fn examine(path: &Path, identities: Option<&Identities>) -> Examined {
     let mut problems = Problems::default();
-    let source = match Source::open(path) {
+    let mut source = match Source::open(path) {
         Ok(source) => source,
         Err(e) => {
-            problems.push(Problem {
-                path: path.display().to_string(),
-                offset: None,
-                chunk: None,
-                concerns: None,
-                what: e.message,
-            });
+            problems.of_part(path, e);
             return Examined { report: None, manifest: None, problems };
         }
     };
-    let manifest = source.manifest();
-    let report = PartReport::of(path, manifest, source.digest());
-    let plan = Plan::of(manifest);
+    if let Some(Err(e)) = identities.map(|identities| source.unseal(identities)) {
+        problems.of_part(path, e);
+    }
+    let report = PartReport::of(path, &source);
+    let plan = Plan::of(&source);
     let mut check = Check {
         path: path.display().to_string(),
         plan: &plan,
-        ends: vec![None; manifest.chunks.len()],
+        opened: vec![None; plan.manifest.chunks.len()],
         problems: &mut problems,
     };
-    match &source {
-        Source::Tar(source) => check.tar(source),
-        Source::Directory(source) => check.directory(source),
+    match &source.place {
+        Place::Tar(tar) => check.tar(tar),
+        Place::Directory(directory) => check.directory(directory),
     }
     check.order();
-    let manifest = without_chunks(source.into_manifest());
-    Examined { report: Some(report), manifest: Some(manifest), problems }
+    let names: Vec<_> = check.opened.iter().flatten().map(|opened| opened.plain).collect();
+    let mut manifest = source.into_manifest();
+    if names.len() == manifest.chunks.len() {
+        manifest.rename(&names, None);
+    }
+    Examined { report: Some(report), manifest: Some(without_chunks(manifest)), problems }
 }
 
 /// Drops what only the check of the part needed.
@@ -136,11 +153,18 @@ fn without_chunks(mut manifest: Manifest) -> Manifest {
     manifest
 }
 
-/// The first and the last key of a chunk.
-type Ends = (Box<[u8]>, Box<[u8]>);
+/// What is kept of a chunk whose rows were looked at.
+#[derive(Clone)]
+struct Opened {
+    first: Box<[u8]>,
+    last: Box<[u8]>,
+    /// The name that it has without a seal.
+    plain: ChunkHash,
+}
 
 /// What a part should hold.
 struct Plan<'a> {
+    source: &'a Source,
     manifest: &'a Manifest,
     /// By the chunks' place in the manifest's table.
     owners: Vec<Owner>,
@@ -148,21 +172,21 @@ struct Plan<'a> {
 
 /// What looking at one place of a part came to.
 enum Looked {
-    Chunk { hash: ChunkHash, offset: Option<u64>, ends: Result<Ends> },
+    Chunk { hash: ChunkHash, offset: Option<u64>, opened: Result<Option<Opened>> },
     Problem { offset: u64, chunk: Option<ChunkHash>, what: String },
 }
 
 struct Check<'a> {
     path: String,
     plan: &'a Plan<'a>,
-    /// The ends of each chunk that is intact, by the place of the chunk in the manifest's
-    /// table.
-    ends: Vec<Option<Ends>>,
+    /// Each chunk that is intact and was opened, by its place in the manifest's table.
+    opened: Vec<Option<Opened>>,
     problems: &'a mut Problems,
 }
 
 impl<'a> Plan<'a> {
-    fn of(manifest: &'a Manifest) -> Plan<'a> {
+    fn of(source: &'a Source) -> Plan<'a> {
+        let manifest = source.manifest();
         let mut owners = vec![Owner::Meta; manifest.chunks.len()];
         for (owner, hash) in manifest
             .lists()
@@ -172,17 +196,21 @@ impl<'a> Plan<'a> {
                 .position(hash)
                 .expect("a manifest that was parsed has its chunks in its table")] = owner;
         }
-        Plan { manifest, owners }
+        Plan { source, manifest, owners }
     }
 
     fn place(&self, hash: ChunkHash) -> usize {
         self.manifest.position(hash).expect("only chunks of the manifest are read")
     }
 
-    fn ends_of(&self, hash: ChunkHash, data: &[u8]) -> Result<Ends> {
+    /// None if it cannot be opened and is as it was stored.
+    fn opened(&self, hash: ChunkHash, data: &[u8]) -> Result<Option<Opened>> {
         let at = self.place(hash);
         let (entry, owner) = (&self.manifest.chunks[at], &self.owners[at]);
-        let rows = entry.open(data)?;
+        if !self.source.is_open() {
+            return entry.check_stored(data).map(|()| None);
+        }
+        let rows = entry.open(data, self.source.keys())?;
         let mut keys = rows.iter().map(|(key, _)| key);
         let first = keys.next().expect("a chunk has rows");
         let last = keys.last().unwrap_or(first);
@@ -191,7 +219,8 @@ impl<'a> Plan<'a> {
                 "chunk {hash} holds rows of other partitions than {owner}"
             )));
         }
-        Ok((first.into(), last.into()))
+        let plain = if self.source.keys().is_some() { rows.name(None) } else { hash };
+        Ok(Some(Opened { first: first.into(), last: last.into(), plain }))
     }
 }
 
@@ -204,7 +233,7 @@ impl Check<'_> {
         let plan = self.plan;
         let look = |step| match step {
             Step::Chunk { hash, offset, data } => {
-                Looked::Chunk { hash, offset: Some(offset), ends: plan.ends_of(hash, &data) }
+                Looked::Chunk { hash, offset: Some(offset), opened: plan.opened(hash, &data) }
             }
             Step::Problem { offset, chunk, what } => Looked::Problem { offset, chunk, what },
         };
@@ -222,8 +251,8 @@ impl Check<'_> {
     fn directory(&mut self, source: &PartSource) {
         let plan = self.plan;
         let look = |entry: &ChunkEntry| {
-            let ends = source.stored(entry).and_then(|data| plan.ends_of(entry.hash, &data));
-            Looked::Chunk { hash: entry.hash, offset: None, ends }
+            let opened = source.stored(entry).and_then(|data| plan.opened(entry.hash, &data));
+            Looked::Chunk { hash: entry.hash, offset: None, opened }
         };
         let noted = parallel::in_order(plan.manifest.chunks.iter(), look, |looked| {
             self.note(looked);
@@ -247,10 +276,10 @@ impl Check<'_> {
 
     fn note(&mut self, looked: Looked) {
         match looked {
-            Looked::Chunk { hash, ends: Ok(ends), .. } => {
-                self.ends[self.plan.place(hash)] = Some(ends)
+            Looked::Chunk { hash, opened: Ok(opened), .. } => {
+                self.opened[self.plan.place(hash)] = opened
             }
-            Looked::Chunk { hash, offset, ends: Err(e) } => {
+            Looked::Chunk { hash, offset, opened: Err(e) } => {
                 self.problem(offset, Some(hash), e.message)
             }
             Looked::Problem { offset, chunk, what } => self.problem(Some(offset), chunk, what),
@@ -261,9 +290,9 @@ impl Check<'_> {
     fn order(&mut self) {
         let manifest = self.plan.manifest;
         for pair in manifest.lists().flat_map(|(_, chunks)| chunks.windows(2)) {
-            let ends = |hash| manifest.position(hash).and_then(|i| self.ends[i].as_ref());
-            if let (Some((_, last)), Some((first, _))) = (ends(pair[0]), ends(pair[1]))
-                && last >= first
+            let opened = |hash| manifest.position(hash).and_then(|i| self.opened[i].as_ref());
+            if let (Some(before), Some(behind)) = (opened(pair[0]), opened(pair[1]))
+                && before.last >= behind.first
             {
                 self.problem(
                     None,
@@ -286,7 +315,12 @@ impl Check<'_> {
 }
 
 impl PartReport {
-    fn of(path: &Path, manifest: &Manifest, digest: Digest) -> PartReport {
+    fn of(path: &Path, source: &Source) -> PartReport {
+        let manifest = source.manifest();
+        let seal = manifest.seal.as_ref().map(|seal| SealReport {
+            recipients: seal.recipients().to_vec(),
+            opened: source.is_open(),
+        });
         PartReport {
             path: path.display().to_string(),
             snapshot: manifest.snapshot.to_string(),
@@ -304,7 +338,8 @@ impl PartReport {
             bytes: manifest.bytes(),
             chunks: manifest.chunks.len(),
             stored_bytes: manifest.stored_bytes(),
-            manifest_digest: digest,
+            manifest_digest: source.digest(),
+            seal,
         }
     }
 }
@@ -323,6 +358,12 @@ impl Problems {
             return Ok(());
         }
         self.to_string().lines().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+
+    /// Something about a part as a whole.
+    fn of_part(&mut self, path: &Path, e: Error) {
+        let path = path.display().to_string();
+        self.push(Problem { path, offset: None, chunk: None, concerns: None, what: e.message });
     }
 
     pub(super) fn push(&mut self, problem: Problem) {
@@ -355,7 +396,11 @@ impl fmt::Display for PartReport {
             f,
             "{partitions} partitions of {groups} groups, {meta} the meta group, {rows} rows, \
              {bytes} bytes, {chunks} chunks"
-        )
+        )?;
+        let Some(SealReport { recipients, opened }) = &self.seal else { return Ok(()) };
+        let to: Vec<String> = recipients.iter().map(Recipient::to_string).collect();
+        let opened = if *opened { "opened" } else { "NOT opened: its rows were not looked at" };
+        write!(f, ", sealed to {} and {opened}", to.join(", "))
     }
 }
 

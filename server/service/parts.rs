@@ -41,6 +41,7 @@ use crate::{
     faults::failpoint::{Failpoint, failpoint},
     part::{
         manifest::Manifest,
+        seal::Sealing,
         shelf::{Owner, PartWriter, Shelf},
         tar::{PartReader, Plan},
     },
@@ -99,6 +100,8 @@ pub struct Directories {
     pub store: PathBuf,
     /// With its shelf, or why that cannot be used yet.
     pub snapshot_store: Option<(PathBuf, Result<Arc<Shelf>>)>,
+    /// What parts are sealed with; they are not without it.
+    pub sealing: Option<Sealing>,
 }
 
 struct Shared {
@@ -108,6 +111,7 @@ struct Shared {
     /// None without a snapshot store; the error when there is one that could not be used the last
     /// time it was tried.
     shelf: Mutex<Option<Result<Arc<Shelf>>>>,
+    sealing: Option<Sealing>,
     identity: watch::Receiver<Identity>,
     address: String,
     clock: Clock,
@@ -134,7 +138,7 @@ impl Parts {
         metrics: Arc<Metrics>,
         crew: Crew,
     ) -> Parts {
-        let Directories { store, snapshot_store } = directories;
+        let Directories { store, snapshot_store, sealing } = directories;
         let (snapshot_store, shelf) =
             snapshot_store.map_or((None, None), |(dir, shelf)| (Some(dir), Some(shelf)));
         let shared = Shared {
@@ -142,6 +146,7 @@ impl Parts {
             store,
             snapshot_store,
             shelf: Mutex::new(shelf),
+            sealing,
             identity,
             address,
             clock,
@@ -485,6 +490,7 @@ impl Parts {
             identity: &identity,
             address: &self.shared.address,
             written_ms: self.shared.clock.wall_ms(),
+            sealing: self.shared.sealing.as_ref(),
         };
         let (writer, manifest) = capture::copy(&shelf, &head, view, captured, capture)?;
         Ok((shelf, writer, manifest))

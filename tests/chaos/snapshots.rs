@@ -265,7 +265,7 @@ fn counters(dir: &Path, topology: Topology) -> Result<BTreeMap<Place, u64>, Stri
     let (manifest, _) = Manifest::parse(&manifest).map_err(|e| e.to_string())?;
     let partitions: BTreeSet<_> =
         manifest.partitions().map(|(_, partition)| partition.id).collect();
-    restore::restore(dir).map_err(|e| e.to_string())?;
+    restore::restore(dir, None).map_err(|e| e.to_string())?;
     let (store, _) = restore::open(dir, &Machine).map_err(|e| e.to_string())?;
     let view = store.view().map_err(|e| e.to_string())?;
     let mut held = BTreeMap::new();

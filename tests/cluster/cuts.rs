@@ -61,7 +61,7 @@ impl Part {
             fs::copy(self.home.join("chunks").join(&name[..2]).join(&name), chunks.join(&name))
                 .unwrap();
         }
-        restore::restore(dir).unwrap();
+        restore::restore(dir, None).unwrap();
         let (store, _) = restore::open(dir, &Machine).unwrap();
         (store.view().unwrap(), store)
     }

@@ -25,6 +25,7 @@ mod readme;
 mod recover;
 mod replacements;
 mod requests;
+mod sealed;
 mod signals;
 mod snapshots;
 mod starts;

@@ -40,6 +40,8 @@ enum Scene {
     Init,
     /// A node starts on what an earlier process left.
     Start,
+    /// A node starts that is to seal its parts.
+    Sealing,
     /// A node takes writes.
     Writes,
     /// A node takes writes and a snapshot.
@@ -92,6 +94,7 @@ fn plan(point: Failpoint) -> (Scene, u32) {
         StoreOpened | SpoolRemoved | ThreadsStarted | DoorsOpening | Announcing | Announced => {
             (Scene::Start, 1)
         }
+        SealWritten | SealInPlace => (Scene::Sealing, 1),
         ShelfOwnerOpened | ShelfOwnerNoted | ShelfDirsMade | ShelfAsideRemoved
         | ShelfDirRemoved | ShelfChunkSwept => (Scene::Start, 1),
 
@@ -206,6 +209,7 @@ async fn play(scene: Scene, crashes: Vec<Crash>, prepared: &Prepared) {
         Scene::Founding => one::founding(crash).await,
         Scene::Init => one::init(crash).await,
         Scene::Start => one::start(crash, prepared).await,
+        Scene::Sealing => one::sealing(crash, prepared).await,
         Scene::Writes => one::writes(crash, prepared).await,
         Scene::Snapshot => one::snapshot(crash, prepared).await,
         Scene::Delete => one::delete(crash, prepared).await,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use devicedb::proto::v1::Bucket;
+use devicedb::{part::seal::Identity, proto::v1::Bucket};
 
 use crate::{
     crash::{
@@ -59,6 +59,18 @@ pub async fn start(crash: Crash, prepared: &Prepared) {
     for path in left {
         assert!(!path.exists(), "{} was left behind", path.display());
     }
+    snapshots_work(&cluster, Some(&prepared.uuid)).await;
+}
+
+/// A start that draws the node's own seal.
+pub async fn sealing(crash: Crash, prepared: &Prepared) {
+    let mut cluster = prepared.copy().await;
+    let recipient = Identity::draw().expect("chance can be had").recipient();
+    cluster.nodes[0].args.extend(["--seal-to".into(), recipient.to_string()]);
+    crash.kills(&mut cluster.nodes, async {}).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
+    let store = &cluster.nodes[0].store;
+    assert!(store.join("seal.json").exists() && !store.join("seal.json.new").exists());
     snapshots_work(&cluster, Some(&prepared.uuid)).await;
 }
 

@@ -550,6 +550,7 @@ fn part() -> (Manifest, Vec<Chunk>) {
         address: "127.0.0.1:8080".into(),
         written_ms: 1_700_000_000_123,
         topology: topology(),
+        seal: None,
         meta: Some(meta),
         groups,
         chunks: table,

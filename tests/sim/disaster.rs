@@ -89,7 +89,7 @@ impl Story {
                     return Vec::new();
                 }
             }
-            let report = set::verify_set(&tars.values().collect::<Vec<_>>());
+            let report = set::verify_set(&tars.values().collect::<Vec<_>>(), None);
             if !report.parts.iter().all(|part| part.sound) || !report.problems.is_empty() {
                 self.broken.push(format!("parts that were completed are not sound:\n{report}"));
             }
@@ -266,7 +266,7 @@ impl Story {
     fn spares(&self, set: &Set, node: usize) -> bool {
         let others: Vec<&PathBuf> =
             set.tars.iter().filter(|(n, _)| **n != node).map(|(_, tar)| tar).collect();
-        !others.is_empty() && set::verify_set(&others).restorable
+        !others.is_empty() && set::verify_set(&others, None).restorable
     }
 
     /// A node that does not belong to this history takes no part in it; then it comes back with
@@ -294,7 +294,7 @@ impl Story {
         if self.rng.below(4) == 0 {
             let how = damage(dir, &mut self.rng);
             let before = listing(dir);
-            match restore::restore(dir) {
+            match restore::restore(dir, None) {
                 Ok(()) => self.broken.push(format!("a damaged part was restored: {how}")),
                 Err(_) if listing(dir) != before => {
                     self.broken.push(format!("a part was refused, and changed: {how}"))
@@ -306,7 +306,7 @@ impl Story {
         }
         let manifest: Manifest = PartSource::open(dir).expect("it was verified").into_manifest();
         let restored = restore::look(dir)
-            .and_then(|_| restore::restore(dir))
+            .and_then(|_| restore::restore(dir, None))
             .and_then(|()| restore::open(dir, &Machine));
         restored
             .map_err(|e| self.broken.push(format!("a sound part is not restored: {e}")))
@@ -338,7 +338,7 @@ impl Story {
 
 /// Whether a node can be restored from its part.
 fn has_meta(tar: &Path) -> bool {
-    verify::verify_part(tar).is_ok_and(|report| report.meta)
+    verify::verify_part(tar, None).is_ok_and(|report| report.meta)
 }
 
 /// Damages a file of an extracted part, in one of the ways in which that happens.

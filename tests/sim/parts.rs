@@ -26,9 +26,9 @@ use devicedb::{
     data::Reply,
     engine::{Body, Captured, SnapshotNews, Token},
     part::{
-        directory::PartSource,
         manifest::Manifest,
         shelf::{Owner, PartWriter, Shelf},
+        source::Source,
         tar::PartReader,
         verify,
     },
@@ -208,6 +208,7 @@ impl Parts {
                 identity: &identity,
                 address: "127.0.0.1:1",
                 written_ms,
+                sealing: None,
             };
             match capture::copy(&this.shelf, &head, &view, groups, &taken.capture) {
                 Ok(copied) => taken.copied = Some(copied),
@@ -293,7 +294,7 @@ impl Parts {
         let dir = tempfile::tempdir_in(&world.root).unwrap();
         let tar = dir.path().join("part.tar");
         let looked = download(shelf, id, &tar, &mut self.rng).and_then(|()| {
-            verify::verify_part(&tar)
+            verify::verify_part(&tar, None)
                 .map_err(|problems| devicedb::base::error::Error::corrupt(problems.to_string()))?;
             let extracted = dir.path().join("part");
             extract(&tar, &extracted);
@@ -384,7 +385,7 @@ pub fn extract(tar: &Path, dir: &Path) {
 
 /// What an extracted part holds.
 pub fn rows_of_part(dir: &Path) -> Result<Rows> {
-    let source = PartSource::open(dir)?;
+    let source = Source::open(dir)?;
     let digest =
         |chunks: &[devicedb::part::chunk::ChunkHash], hash: &mut blake3::Hasher| -> Result<()> {
             for chunk in chunks {

@@ -5,8 +5,9 @@
 /// order is that of its `mod` lines. `ctl` is the code under `cli/`; `main` are the two binaries.
 pub const LAYERS: &[&str] = &[
     "base faults",
-    "data cluster cut part/chunk part/manifest part/shelf part/traces part/tar part/directory \
-     part/source part/parallel part/verify part/set part/ways repository entry",
+    "data cluster cut part/seal part/chunk part/manifest part/shelf part/traces part/tar \
+     part/directory part/source part/parallel part/verify part/set part/reseal part/ways \
+     repository entry",
     "proto wire",
     "net/cork net/tls store log engine net",
     "service rpc boot signals node",
@@ -24,6 +25,9 @@ pub const DOORS: &[(&str, &str, &str)] = &[
     ),
     ("tokio_rustls", "net/tls", "ask `net::tls`"),
     ("x509_parser", "net/tls", "ask `net::tls::Certificate`"),
+    ("ring", "part/seal net/tls", "blake3 for hashes, `part::seal` for secrets"),
+    ("x25519_dalek", "part/seal", "ask `part::seal::age`"),
+    ("aes_gcm_siv", "part/seal", "ask `part::seal::Keys`"),
     ("rcgen", "ctl", "certificates are made by `ddbctl cert` alone"),
     (
         "protobuf",
@@ -47,8 +51,8 @@ pub const DEEDS: &[&str] = &[
 
 /// `ddbctl` speaks the contract, and checks parts where no server is.
 pub const CTL: &str = "ctl proto base faults net/cork net/tls part/set part/verify part/directory \
-                       part/tar part/manifest part/chunk part/source part/ways \
-                       repository";
+                       part/tar part/manifest part/chunk part/source part/seal part/reseal \
+                       part/ways repository";
 
 pub const FILE_LINES_MAX: usize = 700;
 

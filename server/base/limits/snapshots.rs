@@ -102,6 +102,18 @@ const _: () = assert!(ROW_BYTES_MAX > SIBLINGS_BYTES_MAX + ROW_KEY_BYTES_MAX);
 const _: () = assert!(ROW_KEY_BYTES_MAX < CHUNK_BYTES_MIN);
 const _: () = assert!(CONTEXT_BYTES_MAX > LINEAGES_MAX * 2 * size_of::<u64>());
 
+// Seals.
+
+/// Recipients of a seal. Every part says them all, and the key is wrapped for each.
+pub const SEAL_RECIPIENTS_MAX: usize = 16;
+/// Characters of a seal's wrapped key; a reader refuses a longer one. Sixteen recipients take a
+/// quarter of it.
+pub const SEAL_WRAPPED_BYTES_MAX: usize = 8 << 10;
+/// Bytes of the file that keeps a node's seal.
+pub const SEAL_FILE_BYTES_MAX: u64 = 32 << 10;
+/// Bytes of an identity file that are read.
+pub const IDENTITY_FILE_BYTES_MAX: u64 = 64 << 10;
+
 // Looking at parts, and deleting them.
 
 /// Time for which a look at a part's chunks counts as new, so that clients that ask often do not

@@ -24,7 +24,7 @@ use std::{
 
 use super::{
     ASIDE, MANIFEST, captured_state, clear, has_room, identity, index_room, make, make_restored,
-    meta_record, moved, put_meta, record, room, rows_room,
+    meta_record, moved, opened, put_meta, record, room, rows_room,
 };
 use crate::{
     base::{
@@ -41,6 +41,7 @@ use crate::{
     faults::failpoint::{Failpoint, failpoint},
     part::{
         manifest::{GroupPart, Manifest, MetaPart},
+        seal::Identities,
         set,
         source::Source,
         ways::{self, SoleSurvivor},
@@ -78,9 +79,9 @@ pub struct Plan {
 }
 
 /// Makes a node's store of its part. Returns the node.
-pub fn one(part: &Path, dir: &Path) -> Result<NodeId> {
+pub fn one(part: &Path, dir: &Path, identities: Option<&Identities>) -> Result<NodeId> {
     refuse_full(dir)?;
-    let sources = verified(&[part.to_owned()])?;
+    let sources = verified(&[part.to_owned()], identities)?;
     let Some(source) = sources.first() else {
         return Err(Error::invalid("a restore needs a part: name a tar or an extracted directory"));
     };
@@ -92,9 +93,14 @@ pub fn one(part: &Path, dir: &Path) -> Result<NodeId> {
 }
 
 /// What a store would be that is made of these parts and holds the whole cluster alone.
-pub fn plan(parts: &[PathBuf], dir: &Path, terms: &Terms) -> Result<Plan> {
+pub fn plan(
+    parts: &[PathBuf],
+    dir: &Path,
+    identities: Option<&Identities>,
+    terms: &Terms,
+) -> Result<Plan> {
     refuse_full(dir)?;
-    let sources = verified(parts)?;
+    let sources = verified(parts, identities)?;
     let manifests: Vec<&Manifest> = sources.iter().map(Source::manifest).collect();
     let choice = ways::sole_survivor(&manifests).map_err(|lacking| {
         let sites = sites_in(&sources, &lacking.partitions);
@@ -195,8 +201,12 @@ fn copies<'a>(
 }
 
 /// Every part, if each byte of each is as it was written and they belong together.
-fn verified(parts: &[PathBuf]) -> Result<Vec<Source>> {
-    let report = set::verify_set(parts);
+fn verified(parts: &[PathBuf], identities: Option<&Identities>) -> Result<Vec<Source>> {
+    // What stays closed is told at once; what is no part at all, the verification tells.
+    for part in parts.iter().filter(|part| Source::open(part).is_ok()) {
+        opened(part, identities).map_err(|e| e.at(part.display()))?;
+    }
+    let report = set::verify_set(parts, identities);
     if !report.is_whole() {
         return Err(Error::corrupt(format!(
             "nothing is restored, since something is wrong with what was given:\n{}\nName sound \
@@ -205,7 +215,7 @@ fn verified(parts: &[PathBuf]) -> Result<Vec<Source>> {
         )));
     }
     let open = |(path, outcome): (&PathBuf, &set::PartOutcome)| {
-        let source = Source::open(path).map_err(|e| e.at(path.display()))?;
+        let source = opened(path, identities).map_err(|e| e.at(path.display()))?;
         let digest = outcome.part.as_ref().map(|part| part.manifest_digest);
         match digest == Some(source.digest()) {
             true => Ok(source),

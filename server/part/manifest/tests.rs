@@ -23,7 +23,7 @@ fn resealed(text: &str) -> Vec<u8> {
 
 #[test]
 fn every_format_can_be_read_for_good() {
-    for format in 1..=FORMAT {
+    for format in 1..=SEALED {
         let text = std::fs::read(golden(format)).expect("the golden file is part of the tree");
         let (manifest, digest) = Manifest::parse(&text).unwrap();
         assert_eq!(
@@ -103,12 +103,12 @@ fn any_changed_or_missing_byte_is_found() {
 #[test]
 fn a_newer_format_is_a_conflict_that_says_so() {
     let text = String::from_utf8(sample().encode().unwrap().0).unwrap();
-    let newer = resealed(&text.replacen("\"format\":3", "\"format\":4", 1));
+    let newer = resealed(&text.replacen("\"format\":3", "\"format\":5", 1));
     let error = Manifest::parse(&newer).unwrap_err();
     assert_eq!(error.kind, Kind::Conflict);
     assert_eq!(
         error.message,
-        "manifest: this part was written by a newer version: format 4, this program reads up to 3; \
+        "manifest: this part was written by a newer version: format 5, this program reads up to 4; \
          use a newer program"
     );
     assert_eq!(

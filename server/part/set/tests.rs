@@ -33,7 +33,7 @@ fn rewrite(path: &Path, change: impl Fn(&mut Manifest)) {
 #[test]
 fn parts_of_all_nodes_are_sound_together() {
     let (dir, paths) = parts(|_| {});
-    let report = verify_set(&paths);
+    let report = verify_set(&paths, None);
     assert!(report.sound && report.complete);
     assert_eq!((report.partitions_covered, report.copies_min, report.meta_copies), (64, 3, 3));
     assert!(
@@ -51,7 +51,7 @@ fn parts_of_all_nodes_are_sound_together() {
 #[test]
 fn one_part_is_judged_by_itself_and_two_by_what_they_bring_back() {
     let (dir, paths) = parts(|_| {});
-    let report = verify_set(&paths[..1]);
+    let report = verify_set(&paths[..1], None);
     assert!(report.sound && report.complete && !report.restorable);
     assert!(
         text(&report, &dir).ends_with(
@@ -60,7 +60,7 @@ fn one_part_is_judged_by_itself_and_two_by_what_they_bring_back() {
         ),
         "{report}"
     );
-    let report = verify_set(&paths[..2]);
+    let report = verify_set(&paths[..2], None);
     assert!(report.sound && report.restorable, "two of three voters are a majority: {report}");
 }
 
@@ -69,7 +69,7 @@ fn a_broken_part_is_told_apart_from_what_the_others_still_cover() {
     let (dir, paths) = parts(|_| {});
     let hash = Sample::new(2).part().0.chunks[0].hash;
     fs::remove_file(paths[1].join(format!("chunks/{hash}"))).unwrap();
-    let report = verify_set(&paths);
+    let report = verify_set(&paths, None);
     assert!(!report.sound && report.complete);
     assert_eq!((report.copies_min, report.groups_without_majority.len()), (2, 0));
     assert!(
@@ -78,7 +78,7 @@ fn a_broken_part_is_told_apart_from_what_the_others_still_cover() {
         "{report}"
     );
     fs::write(paths[0].join("manifest.json"), b"{").unwrap();
-    let report = verify_set(&paths);
+    let report = verify_set(&paths, None);
     assert!(!report.sound && report.complete && !report.restorable, "one part has everything");
     assert!(
         text(&report, &dir).ends_with(
@@ -89,7 +89,7 @@ fn a_broken_part_is_told_apart_from_what_the_others_still_cover() {
     );
     assert_eq!(report.groups_without_majority, ["0", "1", "2", "3", "4", "5", "6", "7", "meta"]);
     fs::remove_file(paths[2].join(format!("chunks/{hash}"))).unwrap();
-    let report = verify_set(&paths);
+    let report = verify_set(&paths, None);
     assert!(!report.complete);
     assert_eq!(
         (report.partitions, report.partitions_covered, report.partitions_missing),
@@ -103,7 +103,7 @@ fn partitions_that_no_part_has_are_named() {
         sample.groups.retain(|group| ![2, 3, 7].contains(group));
         sample.meta = false;
     });
-    let report = verify_set(&paths);
+    let report = verify_set(&paths, None);
     assert!(!report.sound && !report.complete);
     let text = text(&report, &dir);
     let told = text.lines().skip(3).collect::<Vec<_>>();
@@ -126,7 +126,7 @@ fn partitions_are_covered_by_different_parts_together() {
         sample.groups.retain(|group| (group % 2 == 1) == odd);
         sample.meta = !odd;
     });
-    let report = verify_set(&paths);
+    let report = verify_set(&paths, None);
     assert!(!report.sound && report.complete && !report.restorable, "{report}");
     assert!(
         report.to_string().ends_with(
@@ -142,7 +142,7 @@ fn partitions_are_covered_by_different_parts_together() {
 #[test]
 fn a_node_whose_part_lacks_the_meta_group_does_not_count_for_a_majority() {
     let (dir, paths) = parts(|sample| sample.meta = sample.node.0 == 1);
-    let report = verify_set(&paths);
+    let report = verify_set(&paths, None);
     assert!(!report.sound && report.complete && !report.restorable, "{report}");
     assert!(
         text(&report, &dir).contains(
@@ -152,7 +152,7 @@ fn a_node_whose_part_lacks_the_meta_group_does_not_count_for_a_majority() {
         "{report}"
     );
     let (_dir, paths) = parts(|sample| sample.meta = sample.node.0 != 2);
-    let report = verify_set(&paths);
+    let report = verify_set(&paths, None);
     assert!(report.sound && report.restorable, "{report}");
 }
 
@@ -169,13 +169,13 @@ fn parts_that_do_not_belong_together_are_named_and_do_not_count() {
     for change in changes {
         let original = fs::read(paths[0].join("manifest.json")).unwrap();
         rewrite(&paths[0], change);
-        let report = verify_set(&paths);
+        let report = verify_set(&paths, None);
         assert!(!report.sound && report.complete && !report.parts[0].sound);
         assert_eq!((report.copies_min, report.problems.count()), (2, 1));
         assert!(text(&report, &dir).contains("  a: it is of snapshot "), "{report}");
         fs::write(paths[0].join("manifest.json"), original).unwrap();
     }
-    let report = verify_set(&[&paths[0], &paths[1], &paths[0]]);
+    let report = verify_set(&[&paths[0], &paths[1], &paths[0]], None);
     assert!(!report.sound && report.complete);
     assert!(report.problems.list[0].what.starts_with("it is of node 1, as is "));
     assert_eq!(report.copies_min, 2);
@@ -184,7 +184,7 @@ fn parts_that_do_not_belong_together_are_named_and_do_not_count() {
 #[test]
 fn replicas_that_differ_are_named() {
     let (dir, paths) = parts(|sample| sample.seed = sample.node.0 % 2);
-    let report = verify_set(&paths);
+    let report = verify_set(&paths, None);
     assert!(!report.sound, "{report}");
     let text = text(&report, &dir);
     assert!(text.contains("\nThe parts do not fit together:\n  b: partition 0 is of "), "{text}");
@@ -192,7 +192,7 @@ fn replicas_that_differ_are_named() {
     rewrite(&paths[0], |m| m.meta.as_mut().unwrap().mark_term += 1);
     rewrite(&paths[0], |m| m.groups[6].voters.truncate(2));
     rewrite(&paths[0], |m| m.groups[4].dots += 1);
-    let text = verify_set(&paths).to_string();
+    let text = verify_set(&paths, None).to_string();
     for what in [
         "group 5 is marked at 105 in term 2",
         "the meta group is marked at 50 in term 3",
@@ -205,9 +205,9 @@ fn replicas_that_differ_are_named() {
 
 #[test]
 fn nothing_is_known_without_a_manifest() {
-    let report = verify_set::<&str>(&[]);
+    let report = verify_set::<&str>(&[], None);
     assert!(!report.sound && !report.complete);
-    let report = verify_set(&["/nowhere"]);
+    let report = verify_set(&["/nowhere"], None);
     assert!(!report.sound && !report.complete);
     assert_eq!(
         report.to_string(),

@@ -463,7 +463,7 @@ fn a_damaged_chunk_is_written_anew_when_its_rows_come_again() {
     writer.abandon();
     drop(hold);
     for entry in &one.manifest.chunks {
-        entry.open(&fs::read(shelf.chunk_path(entry.hash)).unwrap()).unwrap();
+        entry.open(&fs::read(shelf.chunk_path(entry.hash)).unwrap(), None).unwrap();
     }
     drop(store);
 }

@@ -38,7 +38,7 @@ fn wrong(tar: &[u8]) -> Vec<String> {
 }
 
 fn problems(path: &Path) -> Vec<String> {
-    let problems = verify_part(path).expect_err("nothing was found");
+    let problems = verify_part(path, None).expect_err("nothing was found");
     problems
         .list
         .iter()
@@ -80,18 +80,18 @@ fn inserted(tar: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
 fn a_sound_part_is_sound_as_a_tar_and_as_a_directory() {
     let sample = Sample::new(1);
     let (_dir, path) = written(&sample.tar());
-    let tar = verify_part(&path).unwrap();
+    let tar = verify_part(&path, None).unwrap();
     let extracted = tempfile::tempdir().unwrap();
     sample.extract(extracted.path());
     fs::create_dir(extracted.path().join("lost+found")).unwrap();
-    let directory = verify_part(extracted.path()).unwrap();
+    let directory = verify_part(extracted.path(), None).unwrap();
     assert_eq!((tar.partitions, tar.groups, tar.meta, tar.node.as_str()), (64, 8, true, "1"));
     assert_eq!(tar.rows, (0..64).map(|p| sample.rows_of(p).len() as u64).sum::<u64>() + 1);
     assert_eq!(
         PartReport { path: String::new(), ..tar },
         PartReport { path: String::new(), ..directory }
     );
-    let source = PartSource::open(extracted.path()).unwrap();
+    let source = Source::open(extracted.path()).unwrap();
     let rows: Vec<_> = source
         .manifest()
         .partition(PartitionId(9))
@@ -108,7 +108,7 @@ fn a_sound_part_is_sound_as_a_tar_and_as_a_directory() {
 /// Its headers, its manifest and its chunks, as the first version of each format wrote them.
 #[test]
 fn a_tar_of_every_format_can_be_read_for_good() {
-    (1..=manifest::FORMAT).for_each(tar_can_be_read);
+    (1..=manifest::SEALED).for_each(tar_can_be_read);
 }
 
 fn tar_can_be_read(format: u32) {
@@ -118,7 +118,12 @@ fn tar_can_be_read(format: u32) {
     if std::env::var_os("GOLDEN").is_some() && format == manifest::FORMAT && !golden.exists() {
         fs::write(golden, sample.tar()).unwrap();
     }
-    let report = verify_part(golden).unwrap();
+    let identities = Identities::read(Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/golden/snapshot/age-identity.txt"
+    )));
+    let identities = identities.unwrap();
+    let report = verify_part(golden, Some(&identities)).unwrap();
     assert_eq!(
         (report.partitions, report.meta, report.written.as_str()),
         (8, true, "2023-11-14T22:13:20.123Z")
@@ -126,6 +131,7 @@ fn tar_can_be_read(format: u32) {
     let (file, text) = PartTar::open(golden).unwrap();
     let manifest = Manifest::parse(&text).unwrap().0;
     assert_eq!(manifest.format, format);
+    let keys = manifest.seal.as_ref().map(|seal| seal.open(&identities).unwrap());
     let mut tar = PartTar::read(file, &manifest, text.len() as u64).unwrap();
     let mut rows = Vec::new();
     while let Some(Step::Chunk { hash, data, .. }) = tar.step().unwrap() {
@@ -133,7 +139,7 @@ fn tar_can_be_read(format: u32) {
             manifest
                 .entry(hash)
                 .unwrap()
-                .open(&data)
+                .open(&data, keys.as_deref())
                 .unwrap()
                 .iter()
                 .map(|(k, v)| (k.to_vec(), v.to_vec())),
@@ -151,7 +157,7 @@ fn tar_can_be_read(format: u32) {
 #[test]
 fn an_empty_part_is_sound_too() {
     let (_dir, path) = written(&Sample { rows: 0, meta: false, ..Sample::new(1) }.tar());
-    assert_eq!(verify_part(&path).unwrap().chunks, 0);
+    assert_eq!(verify_part(&path, None).unwrap().chunks, 0);
 }
 
 #[test]
@@ -163,10 +169,10 @@ fn every_changed_byte_of_a_tar_is_found() {
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         for at in (0..tar.len()).step_by(step) {
             file.write_all_at(&[tar[at] ^ (1 << (at % 8))], at as u64).unwrap();
-            assert!(verify_part(&path).is_err(), "byte {at} of {} was changed", tar.len());
+            assert!(verify_part(&path, None).is_err(), "byte {at} of {} was changed", tar.len());
             file.write_all_at(&tar[at..=at], at as u64).unwrap();
         }
-        verify_part(&path).unwrap();
+        verify_part(&path, None).unwrap();
     }
 }
 
@@ -179,7 +185,7 @@ fn every_bit_of_a_chunk_counts() {
     for bit in 8 * (at + BLOCK)..8 * (at + length) {
         let (at, flip) = (bit / 8, 1 << (bit % 8));
         file.write_all_at(&[tar[at] ^ flip], at as u64).unwrap();
-        assert!(verify_part(&path).is_err(), "bit {bit} was changed");
+        assert!(verify_part(&path, None).is_err(), "bit {bit} was changed");
         file.write_all_at(&tar[at..=at], at as u64).unwrap();
     }
 }
@@ -193,7 +199,7 @@ fn a_tar_cut_short_anywhere_is_found() {
         (0..tar.len()).rev().filter(|l| l % 13 == 0 || l % 512 == 0 || l + 1100 > tar.len())
     {
         file.set_len(length as u64).unwrap();
-        assert!(verify_part(&path).is_err(), "cut to {length} of {}", tar.len());
+        assert!(verify_part(&path, None).is_err(), "cut to {length} of {}", tar.len());
     }
 }
 
@@ -357,7 +363,7 @@ fn problems_are_told_up_to_a_bound_and_counted_behind_it() {
     let chunks = Sample::new(1).part().0.chunks.len() as u64;
     fs::remove_dir_all(dir.path().join("chunks")).unwrap();
     (0..300).for_each(|n| fs::write(dir.path().join(format!("extra-{n}")), b"").unwrap());
-    let problems = verify_part(dir.path()).unwrap_err();
+    let problems = verify_part(dir.path(), None).unwrap_err();
     assert_eq!(problems.list.len(), limits::PROBLEMS_MAX);
     assert_eq!(problems.count(), chunks + 300);
     assert!(problems.to_string().ends_with(&format!("and {} more problems", problems.more)));
@@ -406,7 +412,7 @@ fn rows_of_another_partition_are_found() {
         let mut rows = rows;
         rows.sort();
         let dir = with_partition(3, sample::chunks_of(&rows));
-        match verify_part(dir.path()) {
+        match verify_part(dir.path(), None) {
             Ok(_) => assert_eq!(key, b"\0\x03z"),
             Err(problems) => assert!(
                 problems.to_string().contains("holds rows of other partitions than partition 3"),
@@ -426,20 +432,20 @@ fn chunks_whose_rows_overlap_are_found() {
     assert!(problems(dir.path())[0].contains("do not lie behind those of chunk"));
     let dir =
         with_partition(3, vec![chunk(&[b"\0\x03a", b"\0\x03m"]), chunk(&[b"\0\x03n", b"\0\x03z"])]);
-    verify_part(dir.path()).unwrap();
+    verify_part(dir.path(), None).unwrap();
 }
 
 #[test]
 fn a_part_of_another_format_is_refused_as_newer() {
     let (text, _) = small().part().0.encode().unwrap();
-    let text = String::from_utf8(text).unwrap().replacen("\"format\":3", "\"format\":4", 1);
+    let text = String::from_utf8(text).unwrap().replacen("\"format\":3", "\"format\":5", 1);
     let found = wrong(&entry(
         b"manifest.json",
         tar::EntryType::Regular,
         text.len() as u64,
         text.as_bytes(),
     ));
-    assert!(found[0].contains("written by a newer version: format 4"), "{found:?}");
+    assert!(found[0].contains("written by a newer version: format 5"), "{found:?}");
 }
 
 #[test]
@@ -459,7 +465,7 @@ fn verifying_changes_nothing() {
             .collect::<Vec<_>>()
     };
     let before = look();
-    verify_part(dir.path()).unwrap();
+    verify_part(dir.path(), None).unwrap();
     assert_eq!(look(), before);
     assert_eq!(NodeId(1), PartSource::open(dir.path()).unwrap().manifest().node);
 }

@@ -35,7 +35,8 @@ use crate::{
     faults::mutation::{Mutation, mutated},
     part::{
         chunk::{self, Chunk, ChunkHash, Chunker},
-        manifest::{FORMAT, GroupPart, Manifest, MetaPart, PartitionPart},
+        manifest::{GroupPart, Manifest, MetaPart, PartitionPart, format_of},
+        seal::Sealing,
         shelf::{Finished, PartInfo, PartWriter, Shelf},
         tar::Plan,
     },
@@ -214,6 +215,8 @@ pub struct Head<'a> {
     pub identity: &'a Identity,
     pub address: &'a str,
     pub written_ms: u64,
+    /// None where it is not sealed.
+    pub sealing: Option<&'a Sealing>,
 }
 
 /// Copies all that a view holds of the groups that were captured into a part of its own, which is
@@ -226,16 +229,19 @@ pub fn copy(
     capture: &Capture,
 ) -> Result<(PartWriter, Manifest)> {
     let identity = head.identity;
+    let seal = head.sealing.map(|sealing| sealing.seal.clone());
+    let keys = head.sealing.map(|sealing| sealing.keys.clone());
     let mut copier = Copier {
         writer: shelf.begin(head.snapshot)?,
         view,
-        chunker: Chunker::new()?,
-        previous: newest_part(shelf, identity),
+        chunker: Chunker::new()?.sealed_with(keys),
+        // Under another seal, or without one, its chunks have other names.
+        previous: newest_part(shelf, identity).filter(|part| part.seal == seal),
         capture,
     };
     captured.sort_by_key(|c| c.group);
     let mut manifest = Manifest {
-        format: FORMAT,
+        format: format_of(seal.as_ref()),
         product: env!("CARGO_PKG_VERSION").into(),
         cluster: identity.cluster,
         lineage: identity.lineage,
@@ -245,6 +251,7 @@ pub fn copy(
         address: head.address.to_owned(),
         written_ms: head.written_ms,
         topology: identity.topology,
+        seal,
         meta: None,
         groups: Vec::new(),
         chunks: Vec::new(),

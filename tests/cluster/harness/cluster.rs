@@ -218,15 +218,20 @@ impl Cluster {
         }
     }
 
-    /// The way back: each part is extracted into the empty store of its node, and the nodes are
-    /// started.
-    pub async fn restore(&mut self, tars: &[PathBuf]) {
+    /// Extracts each part into the empty store of its node.
+    pub async fn extract(&self, tars: &[PathBuf]) {
         for (node, tar) in self.nodes.iter().zip(tars) {
             std::fs::create_dir(&node.store).unwrap();
             shell(&format!("tar xf {} -C {}", tar.display(), node.store.display()), SOON)
                 .await
                 .exits(0);
         }
+    }
+
+    /// The way back: each part is extracted into the empty store of its node, and the nodes are
+    /// started.
+    pub async fn restore(&mut self, tars: &[PathBuf]) {
+        self.extract(tars).await;
         self.restart_all().await;
     }
 }

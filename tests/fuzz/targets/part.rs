@@ -83,7 +83,7 @@ pub fn chunk(input: &[u8]) -> bool {
     )
     .unwrap_or_default();
     let hash = ChunkHash(blake3::hash(&plain).into());
-    match Rows::open(hash, &frame) {
+    match Rows::open(hash, &frame, None) {
         Ok(rows) => {
             assert_eq!(
                 (rows.bytes(), rows.iter().count() as u64),
@@ -106,10 +106,10 @@ pub fn chunk(input: &[u8]) -> bool {
                     (hash, rows.rows(), rows.bytes()),
                     "equal rows make two chunks"
                 );
-                assert_eq!(Rows::open(again.hash, &again.data), Ok(rows));
+                assert_eq!(Rows::open(again.hash, &again.data, None), Ok(rows));
             }
             assert!(
-                Rows::open(ChunkHash([7; 32]), &frame).is_err(),
+                Rows::open(ChunkHash([7; 32]), &frame, None).is_err(),
                 "it is taken under another name"
             );
             true
@@ -133,7 +133,7 @@ pub fn tar(input: &[u8]) -> bool {
     DIR.with(|dir| {
         let path = dir.path().join("part.tar");
         fs::write(&path, &tar).expect("the temporary directory takes files");
-        let verified = verify::verify_part(&path);
+        let verified = verify::verify_part(&path, None);
         let left: Vec<_> = fs::read_dir(dir.path())
             .expect("it is there")
             .map(|entry| entry.expect("it can be read").file_name())
