@@ -160,8 +160,7 @@ pub enum Command {
         /// Tars, or directories that tars were extracted to
         #[arg(required = true, value_name = "PART")]
         parts: Vec<PathBuf>,
-        /// The age identity file that opens parts which are sealed; without it their rows are not
-        /// looked at
+        /// The age identity file that opens sealed parts; without it their rows are not looked at
         #[arg(long, value_name = "FILE")]
         identity: Option<PathBuf>,
     },

@@ -49,21 +49,21 @@ pub enum Snapshot {
         /// Tars, or directories that tars were extracted to
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
-        /// The age identity file that opens parts which are sealed. Without it their chunks are
-        /// compared with what was stored, and their rows are not looked at
+        /// The age identity file that opens sealed parts. Without it their chunks are compared with
+        /// what was stored, and their rows are not looked at
         #[arg(long, value_name = "FILE")]
         identity: Option<PathBuf>,
     },
-    /// Make an identity, for whom parts are sealed and with which they are opened: an age identity
-    /// file, as age-keygen makes it. Prints its recipient
+    /// Make an age identity file, which opens sealed parts, and print its recipient, to whom they
+    /// are sealed
     #[command(after_help = "Examples:\n  ddbctl snapshot keygen --output identity.txt")]
     Keygen {
         /// The file to make; only you can read it
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Make sealed parts of parts that are not: only who has the identity of a recipient can read
-    /// their rows. They are verified first, and stay as they are
+    /// Seal parts: only who has a recipient's identity file can read the rows of what is made. The
+    /// parts are verified first, and stay as they are
     #[command(after_help = "Examples:\n  \
         ddbctl snapshot seal parts/*.tar --to $recipient --output sealed")]
     Seal {
@@ -83,8 +83,8 @@ pub enum Snapshot {
         #[arg(long, value_name = "PATH")]
         output: PathBuf,
     },
-    /// Make parts that are not sealed of sealed ones: byte for byte those that the nodes would have
-    /// written. They are verified first, and stay as they are
+    /// Open sealed parts: what is made are, byte for byte, the parts that nodes write without a
+    /// seal. The sealed ones are verified first, and stay as they are
     #[command(after_help = "Examples:\n  \
         ddbctl snapshot unseal sealed/*.tar --identity identity.txt --output parts")]
     Unseal {

@@ -55,6 +55,8 @@ fn the_manual_leaves_nothing_unsaid() {
     assert!(silent.is_empty(), "nothing is said of {silent:#?}");
 }
 
+const RECIPIENT: &str = include_str!("../golden/snapshot/age-recipient.txt");
+
 #[test]
 fn every_example_is_understood() {
     let mut found = 0;
@@ -62,6 +64,7 @@ fn every_example_is_understood() {
         for example in examples(command).lines() {
             let words = example.split(' ').take_while(|word| !matches!(*word, ">" | "|" | "#"));
             let words = words.map(|word| word.replace("$uuid", crate::UUID));
+            let words = words.map(|word| word.replace("$recipient", RECIPIENT.trim()));
             let parsed = ctl::Args::try_parse_from(words);
             assert!(parsed.is_ok(), "{example}: {}", parsed.unwrap_err());
             found += 1;

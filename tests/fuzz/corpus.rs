@@ -51,6 +51,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "merge" => stories(),
         "manifest" => both_ways(vec![
             include_bytes!("../golden/snapshot/manifest-1.json").to_vec(),
+            include_bytes!("../golden/snapshot/manifest-4.json").to_vec(),
             part().0.encode().expect("it is whole").0,
         ]),
         "chunk" => {
@@ -58,8 +59,14 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         }
         "tar" => both_ways(vec![
             include_bytes!("../golden/snapshot/part-1.tar").to_vec(),
+            include_bytes!("../golden/snapshot/part-4.tar").to_vec(),
             targets::part::streamed(part().0, &part().1),
         ]),
+        "seal" => vec![
+            tagged(0, include_bytes!("../golden/snapshot/age-file").to_vec()),
+            tagged(1, targets::part::RECIPIENT.trim().into()),
+            tagged(2, targets::part::IDENTITY.trim().into()),
+        ],
         "rows" => rows(),
         "node_id" => vec![b"1\n".to_vec(), b"16681865894510149803\n".to_vec()],
         "certificate" => targets::tls::corpus(),

@@ -746,6 +746,9 @@ func TestALinkStaysAndWhatIsNoFileIsWrittenThrough(t *testing.T) {
 	if data, err := os.ReadFile(target); err != nil || !bytes.Equal(data, tar) || mode(link) != os.ModeSymlink || mode(target) != 0 {
 		t.Errorf("%v, %v, %v", err, mode(link), mode(target))
 	}
+	if info, err := os.Stat(target); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("others can read it: %v, %v", info.Mode(), err)
+	}
 
 	fifo := filepath.Join(dir, "fifo")
 	if err := syscall.Mkfifo(fifo, 0o666); err != nil {

@@ -18,10 +18,11 @@ import (
 
 // A part is manifest.json, then chunks/<hash> sorted by hash, then two empty blocks. The manifest's last line is the blake3 of all lines before it. A chunk
 // is one zstd frame whose own blake3 and size stand in the manifest, and its name is the blake3 of what it decompresses to. The rows inside chunks are not
-// looked at, nor their order: `ddbctl snapshot verify` does that too.
+// looked at, nor their order: `ddbctl snapshot verify` does that too. Chunks of a sealed part are compared with what was stored and not opened: that takes
+// the identity file of a recipient, `ddbctl snapshot verify --identity`.
 const (
 	block            = 512
-	formatMax        = 3
+	formatMax        = 4
 	manifestBytesMax = 512 << 20
 	chunkBytesMax    = 72 << 20
 )
@@ -44,6 +45,8 @@ type Part struct {
 	Rows           uint64
 	// Cluster is the cluster that it is of.
 	Cluster string
+	// SealedTo is who can read its rows, if it is sealed; then they were not looked at.
+	SealedTo []string
 }
 
 // Summary is what parts of one snapshot hold together, as their manifests say.
@@ -73,9 +76,15 @@ type manifest struct {
 	Node       string           `json:"node"`
 	Partitions int              `json:"partitions"`
 	Groups     int              `json:"groups"`
+	Seal       *manifestSeal    `json:"seal"`
 	Meta       *manifestGroup   `json:"meta"`
 	Parts      []*manifestGroup `json:"parts"`
 	Chunks     []manifestChunk  `json:"chunks"`
+}
+
+type manifestSeal struct {
+	Recipients []string `json:"recipients"`
+	Wrapped    string   `json:"wrapped"`
 }
 
 type manifestGroup struct {
@@ -177,6 +186,9 @@ func (c *checker) finish(path string) (*Part, error) {
 	for _, chunk := range c.manifest.Chunks {
 		part.Rows += chunk.Rows
 	}
+	if c.manifest.Seal != nil {
+		part.SealedTo = c.manifest.Seal.Recipients
+	}
 	return part, nil
 }
 
@@ -269,6 +281,10 @@ func takeChunk(c *checker, frame []byte) (uint64, step, error) {
 	chunk := c.manifest.Chunks[c.chunk]
 	if sum := blake3.Sum256(frame); hex.EncodeToString(sum[:]) != chunk.StoredDigest {
 		return 0, nil, c.wrong("the stored bytes of chunk %s are not those that were written", chunk.Hash)
+	}
+	if c.manifest.Seal != nil {
+		c.chunk++
+		return c.padding(uint64(len(frame)))
 	}
 	var header zstd.Header
 	if err := header.Decode(frame); err != nil || chunk.Bytes > chunkBytesMax || header.FrameContentSize != chunk.Bytes {
@@ -429,6 +445,12 @@ func checkSet(parts []*Part, manifests []*manifest) error {
 			}
 			return nil
 		}
+		// Names of chunks, and digests of them, are those of one seal.
+		under := ""
+		if m.Seal != nil {
+			sum := blake3.Sum256([]byte(m.Seal.Wrapped))
+			under = " under seal " + hex.EncodeToString(sum[:4])
+		}
 		groups := m.Parts
 		if m.Meta != nil {
 			meta := *m.Meta
@@ -436,11 +458,18 @@ func checkSet(parts []*Part, manifests []*manifest) error {
 			groups = append([]*manifestGroup{&meta}, groups...)
 		}
 		for _, g := range groups {
-			mark := []any{g.MarkIndex, g.MarkTerm, g.Dots, g.Voters, g.Learners, g.Rows, g.Digest}
+			mark := []any{g.MarkIndex, g.MarkTerm, g.Dots, g.Voters, g.Learners, g.Rows}
 			if err := say(groupName(g.Group), mark); err != nil {
 				return err
 			}
+			if err := say(fmt.Sprintf("the digest%s of %s", under, groupName(g.Group)), g.Digest); err != nil {
+				return err
+			}
 			for _, p := range g.Partitions {
+				if err := say(fmt.Sprintf("the digest%s of partition %d", under, p.ID), p.Digest); err != nil {
+					return err
+				}
+				p.Digest = ""
 				if err := say(fmt.Sprintf("partition %d", p.ID), p); err != nil {
 					return err
 				}

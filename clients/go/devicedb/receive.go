@@ -289,7 +289,8 @@ func (r *receiver) open() error {
 	if info, err := os.Lstat(r.partial); err == nil && !info.Mode().IsRegular() {
 		return newError(ErrLocalFile, "%s is no file that a download left: move it away", r.partial)
 	}
-	file, err := os.OpenFile(r.partial, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666)
+	// Its owner's alone: it holds all data, unless it is sealed.
+	file, err := os.OpenFile(r.partial, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return r.unusable(err)
 	}

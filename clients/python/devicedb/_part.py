@@ -3,7 +3,8 @@
 A part is `manifest.json`, then `chunks/<hash>` sorted by hash, then two empty blocks. The manifest's last line is the blake3 of all lines before it. A chunk
 is one zstd frame whose own blake3 and size stand in the manifest, and its name is the blake3 of what it decompresses to.
 
-The rows inside chunks are not looked at, nor their order: `ddbctl snapshot verify` does that too.
+The rows inside chunks are not looked at, nor their order: `ddbctl snapshot verify` does that too. Chunks of a sealed part are compared with what was stored
+and not opened: that takes the identity file of a recipient, `ddbctl snapshot verify --identity`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ._errors import Conflict, Corrupt, InvalidArgument, LocalFile
 
 BLOCK = 512
 MANIFEST = "manifest.json"
-FORMAT = 3
+FORMAT = 4
 MANIFEST_BYTES_MAX = 512 << 20
 CHUNK_BYTES_MAX = 72 << 20
 READ_BYTES = 1 << 20
@@ -47,6 +48,8 @@ class Part:
     rows: int
     cluster: str
     """The cluster it is of."""
+    sealed_to: tuple[str, ...] = ()
+    """Who can read its rows, if it is sealed; then they were not looked at."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +116,8 @@ class Checker:
             raise self._wrong("it ends too early")
         m = self.manifest
         rows = sum(chunk["rows"] for chunk in m["chunks"])
-        return Part(path, m["snapshot"], m["lineage"], int(m["node"]), self.received, self.digest(), self.manifest_digest, len(m["chunks"]), rows, m["cluster"])
+        size, sealed_to = len(m["chunks"]), tuple(m.get("seal", {}).get("recipients", ()))
+        return Part(path, m["snapshot"], m["lineage"], int(m["node"]), self.received, self.digest(), self.manifest_digest, size, rows, m["cluster"], sealed_to)
 
     def _wrong(self, what: str) -> Corrupt:
         return Corrupt(f"{self.whence}: at byte {self._at}: {what}")
@@ -168,6 +172,8 @@ class Checker:
         name = chunk["hash"]
         if blake3(frame).hexdigest() != chunk["stored_digest"]:
             raise self._wrong(f"the stored bytes of chunk {name} are not those that were written")
+        if "seal" in self.manifest:
+            return
         try:
             fits = chunk["bytes"] <= CHUNK_BYTES_MAX and zstandard.frame_content_size(frame) == chunk["bytes"]
             plain = zstandard.ZstdDecompressor().decompress(frame) if fits else b""
@@ -272,11 +278,16 @@ def _check_set(parts: list[Part], manifests: list[dict[str, Any]]) -> None:
         if m["node"] in nodes:
             raise Corrupt(f"{part.path}: it is of node {m['node']}, as is {nodes[m['node']]}")
         nodes[m["node"]] = part.path
+        # Names of chunks, and digests of them, are those of one seal.
+        seal = m.get("seal", {}).get("wrapped", "")
+        under = f" under seal {blake3(seal.encode()).hexdigest()[:8]}" if seal else ""
         for group in ([{**m["meta"], "group": -1}] if m["meta"] else []) + m["parts"]:
-            mark = [group[key] for key in ("mark_index", "mark_term", "voters", "learners", *(("rows", "digest") if group["group"] < 0 else ()))]
+            mark = [group[key] for key in ("mark_index", "mark_term", "voters", "learners", *(("rows",) if group["group"] < 0 else ()))]
             mark.append(group.get("dots", 0))
             facts = [(("group", group["group"]), mark)]
-            facts += [(("partition", p["id"]), [p["rows"], p["digest"], p["data_index"]]) for p in group.get("partitions", [])]
+            facts += [(("partition", p["id"]), [p["rows"], p["data_index"]]) for p in group.get("partitions", [])]
+            facts += [((f"the digest{under} of partition", p["id"]), p["digest"]) for p in group.get("partitions", [])]
+            facts += [((f"the digest{under} of group", -1), group["digest"])] if group["group"] < 0 else []
             for about, fact in facts:
                 first, by = said.setdefault(about, (fact, part.path))
                 if first != fact:

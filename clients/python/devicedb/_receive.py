@@ -217,7 +217,8 @@ class Receiver:
         # Nothing but a file of its own, since it is cut short, renamed and removed.
         if os.path.lexists(self.partial) and not stat.S_ISREG(os.lstat(self.partial).st_mode):
             raise LocalFile(f"{self.partial} is no file that a download left: move it away")
-        file = open(self.partial, "ab", buffering=0)  # noqa: SIM115
+        # Its owner's alone: it holds all data, unless it is sealed.
+        file = open(os.open(self.partial, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab", buffering=0)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -547,6 +547,18 @@ def test_what_parts_hold_together_is_read_from_their_manifests(tmp_path: pathlib
             devicedb.summarize(paths)
 
 
+def test_a_sealed_part_is_verified_without_the_key_to_its_rows(tmp_path: pathlib.Path) -> None:
+    golden = CONFORMANCE.parents[1] / "tests/golden/snapshot"
+    assert devicedb.verify([golden / "part-3.tar"])[0].sealed_to == ()
+    [part] = devicedb.verify([golden / "part-4.tar"])
+    assert part.sealed_to == ((golden / "age-recipient.txt").read_text().strip(),)
+    changed = bytearray((golden / "part-4.tar").read_bytes())
+    changed[-1530] ^= 1
+    (tmp_path / "changed.tar").write_bytes(changed)
+    with pytest.raises(devicedb.Corrupt, match="are not those that were written"):
+        devicedb.verify([tmp_path / "changed.tar"])
+
+
 def test_a_link_stays_and_what_is_no_file_is_written_through(tmp_path: pathlib.Path) -> None:
     tar = tar_of()
     (tmp_path / "there").mkdir()
@@ -559,6 +571,7 @@ def test_a_link_stays_and_what_is_no_file_is_written_through(tmp_path: pathlib.P
             assert devicedb.partial_path(link) == f"{target}.partial"
             assert client.snapshots.download(UUID, 7, link, resume=False).path == str(link)
             assert link.is_symlink() and not target.is_symlink() and target.read_bytes() == tar
+            assert stat.S_IMODE(target.stat().st_mode) == 0o600, "others can read it"
             assert client.snapshots.download(UUID, 7, link).bytes == len(tar), "it is found again by its link"
 
         fifo = tmp_path / "fifo"

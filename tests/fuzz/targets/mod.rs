@@ -38,6 +38,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("manifest", part::manifest),
     ("chunk", part::chunk),
     ("tar", part::tar),
+    ("seal", part::seal),
     ("rows", rows::rows),
     ("node_id", rows::node_id),
     ("certificate", tls::certificate),

@@ -12,6 +12,7 @@ use devicedb::{
     part::{
         chunk::{Chunk, ChunkHash, Chunker, Rows},
         manifest::Manifest,
+        seal::{Identity, Recipient, age},
         shelf::{Owner, Shelf},
         tar::{PartReader, PartTar, Step},
         verify,
@@ -118,6 +119,41 @@ pub fn chunk(input: &[u8]) -> bool {
             assert_eq!(e.kind, Kind::Corrupt);
             false
         }
+    }
+}
+
+pub const IDENTITY: &str = include_str!("../../golden/snapshot/age-identity.txt");
+pub const RECIPIENT: &str = include_str!("../../golden/snapshot/age-recipient.txt");
+
+/// A wrapped key, a recipient or an identity. Whatever is opened is the very file that was written,
+/// and words that are taken have one spelling.
+pub fn seal(input: &[u8]) -> bool {
+    let Some((mode, bytes)) = input.split_first() else { return false };
+    let text = String::from_utf8_lossy(bytes);
+    match mode % 3 {
+        0 => {
+            let identity = IDENTITY.trim().parse::<Identity>().expect("it is a golden file");
+            match age::unwrap(bytes, &[identity]) {
+                Ok(None) => false,
+                Ok(Some(secret)) => {
+                    let golden = include_bytes!("../../golden/snapshot/age-file");
+                    assert_eq!((bytes, secret.len()), (&golden[..], 25));
+                    true
+                }
+                Err(e) => {
+                    assert_eq!(e.kind, Kind::Corrupt);
+                    false
+                }
+            }
+        }
+        1 => text.parse::<Recipient>().is_ok_and(|recipient| {
+            assert_eq!(recipient.to_string(), text);
+            true
+        }),
+        _ => text.parse::<Identity>().is_ok_and(|identity| {
+            assert_eq!(identity.reveal(), text);
+            true
+        }),
     }
 }
 

@@ -121,6 +121,8 @@ pub const START: &[&str] = &[
     "start --store=d --snapshot-store s --insecure --log info,devicedb::net=debug --log-json \
      --partitions=65536 --groups=1 --tls optional --tls-cert c --tls-key k --tls-ca a \
      --admin a,b*",
+    "start --store d --unseal-with f --snapshot-store s --seal-to \
+     age1ffthqg7gprqv9pt2rwagvkn2q0ffqarh4xgrega20zm070xwkecqzq5jmg",
 ];
 
 /// What `ddbctl` is called with.
@@ -135,6 +137,7 @@ pub const CTL: &[&str] = &[
     "snapshot download b54a61d9-b64c-45e0-94b7-80c9e36b86fa --node 18446744073709551615 --output - \
      --resume",
     "snapshot verify a.tar b.tar",
+    "snapshot unseal a.tar --identity i --output o",
     "completions bash",
     "grant add spiffe://a/* writer --sites sh*",
     "token create nightly backup --days 30 --file f",
