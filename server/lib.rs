@@ -114,8 +114,9 @@
 //!    without it as soon as the snapshot is sealed. A node that applies a mark while it replays its
 //!    log after a restart contributes no part.
 //! 7. [`parts::Parts::take`] copies the view on a thread of its own. [`chunk::Chunker`] cuts rows
-//!    into chunks and [`shelf::PartWriter`] stores them. A partition that has not changed since the
-//!    node's newest part of this history is taken over unread. When the rows are copied, the view
+//!    into chunks, sealed for recipients if there are any ([`kept::seal`]), and
+//!    [`shelf::PartWriter`] stores them. A partition that has not changed since the node's newest
+//!    part of this history and this seal is taken over unread. When the rows are copied, the view
 //!    is dropped. The manifest is put in place once the snapshot is sealed.
 //! 8. The node reports its part (`ReportPart`). [`cluster::snapshots::Snapshot::overall`] calls the
 //!    snapshot completed when it is sealed and every group, including the meta group, is in a
@@ -157,8 +158,9 @@
 //!
 //! 1. [`restore::look`] finds a manifest and no store. [`restore::restore`] tries out the renames
 //!    that it will need, compares the size of the store with the free space, and checks every byte
-//!    of the part ([`verify::verify_part`]). If anything is wrong, the start ends here and has
-//!    changed nothing.
+//!    of the part ([`verify::verify_part`]), which it opens with an identity file where it is
+//!    sealed ([`Source::unseal`]). If anything is wrong, the start ends here and has changed
+//!    nothing.
 //! 2. It makes a store under `restoring/`. Each group's log begins at its mark, with the members
 //!    that it had there; marks and remembered requests are left behind.
 //!    [`cluster::State::restored`] turns the meta state into one whose lineage is pending. A rename
@@ -239,6 +241,7 @@
 //! [`Fence::fenced`]: cut::Fence::fenced
 //! [`Fence::holds_writes`]: cut::Fence::holds_writes
 //! [`Gate`]: rpc::Gate
+//! [`Source::unseal`]: part::source::Source::unseal
 //! [`Threshold`]: rpc::Threshold
 //! [`Group::propose_waiting`]: engine::group::Group::propose_waiting
 //! [`Group::reads`]: engine::group::Group::reads
@@ -290,6 +293,7 @@
 //! [`error`]: base::error
 //! [`faults`]: faults
 //! [`install`]: engine::Engine::install
+//! [`kept::seal`]: part::seal::kept::seal
 //! [`kv::Kv::get`]: service::kv::Kv::get
 //! [`kv::Kv::write`]: service::kv::Kv::write
 //! [`limits`]: base::limits

@@ -133,8 +133,8 @@ pub struct Start {
         requires = "snapshot_store",
     )]
     seal_to: Vec<Recipient>,
-    /// The age identity file that opens the part which lies extracted in --store. It is read for
-    /// the restore alone, and not kept.
+    /// The age identity file that opens the sealed part in the store directory. It is read for its
+    /// restore alone, and not kept.
     #[arg(long, value_name = "FILE")]
     unseal_with: Option<PathBuf>,
     /// Join without a share of the groups, to take the places of another node: `ddbctl node

@@ -170,12 +170,7 @@ impl Arrival<'_> {
                     NodeState::Restoring,
                     format!("the part in {} is being restored", dir.display()),
                 );
-                let (dir, file) = (dir.clone(), self.options.unseal_with.clone());
-                blocking(move || {
-                    let identities = file.map(|file| Identities::read(&file)).transpose()?;
-                    restore::restore(&dir, identities.as_ref())
-                })
-                .await?
+                self.restore().await?
             }
             Holds::Nothing if self.options.found => self.found_at_once().await?,
             Holds::Nothing if self.options.join.is_empty() => {
@@ -189,6 +184,23 @@ impl Arrival<'_> {
         failpoint(Failpoint::StoreOpened);
         self.porch.belongs(&identity);
         Ok(Arrived { store, identity, known })
+    }
+
+    async fn restore(&self) -> Result<()> {
+        let Options { store, unseal_with, seal_to, snapshot_store, .. } = self.options;
+        let (dir, file) = (store.clone(), unseal_with.clone());
+        blocking(move || {
+            let identities = file.map(|file| Identities::read(&file)).transpose()?;
+            restore::restore(&dir, identities.as_ref())
+        })
+        .await?;
+        if unseal_with.is_some() && seal_to.is_empty() && snapshot_store.is_some() {
+            tracing::warn!(
+                "the part was opened, and the parts that this node writes are not sealed: \
+                 --seal-to says for whom they shall be"
+            );
+        }
+        Ok(())
     }
 
     async fn found_at_once(&self) -> Result<()> {

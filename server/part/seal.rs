@@ -5,7 +5,7 @@
 //! are derived from the one:
 //!
 //! - a chunk's **name** is the keyed blake3 of its plain bytes. Without the key nobody can try out
-//!   whether a part holds some row; equal chunks have equal names under one seal and no other.
+//!   by its name what a chunk holds; equal chunks have equal names under one seal and no other.
 //! - a chunk's **file** is AES-256-GCM-SIV (RFC 8452) of its zstd frame, with the first 12 bytes of
 //!   the name as nonce and the name as associated data. So a file is what its name says or is not
 //!   opened, and equal chunks have equal files: what did not change is stored once, and a download
@@ -13,8 +13,9 @@
 //!   two messages, which this cipher bears and AES-GCM does not.
 //!
 //! Everything else of a part is as ever and is read without a key: which groups, marks, members,
-//! addresses, and how many rows and bytes. A seal hides rows, and is no signature: whoever has the
-//! recipients' names, which are public, can seal a part of their own making.
+//! addresses, and how many rows and bytes. Where a chunk ends depends on rows, and rows are
+//! compressed before they are sealed, so sizes tell a little. A seal is no signature: whoever has
+//! the recipients' names, which are public, can seal a part of their own making.
 //!
 //! `age` wraps the key; `kept` keeps a node's own seal. Keys are not wiped from memory: a node that
 //! seals has the plain rows there too.

@@ -58,10 +58,16 @@ const FOUNDED_TOGETHER: &[Named] = &[UNIT, FOUNDING];
 
 const CERTIFICATES: Named = ("docs/security.md", "ddbctl cert init");
 const CLOSED: Named = ("docs/security.md", "--tls-cert certs/node-a.crt");
-const OPERATED: Named = ("docs/security.md", "ddbctl cluster init");
+const OPERATED: Named = ("docs/security.md", "export DDBCTL_CA=certs/ca.crt");
 
 const GRANTED: Named = ("docs/security.md", "ddbctl grant add");
 const TOKENS: Named = ("docs/security.md", "ddbctl token create");
+
+const SEALED_BACKUP: Named = ("docs/security.md", "ddbctl snapshot keygen --output identity.txt");
+const UNSEALED: Named = ("docs/security.md", "devicedb restore \"$1\"");
+
+/// A backup that nobody reads who carries it, and the way back.
+const SEALED: &[Named] = &[SEALED_BACKUP, UNSEALED];
 
 /// A secured cluster, from nothing to what was put into it and who may read it.
 const SECURED: &[Named] = &[CERTIFICATES, CLOSED, OPERATED, GRANTED, TOKENS];
@@ -291,6 +297,32 @@ async fn a_secured_cluster_comes_from_nothing_as_it_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_backup_is_taken_and_comes_back_as_it_is_written() {
+    let pages = Page::all();
+    let dir = TempDir::with_prefix("devicedb-readme-").unwrap();
+    let ports: Vec<Port> = (0..3).map(|_| Port::claim()).collect();
+    let at = endpoints(&ports);
+    let words: Here = vec![
+        ("127.0.0.1:8080", at[0].clone()),
+        ("127.0.0.1:8181", at[1].clone()),
+        ("127.0.0.1:8282", at[2].clone()),
+        ("/tmp/ddb-sealed", dir.path().join("sealed").display().to_string()),
+    ];
+    let steps: Vec<String> =
+        SEALED.iter().map(|name| script(&find(&pages, *name), &words)).collect();
+    let ran = shell(&session(&steps, dir.path()), SESSION).await.exits(0);
+    let (taken, back) = ran
+        .out()
+        .split_once("==== 1\n")
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .expect("both blocks run");
+    assert!(taken.contains("NOT opened") && taken.contains("and opened"), "{}", ran.story());
+    assert!(back.lines().any(|line| line == "blue"), "{}", ran.story());
+    assert!(back.contains("these parts bring the cluster back"), "{}", ran.story());
+    assert!(!back.contains("sealed to"), "{}", ran.story());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_three_commands_of_a_recovery_bring_two_of_four_nodes_back() {
     let pages = Page::all();
     let [inspect, plan, apply] = [INSPECT, PLAN, APPLY].map(|name| find(&pages, name));
@@ -345,7 +377,8 @@ async fn every_flag_of_start_stands_in_the_document_for_operators() {
 #[test]
 fn every_block_of_commands_is_run_or_says_why_it_is_not() {
     let pages = Page::all();
-    let run = FROM_START_TO_RESTORE.iter().chain(FOUNDED_TOGETHER).chain(SECURED).chain(RECOVERY);
+    let alone = FOUNDED_TOGETHER.iter().chain(SECURED).chain(SEALED).chain(RECOVERY);
+    let run = FROM_START_TO_RESTORE.iter().chain(alone);
     let known: Vec<Named> = run.chain(NOT_RUN.iter().map(|(name, _)| name)).copied().collect();
     known.iter().for_each(|name| drop(find(&pages, *name)));
     // The reference page is written from clap, whose examples `tests/cli/manual.rs` parses.

@@ -334,6 +334,7 @@ async fn recipients_and_files_that_cannot_work_end_a_start_by_name() {
     let ran = cluster.nodes[0].start_refused().await;
     ran.says("seal.json is not what this program writes").says("or remove it");
     fs::write(&kept, seal).unwrap();
+    assert!(cluster.nodes[0].log().contains("parts of snapshots are sealed"));
     // A store needs no identity, and says so.
     cluster.nodes[0].args.retain(|word| word != "--found");
     let gone = cluster.dir().join("gone.txt").display().to_string();
@@ -352,6 +353,12 @@ async fn recipients_and_files_that_cannot_work_end_a_start_by_name() {
     set_words(&mut cluster, "--unseal-with", Some(&identity.display().to_string()));
     cluster.restart_all().await;
     all_are_back(&cluster).await;
+    assert!(!cluster.nodes[0].log().contains("are not sealed"));
+    cluster.lose_every_disk();
+    cluster.extract(&tars).await;
+    set_words(&mut cluster, "--seal-to", None);
+    cluster.restart_all().await;
+    assert!(cluster.nodes[0].log().contains("the parts that this node writes are not sealed"));
 
     // `ddbctl` says the same of its own files.
     let tar = tars[0].display();

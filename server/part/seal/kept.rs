@@ -45,16 +45,18 @@ pub fn seal(dir: &Path, recipients: &[Recipient]) -> Result<Option<Sealing>> {
         return Ok(None);
     }
     let recipients = in_order(recipients)?;
-    match read(dir)? {
-        Some(kept) if kept.seal.recipients == recipients => Ok(Some(kept)),
-        before => {
+    let kept = read(dir)?.filter(|kept| kept.seal.recipients == recipients);
+    let drawn = kept.is_none();
+    let sealing = match kept {
+        Some(kept) => kept,
+        None => {
             let (sealing, key) = Sealing::draw(&recipients)?;
             write(dir, &sealing.seal, &key)?;
-            let (to, replaces) = (sealing.seal.named(), before.is_some());
-            tracing::info!(to, replaces, "drew a new key: parts are sealed with it from now on");
-            Ok(Some(sealing))
+            sealing
         }
-    }
+    };
+    tracing::info!(to = sealing.seal.named(), new_key = drawn, "parts of snapshots are sealed");
+    Ok(Some(sealing))
 }
 
 fn read(dir: &Path) -> Result<Option<Sealing>> {
