@@ -2,7 +2,7 @@
 //!
 //! The library does all of it; here its results become tables, lines and exit codes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::{fs::Mode, process::umask};
 use serde::Serialize;
@@ -194,7 +194,7 @@ pub fn run(command: args::Repository, console: &mut Console) -> Result<(), Failu
     }
 }
 
-fn list(path: &PathBuf, console: &mut Console) -> Result<(), Failure> {
+fn list(path: &Path, console: &mut Console) -> Result<(), Failure> {
     let repository = open(path)?;
     let (mut snapshots, mut unreadable) = (Vec::new(), false);
     let all = repository.snapshots().map_err(|e| failed("it cannot be listed", path, &e))?;
@@ -225,7 +225,7 @@ fn list(path: &PathBuf, console: &mut Console) -> Result<(), Failure> {
 }
 
 fn check(
-    path: &PathBuf,
+    path: &Path,
     snapshots: &[SnapshotId],
     whole: bool,
     console: &mut Console,

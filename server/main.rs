@@ -33,8 +33,8 @@ use devicedb::{
     ctl::{endpoint, guide},
     net::tls::{Mode, Setup},
     node::{Node, Options},
-    rpc::QuotaLimits,
     part::seal::{Identities, Recipient},
+    rpc::QuotaLimits,
     signals::Signals,
 };
 use tracing_subscriber::{

@@ -82,15 +82,16 @@ fn write(repository: &Repository, kept: &Kept, part: &PartOf, path: &Path) -> Re
     let file = file.at(partial.display())?;
     let written = || {
         let mut out = BufWriter::new(&file);
-        let bytes = tar::write(&manifest, &text, &mut out, |entry: &ChunkEntry| {
-            let (index, at) = &chunks[manifest.position(entry.hash).expect("it is in the table")];
-            repository.chunk(kept.folder, index, &index.chunks[*at])
+        tar::write(&mut out, &manifest, &text, |put| {
+            chunks.iter().try_for_each(|(index, at)| {
+                put(repository.chunk(kept.folder, index, &index.chunks[*at])?)
+            })
         })?;
         out.flush().at(partial.display())?;
         file.sync_all().at(partial.display())?;
         // Unlike a rename it does not take the place of what has come meanwhile.
         fs::hard_link(&partial, path).at(path.display())?;
-        Ok(bytes)
+        Ok(tar::Plan::of(&manifest, text.len() as u64).total_bytes())
     };
     let written = written();
     // A half of it is of no use, since an export does not go on where another one ended.
@@ -158,6 +159,7 @@ fn put_together(repository: &Repository, kept: &Kept, part: &PartOf) -> Result<(
         address: part.address.clone(),
         written_ms: part.written_ms,
         topology: snapshot.topology()?,
+        seal: None,
         meta,
         groups,
         chunks,

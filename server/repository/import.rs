@@ -78,7 +78,8 @@ impl Imported {
 
 /// Imports the parts of one snapshot.
 pub fn import<P: AsRef<Path>>(repository: &Repository, paths: &[P]) -> Result<Imported> {
-    let report = set::verify_set(paths);
+    refuse_sealed(paths)?;
+    let report = set::verify_set(paths, None);
     if !report.is_whole() {
         return Err(Error::corrupt(format!(
             "something is wrong with the parts, and nothing was imported:\n{}",
@@ -108,11 +109,27 @@ pub fn import<P: AsRef<Path>>(repository: &Repository, paths: &[P]) -> Result<Im
     import.run()
 }
 
+/// Their names of chunks are of one node's seal: no two replicas would be equal.
+fn refuse_sealed<P: AsRef<Path>>(paths: &[P]) -> Result<()> {
+    for path in paths.iter().map(AsRef::as_ref) {
+        // What cannot be read is named with everything else that is wrong.
+        let Ok(source) = Source::open(path) else { continue };
+        if let Some(seal) = &source.manifest().seal {
+            return Err(Error::conflict(format!(
+                "{} is sealed to {}: unseal it first (ddbctl snapshot unseal)",
+                path.display(),
+                seal.named()
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The newest snapshot before that number.
 fn base(repository: &Repository, folder: Folder, seq: SnapshotSeq) -> Result<Option<Snapshot>> {
     let names = repository.names()?;
-    let before = names.iter().filter(|(of, number)| *of == folder && *number < seq);
-    match before.last() {
+    let mut before = names.iter().filter(|(of, number)| *of == folder && *number < seq);
+    match before.next_back() {
         Some((_, number)) => repository.snapshot(folder, *number),
         None => Ok(None),
     }
@@ -424,8 +441,8 @@ fn store(
 }
 
 fn read(fresh: Fresh<'_>) -> Result<(Ends, Vec<u8>, Fresh<'_>)> {
-    let frame = fresh.from.stored(fresh.entry.hash)?;
-    let rows = fresh.entry.open(&frame)?;
+    let frame = fresh.from.stored(&fresh.entry)?;
+    let rows = fresh.entry.open(&frame, None)?;
     Ok((ends(&rows), frame, fresh))
 }
 
@@ -488,7 +505,10 @@ impl<'a> Segments<'a> {
     fn put(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let name = self.folder.object(name);
         match self.store.create(&name, bytes)? {
-            Made::Now => Ok(self.made.push(name)),
+            Made::Now => {
+                self.made.push(name);
+                Ok(())
+            }
             Made::Before => {
                 Err(Error::conflict(format!("{name} is there, and nobody else has this name")))
             }

@@ -299,7 +299,8 @@ mod tests {
             let (frame, digest) = index.encode().unwrap();
             Index::decode(&frame, &place(&frame, digest)).unwrap_err().message
         };
-        let lies: [(&dyn Fn(&mut Index), &str); 7] = [
+        type Lie<'a> = (&'a dyn Fn(&mut Index), &'a str);
+        let lies: [Lie<'_>; 7] = [
             (&|i| i.chunks.swap(0, 1), "not sorted"),
             (&|i| i.chunks[0].offset += 1 << 20, "lies in no segment"),
             (&|i| i.chunks[0].segment = 1, "lies in no segment"),

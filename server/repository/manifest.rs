@@ -22,7 +22,11 @@ use crate::{
     },
     part::{
         chunk::Digest,
-        manifest::{WRITTEN_MS_MAX, check_mark, node_text, node_texts, rfc3339},
+        manifest::{
+            WRITTEN_MS_MAX, check_mark,
+            nodes::{node_text, node_texts},
+            rfc3339,
+        },
     },
 };
 

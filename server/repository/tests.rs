@@ -24,7 +24,9 @@ use crate::{
         ids::NodeId,
     },
     part::{
+        reseal,
         sample::{self, Sample},
+        seal::{Identity, Sealing},
         tar,
     },
 };
@@ -93,7 +95,10 @@ fn tar(sample: &Sample) -> Vec<u8> {
     let chunks: BTreeMap<_, _> = chunks.into_iter().map(|c| (c.hash, c.data.to_vec())).collect();
     let mut tar = Vec::new();
     let text = manifest.encode().unwrap().0;
-    tar::write(&manifest, &text, &mut tar, |entry| Ok(chunks[&entry.hash].clone())).unwrap();
+    tar::write(&mut tar, &manifest, &text, |put| {
+        manifest.chunks.iter().try_for_each(|entry| put(chunks[&entry.hash].clone()))
+    })
+    .unwrap();
     tar
 }
 
@@ -187,6 +192,20 @@ fn damaged_parts_and_a_second_history_are_refused_and_leave_nothing() {
     let e = import(&stage.repository, &stage.tars(&twin)).unwrap_err();
     assert!(e.message.contains("two clusters have written one history"), "{e}");
     stage.comes_back(&first);
+}
+
+#[test]
+fn sealed_parts_are_refused_with_the_way_to_go_on() {
+    let stage = Stage::new();
+    let plain = &stage.tars(&sample(1, 1))[0];
+    let recipient = Identity::draw().unwrap().recipient();
+    let sealing = Sealing::draw(std::slice::from_ref(&recipient)).unwrap().0;
+    let (sealed, mut tar) = (stage.dir.path().join("sealed.tar"), Vec::new());
+    reseal::sealed(plain, &sealing).unwrap().write(&mut tar).unwrap();
+    fs::write(&sealed, tar).unwrap();
+    let e = import(&stage.repository, &[sealed]).unwrap_err();
+    assert!(e.kind == Kind::Conflict && e.message.contains("ddbctl snapshot unseal"), "{e}");
+    assert_eq!(stage.repository.store.list("").unwrap().len(), 1);
 }
 
 /// Flips and cuts whatever a repository consists of, and looks whether anybody notices.

@@ -208,7 +208,7 @@ fn open(repository: &Repository, kept: &Kept, held: &Group, index: &Index, repor
     let id = kept.snapshot.snapshot.to_string();
     let look = |(owner, chunk): (Owner, &Located)| {
         let ends = repository.chunk(kept.folder, index, chunk).and_then(|frame| {
-            let rows = chunk.entry().open(&frame)?;
+            let rows = chunk.entry().open(&frame, None)?;
             let mut keys = rows.iter().map(|(key, _)| key);
             let first = keys.next().expect("a chunk has rows").to_vec();
             let last = keys.last().map_or_else(|| first.clone(), <[u8]>::to_vec);
