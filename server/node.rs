@@ -338,6 +338,7 @@ async fn run(
             }
         }
     });
+    crew.spawn(Role::Announce, access.clone().become_current(cluster.clone()));
     crew.spawn(Role::Announce, {
         let (cluster, entry) =
             (cluster.clone(), arrival::entry(options, identity.node, identity.lineage, &address));

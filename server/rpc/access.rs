@@ -11,6 +11,10 @@
 //!
 //! Every node follows the meta group, and looks at its own copy: no call waits for this. A change
 //! counts here as soon as it is applied here. A node that is cut off goes on with what it knew.
+//!
+//! A node that has just been started knows what it knew when it stopped, or less. Until the meta
+//! group has told it once what holds now, it lets in whom it knows, and says of others that it does
+//! not know yet: a refusal would be believed, and a call fail that another node would have served.
 
 use std::{
     collections::HashMap,
@@ -30,6 +34,7 @@ use crate::{
     },
     cluster::access::{Access as Granted, Pattern, Role, Token},
     net::tls::Bearer,
+    service::admin::Cluster,
 };
 
 /// What a token begins with, so that whoever finds one knows what it is.
@@ -50,6 +55,8 @@ struct Inner {
 /// What holds between two changes.
 #[derive(Default)]
 struct Table {
+    /// Whether the cluster has confirmed, since the start, what this node knows.
+    is_current: bool,
     granted: Granted,
     lineage: Lineage,
     /// What was worked out for identities of certificates.
@@ -64,6 +71,8 @@ pub struct Rights {
     /// In words, how the caller has proved it.
     pub proof: String,
     pub held: Vec<Held>,
+    /// Whether nothing may be missing among what is held.
+    pub is_current: bool,
 }
 
 /// A role, for which sites, and in words where it comes from.
@@ -88,8 +97,39 @@ impl Access {
 
     /// What the cluster says from now on.
     pub fn granted(&self, granted: Granted, lineage: Lineage) {
-        let table = Table { granted, lineage, known: Mutex::default() };
-        *write(&self.0.now) = Arc::new(table);
+        let mut now = write(&self.0.now);
+        let is_current = now.is_current;
+        *now = Arc::new(Table { is_current, granted, lineage, known: Mutex::default() });
+    }
+
+    /// Whether the cluster grants this now, as it has just said; from then on this node knows. It
+    /// does not where the news of a change is still on its way from the engine.
+    pub fn confirm(&self, granted: &Granted, lineage: Lineage) -> bool {
+        let mut now = write(&self.0.now);
+        let is_current = now.granted == *granted && now.lineage == lineage;
+        if is_current && !now.is_current {
+            let granted = now.granted.clone();
+            *now = Arc::new(Table { is_current, granted, lineage, known: Mutex::default() });
+        }
+        is_current
+    }
+
+    pub fn is_current(&self) -> bool {
+        self.now().is_current
+    }
+
+    /// Asks the cluster until it has confirmed what this node knows.
+    pub async fn become_current(self, cluster: Cluster) {
+        let mut pause = limits::PEER_RETRY_MIN;
+        loop {
+            match cluster.access(limits::REQUEST_DEADLINE).await {
+                Ok((granted, lineage)) if self.confirm(&granted, lineage) => return,
+                Ok(_) => {}
+                Err(e) => tracing::debug!(error = %e, "what is granted is not known yet"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(limits::PEER_RETRY_MAX);
+        }
     }
 
     fn now(&self) -> Arc<Table> {
@@ -102,7 +142,7 @@ impl Access {
         if let Some(known) = lock(&table.known).get(&bearer.name) {
             return known.clone();
         }
-        let rights = Arc::new(self.worked_out(bearer, &table.granted));
+        let rights = Arc::new(self.worked_out(bearer, &table));
         let mut known = lock(&table.known);
         if known.len() >= limits::IDENTITIES_REMEMBERED {
             known.clear();
@@ -111,7 +151,7 @@ impl Access {
         rights
     }
 
-    fn worked_out(&self, bearer: &Bearer, granted: &Granted) -> Rights {
+    fn worked_out(&self, bearer: &Bearer, table: &Table) -> Rights {
         let admin = |source: String| Held { role: Role::Admin, sites: Pattern::any(), source };
         let mut held = Vec::new();
         if bearer.is_admin {
@@ -119,13 +159,14 @@ impl Access {
         }
         let named = self.0.admins.iter().find(|pattern| pattern.fits(&bearer.name));
         held.extend(named.map(|pattern| admin(format!("--admin {pattern} of this node"))));
-        let fits = granted.grants().iter().filter(|grant| grant.identity.fits(&bearer.name));
+        let fits = table.granted.grants().iter().filter(|grant| grant.identity.fits(&bearer.name));
         held.extend(fits.map(|grant| Held {
             role: grant.role,
             sites: grant.sites.clone(),
             source: format!("a grant to {}", grant.identity),
         }));
-        Rights { name: bearer.name.clone(), proof: "a certificate".to_owned(), held }
+        let (name, is_current) = (bearer.name.clone(), table.is_current);
+        Rights { name, proof: "a certificate".to_owned(), held, is_current }
     }
 
     /// Of whoever shows a token. The error says why it proves nothing.
@@ -153,7 +194,7 @@ impl Access {
         }
         let (proof, source) = (format!("token {id}"), "the token".to_owned());
         let held = vec![Held { role: *role, sites: sites.clone(), source }];
-        Ok(Arc::new(Rights { name: format!("token:{name}"), proof, held }))
+        Ok(Arc::new(Rights { name: format!("token:{name}"), proof, held, is_current: true }))
     }
 }
 
@@ -165,12 +206,14 @@ impl Rights {
             name: String::new(),
             proof: "none: this node takes calls without TLS".to_owned(),
             held: vec![Held { role: Role::Admin, sites: Pattern::any(), source }],
+            is_current: true,
         }
     }
 
     /// Of callers that are let through for what they are, and have no roles.
     pub fn none(name: &str) -> Rights {
-        Rights { name: name.to_owned(), proof: "a certificate".to_owned(), held: Vec::new() }
+        let (name, proof) = (name.to_owned(), "a certificate".to_owned());
+        Rights { name, proof, held: Vec::new(), is_current: true }
     }
 
     /// Whether the caller has one of the roles, for whatever sites, or is an admin.
@@ -185,6 +228,9 @@ impl Rights {
         };
         if self.held.iter().any(fits) {
             return Ok(());
+        }
+        if !self.is_current {
+            return Err(Error::unavailable(not_known_yet(&self.name)));
         }
         Err(Error::denied(self.refusal(method, roles, Some(site))))
     }
@@ -216,6 +262,14 @@ impl Rights {
              that with {way}"
         )
     }
+}
+
+/// What is said in place of a refusal for what may be missing only here.
+pub fn not_known_yet(name: &str) -> String {
+    format!(
+        "this node has just been started, and does not know yet all that the cluster grants \
+         {name}; retry, or ask another node"
+    )
 }
 
 /// What a token's secret is kept and compared as.

@@ -22,7 +22,11 @@ use super::{
     access::{self, Access, Rights},
     roles::{self, Whom},
 };
-use crate::{base::metrics::PlainKind, net::tls::Caller, wire};
+use crate::{
+    base::{error::Error, metrics::PlainKind},
+    net::tls::Caller,
+    wire,
+};
 
 /// Where a node fetches another's part for a client.
 const PART_OF_A_SNAPSHOT: &str = "/devicedb.v1.SnapshotService/DownloadSnapshot";
@@ -59,6 +63,17 @@ impl Refusal {
         Refusal { who, http: StatusCode::FORBIDDEN, message: message.into() }
     }
 
+    /// Not refused for good: this node does not know yet.
+    fn not_yet(name: &str) -> Refusal {
+        let http = StatusCode::SERVICE_UNAVAILABLE;
+        Refusal { who: None, http, message: access::not_known_yet(name) }
+    }
+
+    /// Whether the caller may not, and not only not yet.
+    pub fn is_denial(&self) -> bool {
+        self.http != StatusCode::SERVICE_UNAVAILABLE
+    }
+
     pub fn who(&self) -> Option<&str> {
         self.who.as_deref()
     }
@@ -68,6 +83,9 @@ impl Refusal {
     }
 
     pub fn to_grpc(&self) -> Response<Body> {
+        if !self.is_denial() {
+            return wire::status_of(&Error::unavailable(&*self.message)).into_http();
+        }
         wire::not_permitted(self.who.is_some(), &self.message).into_http()
     }
 
@@ -120,6 +138,7 @@ pub fn may_call(access: &Access, call: Call<'_>) -> Result<Arc<Rights>, Refusal>
             ),
         )),
         Whom::Roles(roles) if rights.has(roles) => Ok(rights),
+        Whom::Roles(_) if !rights.is_current => Err(Refusal::not_yet(&rights.name)),
         Whom::Roles(roles) => {
             let method = call.path.rsplit('/').next().unwrap_or_default();
             Err(Refusal::denied(&rights.name, rights.refusal(method, roles, None)))
@@ -156,9 +175,12 @@ fn rights(access: &Access, call: Call<'_>) -> Result<Arc<Rights>, Refusal> {
             "the token has come over a network without TLS, where others may have read it: revoke \
              it (ddbctl token revoke), and speak TLS with the next one",
         )),
-        Caller::Nobody | Caller::Anybody | Caller::Plain => access
-            .of_token(token)
-            .map_err(|why| Refusal::unknown(format!("the token is not believed: {why}"))),
+        Caller::Nobody | Caller::Anybody | Caller::Plain => {
+            access.of_token(token).map_err(|why| match access.is_current() {
+                true => Refusal::unknown(format!("the token is not believed: {why}")),
+                false => Refusal::not_yet("the token"),
+            })
+        }
     }
 }
 
@@ -178,6 +200,7 @@ mod tests {
     use crate::{
         base::{
             clock::Clock,
+            error::Kind,
             ids::{Lineage, SiteId, TokenId},
         },
         cluster::access::{Access as Granted, Grant, Pattern, Role, Token},
@@ -198,6 +221,13 @@ mod tests {
     /// A cluster in which `x/ROLE` has each role, readers and writers that of shops, and in which
     /// there is a token for each role but an admin's.
     fn access() -> Access {
+        let access = started();
+        assert!(access.confirm(&granted(LINEAGE, u64::MAX), LINEAGE));
+        access
+    }
+
+    /// The same, on a node that has just been started.
+    fn started() -> Access {
         let access = Access::new(Clock::start(), vec![pattern("x/admin"), pattern("ops/*")]);
         access.granted(granted(LINEAGE, u64::MAX), LINEAGE);
         access
@@ -346,6 +376,7 @@ mod tests {
     }
 
     const PUT: &str = "/devicedb.v1.KvService/Put";
+    const BETWEEN_NODES: &str = "/devicedb.internal.v1.PeerService/GetNodeStatus";
 
     fn told(access: &Access, call: Call<'_>) -> (tonic::Code, u16, String) {
         let refusal = may_call(access, call).unwrap_err();
@@ -428,6 +459,44 @@ mod tests {
         assert!(suspended.contains("ddbctl token resume 00000002"), "{suspended}");
         access.granted(granted(LINEAGE, 1), LINEAGE);
         assert!(told(&access, call(&Caller::Nobody, &fine, PUT)).2.contains("has expired"));
+    }
+
+    #[test]
+    fn a_node_that_was_just_started_refuses_nobody_for_what_it_may_not_know_yet() {
+        let (access, none) = (started(), HeaderMap::new());
+        let stranger = known("x/stranger");
+        let shop = SiteId::new("shop-1").unwrap();
+        let site = SiteId::new("store-1").unwrap();
+        let put = |access: &Access, caller: &Caller| may_call(access, call(caller, &none, PUT));
+        let token = bearing("Bearer ddb_000000ff_s3cret");
+        let rights = put(&access, &known("x/writer")).unwrap();
+        rights.check_site("Put", &[Role::Writer], &shop).unwrap();
+        let e = rights.check_site("Put", &[Role::Writer], &site).unwrap_err();
+        assert_eq!(e.kind, Kind::Unavailable, "{e}");
+        for call in [call(&stranger, &none, PUT), call(&Caller::Nobody, &token, PUT)] {
+            let (code, http, message) = told(&access, call);
+            assert_eq!((code, http), (tonic::Code::Unavailable, 503), "{message}");
+            assert!(message.contains("just been started"), "{message}");
+        }
+        assert_eq!(
+            told(&access, call(&stranger, &none, BETWEEN_NODES)).0,
+            tonic::Code::PermissionDenied
+        );
+        assert!(!access.confirm(&Granted::default(), LINEAGE), "news of it is on its way");
+        assert!(!access.confirm(&granted(LINEAGE, u64::MAX), Lineage(6)));
+        assert_eq!(told(&access, call(&stranger, &none, PUT)).0, tonic::Code::Unavailable);
+
+        assert!(access.confirm(&granted(LINEAGE, u64::MAX), LINEAGE));
+        assert_eq!(told(&access, call(&stranger, &none, PUT)).0, tonic::Code::PermissionDenied);
+        let refused = told(&access, call(&Caller::Nobody, &token, PUT));
+        assert_eq!(refused.0, tonic::Code::Unauthenticated);
+        let rights = put(&access, &known("x/writer")).unwrap();
+        let e = rights.check_site("Put", &[Role::Writer], &site).unwrap_err();
+        assert_eq!(e.kind, Kind::Denied, "{e}");
+        // What changes from then on is known as it changes.
+        access.granted(Granted::default(), LINEAGE);
+        let refused = told(&access, call(&known("x/writer"), &none, PUT));
+        assert_eq!(refused.0, tonic::Code::PermissionDenied);
     }
 
     #[test]

@@ -106,7 +106,9 @@ where
                 let (audit, from) = (audit.clone(), place.as_ref().map(|p| p.address()));
                 let path = request.uri().path().to_owned();
                 return Box::pin(async move {
-                    audit.denied(&path, refusal.who(), from, refusal.why()).await;
+                    if refusal.is_denial() {
+                        audit.denied(&path, refusal.who(), from, refusal.why()).await;
+                    }
                     answering(refused, None)
                 });
             }

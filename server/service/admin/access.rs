@@ -11,7 +11,7 @@ use crate::{
     },
     cluster::{
         Command,
-        access::{Grant, Pattern, Role, Token},
+        access::{Access, Grant, Pattern, Role, Token},
     },
 };
 
@@ -41,6 +41,11 @@ impl Cluster {
     /// By identity.
     pub async fn grants(&self, wait: Duration) -> Result<Vec<Grant>> {
         self.look(wait, |s| s.access().grants().iter().cloned().collect()).await
+    }
+
+    /// All that is granted now, and the lineage in which it holds.
+    pub async fn access(&self, wait: Duration) -> Result<(Access, Lineage)> {
+        self.look(wait, |s| (s.access().clone(), s.settings().lineage)).await
     }
 
     pub async fn create_token(&self, asked: TokenAsked, wait: Duration) -> Result<Token> {

@@ -144,6 +144,35 @@ async fn grants_hold_on_every_node_for_the_sites_that_they_name_and_end_when_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_not_heard_of_grants_since_its_start_refuses_nobody_for_good() {
+    let mut secured = Secured::start(3, Options::default()).await;
+    let stranger = secured.authority.issue("stranger", &Leaf::client("stranger"));
+    let put = async |secured: &Secured| {
+        let client = secured.client_with(2, &stranger).await;
+        client.put("shop", Bucket::Default, "k", "v").await.unwrap_err()
+    };
+    let known = put(&secured).await;
+    assert_eq!(known.code(), Code::PermissionDenied, "{known:?}");
+    secured.cluster.kill9_all();
+    // Alone it hears nothing: a grant may have been made that it knows nothing of.
+    secured.cluster.nodes[2].start();
+    let answers = async |secured: &Secured, wanted: Code, words: &str| {
+        eventually(&format!("the answer is {wanted:?}, {words}"), SOON, async || {
+            let found = put(secured).await;
+            let fits = found.code() == wanted && found.message().contains(words);
+            if fits { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    };
+    secured.answers(2, "/healthz", 200).await;
+    answers(&secured, Code::Unavailable, "has just been started").await;
+    let admin = secured.ctl_as(2, &secured.ops, "whoami").await;
+    admin.exits(0).says("admin");
+    secured.cluster.nodes[0].start();
+    answers(&secured, Code::PermissionDenied, "may not call Put").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_admin_that_the_nodes_settings_name_is_one_there_alone() {
     let mut secured = Secured::prepared(1, Options::default());
     let mesh = "spiffe://acme/ns/ops/sa/anna";
