@@ -10,7 +10,7 @@ use tonic::{Code, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
 use super::term::exit;
-use crate::proto::OTHER_CLUSTER;
+use crate::{net::tls, proto::OTHER_CLUSTER};
 
 /// The domain of our reasons.
 const DOMAIN: &str = "devicedb";
@@ -82,9 +82,18 @@ impl Fault {
             return Fault { rest: rest.unwrap_or_default(), ..fault };
         }
         match status.source() {
-            Some(source) => Fault::broken(innermost(source)),
+            Some(source) => Fault::of_connection(innermost(source)),
             None => Fault::of_code(status.code(), status.message()),
         }
+    }
+
+    fn of_connection(why: String) -> Fault {
+        if tls::is_refusal(&why) {
+            let told = "the certificate of this side, or that there is none, is refused where TLS \
+                        ends: see --cert, and what a proxy before the nodes asks for";
+            return Fault::new(format!("{told} ({why})"), Then::Stop, exit::NOT_PERMITTED);
+        }
+        Fault::broken(why)
     }
 
     fn of_reason(reason: &str, message: &str) -> Option<Fault> {
@@ -227,6 +236,14 @@ mod tests {
         assert_eq!(fault, Fault::broken("cable cut"));
         assert_eq!(kind(&status), "CONNECTION");
         assert!(fault.may_have_effect());
+    }
+
+    #[test]
+    fn a_certificate_that_a_proxy_refuses_is_asked_for_nothing_again() {
+        let alert = "received fatal alert: CertificateRequired";
+        let fault = Fault::of(&Status::from_error(Box::new(std::io::Error::other(alert))));
+        assert_eq!((fault.then, fault.exit), (Then::Stop, exit::NOT_PERMITTED), "{fault:?}");
+        assert!(fault.message.contains("--cert"), "{fault:?}");
     }
 
     #[test]

@@ -121,6 +121,27 @@ impl Fault {
     }
 }
 
+/// Alerts by which the other side says, in or right behind the handshake, that it does not believe
+/// who dials. It has read no request then.
+const REFUSALS: [AlertDescription; 9] = [
+    AlertDescription::AccessDenied,
+    AlertDescription::BadCertificate,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateRequired,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::HandshakeFailure,
+    AlertDescription::UnknownCA,
+    AlertDescription::UnsupportedCertificate,
+];
+
+/// Whether a connection broke because the other side does not believe who dials: what it is told by
+/// is the text, since HTTP/2 keeps no more of an error. A node says so in its answer instead; this
+/// is what a proxy does where TLS ends.
+pub fn is_refusal(words: &str) -> bool {
+    REFUSALS.iter().any(|alert| TlsError::AlertReceived(*alert).to_string() == words)
+}
+
 /// Opens a corked connection over TLS to an endpoint.
 pub async fn connect(endpoint: &Endpoint, trust: Trust) -> Result<Channel, TransportError> {
     let open = move |to: Uri| {
@@ -163,4 +184,19 @@ async fn open(to: &Uri, trust: Trust) -> Result<TokioIo<Corked<Believing>>, AnyE
         belief = Some(Belief::new(tls, chain, Some(dialled), turns));
     }
     Ok(TokioIo::new(Corked::new(Believing::new(stream, belief))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alerts_about_the_certificate_are_refusals_and_others_are_broken_connections() {
+        for words in ["CertificateRequired", "CertificateUnknown", "UnknownCA"] {
+            assert!(is_refusal(&format!("received fatal alert: {words}")), "{words}");
+        }
+        for words in ["received fatal alert: InternalError", "connection closed", ""] {
+            assert!(!is_refusal(words), "{words}");
+        }
+    }
 }

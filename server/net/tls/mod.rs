@@ -23,7 +23,7 @@ mod belief;
 mod greet;
 mod dial;
 
-pub use dial::{Fault, FaultKind, Noted, Shown, Trust, connect};
+pub use dial::{Fault, FaultKind, Noted, Shown, Trust, connect, is_refusal};
 pub use greet::{Greeted, Line};
 pub use keys::Tls;
 pub use material::Files;
