@@ -5,11 +5,12 @@ cd "$(dirname "$0")/.."
 source clients/tools.sh
 
 export DEVICEDB_BIN=${DEVICEDB_BIN:-$PWD/${CARGO_TARGET_DIR:-target}/debug}
-export DEVICEDB_GO_BACKUP=$PWD/target/clients/backup GRPCURL=$TOOLS/grpcurl
+export DEVICEDB_GO_BACKUP=$PWD/target/clients/backup GRPCURL=$TOOLS/grpcurl DEVICEDB_ENVOY
 out=$PWD/target/clients
 mkdir -p "$out"
 
 python_tools
+envoy_tool
 go_tool github.com/fullstorydev/grpcurl/cmd/grpcurl "$GRPCURL_VERSION"
 (cd clients/go && go build -o "$DEVICEDB_GO_BACKUP" ./examples/backup)
 
@@ -25,7 +26,7 @@ count() { { grep -cE "$1" "$2" || true; }; }
 rm -rf "$out/dist" "$out/fresh"
 "$VENV/bin/python" -m build --wheel --no-isolation --outdir "$out/dist" clients/python >"$out/wheel.log" || { cat "$out/wheel.log"; exit 1; }
 "$VENV/bin/python" -m venv "$out/fresh"
-"$out/fresh/bin/pip" install --quiet --disable-pip-version-check "$out"/dist/*.whl "$(grep ^pytest= clients/python/tools/requirements.txt)"
+"$out/fresh/bin/pip" install --quiet --disable-pip-version-check "$out"/dist/*.whl $(grep -E '^(cryptography|pytest)=' clients/python/tools/requirements.txt)
 
 code=0
 "$out/fresh/bin/pytest" -p no:cacheprovider -q -rA --tb=short --show-capture=no clients/python/tests >"$out/python.log" 2>&1 || code=$?

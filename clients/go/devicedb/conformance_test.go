@@ -77,21 +77,30 @@ func readSuite(t *testing.T, name string) (suite []scenario) {
 
 func TestTheClientDoesTheSameOverMutualTLS(t *testing.T) {
 	running := startCluster(t, "--secured")
-	plain := readSuite(t, "suite.json")
-	// All but what takes long, and but the end, which closes the client.
-	suite := slices.DeleteFunc(plain[:len(plain)-1], func(one scenario) bool { return one.Slow })
-	r := newRunner(t, running, false, "go-secured")
-	r.play(append(suite, readSuite(t, "secured.json")...))
+	r := newRunner(t, running, strings.Join(running.Endpoints, ","), "go-secured")
+	r.play(append(quickSuite(t), readSuite(t, "secured.json")...))
 }
 
-func newRunner(t *testing.T, running *cluster, proxy bool, run string) *runner {
+// quickSuite is all but what takes long, and but the end, which closes the client.
+func quickSuite(t *testing.T) []scenario {
 	t.Helper()
-	endpoints := strings.Join(running.Endpoints, ",")
-	if proxy {
-		endpoints = running.Proxy
-	}
-	r := &runner{t: t, cluster: running, endpoints: endpoints, run: run, dir: t.TempDir(), proxy: proxy, saved: fields{}, background: map[string]chan error{},
-		over: make(chan struct{})}
+	plain := readSuite(t, "suite.json")
+	return slices.DeleteFunc(plain[:len(plain)-1], func(one scenario) bool { return one.Slow })
+}
+
+func TestTheClientDoesTheSameThroughEnvoy(t *testing.T) {
+	running := startProgram(t, "mesh.py")
+	mesh := readSuite(t, "mesh.json")
+	t.Run("passed", func(t *testing.T) { newRunner(t, running, running.Through["passed"], "go-passed").play(mesh) })
+	t.Run("gateway", func(t *testing.T) {
+		newRunner(t, running, running.Through["gateway"], "go-gateway").play(append(quickSuite(t), mesh...))
+	})
+}
+
+func newRunner(t *testing.T, running *cluster, endpoints, run string) *runner {
+	t.Helper()
+	r := &runner{t: t, cluster: running, endpoints: endpoints, run: run, dir: t.TempDir(), proxy: endpoints == running.Proxy, saved: fields{},
+		background: map[string]chan error{}, over: make(chan struct{})}
 	client, err := devicedb.Open(endpoints, r.who())
 	if err != nil {
 		t.Fatal(err)
@@ -100,10 +109,12 @@ func newRunner(t *testing.T, running *cluster, proxy bool, run string) *runner {
 	return r
 }
 
-// who are the options of the client that may do everything.
+// who are the options of the client that may do all that the suite does.
 func (r *runner) who() (options devicedb.Options) {
-	if ops, ok := r.cluster.Callers["ops"]; ok {
-		options.TLS = ops.files()
+	for _, name := range []string{"ops", "till"} {
+		if files, ok := r.cluster.Callers[name]; ok {
+			options.TLS = files.files()
+		}
 	}
 	return options
 }
@@ -127,13 +138,10 @@ func (r *runner) play(suite []scenario) {
 func TestTheClientDoesWhatTheSuiteSays(t *testing.T) {
 	suite := readSuite(t, "suite.json")
 	running := startCluster(t)
-	for _, proxy := range []bool{false, true} {
-		name := "direct"
-		if proxy {
-			name = "proxy"
-		}
-		t.Run(name, func(t *testing.T) { newRunner(t, running, proxy, "go-"+name).play(suite) })
-	}
+	t.Run("direct", func(t *testing.T) {
+		newRunner(t, running, strings.Join(running.Endpoints, ","), "go-direct").play(suite)
+	})
+	t.Run("proxy", func(t *testing.T) { newRunner(t, running, running.Proxy, "go-proxy").play(suite) })
 }
 
 // value is what stands in the suite, with what is saved and the name of the run put in.
@@ -546,7 +554,11 @@ var calls = map[string]func(context.Context, *runner, step, getter) (fields, err
 		if who, ok := a("who").(string); ok {
 			options.TLS, options.TokenFile = r.cluster.Callers[who].files(), r.cluster.Callers[who].TokenFile
 		}
-		client, err := devicedb.Open(r.endpoints, options)
+		endpoints := r.endpoints
+		if by, ok := a("by").(string); ok {
+			endpoints = r.cluster.Through[by]
+		}
+		client, err := devicedb.Open(endpoints, options)
 		if err != nil {
 			return nil, err
 		}
@@ -624,14 +636,10 @@ func download(ctx context.Context, r *runner, s step, a getter) (fields, error) 
 	client := r.client
 	if s.Timeout > 0 {
 		// What bounds a download is the client's timeout between two pieces.
-		endpoints := strings.Join(r.cluster.Endpoints, ",")
-		if r.proxy {
-			endpoints = r.cluster.Proxy
-		}
 		var err error
 		options := r.who()
 		options.Timeout = time.Duration(s.Timeout * float64(time.Second))
-		if client, err = devicedb.Open(endpoints, options); err != nil {
+		if client, err = devicedb.Open(r.endpoints, options); err != nil {
 			return nil, err
 		}
 		defer func() { _ = client.Close() }()

@@ -74,11 +74,11 @@ class Direct:
 
 
 class Runner:
-    def __init__(self, cluster: Cluster, kind: type[Direct] | type[Blocking], run: str, proxy: bool, directory: pathlib.Path) -> None:
+    def __init__(self, cluster: Cluster, kind: type[Direct] | type[Blocking], run: str, proxy: bool, directory: pathlib.Path, way: str = "") -> None:
         self.cluster = cluster
-        self.endpoints = cluster.proxy if proxy else cluster.endpoints
+        self.endpoints = cluster.through[way] if way else cluster.proxy if proxy else cluster.endpoints
         self.kind = kind
-        self.options = {"tls": devicedb.Tls(**cluster.callers["ops"])} if cluster.certificates else {}
+        self.options = {"tls": devicedb.Tls(**cluster.callers["till" if way else "ops"])} if cluster.certificates else {}
         self.client = kind(self.endpoints, **self.options)
         self.over = threading.Event()
         self.run = run
@@ -345,7 +345,8 @@ def verify(r: Runner, step: Any, a: Any) -> Any:
 def caller(r: Runner, step: Any, a: Any) -> Any:
     files = dict(r.cluster.callers[a["who"]]) if "who" in a else {}
     token = {"token_file": files.pop("token_file")} if "token_file" in files else {}
-    client = r.kind(r.endpoints, **({"tls": devicedb.Tls(**files)} if files else {}), **token)
+    endpoints = r.cluster.through[a["by"]] if "by" in a else r.endpoints
+    client = r.kind(endpoints, **({"tls": devicedb.Tls(**files)} if files else {}), **token)
     try:
         return {"nodes": len(client.call("nodes"))}
     finally:
