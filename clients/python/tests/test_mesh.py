@@ -70,3 +70,17 @@ def test_a_node_that_is_killed_costs_clients_that_come_just_then_nothing(mesh: M
         with devicedb.Client(mesh.through[way], tls=devicedb.Tls(**mesh.callers["till"])) as client:
             client.put(site, b"%d" % number, b"v")
     mesh.start()
+
+
+@pytest.mark.parametrize("way", ["passed", "gateway"])
+def test_a_node_that_stands_still_holds_nobody_up_for_long(mesh: MeshCluster, way: str) -> None:
+    mesh.ctl("site", "add", site := f"paused-{way}")
+    with devicedb.Client(mesh.through[way], tls=devicedb.Tls(**mesh.callers["till"]), timeout=8) as client:
+        client.put(site, b"before", b"v")
+        mesh.pause(mesh.endpoints[1])
+        try:
+            for number in range(6):
+                client.put(site, b"%d" % number, b"v")
+        finally:
+            mesh.resume(mesh.endpoints[1])
+    mesh.settle()
