@@ -57,6 +57,12 @@ impl Certificates {
         self.words("--", CLIENT_FILES)
     }
 
+    /// By what the client believes nodes, and what it shows them.
+    #[allow(dead_code, reason = "only the comparison dials by itself")]
+    pub fn config(&self) -> Arc<ClientConfig> {
+        self.config.clone()
+    }
+
     /// How they are made and named by hand: for the demo, in a folder that one stands in.
     #[allow(dead_code, reason = "only the demo tells")]
     pub fn typed(dir: &str) -> [String; 2] {

@@ -29,6 +29,8 @@ pub struct Ledger {
     pub acknowledged: BTreeMap<Bytes, Bytes>,
     /// The longest time from one acknowledgement to the next.
     pub longest_pause: Duration,
+    /// How many requests failed and were repeated.
+    pub failed: usize,
 }
 
 /// Writes one key after another to one site until it is stopped. Each write is retried with its
@@ -119,6 +121,7 @@ async fn write(
         let put = put_request(&site, bucket, format!("{name}-{number:06}"), number.to_string());
         while let Err(status) = clients[turn % clients.len()].put_request(put.clone()).await {
             assert!(may_be_retried(&status), "a write of {site} was refused: {status:?}");
+            ledger.lock().expect("nobody panics while they hold the lock").failed += 1;
             turn += 1;
             sleep(RETRY).await;
         }
