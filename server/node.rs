@@ -135,6 +135,7 @@ impl Node {
         if let Some(tls) = ground.tls.clone() {
             ground.crew.spawn(Role::Certificates, tls.keep_fresh(asked));
         }
+        ground.crew.spawn(Role::Certificates, ground.guests.clone().tell_plain_callers());
         let dialler = Dialler::new(ground.tls.clone());
         let porch = StartingServer::open(
             listener,

@@ -119,7 +119,7 @@ impl Cut {
 }
 
 /// Who comes in without TLS where a node has certificates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PlainKind {
     Client,
     Node,
@@ -133,7 +133,12 @@ struct Who {
 }
 
 impl PlainKind {
-    const ALL: [PlainKind; 3] = [PlainKind::Client, PlainKind::Node, PlainKind::Page];
+    pub const ALL: [PlainKind; 3] = [PlainKind::Client, PlainKind::Node, PlainKind::Page];
+
+    /// Its own in a set of kinds.
+    pub fn bit(self) -> u8 {
+        1 << self as u8
+    }
 
     fn label(self) -> Who {
         let kind = match self {

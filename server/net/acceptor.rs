@@ -46,7 +46,10 @@ use crate::{
         locks::lock,
         metrics::{Cut, Metrics, PlainKind},
     },
-    net::tls::{Caller, Greeted, Tls},
+    net::{
+        plain::PlainCallers,
+        tls::{Caller, Greeted, Tls},
+    },
 };
 
 /// How many files this process may open, after it has taken all that it may have without asking.
@@ -83,6 +86,8 @@ struct Book {
     by_address: BTreeMap<IpAddr, usize>,
     /// Addresses from which nodes of the cluster have sent a valid hello.
     friends: BTreeSet<IpAddr>,
+    /// Who has come without TLS, and is gone again, since that was told last.
+    plain: PlainCallers,
 }
 
 /// One connection, as it stands in the book.
@@ -122,6 +127,26 @@ impl Guests {
 
     fn now_ms(&self) -> u64 {
         self.clock.now().as_millis() as u64
+    }
+
+    /// Says each minute who comes without TLS, where this node has certificates.
+    pub async fn tell_plain_callers(self) {
+        while self.tls.is_some() {
+            sleep(limits::PLAIN_TOLD_EVERY).await;
+            if let Some(callers) = self.plain_callers() {
+                tracing::warn!("connections without TLS in the last minute: {callers}");
+            }
+        }
+    }
+
+    /// Those of now, and those that have gone since this was asked last.
+    fn plain_callers(&self) -> Option<String> {
+        let mut book = self.book();
+        let mut callers = std::mem::take(&mut book.plain);
+        for place in book.all.values() {
+            callers.note(place.plain.load(Ordering::Relaxed), place.address);
+        }
+        callers.told()
     }
 
     /// A place for one more connection; `None` when no other connection may lose its place to it.
@@ -197,6 +222,7 @@ impl Book {
     fn remove(&mut self, number: u64) -> Option<Arc<Place>> {
         let place = self.all.remove(&number)?;
         self.silent.remove(&number);
+        self.plain.note(place.plain.load(Ordering::Relaxed), place.address);
         if let Some(count) = self.by_address.get_mut(&place.address) {
             *count -= 1;
             if *count == 0 {
@@ -227,7 +253,7 @@ impl Place {
     /// node has certificates.
     pub fn calls(&self, kind: PlainKind) {
         let plain = matches!(self.caller(), Caller::Anybody | Caller::Plain);
-        let bit = 1 << kind as u8;
+        let bit = kind.bit();
         if plain
             && self.guests.tls.is_some()
             && self.plain.fetch_or(bit, Ordering::Relaxed) & bit == 0
@@ -513,6 +539,22 @@ mod tests {
         assert!(admit(spare - 1).is_none(), "three are busy, and one has only just said something");
         assert!(admit(spare).is_some() && must_go(&mut next));
         assert!(held.iter_mut().all(|held| !must_go(held)));
+    }
+
+    #[test]
+    fn who_comes_without_tls_is_told_while_it_is_here_and_once_more_when_it_is_gone() {
+        let guests = guests(16);
+        let here = guests.admit(stranger(1), 0).unwrap();
+        let gone = guests.admit(stranger(2), 0).unwrap();
+        assert_eq!(guests.plain_callers(), None);
+        for (place, _) in [&here, &gone] {
+            place.plain.fetch_or(PlainKind::Client.bit(), Ordering::Relaxed);
+        }
+        guests.book().remove(gone.0.number);
+        let both = "clients: 1 from 198.51.100.1, 1 from 198.51.100.2";
+        assert_eq!(guests.plain_callers().as_deref(), Some(both));
+        let one = "clients: 1 from 198.51.100.1";
+        assert_eq!(guests.plain_callers().as_deref(), Some(one), "an open one counts each time");
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! streams that they keep. Rows for a replica that is too far behind travel on streams of their
 //! own.
 //!
-//! Files, in reading order: `cork` (fewer packets), `tls` (who is at the other end), `acceptor`
-//! (incoming connections), `dialler` (outgoing ones), `whereabouts` (where the other nodes are),
-//! `handshake` (which nodes may talk to each other), `rows`, `streams`.
+//! Files, in reading order: `cork` (fewer packets), `tls` (who is at the other end), `plain`
+//! (who still comes without), `acceptor` (incoming connections), `dialler` (outgoing ones),
+//! `whereabouts` (where the other nodes are), `handshake` (which nodes may talk to each other),
+//! `rows`, `streams`.
 
 pub mod cork;
 pub mod tls;
+mod plain;
 pub mod acceptor;
 mod dialler;
 mod whereabouts;

@@ -38,6 +38,11 @@ pub const FIRST_REQUEST_BYTES_A_SECOND: u64 = 32 << 10;
 pub const CONNECTION_SPARE: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed.
 pub const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// How often a node with certificates says who comes without TLS.
+pub const PLAIN_TOLD_EVERY: Duration = Duration::from_secs(60);
+/// Addresses of such callers that are told apart from one time to the next, and that are named.
+pub const PLAIN_ADDRESSES_REMEMBERED: usize = 1024;
+pub const PLAIN_ADDRESSES_NAMED: usize = 8;
 /// Silence after which a node pings an HTTP/2 connection.
 pub const KEEPALIVE_EVERY: Duration = Duration::from_secs(20);
 /// Time that a pinged HTTP/2 connection has to answer before the node closes it.
@@ -65,6 +70,7 @@ const _: () = assert!(
     MESSAGE_BYTES_MAX as u64 / FIRST_REQUEST_BYTES_A_SECOND > FIRST_REQUEST.as_secs(),
     "the largest message may take longer than the wait for its beginning"
 );
+const _: () = assert!(PLAIN_ADDRESSES_NAMED < PLAIN_ADDRESSES_REMEMBERED);
 const _: () = assert!(CLIENT_STREAM_WINDOW <= CLIENT_CONNECTION_WINDOW);
 const _: () = assert!(HEALTH_EVERY.as_millis() < NODE_STATUS.as_millis());
 
