@@ -20,6 +20,7 @@ mod repairs;
 mod growth;
 mod goals;
 mod failover;
+mod tls;
 
 use std::{fs, path::Path, process::ExitCode, time::Duration};
 
@@ -82,6 +83,8 @@ enum Part {
     Failover,
     /// What DeviceDB alone shall do
     Goals,
+    /// What TLS costs
+    Tls,
 }
 
 #[tokio::main]
@@ -133,7 +136,10 @@ async fn run_all(args: &Args) -> ExitCode {
         kept.push(publish_failover(&failover::measure().await));
     }
     if args.names(Part::Goals) {
-        kept.push(publish_goals(args, &goals::measure(args).await));
+        kept.push(publish_table(args, "goals", &goals::measure(args).await.markdown()));
+    }
+    if args.names(Part::Tls) {
+        kept.push(publish_table(args, "tls", &tls::measure(args).await.markdown()));
     }
     match kept.into_iter().collect::<Result<Vec<_>, _>>() {
         Ok(places) => {
@@ -350,13 +356,12 @@ fn publish_growth(args: &Args, growth: &growth::Growth) -> Result<String, Troubl
     Ok(format!("{PAGE}, {GROWTH}"))
 }
 
-fn publish_goals(args: &Args, goals: &goals::Goals) -> Result<String, Trouble> {
-    let table = goals.markdown();
+fn publish_table(args: &Args, name: &str, table: &str) -> Result<String, Trouble> {
     println!("{table}");
     if args.rounds < ROUNDS_PUBLISHED {
         return Ok("printed only: a page is of three rounds or more".into());
     }
-    into_page("goals", &table)?;
+    into_page(name, table)?;
     Ok(PAGE.into())
 }
 

@@ -12,7 +12,10 @@ use devicedb::{
         requests::{Access, Field, Kind, Lines, Meant, Requests, key},
         tally::{Done, Tally},
     },
-    net::cork,
+    net::{
+        cork,
+        tls::{self, Trust},
+    },
 };
 use tonic::{
     Request, Status,
@@ -71,12 +74,23 @@ impl Subject {
 
     pub async fn connect(&self) -> Connections {
         let endpoints = self.endpoints();
+        let certificates = match self {
+            Subject::Ours(cluster) => cluster.nodes[0].certificates.as_ref(),
+            Subject::Etcd(_) => None,
+        };
         let mut connections = Vec::new();
         for at in (0..endpoints.len()).cycle().take(CONNECTIONS) {
             let endpoint = Endpoint::from_shared(format!("http://{}", endpoints[at]))
                 .unwrap()
                 .connect_timeout(SOON);
-            connections.push((at, cork::connect(&endpoint).await.unwrap()));
+            let opened = match certificates {
+                Some(held) => {
+                    tls::connect(&endpoint, Trust { config: held.config(), name: None, node: None })
+                        .await
+                }
+                None => cork::connect(&endpoint).await,
+            };
+            connections.push((at, opened.unwrap()));
         }
         connections
     }
