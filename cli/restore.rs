@@ -74,7 +74,8 @@ pub fn run(
     console: &mut Console,
 ) -> Result<(), Failure> {
     refuse_what_is_no_part(paths)?;
-    let report = set::verify_set(paths, identities(identity)?.as_ref());
+    let identities = identity.map(identities).transpose()?;
+    let report = set::verify_set(paths, identities.as_ref());
     if !report.is_whole() {
         let lacking = "something is wrong with them".to_owned();
         let outlook = Outlook { lacking, ..Outlook::of(paths, &[], report) };

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::{
     download::file_name,
+    sink::partial_of,
     verify::{identities, refuse_what_is_no_part},
 };
 use crate::{
@@ -82,7 +83,7 @@ pub fn unseal(
     output: &Path,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let Some(identities) = identities(Some(identity))? else { return Ok(()) };
+    let identities = identities(identity)?;
     reseal(paths, output, console, |path| reseal::unsealed(path, &identities))
 }
 
@@ -107,6 +108,7 @@ fn reseal<'a>(
             false => output.to_owned(),
         };
         is_free(&place)?;
+        is_free(&partial_of(&place))?;
         if parts.iter().any(|(other, _)| *other == place) {
             let what = format!("{} is of a node that another of these parts is of", path.display());
             return Err(Failure::usage(what, "name each part once"));
@@ -119,6 +121,8 @@ fn reseal<'a>(
     }
     let mut files = Vec::new();
     for (place, part) in &parts {
+        let aside = partial_of(place);
+        console.on_interrupt(format!("{} is incomplete; remove it", aside.display()));
         match write(place, part) {
             Ok(()) => files.push(place.clone()),
             Err(e) => {
@@ -127,13 +131,12 @@ fn reseal<'a>(
             }
         }
     }
+    console.on_interrupt("");
     console.print(&Written { files })
 }
 
 fn write(place: &Path, part: &Resealed) -> Done<()> {
-    let mut aside = place.as_os_str().to_owned();
-    aside.push(".partial");
-    let aside = PathBuf::from(aside);
+    let aside = partial_of(place);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside);
     let file = made.at(aside.display())?;
     let put = || {

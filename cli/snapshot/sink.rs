@@ -260,7 +260,8 @@ fn leads_to(path: &Path) -> Result<PathBuf, Failure> {
     ))
 }
 
-fn partial_of(path: &Path) -> PathBuf {
+/// Where a file lies until it is whole.
+pub fn partial_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
     name.into()

@@ -67,10 +67,9 @@ pub fn refuse_what_is_no_part(paths: &[PathBuf]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What stands in an identity file, if one is named.
-pub fn identities(file: Option<&Path>) -> Result<Option<Identities>, Failure> {
-    let read = file.map(Identities::read).transpose();
-    read.map_err(|e| Failure::usage(e.message, "name an age identity file"))
+/// What stands in an identity file.
+pub fn identities(file: &Path) -> Result<Identities, Failure> {
+    Identities::read(file).map_err(|e| Failure::usage(e.message, "name an age identity file"))
 }
 
 pub fn run(
@@ -79,7 +78,8 @@ pub fn run(
     console: &mut Console,
 ) -> Result<(), Failure> {
     refuse_what_is_no_part(paths)?;
-    let report = set::verify_set(paths, identities(identity)?.as_ref());
+    let identities = identity.map(identities).transpose()?;
+    let report = set::verify_set(paths, identities.as_ref());
     let finding = Finding::of(&report, report.sound);
     console.print(&finding)?;
     if finding.ok {

@@ -60,6 +60,10 @@ fn a_part_that_is_unsealed_is_byte_for_byte_the_part_without_a_seal() {
             sealed
         );
         assert_eq!(written(&unsealed(&path, &held.identities).unwrap()), sample.tar());
+        let extracted = tempfile::tempdir().unwrap();
+        ::tar::Archive::new(&sealed[..]).unpack(extracted.path()).unwrap();
+        let opened = unsealed(extracted.path(), &held.identities).unwrap();
+        assert_eq!(written(&opened), sample.tar());
     }
 }
 
