@@ -60,7 +60,7 @@ impl View for Written {
 }
 
 pub fn keygen(output: &Path, console: &mut Console) -> Result<(), Failure> {
-    let identity = Identity::draw().map_err(failed)?;
+    let identity = Identity::draw();
     let recipient = identity.recipient();
     let words = format!("# public key: {recipient}\n{}\n", identity.reveal());
     write_new(output, &words, 0o600)?;

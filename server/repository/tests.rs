@@ -198,7 +198,7 @@ fn damaged_parts_and_a_second_history_are_refused_and_leave_nothing() {
 fn sealed_parts_are_refused_with_the_way_to_go_on() {
     let stage = Stage::new();
     let plain = &stage.tars(&sample(1, 1))[0];
-    let recipient = Identity::draw().unwrap().recipient();
+    let recipient = Identity::draw().recipient();
     let sealing = Sealing::draw(std::slice::from_ref(&recipient)).unwrap().0;
     let (sealed, mut tar) = (stage.dir.path().join("sealed.tar"), Vec::new());
     reseal::sealed(plain, &sealing).unwrap().write(&mut tar).unwrap();

@@ -65,7 +65,7 @@ pub async fn start(crash: Crash, prepared: &Prepared) {
 /// A start that draws the node's own seal.
 pub async fn sealing(crash: Crash, prepared: &Prepared) {
     let mut cluster = prepared.copy().await;
-    let recipient = Identity::draw().expect("chance can be had").recipient();
+    let recipient = Identity::draw().recipient();
     cluster.nodes[0].args.extend(["--seal-to".into(), recipient.to_string()]);
     crash.kills(&mut cluster.nodes, async {}).await;
     recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;

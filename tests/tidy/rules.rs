@@ -26,7 +26,7 @@ pub const DOORS: &[(&str, &str, &str)] = &[
     ("tokio_rustls", "net/tls", "ask `net::tls`"),
     ("x509_parser", "net/tls", "ask `net::tls::Certificate`"),
     ("ring", "part/seal net/tls", "blake3 for hashes, `part::seal` for secrets"),
-    ("x25519_dalek", "part/seal", "ask `part::seal::age`"),
+    ("age", "part/seal", "ask `part::seal`"),
     ("aes_gcm_siv", "part/seal", "ask `part::seal::Keys`"),
     ("rcgen", "ctl", "certificates are made by `ddbctl cert` alone"),
     (

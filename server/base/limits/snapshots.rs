@@ -109,6 +109,8 @@ pub const SEAL_RECIPIENTS_MAX: usize = 16;
 /// Characters of a seal's wrapped key; a reader refuses a longer one. Sixteen recipients take a
 /// quarter of it.
 pub const SEAL_WRAPPED_BYTES_MAX: usize = 8 << 10;
+/// Bytes of what a wrapped key may hold when it is opened; a key has 32.
+pub const SEALED_SECRET_BYTES_MAX: u64 = 4096;
 /// Bytes of the file that keeps a node's seal.
 pub const SEAL_FILE_BYTES_MAX: u64 = 32 << 10;
 /// Bytes of an identity file that are read.

@@ -19,7 +19,7 @@ struct Held {
 impl Held {
     fn new() -> Held {
         let dir = tempfile::tempdir().unwrap();
-        let identity = Identity::draw().unwrap();
+        let identity = Identity::draw();
         let file = dir.path().join("identity.txt");
         fs::write(&file, identity.reveal()).unwrap();
         let recipient = identity.recipient();

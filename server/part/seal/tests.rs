@@ -11,7 +11,7 @@ fn key(n: u8) -> [u8; 32] {
 }
 
 fn drawn() -> (Recipient, Identities) {
-    let identity = Identity::draw().unwrap();
+    let identity = Identity::draw();
     (identity.recipient(), Identities { place: "id.txt".into(), list: vec![identity] })
 }
 
@@ -137,7 +137,7 @@ fn words_that_are_no_recipient_and_no_identity_are_refused_without_being_repeate
         let e = wrong.parse::<Recipient>().unwrap_err();
         assert!(e.message.contains("is no recipient"), "{e}");
     }
-    let secret = Identity::draw().unwrap().reveal();
+    let secret = Identity::draw().reveal();
     assert!(secret.parse::<Recipient>().is_err());
     assert_eq!(secret.parse::<Identity>().unwrap().reveal(), secret);
     for wrong in [&secret.to_lowercase(), &secret[..73], &anna] {
@@ -154,7 +154,7 @@ fn an_identity_file_is_read_as_age_reads_it_and_what_is_none_is_refused_by_name(
         fs::write(&path, text).unwrap();
         Identities::read(&path)
     };
-    let [one, other] = [0, 1].map(|_| Identity::draw().unwrap());
+    let [one, other] = [0, 1].map(|_| Identity::draw());
     let both = format!("# mine\n{}\r\n\n  {}\n# end", one.reveal(), other.reveal());
     let found: Vec<Recipient> = read(&both).unwrap().list.iter().map(Identity::recipient).collect();
     assert_eq!(found, [one.recipient(), other.recipient()]);
