@@ -1,8 +1,8 @@
 //! Keys of recipients, and a short secret that is wrapped for them: the age file format, by the
 //! crate `age`.
 //!
-//! What is wrapped here the `age` tool opens, and identities and recipients are the tool's: those of
-//! X25519, `age1...` and `AGE-SECRET-KEY-1...`. No passphrases, plugins, SSH keys or post-quantum
+//! What is wrapped here the `age` tool opens, and identities and recipients are the tool's: those
+//! of X25519, `age1...` and `AGE-SECRET-KEY-1...`. No passphrases, plugins, SSH keys or post-quantum
 //! recipients, and no armour.
 
 use std::{
