@@ -26,7 +26,7 @@ SECRET = "ddb_0123abcd_a-secret-of-43-characters"
 @pytest.fixture(scope="module")
 def issued(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     made = Certificates(tmp_path_factory.mktemp("certificates"))
-    made.place(made.issuer, made.client(made.issuer, "next"), "admin-next")
+    made.place(made.issuer, made.client(made.issuer, "next"), "next")
     made.place(made.issuer, node := made.node(made.issuer, "1"), node)
     return made
 
@@ -34,9 +34,9 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture
 def mine(issued: Certificates, tmp_path: pathlib.Path) -> devicedb.Tls:
     """Files of the client's own, which a test may replace."""
-    for name in ("ca.crt", "admin-ops.crt", "admin-ops.key"):
+    for name in ("ca.crt", "ops.crt", "ops.key"):
         shutil.copy(issued.dir / name, tmp_path)
-    return devicedb.Tls(tmp_path / "ca.crt", tmp_path / "admin-ops.crt", tmp_path / "admin-ops.key")
+    return devicedb.Tls(tmp_path / "ca.crt", tmp_path / "ops.crt", tmp_path / "ops.key")
 
 
 def server(issued: Certificates) -> grpc.ServerCredentials:
@@ -58,11 +58,11 @@ def replace(path: Any, by: pathlib.Path) -> None:
     ("broken", "says"),
     [
         ({"ca": "none.crt"}, "none.crt: No such file"),
-        ({"ca": "admin-ops.key"}, "admin-ops.key: no certificate stands there, in PEM"),
+        ({"ca": "ops.key"}, "ops.key: no certificate stands there, in PEM"),
         ({"ca": "half.crt"}, "half.crt: a certificate in it is damaged"),
         ({"cert": "none.crt"}, "none.crt: No such file"),
-        ({"cert": "admin-ops.key"}, "admin-ops.key: no certificate stands there, in PEM"),
-        ({"key": "admin-ops.crt"}, "admin-ops.crt: no private key stands there, in PEM"),
+        ({"cert": "ops.key"}, "ops.key: no certificate stands there, in PEM"),
+        ({"key": "ops.crt"}, "ops.crt: no private key stands there, in PEM"),
         ({"key": "other.key"}, "other.key: it is not the key of"),
         ({"key": "half.key"}, "half.key cannot be used: one is damaged, or the key is encrypted"),
         ({"ca": "."}, "Is a directory"),
@@ -71,8 +71,8 @@ def replace(path: Any, by: pathlib.Path) -> None:
 def test_a_file_that_cannot_be_used_is_named_before_anything_is_sent(
     issued: Certificates, mine: devicedb.Tls, tmp_path: pathlib.Path, broken: dict[str, str], says: str
 ) -> None:
-    shutil.copy(issued.dir / "admin-next.key", tmp_path / "other.key")
-    for name, of in (("half.crt", "ca.crt"), ("half.key", "admin-ops.key")):
+    shutil.copy(issued.dir / "next.key", tmp_path / "other.key")
+    for name, of in (("half.crt", "ca.crt"), ("half.key", "ops.key")):
         text = (tmp_path / of).read_text().splitlines()
         (tmp_path / name).write_text("\n".join([*text[:2], *text[-1:]]) + "\n")
     named = {"ca": mine.ca, "cert": mine.cert, "key": mine.key, **{name: tmp_path / file for name, file in broken.items()}}
@@ -138,14 +138,14 @@ def test_certificates_that_change_are_used_from_the_next_call_on_and_what_is_und
             yield kv_pb2.ScanResponse(entries=[kv_pb2.ScanEntry(key=key)]).SerializeToString()
             go_on.wait(10)
 
-    former, following = (pathlib.Path(path).read_bytes() for path in (issued.dir / "admin-ops.crt", issued.dir / "admin-next.crt"))
+    former, following = (pathlib.Path(path).read_bytes() for path in (issued.dir / "ops.crt", issued.dir / "next.crt"))
     with Fake({"Scan": pages}, credentials=server(issued), Get=get) as fake, devicedb.Client(fake.endpoint, tls=mine) as client:
         client.get("s", b"k")
         scan = client.scan("s")
         assert next(scan).key == b"a"
-        replace(mine.key, issued.dir / "admin-next.key")
+        replace(mine.key, issued.dir / "next.key")
         client.get("s", b"k")  # The certificate is not there yet: the former pair is in use.
-        replace(mine.cert, issued.dir / "admin-next.crt")
+        replace(mine.cert, issued.dir / "next.crt")
         for _ in range(2):
             client.get("s", b"k")
         assert len(client._retired) == 1, "the scan is under way there"
@@ -157,8 +157,8 @@ def test_certificates_that_change_are_used_from_the_next_call_on_and_what_is_und
     async def asyncio_too() -> None:
         async with devicedb.AsyncClient(fake.endpoint, tls=mine) as other:
             await other.get("s", b"k")
-            replace(mine.key, issued.dir / "admin-ops.key")
-            replace(mine.cert, issued.dir / "admin-ops.crt")
+            replace(mine.key, issued.dir / "ops.key")
+            replace(mine.cert, issued.dir / "ops.crt")
             await other.get("s", b"k")
 
     with Fake(credentials=server(issued), Get=get) as fake:
@@ -195,8 +195,8 @@ def test_a_closed_client_lets_go_of_channels_of_former_certificates_too(issued: 
         thread = threading.Thread(target=ask)
         thread.start()
         until("the server is asked", lambda: any(name == "Get" for name, _ in fake.seen))
-        replace(mine.key, issued.dir / "admin-next.key")
-        replace(mine.cert, issued.dir / "admin-next.crt")
+        replace(mine.key, issued.dir / "next.key")
+        replace(mine.cert, issued.dir / "next.crt")
         client.put("s", b"k", b"v")
         assert len(client._retired) == 1
         client.close()
