@@ -104,16 +104,16 @@ impl View for Status {
         for history in &self.histories {
             let status::History { cluster, lineage, snapshots, stored_bytes, .. } = history;
             lines += &format!(
-                "history     cluster {cluster}, lineage {lineage}: {snapshots} snapshots, \
-                 {stored_bytes} bytes if each stood alone\n            newest {} number {} of {}\n",
+                "history     cluster {cluster}, lineage {lineage}\nsnapshots   {snapshots}, \
+                 {stored_bytes} bytes if each stood alone\nnewest      {}, number {}, of {}\n",
                 history.newest, history.newest_seq, history.newest_written
             );
         }
         if self.unnamed > 0 {
             lines += &format!(
-                "left over   {} objects, {} bytes: of imports that were interrupted or are under \
-                 way\n",
-                self.unnamed, self.unnamed_bytes
+                "left over   {} bytes in {}, of imports that were interrupted or are under way\n",
+                self.unnamed_bytes,
+                counted(self.unnamed, "object")
             );
         }
         for unreadable in &self.unreadable {
@@ -192,6 +192,10 @@ pub fn run(command: args::Repository, console: &mut Console) -> Result<(), Failu
             console.print(&Files { parts })
         }
     }
+}
+
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn list(path: &Path, console: &mut Console) -> Result<(), Failure> {

@@ -11,7 +11,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
 };
 
@@ -78,7 +78,7 @@ impl Imported {
 
 /// Imports the parts of one snapshot.
 pub fn import<P: AsRef<Path>>(repository: &Repository, paths: &[P]) -> Result<Imported> {
-    refuse_sealed(paths)?;
+    refuse_at_sight(paths)?;
     let report = set::verify_set(paths, None);
     if !report.is_whole() {
         return Err(Error::corrupt(format!(
@@ -109,11 +109,14 @@ pub fn import<P: AsRef<Path>>(repository: &Repository, paths: &[P]) -> Result<Im
     import.run()
 }
 
-/// Their names of chunks are of one node's seal: no two replicas would be equal.
-fn refuse_sealed<P: AsRef<Path>>(paths: &[P]) -> Result<()> {
+/// Refuses what the manifests alone tell, before anything is verified. Chunks of a sealed part have
+/// names of one node's seal, so no two replicas would be equal.
+fn refuse_at_sight<P: AsRef<Path>>(paths: &[P]) -> Result<()> {
+    let mut snapshots = BTreeSet::new();
     for path in paths.iter().map(AsRef::as_ref) {
         // What cannot be read is named with everything else that is wrong.
         let Ok(source) = Source::open(path) else { continue };
+        snapshots.insert(source.manifest().snapshot.to_string());
         if let Some(seal) = &source.manifest().seal {
             return Err(Error::conflict(format!(
                 "{} is sealed to {}: unseal it first (ddbctl snapshot unseal)",
@@ -122,7 +125,13 @@ fn refuse_sealed<P: AsRef<Path>>(paths: &[P]) -> Result<()> {
             )));
         }
     }
-    Ok(())
+    match snapshots.len() {
+        0 | 1 => Ok(()),
+        several => Err(Error::invalid(format!(
+            "the parts are of {several} snapshots, {}: import those of one snapshot at a time",
+            snapshots.into_iter().collect::<Vec<_>>().join(" and ")
+        ))),
+    }
 }
 
 /// The newest snapshot before that number.

@@ -146,6 +146,9 @@ impl Index {
         if !self.partitions.is_sorted_by(|a, b| a.id < b.id) {
             return Err(Error::corrupt("partitions are not sorted, or one stands there twice"));
         }
+        if let Some(segment) = self.segments.iter().find(|segment| !is_name(&segment.name)) {
+            return Err(Error::corrupt(format!("{:?} is the name of no segment", segment.name)));
+        }
         for chunk in &self.chunks {
             chunk.entry().check()?;
             let end = chunk.offset.checked_add(chunk.stored_bytes);
@@ -197,6 +200,16 @@ impl Index {
         }
         Ok(())
     }
+}
+
+/// Names lead nowhere else.
+pub fn is_name(name: &str) -> bool {
+    let word = |word: &str| {
+        !word.is_empty()
+            && !word.starts_with('.')
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
+    };
+    name.len() <= limits::REPOSITORY_NAME_BYTES_MAX && name.split('/').all(word)
 }
 
 /// The shortest key that lies behind `last` and not behind `first`, which lies behind `last`.
@@ -300,7 +313,9 @@ mod tests {
             Index::decode(&frame, &place(&frame, digest)).unwrap_err().message
         };
         type Lie<'a> = (&'a dyn Fn(&mut Index), &'a str);
-        let lies: [Lie<'_>; 7] = [
+        let lies: [Lie<'_>; 9] = [
+            (&|i| i.segments[0].name = "../g".into(), "is the name of no segment"),
+            (&|i| i.segments[0].name.clear(), "is the name of no segment"),
             (&|i| i.chunks.swap(0, 1), "not sorted"),
             (&|i| i.chunks[0].offset += 1 << 20, "lies in no segment"),
             (&|i| i.chunks[0].segment = 1, "lies in no segment"),

@@ -13,12 +13,11 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::index::{Index, Place};
+use super::index::{Index, Place, is_name};
 use crate::{
     base::{
         error::{Error, Kind, Result},
         ids::{ClusterId, GroupId, Lineage, NodeId, SnapshotId, SnapshotSeq, Topology},
-        limits,
     },
     part::{
         chunk::Digest,
@@ -193,16 +192,6 @@ impl Snapshot {
         }
         Ok(())
     }
-}
-
-/// Names lead nowhere else.
-pub fn is_name(name: &str) -> bool {
-    let word = |word: &str| {
-        !word.is_empty()
-            && !word.starts_with('.')
-            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.".contains(&b))
-    };
-    name.len() <= limits::REPOSITORY_NAME_BYTES_MAX && name.split('/').all(word)
 }
 
 /// Stands for all rows of a snapshot; see the module.

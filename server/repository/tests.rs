@@ -13,6 +13,7 @@ use std::{
 use super::{
     export::export,
     import::{Imported, import},
+    manifest::Snapshot,
     root::{Kept, Repository},
     status::status,
     store::{Directory, Made, Object, Store},
@@ -24,6 +25,7 @@ use crate::{
         ids::NodeId,
     },
     part::{
+        chunk::Digest,
         reseal,
         sample::{self, Sample},
         seal::{Identity, Sealing},
@@ -129,6 +131,34 @@ fn replicas_are_stored_once_and_every_part_comes_back_byte_for_byte() {
     assert_eq!((left.unnamed, left.histories.len()), (0, 1), "{left:?}");
 }
 
+/// Formats that were written once are read for good.
+#[test]
+fn the_formats_are_those_of_the_golden_files() {
+    let stage = Stage::new();
+    stage.import(&Sample::new(1));
+    let Kept { folder, mut snapshot } = stage.repository.find(sample::snapshot(1)).unwrap();
+    let mut index = stage.repository.index(folder, &snapshot.held[0].index).unwrap();
+    // What is drawn, or of this version.
+    snapshot.product = "0.1.0".into();
+    snapshot.repository = sample::snapshot(3).0;
+    snapshot.held.iter_mut().for_each(|held| held.index.object = "i/1-2".into());
+    snapshot.held.iter_mut().for_each(|held| held.index.digest = Digest([7; 32]));
+    index.segments.iter_mut().for_each(|segment| segment.name = "g/1-2-000000".into());
+    let text = serde_json::to_string(&index).unwrap();
+    golden("snapshot.json", &String::from_utf8(snapshot.encode().unwrap()).unwrap());
+    golden("index.json", &text);
+    assert_eq!(Snapshot::parse(&snapshot.encode().unwrap()), Ok(snapshot));
+}
+
+fn golden(name: &str, text: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/repository");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), text).unwrap();
+    }
+    assert_eq!(fs::read_to_string(folder.join(name)).unwrap(), text, "{name}");
+}
+
 #[test]
 fn what_the_snapshot_before_has_is_not_stored_again() {
     let stage = Stage::new();
@@ -192,6 +222,15 @@ fn damaged_parts_and_a_second_history_are_refused_and_leave_nothing() {
     let e = import(&stage.repository, &stage.tars(&twin)).unwrap_err();
     assert!(e.message.contains("two clusters have written one history"), "{e}");
     stage.comes_back(&first);
+}
+
+#[test]
+fn parts_of_several_snapshots_are_refused_by_name() {
+    let stage = Stage::new();
+    let parts = [stage.tars(&sample(1, 1)), stage.tars(&sample(2, 2))].concat();
+    let e = import(&stage.repository, &parts).unwrap_err();
+    assert!(e.kind == Kind::Invalid && e.message.contains("of 2 snapshots"), "{e}");
+    assert!([1, 2].iter().all(|n| e.message.contains(&sample::snapshot(*n).to_string())), "{e}");
 }
 
 #[test]

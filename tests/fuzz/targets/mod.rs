@@ -14,6 +14,7 @@ mod merge;
 pub mod meta;
 pub mod part;
 mod peer;
+mod repository;
 mod request;
 pub mod rows;
 mod stored;
@@ -39,6 +40,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("chunk", part::chunk),
     ("tar", part::tar),
     ("seal", part::seal),
+    ("repository", repository::repository),
     ("rows", rows::rows),
     ("node_id", rows::node_id),
     ("certificate", tls::certificate),

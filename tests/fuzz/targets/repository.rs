@@ -1,0 +1,69 @@
+//! What a repository says of itself: the text of a snapshot, and the index of a group.
+//!
+//! As with parts, digests would stop nearly every mutation at the first look: an input says with its
+//! first byte whether it is taken as it is, or with its digest put right.
+
+use devicedb::{
+    base::error::Kind,
+    part::chunk::Digest,
+    repository::{
+        index::{Index, Place, is_name},
+        manifest::Snapshot,
+    },
+};
+
+/// What is taken is the one spelling of what it says, and leads nowhere else.
+pub fn repository(input: &[u8]) -> bool {
+    let Some((mode, bytes)) = input.split_first() else { return false };
+    match mode % 4 {
+        0 => snapshot(bytes),
+        1 => snapshot(&put_right(bytes)),
+        2 => index(&zstd::bulk::compress(bytes, 1).expect("anything can be compressed")),
+        _ => index(bytes),
+    }
+}
+
+fn snapshot(text: &[u8]) -> bool {
+    match Snapshot::parse(text) {
+        Ok(snapshot) => {
+            assert_eq!(snapshot.encode().as_deref(), Ok(text), "two spellings of one snapshot");
+            assert!(snapshot.held.iter().all(|held| is_name(&held.index.object)));
+            true
+        }
+        Err(e) => {
+            assert!(matches!(e.kind, Kind::Corrupt | Kind::Conflict), "{e:?}");
+            false
+        }
+    }
+}
+
+/// The text with the digest that belongs to it.
+fn put_right(text: &[u8]) -> Vec<u8> {
+    let mark = b"  \"digest\": \"";
+    let at = text.windows(mark.len()).rposition(|w| w == mark).unwrap_or(text.len());
+    let digest = blake3::hash(&text[..at]);
+    [&text[..at], format!("  \"digest\": \"{digest}\"\n}}\n").as_bytes()].concat()
+}
+
+fn index(frame: &[u8]) -> bool {
+    let digest = Digest(blake3::hash(frame).into());
+    let place = Place { object: "i/1".into(), offset: 0, bytes: frame.len() as u64, digest };
+    match Index::decode(frame, &place) {
+        Ok(index) => {
+            // Whoever looks for a chunk that is named finds it, within its segment.
+            for (_, chunk) in index.in_order(false) {
+                let segment = &index.segments[chunk.segment];
+                assert!(is_name(&segment.name));
+                assert!(chunk.offset + chunk.stored_bytes <= segment.bytes);
+                assert_eq!(index.chunk(chunk.hash), Some(chunk));
+            }
+            let named: usize = index.partitions.iter().map(|part| part.chunks.len()).sum();
+            assert_eq!(named, index.chunks.len(), "a chunk that nobody names");
+            true
+        }
+        Err(e) => {
+            assert_eq!(e.kind, Kind::Corrupt, "{e:?}");
+            false
+        }
+    }
+}
