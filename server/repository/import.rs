@@ -10,7 +10,6 @@
 //! faster, this one deletes what it has written.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
 };
@@ -18,7 +17,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    index::{Index, Located, Place, Segment, separator},
+    index::{Index, Located, Place, Segment},
     manifest::{FORMAT, Group, PartOf, Root, Snapshot},
     root::{Folder, Repository},
     store::{Made, Store},
@@ -31,8 +30,8 @@ use crate::{
         limits,
     },
     part::{
-        chunk::{ChunkHash, Digest, Rows},
-        manifest::{ChunkEntry, Manifest, Owner, PartitionPart, rfc3339},
+        chunk::{ChunkHash, Digest},
+        manifest::{ChunkEntry, Manifest, PartitionPart, rfc3339},
         parallel, set,
         source::Source,
     },
@@ -166,9 +165,6 @@ struct Fresh<'a> {
     taken: usize,
     from: &'a Source,
     entry: ChunkEntry,
-    owner: Owner,
-    /// The chunk before it in its partition.
-    behind: Option<ChunkHash>,
 }
 
 /// Where a chunk was stored.
@@ -337,17 +333,11 @@ impl<'a> Taken<'a> {
         let base = self.base.as_ref().map(|(_, index)| index);
         let mut fresh = Vec::new();
         for partition in &self.partitions {
-            let owner = match self.group.is_meta() {
-                true => Owner::Meta,
-                false => Owner::Partition(partition.id),
-            };
-            let mut behind = None;
             for hash in &partition.chunks {
                 if base.is_none_or(|base| base.chunk(*hash).is_none()) {
                     let entry = *self.from.manifest().entry(*hash).expect("it was parsed");
-                    fresh.push(Fresh { taken: at, from: self.from, entry, owner, behind });
+                    fresh.push(Fresh { taken: at, from: self.from, entry });
                 }
-                behind = Some(*hash);
             }
         }
         fresh
@@ -429,18 +419,9 @@ fn store(
     segments: &mut Segments<'_>,
 ) -> Result<HashMap<(usize, ChunkHash), Stored>> {
     let mut stored = HashMap::with_capacity(fresh.len());
-    // The chunk that was taken last, and its last key.
-    let before: RefCell<Option<(ChunkHash, Vec<u8>)>> = RefCell::default();
     parallel::in_order(fresh.into_iter(), read, |read: Result<_>| {
-        let ((first, last), frame, fresh) = read?;
-        let first = match &*before.borrow() {
-            Some((hash, last)) if Some(*hash) == fresh.behind => separator(last, &first),
-            // Known to lie behind the chunk before, whatever that ends with.
-            _ => first,
-        };
+        let (first, frame, fresh) = read?;
         let hash = fresh.entry.hash;
-        debug_assert!(fresh.owner.owns(&last, &last));
-        *before.borrow_mut() = Some((hash, last));
         let (segment, offset) = segments.push(&frame)?;
         stored.insert((fresh.taken, hash), Stored { segment, offset, first });
         Ok(())
@@ -449,19 +430,12 @@ fn store(
     Ok(stored)
 }
 
-fn read(fresh: Fresh<'_>) -> Result<(Ends, Vec<u8>, Fresh<'_>)> {
+/// The first key of a chunk, and its frame.
+fn read(fresh: Fresh<'_>) -> Result<(Vec<u8>, Vec<u8>, Fresh<'_>)> {
     let frame = fresh.from.stored(&fresh.entry)?;
     let rows = fresh.entry.open(&frame, None)?;
-    Ok((ends(&rows), frame, fresh))
-}
-
-/// The first and the last key of a chunk.
-type Ends = (Vec<u8>, Vec<u8>);
-
-fn ends(rows: &Rows) -> Ends {
-    let mut keys = rows.iter().map(|(key, _)| key);
-    let first = keys.next().expect("a chunk has rows");
-    (first.to_vec(), keys.last().unwrap_or(first).to_vec())
+    let (first, _) = rows.iter().next().expect("a chunk has rows");
+    Ok((first.to_vec(), frame, fresh))
 }
 
 /// Makes segments, and remembers what it has made.

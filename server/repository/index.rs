@@ -1,9 +1,9 @@
 //! Which chunks a group consists of, and where they lie: one zstd frame of JSON for each group.
 //!
 //! It has what a part's manifest has of the group's rows, and two things more. Each chunk says in
-//! which segment it lies, and at which byte. And it says where its rows begin: `first` is the
-//! shortest key that lies behind all keys of the chunk before and not behind the chunk's own first,
-//! so that whoever looks for a key opens one chunk and not all of the partition.
+//! which segment it lies, and at which byte. And it says its first key, so that whoever looks for a
+//! key opens one chunk and not all of the partition. That is the chunk's own, whatever stands before
+//! it: a chunk that has not changed says the same in every snapshot.
 //!
 //! The group's mark and members are not here: they change with every snapshot, and a group whose
 //! rows have not changed shall have the index that it had.
@@ -66,6 +66,7 @@ pub struct Located {
     /// The place of its segment in the list of segments.
     pub segment: usize,
     pub offset: u64,
+    /// Its first key.
     #[serde(with = "hex")]
     pub first: Vec<u8>,
 }
@@ -212,12 +213,6 @@ pub fn is_name(name: &str) -> bool {
     name.len() <= limits::REPOSITORY_NAME_BYTES_MAX && name.split('/').all(word)
 }
 
-/// The shortest key that lies behind `last` and not behind `first`, which lies behind `last`.
-pub fn separator(last: &[u8], first: &[u8]) -> Vec<u8> {
-    let common = last.iter().zip(first).take_while(|(a, b)| a == b).count();
-    first[..first.len().min(common + 1)].to_vec()
-}
-
 mod hex {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
@@ -244,8 +239,6 @@ mod hex {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::part::sample;
 
@@ -327,22 +320,6 @@ mod tests {
         for (lie, says) in lies {
             let message = told(lie);
             assert!(message.contains(says), "{message}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_separator_lies_between(
-            a in proptest::collection::vec(0u8..4, 0..6),
-            b in proptest::collection::vec(0u8..4, 0..6),
-        ) {
-            prop_assume!(a != b);
-            let (last, first) = if a < b { (a, b) } else { (b, a) };
-            let between = separator(&last, &first);
-            prop_assert!(last < between && between <= first);
-            for shorter in 0..between.len() {
-                prop_assert!(first[..shorter] <= last[..], "{shorter} bytes would do");
-            }
         }
     }
 }

@@ -25,7 +25,8 @@ use crate::{
         ids::NodeId,
     },
     part::{
-        chunk::Digest,
+        chunk::{self, Chunk, Digest},
+        manifest::Manifest,
         reseal,
         sample::{self, Sample},
         seal::{Identity, Sealing},
@@ -94,10 +95,14 @@ impl Stage {
 /// As a node sends it, without a shelf in between.
 fn tar(sample: &Sample) -> Vec<u8> {
     let (manifest, chunks) = sample.part();
+    tar_of(&manifest, chunks)
+}
+
+fn tar_of(manifest: &Manifest, chunks: Vec<Chunk>) -> Vec<u8> {
     let chunks: BTreeMap<_, _> = chunks.into_iter().map(|c| (c.hash, c.data.to_vec())).collect();
     let mut tar = Vec::new();
     let text = manifest.encode().unwrap().0;
-    tar::write(&mut tar, &manifest, &text, |put| {
+    tar::write(&mut tar, manifest, &text, |put| {
         manifest.chunks.iter().try_for_each(|entry| put(chunks[&entry.hash].clone()))
     })
     .unwrap();
@@ -185,6 +190,59 @@ fn what_the_snapshot_before_has_is_not_stored_again() {
     }
     for sample in [&first, &second, &third] {
         other.comes_back(sample);
+    }
+}
+
+/// A part in which a partition has these rows.
+fn with_rows(sample: &Sample, partition: u32, rows: &[sample::Row]) -> Vec<u8> {
+    let (mut manifest, mut chunks) = sample.part();
+    let part = manifest.groups.iter_mut().flat_map(|group| &mut group.partitions);
+    let part = part.into_iter().find(|part| part.id.0 == partition).unwrap();
+    let new = sample::chunks_of(rows);
+    let old = std::mem::replace(&mut part.chunks, new.iter().map(|c| c.hash).collect());
+    (part.rows, part.bytes) = (new.iter().map(|c| c.rows).sum(), new.iter().map(|c| c.bytes).sum());
+    part.digest = chunk::digest(&part.chunks, part.rows);
+    chunks.retain(|chunk| !old.contains(&chunk.hash));
+    chunks.extend(new);
+    manifest.chunks = chunks.iter().map(sample::entry).collect();
+    manifest.chunks.sort_by_key(|chunk| chunk.hash);
+    tar_of(&manifest, chunks)
+}
+
+/// The last key of a chunk moves nearer to the chunk behind it, which stays as it was: what the
+/// index says of that one has to hold beside its new neighbour.
+#[test]
+fn a_chunk_that_stays_is_found_by_its_keys_whatever_its_neighbours_become() {
+    let stage = Stage::new();
+    let (first, second) = (sample(1, 1), sample(2, 1));
+    let mut rows = first.rows_of(0);
+    let heads: Vec<Vec<u8>> = rows.iter().map(|(key, _)| key.clone()).collect();
+    rows.iter_mut().for_each(|(key, _)| key.extend(b"/tail"));
+    let chunks = sample::chunks_of(&rows);
+    let end = chunks[0].rows as usize - 1;
+    // Between the head and the whole of the key that begins the second chunk.
+    let moved = (0..100_000).find_map(|n| {
+        let mut moved = rows.clone();
+        moved[end].0 = [&heads[end + 1][..], format!("/a-{n}").as_bytes()].concat();
+        let new = sample::chunks_of(&moved);
+        (new[0].rows == chunks[0].rows && new[1].hash == chunks[1].hash).then_some(moved)
+    });
+    let moved = moved.expect("some key ends a chunk as the old one did");
+    for (sample, rows) in [(&first, &rows), (&second, &moved)] {
+        let path = stage.dir.path().join(format!("{}.tar", sample.snapshot));
+        fs::write(&path, with_rows(sample, 0, rows)).unwrap();
+        import(&stage.repository, &[path]).unwrap();
+        stage.is_sound();
+        let Kept { folder, snapshot } = stage.repository.find(sample.snapshot).unwrap();
+        let index = stage.repository.index(folder, &snapshot.held[0].index).unwrap();
+        let partition: Vec<_> = index.in_order(false).map(|(_, chunk)| chunk).collect();
+        let mine = &partition[..index.partitions[0].chunks.len()];
+        for (key, value) in rows {
+            let chunk = mine.iter().rev().find(|chunk| chunk.first <= *key).unwrap();
+            let frame = stage.repository.chunk(folder, &index, chunk).unwrap();
+            let opened = chunk.entry().open(&frame, None).unwrap();
+            assert!(opened.iter().any(|row| row == (key, value)), "{key:?}");
+        }
     }
 }
 

@@ -216,8 +216,8 @@ fn open(repository: &Repository, kept: &Kept, held: &Group, index: &Index, repor
                 let what = format!("chunk {} holds rows of others than {owner}", chunk.hash);
                 return Err(Error::corrupt(what));
             }
-            if first < chunk.first {
-                let what = format!("chunk {} begins before the index says", chunk.hash);
+            if first != chunk.first {
+                let what = format!("chunk {} does not begin where the index says", chunk.hash);
                 return Err(Error::corrupt(what));
             }
             Ok(last)
@@ -235,7 +235,6 @@ fn open(repository: &Repository, kept: &Kept, held: &Group, index: &Index, repor
                 return Ok(());
             }
         };
-        // A key between the two: `first` of the index lies behind all of the chunk before.
         if let Some((of, end)) = &before
             && *of == owner
             && *end >= first
