@@ -181,7 +181,13 @@ pub fn run(command: args::Repository, console: &mut Console) -> Result<(), Failu
                 ),
                 _ => failed("it is not imported", &path, &e),
             });
-            console.print(&imported?)
+            let imported = imported?;
+            for lost in &imported.lost {
+                console.warn(&format!(
+                    "{lost}; its rows were stored again: see ddbctl repository verify"
+                ));
+            }
+            console.print(&imported)
         }
         args::Repository::Export { path, snapshot, node, output } => {
             let repository = open(&path)?;

@@ -10,6 +10,7 @@
 //! faster, this one deletes what it has written.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
 };
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     base::{
         clock::Random,
-        error::{Error, Result},
+        error::{Error, Kind, Result},
         ids::{GroupId, PartitionId, SnapshotSeq},
         limits,
     },
@@ -55,10 +56,12 @@ pub struct Imported {
     /// Bytes of the chunks of all parts that were given.
     pub given_bytes: u64,
     pub root: Digest,
+    /// What of the snapshot before cannot be read, so that its rows were stored again.
+    pub lost: Vec<String>,
 }
 
 impl Imported {
-    fn of(snapshot: &Snapshot, parts: &[Source], was_there: bool) -> Imported {
+    fn of(snapshot: &Snapshot, parts: &[Source], was_there: bool, lost: Vec<String>) -> Imported {
         Imported {
             snapshot: snapshot.snapshot.to_string(),
             seq: snapshot.seq.0,
@@ -71,6 +74,7 @@ impl Imported {
             new_bytes: if was_there { 0 } else { snapshot.new_bytes },
             given_bytes: parts.iter().map(|part| part.manifest().stored_bytes()).sum(),
             root: snapshot.root,
+            lost,
         }
     }
 }
@@ -102,9 +106,11 @@ pub fn import<P: AsRef<Path>>(repository: &Repository, paths: &[P]) -> Result<Im
         repository,
         folder,
         seq: any.seq,
-        base: base(repository, folder, any.seq)?,
+        base: None,
+        lost: RefCell::default(),
         parts: &parts,
     };
+    let import = Import { base: import.base()?, ..import };
     import.run()
 }
 
@@ -133,21 +139,12 @@ fn refuse_at_sight<P: AsRef<Path>>(paths: &[P]) -> Result<()> {
     }
 }
 
-/// The newest snapshot before that number.
-fn base(repository: &Repository, folder: Folder, seq: SnapshotSeq) -> Result<Option<Snapshot>> {
-    let names = repository.names()?;
-    let mut before = names.iter().filter(|(of, number)| *of == folder && *number < seq);
-    match before.next_back() {
-        Some((_, number)) => repository.snapshot(folder, *number),
-        None => Ok(None),
-    }
-}
-
 struct Import<'a> {
     repository: &'a Repository,
     folder: Folder,
     seq: SnapshotSeq,
     base: Option<Snapshot>,
+    lost: RefCell<Vec<String>>,
     parts: &'a [Source],
 }
 
@@ -175,6 +172,33 @@ struct Stored {
 }
 
 impl Import<'_> {
+    /// The newest snapshot before that number. Damage to it must not keep the next one from being
+    /// stored, whole then.
+    fn base(&self) -> Result<Option<Snapshot>> {
+        let names = self.repository.names()?;
+        let mut before =
+            names.iter().filter(|(of, number)| *of == self.folder && *number < self.seq);
+        match before.next_back() {
+            Some((_, number)) => {
+                Ok(self.or_lost(self.repository.snapshot(self.folder, *number))?.flatten())
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// What can be read of the snapshot before. Nothing that is damaged, missing or of a newer
+    /// format is leant on.
+    fn or_lost<T>(&self, read: Result<T>) -> Result<Option<T>> {
+        match read {
+            Ok(read) => Ok(Some(read)),
+            Err(e) if matches!(e.kind, Kind::Corrupt | Kind::NotFound | Kind::Conflict) => {
+                self.lost.borrow_mut().push(e.message);
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     fn run(self) -> Result<Imported> {
         if let Some(there) = self.repository.snapshot(self.folder, self.seq)? {
             return self.compared(&there);
@@ -187,7 +211,7 @@ impl Import<'_> {
         let snapshot = self.snapshot(&taken, &stored, &mut segments, new_bytes)?;
         let name = self.folder.snapshot(self.seq);
         match self.repository.store.create(&name, &snapshot.encode()?)? {
-            Made::Now => Ok(Imported::of(&snapshot, self.parts, false)),
+            Made::Now => Ok(Imported::of(&snapshot, self.parts, false, self.lost.take())),
             Made::Before => {
                 // Nothing refers to what was written here.
                 segments.made.iter().try_for_each(|name| self.repository.store.delete(name))?;
@@ -216,7 +240,7 @@ impl Import<'_> {
                 root.digest()
             )));
         }
-        Ok(Imported::of(there, self.parts, true))
+        Ok(Imported::of(there, self.parts, true, Vec::new()))
     }
 
     /// Every group, each from the first part that has it; the meta group last.
@@ -250,8 +274,8 @@ impl Import<'_> {
         let Some(held) = self.base.as_ref().and_then(|base| base.group(group)) else {
             return Ok(None);
         };
-        let index = self.repository.index(self.folder, &held.index)?;
-        Ok(Some((held.index.clone(), index)))
+        let index = self.or_lost(self.repository.index(self.folder, &held.index))?;
+        Ok(index.map(|index| (held.index.clone(), index)))
     }
 
     /// Writes the indexes that are new, and says what the snapshot is.

@@ -13,6 +13,7 @@ use std::{
 use super::{
     export::export,
     import::{Imported, import},
+    index::Place,
     manifest::Snapshot,
     root::{Kept, Repository},
     status::status,
@@ -146,8 +147,10 @@ fn the_formats_are_those_of_the_golden_files() {
     // What is drawn, or of this version.
     snapshot.product = "0.1.0".into();
     snapshot.repository = sample::snapshot(3).0;
-    snapshot.held.iter_mut().for_each(|held| held.index.object = "i/1-2".into());
-    snapshot.held.iter_mut().for_each(|held| held.index.digest = Digest([7; 32]));
+    for (at, held) in (0..).zip(&mut snapshot.held) {
+        let (object, digest) = ("i/1-2".into(), Digest([7; 32]));
+        held.index = Place { object, offset: 1000 * at, bytes: 1000, digest };
+    }
     index.segments.iter_mut().for_each(|segment| segment.name = "g/1-2-000000".into());
     let text = serde_json::to_string(&index).unwrap();
     golden("snapshot.json", &String::from_utf8(snapshot.encode().unwrap()).unwrap());
@@ -375,6 +378,27 @@ fn quick_looks_at_sizes_and_whole_at_bytes() {
     fs::write(&path, &bytes[1..]).unwrap();
     let report = verify(&stage.repository, &[], false).unwrap();
     assert!(report.problems[0].what.contains("was made with"), "{report}");
+}
+
+#[test]
+fn damage_to_the_snapshot_before_keeps_no_later_one_from_being_stored() {
+    let (first, second) = (sample(1, 1), sample(2, 2));
+    for kind in ["/s/", "/i/"] {
+        let stage = Stage::new();
+        stage.import(&first);
+        let objects = stage.repository.store.list("").unwrap();
+        let hurt = objects.iter().find(|object| object.name.contains(kind)).unwrap();
+        let path = stage.root().join(&hurt.name);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[100] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let imported = stage.import(&second);
+        assert!(!imported.lost.is_empty(), "{kind}");
+        assert!(imported.lost.iter().all(|lost| lost.contains(&hurt.name)), "{imported:?}");
+        stage.comes_back(&second);
+        let report = verify(&stage.repository, &[second.snapshot], true).unwrap();
+        assert!(report.sound, "{report}");
+    }
 }
 
 /// A directory in which something happens before an object is made.
