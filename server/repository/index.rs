@@ -2,8 +2,8 @@
 //!
 //! It has what a part's manifest has of the group's rows, and two things more. Each chunk says in
 //! which segment it lies, and at which byte. And it says its first key, so that whoever looks for a
-//! key opens one chunk and not all of the partition. That is the chunk's own, whatever stands before
-//! it: a chunk that has not changed says the same in every snapshot.
+//! key opens one chunk and not all of the partition. That is the chunk's own, whatever stands
+//! before it: a chunk that has not changed says the same in every snapshot.
 //!
 //! The group's mark and members are not here: they change with every snapshot, and a group whose
 //! rows have not changed shall have the index that it had.

@@ -2,8 +2,8 @@
 //! crate `age`.
 //!
 //! What is wrapped here the `age` tool opens, and identities and recipients are the tool's: those
-//! of X25519, `age1...` and `AGE-SECRET-KEY-1...`. No passphrases, plugins, SSH keys or post-quantum
-//! recipients, and no armour.
+//! of X25519, `age1...` and `AGE-SECRET-KEY-1...`. No passphrases, plugins, SSH keys or
+//! post-quantum recipients, and no armour.
 
 use std::{
     fmt,

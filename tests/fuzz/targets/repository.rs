@@ -1,7 +1,7 @@
 //! What a repository says of itself: the text of a snapshot, and the index of a group.
 //!
-//! As with parts, digests would stop nearly every mutation at the first look: an input says with its
-//! first byte whether it is taken as it is, or with its digest put right.
+//! As with parts, digests would stop nearly every mutation at the first look: an input says with
+//! its first byte whether it is taken as it is, or with its digest put right.
 
 use devicedb::{
     base::error::Kind,
