@@ -271,12 +271,14 @@ impl Saboteur {
                 one(format!("node{node}"), self.time(4000), Mend::Start(node, shift))
             }
             Move => {
+                if stage.somebody_joins() {
+                    return None;
+                }
                 let node = self.victim(stage)?;
                 stage.cluster.nodes[node].kill9();
                 // Others may be down and move before they are up again: who moves last knows where
                 // all of them are.
-                let others: Vec<usize> =
-                    (0..stage.cluster.nodes.len()).filter(|other| *other != node).collect();
+                let others = stage.others(node);
                 stage.move_away(node, &others);
                 one(format!("node{node}"), self.time(2000), Mend::Start(node, 0))
             }

@@ -105,19 +105,19 @@ impl Stage {
         let node = self.further.pop().expect("there is one more");
         self.cluster.nodes.push(node);
         let number = self.cluster.nodes.len() - 1;
-        // The first may have moved.
-        let first = self.links.address(0);
-        let args = &mut self.cluster.nodes[number].args;
-        if let Some(at) = args.iter().position(|word| word == "--join") {
-            args[at + 1] = first;
-        }
         self.start(number, 0);
         self.started.store(number + 1, Ordering::SeqCst);
         number
     }
 
-    /// Starts a node with its clocks shifted by so many seconds.
+    /// Starts a node with its clocks shifted by so many seconds. One that has yet to join is told
+    /// where all others are now.
     pub fn start(&mut self, number: usize, shift_seconds: u64) {
+        let founds = self.cluster.nodes[number].args.iter().any(|word| word == "--found");
+        if !founds && !self.holds_store(number) {
+            let others = self.others(number);
+            self.told_of(number, &others);
+        }
         let node = &mut self.cluster.nodes[number];
         if let Ok(machines) = &self.machines {
             node.under = machines.under(shift_seconds);
@@ -130,15 +130,9 @@ impl Stage {
     /// now.
     pub fn move_away(&mut self, number: usize, told_of: &[usize]) {
         self.links.move_away(number);
+        self.told_of(number, told_of);
         let address = self.links.address(number);
-        let joins: Vec<String> = told_of
-            .iter()
-            .flat_map(|node| ["--join".to_string(), self.links.address(*node)])
-            .collect();
         let args = &mut self.cluster.nodes[number].args;
-        while let Some(at) = args.iter().position(|word| word == "--join") {
-            args.drain(at..at + 2);
-        }
         // It has founded long ago.
         args.retain(|word| word != "--found");
         let at = args
@@ -146,7 +140,29 @@ impl Stage {
             .position(|word| word == "--advertise")
             .expect("every node advertises its proxy");
         args[at + 1] = address;
+    }
+
+    /// From its next start on a node looks for others where these are now.
+    fn told_of(&mut self, number: usize, others: &[usize]) {
+        let joins: Vec<String> = others
+            .iter()
+            .flat_map(|node| ["--join".to_string(), self.links.address(*node)])
+            .collect();
+        let args = &mut self.cluster.nodes[number].args;
+        while let Some(at) = args.iter().position(|word| word == "--join") {
+            args.drain(at..at + 2);
+        }
         args.extend(joins);
+    }
+
+    pub fn others(&self, number: usize) -> Vec<usize> {
+        (0..self.cluster.nodes.len()).filter(|other| *other != number).collect()
+    }
+
+    /// Whether a node has yet to join. It knows where the others were when it was started, and
+    /// nobody tells it that they have moved.
+    pub fn somebody_joins(&self) -> bool {
+        (0..self.cluster.nodes.len()).any(|node| !self.holds_store(node))
     }
 
     /// Every node moves, and is told of one that holds a store: one that has lost its own and
@@ -169,8 +185,7 @@ impl Stage {
     /// never have come round.
     pub fn lose_disk(&mut self, number: usize) -> Option<String> {
         let id = self.id(number);
-        let others: Vec<usize> =
-            (0..self.cluster.nodes.len()).filter(|other| *other != number).collect();
+        let others = self.others(number);
         self.move_away(number, &others);
         let store = self.store(number);
         fs::remove_dir_all(&store).unwrap();
