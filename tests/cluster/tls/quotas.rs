@@ -150,7 +150,8 @@ async fn a_client_that_runs_wild_is_told_to_slow_down_and_others_are_served() {
     let wild = secured.client_with(0, &issued[0]).await;
     let calm = secured.client_with(0, &issued[1]).await;
     let mut calls = tokio::task::JoinSet::new();
-    for number in 0..100 {
+    // More than a slow machine takes in before its twenty a second have come round.
+    for number in 0..500 {
         let wild = wild.clone();
         calls.spawn(async move {
             wild.put(SITE, Bucket::Default, format!("wild-{number}"), "v").await.map(drop)
@@ -159,7 +160,7 @@ async fn a_client_that_runs_wild_is_told_to_slow_down_and_others_are_served() {
     calm.put(SITE, Bucket::Default, "calm", "v").await.unwrap();
     let (done, refused): (Vec<_>, Vec<_>) =
         calls.join_all().await.into_iter().partition(Result::is_ok);
-    assert!(!done.is_empty() && !refused.is_empty(), "{} of 100 refused", refused.len());
+    assert!(!done.is_empty() && !refused.is_empty(), "{} of 500 refused", refused.len());
     let last = refused.into_iter().map(|one| over(&one.unwrap_err())).last().expect("there is one");
     assert!(
         last.0.contains("client/wild makes more than 20 calls a second on this node"),
