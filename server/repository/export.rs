@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{BufWriter, Write as _},
+    io::{self, BufWriter, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -79,7 +79,15 @@ fn write(repository: &Repository, kept: &Kept, part: &PartOf, path: &Path) -> Re
     let partial = PathBuf::from(format!("{}.partial", path.display()));
     let mut options = OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o600).open(&partial);
-    let file = file.at(partial.display())?;
+    let file = match file {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(Error::conflict(format!(
+                "{} is there, of an export that is under way or was killed: remove it if none runs",
+                partial.display()
+            )));
+        }
+        file => file.at(partial.display())?,
+    };
     let written = || {
         let mut out = BufWriter::new(&file);
         tar::write(&mut out, &manifest, &text, |put| {

@@ -494,6 +494,12 @@ fn nothing_is_overwritten_and_what_is_absent_is_named() {
     let e = export(&stage.repository, &kept, None, out.path()).unwrap_err();
     assert!(e.message.contains("nothing is overwritten"), "{e}");
     assert_eq!(fs::read_dir(out.path()).unwrap().count(), 1);
+    let killed = out.path().join(format!("snapshot-{}-1.tar.partial", first.snapshot));
+    fs::write(&killed, "half").unwrap();
+    let e = export(&stage.repository, &kept, Some(NodeId(1)), out.path()).unwrap_err();
+    assert!(e.kind == Kind::Conflict && e.message.contains("was killed: remove it"), "{e}");
+    fs::remove_file(&killed).unwrap();
+    export(&stage.repository, &kept, Some(NodeId(1)), out.path()).unwrap();
     let e = export(&stage.repository, &kept, Some(NodeId(5)), out.path()).unwrap_err();
     assert!(e.kind == Kind::NotFound && e.message.contains("it has those of 1, 2,"), "{e}");
     let e = stage.repository.find(sample::snapshot(5)).map(|kept| kept.folder).unwrap_err();
