@@ -1,8 +1,7 @@
-//! `ddbctl repository`: backups outside the cluster, in a directory. Needs no cluster.
+//! `ddbctl repository`: backups outside the cluster, in a directory or an object store. Needs no
+//! cluster.
 //!
 //! The library does all of it; here its results become tables, lines and exit codes.
-
-use std::path::Path;
 
 use rustix::{fs::Mode, process::umask};
 use serde::Serialize;
@@ -21,6 +20,7 @@ use crate::{
     base::{
         error::{Error, Kind},
         ids::{NodeId, SnapshotId},
+        limits,
     },
     repository::{
         export::{self, Exported},
@@ -153,25 +153,25 @@ pub fn run(command: args::Repository, console: &mut Console) -> Result<(), Failu
     // What is stored holds all data: it is for its owner alone.
     umask(Mode::RWXG | Mode::RWXO);
     match command {
-        args::Repository::Init { path } => {
-            let made = Repository::init(&path).map_err(|e| failed("it is not made", &path, &e))?;
-            let (repository, place) = (made.id.to_string(), made.store.place());
-            console.print(&Made { repository, place })
+        args::Repository::Init { place } => {
+            let made =
+                Repository::init(&place).map_err(|e| failed("it is not made", &place, &e))?;
+            console.print(&Made { repository: made.id.to_string(), place: made.store.place() })
         }
-        args::Repository::Status { path } => {
-            let repository = open(&path)?;
+        args::Repository::Status { place } => {
+            let repository = open(&place)?;
             let status = status::status(&repository);
-            let status = status.map_err(|e| failed("it cannot be looked at", &path, &e))?;
+            let status = status.map_err(|e| failed("it cannot be looked at", &place, &e))?;
             console.print(&status)?;
-            if status.unreadable.is_empty() { Ok(()) } else { Err(damaged(&path)) }
+            if status.unreadable.is_empty() { Ok(()) } else { Err(damaged(&place)) }
         }
-        args::Repository::List { path } => list(&path, console),
-        args::Repository::Verify { path, snapshots, quick } => {
-            check(&path, &snapshots, !quick, console)
+        args::Repository::List { place } => list(&place, console),
+        args::Repository::Verify { place, snapshots, quick } => {
+            check(&place, &snapshots, !quick, console)
         }
-        args::Repository::Import { path, parts } => {
+        args::Repository::Import { place, parts } => {
             refuse_what_is_no_part(&parts)?;
-            let repository = open(&path)?;
+            let repository = open(&place)?;
             let imported = import::import(&repository, &parts).map_err(|e| match e.kind {
                 Kind::Corrupt => Failure::new(
                     exit::NOT_VERIFIED,
@@ -179,7 +179,7 @@ pub fn run(command: args::Repository, console: &mut Console) -> Result<(), Failu
                     listed(&parts),
                     "see ddbctl snapshot verify; fetch the parts again",
                 ),
-                _ => failed("it is not imported", &path, &e),
+                _ => failed("it is not imported", &place, &e),
             });
             let imported = imported?;
             for lost in &imported.lost {
@@ -189,12 +189,12 @@ pub fn run(command: args::Repository, console: &mut Console) -> Result<(), Failu
             }
             console.print(&imported)
         }
-        args::Repository::Export { path, snapshot, node, output } => {
-            let repository = open(&path)?;
+        args::Repository::Export { place, snapshot, node, output } => {
+            let repository = open(&place)?;
             let kept = repository.find(snapshot);
-            let kept = kept.map_err(|e| failed("there is no such snapshot", &path, &e))?;
+            let kept = kept.map_err(|e| failed("there is no such snapshot", &place, &e))?;
             let parts = export::export(&repository, &kept, node.map(NodeId), &output);
-            let parts = parts.map_err(|e| failed("it is not exported", &path, &e))?;
+            let parts = parts.map_err(|e| failed("it is not exported", &place, &e))?;
             console.print(&Files { parts })
         }
     }
@@ -204,10 +204,10 @@ fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn list(path: &Path, console: &mut Console) -> Result<(), Failure> {
-    let repository = open(path)?;
+fn list(place: &str, console: &mut Console) -> Result<(), Failure> {
+    let repository = open(place)?;
     let (mut snapshots, mut unreadable) = (Vec::new(), false);
-    let all = repository.snapshots().map_err(|e| failed("it cannot be listed", path, &e))?;
+    let all = repository.snapshots().map_err(|e| failed("it cannot be listed", place, &e))?;
     for kept in all {
         let snapshot = match kept {
             Ok(kept) => kept.snapshot,
@@ -231,54 +231,58 @@ fn list(path: &Path, console: &mut Console) -> Result<(), Failure> {
         });
     }
     console.print(&Listed { snapshots })?;
-    if unreadable { Err(damaged(path)) } else { Ok(()) }
+    if unreadable { Err(damaged(place)) } else { Ok(()) }
 }
 
 fn check(
-    path: &Path,
+    place: &str,
     snapshots: &[SnapshotId],
     whole: bool,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let repository = open(path)?;
+    let repository = open(place)?;
     for id in snapshots {
         let found = repository.find(*id);
-        found.map_err(|e| failed("it cannot be verified", path, &e))?;
+        found.map_err(|e| failed("it cannot be verified", place, &e))?;
     }
     let report = verify::verify(&repository, snapshots, whole);
-    let report = report.map_err(|e| failed("it cannot be verified", path, &e))?;
+    let report = report.map_err(|e| failed("it cannot be verified", place, &e))?;
     console.print(&report)?;
-    if report.sound { Ok(()) } else { Err(damaged(path)) }
+    if report.sound { Ok(()) } else { Err(damaged(place)) }
 }
 
-fn open(path: &Path) -> Result<Repository, Failure> {
-    Repository::open(path).map_err(|e| failed("it cannot be opened", path, &e))
+fn open(place: &str) -> Result<Repository, Failure> {
+    Repository::at(place, limits::OBJECT_PATIENCE_COMMAND)
+        .map_err(|e| failed("it cannot be opened", place, &e))
 }
 
-fn damaged(path: &Path) -> Failure {
+fn damaged(place: &str) -> Failure {
     Failure::new(
         exit::NOT_VERIFIED,
         "something is damaged",
-        path.display().to_string(),
+        place.to_owned(),
         "see above; restore from another snapshot, or import its parts into another repository",
     )
 }
 
-fn failed(what: &str, path: &Path, e: &Error) -> Failure {
+fn failed(what: &str, place: &str, e: &Error) -> Failure {
     let exit = match e.kind {
         Kind::NotFound | Kind::Conflict => exit::NOT_FOUND,
         Kind::Corrupt => exit::NOT_VERIFIED,
         Kind::Invalid => exit::USAGE,
+        Kind::Denied => exit::NOT_PERMITTED,
         _ => exit::FAILED,
     };
     let remedy = match e.kind {
         Kind::Exhausted => "make room, and say it again",
         Kind::Corrupt => "restore from another snapshot, or another repository",
-        Kind::Unavailable => "look at the disk and at who may write there",
+        Kind::Unavailable => "look at the disk, or the object store, and at who may write there",
+        Kind::Denied => "give the environment credentials that may read and write there",
         _ => "see ddbctl repository --help",
     };
-    let (told, place) = (text::line(&e.message), path.display().to_string());
-    // Most messages say where.
-    let place = if told.contains(&place) { String::new() } else { place };
+    let (told, place) = (text::line(&e.message), place.to_owned());
+    // Most messages say where, and a place that is none may hold a secret.
+    let said = told.contains(&place) || e.kind == Kind::Invalid;
+    let place = if said { String::new() } else { place };
     Failure::new(exit, format!("{what}: {told}"), place, remedy)
 }

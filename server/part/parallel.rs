@@ -24,7 +24,8 @@ pub fn in_order<T: Send, R: Send>(
     on_lanes(cores.min(limits::CHUNK_THREADS_MAX), items, work, take)
 }
 
-fn on_lanes<T: Send, R: Send>(
+/// The same on so many threads, for work that waits for something else than a core.
+pub fn on_lanes<T: Send, R: Send>(
     lanes: usize,
     items: impl Iterator<Item = T>,
     work: impl Fn(T) -> R + Sync,

@@ -5,15 +5,16 @@
 //! blake3 of all bytes before that line, as in a part's manifest. Readers need nothing but its name
 //! to come to every row.
 //!
-//! `root` stands for all rows: the blake3 over each group's number, mark index and mark term, and
-//! over each of its partitions' number, digest and rows, all as numbers of fixed size, big end
-//! first; the meta group comes last. The same cut has the same root, whoever made the snapshot of
+//! `root` stands for all rows: the blake3 over the roots of all groups, the meta group last. A
+//! group's root is the blake3 over its number, mark index and mark term, and over each of its
+//! partitions' number, digest and rows, all as numbers of fixed size, big end first. Replicas of a
+//! group have the same root, and the same cut has the same one, whoever made the snapshot of
 //! whichever parts.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::index::{Index, Place, is_name};
+use super::index::{Place, is_name};
 use crate::{
     base::{
         error::{Error, Kind, Result},
@@ -22,7 +23,7 @@ use crate::{
     part::{
         chunk::Digest,
         manifest::{
-            WRITTEN_MS_MAX, check_mark,
+            PartitionPart, WRITTEN_MS_MAX, check_mark,
             nodes::{node_text, node_texts},
             rfc3339,
         },
@@ -194,26 +195,27 @@ impl Snapshot {
     }
 }
 
-/// Stands for all rows of a snapshot; see the module.
-#[derive(Default)]
-pub struct Root(blake3::Hasher);
-
-impl Root {
-    pub fn add(&mut self, held: &Group, index: &Index) {
-        let Root(hasher) = self;
-        hasher.update(&held.group.0.to_be_bytes());
-        hasher.update(&held.mark_index.to_be_bytes());
-        hasher.update(&held.mark_term.to_be_bytes());
-        for partition in &index.partitions {
-            hasher.update(&partition.id.0.to_be_bytes());
-            hasher.update(&partition.digest.0);
-            hasher.update(&partition.rows.to_be_bytes());
-        }
+/// Stands for the rows of a group at its mark; see the module.
+pub fn group_root(held: &Group, partitions: &[PartitionPart]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&held.group.0.to_be_bytes());
+    hasher.update(&held.mark_index.to_be_bytes());
+    hasher.update(&held.mark_term.to_be_bytes());
+    for partition in partitions {
+        hasher.update(&partition.id.0.to_be_bytes());
+        hasher.update(&partition.digest.0);
+        hasher.update(&partition.rows.to_be_bytes());
     }
+    Digest(hasher.finalize().into())
+}
 
-    pub fn digest(&self) -> Digest {
-        Digest(self.0.finalize().into())
+/// Stands for all rows of a snapshot, by the roots of its groups in order.
+pub fn root(groups: impl Iterator<Item = Digest>) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for Digest(root) in groups {
+        hasher.update(&root);
     }
+    Digest(hasher.finalize().into())
 }
 
 fn last_line(digest: &Digest) -> String {

@@ -1,7 +1,8 @@
 //! The repository: a place outside the cluster where snapshots are kept, each row once for all
 //! replicas and over time.
 //!
-//! A repository is a directory, or whatever else can make a name that was not there (`store`).
+//! A repository is a directory (`store`), a prefix in an object store (`objects`), or whatever else
+//! can make a name that was not there.
 //! Nothing in it is ever overwritten:
 //!
 //! ```text
@@ -11,26 +12,32 @@
 //! <cluster>/<lineage>/g/<seq>-...   segments: chunks, one behind the other
 //! ```
 //!
-//! - `import` makes a snapshot of downloaded parts. Replicas of a group hold equal rows, so one of
-//!   them is stored. Chunks that the snapshot before has are not stored again, and a group that has
-//!   not changed points at the index that is there. Segments come first, then the index, and the
-//!   snapshot last: before that nothing names them, and after it all of it is on disk.
+//! - `send` stores groups. Replicas of a group hold equal rows, so one of them is stored. Chunks
+//!   that the snapshot before has are not stored again, and a group that has not changed points at
+//!   the index that is there.
+//! - `commit` makes the snapshot of what was sent. Segments come first, then the indexes, and the
+//!   snapshot last: before that nothing names them, and after it all of it is there to stay.
+//! - `import` does both with downloaded parts; nodes that upload do the first each for some groups,
+//!   and one of them does the second.
 //! - `export` gives the parts back, byte for byte.
 //! - `verify` reads what a snapshot names and names everything that is wrong.
 //!
-//! Two that import the same snapshot at a time do not meet: what they write has names of their own,
-//! and one of them makes the snapshot. Histories have folders of their own, so a clone of a cluster
-//! and its original never refer to each other's objects.
+//! Two that store the same snapshot at a time do not harm each other: an object is named by what is
+//! in it, and one of them makes the snapshot. Histories have folders of their own, so a clone of a
+//! cluster and its original never refer to each other's objects.
 //!
-//! Nothing is deleted here: what an interrupted import has left stays, and `status` counts it.
-//! Nothing is encrypted or signed, and sealed parts are refused. Rows are compared with the one
-//! snapshot before, and not with all: there is no table of all chunks that would have to fit into
-//! memory or be kept right.
+//! Nothing is deleted here: what was stored in vain stays, and `status` counts it. Nothing is
+//! encrypted or signed, and sealed parts are refused. Rows are compared with the one snapshot
+//! before, and not with all: there is no table of all chunks that would have to fit into memory or
+//! be kept right.
 
 pub mod store;
+pub mod objects;
 pub mod index;
 pub mod manifest;
 pub mod root;
+pub mod send;
+pub mod commit;
 pub mod import;
 pub mod export;
 pub mod verify;

@@ -1,7 +1,7 @@
 //! What makes a place a repository: `devicedb.json`, which is made once and says its format and its
 //! id.
 
-use std::{path::Path, sync::Arc, thread};
+use std::{path::Path, sync::Arc, thread, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{
     index::{Index, Located, Place},
     manifest::Snapshot,
+    objects::{self, Objects},
     store::{Directory, Made, Object, Store, found},
 };
 use crate::base::{
@@ -86,38 +87,45 @@ impl Folder {
 }
 
 impl Repository {
-    /// Makes a repository of a directory that is empty or not there.
-    pub fn init(path: &Path) -> Result<Repository> {
-        let store = Directory::new(path);
-        let there = found(store.list(""))?.unwrap_or_default();
-        if there.iter().any(|object| object.name == ROOT) {
-            let id = Repository::open(path)?.id;
-            let path = path.display();
-            return Err(Error::conflict(format!("{path} is a repository already, {id}")));
+    /// Makes a repository of a place that is empty: a directory that may also not be there, or an
+    /// object store below a prefix.
+    pub fn init(place: &str) -> Result<Repository> {
+        Repository::init_on(store_at(place, limits::OBJECT_PATIENCE_COMMAND)?)
+    }
+
+    fn init_on(store: Arc<dyn Store>) -> Result<Repository> {
+        let place = store.place();
+        if found(store.bytes(ROOT))?.is_some() {
+            let id = Repository::on(store)?.id;
+            return Err(Error::conflict(format!("{place} is a repository already, {id}")));
         }
-        if let Some(Object { name, .. }) = there.first() {
+        if let Some(Object { name, .. }) = store.any()? {
             return Err(Error::conflict(format!(
-                "{} is not empty, it holds {name:?}: name a directory that is, or that is not \
+                "{place} is not empty, it holds {name:?}: name a place that is, or that is not \
                  there",
-                path.display()
             )));
         }
-        one_makes_a_name(&store)?;
+        one_makes_a_name(&*store)?;
         let id = Random::from_entropy().uuid();
         let root =
             Root { format: FORMAT, product: env!("CARGO_PKG_VERSION").into(), repository: id };
         let mut text = serde_json::to_vec(&root).expect("texts and numbers are JSON");
         text.push(b'\n');
-        match store.create(ROOT, &text)? {
-            Made::Now => Ok(Repository { store: Arc::new(store), id }),
+        match store.create(ROOT, text.into())? {
+            Made::Now => Ok(Repository { store, id }),
             Made::Before => {
-                Err(Error::conflict(format!("somebody else has just made {} one", path.display())))
+                Err(Error::conflict(format!("somebody else has just made {place} one")))
             }
         }
     }
 
     pub fn open(path: &Path) -> Result<Repository> {
         Repository::on(Arc::new(Directory::new(path)))
+    }
+
+    /// The repository at a place, for somebody who waits for so long where a store fails.
+    pub fn at(place: &str, patience: Duration) -> Result<Repository> {
+        Repository::on(store_at(place, patience)?)
     }
 
     pub fn on(store: Arc<dyn Store>) -> Result<Repository> {
@@ -216,6 +224,19 @@ impl Repository {
     }
 }
 
+/// A directory, or an object store where the place has the scheme of one.
+pub fn store_at(place: &str, patience: Duration) -> Result<Arc<dyn Store>> {
+    match objects::scheme(place) {
+        Some(_) => Ok(Arc::new(Objects::open(place, patience)?)),
+        None => Ok(Arc::new(Directory::new(place.strip_prefix("file://").unwrap_or(place)))),
+    }
+}
+
+/// Refuses a place that can never be one, and asks nobody.
+pub fn check_place(place: &str) -> Result<()> {
+    store_at(place, limits::OBJECT_PATIENCE_COMMAND).map(drop)
+}
+
 /// Has writers race for names. A store that lets two of them win would mix two snapshots.
 fn one_makes_a_name(store: &dyn Store) -> Result<()> {
     let nonce = Random::from_entropy().uuid();
@@ -225,7 +246,7 @@ fn one_makes_a_name(store: &dyn Store) -> Result<()> {
             let racers: Vec<_> = (0..RACERS)
                 .map(|racer| {
                     let name = &name;
-                    scope.spawn(move || store.create(name, &[racer; 64]))
+                    scope.spawn(move || store.create(name, vec![racer; 64].into()))
                 })
                 .collect();
             racers.into_iter().map(|racer| racer.join().expect("it does not panic")).collect()
@@ -254,6 +275,8 @@ mod tests {
         sync::atomic::{AtomicBool, Ordering},
     };
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::base::error::Kind;
 
@@ -263,15 +286,15 @@ mod tests {
         let path = dir.path().join("backups");
         let no = Repository::open(&path).map(|r| r.id).unwrap_err();
         assert!(no.kind == Kind::NotFound && no.message.contains("ddbctl repository init"), "{no}");
-        let made = Repository::init(&path).unwrap();
+        let made = Repository::init(path.to_str().unwrap()).unwrap();
         assert_eq!(Repository::open(&path).unwrap().id, made.id);
-        let again = Repository::init(&path).map(|r| r.id).unwrap_err();
+        let again = Repository::init(path.to_str().unwrap()).map(|r| r.id).unwrap_err();
         assert!(again.message.contains("is a repository already"), "{again}");
         assert_eq!(made.store.list("").unwrap().len(), 1, "nothing of the probe stays");
         let other = dir.path().join("other");
         fs::create_dir(&other).unwrap();
         fs::write(other.join("letter.txt"), "x").unwrap();
-        let full = Repository::init(&other).map(|r| r.id).unwrap_err();
+        let full = Repository::init(other.to_str().unwrap()).map(|r| r.id).unwrap_err();
         assert!(full.message.contains("letter.txt"), "{full}");
     }
 
@@ -296,10 +319,13 @@ mod tests {
         fn place(&self) -> String {
             self.0.place()
         }
-        fn create(&self, name: &str, bytes: &[u8]) -> Result<Made> {
+        fn create(&self, name: &str, bytes: Bytes) -> Result<Made> {
             let made = self.0.create(name, bytes)?;
             let lies = made == Made::Before && self.1.swap(false, Ordering::SeqCst);
             Ok(if lies { Made::Now } else { made })
+        }
+        fn bytes(&self, name: &str) -> Result<u64> {
+            self.0.bytes(name)
         }
         fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
             self.0.read(name, bytes_max)

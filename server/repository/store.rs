@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
+
 use crate::base::{
     clock::Random,
     error::{Context as _, Error, Kind, Result},
@@ -30,17 +32,26 @@ pub struct Object {
     pub bytes: u64,
 }
 
+/// A name that is made while somebody else makes it has the bytes of one of both. `create` may say
+/// `Now` to several who store the very same bytes.
+///
 /// Names are words of letters, digits, `-` and `.`, divided by `/`.
 pub trait Store: Send + Sync {
     /// In words, for people.
     fn place(&self) -> String;
-    fn create(&self, name: &str, bytes: &[u8]) -> Result<Made>;
+    fn create(&self, name: &str, bytes: Bytes) -> Result<Made>;
+    /// How many bytes lie under a name.
+    fn bytes(&self, name: &str) -> Result<u64>;
     /// All bytes under a name; `Corrupt` if there are more than `bytes_max`.
     fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>>;
     /// `Corrupt` if there are fewer.
     fn read_range(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>>;
     /// Everything that is named below, in order of the names.
     fn list(&self, below: &str) -> Result<Vec<Object>>;
+    /// Whatever is found first, if anything is there.
+    fn any(&self) -> Result<Option<Object>> {
+        Ok(found(self.list(""))?.and_then(|there| there.into_iter().next()))
+    }
     fn delete(&self, name: &str) -> Result<()>;
 }
 
@@ -100,15 +111,20 @@ impl Store for Directory {
         self.path.display().to_string()
     }
 
-    fn create(&self, name: &str, bytes: &[u8]) -> Result<Made> {
+    fn create(&self, name: &str, bytes: Bytes) -> Result<Made> {
         directories(&self.path, parent(&self.file(name)))?;
         let aside = self.path.join(UNFINISHED);
         directories(&self.path, &aside)?;
         let unfinished = aside.join(Random::from_entropy().uuid().to_string());
-        let made = self.make(name, bytes, &unfinished);
+        let made = self.make(name, &bytes, &unfinished);
         // If it stays, it is counted as unfinished and harms nobody.
         let _ = fs::remove_file(&unfinished);
         made
+    }
+
+    fn bytes(&self, name: &str) -> Result<u64> {
+        let path = self.file(name);
+        Ok(fs::metadata(&path).at(path.display())?.len())
     }
 
     fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
@@ -232,7 +248,9 @@ mod tests {
             let makers: Vec<_> = (0u8..16)
                 .map(|n| {
                     let store = &store;
-                    scope.spawn(move || store.create("a/b/name", &[n; 1000]).unwrap())
+                    scope.spawn(move || {
+                        store.create("a/b/name", Bytes::from(vec![n; 1000])).unwrap()
+                    })
                 })
                 .collect();
             makers.into_iter().map(|maker| maker.join().unwrap()).collect()
@@ -258,7 +276,7 @@ mod tests {
     fn only_its_owner_reads_it() {
         let dir = tempfile::tempdir().unwrap();
         let store = Directory::new(dir.path().join("repository"));
-        store.create("a/name", b"x").unwrap();
+        store.create("a/name", Bytes::from_static(b"x")).unwrap();
         for (path, wanted) in [("", 0o700), ("a", 0o700), ("a/name", 0o600)] {
             assert_eq!(mode(&dir.path().join("repository").join(path)), wanted, "{path}");
         }
@@ -268,7 +286,7 @@ mod tests {
     fn what_is_not_there_or_too_short_is_said_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let store = Directory::new(dir.path());
-        store.create("a/name", b"12345").unwrap();
+        store.create("a/name", Bytes::from_static(b"12345")).unwrap();
         assert_eq!(store.read_range("a/name", 1, 3).unwrap(), b"234");
         for (offset, bytes) in [(3, 3), (6, 0), (u64::MAX, 1)] {
             let e = store.read_range("a/name", offset, bytes).unwrap_err();

@@ -8,7 +8,10 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
 };
+
+use bytes::Bytes;
 
 use super::{
     export::export,
@@ -22,6 +25,7 @@ use super::{
 };
 use crate::{
     base::{
+        clock::Random,
         error::{Error, Kind, Result},
         ids::NodeId,
     },
@@ -46,7 +50,7 @@ struct Stage {
 impl Stage {
     fn new() -> Stage {
         let dir = tempfile::tempdir().unwrap();
-        let repository = Repository::init(&dir.path().join("repository")).unwrap();
+        let repository = Repository::init(dir.path().join("repository").to_str().unwrap()).unwrap();
         Stage { dir, repository }
     }
 
@@ -63,6 +67,12 @@ impl Stage {
             path
         };
         NODES.map(write).into()
+    }
+
+    /// Those that `tars` has written.
+    fn tars_of_before(&self, sample: &Sample) -> Vec<PathBuf> {
+        let path = |node| self.dir.path().join(format!("{}-{node}.tar", sample.snapshot));
+        NODES.map(path).into()
     }
 
     fn import(&self, sample: &Sample) -> Imported {
@@ -411,9 +421,12 @@ impl<F: Fn(&str) -> Result<()> + Send + Sync> Store for Eventful<F> {
     fn place(&self) -> String {
         self.inner.place()
     }
-    fn create(&self, name: &str, bytes: &[u8]) -> Result<Made> {
+    fn create(&self, name: &str, bytes: Bytes) -> Result<Made> {
         (self.before)(name)?;
         self.inner.create(name, bytes)
+    }
+    fn bytes(&self, name: &str) -> Result<u64> {
+        self.inner.bytes(name)
     }
     fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
         self.inner.read(name, bytes_max)
@@ -441,27 +454,32 @@ fn an_import_that_ends_anywhere_harms_nothing_and_is_said_again() {
     let stage = Stage::new();
     let (first, second) = (sample(1, 1), sample(2, 2));
     stage.import(&first);
-    // Segment, index, snapshot.
-    for ends_at in 0..3 {
-        let made = AtomicUsize::new(0);
-        let full = eventful(&stage.root(), move |_| {
-            let nth = made.fetch_add(1, Ordering::SeqCst);
-            if nth == ends_at { Err(Error::exhausted("the disk is full")) } else { Ok(()) }
+    for (kind, left) in [("/g/", 0), ("/i/", 1), ("/s/", 2)] {
+        let full = eventful(&stage.root(), move |name| {
+            if name.contains(kind) { Err(Error::exhausted("the disk is full")) } else { Ok(()) }
         });
         let e = import(&full, &stage.tars(&second)).unwrap_err();
         assert_eq!(e.kind, Kind::Exhausted);
         assert_eq!(stage.repository.names().unwrap().len(), 1);
         stage.is_sound();
-        let left = status(&stage.repository).unwrap();
-        assert_eq!(left.unnamed, (0..=ends_at as u64).sum::<u64>(), "{left:?}");
+        assert_eq!(status(&stage.repository).unwrap().unnamed, left, "{kind}");
     }
-    assert!(!stage.import(&second).was_there);
+    // It goes on where the others ended.
+    let made = Arc::new(AtomicUsize::new(0));
+    let counted = made.clone();
+    let counting = eventful(&stage.root(), move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    });
+    assert!(!import(&counting, &stage.tars(&second)).unwrap().was_there);
+    assert_eq!(made.load(Ordering::SeqCst), 2, "the index, which is there, and the snapshot");
+    assert_eq!(status(&stage.repository).unwrap().unnamed, 0);
     stage.comes_back(&first);
     stage.comes_back(&second);
 }
 
 #[test]
-fn of_two_imports_of_one_snapshot_one_makes_it_and_the_other_takes_its_own_back() {
+fn of_two_imports_of_one_snapshot_one_makes_it_and_neither_leaves_anything() {
     let stage = Stage::new();
     let first = sample(1, 1);
     let tars = stage.tars(&first);
@@ -510,4 +528,100 @@ fn nothing_is_overwritten_and_what_is_absent_is_named() {
     fs::copy(&from, from.with_file_name("00000000000000ff")).unwrap();
     let report = verify(&stage.repository, &[], false).unwrap();
     assert!(report.problems[0].what.contains("it says of itself that it is number 1"), "{report}");
+}
+
+/// A directory behind a network: what is asked may not arrive, and an answer may be lost after it
+/// was done.
+struct Lossy {
+    inner: Directory,
+    random: Mutex<Random>,
+    lost: AtomicUsize,
+}
+
+impl Lossy {
+    fn asked<T>(&self, done: impl FnOnce() -> Result<T>) -> Result<T> {
+        let fate = self.random.lock().unwrap().below(8);
+        let lose = |what: &str| {
+            self.lost.fetch_add(1, Ordering::SeqCst);
+            Err(Error::unavailable(what))
+        };
+        match fate {
+            0 => lose("it did not arrive"),
+            1 => done().and_then(|_| lose("its answer was lost")),
+            _ => done(),
+        }
+    }
+}
+
+impl Store for Lossy {
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+    fn create(&self, name: &str, bytes: Bytes) -> Result<Made> {
+        self.asked(|| self.inner.create(name, bytes))
+    }
+    fn bytes(&self, name: &str) -> Result<u64> {
+        self.asked(|| self.inner.bytes(name))
+    }
+    fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+        self.asked(|| self.inner.read(name, bytes_max))
+    }
+    fn read_range(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        self.asked(|| self.inner.read_range(name, offset, bytes))
+    }
+    fn list(&self, below: &str) -> Result<Vec<Object>> {
+        self.asked(|| self.inner.list(below))
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.asked(|| self.inner.delete(name))
+    }
+}
+
+/// Until it is done. Between two tries the repository is what it was, or has the snapshot.
+fn persistently(stage: &Stage, lossy: &Arc<Lossy>, sample: &Sample) -> Imported {
+    loop {
+        let tried = Repository::on(lossy.clone())
+            .and_then(|repository| import(&repository, &stage.tars_of_before(sample)));
+        match tried {
+            Ok(imported) => return imported,
+            Err(e) => assert_eq!(e.kind, Kind::Unavailable, "{e}"),
+        }
+        stage.is_sound();
+    }
+}
+
+#[test]
+fn whatever_is_lost_on_the_way_two_writers_store_every_snapshot_once() {
+    let mut lost = 0;
+    for seed in 0..12u64 {
+        let stage = Stage::new();
+        let lossy = |nth| {
+            let random = Mutex::new(Random::seeded(2 * seed + nth));
+            Arc::new(Lossy {
+                inner: Directory::new(stage.root()),
+                random,
+                lost: Default::default(),
+            })
+        };
+        let writers = [lossy(0), lossy(1)];
+        let samples = [sample(1, 1), sample(2, 2), sample(3, 2)];
+        for (stored, sample) in (1..).zip(&samples) {
+            stage.tars(sample);
+            let roots = thread::scope(|scope| {
+                let write = |lossy| {
+                    let stage = &stage;
+                    scope.spawn(move || persistently(stage, lossy, sample).root)
+                };
+                let both: Vec<_> = writers.iter().map(write).collect();
+                both.into_iter().map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
+            });
+            assert_eq!(roots[0], roots[1]);
+            assert_eq!(stage.repository.names().unwrap().len(), stored);
+        }
+        samples.iter().for_each(|sample| stage.comes_back(sample));
+        stage.is_sound();
+        assert_eq!(status(&stage.repository).unwrap().unnamed, 0);
+        lost += writers.iter().map(|lossy| lossy.lost.load(Ordering::SeqCst)).sum::<usize>();
+    }
+    assert!(lost > 500, "only {lost} requests were lost");
 }

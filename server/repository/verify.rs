@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     index::{Index, Located},
-    manifest::{Group, Root},
+    manifest::{self, Group},
     root::{Kept, Repository},
 };
 use crate::{
@@ -141,7 +141,7 @@ impl Sizes<'_> {
 fn look(sizes: &mut Sizes<'_>, kept: &Kept, report: &mut Report) {
     let (snapshot, before) = (&kept.snapshot, report.count());
     let id = snapshot.snapshot.to_string();
-    let (mut root, mut chunks, mut checked) = (Root::default(), 0, BTreeSet::new());
+    let (mut roots, mut chunks, mut checked) = (Vec::new(), 0, BTreeSet::new());
     let mut all = true;
     for held in &snapshot.held {
         match sizes.repository.index(kept.folder, &held.index) {
@@ -151,7 +151,7 @@ fn look(sizes: &mut Sizes<'_>, kept: &Kept, report: &mut Report) {
             }
             Ok(index) => {
                 chunks += index.chunks.len();
-                root.add(held, &index);
+                roots.push(manifest::group_root(held, &index.partitions));
                 fits(sizes, kept, &index, &mut checked, report);
                 if report.whole {
                     open(sizes.repository, kept, held, &index, report);
@@ -159,7 +159,7 @@ fn look(sizes: &mut Sizes<'_>, kept: &Kept, report: &mut Report) {
             }
         }
     }
-    if all && root.digest() != snapshot.root {
+    if all && manifest::root(roots.into_iter()) != snapshot.root {
         report.problem(&id, "its root is not that of its groups".into());
     }
     let sound = report.count() == before;

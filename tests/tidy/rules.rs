@@ -23,7 +23,8 @@ pub const DOORS: &[(&str, &str, &str)] = &[
         "engine log wire",
         "ask `engine`; only `log` keeps and `wire` converts raft's structs",
     ),
-    ("tokio_rustls", "net/tls", "ask `net::tls`"),
+    ("tokio_rustls", "net/tls repository", "ask `net::tls`"),
+    ("object_store", "repository", "ask `repository::store::Store`"),
     ("x509_parser", "net/tls", "ask `net::tls::Certificate`"),
     ("ring", "part/seal net/tls", "blake3 for hashes, `part::seal` for secrets"),
     ("age", "part/seal", "ask `part::seal`"),
@@ -59,8 +60,9 @@ pub const FILE_LINES_MAX: usize = 700;
 /// What rustfmt lays out is no wider; this holds comments, strings and macros to it too.
 pub const LINE_WIDTH_MAX: usize = 100;
 
-/// Crates that only what build.rs generates speaks to.
-pub const NAMED_BY_GENERATED_CODE: &[&str] = &["tonic-prost"];
+/// Crates that no file names: only what build.rs generates speaks to them, or `Cargo.toml` says with
+/// which features another crate gets them.
+pub const NAMED_ELSEWHERE: &[&str] = &["reqwest", "tonic-prost"];
 
 /// Names that fit everything tell nothing.
 pub const EMPTY_NAMES: &[&str] =

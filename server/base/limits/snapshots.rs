@@ -91,11 +91,48 @@ pub const MANIFEST_BYTES_MAX: usize = 512 << 20;
 /// Bytes of the file that makes a directory a repository; a larger one is none.
 pub const REPOSITORY_ROOT_BYTES_MAX: u64 = 4096;
 /// Bytes at which a segment ends. One chunk that is larger has a segment to itself.
-pub const REPOSITORY_SEGMENT_BYTES: usize = 32 << 20;
+pub const REPOSITORY_SEGMENT_BYTES: usize = 16 << 20;
+/// Segments that are made at a time; each is in memory.
+pub const REPOSITORY_PUTS: usize = 4;
 /// Bytes of a group's index, before and after it is compressed; a reader refuses a larger one.
 pub const REPOSITORY_INDEX_BYTES_MAX: usize = 512 << 20;
 /// Bytes of a name in a repository.
 pub const REPOSITORY_NAME_BYTES_MAX: usize = 255;
+
+// Uploads.
+
+/// How long an upload waits for parts that are being written.
+pub const UPLOAD_SETTLE: Duration = Duration::from_secs(900);
+pub const UPLOAD_LOOK: Duration = Duration::from_millis(500);
+/// How long a node has to say what its part holds. It may have to open the repository first.
+pub const UPLOAD_DESCRIBE: Duration = Duration::from_secs(60);
+/// Threads that ask the repository at a time whether it has a snapshot.
+pub const REPOSITORY_LOOKS: usize = 4;
+/// Uploads whose end a node remembers.
+pub const UPLOADS_REMEMBERED: usize = 256;
+/// What a node says while it stores groups; more of it is not said.
+pub const UPLOAD_NEWS_QUEUE_MAX: usize = 16;
+
+// Object stores.
+
+/// For how long a request is repeated that may succeed the next time: where somebody waits for the
+/// command, and where a node uploads.
+pub const OBJECT_PATIENCE_COMMAND: Duration = Duration::from_secs(15);
+pub const OBJECT_PATIENCE_NODE: Duration = Duration::from_secs(180);
+/// For how long one may take, beside the time for its bytes.
+pub const OBJECT_REQUEST: Duration = Duration::from_secs(30);
+/// Slower than this a store is not waited for.
+pub const OBJECT_BYTES_PER_SECOND_MIN: u64 = 100_000;
+pub const OBJECT_CONNECT: Duration = Duration::from_secs(5);
+/// A list takes as many requests as it has thousands of names.
+pub const OBJECT_LIST: Duration = Duration::from_secs(3600);
+/// Pauses between tries: the first, and the longest.
+pub const OBJECT_PAUSE_MIN: Duration = Duration::from_millis(100);
+pub const OBJECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Answers to one question to a store.
+pub const OBJECT_ANSWERS: usize = 1;
+/// Characters that are shown of what a store says.
+pub const OBJECT_ERROR_CHARS_MAX: usize = 300;
 
 const _: () = assert!(CHUNK_BYTES_MIN < CHUNK_BYTES_TARGET && CHUNK_BYTES_TARGET < CHUNK_BYTES_MAX);
 const _: () = assert!(ROW_BYTES_MAX > SIBLINGS_BYTES_MAX + ROW_KEY_BYTES_MAX);
