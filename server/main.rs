@@ -35,6 +35,7 @@ use devicedb::{
     node::{Node, Options},
     part::seal::{Identities, Recipient},
     rpc::QuotaLimits,
+    service::uploads::Place,
     signals::Signals,
 };
 use tracing_subscriber::{
@@ -121,6 +122,20 @@ pub struct Start {
     /// Where this node's parts of snapshots are kept. Must exist. Several nodes may share it.
     #[arg(long, value_name = "DIR", env = "DEVICEDB_SNAPSHOT_STORE")]
     snapshot_store: Option<PathBuf>,
+    /// The repository that snapshots are uploaded to: a directory, s3://BUCKET/PREFIX,
+    /// az://CONTAINER/PREFIX or gs://BUCKET/PREFIX, made by `ddbctl repository init`. All nodes
+    /// name the same. Credentials come from the environment.
+    #[arg(long, value_name = "PLACE", env = "DEVICEDB_REPOSITORY", requires = "snapshot_store")]
+    repository: Option<String>,
+    /// Bytes a second that this node sends to the repository at most. Without it there is no bound.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "DEVICEDB_REPOSITORY_RATE",
+        requires = "repository",
+        value_parser = clap::value_parser!(u64).range(1..),
+    )]
+    repository_rate: Option<u64>,
     /// Seal the parts that are kept there: only who has the identity of this recipient can read
     /// their rows. As `ddbctl snapshot keygen` or age-keygen prints it; may be said several times,
     /// or several divided by commas.
@@ -382,6 +397,9 @@ impl Start {
             partitions: self.partitions,
             groups: self.groups,
             snapshot_store: self.snapshot_store,
+            repository: self
+                .repository
+                .map(|place| Place { place, bytes_per_second: self.repository_rate }),
             seal_to: self.seal_to,
             unseal_with: self.unseal_with,
             replacement: self.replacement,
@@ -420,6 +438,7 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
         admins: Vec::new(),
         quotas: QuotaLimits::default(),
         audit_log: None,
+        repository: None,
         seal_to: Vec::new(),
         unseal_with: None,
     };

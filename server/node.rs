@@ -61,6 +61,7 @@ use crate::{
         kv::Kv,
         parts::{self, Directories, Parts},
         readers::Readers,
+        uploads::Uploads,
     },
     store::Claim,
 };
@@ -297,6 +298,16 @@ async fn run(
         metrics.clone(),
         crew.clone(),
     );
+    let uploads = Uploads::new(
+        options.repository.clone(),
+        cluster.clone(),
+        parts.clone(),
+        peers.clone(),
+        clock,
+        metrics.clone(),
+        crew.clone(),
+    );
+    crew.spawn(Role::Repository, uploads.clone().look_once());
     crew.spawn(Role::Disk, watch_disk("store", options.store.clone(), metrics.clone()));
     if let Some(dir) = options.snapshot_store.clone() {
         crew.spawn(Role::Disk, watch_disk("snapshot_store", dir, metrics.clone()));
@@ -379,6 +390,7 @@ async fn run(
         &peers,
         &cluster,
         &parts,
+        &uploads,
         &readers,
         identity.node,
         identity.topology,
@@ -458,6 +470,7 @@ fn doors(
     peers: &Peers,
     cluster: &Cluster,
     parts: &Parts,
+    uploads: &Uploads,
     readers: &Readers,
     me: NodeId,
     topology: Topology,
@@ -489,6 +502,7 @@ fn doors(
         cluster: cluster.clone(),
         parts: parts.clone(),
         inventory: inventory.clone(),
+        uploads: uploads.clone(),
         peers: peers.clone(),
         me,
         readers: readers.clone(),
@@ -500,6 +514,7 @@ fn doors(
         cluster: cluster.clone(),
         parts: parts.clone(),
         inventory,
+        uploads: uploads.clone(),
         spool,
         calls,
     });

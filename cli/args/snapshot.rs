@@ -16,17 +16,32 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum Snapshot {
     /// Take a snapshot
-    #[command(after_help = "Examples:\n  ddbctl snapshot create --wait --wait-timeout 2m")]
+    #[command(after_help = "Examples:\n  \
+        ddbctl snapshot create --wait --wait-timeout 2m\n  \
+        ddbctl snapshot create --upload")]
     Create {
         /// Wait until no part is being written any more
         #[arg(long)]
         wait: bool,
+        /// Wait, have the nodes store it in their repository, and wait for that too
+        #[arg(long)]
+        upload: bool,
         /// Wait no longer than this; the snapshot goes on
-        #[arg(long, value_name = "TIME", requires = "wait", default_value = "1h")]
+        #[arg(long, value_name = "TIME", default_value = "1h")]
         wait_timeout: Span,
         /// The snapshot's name, to repeat a request whose outcome is unknown
         #[arg(long)]
         uuid: Option<SnapshotId>,
+    },
+    /// Have the nodes store a completed snapshot in their repository, and wait until it is there.
+    /// What an interrupted upload has stored is not sent again
+    #[command(after_help = "Examples:\n  ddbctl snapshot upload $uuid")]
+    Upload {
+        /// The snapshot
+        uuid: SnapshotId,
+        /// Wait no longer than this; the upload goes on
+        #[arg(long, value_name = "TIME", default_value = "24h")]
+        wait_timeout: Span,
     },
     /// How far a snapshot is, and whether its parts are whole on disk; exits 5 when it is missing
     /// or being deleted, 1 when it failed, 6 when it is damaged

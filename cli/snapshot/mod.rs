@@ -1,7 +1,9 @@
 //! `ddbctl snapshot`: which command is answered by which module.
 
+mod stored;
 mod status;
 pub mod wait;
+mod upload;
 mod receive;
 mod sink;
 pub mod download;
@@ -25,13 +27,21 @@ pub async fn run(
     console: &mut Console,
 ) -> Result<(), Failure> {
     match command {
-        args::Snapshot::Create { wait: false, uuid, wait_timeout: _ } => {
+        args::Snapshot::Create { upload: true, wait: _, uuid, wait_timeout } => {
+            let (taken, warning) = status::create(uuid, client).await?;
+            warn(&warning, console);
+            upload::after(taken, wait_timeout.0, client, console).await
+        }
+        args::Snapshot::Upload { uuid, wait_timeout } => {
+            upload::run(uuid, wait_timeout.0, client, console).await
+        }
+        args::Snapshot::Create { wait: false, uuid, wait_timeout: _, .. } => {
             let (taken, warning) = status::create(uuid, client).await?;
             warn(&warning, console);
             console.print(&taken.brief())?;
             status::judge(&taken)
         }
-        args::Snapshot::Create { wait: true, uuid, wait_timeout } => {
+        args::Snapshot::Create { wait: true, uuid, wait_timeout, .. } => {
             let (taken, warning) = status::create(uuid, client).await?;
             warn(&warning, console);
             wait::wait(taken, wait_timeout.0, client, console).await

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use tonic::transport::Channel;
 
+use super::stored::Upload;
 use crate::{
     base::{ids::SnapshotId, limits},
     ctl::{
@@ -38,6 +39,9 @@ pub struct Snapshot {
     created_ms: u64,
     lineage: String,
     cluster_id: String,
+    /// Where the nodes have a repository: how far it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upload: Option<Upload>,
     parts: Vec<Part>,
     #[serde(flatten)]
     pub stale: Option<Stale>,
@@ -257,7 +261,6 @@ impl Snapshot {
         let status = status_word(snapshot.status());
         let parts = if status == "missing" { Vec::new() } else { snapshot.parts };
         Snapshot {
-            uuid: snapshot.uuid,
             status,
             reason: snapshot.reason,
             partitions: snapshot.partitions,
@@ -266,6 +269,8 @@ impl Snapshot {
             created_ms: snapshot.created_ms,
             lineage: snapshot.lineage,
             cluster_id: snapshot.cluster_id,
+            upload: snapshot.upload.map(Upload::new),
+            uuid: snapshot.uuid,
             parts: parts.into_iter().map(Part::new).collect(),
             stale: None,
         }
@@ -335,7 +340,8 @@ impl View for Snapshot {
         } else {
             format!("cluster = {}\n", self.cluster_id)
         };
-        format!("{brief}{covered}{created}{cluster}{}", parts_table(&self.parts, columns))
+        let upload = self.upload.as_ref().map_or(String::new(), |upload| upload.text(columns));
+        format!("{brief}{covered}{created}{cluster}{upload}{}", parts_table(&self.parts, columns))
     }
 }
 
@@ -453,6 +459,7 @@ pub mod tests {
             created_ms: 1_735_689_599_000,
             lineage: "00c0ffee00c0ffee".into(),
             cluster_id: "5f1c8a9e-0b1d-4a53-9a29-6d4a3f5f0c11".into(),
+            upload: None,
         }
     }
 

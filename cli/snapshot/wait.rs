@@ -69,6 +69,17 @@ pub async fn wait(
     client: &mut Client,
     console: &mut Console,
 ) -> Result<(), Failure> {
+    let (snapshot, absent) = settled(begun, most, client, console).await?;
+    tell(snapshot, &absent, console)
+}
+
+/// Waits for a snapshot that has begun. As it ended, and the parts that are not there.
+pub async fn settled(
+    begun: Snapshot,
+    most: Duration,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(Snapshot, Vec<String>), Failure> {
     let uuid: SnapshotId = begun
         .uuid
         .parse()
@@ -103,7 +114,7 @@ pub async fn wait(
         pause = (pause * 6 / 5).min(limits::CTL_LOOK_MAX);
     };
     bars.clear();
-    tell(Snapshot::new(snapshot), &absent, console)
+    Ok((Snapshot::new(snapshot), absent))
 }
 
 fn lost(uuid: &SnapshotId, failure: Failure) -> Failure {
@@ -111,7 +122,7 @@ fn lost(uuid: &SnapshotId, failure: Failure) -> Failure {
     Failure { remedy, ..failure }
 }
 
-fn tell(snapshot: Snapshot, absent: &[String], console: &mut Console) -> Result<(), Failure> {
+pub fn tell(snapshot: Snapshot, absent: &[String], console: &mut Console) -> Result<(), Failure> {
     match console.format {
         Format::Table => {
             let reason = if snapshot.reason.is_empty() {

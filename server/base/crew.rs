@@ -134,6 +134,10 @@ roles! {
     CheckRows "check-rows" Request
     /// Removes the files of one part.
     Remove "remove" Request
+    /// Sees one upload to its end, or stores some of its groups.
+    Upload "upload" Request
+    /// Reads and writes in the repository.
+    Repository "repository" Request
 
     /// One such look, which a disk that does not answer holds up.
     DiskLook "disk-look" Request

@@ -84,6 +84,10 @@ impl PartEnd {
     }
 }
 
+/// How an upload ended that this node drove.
+const STORED: &str = "stored";
+const NOT_STORED: &str = "failed";
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Other {
     node: u64,
@@ -320,6 +324,12 @@ metrics! {
         counted("capture_written_bytes", "Bytes of chunks that had to be written");
     capture_processor: Counter<f64, AtomicU64> =
         counted("capture_processor_seconds", "Processor time of captures");
+    uploads: Family<Ended, Counter> = counted(
+        "uploads",
+        "Uploads of snapshots that this node drove, by how they ended"
+    );
+    upload_sent: Counter =
+        counted("upload_sent_bytes", "Bytes of chunks that this node sent to the repository");
     ready: Gauge = counted("ready", "1 when every local group has caught up and can serve");
     node_silent: Family<Other, Gauge> = counted(
         "node_silent_seconds",
@@ -427,6 +437,9 @@ impl Metrics {
     /// Shows what has never happened as 0 and not as absent: an alarm on a rise needs both.
     fn begin_at_zero(&self) {
         PartEnd::ALL.iter().for_each(|end| drop(self.parts.get_or_create(&end.label())));
+        for outcome in [STORED, NOT_STORED] {
+            drop(self.uploads.get_or_create(&Ended { outcome }));
+        }
         Cut::ALL.iter().for_each(|cut| drop(self.connections_cut.get_or_create(&cut.label())));
         for why in NoHandshake::ALL {
             drop(self.handshakes_failed.get_or_create(&why.label()));
@@ -489,6 +502,13 @@ impl Metrics {
     }
     pub fn part_ended(&self, how: PartEnd) {
         self.parts.get_or_create(&how.label()).inc();
+    }
+    pub fn upload_ended(&self, stored: bool) {
+        let outcome = if stored { STORED } else { NOT_STORED };
+        self.uploads.get_or_create(&Ended { outcome }).inc();
+    }
+    pub fn upload_sent(&self, bytes: u64) {
+        self.upload_sent.inc_by(bytes);
     }
     pub fn peer_messages(&self, count: usize, sent: bool) {
         let counter = if sent { &self.peer_sent } else { &self.peer_dropped };

@@ -39,7 +39,9 @@ use crate::{
         internal::v1::{JoinRequest, JoinResponse},
         v1::NodeState,
     },
+    repository,
     rpc::QuotaLimits,
+    service::uploads,
     store::{FORMAT, Store},
     wire,
 };
@@ -60,6 +62,8 @@ pub struct Options {
     pub partitions: u32,
     pub groups: u32,
     pub snapshot_store: Option<PathBuf>,
+    /// Where snapshots are uploaded to.
+    pub repository: Option<uploads::Place>,
     /// Who can read the parts that are kept there; whoever gets them, if there is nobody.
     pub seal_to: Vec<Recipient>,
     /// The identity file that opens the part which is to be restored.
@@ -122,6 +126,15 @@ impl Options {
         }
         if !self.found && self.join.is_empty() && !self.store.exists() {
             return Err(self.lost(&format!("{} does not exist", self.store.display())));
+        }
+        if let Some(uploads::Place { place, .. }) = &self.repository {
+            repository::root::check_place(place)?;
+            if !self.seal_to.is_empty() {
+                return Err(Error::invalid(
+                    "sealed parts cannot be stored in a repository yet: leave out --seal-to or \
+                     --repository",
+                ));
+            }
         }
         let Some(store) = &self.snapshot_store else { return Ok(()) };
         Shelf::check(store)?;

@@ -317,6 +317,16 @@ failpoints! {
     /// `ddbctl` has synced the directory.
     FetchDirSynced "fetch.dir-synced"
 
+    // An upload.
+    /// A segment is in the repository, and nobody has been told.
+    UploadSegmentStored "upload.segment-stored"
+    /// A node's groups are in the repository with their indexes, and nobody has been told.
+    UploadGroupsStored "upload.groups-stored"
+    /// All that the snapshot names is in the repository, and the snapshot is not.
+    UploadReady "upload.ready"
+    /// The snapshot is in the repository, and nobody has been told.
+    UploadMade "upload.made"
+
     // A restore.
     /// The part's files are moved out of the way, to see that they can be, and come back next.
     RestoreTried "restore.tried"

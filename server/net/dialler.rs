@@ -7,7 +7,7 @@
 //!   bring that answer about, so optional protects nobody, and is a step on the way to required.
 
 use tonic::{
-    Request, Response,
+    Request, Response, Streaming,
     transport::{Channel, Endpoint, Error as TransportError},
 };
 
@@ -18,10 +18,11 @@ use crate::{
         limits,
     },
     proto::internal::v1::{
-        FoundClusterRequest, FoundClusterResponse, Founder, GetNodeStatusRequest,
-        GetNodeStatusResponse, IntroduceRequest, IntroduceResponse, JoinRequest, JoinResponse,
-        ListPartsRequest, ListPartsResponse, PromiseFoundingRequest, RemovePartRequest,
-        RemovePartResponse, peer_service_client::PeerServiceClient,
+        DescribePartRequest, DescribePartResponse, FoundClusterRequest, FoundClusterResponse,
+        Founder, GetNodeStatusRequest, GetNodeStatusResponse, IntroduceRequest, IntroduceResponse,
+        JoinRequest, JoinResponse, ListPartsRequest, ListPartsResponse, PromiseFoundingRequest,
+        RemovePartRequest, RemovePartResponse, UploadGroupsRequest, UploadGroupsResponse,
+        peer_service_client::PeerServiceClient,
     },
     wire,
 };
@@ -120,6 +121,26 @@ impl Dialler {
         request: RemovePartRequest,
     ) -> Result<RemovePartResponse> {
         let answer = self.connect(address).await?.remove_part(request).await;
+        Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
+    }
+
+    /// What a node's part of a snapshot holds.
+    pub async fn describe_part(
+        &self,
+        address: &str,
+        request: DescribePartRequest,
+    ) -> Result<DescribePartResponse> {
+        let answer = self.connect(address).await?.describe_part(request).await;
+        Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
+    }
+
+    /// Has a node store groups of its part, and follows it.
+    pub async fn upload_groups(
+        &self,
+        address: &str,
+        request: UploadGroupsRequest,
+    ) -> Result<Streaming<UploadGroupsResponse>> {
+        let answer = self.connect(address).await?.upload_groups(request).await;
         Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
     }
 

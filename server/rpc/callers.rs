@@ -315,7 +315,9 @@ mod tests {
                     Role::Writer => of_data,
                     Role::Viewer => looks,
                     Role::Backup => {
-                        looks || ["CreateSnapshot", "DownloadSnapshot"].contains(&method)
+                        looks
+                            || ["CreateSnapshot", "UploadSnapshot", "DownloadSnapshot"]
+                                .contains(&method)
                     }
                     Role::Pruner => looks || method == "DeleteSnapshot",
                     Role::Operator => {

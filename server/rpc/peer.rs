@@ -1,9 +1,9 @@
 //! `devicedb.internal.v1.PeerService`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, pin::Pin, sync::Arc};
 
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Calls;
@@ -12,13 +12,14 @@ use crate::{
     engine::driver::Handle,
     net::{self, Peers, acceptor::Place, tls::Caller},
     proto::internal::v1::{
-        DeliverRequest, DeliverResponse, FoundClusterRequest, FoundClusterResponse,
-        GetNodeStatusRequest, GetNodeStatusResponse, IntroduceRequest, IntroduceResponse,
-        JoinRequest, JoinResponse, ListPartsRequest, ListPartsResponse, PromiseFoundingRequest,
-        PromiseFoundingResponse, RemovePartRequest, RemovePartResponse, SendRowsRequest,
-        SendRowsResponse, peer_service_server::PeerService,
+        DeliverRequest, DeliverResponse, DescribePartRequest, DescribePartResponse,
+        FoundClusterRequest, FoundClusterResponse, GetNodeStatusRequest, GetNodeStatusResponse,
+        IntroduceRequest, IntroduceResponse, JoinRequest, JoinResponse, ListPartsRequest,
+        ListPartsResponse, PromiseFoundingRequest, PromiseFoundingResponse, RemovePartRequest,
+        RemovePartResponse, SendRowsRequest, SendRowsResponse, UploadGroupsRequest,
+        UploadGroupsResponse, peer_service_server::PeerService,
     },
-    service::{admin::Cluster, inventory::Inventory, parts::Parts},
+    service::{admin::Cluster, inventory::Inventory, parts::Parts, uploads::Uploads},
     wire,
 };
 
@@ -28,9 +29,12 @@ pub struct PeerApi {
     pub cluster: Cluster,
     pub parts: Parts,
     pub inventory: Inventory,
+    pub uploads: Uploads,
     pub spool: PathBuf,
     pub calls: Calls,
 }
+
+type Told = Result<UploadGroupsResponse, Status>;
 
 fn place_of<T>(request: &Request<T>) -> Option<Arc<Place>> {
     request.extensions().get::<Arc<Place>>().cloned()
@@ -115,6 +119,7 @@ impl PeerService for PeerApi {
             .call("GetNodeStatus", request, |_, _| async move {
                 let mut status = self.cluster.own_status().await?;
                 status.parts = self.parts.under_way();
+                status.uploads = self.uploads.driven();
                 Ok(status)
             })
             .await
@@ -167,6 +172,31 @@ impl PeerService for PeerApi {
                 self.inventory.list_here(id).await
             })
             .await
+    }
+
+    async fn describe_part(
+        &self,
+        request: Request<DescribePartRequest>,
+    ) -> Result<Response<DescribePartResponse>, Status> {
+        self.calls
+            .call("DescribePart", request, |request, _| async move {
+                self.uploads.describe(request).await
+            })
+            .await
+    }
+
+    type UploadGroupsStream = Pin<Box<dyn Stream<Item = Told> + Send>>;
+
+    async fn upload_groups(
+        &self,
+        request: Request<UploadGroupsRequest>,
+    ) -> Result<Response<Self::UploadGroupsStream>, Status> {
+        let begun = self.uploads.store_groups(request.into_inner()).await;
+        let told = begun.map(|progress| {
+            let told = ReceiverStream::new(progress);
+            Box::pin(told.map(|told| told.map_err(|e| wire::status_of(&e)))) as _
+        });
+        self.calls.stream("UploadGroups", told)
     }
 
     async fn remove_part(

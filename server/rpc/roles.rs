@@ -98,7 +98,7 @@ pub const TABLE: &[Row] = &[
     row(SNAPSHOTS, &["GetSnapshot", "ListSnapshots", "ListOrphans"], LOOK, Changes::Nothing),
     row(
         SNAPSHOTS,
-        &["CreateSnapshot"],
+        &["CreateSnapshot", "UploadSnapshot"],
         Whom::Roles(&[Role::Backup, Role::Operator]),
         Changes::Cluster,
     ),
@@ -131,6 +131,8 @@ pub const TABLE: &[Row] = &[
             "FoundCluster",
             "ListParts",
             "RemovePart",
+            "DescribePart",
+            "UploadGroups",
         ],
         Whom::Nodes,
         Changes::Nothing,

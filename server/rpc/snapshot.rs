@@ -34,6 +34,7 @@ use crate::{
         inventory::{After, Inventory},
         parts::Parts,
         readers::{Kind, Readers, Seat},
+        uploads::Uploads,
     },
     wire::{self, public},
 };
@@ -42,6 +43,7 @@ pub struct SnapshotApi {
     pub cluster: Cluster,
     pub parts: Parts,
     pub inventory: Inventory,
+    pub uploads: Uploads,
     pub peers: Peers,
     pub me: NodeId,
     pub readers: Readers,
@@ -269,10 +271,14 @@ impl SnapshotService for SnapshotApi {
             .call("GetSnapshot", request, |request, wait| async move {
                 let id: SnapshotId = request.uuid.parse()?;
                 let (known, local) = self.inventory.snapshot(id, request.local, wait).await?;
-                let snapshot = match known {
+                let mut snapshot = match known {
                     Some(snapshot) => snapshot,
                     None => self.unknown(id).await,
                 };
+                let is_known = snapshot.status() != v1::SnapshotStatus::Missing;
+                if is_known && self.uploads.are_possible() {
+                    snapshot.upload = Some(self.uploads.state(id).await?);
+                }
                 let (snapshot, answered_by) = (Some(snapshot), self.me.0);
                 Ok(v1::GetSnapshotResponse { snapshot, answered_by, local })
             })
@@ -326,6 +332,18 @@ impl SnapshotService for SnapshotApi {
                     Some(request.lineage.parse::<Lineage>()?)
                 };
                 self.inventory.delete(id, lineage, wait).await
+            })
+            .await
+    }
+
+    async fn upload_snapshot(
+        &self,
+        request: Request<v1::UploadSnapshotRequest>,
+    ) -> Result<Response<v1::UploadSnapshotResponse>, Status> {
+        self.calls
+            .call("UploadSnapshot", request, |request, wait| async move {
+                let upload = Some(self.uploads.begin(request.uuid.parse()?, wait).await?);
+                Ok(v1::UploadSnapshotResponse { upload })
             })
             .await
     }

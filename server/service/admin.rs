@@ -43,7 +43,7 @@ use crate::{
     net::{self, Arrivals, Peers},
     proto::{
         internal::v1::{GetNodeStatusResponse, LedGroup},
-        v1::LocalAnswer,
+        v1::{LocalAnswer, Upload},
     },
     service::{
         kv::unexpected,
@@ -534,6 +534,29 @@ impl Cluster {
                 .map(|p| (p.partitions_done, p.partitions))
         };
         said.into_iter().filter_map(|(n, s)| Some((n, of(&s.ok()?)?))).collect()
+    }
+
+    /// The uploads of a snapshot that nodes say they drive, or have driven.
+    pub async fn uploads(&self, id: SnapshotId) -> Vec<Upload> {
+        let Ok(nodes) =
+            self.handle.look(false, limits::NODE_STATUS, |s| s.meta().nodes().clone()).await
+        else {
+            return Vec::new();
+        };
+        let said = self.ask_nodes(&nodes).await;
+        let of = |(node, said): (NodeId, Result<GetNodeStatusResponse>)| {
+            let uploads = said.ok()?.uploads;
+            let told = uploads.into_iter().find(|u| u.uuid[..] == id.0.as_bytes()[..])?;
+            Some(Upload {
+                status: told.status as i32,
+                reason: told.reason,
+                bytes_done: told.bytes_done,
+                bytes: told.bytes,
+                node_id: node.0,
+                ..Upload::default()
+            })
+        };
+        said.into_iter().filter_map(of).collect()
     }
 
     /// Its name, and a word of warning where there will soon be no room for another one.

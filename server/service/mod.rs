@@ -11,4 +11,5 @@ pub mod voters;
 pub mod admin;
 pub mod parts;
 pub mod inventory;
+pub mod uploads;
 pub mod readers;

@@ -42,7 +42,7 @@ use crate::{
     part::{
         manifest::Manifest,
         seal::Sealing,
-        shelf::{Owner, PartWriter, Shelf},
+        shelf::{Owner, PartHold, PartWriter, Shelf},
         tar::{PartReader, Plan},
     },
     proto::{internal::v1 as internal, v1},
@@ -243,6 +243,11 @@ impl Parts {
     pub fn tar_bytes(&self, id: SnapshotId) -> Result<u64> {
         let hold = self.shelf()?.hold(id)?;
         Ok(Plan::of(hold.manifest(), hold.text().len() as u64).total_bytes())
+    }
+
+    /// A finished part, which stays as long as it is held.
+    pub fn hold(&self, id: SnapshotId) -> Result<PartHold> {
+        self.shelf()?.hold(id)
     }
 
     /// Reads a finished part as a tar.

@@ -194,6 +194,7 @@ pub fn snapshot(
         created_ms: snapshot.created_ms,
         lineage: snapshot.lineage.to_string(),
         cluster_id: settings.cluster.to_string(),
+        upload: None,
     }
 }
 

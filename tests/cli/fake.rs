@@ -46,6 +46,8 @@ pub struct Script {
     pub scans: VecDeque<Flow<v1::ScanResponse>>,
     pub snapshots: VecDeque<Result<v1::Snapshot, Status>>,
     pub deletions: VecDeque<Result<(), Status>>,
+    /// What is said when an upload is begun.
+    pub uploads: VecDeque<Result<v1::Upload, Status>>,
     /// The tar that is downloaded from the offset asked for; `downloads` says how far and how it
     /// ends.
     pub tar: Vec<u8>,
@@ -233,6 +235,13 @@ impl SnapshotService for Fake {
     ) -> Result<Response<v1::DeleteSnapshotResponse>, Status> {
         let known = v1::DeleteSnapshotResponse { parts: vec![], known: true };
         self.next(|script| &mut script.deletions).map(|()| Response::new(known))
+    }
+    async fn upload_snapshot(
+        &self,
+        _: Request<v1::UploadSnapshotRequest>,
+    ) -> Result<Response<v1::UploadSnapshotResponse>, Status> {
+        let upload = Some(self.next(|script| &mut script.uploads)?);
+        Ok(Response::new(v1::UploadSnapshotResponse { upload }))
     }
     async fn list_orphans(
         &self,

@@ -276,6 +276,42 @@ fn nobody_there_exits_3_and_says_where_nobody_is() {
 }
 
 #[test]
+fn an_upload_is_waited_for_and_begun_again_where_nobody_drives_it_any_more() {
+    let upload = |status: v1::UploadStatus| {
+        let mut upload = v1::Upload {
+            repository: "s3://b/p".into(),
+            bytes: 70,
+            new_bytes: 7,
+            root: "ab".into(),
+            ..Default::default()
+        };
+        upload.set_status(status);
+        upload
+    };
+    let looked = |status| {
+        let upload = Some(upload(status));
+        Ok(v1::Snapshot { upload, ..Default::default() })
+    };
+    use v1::UploadStatus::{Absent, Failed, Running, Stored};
+    let server = Fake::run(Script {
+        uploads: [Ok(upload(Running)), Ok(upload(Running))].into(),
+        snapshots: [looked(Running), looked(Absent), looked(Stored)].into(),
+        ..Default::default()
+    });
+    let (exit, out, words) = run(&at(&server), &["snapshot", "upload", UUID]);
+    let told = format!(
+        "uuid = {UUID}\nrepository = s3://b/p\nstored = 70 bytes, 7 of them new\nroot = ab\n"
+    );
+    assert_eq!((exit, out), (0, told), "{words}");
+    let mut failed = upload(Failed);
+    failed.reason = "nobody could store group 1: node 2: its disk is gone".into();
+    let server = Fake::run(Script { uploads: [Ok(failed)].into(), ..Default::default() });
+    let (exit, _, words) = run(&at(&server), &["snapshot", "upload", UUID]);
+    assert_eq!(exit, 1, "{words}");
+    assert!(words.contains("its disk is gone") && words.contains("goes on where"), "{words}");
+}
+
+#[test]
 fn a_removal_whose_answer_was_lost_is_done_when_nothing_is_left() {
     let lost = || Err(refusal(Code::Unavailable, "UNKNOWN_OUTCOME", "the leader went away"));
     let absent = || Err(refusal(Code::NotFound, "NOT_FOUND", "there is no such snapshot"));

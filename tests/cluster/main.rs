@@ -32,3 +32,4 @@ mod starts;
 mod stores;
 mod strangers;
 mod tls;
+mod uploads;

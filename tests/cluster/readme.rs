@@ -28,7 +28,7 @@ const FIRST_STEPS: Named = ("README.md", "$ ddbctl site add shop-1");
 const SIBLINGS: Named = ("docs/data.md", "$ ddbctl site add shop-2");
 const RESULTS: Named = ("docs/scripting.md", "$ ddbctl get --site shop-1 height");
 const BACKUP: Named = ("docs/backup-and-restore.md", "--all --output backup ");
-const REPOSITORY: Named = ("docs/backup-and-restore.md", "ddbctl repository init");
+const REPOSITORY: Named = ("docs/backup-and-restore.md", "ddbctl repository import");
 const GUIDE: Named = ("docs/backup-and-restore.md", "devicedb cluster download_snapshot");
 const BY_HAND: Named = ("docs/backup-and-restore.md", "shelf=");
 const CRON: Named = ("docs/backup-and-restore.md", "#!/bin/sh");
@@ -68,6 +68,9 @@ const UNSEALED: Named = ("docs/security.md", "devicedb restore \"$1\"");
 
 /// A backup that nobody reads who carries it, and the way back.
 const SEALED: &[Named] = &[SEALED_BACKUP, UNSEALED];
+
+/// A snapshot that the nodes store in a repository.
+const UPLOADED: &[Named] = &[("docs/backup-and-restore.md", "ddbctl repository init repository")];
 
 /// A secured cluster, from nothing to what was put into it and who may read it.
 const SECURED: &[Named] = &[CERTIFICATES, CLOSED, OPERATED, GRANTED, TOKENS];
@@ -323,6 +326,24 @@ async fn a_sealed_backup_is_taken_and_comes_back_as_it_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_uploaded_as_it_is_written() {
+    let pages = Page::all();
+    let dir = TempDir::with_prefix("devicedb-readme-").unwrap();
+    let ports: Vec<Port> = (0..3).map(|_| Port::claim()).collect();
+    let at = endpoints(&ports);
+    let words: Here = vec![
+        ("127.0.0.1:8080", at[0].clone()),
+        ("127.0.0.1:8181", at[1].clone()),
+        ("127.0.0.1:8282", at[2].clone()),
+        ("/tmp/ddb-uploads", dir.path().join("uploads").display().to_string()),
+    ];
+    let steps: Vec<String> =
+        UPLOADED.iter().map(|name| script(&find(&pages, *name), &words)).collect();
+    let ran = shell(&session(&steps, dir.path()), SESSION).await.exits(0);
+    ran.says("repository = repository").says("of them new").says(": sound");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_three_commands_of_a_recovery_bring_two_of_four_nodes_back() {
     let pages = Page::all();
     let [inspect, plan, apply] = [INSPECT, PLAN, APPLY].map(|name| find(&pages, name));
@@ -377,7 +398,8 @@ async fn every_flag_of_start_stands_in_the_document_for_operators() {
 #[test]
 fn every_block_of_commands_is_run_or_says_why_it_is_not() {
     let pages = Page::all();
-    let alone = FOUNDED_TOGETHER.iter().chain(SECURED).chain(SEALED).chain(RECOVERY);
+    let alone = FOUNDED_TOGETHER.iter().chain(SECURED).chain(SEALED).chain(UPLOADED);
+    let alone = alone.chain(RECOVERY);
     let run = FROM_START_TO_RESTORE.iter().chain(alone);
     let known: Vec<Named> = run.chain(NOT_RUN.iter().map(|(name, _)| name)).copied().collect();
     known.iter().for_each(|name| drop(find(&pages, *name)));

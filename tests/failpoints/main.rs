@@ -68,6 +68,8 @@ enum Scene {
     End,
     /// One node of three dies while all take writes.
     Talk,
+    /// A snapshot goes into a repository.
+    Upload,
     /// Three nodes take a snapshot under writes, and whoever passes dies.
     Cut,
     /// A snapshot cannot be sealed, since groups have no leader.
@@ -130,6 +132,7 @@ fn plan(point: Failpoint) -> (Scene, u32) {
 
         DownloadHeaderSent | DownloadTrailerSent => (Scene::Download, 1),
         DownloadPieceSent => (Scene::Download, 2),
+        UploadSegmentStored | UploadGroupsStored | UploadReady | UploadMade => (Scene::Upload, 1),
         FetchFileMade | FetchSynced | FetchRenamed | FetchDirSynced => (Scene::Fetch, 1),
         FetchPieceWritten => (Scene::Fetch, 2),
 
@@ -214,6 +217,7 @@ async fn play(scene: Scene, crashes: Vec<Crash>, prepared: &Prepared) {
         Scene::Snapshot => one::snapshot(crash, prepared).await,
         Scene::Delete => one::delete(crash, prepared).await,
         Scene::Download => one::download(crash, prepared).await,
+        Scene::Upload => one::upload(crash, prepared).await,
         Scene::Restore => one::restore(crash, prepared).await,
         Scene::Recover => several::recovery(crash).await,
         Scene::Site => one::site(crash, prepared).await,

@@ -143,6 +143,31 @@ fn files(dir: &Path) -> usize {
     entries.map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
 }
 
+pub async fn upload(crash: Crash, prepared: &Prepared) {
+    let mut cluster = prepared.copy().await;
+    let place = with_repository(&mut cluster).await;
+    let (client, uuid) = (cluster.nodes[0].client(), prepared.uuid.clone());
+    let asking = async move {
+        until_done(async || client.upload_snapshot(&uuid).await.map(drop)).await;
+    };
+    crash.kills(&mut cluster.nodes, asking).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
+    let upload = cluster.ctl(&["snapshot", "upload", &prepared.uuid]).await.exits(0);
+    upload.says("stored = ");
+    shell(&format!("ddbctl repository verify {place}"), SOON).await.exits(0).says("sound");
+    let status = shell(&format!("ddbctl repository status {place}"), SOON).await.exits(0);
+    assert!(!status.out().contains("left over"), "{}", status.story());
+    snapshots_work(&cluster, Some(&prepared.uuid)).await;
+}
+
+/// Gives a node that is to start a repository, and says where.
+pub async fn with_repository(cluster: &mut Cluster) -> String {
+    let place = cluster.dir().join("repository").display().to_string();
+    shell(&format!("ddbctl repository init {place}"), SOON).await.exits(0);
+    cluster.nodes[0].args.extend(["--repository".to_owned(), place.clone()]);
+    place
+}
+
 pub async fn download(crash: Crash, prepared: &Prepared) {
     let mut cluster = prepared.copy().await;
     let tar = cluster.dir().join("part.tar");

@@ -13,6 +13,7 @@ use devicedb::{
 use crate::{
     crash::{Crash, Prepared, ask_for_snapshot, until_done},
     harness::{Cluster, Node, SOON, eventually, http_get, shell},
+    one::with_repository,
 };
 
 const PANICKED: &str = "DEVICEDB_PANIC says so";
@@ -36,6 +37,10 @@ enum Cause {
     Delete,
     Scan,
     Download,
+    /// An upload of a snapshot.
+    Upload,
+    /// A start of a node that has a repository.
+    StartWithRepository,
     /// A download of another node's part.
     DownloadOfAnother,
     Overview,
@@ -59,6 +64,8 @@ fn cause(role: Role) -> Cause {
         Delete | Remove => Cause::Delete,
         Scan => Cause::Scan,
         Download => Cause::Download,
+        Upload => Cause::Upload,
+        Repository => Cause::StartWithRepository,
         Relay => Cause::DownloadOfAnother,
         Ask => Cause::Overview,
         Speak | Listen | Ship | CopyRows => Cause::Newcomer,
@@ -77,6 +84,9 @@ pub async fn story(role: Role, prepared: &Prepared) {
         let crash = Crash { point: Failpoint::CaptureInPlace, pass: 1 };
         let asking = ask_for_snapshot(cluster.clients(), NAME);
         crash.kills(&mut cluster.nodes, asking).await;
+    }
+    if matches!(cause(role), Cause::Upload | Cause::StartWithRepository) {
+        with_repository(&mut cluster).await;
     }
     if cause(role) == Cause::StartWithJoin {
         let nobody = cluster.further().endpoint();
@@ -182,6 +192,17 @@ async fn goes_on(role: Role, cluster: &mut Cluster, prepared: &Prepared) {
                 client.download(&prepared.uuid, 0, 0).await.1.expect_err("the first one panics");
             assert!(broken.message().contains("`download` has panicked"), "{broken:?}");
             client.download(&prepared.uuid, 0, 0).await.1.unwrap();
+        }
+        Cause::Upload => {
+            let panicked = "`upload` has panicked";
+            let (ctl, uuid) = (&cluster.nodes[0], &prepared.uuid);
+            ctl.ctl(&["snapshot", "upload", uuid]).await.exits(1).says(panicked);
+            ctl.ctl(&["snapshot", "upload", uuid]).await.exits(0).says("stored = ");
+        }
+        Cause::StartWithRepository => {
+            let ctl = &cluster.nodes[0];
+            ctl.says(PANICKED).await;
+            ctl.ctl(&["snapshot", "upload", &prepared.uuid]).await.exits(0).says("stored = ");
         }
         Cause::DownloadOfAnother => {
             cluster.nodes.push(joined(cluster).await);

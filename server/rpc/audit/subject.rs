@@ -13,7 +13,7 @@ use crate::proto::{
         ListTokensRequest, MoveRelayRequest, PutRequest, RebalanceRequest, RemoveGrantRequest,
         RemoveNodeRequest, RemoveRelayRequest, RemoveSiteRequest, ResumeTokenRequest,
         RevokeTokenRequest, Role, ScanRequest, SetCapacityRequest, SetCertificateNameRequest,
-        UndrainNodeRequest, WaitOperationRequest, WhoAmIRequest,
+        UndrainNodeRequest, UploadSnapshotRequest, WaitOperationRequest, WhoAmIRequest,
     },
 };
 
@@ -64,7 +64,7 @@ silent! {
     GetOperationRequest, WaitOperationRequest, GetSnapshotRequest, InitClusterRequest,
     FinalizeUpgradeRequest, internal::GetNodeStatusRequest, internal::IntroduceRequest,
     internal::PromiseFoundingRequest, internal::FoundClusterRequest, internal::ListPartsRequest,
-    internal::RemovePartRequest,
+    internal::RemovePartRequest, internal::DescribePartRequest, internal::UploadGroupsRequest,
 }
 
 of_sites! { PutRequest, DeleteRequest, BatchRequest }
@@ -94,6 +94,7 @@ subjects! {
     RebalanceRequest: r => if r.validate_only { "only looked at".into() } else { String::new() },
     CancelOperationRequest: r => format!("operation {}", r.id),
     DeleteSnapshotRequest: r => format!("snapshot {}", r.uuid),
+    UploadSnapshotRequest: r => format!("snapshot {}", r.uuid),
     DownloadSnapshotRequest: r => format!("snapshot {}, node {}", r.uuid, r.node_id),
     AddGrantRequest: r => grant(r.grant.as_ref()),
     RemoveGrantRequest: r => grant(r.grant.as_ref()),

@@ -82,6 +82,7 @@ impl Cluster {
             led,
             leaderless,
             parts: Vec::new(),
+            uploads: Vec::new(),
             heard,
             unready: unready.map_or(String::new(), |why| self.missing_too(why)),
             hello: Some(hello),

@@ -341,6 +341,12 @@ impl Client {
         Ok(self.snapshots.clone().list_snapshots(self.request(list)).await?.into_inner().snapshots)
     }
 
+    pub async fn upload_snapshot(&self, uuid: &str) -> Result<Upload, Status> {
+        let request = self.request(UploadSnapshotRequest { uuid: uuid.into() });
+        let answer = self.snapshots.clone().upload_snapshot(request).await?.into_inner();
+        Ok(answer.upload.expect("every answer says how far it is"))
+    }
+
     pub async fn delete_snapshot(&self, uuid: &str) -> Result<(), Status> {
         self.snapshots
             .clone()

@@ -11,6 +11,7 @@ mod cluster;
 mod node;
 mod ports;
 mod process;
+mod s3;
 mod writer;
 
 pub use certificates::Certificates;
@@ -19,6 +20,7 @@ pub use cluster::{Cluster, Options, SnapshotStore};
 pub use node::{Node, ddbctl};
 pub use ports::Port;
 pub use process::{Ran, binary, shell};
+pub use s3::S3;
 pub use writer::{Ledger, Writer};
 
 use std::{fmt::Display, time::Duration};
