@@ -44,6 +44,7 @@ type fake struct {
 	scan     func(*devicedbv1.ScanRequest, grpc.ServerStreamingServer[devicedbv1.ScanResponse]) error
 	sites    func() *devicedbv1.ListSitesResponse
 	create   func() *devicedbv1.Snapshot
+	upload   func() *devicedbv1.Upload
 	download func(*devicedbv1.DownloadSnapshotRequest, grpc.ServerStreamingServer[devicedbv1.DownloadSnapshotResponse]) error
 	identity func() (*devicedbv1.GetIdentityResponse, error)
 	endpoint string
@@ -79,6 +80,9 @@ func (f *fake) CreateSnapshot(context.Context, *devicedbv1.CreateSnapshotRequest
 }
 func (f *fake) GetSnapshot(context.Context, *devicedbv1.GetSnapshotRequest) (*devicedbv1.GetSnapshotResponse, error) {
 	return &devicedbv1.GetSnapshotResponse{Snapshot: f.create()}, nil
+}
+func (f *fake) UploadSnapshot(context.Context, *devicedbv1.UploadSnapshotRequest) (*devicedbv1.UploadSnapshotResponse, error) {
+	return &devicedbv1.UploadSnapshotResponse{Upload: f.upload()}, nil
 }
 func (f *fake) DownloadSnapshot(q *devicedbv1.DownloadSnapshotRequest, to grpc.ServerStreamingServer[devicedbv1.DownloadSnapshotResponse]) error {
 	return f.download(q, to)
@@ -554,6 +558,29 @@ func TestSnapshotsThatFailOrAreNotOverInTimeSayWhy(t *testing.T) {
 	snapshot = &devicedbv1.Snapshot{Uuid: uuid, Status: devicedbv1.SnapshotStatus_SNAPSHOT_STATUS_PROCESSING}
 	_, err = client.Snapshots.Create(t.Context(), devicedb.Wait(), devicedb.WaitTimeout(300*time.Millisecond), devicedb.WithUUID(uuid))
 	wants(t, err, devicedb.ErrUnavailable, uuid+" is still processing")
+}
+
+func TestAnUploadIsBegunAgainWhereNobodyHasItStoredAnyMore(t *testing.T) {
+	looks := []devicedbv1.UploadStatus{devicedbv1.UploadStatus_UPLOAD_STATUS_RUNNING, devicedbv1.UploadStatus_UPLOAD_STATUS_ABSENT, devicedbv1.UploadStatus_UPLOAD_STATUS_STORED}
+	begun := 0
+	f := &fake{create: func() *devicedbv1.Snapshot {
+		upload := &devicedbv1.Upload{Status: looks[0], NewBytes: 7}
+		looks = looks[1:]
+		return &devicedbv1.Snapshot{Uuid: uuid, Upload: upload}
+	}, upload: func() *devicedbv1.Upload {
+		begun++
+		return &devicedbv1.Upload{Status: devicedbv1.UploadStatus_UPLOAD_STATUS_RUNNING}
+	}}
+	client := f.serve(t, 0)
+	upload, err := client.Snapshots.Upload(t.Context(), uuid, devicedb.Wait())
+	if err != nil || upload.NewBytes != 7 || begun != 2 {
+		t.Fatal(upload, err, begun)
+	}
+	f.upload = func() *devicedbv1.Upload {
+		return &devicedbv1.Upload{Status: devicedbv1.UploadStatus_UPLOAD_STATUS_FAILED, Reason: "node 2: its disk is gone"}
+	}
+	_, err = client.Snapshots.Upload(t.Context(), uuid)
+	wants(t, err, devicedb.ErrFailed, "its disk is gone")
 }
 
 // tarOf is the smallest part: a manifest without groups and chunks.

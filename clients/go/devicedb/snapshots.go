@@ -66,6 +66,58 @@ func (s *Snapshots) Create(ctx context.Context, options ...Option) (*devicedbv1.
 	}
 }
 
+// Upload has the nodes store a completed snapshot in their repository. What is stored is not stored again. Options: Wait, WaitTimeout.
+//
+// Errors: ErrFailed when it was given up, with the reason, and then the same call goes on where it ended; ErrConflict when the node that was asked has no
+// repository; ErrUnavailable when WaitTimeout is over or no node answers, and then Status tells later.
+func (s *Snapshots) Upload(ctx context.Context, uuid string, options ...Option) (*devicedbv1.Upload, error) {
+	set, err := settle("Upload", options, "Wait", "WaitTimeout")
+	if err != nil {
+		return nil, err
+	}
+	id, err := parseUUID(uuid)
+	if err != nil {
+		return nil, err
+	}
+	uuid = uuidText(id)
+	began, pause := time.Now(), lookMin
+	f := s.client.write(nil, "upload snapshot %s", uuid)
+	for upload := (*devicedbv1.Upload)(nil); ; {
+		switch upload.GetStatus() {
+		case devicedbv1.UploadStatus_UPLOAD_STATUS_RUNNING, devicedbv1.UploadStatus_UPLOAD_STATUS_STORED, devicedbv1.UploadStatus_UPLOAD_STATUS_FAILED:
+		default:
+			// At first, and where the node that had it stored has ended.
+			answer, err := call(ctx, s.client, f, "", true, func(ctx context.Context, n *node, q *devicedbv1.UploadSnapshotRequest) (*devicedbv1.UploadSnapshotResponse, error) {
+				return n.snapshots.UploadSnapshot(ctx, q)
+			}, &devicedbv1.UploadSnapshotRequest{Uuid: uuid})
+			if err != nil {
+				return nil, err
+			}
+			upload = answer.GetUpload()
+		}
+		if upload.GetStatus() == devicedbv1.UploadStatus_UPLOAD_STATUS_FAILED {
+			return upload, newError(ErrFailed, "snapshot %s is not stored: %s", uuid, upload.GetReason())
+		}
+		if !set.wait || upload.GetStatus() == devicedbv1.UploadStatus_UPLOAD_STATUS_STORED {
+			return upload, nil
+		}
+		if time.Since(began)+pause > set.waitTimeout {
+			return upload, newError(ErrUnavailable, "snapshot %s is not stored after %v: it goes on; look with Status", uuid, set.waitTimeout)
+		}
+		if !sleep(ctx, pause) {
+			return upload, newError(ErrUnavailable, "snapshot %s is not stored yet: it goes on; look with Status", uuid).because(ctx.Err())
+		}
+		pause = min(2*pause, lookMax)
+		looked, cancel := context.WithTimeout(ctx, s.client.timeout)
+		snapshot, err := s.look(looked, uuid, true)
+		cancel()
+		if err != nil {
+			return nil, err
+		}
+		upload = snapshot.GetUpload()
+	}
+}
+
 // Status is how far a snapshot is, in the cluster and on each node. An unknown one has SNAPSHOT_STATUS_MISSING and is no error.
 func (s *Snapshots) Status(ctx context.Context, uuid string) (*devicedbv1.Snapshot, error) {
 	return s.look(ctx, uuid, false)

@@ -92,6 +92,67 @@ func (SnapshotStatus) EnumDescriptor() ([]byte, []int) {
 	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{0}
 }
 
+// How far a snapshot is in the nodes' repository.
+type UploadStatus int32
+
+const (
+	// Never sent.
+	UploadStatus_UPLOAD_STATUS_UNSPECIFIED UploadStatus = 0
+	// It is not there, and no node stores it, as far as is known.
+	UploadStatus_UPLOAD_STATUS_ABSENT UploadStatus = 1
+	// A node has it stored.
+	UploadStatus_UPLOAD_STATUS_RUNNING UploadStatus = 2
+	// It is there, whole.
+	UploadStatus_UPLOAD_STATUS_STORED UploadStatus = 3
+	// It was given up; the reason says why. It can be begun again, and goes on where it ended.
+	UploadStatus_UPLOAD_STATUS_FAILED UploadStatus = 4
+)
+
+// Enum value maps for UploadStatus.
+var (
+	UploadStatus_name = map[int32]string{
+		0: "UPLOAD_STATUS_UNSPECIFIED",
+		1: "UPLOAD_STATUS_ABSENT",
+		2: "UPLOAD_STATUS_RUNNING",
+		3: "UPLOAD_STATUS_STORED",
+		4: "UPLOAD_STATUS_FAILED",
+	}
+	UploadStatus_value = map[string]int32{
+		"UPLOAD_STATUS_UNSPECIFIED": 0,
+		"UPLOAD_STATUS_ABSENT":      1,
+		"UPLOAD_STATUS_RUNNING":     2,
+		"UPLOAD_STATUS_STORED":      3,
+		"UPLOAD_STATUS_FAILED":      4,
+	}
+)
+
+func (x UploadStatus) Enum() *UploadStatus {
+	p := new(UploadStatus)
+	*p = x
+	return p
+}
+
+func (x UploadStatus) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UploadStatus) Descriptor() protoreflect.EnumDescriptor {
+	return file_devicedb_v1_snapshot_proto_enumTypes[1].Descriptor()
+}
+
+func (UploadStatus) Type() protoreflect.EnumType {
+	return &file_devicedb_v1_snapshot_proto_enumTypes[1]
+}
+
+func (x UploadStatus) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UploadStatus.Descriptor instead.
+func (UploadStatus) EnumDescriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{1}
+}
+
 // What became of one node's part.
 type PartDeletion int32
 
@@ -137,11 +198,11 @@ func (x PartDeletion) String() string {
 }
 
 func (PartDeletion) Descriptor() protoreflect.EnumDescriptor {
-	return file_devicedb_v1_snapshot_proto_enumTypes[1].Descriptor()
+	return file_devicedb_v1_snapshot_proto_enumTypes[2].Descriptor()
 }
 
 func (PartDeletion) Type() protoreflect.EnumType {
-	return &file_devicedb_v1_snapshot_proto_enumTypes[1]
+	return &file_devicedb_v1_snapshot_proto_enumTypes[2]
 }
 
 func (x PartDeletion) Number() protoreflect.EnumNumber {
@@ -150,7 +211,116 @@ func (x PartDeletion) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PartDeletion.Descriptor instead.
 func (PartDeletion) EnumDescriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{1}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{2}
+}
+
+// A snapshot on its way to the nodes' repository.
+type Upload struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How far it is.
+	Status UploadStatus `protobuf:"varint,1,opt,name=status,proto3,enum=devicedb.v1.UploadStatus" json:"status,omitempty"`
+	// Why it failed, what it does now, or why nobody knows.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The place of the repository.
+	Repository string `protobuf:"bytes,3,opt,name=repository,proto3" json:"repository,omitempty"`
+	// Bytes of its chunks that are there, whether they were sent or there before.
+	BytesDone uint64 `protobuf:"varint,4,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
+	// Bytes of its chunks; 0 while nobody knows.
+	Bytes uint64 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Once stored: bytes of chunks that the snapshot before did not have.
+	NewBytes uint64 `protobuf:"varint,6,opt,name=new_bytes,json=newBytes,proto3" json:"new_bytes,omitempty"`
+	// Once stored: blake3 of all groups' marks and rows, in hex.
+	Root string `protobuf:"bytes,7,opt,name=root,proto3" json:"root,omitempty"`
+	// While it runs, or where it failed: the node that has it stored.
+	NodeId        uint64 `protobuf:"varint,8,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Upload) Reset() {
+	*x = Upload{}
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Upload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Upload) ProtoMessage() {}
+
+func (x *Upload) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Upload.ProtoReflect.Descriptor instead.
+func (*Upload) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Upload) GetStatus() UploadStatus {
+	if x != nil {
+		return x.Status
+	}
+	return UploadStatus_UPLOAD_STATUS_UNSPECIFIED
+}
+
+func (x *Upload) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Upload) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *Upload) GetBytesDone() uint64 {
+	if x != nil {
+		return x.BytesDone
+	}
+	return 0
+}
+
+func (x *Upload) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Upload) GetNewBytes() uint64 {
+	if x != nil {
+		return x.NewBytes
+	}
+	return 0
+}
+
+func (x *Upload) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+func (x *Upload) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
 }
 
 // What one node contributes to a snapshot.
@@ -184,7 +354,7 @@ type SnapshotPart struct {
 
 func (x *SnapshotPart) Reset() {
 	*x = SnapshotPart{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[0]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -196,7 +366,7 @@ func (x *SnapshotPart) String() string {
 func (*SnapshotPart) ProtoMessage() {}
 
 func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[0]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -209,7 +379,7 @@ func (x *SnapshotPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotPart.ProtoReflect.Descriptor instead.
 func (*SnapshotPart) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{0}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *SnapshotPart) GetNodeId() uint64 {
@@ -311,14 +481,16 @@ type Snapshot struct {
 	// The history it belongs to.
 	Lineage string `protobuf:"bytes,9,opt,name=lineage,proto3" json:"lineage,omitempty"`
 	// The cluster it is of.
-	ClusterId     string `protobuf:"bytes,10,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	ClusterId string `protobuf:"bytes,10,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// How far it is in the nodes' repository; only from GetSnapshot, and absent where the node that answers has none.
+	Upload        *Upload `protobuf:"bytes,11,opt,name=upload,proto3" json:"upload,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[1]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +502,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[1]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +515,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{1}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Snapshot) GetUuid() string {
@@ -416,6 +588,13 @@ func (x *Snapshot) GetClusterId() string {
 	return ""
 }
 
+func (x *Snapshot) GetUpload() *Upload {
+	if x != nil {
+		return x.Upload
+	}
+	return nil
+}
+
 // Asks for a new snapshot.
 type CreateSnapshotRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -427,7 +606,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +618,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +631,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{2}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateSnapshotRequest) GetRequestId() []byte {
@@ -475,7 +654,7 @@ type CreateSnapshotResponse struct {
 
 func (x *CreateSnapshotResponse) Reset() {
 	*x = CreateSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +666,7 @@ func (x *CreateSnapshotResponse) String() string {
 func (*CreateSnapshotResponse) ProtoMessage() {}
 
 func (x *CreateSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +679,7 @@ func (x *CreateSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{3}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateSnapshotResponse) GetSnapshot() *Snapshot {
@@ -531,7 +710,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +722,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +735,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{4}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetSnapshotRequest) GetUuid() string {
@@ -588,7 +767,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -600,7 +779,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -613,7 +792,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{5}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -653,7 +832,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +844,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +857,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{6}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListSnapshotsRequest) GetPageSize() uint32 {
@@ -719,7 +898,7 @@ type ListSnapshotsResponse struct {
 
 func (x *ListSnapshotsResponse) Reset() {
 	*x = ListSnapshotsResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +910,7 @@ func (x *ListSnapshotsResponse) String() string {
 func (*ListSnapshotsResponse) ProtoMessage() {}
 
 func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +923,7 @@ func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{7}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
@@ -788,7 +967,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +979,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +992,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{8}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DeleteSnapshotRequest) GetUuid() string {
@@ -849,7 +1028,7 @@ type DeletedPart struct {
 
 func (x *DeletedPart) Reset() {
 	*x = DeletedPart{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +1040,7 @@ func (x *DeletedPart) String() string {
 func (*DeletedPart) ProtoMessage() {}
 
 func (x *DeletedPart) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +1053,7 @@ func (x *DeletedPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletedPart.ProtoReflect.Descriptor instead.
 func (*DeletedPart) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{9}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeletedPart) GetNodeId() uint64 {
@@ -925,7 +1104,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1116,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1129,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{10}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteSnapshotResponse) GetParts() []*DeletedPart {
@@ -967,6 +1146,98 @@ func (x *DeleteSnapshotResponse) GetKnown() bool {
 	return false
 }
 
+// Which snapshot to store.
+type UploadSnapshotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its uuid.
+	Uuid          string `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadSnapshotRequest) Reset() {
+	*x = UploadSnapshotRequest{}
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadSnapshotRequest) ProtoMessage() {}
+
+func (x *UploadSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*UploadSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *UploadSnapshotRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+// It has begun, goes on, or is stored.
+type UploadSnapshotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The upload as it stands.
+	Upload        *Upload `protobuf:"bytes,1,opt,name=upload,proto3" json:"upload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadSnapshotResponse) Reset() {
+	*x = UploadSnapshotResponse{}
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadSnapshotResponse) ProtoMessage() {}
+
+func (x *UploadSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*UploadSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *UploadSnapshotResponse) GetUpload() *Upload {
+	if x != nil {
+		return x.Upload
+	}
+	return nil
+}
+
 // Asks for a page of orphans.
 type ListOrphansRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -980,7 +1251,7 @@ type ListOrphansRequest struct {
 
 func (x *ListOrphansRequest) Reset() {
 	*x = ListOrphansRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1263,7 @@ func (x *ListOrphansRequest) String() string {
 func (*ListOrphansRequest) ProtoMessage() {}
 
 func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1276,7 @@ func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrphansRequest.ProtoReflect.Descriptor instead.
 func (*ListOrphansRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{11}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListOrphansRequest) GetPageSize() uint32 {
@@ -1047,7 +1318,7 @@ type Orphan struct {
 
 func (x *Orphan) Reset() {
 	*x = Orphan{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1330,7 @@ func (x *Orphan) String() string {
 func (*Orphan) ProtoMessage() {}
 
 func (x *Orphan) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1343,7 @@ func (x *Orphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
 func (*Orphan) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{12}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Orphan) GetNodeId() uint64 {
@@ -1146,7 +1417,7 @@ type UnansweredNode struct {
 
 func (x *UnansweredNode) Reset() {
 	*x = UnansweredNode{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1429,7 @@ func (x *UnansweredNode) String() string {
 func (*UnansweredNode) ProtoMessage() {}
 
 func (x *UnansweredNode) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1442,7 @@ func (x *UnansweredNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnansweredNode.ProtoReflect.Descriptor instead.
 func (*UnansweredNode) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{13}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UnansweredNode) GetNodeId() uint64 {
@@ -1210,7 +1481,7 @@ type ListOrphansResponse struct {
 
 func (x *ListOrphansResponse) Reset() {
 	*x = ListOrphansResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1222,7 +1493,7 @@ func (x *ListOrphansResponse) String() string {
 func (*ListOrphansResponse) ProtoMessage() {}
 
 func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1235,7 +1506,7 @@ func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrphansResponse.ProtoReflect.Descriptor instead.
 func (*ListOrphansResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{14}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListOrphansResponse) GetOrphans() []*Orphan {
@@ -1274,7 +1545,7 @@ type DownloadSnapshotRequest struct {
 
 func (x *DownloadSnapshotRequest) Reset() {
 	*x = DownloadSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1557,7 @@ func (x *DownloadSnapshotRequest) String() string {
 func (*DownloadSnapshotRequest) ProtoMessage() {}
 
 func (x *DownloadSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1570,7 @@ func (x *DownloadSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DownloadSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{15}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DownloadSnapshotRequest) GetUuid() string {
@@ -1338,7 +1609,7 @@ type DownloadHeader struct {
 
 func (x *DownloadHeader) Reset() {
 	*x = DownloadHeader{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1621,7 @@ func (x *DownloadHeader) String() string {
 func (*DownloadHeader) ProtoMessage() {}
 
 func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1634,7 @@ func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadHeader.ProtoReflect.Descriptor instead.
 func (*DownloadHeader) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{16}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DownloadHeader) GetNodeId() uint64 {
@@ -1400,7 +1671,7 @@ type DownloadTrailer struct {
 
 func (x *DownloadTrailer) Reset() {
 	*x = DownloadTrailer{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1683,7 @@ func (x *DownloadTrailer) String() string {
 func (*DownloadTrailer) ProtoMessage() {}
 
 func (x *DownloadTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1696,7 @@ func (x *DownloadTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadTrailer.ProtoReflect.Descriptor instead.
 func (*DownloadTrailer) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{17}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DownloadTrailer) GetTotalBytes() uint64 {
@@ -1459,7 +1730,7 @@ type DownloadSnapshotResponse struct {
 
 func (x *DownloadSnapshotResponse) Reset() {
 	*x = DownloadSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1742,7 @@ func (x *DownloadSnapshotResponse) String() string {
 func (*DownloadSnapshotResponse) ProtoMessage() {}
 
 func (x *DownloadSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1755,7 @@ func (x *DownloadSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DownloadSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{18}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DownloadSnapshotResponse) GetPiece() isDownloadSnapshotResponse_Piece {
@@ -1550,7 +1821,19 @@ var File_devicedb_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1adevicedb/v1/snapshot.proto\x12\vdevicedb.v1\x1a\x17devicedb/v1/types.proto\"\xf6\x02\n" +
+	"\x1adevicedb/v1/snapshot.proto\x12\vdevicedb.v1\x1a\x17devicedb/v1/types.proto\"\xf2\x01\n" +
+	"\x06Upload\x121\n" +
+	"\x06status\x18\x01 \x01(\x0e2\x19.devicedb.v1.UploadStatusR\x06status\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x03 \x01(\tR\n" +
+	"repository\x12\x1d\n" +
+	"\n" +
+	"bytes_done\x18\x04 \x01(\x04R\tbytesDone\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x1b\n" +
+	"\tnew_bytes\x18\x06 \x01(\x04R\bnewBytes\x12\x12\n" +
+	"\x04root\x18\a \x01(\tR\x04root\x12\x17\n" +
+	"\anode_id\x18\b \x01(\x04R\x06nodeId\"\xf6\x02\n" +
 	"\fSnapshotPart\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x123\n" +
@@ -1565,7 +1848,7 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\rbytes_written\x18\t \x01(\x04R\fbytesWritten\x12%\n" +
 	"\x0edownload_bytes\x18\n" +
 	" \x01(\x04R\rdownloadBytes\x12'\n" +
-	"\x0fmanifest_digest\x18\v \x01(\tR\x0emanifestDigest\"\xe2\x02\n" +
+	"\x0fmanifest_digest\x18\v \x01(\tR\x0emanifestDigest\"\x8f\x03\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x123\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1b.devicedb.v1.SnapshotStatusR\x06status\x12\x16\n" +
@@ -1582,7 +1865,8 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\alineage\x18\t \x01(\tR\alineage\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\n" +
-	" \x01(\tR\tclusterId\"6\n" +
+	" \x01(\tR\tclusterId\x12+\n" +
+	"\x06upload\x18\v \x01(\v2\x13.devicedb.v1.UploadR\x06upload\"6\n" +
 	"\x15CreateSnapshotRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\fR\trequestId\"e\n" +
@@ -1619,7 +1903,11 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\"^\n" +
 	"\x16DeleteSnapshotResponse\x12.\n" +
 	"\x05parts\x18\x01 \x03(\v2\x18.devicedb.v1.DeletedPartR\x05parts\x12\x14\n" +
-	"\x05known\x18\x02 \x01(\bR\x05known\"P\n" +
+	"\x05known\x18\x02 \x01(\bR\x05known\"+\n" +
+	"\x15UploadSnapshotRequest\x12\x12\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\"E\n" +
+	"\x16UploadSnapshotResponse\x12+\n" +
+	"\x06upload\x18\x01 \x01(\v2\x13.devicedb.v1.UploadR\x06upload\"P\n" +
 	"\x12ListOrphansRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -1669,19 +1957,26 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\x17SNAPSHOT_STATUS_MISSING\x10\x03\x12\x1a\n" +
 	"\x16SNAPSHOT_STATUS_FAILED\x10\x04\x12\x1b\n" +
 	"\x17SNAPSHOT_STATUS_DAMAGED\x10\x05\x12\x1c\n" +
-	"\x18SNAPSHOT_STATUS_DELETING\x10\x06*\x99\x01\n" +
+	"\x18SNAPSHOT_STATUS_DELETING\x10\x06*\x96\x01\n" +
+	"\fUploadStatus\x12\x1d\n" +
+	"\x19UPLOAD_STATUS_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14UPLOAD_STATUS_ABSENT\x10\x01\x12\x19\n" +
+	"\x15UPLOAD_STATUS_RUNNING\x10\x02\x12\x18\n" +
+	"\x14UPLOAD_STATUS_STORED\x10\x03\x12\x18\n" +
+	"\x14UPLOAD_STATUS_FAILED\x10\x04*\x99\x01\n" +
 	"\fPartDeletion\x12\x1d\n" +
 	"\x19PART_DELETION_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15PART_DELETION_DELETED\x10\x01\x12\x19\n" +
 	"\x15PART_DELETION_PENDING\x10\x02\x12\x16\n" +
 	"\x12PART_DELETION_KEPT\x10\x03\x12\x1c\n" +
-	"\x18PART_DELETION_UNANSWERED\x10\x042\xa6\x04\n" +
+	"\x18PART_DELETION_UNANSWERED\x10\x042\x81\x05\n" +
 	"\x0fSnapshotService\x12Y\n" +
 	"\x0eCreateSnapshot\x12\".devicedb.v1.CreateSnapshotRequest\x1a#.devicedb.v1.CreateSnapshotResponse\x12P\n" +
 	"\vGetSnapshot\x12\x1f.devicedb.v1.GetSnapshotRequest\x1a .devicedb.v1.GetSnapshotResponse\x12V\n" +
 	"\rListSnapshots\x12!.devicedb.v1.ListSnapshotsRequest\x1a\".devicedb.v1.ListSnapshotsResponse\x12Y\n" +
 	"\x0eDeleteSnapshot\x12\".devicedb.v1.DeleteSnapshotRequest\x1a#.devicedb.v1.DeleteSnapshotResponse\x12P\n" +
-	"\vListOrphans\x12\x1f.devicedb.v1.ListOrphansRequest\x1a .devicedb.v1.ListOrphansResponse\x12a\n" +
+	"\vListOrphans\x12\x1f.devicedb.v1.ListOrphansRequest\x1a .devicedb.v1.ListOrphansResponse\x12Y\n" +
+	"\x0eUploadSnapshot\x12\".devicedb.v1.UploadSnapshotRequest\x1a#.devicedb.v1.UploadSnapshotResponse\x12a\n" +
 	"\x10DownloadSnapshot\x12$.devicedb.v1.DownloadSnapshotRequest\x1a%.devicedb.v1.DownloadSnapshotResponse0\x01b\x06proto3"
 
 var (
@@ -1696,64 +1991,73 @@ func file_devicedb_v1_snapshot_proto_rawDescGZIP() []byte {
 	return file_devicedb_v1_snapshot_proto_rawDescData
 }
 
-var file_devicedb_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_devicedb_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_devicedb_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_devicedb_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_devicedb_v1_snapshot_proto_goTypes = []any{
 	(SnapshotStatus)(0),              // 0: devicedb.v1.SnapshotStatus
-	(PartDeletion)(0),                // 1: devicedb.v1.PartDeletion
-	(*SnapshotPart)(nil),             // 2: devicedb.v1.SnapshotPart
-	(*Snapshot)(nil),                 // 3: devicedb.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),    // 4: devicedb.v1.CreateSnapshotRequest
-	(*CreateSnapshotResponse)(nil),   // 5: devicedb.v1.CreateSnapshotResponse
-	(*GetSnapshotRequest)(nil),       // 6: devicedb.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),      // 7: devicedb.v1.GetSnapshotResponse
-	(*ListSnapshotsRequest)(nil),     // 8: devicedb.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),    // 9: devicedb.v1.ListSnapshotsResponse
-	(*DeleteSnapshotRequest)(nil),    // 10: devicedb.v1.DeleteSnapshotRequest
-	(*DeletedPart)(nil),              // 11: devicedb.v1.DeletedPart
-	(*DeleteSnapshotResponse)(nil),   // 12: devicedb.v1.DeleteSnapshotResponse
-	(*ListOrphansRequest)(nil),       // 13: devicedb.v1.ListOrphansRequest
-	(*Orphan)(nil),                   // 14: devicedb.v1.Orphan
-	(*UnansweredNode)(nil),           // 15: devicedb.v1.UnansweredNode
-	(*ListOrphansResponse)(nil),      // 16: devicedb.v1.ListOrphansResponse
-	(*DownloadSnapshotRequest)(nil),  // 17: devicedb.v1.DownloadSnapshotRequest
-	(*DownloadHeader)(nil),           // 18: devicedb.v1.DownloadHeader
-	(*DownloadTrailer)(nil),          // 19: devicedb.v1.DownloadTrailer
-	(*DownloadSnapshotResponse)(nil), // 20: devicedb.v1.DownloadSnapshotResponse
-	(*LocalAnswer)(nil),              // 21: devicedb.v1.LocalAnswer
+	(UploadStatus)(0),                // 1: devicedb.v1.UploadStatus
+	(PartDeletion)(0),                // 2: devicedb.v1.PartDeletion
+	(*Upload)(nil),                   // 3: devicedb.v1.Upload
+	(*SnapshotPart)(nil),             // 4: devicedb.v1.SnapshotPart
+	(*Snapshot)(nil),                 // 5: devicedb.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),    // 6: devicedb.v1.CreateSnapshotRequest
+	(*CreateSnapshotResponse)(nil),   // 7: devicedb.v1.CreateSnapshotResponse
+	(*GetSnapshotRequest)(nil),       // 8: devicedb.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),      // 9: devicedb.v1.GetSnapshotResponse
+	(*ListSnapshotsRequest)(nil),     // 10: devicedb.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),    // 11: devicedb.v1.ListSnapshotsResponse
+	(*DeleteSnapshotRequest)(nil),    // 12: devicedb.v1.DeleteSnapshotRequest
+	(*DeletedPart)(nil),              // 13: devicedb.v1.DeletedPart
+	(*DeleteSnapshotResponse)(nil),   // 14: devicedb.v1.DeleteSnapshotResponse
+	(*UploadSnapshotRequest)(nil),    // 15: devicedb.v1.UploadSnapshotRequest
+	(*UploadSnapshotResponse)(nil),   // 16: devicedb.v1.UploadSnapshotResponse
+	(*ListOrphansRequest)(nil),       // 17: devicedb.v1.ListOrphansRequest
+	(*Orphan)(nil),                   // 18: devicedb.v1.Orphan
+	(*UnansweredNode)(nil),           // 19: devicedb.v1.UnansweredNode
+	(*ListOrphansResponse)(nil),      // 20: devicedb.v1.ListOrphansResponse
+	(*DownloadSnapshotRequest)(nil),  // 21: devicedb.v1.DownloadSnapshotRequest
+	(*DownloadHeader)(nil),           // 22: devicedb.v1.DownloadHeader
+	(*DownloadTrailer)(nil),          // 23: devicedb.v1.DownloadTrailer
+	(*DownloadSnapshotResponse)(nil), // 24: devicedb.v1.DownloadSnapshotResponse
+	(*LocalAnswer)(nil),              // 25: devicedb.v1.LocalAnswer
 }
 var file_devicedb_v1_snapshot_proto_depIdxs = []int32{
-	0,  // 0: devicedb.v1.SnapshotPart.status:type_name -> devicedb.v1.SnapshotStatus
-	0,  // 1: devicedb.v1.Snapshot.status:type_name -> devicedb.v1.SnapshotStatus
-	2,  // 2: devicedb.v1.Snapshot.parts:type_name -> devicedb.v1.SnapshotPart
-	3,  // 3: devicedb.v1.CreateSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
-	3,  // 4: devicedb.v1.GetSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
-	21, // 5: devicedb.v1.GetSnapshotResponse.local:type_name -> devicedb.v1.LocalAnswer
-	3,  // 6: devicedb.v1.ListSnapshotsResponse.snapshots:type_name -> devicedb.v1.Snapshot
-	21, // 7: devicedb.v1.ListSnapshotsResponse.local:type_name -> devicedb.v1.LocalAnswer
-	1,  // 8: devicedb.v1.DeletedPart.deletion:type_name -> devicedb.v1.PartDeletion
-	11, // 9: devicedb.v1.DeleteSnapshotResponse.parts:type_name -> devicedb.v1.DeletedPart
-	14, // 10: devicedb.v1.ListOrphansResponse.orphans:type_name -> devicedb.v1.Orphan
-	15, // 11: devicedb.v1.ListOrphansResponse.unanswered:type_name -> devicedb.v1.UnansweredNode
-	18, // 12: devicedb.v1.DownloadSnapshotResponse.header:type_name -> devicedb.v1.DownloadHeader
-	19, // 13: devicedb.v1.DownloadSnapshotResponse.trailer:type_name -> devicedb.v1.DownloadTrailer
-	4,  // 14: devicedb.v1.SnapshotService.CreateSnapshot:input_type -> devicedb.v1.CreateSnapshotRequest
-	6,  // 15: devicedb.v1.SnapshotService.GetSnapshot:input_type -> devicedb.v1.GetSnapshotRequest
-	8,  // 16: devicedb.v1.SnapshotService.ListSnapshots:input_type -> devicedb.v1.ListSnapshotsRequest
-	10, // 17: devicedb.v1.SnapshotService.DeleteSnapshot:input_type -> devicedb.v1.DeleteSnapshotRequest
-	13, // 18: devicedb.v1.SnapshotService.ListOrphans:input_type -> devicedb.v1.ListOrphansRequest
-	17, // 19: devicedb.v1.SnapshotService.DownloadSnapshot:input_type -> devicedb.v1.DownloadSnapshotRequest
-	5,  // 20: devicedb.v1.SnapshotService.CreateSnapshot:output_type -> devicedb.v1.CreateSnapshotResponse
-	7,  // 21: devicedb.v1.SnapshotService.GetSnapshot:output_type -> devicedb.v1.GetSnapshotResponse
-	9,  // 22: devicedb.v1.SnapshotService.ListSnapshots:output_type -> devicedb.v1.ListSnapshotsResponse
-	12, // 23: devicedb.v1.SnapshotService.DeleteSnapshot:output_type -> devicedb.v1.DeleteSnapshotResponse
-	16, // 24: devicedb.v1.SnapshotService.ListOrphans:output_type -> devicedb.v1.ListOrphansResponse
-	20, // 25: devicedb.v1.SnapshotService.DownloadSnapshot:output_type -> devicedb.v1.DownloadSnapshotResponse
-	20, // [20:26] is the sub-list for method output_type
-	14, // [14:20] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	1,  // 0: devicedb.v1.Upload.status:type_name -> devicedb.v1.UploadStatus
+	0,  // 1: devicedb.v1.SnapshotPart.status:type_name -> devicedb.v1.SnapshotStatus
+	0,  // 2: devicedb.v1.Snapshot.status:type_name -> devicedb.v1.SnapshotStatus
+	4,  // 3: devicedb.v1.Snapshot.parts:type_name -> devicedb.v1.SnapshotPart
+	3,  // 4: devicedb.v1.Snapshot.upload:type_name -> devicedb.v1.Upload
+	5,  // 5: devicedb.v1.CreateSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
+	5,  // 6: devicedb.v1.GetSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
+	25, // 7: devicedb.v1.GetSnapshotResponse.local:type_name -> devicedb.v1.LocalAnswer
+	5,  // 8: devicedb.v1.ListSnapshotsResponse.snapshots:type_name -> devicedb.v1.Snapshot
+	25, // 9: devicedb.v1.ListSnapshotsResponse.local:type_name -> devicedb.v1.LocalAnswer
+	2,  // 10: devicedb.v1.DeletedPart.deletion:type_name -> devicedb.v1.PartDeletion
+	13, // 11: devicedb.v1.DeleteSnapshotResponse.parts:type_name -> devicedb.v1.DeletedPart
+	3,  // 12: devicedb.v1.UploadSnapshotResponse.upload:type_name -> devicedb.v1.Upload
+	18, // 13: devicedb.v1.ListOrphansResponse.orphans:type_name -> devicedb.v1.Orphan
+	19, // 14: devicedb.v1.ListOrphansResponse.unanswered:type_name -> devicedb.v1.UnansweredNode
+	22, // 15: devicedb.v1.DownloadSnapshotResponse.header:type_name -> devicedb.v1.DownloadHeader
+	23, // 16: devicedb.v1.DownloadSnapshotResponse.trailer:type_name -> devicedb.v1.DownloadTrailer
+	6,  // 17: devicedb.v1.SnapshotService.CreateSnapshot:input_type -> devicedb.v1.CreateSnapshotRequest
+	8,  // 18: devicedb.v1.SnapshotService.GetSnapshot:input_type -> devicedb.v1.GetSnapshotRequest
+	10, // 19: devicedb.v1.SnapshotService.ListSnapshots:input_type -> devicedb.v1.ListSnapshotsRequest
+	12, // 20: devicedb.v1.SnapshotService.DeleteSnapshot:input_type -> devicedb.v1.DeleteSnapshotRequest
+	17, // 21: devicedb.v1.SnapshotService.ListOrphans:input_type -> devicedb.v1.ListOrphansRequest
+	15, // 22: devicedb.v1.SnapshotService.UploadSnapshot:input_type -> devicedb.v1.UploadSnapshotRequest
+	21, // 23: devicedb.v1.SnapshotService.DownloadSnapshot:input_type -> devicedb.v1.DownloadSnapshotRequest
+	7,  // 24: devicedb.v1.SnapshotService.CreateSnapshot:output_type -> devicedb.v1.CreateSnapshotResponse
+	9,  // 25: devicedb.v1.SnapshotService.GetSnapshot:output_type -> devicedb.v1.GetSnapshotResponse
+	11, // 26: devicedb.v1.SnapshotService.ListSnapshots:output_type -> devicedb.v1.ListSnapshotsResponse
+	14, // 27: devicedb.v1.SnapshotService.DeleteSnapshot:output_type -> devicedb.v1.DeleteSnapshotResponse
+	20, // 28: devicedb.v1.SnapshotService.ListOrphans:output_type -> devicedb.v1.ListOrphansResponse
+	16, // 29: devicedb.v1.SnapshotService.UploadSnapshot:output_type -> devicedb.v1.UploadSnapshotResponse
+	24, // 30: devicedb.v1.SnapshotService.DownloadSnapshot:output_type -> devicedb.v1.DownloadSnapshotResponse
+	24, // [24:31] is the sub-list for method output_type
+	17, // [17:24] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_devicedb_v1_snapshot_proto_init() }
@@ -1762,7 +2066,7 @@ func file_devicedb_v1_snapshot_proto_init() {
 		return
 	}
 	file_devicedb_v1_types_proto_init()
-	file_devicedb_v1_snapshot_proto_msgTypes[18].OneofWrappers = []any{
+	file_devicedb_v1_snapshot_proto_msgTypes[21].OneofWrappers = []any{
 		(*DownloadSnapshotResponse_Header)(nil),
 		(*DownloadSnapshotResponse_Data)(nil),
 		(*DownloadSnapshotResponse_Trailer)(nil),
@@ -1772,8 +2076,8 @@ func file_devicedb_v1_snapshot_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_snapshot_proto_rawDesc), len(file_devicedb_v1_snapshot_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   19,
+			NumEnums:      3,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ const (
 	SnapshotService_ListSnapshots_FullMethodName    = "/devicedb.v1.SnapshotService/ListSnapshots"
 	SnapshotService_DeleteSnapshot_FullMethodName   = "/devicedb.v1.SnapshotService/DeleteSnapshot"
 	SnapshotService_ListOrphans_FullMethodName      = "/devicedb.v1.SnapshotService/ListOrphans"
+	SnapshotService_UploadSnapshot_FullMethodName   = "/devicedb.v1.SnapshotService/UploadSnapshot"
 	SnapshotService_DownloadSnapshot_FullMethodName = "/devicedb.v1.SnapshotService/DownloadSnapshot"
 )
 
@@ -45,6 +46,8 @@ type SnapshotServiceClient interface {
 	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error)
 	// The parts that lie in the nodes' snapshot stores and are of no snapshot that the cluster knows.
 	ListOrphans(ctx context.Context, in *ListOrphansRequest, opts ...grpc.CallOption) (*ListOrphansResponse, error)
+	// Has the nodes store a completed snapshot in their repository, and returns at once. A snapshot that is stored there is not stored again.
+	UploadSnapshot(ctx context.Context, in *UploadSnapshotRequest, opts ...grpc.CallOption) (*UploadSnapshotResponse, error)
 	// Streams one node's part as a tar whose bytes are the same every time.
 	DownloadSnapshot(ctx context.Context, in *DownloadSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadSnapshotResponse], error)
 }
@@ -107,6 +110,16 @@ func (c *snapshotServiceClient) ListOrphans(ctx context.Context, in *ListOrphans
 	return out, nil
 }
 
+func (c *snapshotServiceClient) UploadSnapshot(ctx context.Context, in *UploadSnapshotRequest, opts ...grpc.CallOption) (*UploadSnapshotResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UploadSnapshotResponse)
+	err := c.cc.Invoke(ctx, SnapshotService_UploadSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *snapshotServiceClient) DownloadSnapshot(ctx context.Context, in *DownloadSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DownloadSnapshotResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &SnapshotService_ServiceDesc.Streams[0], SnapshotService_DownloadSnapshot_FullMethodName, cOpts...)
@@ -142,6 +155,8 @@ type SnapshotServiceServer interface {
 	DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error)
 	// The parts that lie in the nodes' snapshot stores and are of no snapshot that the cluster knows.
 	ListOrphans(context.Context, *ListOrphansRequest) (*ListOrphansResponse, error)
+	// Has the nodes store a completed snapshot in their repository, and returns at once. A snapshot that is stored there is not stored again.
+	UploadSnapshot(context.Context, *UploadSnapshotRequest) (*UploadSnapshotResponse, error)
 	// Streams one node's part as a tar whose bytes are the same every time.
 	DownloadSnapshot(*DownloadSnapshotRequest, grpc.ServerStreamingServer[DownloadSnapshotResponse]) error
 	mustEmbedUnimplementedSnapshotServiceServer()
@@ -168,6 +183,9 @@ func (UnimplementedSnapshotServiceServer) DeleteSnapshot(context.Context, *Delet
 }
 func (UnimplementedSnapshotServiceServer) ListOrphans(context.Context, *ListOrphansRequest) (*ListOrphansResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListOrphans not implemented")
+}
+func (UnimplementedSnapshotServiceServer) UploadSnapshot(context.Context, *UploadSnapshotRequest) (*UploadSnapshotResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UploadSnapshot not implemented")
 }
 func (UnimplementedSnapshotServiceServer) DownloadSnapshot(*DownloadSnapshotRequest, grpc.ServerStreamingServer[DownloadSnapshotResponse]) error {
 	return status.Error(codes.Unimplemented, "method DownloadSnapshot not implemented")
@@ -283,6 +301,24 @@ func _SnapshotService_ListOrphans_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SnapshotService_UploadSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UploadSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SnapshotServiceServer).UploadSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SnapshotService_UploadSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SnapshotServiceServer).UploadSnapshot(ctx, req.(*UploadSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SnapshotService_DownloadSnapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(DownloadSnapshotRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -320,6 +356,10 @@ var SnapshotService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListOrphans",
 			Handler:    _SnapshotService_ListOrphans_Handler,
+		},
+		{
+			MethodName: "UploadSnapshot",
+			Handler:    _SnapshotService_UploadSnapshot_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

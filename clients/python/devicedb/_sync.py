@@ -564,6 +564,51 @@ class Snapshots:
             pause = min(pause * 2, LOOK_MAX)
             snapshot = self._look(name, timeout, patient=True)
 
+    def upload(
+        self,
+        uuid: str | uuids.UUID,
+        *,
+        wait: bool = False,
+        wait_timeout: float = 86400,
+        on_progress: Callable[[snapshot_pb2.Upload], None] | None = None,
+        timeout: float | None = None,
+    ) -> snapshot_pb2.Upload:
+        """Has the nodes store a completed snapshot in their repository. What is stored is not stored again.
+
+        Args:
+            wait: return when it is there, and not at once.
+            wait_timeout: seconds to wait at most. The upload goes on without us.
+            on_progress: called with the upload at every look.
+            timeout: seconds for each look.
+
+        Raises:
+            Failed: it was given up; the text has the reason. The same call goes on where it ended.
+            Conflict: the node that was asked has no repository.
+            Unavailable: `wait_timeout` is over, or no node answers; `status` tells later.
+        """
+        name = uuids.UUID(requests.uuid_of(uuid))
+        limit = time.monotonic() + _seconds(wait_timeout)
+        request = snapshot_pb2.UploadSnapshotRequest(uuid=str(name))
+        faults = self._client._write(f"upload snapshot {name}")
+        pause = LOOK_MIN
+        upload = snapshot_pb2.Upload()
+        while True:
+            if upload.status not in _UPLOADING:
+                # At first, and where the node that had it stored has ended.
+                answer = self._client._call(faults, lambda n: n.snapshots.UploadSnapshot, request, timeout, patient=True)
+                upload = answer.upload
+            if on_progress is not None:
+                on_progress(upload)
+            if upload.status == snapshot_pb2.UPLOAD_STATUS_FAILED:
+                raise Failed(f"snapshot {name} is not stored: {upload.reason}")
+            if not wait or upload.status == snapshot_pb2.UPLOAD_STATUS_STORED:
+                return upload
+            if time.monotonic() + pause > limit:
+                raise Unavailable(f"snapshot {name} is not stored after {wait_timeout} s: it goes on; look with status")
+            shell.sleep(pause)
+            pause = min(pause * 2, LOOK_MAX)
+            upload = (self._look(name, timeout, patient=True)).upload
+
     def status(self, uuid: str | uuids.UUID, *, timeout: float | None = None) -> snapshot_pb2.Snapshot:
         """How far a snapshot is, in the cluster and on each node. An unknown one has SNAPSHOT_STATUS_MISSING and raises nothing."""
         return self._look(uuids.UUID(requests.uuid_of(uuid)), timeout)
@@ -640,6 +685,9 @@ class Snapshots:
         snapshot: snapshot_pb2.Snapshot = answer.snapshot
         return snapshot
 
+
+# An upload of which more is to be heard.
+_UPLOADING = (snapshot_pb2.UPLOAD_STATUS_RUNNING, snapshot_pb2.UPLOAD_STATUS_STORED, snapshot_pb2.UPLOAD_STATUS_FAILED)
 
 # What no snapshot becomes completed from.
 _OVER = (

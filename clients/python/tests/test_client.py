@@ -428,6 +428,26 @@ def test_a_stream_that_falls_silent_is_given_up_in_time() -> None:
         over.set()
 
 
+def test_an_upload_is_begun_again_where_nobody_has_it_stored_any_more() -> None:
+    absent, running, stored, failed = 1, 2, 3, 4
+
+    def begun(status: int, reason: str = "") -> bytes:
+        return snapshot_pb2.UploadSnapshotResponse(upload=snapshot_pb2.Upload(status=status, reason=reason)).SerializeToString()  # type: ignore[arg-type]
+
+    looks = iter([running, absent, stored])
+
+    def look(*_: object) -> bytes:
+        upload = snapshot_pb2.Upload(status=next(looks), new_bytes=7)  # type: ignore[arg-type]
+        return snapshot_pb2.GetSnapshotResponse(snapshot=snapshot_pb2.Snapshot(uuid=UUID, upload=upload)).SerializeToString()
+
+    with Fake(UploadSnapshot=lambda *_: begun(running), GetSnapshot=look) as fake, devicedb.Client(fake.endpoint) as client:
+        assert client.snapshots.upload(UUID, wait=True).new_bytes == 7
+        assert [name for name, _ in fake.seen].count("UploadSnapshot") == 2
+    with Fake(UploadSnapshot=lambda *_: begun(failed, "node 2: its disk is gone")) as fake, devicedb.Client(fake.endpoint) as client:
+        with pytest.raises(devicedb.Failed, match="its disk is gone"):
+            client.snapshots.upload(UUID)
+
+
 def test_snapshots_that_fail_or_are_not_over_in_time_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def snapshot(status: int, reason: str = "") -> bytes:
         return snapshot_pb2.CreateSnapshotResponse(snapshot=snapshot_pb2.Snapshot(uuid=UUID, status=status, reason=reason)).SerializeToString()  # type: ignore[arg-type]

@@ -18,6 +18,14 @@ class SnapshotStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SNAPSHOT_STATUS_DAMAGED: _ClassVar[SnapshotStatus]
     SNAPSHOT_STATUS_DELETING: _ClassVar[SnapshotStatus]
 
+class UploadStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    UPLOAD_STATUS_UNSPECIFIED: _ClassVar[UploadStatus]
+    UPLOAD_STATUS_ABSENT: _ClassVar[UploadStatus]
+    UPLOAD_STATUS_RUNNING: _ClassVar[UploadStatus]
+    UPLOAD_STATUS_STORED: _ClassVar[UploadStatus]
+    UPLOAD_STATUS_FAILED: _ClassVar[UploadStatus]
+
 class PartDeletion(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     PART_DELETION_UNSPECIFIED: _ClassVar[PartDeletion]
@@ -32,11 +40,36 @@ SNAPSHOT_STATUS_MISSING: SnapshotStatus
 SNAPSHOT_STATUS_FAILED: SnapshotStatus
 SNAPSHOT_STATUS_DAMAGED: SnapshotStatus
 SNAPSHOT_STATUS_DELETING: SnapshotStatus
+UPLOAD_STATUS_UNSPECIFIED: UploadStatus
+UPLOAD_STATUS_ABSENT: UploadStatus
+UPLOAD_STATUS_RUNNING: UploadStatus
+UPLOAD_STATUS_STORED: UploadStatus
+UPLOAD_STATUS_FAILED: UploadStatus
 PART_DELETION_UNSPECIFIED: PartDeletion
 PART_DELETION_DELETED: PartDeletion
 PART_DELETION_PENDING: PartDeletion
 PART_DELETION_KEPT: PartDeletion
 PART_DELETION_UNANSWERED: PartDeletion
+
+class Upload(_message.Message):
+    __slots__ = ("status", "reason", "repository", "bytes_done", "bytes", "new_bytes", "root", "node_id")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REPOSITORY_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DONE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    NEW_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    status: UploadStatus
+    reason: str
+    repository: str
+    bytes_done: int
+    bytes: int
+    new_bytes: int
+    root: str
+    node_id: int
+    def __init__(self, status: _Optional[_Union[UploadStatus, str]] = ..., reason: _Optional[str] = ..., repository: _Optional[str] = ..., bytes_done: _Optional[int] = ..., bytes: _Optional[int] = ..., new_bytes: _Optional[int] = ..., root: _Optional[str] = ..., node_id: _Optional[int] = ...) -> None: ...
 
 class SnapshotPart(_message.Message):
     __slots__ = ("node_id", "address", "status", "reason", "partitions", "partitions_done", "rows", "bytes", "bytes_written", "download_bytes", "manifest_digest")
@@ -65,7 +98,7 @@ class SnapshotPart(_message.Message):
     def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., status: _Optional[_Union[SnapshotStatus, str]] = ..., reason: _Optional[str] = ..., partitions: _Optional[int] = ..., partitions_done: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_written: _Optional[int] = ..., download_bytes: _Optional[int] = ..., manifest_digest: _Optional[str] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("uuid", "status", "reason", "parts", "partitions", "partitions_covered", "copies_min", "created_ms", "lineage", "cluster_id")
+    __slots__ = ("uuid", "status", "reason", "parts", "partitions", "partitions_covered", "copies_min", "created_ms", "lineage", "cluster_id", "upload")
     UUID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -76,6 +109,7 @@ class Snapshot(_message.Message):
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    UPLOAD_FIELD_NUMBER: _ClassVar[int]
     uuid: str
     status: SnapshotStatus
     reason: str
@@ -86,7 +120,8 @@ class Snapshot(_message.Message):
     created_ms: int
     lineage: str
     cluster_id: str
-    def __init__(self, uuid: _Optional[str] = ..., status: _Optional[_Union[SnapshotStatus, str]] = ..., reason: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[SnapshotPart, _Mapping]]] = ..., partitions: _Optional[int] = ..., partitions_covered: _Optional[int] = ..., copies_min: _Optional[int] = ..., created_ms: _Optional[int] = ..., lineage: _Optional[str] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+    upload: Upload
+    def __init__(self, uuid: _Optional[str] = ..., status: _Optional[_Union[SnapshotStatus, str]] = ..., reason: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[SnapshotPart, _Mapping]]] = ..., partitions: _Optional[int] = ..., partitions_covered: _Optional[int] = ..., copies_min: _Optional[int] = ..., created_ms: _Optional[int] = ..., lineage: _Optional[str] = ..., cluster_id: _Optional[str] = ..., upload: _Optional[_Union[Upload, _Mapping]] = ...) -> None: ...
 
 class CreateSnapshotRequest(_message.Message):
     __slots__ = ("request_id",)
@@ -171,6 +206,18 @@ class DeleteSnapshotResponse(_message.Message):
     parts: _containers.RepeatedCompositeFieldContainer[DeletedPart]
     known: bool
     def __init__(self, parts: _Optional[_Iterable[_Union[DeletedPart, _Mapping]]] = ..., known: bool = ...) -> None: ...
+
+class UploadSnapshotRequest(_message.Message):
+    __slots__ = ("uuid",)
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    uuid: str
+    def __init__(self, uuid: _Optional[str] = ...) -> None: ...
+
+class UploadSnapshotResponse(_message.Message):
+    __slots__ = ("upload",)
+    UPLOAD_FIELD_NUMBER: _ClassVar[int]
+    upload: Upload
+    def __init__(self, upload: _Optional[_Union[Upload, _Mapping]] = ...) -> None: ...
 
 class ListOrphansRequest(_message.Message):
     __slots__ = ("page_size", "page_token")

@@ -60,6 +60,11 @@ class SnapshotServiceStub(object):
                 request_serializer=devicedb_dot_v1_dot_snapshot__pb2.ListOrphansRequest.SerializeToString,
                 response_deserializer=devicedb_dot_v1_dot_snapshot__pb2.ListOrphansResponse.FromString,
                 _registered_method=True)
+        self.UploadSnapshot = channel.unary_unary(
+                '/devicedb.v1.SnapshotService/UploadSnapshot',
+                request_serializer=devicedb_dot_v1_dot_snapshot__pb2.UploadSnapshotRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_snapshot__pb2.UploadSnapshotResponse.FromString,
+                _registered_method=True)
         self.DownloadSnapshot = channel.unary_stream(
                 '/devicedb.v1.SnapshotService/DownloadSnapshot',
                 request_serializer=devicedb_dot_v1_dot_snapshot__pb2.DownloadSnapshotRequest.SerializeToString,
@@ -106,6 +111,13 @@ class SnapshotServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadSnapshot(self, request, context):
+        """Has the nodes store a completed snapshot in their repository, and returns at once. A snapshot that is stored there is not stored again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DownloadSnapshot(self, request, context):
         """Streams one node's part as a tar whose bytes are the same every time.
         """
@@ -140,6 +152,11 @@ def add_SnapshotServiceServicer_to_server(servicer, server):
                     servicer.ListOrphans,
                     request_deserializer=devicedb_dot_v1_dot_snapshot__pb2.ListOrphansRequest.FromString,
                     response_serializer=devicedb_dot_v1_dot_snapshot__pb2.ListOrphansResponse.SerializeToString,
+            ),
+            'UploadSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.UploadSnapshot,
+                    request_deserializer=devicedb_dot_v1_dot_snapshot__pb2.UploadSnapshotRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_snapshot__pb2.UploadSnapshotResponse.SerializeToString,
             ),
             'DownloadSnapshot': grpc.unary_stream_rpc_method_handler(
                     servicer.DownloadSnapshot,
@@ -283,6 +300,33 @@ class SnapshotService(object):
             '/devicedb.v1.SnapshotService/ListOrphans',
             devicedb_dot_v1_dot_snapshot__pb2.ListOrphansRequest.SerializeToString,
             devicedb_dot_v1_dot_snapshot__pb2.ListOrphansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.SnapshotService/UploadSnapshot',
+            devicedb_dot_v1_dot_snapshot__pb2.UploadSnapshotRequest.SerializeToString,
+            devicedb_dot_v1_dot_snapshot__pb2.UploadSnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

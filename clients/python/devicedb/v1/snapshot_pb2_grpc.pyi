@@ -65,6 +65,14 @@ _SnapshotServiceListOrphansType = typing_extensions.TypeVar(
     ],
 )
 
+_SnapshotServiceUploadSnapshotType = typing_extensions.TypeVar(
+    '_SnapshotServiceUploadSnapshotType',
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.snapshot_pb2.UploadSnapshotRequest,
+        devicedb.v1.snapshot_pb2.UploadSnapshotResponse,
+    ],
+)
+
 _SnapshotServiceDownloadSnapshotType = typing_extensions.TypeVar(
     '_SnapshotServiceDownloadSnapshotType',
     default=grpc.UnaryStreamMultiCallable[
@@ -73,7 +81,7 @@ _SnapshotServiceDownloadSnapshotType = typing_extensions.TypeVar(
     ],
 )
 
-class SnapshotServiceStub(typing.Generic[_SnapshotServiceCreateSnapshotType, _SnapshotServiceGetSnapshotType, _SnapshotServiceListSnapshotsType, _SnapshotServiceDeleteSnapshotType, _SnapshotServiceListOrphansType, _SnapshotServiceDownloadSnapshotType]):
+class SnapshotServiceStub(typing.Generic[_SnapshotServiceCreateSnapshotType, _SnapshotServiceGetSnapshotType, _SnapshotServiceListSnapshotsType, _SnapshotServiceDeleteSnapshotType, _SnapshotServiceListOrphansType, _SnapshotServiceUploadSnapshotType, _SnapshotServiceDownloadSnapshotType]):
     """Snapshots of the whole cluster. Any node answers, also for the parts of the others."""
 
     @typing.overload
@@ -97,6 +105,10 @@ class SnapshotServiceStub(typing.Generic[_SnapshotServiceCreateSnapshotType, _Sn
         grpc.UnaryUnaryMultiCallable[
             devicedb.v1.snapshot_pb2.ListOrphansRequest,
             devicedb.v1.snapshot_pb2.ListOrphansResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.snapshot_pb2.UploadSnapshotRequest,
+            devicedb.v1.snapshot_pb2.UploadSnapshotResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             devicedb.v1.snapshot_pb2.DownloadSnapshotRequest,
@@ -126,6 +138,10 @@ class SnapshotServiceStub(typing.Generic[_SnapshotServiceCreateSnapshotType, _Sn
             devicedb.v1.snapshot_pb2.ListOrphansRequest,
             devicedb.v1.snapshot_pb2.ListOrphansResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.snapshot_pb2.UploadSnapshotRequest,
+            devicedb.v1.snapshot_pb2.UploadSnapshotResponse,
+        ],
         grpc.aio.UnaryStreamMultiCallable[
             devicedb.v1.snapshot_pb2.DownloadSnapshotRequest,
             devicedb.v1.snapshot_pb2.DownloadSnapshotResponse,
@@ -146,6 +162,9 @@ class SnapshotServiceStub(typing.Generic[_SnapshotServiceCreateSnapshotType, _Sn
 
     ListOrphans: _SnapshotServiceListOrphansType
     """The parts that lie in the nodes' snapshot stores and are of no snapshot that the cluster knows."""
+
+    UploadSnapshot: _SnapshotServiceUploadSnapshotType
+    """Has the nodes store a completed snapshot in their repository, and returns at once. A snapshot that is stored there is not stored again."""
 
     DownloadSnapshot: _SnapshotServiceDownloadSnapshotType
     """Streams one node's part as a tar whose bytes are the same every time."""
@@ -170,6 +189,10 @@ SnapshotServiceAsyncStub: typing_extensions.TypeAlias = SnapshotServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         devicedb.v1.snapshot_pb2.ListOrphansRequest,
         devicedb.v1.snapshot_pb2.ListOrphansResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.snapshot_pb2.UploadSnapshotRequest,
+        devicedb.v1.snapshot_pb2.UploadSnapshotResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         devicedb.v1.snapshot_pb2.DownloadSnapshotRequest,
@@ -219,6 +242,14 @@ class SnapshotServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[devicedb.v1.snapshot_pb2.ListOrphansResponse, collections.abc.Awaitable[devicedb.v1.snapshot_pb2.ListOrphansResponse]]:
         """The parts that lie in the nodes' snapshot stores and are of no snapshot that the cluster knows."""
+
+    @abc.abstractmethod
+    def UploadSnapshot(
+        self,
+        request: devicedb.v1.snapshot_pb2.UploadSnapshotRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.snapshot_pb2.UploadSnapshotResponse, collections.abc.Awaitable[devicedb.v1.snapshot_pb2.UploadSnapshotResponse]]:
+        """Has the nodes store a completed snapshot in their repository, and returns at once. A snapshot that is stored there is not stored again."""
 
     @abc.abstractmethod
     def DownloadSnapshot(
