@@ -17,6 +17,7 @@ mod machine;
 mod table;
 mod recovery;
 mod repairs;
+mod repository;
 mod growth;
 mod goals;
 mod failover;
@@ -85,6 +86,8 @@ enum Part {
     Goals,
     /// What TLS costs
     Tls,
+    /// Snapshots into a repository
+    Repository,
 }
 
 #[tokio::main]
@@ -140,6 +143,9 @@ async fn run_all(args: &Args) -> ExitCode {
     }
     if args.names(Part::Tls) {
         kept.push(publish_table(args, "tls", &tls::measure(args).await.markdown()));
+    }
+    if args.names(Part::Repository) {
+        kept.push(publish_table(args, "repository", &repository::measure(args).await.markdown()));
     }
     match kept.into_iter().collect::<Result<Vec<_>, _>>() {
         Ok(places) => {
