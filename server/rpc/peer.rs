@@ -79,7 +79,8 @@ impl PeerService for PeerApi {
                     wire::parse_node(request.node.ok_or_else(|| {
                         Error::invalid("a node that joins has to say who it is")
                     })?)?;
-                self.cluster.take_in(node, name, request.incarnation, wait).await?;
+                let proofs = (name, request.proof);
+                self.cluster.take_in(node, proofs, request.incarnation, wait).await?;
                 self.cluster
                     .look(wait, |s| JoinResponse {
                         settings: Some(wire::settings_record(s.settings())),

@@ -487,6 +487,7 @@ fn stranger(node_id: u64, address: &str) -> JoinRequest {
         protocol: *net::PROTOCOLS.end(),
         incarnation: 7,
         protocol_min: 0,
+        proof: None,
     }
 }
 

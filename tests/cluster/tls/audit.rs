@@ -11,7 +11,7 @@ fn lines(dir: &Path) -> Vec<serde_json::Value> {
 }
 
 /// The lines of a method, as `event identity subject outcome`.
-fn told(dir: &Path, method: &str) -> Vec<String> {
+pub fn told(dir: &Path, method: &str) -> Vec<String> {
     let of = lines(dir).into_iter().filter(|line| line["method"] == method);
     let text = |line: &serde_json::Value, name: &str| {
         line[name].as_str().unwrap_or("-").rsplit('/').next().unwrap_or_default().to_owned()

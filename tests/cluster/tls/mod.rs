@@ -4,6 +4,7 @@ mod audit;
 mod authority;
 mod doors;
 mod handshakes;
+mod joins;
 mod migration;
 mod names;
 mod quotas;
