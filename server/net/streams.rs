@@ -197,9 +197,9 @@ impl Peers {
     }
 
     async fn ask_who_is_at(&self, target: &str) -> Result<()> {
-        let asked =
-            tokio::time::timeout(limits::PEER_CONNECT, self.me().dialler.status(target)).await;
-        let status =
+        let asked = self.me().dialler.status_at(target);
+        let asked = tokio::time::timeout(limits::PEER_CONNECT, asked).await;
+        let (status, name) =
             asked.map_err(|_| Error::unavailable(format!("{target} does not answer")))??;
         let hello = status.hello.ok_or_else(|| {
             Error::unavailable("the node there does not say which cluster it belongs to")
@@ -210,6 +210,12 @@ impl Peers {
             if node == identity.node { Verdict::Welcome } else { judge(&identity, &hello) };
         if let Verdict::Refuse(why) = verdict {
             return Err(Error::conflict(why));
+        }
+        if name.is_some()
+            && node != identity.node
+            && let Some(handle) = self.shared.handle.get()
+        {
+            belongs(handle, node, name.as_deref()).await.map_err(Error::conflict)?;
         }
         if self.whereabouts().met(target, node, &word_of(&hello)) {
             self.look_again(node);

@@ -45,6 +45,7 @@ use crate::{
         limits,
         metrics::Metrics,
     },
+    net::{acceptor::Place, tls::Caller},
     wire,
 };
 
@@ -85,6 +86,18 @@ impl Calls {
         let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         self.metrics.request(method, wire::code_name(code), None);
         answer
+    }
+}
+
+fn place_of<T>(request: &Request<T>) -> Option<Arc<Place>> {
+    request.extensions().get::<Arc<Place>>().cloned()
+}
+
+/// The name that a node's certificate proves, where the caller has shown one.
+fn name_of_node<T>(request: &Request<T>) -> Option<String> {
+    match place_of(request)?.caller() {
+        Caller::Known(bearer) if bearer.is_node => Some(bearer.name.clone()),
+        _ => None,
     }
 }
 

@@ -1,16 +1,20 @@
 //! `devicedb.internal.v1.PeerService`.
+//!
+//! Over TLS a caller that is not a member learns who this node is, and may ask to join; that is
+//! all. Who speaks in a stream is looked at there (`net::handshake`), who makes another call is
+//! looked at here.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Calls;
+use super::{Calls, name_of_node, place_of};
 use crate::{
     base::{crew::Role, error::Error, ids::SnapshotId, limits},
     engine::driver::Handle,
-    net::{self, Peers, acceptor::Place, tls::Caller},
+    net::{self, Peers},
     proto::internal::v1::{
         DeliverRequest, DeliverResponse, FoundClusterRequest, FoundClusterResponse,
         GetNodeStatusRequest, GetNodeStatusResponse, IntroduceRequest, IntroduceResponse,
@@ -32,18 +36,6 @@ pub struct PeerApi {
     pub calls: Calls,
 }
 
-fn place_of<T>(request: &Request<T>) -> Option<Arc<Place>> {
-    request.extensions().get::<Arc<Place>>().cloned()
-}
-
-/// The name that the caller's certificate proves; none without TLS.
-fn name_of<T>(request: &Request<T>) -> Option<String> {
-    match place_of(request)?.caller() {
-        Caller::Known(bearer) => Some(bearer.name.clone()),
-        _ => None,
-    }
-}
-
 #[tonic::async_trait]
 impl PeerService for PeerApi {
     type DeliverStream = ReceiverStream<Result<DeliverResponse, Status>>;
@@ -53,7 +45,7 @@ impl PeerService for PeerApi {
         request: Request<Streaming<DeliverRequest>>,
     ) -> Result<Response<Self::DeliverStream>, Status> {
         let (answers, stream) = mpsc::channel(limits::PEER_ANSWERS_QUEUED);
-        let (place, name) = (place_of(&request), name_of(&request));
+        let (place, name) = (place_of(&request), name_of_node(&request));
         let welcomed = move || place.iter().for_each(|place| place.vouch());
         self.calls.crew.spawn(
             Role::Listen,
@@ -70,7 +62,7 @@ impl PeerService for PeerApi {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let name = name_of(&request);
+        let name = name_of_node(&request);
         self.calls
             .call("Join", request, |request, wait| async move {
                 net::common_protocol((request.protocol_min, request.protocol))
@@ -95,7 +87,7 @@ impl PeerService for PeerApi {
         &self,
         request: Request<Streaming<SendRowsRequest>>,
     ) -> Result<Response<SendRowsResponse>, Status> {
-        let name = name_of(&request);
+        let name = name_of_node(&request);
         let received = net::receive_rows(
             self.peers.me(),
             &self.handle,
@@ -112,8 +104,10 @@ impl PeerService for PeerApi {
         &self,
         request: Request<GetNodeStatusRequest>,
     ) -> Result<Response<GetNodeStatusResponse>, Status> {
+        let name = name_of_node(&request);
         self.calls
             .call("GetNodeStatus", request, |_, _| async move {
+                self.cluster.is_member(name.as_deref()).await?;
                 let mut status = self.cluster.own_status().await?;
                 status.parts = self.parts.under_way();
                 Ok(status)
@@ -158,8 +152,10 @@ impl PeerService for PeerApi {
         &self,
         request: Request<ListPartsRequest>,
     ) -> Result<Response<ListPartsResponse>, Status> {
+        let name = name_of_node(&request);
         self.calls
             .call("ListParts", request, |request, _| async move {
+                self.cluster.is_member(name.as_deref()).await?;
                 let id = if request.uuid.is_empty() {
                     None
                 } else {
@@ -174,8 +170,10 @@ impl PeerService for PeerApi {
         &self,
         request: Request<RemovePartRequest>,
     ) -> Result<Response<RemovePartResponse>, Status> {
+        let name = name_of_node(&request);
         self.calls
             .call("RemovePart", request, |request, _| async move {
+                self.cluster.is_member(name.as_deref()).await?;
                 self.inventory.remove_asked(request).await
             })
             .await

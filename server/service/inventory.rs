@@ -135,8 +135,8 @@ impl Inventory {
         let nodes: BTreeMap<NodeId, Node> =
             completed.filter_map(|p| Some((p.node, known.nodes.get(&p.node)?.clone()))).collect();
         let said = self
-            .each(&nodes, limits::NODE_STATUS, |this, node, address| async move {
-                this.list_on(node, &address, Some(id)).await
+            .each(&nodes, limits::NODE_STATUS, |this, node| async move {
+                this.list_on(&node, Some(id)).await
             })
             .await;
         let mut differs = false;
@@ -172,8 +172,8 @@ impl Inventory {
     ) -> Result<(Vec<v1::Orphan>, Vec<v1::UnansweredNode>)> {
         let nodes = self.cluster.look(wait, |s| s.nodes().clone()).await?;
         let said = self
-            .each(&nodes, limits::NODE_STATUS, |this, node, address| async move {
-                this.list_on(node, &address, None).await
+            .each(&nodes, limits::NODE_STATUS, |this, node| async move {
+                this.list_on(&node, None).await
             })
             .await;
         // The registry is asked last: it knows a snapshot before any part of it lies anywhere, and
@@ -296,9 +296,9 @@ impl Inventory {
         let nodes = self.cluster.look(wait, |s| s.nodes().clone()).await?;
         let members: BTreeSet<NodeId> = nodes.keys().copied().collect();
         let said = self
-            .each(&nodes, wait / 2, |this, node, address| {
+            .each(&nodes, wait / 2, |this, node| {
                 let members = members.clone();
-                async move { this.remove_on(node, &address, id, lineage, members).await }
+                async move { this.remove_on(&node, id, lineage, members).await }
             })
             .await;
         let mut parts = Vec::new();
@@ -343,14 +343,15 @@ impl Inventory {
         &self,
         nodes: &BTreeMap<NodeId, Node>,
         most: Duration,
-        ask: impl Fn(Inventory, NodeId, String) -> F,
+        ask: impl Fn(Inventory, Node) -> F,
     ) -> BTreeMap<NodeId, Result<T>> {
         let asked: Vec<_> = nodes
             .iter()
             .map(|(id, node)| {
                 let id = *id;
                 let address = self.peers.address(id).unwrap_or_else(|| node.address.clone());
-                let answer = ask(self.clone(), id, address.clone());
+                let there = Node { address: address.clone(), ..node.clone() };
+                let answer = ask(self.clone(), there);
                 async move {
                     let late = |_| Err(Error::unavailable(format!("{address} does not answer")));
                     (id, tokio::time::timeout(most, answer).await.unwrap_or_else(late))
@@ -372,20 +373,20 @@ impl Inventory {
     /// snapshot store has none.
     async fn list_on(
         &self,
-        node: NodeId,
-        address: &str,
+        node: &Node,
         id: Option<SnapshotId>,
     ) -> Result<internal::ListPartsResponse> {
-        if node == self.me() {
+        if node.id == self.me() {
             return self.list_here(id).await;
         }
         let request = internal::ListPartsRequest {
             uuid: id.map_or_else(Default::default, |id| id.0.as_bytes().to_vec().into()),
         };
-        let answer = self.peers.me().dialler.list_parts(address, request).await?;
-        if (NodeId(answer.node_id), Lineage(answer.lineage)) != (node, self.lineage()) {
+        let answer = self.peers.me().dialler.list_parts(node, request).await?;
+        if (NodeId(answer.node_id), Lineage(answer.lineage)) != (node.id, self.lineage()) {
             return Err(Error::conflict(format!(
-                "{address} is node {} of lineage {} now",
+                "{} is node {} of lineage {} now",
+                node.address,
                 answer.node_id,
                 Lineage(answer.lineage)
             )));
@@ -426,13 +427,12 @@ impl Inventory {
 
     async fn remove_on(
         &self,
-        node: NodeId,
-        address: &str,
+        node: &Node,
         id: SnapshotId,
         lineage: Option<Lineage>,
         members: BTreeSet<NodeId>,
     ) -> Result<Removal> {
-        if node == self.me() {
+        if node.id == self.me() {
             return self.remove_here(id, lineage, members).await;
         }
         let answer = self
@@ -440,10 +440,10 @@ impl Inventory {
             .me()
             .dialler
             .remove_part(
-                address,
+                node,
                 internal::RemovePartRequest {
                     uuid: id.0.as_bytes().to_vec().into(),
-                    node_id: node.0,
+                    node_id: node.id.0,
                     present: self.lineage().0,
                     lineage: lineage.unwrap_or_default().0,
                     named: lineage.is_some(),

@@ -26,13 +26,14 @@ impl Cluster {
         let me = self.peers.me().identity.borrow().node;
         let ask = |(id, node): (NodeId, Node)| {
             let (this, own) = (self.clone(), id == me);
-            let address = self.peers.address(id).unwrap_or(node.address);
+            let address = self.peers.address(id).unwrap_or_else(|| node.address.clone());
+            let node = Node { address: address.clone(), ..node };
             async move {
                 let answer = async {
                     if own {
                         this.own_status().await
                     } else {
-                        ask_node(&this.me().dialler, &address, id).await
+                        ask_node(&this.me().dialler, &node).await
                     }
                 };
                 let answer = tokio::time::timeout(limits::NODE_STATUS, answer).await;
@@ -108,9 +109,9 @@ impl Cluster {
     }
 }
 
-async fn ask_node(dialler: &Dialler, address: &str, id: NodeId) -> Result<GetNodeStatusResponse> {
-    let status = dialler.status(address).await?;
-    if NodeId(status.node_id) != id {
+async fn ask_node(dialler: &Dialler, node: &Node) -> Result<GetNodeStatusResponse> {
+    let (status, address) = (dialler.status(node).await?, &node.address);
+    if NodeId(status.node_id) != node.id {
         return Err(Error::conflict(format!("{address}: node {} is there now", status.node_id)));
     }
     Ok(status)
