@@ -10,6 +10,7 @@ mod names;
 mod quotas;
 mod revocations;
 mod roles;
+mod stolen;
 
 use std::{sync::Arc, time::Duration};
 
