@@ -21,7 +21,7 @@ mod threshold;
 pub mod http;
 
 pub use access::Access;
-pub use audit::Audit;
+pub use audit::{Audit, Subject};
 pub use cluster::ClusterApi;
 pub use gate::Gate;
 pub use grants::AccessApi;
@@ -34,7 +34,6 @@ pub use threshold::Threshold;
 
 use std::{sync::Arc, time::Duration};
 
-use audit::Subject;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{

@@ -31,7 +31,7 @@ fn with_one_line(size: usize) -> Cluster {
 }
 
 /// Such a node may found, and so knows the shape of a cluster.
-fn told_to_join(node: &mut Node, join: &str) {
+pub fn told_to_join(node: &mut Node, join: &str) {
     let options = Options::default();
     node.args.retain(|word| {
         word != "--found"
