@@ -59,6 +59,9 @@ struct Known {
     nodes: BTreeMap<NodeId, Node>,
 }
 
+/// Who can read parts, as they lie on the disks of their nodes.
+type Seals = BTreeMap<NodeId, v1::PartSeal>;
+
 /// Where a page of orphans goes on: behind the part of this snapshot that lies on this node, in the
 /// directory of this former one (0 for its own).
 pub type After = (NodeId, NodeId, SnapshotId);
@@ -83,7 +86,8 @@ impl Inventory {
     ) -> Result<(Option<v1::Snapshot>, Option<v1::LocalAnswer>)> {
         let (known, alone) = self.known(id, local, wait).await?;
         let Some(mut known) = known else { return Ok((None, alone)) };
-        if self.look(&mut known).await {
+        let mut seals = Seals::new();
+        if self.look(&mut known, &mut seals).await {
             // Or somebody has deleted it meanwhile.
             match self.known(id, local, wait).await?.0 {
                 None => return Ok((None, alone)),
@@ -95,6 +99,7 @@ impl Inventory {
         let busy = snapshot.parts.iter().any(|p| p.status() == v1::SnapshotStatus::Processing);
         let progress = if busy { self.cluster.progress(id).await } else { BTreeMap::new() };
         for part in &mut snapshot.parts {
+            part.seal = seals.remove(&NodeId(part.node_id));
             if part.status() == v1::SnapshotStatus::Processing
                 && let Some((done, all)) = progress.get(&NodeId(part.node_id))
             {
@@ -123,8 +128,9 @@ impl Inventory {
     }
 
     /// Lets nodes look at the parts that the registry calls completed, once none is being written
-    /// any more: until then somebody waits, and asks often. Whether any of them is not as it says.
-    async fn look(&self, known: &mut Known) -> bool {
+    /// any more: until then somebody waits, and asks often. Whether any of them is not as it says;
+    /// and what seals they have.
+    async fn look(&self, known: &mut Known, seals: &mut Seals) -> bool {
         let (id, lineage) = (known.snapshot.id, known.snapshot.lineage);
         if known.snapshot.deleting.is_some()
             || !known.snapshot.overall(known.settings.topology).settled
@@ -147,6 +153,9 @@ impl Inventory {
                     part.reason = "its node is still looking at the disk; ask again".into()
                 }
                 Ok(answer) => {
+                    let seal = answer.parts.first().and_then(|lies| lies.seal.clone());
+                    let seal = seal.map(|seal| v1::PartSeal { recipients: seal.recipients });
+                    seals.extend(seal.map(|seal| (node, seal)));
                     if let Some(damage) = damage(part, lineage, &answer) {
                         *part = part.clone().damaged(damage);
                         differs = true;

@@ -178,8 +178,11 @@ type SnapshotPart struct {
 	DownloadBytes uint64 `protobuf:"varint,10,opt,name=download_bytes,json=downloadBytes,proto3" json:"download_bytes,omitempty"`
 	// Blake3 of the manifest, in hex; empty until completed.
 	ManifestDigest string `protobuf:"bytes,11,opt,name=manifest_digest,json=manifestDigest,proto3" json:"manifest_digest,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Whether it is sealed, and to whom, as it lies on its node's disk. Of GetSnapshot alone, and absent where nobody has looked: until all parts are done, and where
+	// the node does not answer.
+	Seal          *PartSeal `protobuf:"bytes,12,opt,name=seal,proto3" json:"seal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotPart) Reset() {
@@ -289,6 +292,59 @@ func (x *SnapshotPart) GetManifestDigest() string {
 	return ""
 }
 
+func (x *SnapshotPart) GetSeal() *PartSeal {
+	if x != nil {
+		return x.Seal
+	}
+	return nil
+}
+
+// Who can read the rows of a part.
+type PartSeal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The recipients of its seal, as age writes them (age1...); empty where it is not sealed, and whoever has the part can read it.
+	Recipients    []string `protobuf:"bytes,1,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartSeal) Reset() {
+	*x = PartSeal{}
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartSeal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartSeal) ProtoMessage() {}
+
+func (x *PartSeal) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartSeal.ProtoReflect.Descriptor instead.
+func (*PartSeal) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PartSeal) GetRecipients() []string {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
 // A snapshot of the whole cluster.
 type Snapshot struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -318,7 +374,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[1]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +386,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[1]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +399,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{1}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Snapshot) GetUuid() string {
@@ -427,7 +483,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +495,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +508,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{2}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateSnapshotRequest) GetRequestId() []byte {
@@ -475,7 +531,7 @@ type CreateSnapshotResponse struct {
 
 func (x *CreateSnapshotResponse) Reset() {
 	*x = CreateSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +543,7 @@ func (x *CreateSnapshotResponse) String() string {
 func (*CreateSnapshotResponse) ProtoMessage() {}
 
 func (x *CreateSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +556,7 @@ func (x *CreateSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{3}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateSnapshotResponse) GetSnapshot() *Snapshot {
@@ -531,7 +587,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +599,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +612,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{4}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetSnapshotRequest) GetUuid() string {
@@ -588,7 +644,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -600,7 +656,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -613,7 +669,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{5}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -653,7 +709,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +721,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +734,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{6}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListSnapshotsRequest) GetPageSize() uint32 {
@@ -719,7 +775,7 @@ type ListSnapshotsResponse struct {
 
 func (x *ListSnapshotsResponse) Reset() {
 	*x = ListSnapshotsResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +787,7 @@ func (x *ListSnapshotsResponse) String() string {
 func (*ListSnapshotsResponse) ProtoMessage() {}
 
 func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +800,7 @@ func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{7}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
@@ -788,7 +844,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +856,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +869,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{8}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DeleteSnapshotRequest) GetUuid() string {
@@ -849,7 +905,7 @@ type DeletedPart struct {
 
 func (x *DeletedPart) Reset() {
 	*x = DeletedPart{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -861,7 +917,7 @@ func (x *DeletedPart) String() string {
 func (*DeletedPart) ProtoMessage() {}
 
 func (x *DeletedPart) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -874,7 +930,7 @@ func (x *DeletedPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletedPart.ProtoReflect.Descriptor instead.
 func (*DeletedPart) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{9}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeletedPart) GetNodeId() uint64 {
@@ -925,7 +981,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +993,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1006,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{10}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteSnapshotResponse) GetParts() []*DeletedPart {
@@ -980,7 +1036,7 @@ type ListOrphansRequest struct {
 
 func (x *ListOrphansRequest) Reset() {
 	*x = ListOrphansRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1048,7 @@ func (x *ListOrphansRequest) String() string {
 func (*ListOrphansRequest) ProtoMessage() {}
 
 func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1061,7 @@ func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrphansRequest.ProtoReflect.Descriptor instead.
 func (*ListOrphansRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{11}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListOrphansRequest) GetPageSize() uint32 {
@@ -1047,7 +1103,7 @@ type Orphan struct {
 
 func (x *Orphan) Reset() {
 	*x = Orphan{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +1115,7 @@ func (x *Orphan) String() string {
 func (*Orphan) ProtoMessage() {}
 
 func (x *Orphan) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +1128,7 @@ func (x *Orphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
 func (*Orphan) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{12}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Orphan) GetNodeId() uint64 {
@@ -1146,7 +1202,7 @@ type UnansweredNode struct {
 
 func (x *UnansweredNode) Reset() {
 	*x = UnansweredNode{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1214,7 @@ func (x *UnansweredNode) String() string {
 func (*UnansweredNode) ProtoMessage() {}
 
 func (x *UnansweredNode) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1227,7 @@ func (x *UnansweredNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnansweredNode.ProtoReflect.Descriptor instead.
 func (*UnansweredNode) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{13}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UnansweredNode) GetNodeId() uint64 {
@@ -1210,7 +1266,7 @@ type ListOrphansResponse struct {
 
 func (x *ListOrphansResponse) Reset() {
 	*x = ListOrphansResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1222,7 +1278,7 @@ func (x *ListOrphansResponse) String() string {
 func (*ListOrphansResponse) ProtoMessage() {}
 
 func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1235,7 +1291,7 @@ func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrphansResponse.ProtoReflect.Descriptor instead.
 func (*ListOrphansResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{14}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListOrphansResponse) GetOrphans() []*Orphan {
@@ -1274,7 +1330,7 @@ type DownloadSnapshotRequest struct {
 
 func (x *DownloadSnapshotRequest) Reset() {
 	*x = DownloadSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1342,7 @@ func (x *DownloadSnapshotRequest) String() string {
 func (*DownloadSnapshotRequest) ProtoMessage() {}
 
 func (x *DownloadSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1355,7 @@ func (x *DownloadSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DownloadSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{15}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DownloadSnapshotRequest) GetUuid() string {
@@ -1338,7 +1394,7 @@ type DownloadHeader struct {
 
 func (x *DownloadHeader) Reset() {
 	*x = DownloadHeader{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1406,7 @@ func (x *DownloadHeader) String() string {
 func (*DownloadHeader) ProtoMessage() {}
 
 func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1419,7 @@ func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadHeader.ProtoReflect.Descriptor instead.
 func (*DownloadHeader) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{16}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DownloadHeader) GetNodeId() uint64 {
@@ -1400,7 +1456,7 @@ type DownloadTrailer struct {
 
 func (x *DownloadTrailer) Reset() {
 	*x = DownloadTrailer{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1468,7 @@ func (x *DownloadTrailer) String() string {
 func (*DownloadTrailer) ProtoMessage() {}
 
 func (x *DownloadTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1481,7 @@ func (x *DownloadTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadTrailer.ProtoReflect.Descriptor instead.
 func (*DownloadTrailer) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{17}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DownloadTrailer) GetTotalBytes() uint64 {
@@ -1459,7 +1515,7 @@ type DownloadSnapshotResponse struct {
 
 func (x *DownloadSnapshotResponse) Reset() {
 	*x = DownloadSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1527,7 @@ func (x *DownloadSnapshotResponse) String() string {
 func (*DownloadSnapshotResponse) ProtoMessage() {}
 
 func (x *DownloadSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1540,7 @@ func (x *DownloadSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DownloadSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{18}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DownloadSnapshotResponse) GetPiece() isDownloadSnapshotResponse_Piece {
@@ -1550,7 +1606,7 @@ var File_devicedb_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1adevicedb/v1/snapshot.proto\x12\vdevicedb.v1\x1a\x17devicedb/v1/types.proto\"\xf6\x02\n" +
+	"\x1adevicedb/v1/snapshot.proto\x12\vdevicedb.v1\x1a\x17devicedb/v1/types.proto\"\xa1\x03\n" +
 	"\fSnapshotPart\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x123\n" +
@@ -1565,7 +1621,12 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\rbytes_written\x18\t \x01(\x04R\fbytesWritten\x12%\n" +
 	"\x0edownload_bytes\x18\n" +
 	" \x01(\x04R\rdownloadBytes\x12'\n" +
-	"\x0fmanifest_digest\x18\v \x01(\tR\x0emanifestDigest\"\xe2\x02\n" +
+	"\x0fmanifest_digest\x18\v \x01(\tR\x0emanifestDigest\x12)\n" +
+	"\x04seal\x18\f \x01(\v2\x15.devicedb.v1.PartSealR\x04seal\"*\n" +
+	"\bPartSeal\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x01 \x03(\tR\n" +
+	"recipients\"\xe2\x02\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x123\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1b.devicedb.v1.SnapshotStatusR\x06status\x12\x16\n" +
@@ -1697,63 +1758,65 @@ func file_devicedb_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_devicedb_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_devicedb_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_devicedb_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_devicedb_v1_snapshot_proto_goTypes = []any{
 	(SnapshotStatus)(0),              // 0: devicedb.v1.SnapshotStatus
 	(PartDeletion)(0),                // 1: devicedb.v1.PartDeletion
 	(*SnapshotPart)(nil),             // 2: devicedb.v1.SnapshotPart
-	(*Snapshot)(nil),                 // 3: devicedb.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),    // 4: devicedb.v1.CreateSnapshotRequest
-	(*CreateSnapshotResponse)(nil),   // 5: devicedb.v1.CreateSnapshotResponse
-	(*GetSnapshotRequest)(nil),       // 6: devicedb.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),      // 7: devicedb.v1.GetSnapshotResponse
-	(*ListSnapshotsRequest)(nil),     // 8: devicedb.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),    // 9: devicedb.v1.ListSnapshotsResponse
-	(*DeleteSnapshotRequest)(nil),    // 10: devicedb.v1.DeleteSnapshotRequest
-	(*DeletedPart)(nil),              // 11: devicedb.v1.DeletedPart
-	(*DeleteSnapshotResponse)(nil),   // 12: devicedb.v1.DeleteSnapshotResponse
-	(*ListOrphansRequest)(nil),       // 13: devicedb.v1.ListOrphansRequest
-	(*Orphan)(nil),                   // 14: devicedb.v1.Orphan
-	(*UnansweredNode)(nil),           // 15: devicedb.v1.UnansweredNode
-	(*ListOrphansResponse)(nil),      // 16: devicedb.v1.ListOrphansResponse
-	(*DownloadSnapshotRequest)(nil),  // 17: devicedb.v1.DownloadSnapshotRequest
-	(*DownloadHeader)(nil),           // 18: devicedb.v1.DownloadHeader
-	(*DownloadTrailer)(nil),          // 19: devicedb.v1.DownloadTrailer
-	(*DownloadSnapshotResponse)(nil), // 20: devicedb.v1.DownloadSnapshotResponse
-	(*LocalAnswer)(nil),              // 21: devicedb.v1.LocalAnswer
+	(*PartSeal)(nil),                 // 3: devicedb.v1.PartSeal
+	(*Snapshot)(nil),                 // 4: devicedb.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),    // 5: devicedb.v1.CreateSnapshotRequest
+	(*CreateSnapshotResponse)(nil),   // 6: devicedb.v1.CreateSnapshotResponse
+	(*GetSnapshotRequest)(nil),       // 7: devicedb.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),      // 8: devicedb.v1.GetSnapshotResponse
+	(*ListSnapshotsRequest)(nil),     // 9: devicedb.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),    // 10: devicedb.v1.ListSnapshotsResponse
+	(*DeleteSnapshotRequest)(nil),    // 11: devicedb.v1.DeleteSnapshotRequest
+	(*DeletedPart)(nil),              // 12: devicedb.v1.DeletedPart
+	(*DeleteSnapshotResponse)(nil),   // 13: devicedb.v1.DeleteSnapshotResponse
+	(*ListOrphansRequest)(nil),       // 14: devicedb.v1.ListOrphansRequest
+	(*Orphan)(nil),                   // 15: devicedb.v1.Orphan
+	(*UnansweredNode)(nil),           // 16: devicedb.v1.UnansweredNode
+	(*ListOrphansResponse)(nil),      // 17: devicedb.v1.ListOrphansResponse
+	(*DownloadSnapshotRequest)(nil),  // 18: devicedb.v1.DownloadSnapshotRequest
+	(*DownloadHeader)(nil),           // 19: devicedb.v1.DownloadHeader
+	(*DownloadTrailer)(nil),          // 20: devicedb.v1.DownloadTrailer
+	(*DownloadSnapshotResponse)(nil), // 21: devicedb.v1.DownloadSnapshotResponse
+	(*LocalAnswer)(nil),              // 22: devicedb.v1.LocalAnswer
 }
 var file_devicedb_v1_snapshot_proto_depIdxs = []int32{
 	0,  // 0: devicedb.v1.SnapshotPart.status:type_name -> devicedb.v1.SnapshotStatus
-	0,  // 1: devicedb.v1.Snapshot.status:type_name -> devicedb.v1.SnapshotStatus
-	2,  // 2: devicedb.v1.Snapshot.parts:type_name -> devicedb.v1.SnapshotPart
-	3,  // 3: devicedb.v1.CreateSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
-	3,  // 4: devicedb.v1.GetSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
-	21, // 5: devicedb.v1.GetSnapshotResponse.local:type_name -> devicedb.v1.LocalAnswer
-	3,  // 6: devicedb.v1.ListSnapshotsResponse.snapshots:type_name -> devicedb.v1.Snapshot
-	21, // 7: devicedb.v1.ListSnapshotsResponse.local:type_name -> devicedb.v1.LocalAnswer
-	1,  // 8: devicedb.v1.DeletedPart.deletion:type_name -> devicedb.v1.PartDeletion
-	11, // 9: devicedb.v1.DeleteSnapshotResponse.parts:type_name -> devicedb.v1.DeletedPart
-	14, // 10: devicedb.v1.ListOrphansResponse.orphans:type_name -> devicedb.v1.Orphan
-	15, // 11: devicedb.v1.ListOrphansResponse.unanswered:type_name -> devicedb.v1.UnansweredNode
-	18, // 12: devicedb.v1.DownloadSnapshotResponse.header:type_name -> devicedb.v1.DownloadHeader
-	19, // 13: devicedb.v1.DownloadSnapshotResponse.trailer:type_name -> devicedb.v1.DownloadTrailer
-	4,  // 14: devicedb.v1.SnapshotService.CreateSnapshot:input_type -> devicedb.v1.CreateSnapshotRequest
-	6,  // 15: devicedb.v1.SnapshotService.GetSnapshot:input_type -> devicedb.v1.GetSnapshotRequest
-	8,  // 16: devicedb.v1.SnapshotService.ListSnapshots:input_type -> devicedb.v1.ListSnapshotsRequest
-	10, // 17: devicedb.v1.SnapshotService.DeleteSnapshot:input_type -> devicedb.v1.DeleteSnapshotRequest
-	13, // 18: devicedb.v1.SnapshotService.ListOrphans:input_type -> devicedb.v1.ListOrphansRequest
-	17, // 19: devicedb.v1.SnapshotService.DownloadSnapshot:input_type -> devicedb.v1.DownloadSnapshotRequest
-	5,  // 20: devicedb.v1.SnapshotService.CreateSnapshot:output_type -> devicedb.v1.CreateSnapshotResponse
-	7,  // 21: devicedb.v1.SnapshotService.GetSnapshot:output_type -> devicedb.v1.GetSnapshotResponse
-	9,  // 22: devicedb.v1.SnapshotService.ListSnapshots:output_type -> devicedb.v1.ListSnapshotsResponse
-	12, // 23: devicedb.v1.SnapshotService.DeleteSnapshot:output_type -> devicedb.v1.DeleteSnapshotResponse
-	16, // 24: devicedb.v1.SnapshotService.ListOrphans:output_type -> devicedb.v1.ListOrphansResponse
-	20, // 25: devicedb.v1.SnapshotService.DownloadSnapshot:output_type -> devicedb.v1.DownloadSnapshotResponse
-	20, // [20:26] is the sub-list for method output_type
-	14, // [14:20] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	3,  // 1: devicedb.v1.SnapshotPart.seal:type_name -> devicedb.v1.PartSeal
+	0,  // 2: devicedb.v1.Snapshot.status:type_name -> devicedb.v1.SnapshotStatus
+	2,  // 3: devicedb.v1.Snapshot.parts:type_name -> devicedb.v1.SnapshotPart
+	4,  // 4: devicedb.v1.CreateSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
+	4,  // 5: devicedb.v1.GetSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
+	22, // 6: devicedb.v1.GetSnapshotResponse.local:type_name -> devicedb.v1.LocalAnswer
+	4,  // 7: devicedb.v1.ListSnapshotsResponse.snapshots:type_name -> devicedb.v1.Snapshot
+	22, // 8: devicedb.v1.ListSnapshotsResponse.local:type_name -> devicedb.v1.LocalAnswer
+	1,  // 9: devicedb.v1.DeletedPart.deletion:type_name -> devicedb.v1.PartDeletion
+	12, // 10: devicedb.v1.DeleteSnapshotResponse.parts:type_name -> devicedb.v1.DeletedPart
+	15, // 11: devicedb.v1.ListOrphansResponse.orphans:type_name -> devicedb.v1.Orphan
+	16, // 12: devicedb.v1.ListOrphansResponse.unanswered:type_name -> devicedb.v1.UnansweredNode
+	19, // 13: devicedb.v1.DownloadSnapshotResponse.header:type_name -> devicedb.v1.DownloadHeader
+	20, // 14: devicedb.v1.DownloadSnapshotResponse.trailer:type_name -> devicedb.v1.DownloadTrailer
+	5,  // 15: devicedb.v1.SnapshotService.CreateSnapshot:input_type -> devicedb.v1.CreateSnapshotRequest
+	7,  // 16: devicedb.v1.SnapshotService.GetSnapshot:input_type -> devicedb.v1.GetSnapshotRequest
+	9,  // 17: devicedb.v1.SnapshotService.ListSnapshots:input_type -> devicedb.v1.ListSnapshotsRequest
+	11, // 18: devicedb.v1.SnapshotService.DeleteSnapshot:input_type -> devicedb.v1.DeleteSnapshotRequest
+	14, // 19: devicedb.v1.SnapshotService.ListOrphans:input_type -> devicedb.v1.ListOrphansRequest
+	18, // 20: devicedb.v1.SnapshotService.DownloadSnapshot:input_type -> devicedb.v1.DownloadSnapshotRequest
+	6,  // 21: devicedb.v1.SnapshotService.CreateSnapshot:output_type -> devicedb.v1.CreateSnapshotResponse
+	8,  // 22: devicedb.v1.SnapshotService.GetSnapshot:output_type -> devicedb.v1.GetSnapshotResponse
+	10, // 23: devicedb.v1.SnapshotService.ListSnapshots:output_type -> devicedb.v1.ListSnapshotsResponse
+	13, // 24: devicedb.v1.SnapshotService.DeleteSnapshot:output_type -> devicedb.v1.DeleteSnapshotResponse
+	17, // 25: devicedb.v1.SnapshotService.ListOrphans:output_type -> devicedb.v1.ListOrphansResponse
+	21, // 26: devicedb.v1.SnapshotService.DownloadSnapshot:output_type -> devicedb.v1.DownloadSnapshotResponse
+	21, // [21:27] is the sub-list for method output_type
+	15, // [15:21] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_devicedb_v1_snapshot_proto_init() }
@@ -1762,7 +1825,7 @@ func file_devicedb_v1_snapshot_proto_init() {
 		return
 	}
 	file_devicedb_v1_types_proto_init()
-	file_devicedb_v1_snapshot_proto_msgTypes[18].OneofWrappers = []any{
+	file_devicedb_v1_snapshot_proto_msgTypes[19].OneofWrappers = []any{
 		(*DownloadSnapshotResponse_Header)(nil),
 		(*DownloadSnapshotResponse_Data)(nil),
 		(*DownloadSnapshotResponse_Trailer)(nil),
@@ -1773,7 +1836,7 @@ func file_devicedb_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_snapshot_proto_rawDesc), len(file_devicedb_v1_snapshot_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

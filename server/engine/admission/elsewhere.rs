@@ -250,6 +250,8 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("ShelfPart.stored_bytes", "any: shown"),
     ("ShelfPart.manifest_digest", "any: held against the registry"),
     ("ShelfPart.damage", "any: shown"),
+    ("ShelfPart.seal", "any: shown"),
+    ("ShelfSeal.recipients", "any: shown"),
     ("ShelfPart.left_by", "inventory: not a member, or it is not shown"),
     ("RemovePartRequest.uuid", "ids::SnapshotId"),
     ("RemovePartRequest.lineage", "parts: the part's own, or it stays"),
