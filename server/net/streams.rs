@@ -8,6 +8,7 @@
 //! where others are. Where it looks is up to `Whereabouts`.
 
 mod removed;
+mod sought;
 mod speakers;
 
 use std::{
@@ -64,6 +65,8 @@ struct Shared {
     speakers: Mutex<BTreeMap<NodeId, speakers::Speaker>>,
     /// What is known of this node's own end as a member.
     departure: Mutex<removed::Departure>,
+    /// Whom another cluster has looked for here.
+    sought: Mutex<Option<sought::Sought>>,
 }
 
 struct Line {
@@ -91,6 +94,7 @@ impl Peers {
             spool,
             speakers: Mutex::default(),
             departure: Mutex::default(),
+            sought: Mutex::default(),
         };
         Peers { shared: Arc::new(shared) }
     }
@@ -571,6 +575,7 @@ pub async fn listen(
     let answered = answers.send(Ok(answer)).await;
     failpoint(Failpoint::HelloAnswered);
     if answered.is_err() || !refused.is_empty() {
+        peers.note_sought(&identity, &hello, handle.clock.now());
         // Whoever looks for another node here finds out by itself where that is.
         if !refused.is_empty() && [0, identity.node.0].contains(&hello.to) {
             tracing::warn!(%node, address = %hello.address, why = %refused, "refused a node");

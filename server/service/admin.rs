@@ -259,13 +259,15 @@ impl Cluster {
         let look = self.handle.look(false, limits::NODE_STATUS, |sight| {
             let me = sight.identity().node;
             let drained = sight.meta().node(me).is_some_and(|node| node.draining);
-            (sight.unready(), drained.then_some(me))
+            let alone = sight.meta().nodes().len() == 1;
+            (sight.unready(), drained.then_some(me), alone)
         });
         match look.await {
-            Ok((None, drained)) => drained.map(|me| {
-                format!("it is drained, until ddbctl node undrain {me} has it serve again")
-            }),
-            Ok((Some(why), _)) => Some(self.missing_too(why)),
+            Ok((None, Some(me), _)) => {
+                Some(format!("it is drained, until ddbctl node undrain {me} has it serve again"))
+            }
+            Ok((None, None, alone)) => self.second(alone),
+            Ok((Some(why), ..)) => Some(self.missing_too(why)),
             Err(e) => Some(self.missing_too(e.message)),
         }
     }

@@ -57,6 +57,11 @@ impl Cluster {
         said
     }
 
+    /// What says that this node, where it is alone in its cluster, has founded a second one.
+    pub(super) fn second(&self, alone: bool) -> Option<String> {
+        self.peers.sought(self.handle.clock.now()).filter(|_| alone)
+    }
+
     /// What this node knows of itself.
     pub async fn own_status(&self) -> Result<GetNodeStatusResponse> {
         let (hello, heard) = (self.peers.me().hello(NodeId(0)), self.peers.speaking());
@@ -72,9 +77,11 @@ impl Cluster {
                 LeaderlessGroup { group: group.0, voters: ids(voters), applied_index }
             });
             let replicas = sight.replicas() as u32;
-            (led.collect(), leaderless.collect(), sight.unready(), replicas)
+            let alone = sight.meta().nodes().len() == 1;
+            (led.collect(), leaderless.collect(), sight.unready(), replicas, alone)
         });
-        let (led, leaderless, unready, replicas) = seen.await?;
+        let (led, leaderless, unready, replicas, alone) = seen.await?;
+        let unready = unready.or_else(|| self.second(alone));
         let (incoming, incoming_bytes_per_s) = self.arrivals.tell(self.handle.clock.now());
         Ok(GetNodeStatusResponse {
             node_id: hello.node_id,
