@@ -88,6 +88,9 @@ struct TokenLine {
     name: String,
     role: String,
     sites: String,
+    /// Of a join token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    joins_left: Option<u32>,
     created_ms: u64,
     expires_ms: u64,
     suspended: bool,
@@ -114,12 +117,13 @@ impl View for Tokens {
             let state = match () {
                 () if t.expires_ms <= self.now_ms => "expired",
                 () if t.suspended => "suspended",
+                () if t.joins_left == Some(0) => "used up",
                 () => "holds",
             };
             [
                 t.id.clone(),
                 t.name.clone(),
-                t.role.clone(),
+                t.joins_left.map_or(t.role.clone(), |left| format!("join, {left} left")),
                 t.sites.clone(),
                 text::when(t.created_ms),
                 text::when(t.expires_ms),
@@ -241,8 +245,14 @@ pub async fn tokens(
     console: &mut Console,
 ) -> Result<(), Failure> {
     match command {
-        TokenArgs::Create { name, held, days, file } => {
-            create(name, held, days, file.as_deref(), client, console).await
+        TokenArgs::Create { name, role, sites, uses, days, expires, file, join: _ } => {
+            let asked = Asked::new(name, role.map(|role| Held { role, sites }), uses);
+            let valid_ms = match (days, expires) {
+                (Some(days), _) => days * DAY_MS,
+                (None, Some(span)) => span.0.as_millis() as u64,
+                (None, None) => asked.usual_ms(),
+            };
+            create(asked, valid_ms, file.as_deref(), client, console).await
         }
         TokenArgs::List => {
             let tokens = list(client).await?.into_iter().map(|token| line(token, None)).collect();
@@ -269,10 +279,40 @@ pub async fn tokens(
     }
 }
 
-async fn create(
+const DAY_MS: u64 = 24 * 3600 * 1000;
+/// For how long a token is valid of which nobody says it.
+const USUAL_DAYS: u64 = 90;
+const USUAL_JOIN_MS: u64 = 3600 * 1000;
+
+/// A token that is to be made: for calls, or for so many machines that join.
+struct Asked {
     name: String,
-    held: Held,
-    days: u64,
+    held: Option<Held>,
+    joins: u32,
+}
+
+impl Asked {
+    fn new(name: String, held: Option<Held>, uses: u32) -> Asked {
+        let joins = if held.is_some() { 0 } else { uses };
+        Asked { name, held, joins }
+    }
+
+    fn usual_ms(&self) -> u64 {
+        if self.held.is_some() { USUAL_DAYS * DAY_MS } else { USUAL_JOIN_MS }
+    }
+
+    fn purpose(&self) -> String {
+        match &self.held {
+            Some(held) => format!("{}{}", role_name(held.role), of_sites(&held.sites)),
+            None if self.joins == 1 => "by which 1 machine joins".to_owned(),
+            None => format!("by which {} machines join", self.joins),
+        }
+    }
+}
+
+async fn create(
+    asked: Asked,
+    valid_ms: u64,
     file: Option<&Path>,
     client: &mut Client,
     console: &mut Console,
@@ -282,14 +322,15 @@ async fn create(
         cert::is_free(file)?;
     }
     let call = Call {
-        what: format!("make token {name:?}"),
+        what: format!("make token {:?}", asked.name),
         again: "look at ddbctl token list, and revoke it there before it is made again".into(),
     };
     let request = v1::CreateTokenRequest {
-        name: name.clone(),
-        role: held.role as i32,
-        sites: held.sites.clone(),
-        valid_ms: days * 24 * 3600 * 1000,
+        name: asked.name.clone(),
+        role: asked.held.as_ref().map_or(0, |held| held.role as i32),
+        sites: asked.held.as_ref().map_or(String::new(), |held| held.sites.clone()),
+        joins: asked.joins,
+        valid_ms,
     };
     let answer = client
         .call(&call, request, |channel, request| async move {
@@ -298,7 +339,7 @@ async fn create(
         .await?;
     let v1::CreateTokenResponse { token, secret } = answer.body;
     let token = token.unwrap_or_default();
-    let what = format!("token {name} made, {}{}", role_name(held.role), of_sites(&held.sites));
+    let what = format!("token {} made, {}", asked.name, asked.purpose());
     let until = text::when(token.expires_ms);
     let secret = match file {
         None => {
@@ -351,7 +392,8 @@ fn line(token: v1::Token, secret: Option<String>) -> TokenLine {
     TokenLine {
         id: token.id,
         name: token.name,
-        role: named(token.role),
+        role: if token.joins { "join".to_owned() } else { named(token.role) },
+        joins_left: token.joins.then_some(token.joins_left),
         sites: token.sites,
         created_ms: token.created_ms,
         expires_ms: token.expires_ms,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{
     args::Cluster,
     client::{Answer, Call, Client},
-    departure,
+    departure, joins,
     outlook::Outlook,
     picture::{Picture, Stale, agreed_or_alone, picture, service},
     term::{
@@ -128,6 +128,7 @@ pub async fn run(
             departure::rebalance(request, wait.most(), client, console).await
         }
         Cluster::Upgrade(command) => upgrade::run(command, client, console).await,
+        Cluster::Joins { how } => joins::run(how, client, console).await,
     }
 }
 
@@ -486,6 +487,7 @@ pub mod tests {
                 .map(|(meta, groups)| voter_set(meta, groups))
                 .into(),
             local: None,
+            joins_need_token: false,
         }
     }
 

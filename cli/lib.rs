@@ -25,6 +25,7 @@ mod identity;
 mod client;
 mod kv;
 mod upgrade;
+mod joins;
 mod outlook;
 mod picture;
 mod operation;

@@ -123,6 +123,7 @@ impl Identity {
             site_generations: SiteGeneration(0),
             deleted: Vec::new(),
             level: Level::FIRST,
+            joins_need_token: false,
         }
     }
 }

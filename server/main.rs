@@ -109,6 +109,10 @@ pub struct Start {
         value_parser = endpoint,
     )]
     join: Vec<String>,
+    /// The file of the join token by which this machine becomes a node, where the cluster asks for
+    /// one. `ddbctl token create` makes it. Only an empty store heeds it.
+    #[arg(long, value_name = "FILE", env = "DEVICEDB_JOIN_TOKEN", requires = "join")]
+    join_token: Option<PathBuf>,
     /// How many nodes hold each piece of data. Fixed when the cluster is founded.
     #[arg(long, value_name = "N", default_value_t = 3, env = "DEVICEDB_REPLICATION_FACTOR")]
     replication_factor: u32,
@@ -393,6 +397,7 @@ impl Start {
             advertise: self.advertise,
             found: self.found,
             join: self.join,
+            join_token: self.join_token,
             replication_factor: self.replication_factor,
             partitions: self.partitions,
             groups: self.groups,
@@ -428,6 +433,7 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
         // As the guide has it.
         found: args.join.is_empty(),
         join: args.join,
+        join_token: None,
         replication_factor: args.replication_factor,
         partitions: args.partitions,
         groups: args.partitions.min(64),

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::{base::ids::TokenId, proto::v1::Role};
+use super::value::Span;
+use crate::{
+    base::{ids::TokenId, limits::NODES_MAX},
+    proto::v1::Role,
+};
 
 /// What is given to whom.
 #[derive(Args, Clone, Debug)]
@@ -45,24 +49,50 @@ pub enum Grant {
 #[derive(Debug, Subcommand)]
 #[command(
     after_help = "Examples:\n  ddbctl token create nightly backup --file /etc/devicedb/nightly\n  \
+                  ddbctl token create rack-7 --join --uses 3 --file rack-7.join\n  \
                   ddbctl token list\n  ddbctl token revoke 0badcafe\n  ddbctl token resume --all"
 )]
 pub enum Token {
-    /// Make a token for a script. Its secret is shown once, and kept nowhere
+    /// Make a token for a script, or one by which machines join. Its secret is shown once, and kept
+    /// nowhere
     Create {
         /// A name for people, and for the log of who did what
         #[arg(value_name = "NAME")]
         name: String,
-        #[command(flatten)]
-        held: Held,
-        /// For how many days it is valid
+        /// reader, writer, viewer, backup, pruner or operator
+        #[arg(
+            value_name = "ROLE",
+            value_parser = role,
+            required_unless_present = "join",
+            conflicts_with = "join",
+        )]
+        role: Option<Role>,
+        /// A site, or the beginning of some with * behind it; for readers and writers
+        #[arg(long, value_name = "SITES", default_value = "*", conflicts_with = "join")]
+        sites: String,
+        /// A join token: it makes no calls, and machines become nodes by it where ddbctl cluster
+        /// joins asks for one
+        #[arg(long)]
+        join: bool,
+        /// How many machines may join by it
+        #[arg(
+            long,
+            value_name = "N",
+            default_value_t = 1,
+            requires = "join",
+            value_parser = clap::value_parser!(u32).range(1..=i64::from(NODES_MAX as u32)),
+        )]
+        uses: u32,
+        /// For how many days it is valid: 90 where nothing is said, and for a join token an hour
         #[arg(
             long,
             value_name = "DAYS",
-            default_value_t = 90,
-            value_parser = clap::value_parser!(u64).range(1..=366)
+            value_parser = clap::value_parser!(u64).range(1..=366),
         )]
-        days: u64,
+        days: Option<u64>,
+        /// For how long it is valid, where that is less than a day or a few: 1h, 30m
+        #[arg(long, value_name = "TIME", conflicts_with = "days")]
+        expires: Option<Span>,
         /// Write the secret to this new file, which only you can read, instead of stdout
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,

@@ -1,6 +1,6 @@
 //! What `ddbctl cluster` and `ddbctl node` take.
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 
 use super::{operation::Wait, value::Span};
 use crate::base::limits::CAPACITY_PERCENT_MAX;
@@ -49,6 +49,25 @@ pub enum Cluster {
     /// Which version every node runs, and the end of an upgrade
     #[command(subcommand)]
     Upgrade(Upgrade),
+    /// Whether machines need a join token to become nodes, and have it so. Nodes that are members
+    /// stay what they are
+    #[command(
+        after_help = "Examples:\n  ddbctl cluster joins\n  ddbctl cluster joins token\n  ddbctl \
+                      token create rack-7 --join --uses 3 --file rack-7.join"
+    )]
+    Joins {
+        /// Have it so from now on; without it, say how it is
+        #[arg(value_name = "HOW")]
+        how: Option<Joins>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Joins {
+    /// Only machines with a join token
+    Token,
+    /// Every machine that may speak to nodes
+    Open,
 }
 
 #[derive(Debug, Subcommand)]

@@ -29,7 +29,7 @@ use crate::base::ids::ClusterId;
 pub use access::{Grant, Granted, Held, Token as AccessToken, role_name};
 pub use bench::{Bench, Ground, Timed};
 pub use cert::Cert;
-pub use cluster::{Cluster, Node, Upgrade};
+pub use cluster::{Cluster, Joins, Node, Upgrade};
 pub use context::Context;
 pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
 pub use operation::Operation;

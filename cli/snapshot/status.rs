@@ -6,6 +6,8 @@
 //! a status are what the best informed endpoint knows by itself; a snapshot that it does not know
 //! is `unknown` and not missing, exit code 3, since the endpoint may not have heard of it yet.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde::Serialize;
 use tonic::transport::Channel;
@@ -62,6 +64,9 @@ pub struct Part {
     bytes_written: u64,
     download_bytes: u64,
     manifest_digest: String,
+    /// Whom it is sealed to, nobody where it is not sealed; absent where nobody has looked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sealed_to: Option<Vec<String>>,
 }
 
 /// The two lines of the guide.
@@ -295,6 +300,7 @@ impl Part {
             bytes_written: part.bytes_written,
             download_bytes: part.download_bytes,
             manifest_digest: part.manifest_digest,
+            sealed_to: part.seal.map(|seal| seal.recipients),
         }
     }
 
@@ -340,8 +346,10 @@ impl View for Snapshot {
         } else {
             format!("cluster = {}\n", self.cluster_id)
         };
+        let sealed = sealed(&self.parts);
         let upload = self.upload.as_ref().map_or(String::new(), |upload| upload.text(columns));
-        format!("{brief}{covered}{created}{cluster}{upload}{}", parts_table(&self.parts, columns))
+        let parts = parts_table(&self.parts, columns);
+        format!("{brief}{covered}{created}{cluster}{sealed}{upload}{parts}")
     }
 }
 
@@ -352,7 +360,8 @@ impl View for OnePart {
             status: self.part.status,
             reason: self.part.reason.clone(),
         };
-        brief.text(columns) + &parts_table(std::slice::from_ref(&self.part), columns)
+        let parts = std::slice::from_ref(&self.part);
+        brief.text(columns) + &sealed(parts) + &parts_table(parts, columns)
     }
 }
 
@@ -382,6 +391,30 @@ impl View for Snapshots {
             rows,
         );
         title(&self.cluster_id, "") + &table.render(columns)
+    }
+}
+
+/// Whom parts are sealed to, as far as somebody has looked.
+fn sealed(parts: &[Part]) -> String {
+    let known: Vec<&Vec<String>> = parts.iter().filter_map(|p| p.sealed_to.as_ref()).collect();
+    let sealed: Vec<_> = known.iter().filter(|recipients| !recipients.is_empty()).collect();
+    if known.is_empty() {
+        return String::new();
+    }
+    if sealed.is_empty() {
+        return "sealed = no\n".to_owned();
+    }
+    let many = if sealed.len() < known.len() {
+        format!("{} of {} parts, ", sealed.len(), known.len())
+    } else {
+        String::new()
+    };
+    let all: BTreeSet<&str> = sealed.iter().flat_map(|to| to.iter().map(String::as_str)).collect();
+    let all = all.into_iter().collect::<Vec<_>>().join(", ");
+    if sealed.iter().all(|to| *to == sealed[0]) {
+        format!("sealed = {many}to {all}\n")
+    } else {
+        format!("sealed = {many}each to some of {all}; see -o json\n")
     }
 }
 
@@ -444,6 +477,7 @@ pub mod tests {
             bytes_written: 250_000,
             download_bytes: if completed { 305_664 } else { 0 },
             manifest_digest: if completed { "ab".repeat(32) } else { String::new() },
+            seal: completed.then(v1::PartSeal::default),
         }
     }
 
@@ -461,6 +495,24 @@ pub mod tests {
             cluster_id: "5f1c8a9e-0b1d-4a53-9a29-6d4a3f5f0c11".into(),
             upload: None,
         }
+    }
+
+    #[test]
+    fn whom_parts_are_sealed_to_is_said_as_far_as_it_is_known() {
+        let said = |seals: &[Option<&[&str]>]| {
+            let parts = (1..).zip(seals).map(|(node, seal)| {
+                let recipients = |to: &&[&str]| to.iter().map(ToString::to_string).collect();
+                let seal = seal.as_ref().map(|to| v1::PartSeal { recipients: recipients(to) });
+                Part::new(v1::SnapshotPart { seal, ..part(node, Status::Completed, "") })
+            });
+            sealed(&parts.collect::<Vec<_>>())
+        };
+        assert_eq!(said(&[None, None]), "");
+        assert_eq!(said(&[Some(&[]), None]), "sealed = no\n");
+        assert_eq!(said(&[Some(&["a", "b"]), Some(&["a", "b"]), None]), "sealed = to a, b\n");
+        assert_eq!(said(&[Some(&["a"]), Some(&[])]), "sealed = 1 of 2 parts, to a\n");
+        let told = said(&[Some(&["a"]), Some(&["b"])]);
+        assert_eq!(told, "sealed = each to some of a, b; see -o json\n");
     }
 
     #[test]

@@ -28,7 +28,10 @@ use crate::{
     faults::failpoint::{Failpoint, failpoint},
     net::{
         self, Dialler,
-        tls::{Mode, Setup},
+        tls::{
+            Mode, Setup,
+            ticket::{JoinToken, Joiner},
+        },
     },
     part::{
         seal::{Identities, Recipient},
@@ -58,6 +61,8 @@ pub struct Options {
     /// host:port of nodes of the cluster to join, and to ask for the others after all addresses
     /// have changed. May name the node itself.
     pub join: Vec<String>,
+    /// The file of the join token that a node without a store joins by.
+    pub join_token: Option<PathBuf>,
     pub replication_factor: u32,
     pub partitions: u32,
     pub groups: u32,
@@ -297,11 +302,14 @@ impl Arrival<'_> {
             format!("the node asks {} to join a cluster", self.options.join.join(", ")),
         );
         self.porch.seat(waiting.clone());
+        let joiner = Joiner { node, incarnation: self.incarnation, address: self.address };
+        let token = self.options.join_token.as_deref().map(JoinToken::read).transpose()?;
         let request = JoinRequest {
             node: Some(wire::node_record(&self.entry(node, Lineage::PENDING))),
             protocol: *net::PROTOCOLS.end(),
             protocol_min: *net::PROTOCOLS.start(),
             incarnation: self.incarnation,
+            proof: token.map(|token| token.prove(&joiner)),
         };
         let (identity, known) = match waiting
             .end(&request, |why| {

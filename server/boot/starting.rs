@@ -40,7 +40,7 @@ use crate::{
             NodeState,
         },
     },
-    rpc::Threshold,
+    rpc::{Audit, Subject, Threshold},
     wire::{self, public},
 };
 
@@ -69,7 +69,8 @@ impl StartingServer {
         let (doing, done) = watch::channel(begin);
         let (stop, mut stopped) = watch::channel(false);
         let guest = Arc::new(OnceLock::new());
-        let inside = Inside { doing: done, guest: guest.clone(), address: address.into() };
+        let audit = threshold.audit.clone();
+        let inside = Inside { doing: done, guest: guest.clone(), address: address.into(), audit };
         let pages = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .fallback(answer)
@@ -128,6 +129,7 @@ struct Inside {
     doing: watch::Receiver<Doing>,
     guest: Arc<OnceLock<Arc<Waiting>>>,
     address: Arc<str>,
+    audit: Audit,
 }
 
 /// What the node does, as far as it has come.
@@ -150,15 +152,25 @@ impl Inside {
 }
 
 async fn answer(State(inside): State<Inside>, request: Request) -> Response {
+    let audit = inside.audit.clone();
     match (inside.guest.get().cloned(), request.uri().path()) {
         (_, "/devicedb.v1.ClusterService/GetIdentity") => {
-            unary(request, |_: GetIdentityRequest| async move { Ok(inside.identity()) }).await
+            unary(&audit, "GetIdentity", request, |_: GetIdentityRequest| async move {
+                Ok(inside.identity())
+            })
+            .await
         }
         (Some(node), "/devicedb.internal.v1.PeerService/Introduce") => {
-            unary(request, |_: IntroduceRequest| async move { node.introduce() }).await
+            unary(
+                &audit,
+                "Introduce",
+                request,
+                |_: IntroduceRequest| async move { node.introduce() },
+            )
+            .await
         }
         (Some(node), "/devicedb.internal.v1.PeerService/PromiseFounding") => {
-            unary(request, |asked| promise(node, asked)).await
+            unary(&audit, "PromiseFounding", request, |asked| promise(node, asked)).await
         }
         (Some(node), "/devicedb.internal.v1.PeerService/FoundCluster") => {
             let found = |_: FoundClusterRequest| async move {
@@ -168,7 +180,7 @@ async fn answer(State(inside): State<Inside>, request: Request) -> Response {
                     created: there.created,
                 })
             };
-            unary(request, found).await
+            unary(&audit, "FoundCluster", request, found).await
         }
         (Some(node), "/devicedb.v1.ClusterService/InitCluster") => {
             let meant = request.headers().get(CLUSTER_HEADER).cloned();
@@ -185,7 +197,7 @@ async fn answer(State(inside): State<Inside>, request: Request) -> Response {
                     created: there.created,
                 })
             };
-            unary(request, init).await
+            unary(&audit, "InitCluster", request, init).await
         }
         (guest, path) => {
             let to_a_peer = guest.is_some() && path.starts_with("/devicedb.internal.");
@@ -225,10 +237,15 @@ fn not_yet(why: &str, request: &Request) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response()
 }
 
-/// One question, one answer, in gRPC.
-async fn unary<Q, A, F>(request: Request, work: impl FnOnce(Q) -> F + Send) -> Response
+/// One question, one answer, in gRPC; noted where it changes something or is denied.
+async fn unary<Q, A, F>(
+    audit: &Audit,
+    method: &'static str,
+    request: Request,
+    work: impl FnOnce(Q) -> F + Send,
+) -> Response
 where
-    Q: prost::Message + Default + Send + 'static,
+    Q: prost::Message + Default + Subject + Send + Sync + 'static,
     A: prost::Message + Send + 'static,
     F: Future<Output = Result<A>> + Send,
 {
@@ -236,10 +253,13 @@ where
     let service = tower::service_fn(|asked: tonic::Request<Q>| {
         let work = work.take().expect("a request is one question");
         async move {
-            work(asked.into_inner())
-                .await
-                .map(tonic::Response::new)
-                .map_err(|e| wire::status_of(&e))
+            let (noted, answer) = match audit.begins(method, &asked).await {
+                Ok(noted) => (noted, work(asked.into_inner()).await),
+                Err(e) => (None, Err(e)),
+            };
+            let answer = answer.map(tonic::Response::new).map_err(|e| wire::status_of(&e));
+            audit.ended(noted, answer.as_ref().err().cloned()).await;
+            answer
         }
     });
     Grpc::new(Codec::<A, Q>::default()).unary(service, request).await.map(axum::body::Body::new)

@@ -1,14 +1,18 @@
-//! Who may do what, as far as the cluster says it itself: grants, and tokens for scripts.
+//! Who may do what, as far as the cluster says it itself: grants, tokens for scripts, and tokens
+//! for machines that join.
 //!
 //! - A grant gives a role to everybody whose identity fits its pattern. A token is an identity of
 //!   its own, with one role.
 //! - A role that reads or writes data is for the sites that fit a pattern; all others are for the
 //!   cluster as a whole.
+//! - A join token lets so many machines become nodes, where the cluster asks them for one, and
+//!   makes no calls. The cluster keeps its public key: whoever joins signs, and shows the secret to
+//!   nobody.
 //! - Nobody becomes an admin here. Who that is, certificates and the nodes' own settings say, so a
 //!   restore locks no operator out and lets nobody in as an admin.
-//! - Of a token the cluster keeps a digest of what proves it, and the history in which it was made
-//!   or resumed last. In any other history it is suspended: what was revoked after a snapshot does
-//!   not come back with it unnoticed.
+//! - Of a token the cluster keeps what tells whoever has it, which proves nothing itself, and the
+//!   history in which it was made or resumed last. In any other history it is suspended: what was
+//!   revoked after a snapshot does not come back with it unnoticed.
 //!
 //! Does not know which method needs which role (`rpc::roles`), nor what time it is.
 
@@ -56,22 +60,36 @@ pub struct Grant {
     pub sites: Pattern,
 }
 
-/// What a script proves itself with, without the proof.
+/// What a script or a machine proves itself with, without the proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     pub id: TokenId,
     /// For people, and in the log of who did what.
     pub name: String,
-    pub role: Role,
-    pub sites: Pattern,
-    /// Blake3 of the secret.
-    pub digest: [u8; 32],
+    pub purpose: Purpose,
     /// Milliseconds since 1970.
     pub created_ms: u64,
     /// It proves nothing from then on.
     pub expires_ms: u64,
     /// The history in which it was made, or resumed last.
     pub lineage: Lineage,
+}
+
+/// What a token is for, and what tells whoever has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Calls in a role. Blake3 of the secret.
+    Calls { role: Role, sites: Pattern, digest: [u8; 32] },
+    /// Machines that become nodes: so many still. The public key (Ed25519) of the secret.
+    Joins { left: u32, key: [u8; 32] },
+}
+
+/// A machine that joins has shown that it has a join token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    pub token: TokenId,
+    /// Milliseconds since 1970, by the clock of the node that was asked.
+    pub shown_ms: u64,
 }
 
 /// All grants and tokens.
@@ -206,7 +224,17 @@ impl Grant {
 
 impl Token {
     pub fn check(&self) -> Result<()> {
-        self.role.check_given(&self.sites)?;
+        match &self.purpose {
+            Purpose::Calls { role, sites, .. } => role.check_given(sites)?,
+            Purpose::Joins { left, .. } => {
+                let most = limits::NODES_MAX as u32;
+                if *left > most {
+                    return Err(Error::invalid(format!(
+                        "{left} nodes cannot join by one token: a cluster has at most {most}"
+                    )));
+                }
+            }
+        }
         let (has, most) = (self.name.len(), limits::TOKEN_NAME_BYTES_MAX);
         let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if !(1..=most).contains(&has) || !self.name.chars().all(fine) {
@@ -291,6 +319,21 @@ impl Access {
         Ok(true)
     }
 
+    /// One machine less becomes a node by the token from now on.
+    pub fn spend_join(&mut self, ticket: Option<&Ticket>, lineage: Lineage) -> Result<TokenId> {
+        let ticket = ticket.ok_or_else(|| may_not_join("this machine has brought none"))?;
+        let Some(token) = self.tokens.get_mut(&ticket.token) else {
+            return Err(may_not_join(&unknown_join_token(ticket.token)));
+        };
+        if let Some(why) = token.lets_nobody_join(ticket.shown_ms, lineage) {
+            return Err(may_not_join(&why));
+        }
+        if let Purpose::Joins { left, .. } = &mut token.purpose {
+            *left -= 1;
+        }
+        Ok(token.id)
+    }
+
     pub fn revoke_token(&mut self, id: TokenId) -> Result<()> {
         self.tokens.remove(&id).map(drop).ok_or_else(|| no_token(id))
     }
@@ -304,6 +347,46 @@ impl Access {
     }
 }
 
+impl Token {
+    /// Why no machine becomes a node by it, then and in that history; none where one does.
+    pub fn lets_nobody_join(&self, shown_ms: u64, lineage: Lineage) -> Option<String> {
+        let Token { id, name, purpose, .. } = self;
+        match purpose {
+            Purpose::Calls { role, .. } => {
+                Some(format!("the token {name} is for calls, as {role}, and lets no machine join"))
+            }
+            _ if self.lineage != lineage => Some(format!(
+                "the join token {name} is suspended, since the cluster was restored after it was \
+                 made: an admin has it hold again with ddbctl token resume {id}"
+            )),
+            _ if shown_ms >= self.expires_ms => {
+                Some(format!("the join token {name} has expired: make another one"))
+            }
+            Purpose::Joins { left: 0, .. } => Some(format!(
+                "the join token {name} is used up: make another one, with --uses for as many \
+                 machines as shall join"
+            )),
+            Purpose::Joins { .. } => None,
+        }
+    }
+}
+
+/// What is said to a machine that may not join without a token that holds.
+pub fn may_not_join(why: &str) -> Error {
+    Error::denied(format!(
+        "this cluster takes machines in by join tokens alone, and {why} (an admin makes one with \
+         ddbctl token create NAME --join, and devicedb start --join-token FILE takes it)"
+    ))
+}
+
+/// Why a token that the cluster does not have lets nobody join.
+pub fn unknown_join_token(id: TokenId) -> String {
+    format!(
+        "it has no join token {id}, or its secret is another one: it may have been revoked, or be \
+         another cluster's"
+    )
+}
+
 fn no_token(id: TokenId) -> Error {
     Error::not_found(format!("there is no token {id}; see ddbctl token list"))
 }
@@ -314,6 +397,10 @@ mod tests {
 
     fn pattern(text: &str) -> Pattern {
         Pattern::new(text).unwrap()
+    }
+
+    fn calls(role: Role) -> Purpose {
+        Purpose::Calls { role, sites: Pattern::any(), digest: [1; 32] }
     }
 
     #[test]
@@ -348,9 +435,7 @@ mod tests {
         let token = Token {
             id: TokenId(7),
             name: "nightly".into(),
-            role: Role::Backup,
-            sites: Pattern::any(),
-            digest: [1; 32],
+            purpose: calls(Role::Backup),
             created_ms: 1,
             expires_ms: 2,
             lineage: Lineage(5),
@@ -365,7 +450,12 @@ mod tests {
             Token { name: "a b".into(), id: TokenId(9), ..token.clone() },
             Token { name: String::new(), id: TokenId(9), ..token.clone() },
             Token { expires_ms: 1, id: TokenId(9), ..token.clone() },
-            Token { role: Role::Admin, id: TokenId(9), ..token.clone() },
+            Token { purpose: calls(Role::Admin), id: TokenId(9), ..token.clone() },
+            Token {
+                purpose: Purpose::Joins { left: limits::NODES_MAX as u32 + 1, key: [1; 32] },
+                id: TokenId(9),
+                ..token.clone()
+            },
         ] {
             assert!(all.create_token(&wrong).is_err(), "{wrong:?}");
         }
@@ -375,6 +465,39 @@ mod tests {
         assert_eq!(all.revoke_token(TokenId(7)), Ok(()));
         assert!(all.revoke_token(TokenId(7)).is_err());
         assert!(all.resume_token(TokenId(7), Lineage(6)).is_err());
+    }
+
+    #[test]
+    fn a_join_token_lets_so_many_in_while_it_holds_and_other_tokens_nobody() {
+        let mut all = Access::default();
+        let token = |id, purpose| Token {
+            id: TokenId(id),
+            name: format!("t{id}"),
+            purpose,
+            created_ms: 1,
+            expires_ms: 10,
+            lineage: Lineage(5),
+        };
+        all.create_token(&token(1, Purpose::Joins { left: 2, key: [1; 32] })).unwrap();
+        all.create_token(&token(2, calls(Role::Operator))).unwrap();
+        let mut shown = |token, shown_ms, lineage| {
+            let ticket = Ticket { token: TokenId(token), shown_ms };
+            all.spend_join(Some(&ticket), Lineage(lineage)).map_err(|e| e.message)
+        };
+        for (ticket, words) in [
+            ((3, 2, 5), "no join token 00000003"),
+            ((2, 2, 5), "for calls, as operator"),
+            ((1, 2, 6), "is suspended"),
+            ((1, 10, 5), "has expired"),
+        ] {
+            let (token, shown_ms, lineage) = ticket;
+            let told = shown(token, shown_ms, lineage).unwrap_err();
+            assert!(told.contains(words), "{told}");
+        }
+        assert_eq!(shown(1, 9, 5), Ok(TokenId(1)));
+        assert_eq!(shown(1, 9, 5), Ok(TokenId(1)));
+        assert!(shown(1, 9, 5).unwrap_err().contains("used up"));
+        assert!(all.spend_join(None, Lineage(5)).unwrap_err().message.contains("brought none"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
         limits,
     },
     cluster::{
-        access::{Grant, Token},
+        access::{Grant, Purpose, Ticket, Token},
         level::Level,
         operations::{Begin, Kind},
         sites::Relay,
@@ -53,8 +53,9 @@ pub enum Command {
     /// A known node says where it is now. One that is new joins; where the level allows it, by
     /// `JoinNode`.
     AnnounceNode(Node),
-    /// A node joins, or comes back and holds nothing: it gets its share of the groups.
-    JoinNode { node: Node, away: Away },
+    /// A node joins, or comes back and holds nothing: it gets its share of the groups. One that is
+    /// new has a ticket where the cluster asks for one.
+    JoinNode { node: Node, away: Away, ticket: Option<Ticket> },
     /// A site shall be.
     AddSite(SiteId),
     /// The site's group takes writes of this life of it.
@@ -126,6 +127,8 @@ pub enum Command {
     /// Whoever speaks as the node over TLS has this name from now on: where it has none yet, or
     /// `anew`, where an operator says so, in the place of another one.
     BindNode { node: NodeId, name: String, anew: bool },
+    /// Whether machines need a join token to become nodes.
+    SetJoins { need_token: bool },
 }
 
 /// Nodes that have not answered whoever asks for some time. Their places go to others, as far as
@@ -263,7 +266,8 @@ impl Command {
             | Command::RemoveGrant(_)
             | Command::CreateToken(_)
             | Command::RevokeToken(_)
-            | Command::ResumeToken(_) => true,
+            | Command::ResumeToken(_)
+            | Command::SetJoins { .. } => true,
         }
     }
 
@@ -286,6 +290,8 @@ impl Command {
     /// The level that all members have to know before it may stand in a log.
     pub fn level(&self) -> Level {
         match self {
+            Command::SetJoins { .. } | Command::JoinNode { ticket: Some(_), .. } => Level::JOINS,
+            Command::CreateToken(Token { purpose: Purpose::Joins { .. }, .. }) => Level::JOINS,
             Command::BindNode { .. } => Level::ACCESS,
             Command::AnnounceNode(node) | Command::JoinNode { node, .. }
                 if node.certificate_name.is_some() =>

@@ -34,8 +34,10 @@ impl Level {
     pub const OPERATIONS: Level = Level(3);
     /// Grants and tokens; a node has the name of its certificate.
     pub const ACCESS: Level = Level(4);
+    /// Machines may need a token to join.
+    pub const JOINS: Level = Level(5);
     /// The newest that this version knows.
-    const NEWEST: Level = Level::ACCESS;
+    const NEWEST: Level = Level::JOINS;
 
     /// The newest level that this node knows: that of its version, or an older one that a test
     /// names.

@@ -253,7 +253,9 @@ impl State {
     fn carry_out(&mut self, command: &Command, effects: &mut Effects) -> Result<Outcome> {
         match command {
             Command::AnnounceNode(node) => self.announce_node(node, effects),
-            Command::JoinNode { node, away } => self.join_node(node, away, effects),
+            Command::JoinNode { node, away, ticket } => {
+                self.join_node(node, away, ticket.as_ref(), effects)
+            }
             Command::AddSite(site) => self.add_site(site, effects),
             Command::SiteAdded { site, generation } => {
                 let news = self.sites.site_added(site, *generation);
@@ -328,6 +330,7 @@ impl State {
             Command::RevokeToken(id) => self.revoke_token(*id, effects),
             Command::ResumeToken(id) => self.resume_token(*id, effects),
             Command::BindNode { node, name, anew } => self.bind_node(*node, name, *anew, effects),
+            Command::SetJoins { need_token } => Ok(self.set_joins(*need_token, effects)),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
         limits,
     },
     cluster::{
-        access::{Grant, Pattern, Token},
+        access::{Grant, Pattern, Purpose, Ticket, Token},
         command::{Applied, Away, Changed, Command, Etag, Event, Node, Outcome},
         level::Level,
         operations::{Begin, Kind, Operation, Progress},
@@ -124,9 +124,11 @@ fn command(words: &[&str]) -> Command {
         ["token", id, name, role] => Command::CreateToken(Token {
             id: TokenId(number(id) as u32),
             name: name.into(),
-            role: role.parse().unwrap(),
-            sites: Pattern::any(),
-            digest: [7; 32],
+            purpose: Purpose::Calls {
+                role: role.parse().unwrap(),
+                sites: Pattern::any(),
+                digest: [7; 32],
+            },
             created_ms: 1,
             expires_ms: 2,
             lineage: Lineage(1),
@@ -164,6 +166,7 @@ fn command(words: &[&str]) -> Command {
         ["join", id, address, "while", ref away @ .., "are", "away"] => Command::JoinNode {
             node: node(number(id), address, true),
             away: away.iter().map(|id| NodeId(number(id))).collect(),
+            ticket: None,
         },
         ["join", id, address, "with", "capacity", percent] => Command::JoinNode {
             node: Node {
@@ -171,6 +174,7 @@ fn command(words: &[&str]) -> Command {
                 ..node(number(id), address, true)
             },
             away: Away::new(),
+            ticket: None,
         },
         ["rebalance", "on", "an", "old", "plan"] => {
             Command::Rebalance { seen: Etag(0), away: Away::new() }
@@ -200,7 +204,23 @@ fn command(words: &[&str]) -> Command {
                 ..node(number(id), address, true)
             },
             away: Away::new(),
+            ticket: None,
         },
+        ["join", id, address, "by", "token", token, "at", ms] => Command::JoinNode {
+            node: Node { level: Level::JOINS, ..node(number(id), address, true) },
+            away: Away::new(),
+            ticket: Some(Ticket { token: TokenId(number(token) as u32), shown_ms: number(ms) }),
+        },
+        ["join-token", id, name, uses] => Command::CreateToken(Token {
+            id: TokenId(number(id) as u32),
+            name: name.into(),
+            purpose: Purpose::Joins { left: number(uses) as u32, key: [7; 32] },
+            created_ms: 1,
+            expires_ms: 10,
+            lineage: Lineage(1),
+        }),
+        ["joins", "need", "a", "token"] => Command::SetJoins { need_token: true },
+        ["joins", "are", "open"] => Command::SetJoins { need_token: false },
         ["establish", nonce] => Command::EstablishLineage { nonce: number(nonce) },
         _ => panic!("nobody knows what {words:?} means"),
     }
@@ -253,7 +273,11 @@ fn act(state: &mut State, line: &str) -> String {
             let now = state.settings().lineage;
             let tokens = access.tokens().values().map(|t| {
                 let how = if t.lineage == now { "holds" } else { "is suspended" };
-                format!("  token {} is {} and {how}\n", t.name, t.role)
+                let what = match &t.purpose {
+                    Purpose::Calls { role, .. } => role.to_string(),
+                    Purpose::Joins { left, .. } => format!("for {left} machines that join"),
+                };
+                format!("  token {} is {what} and {how}\n", t.name)
             });
             grants.chain(tokens).collect()
         }

@@ -5,6 +5,8 @@
 //! - Where TLS is optional a node speaks TLS to everybody who does. To one that answers that it
 //!   does not, it speaks as nodes did before: whoever can change what is sent between nodes can
 //!   bring that answer about, so optional protects nobody, and is a step on the way to required.
+//! - Where a node of the registry is meant, and not whoever listens at an address, the other side
+//!   is asked nothing when it proves the name of another node.
 
 use tonic::{
     Request, Response, Streaming,
@@ -16,7 +18,9 @@ use crate::{
     base::{
         error::{Error, Result},
         limits,
+        locks::lock,
     },
+    cluster::Node,
     proto::internal::v1::{
         DescribePartRequest, DescribePartResponse, FoundClusterRequest, FoundClusterResponse,
         Founder, GetNodeStatusRequest, GetNodeStatusResponse, IntroduceRequest, IntroduceResponse,
@@ -48,6 +52,13 @@ impl Dialler {
         self.connect_to_named(address).await.map(|(client, _)| client)
     }
 
+    /// Opens a connection to the peer service of a node, at the address that its entry has.
+    async fn connect_to(&self, node: &Node) -> Result<PeerServiceClient<Channel>> {
+        let (client, shown) = self.connect_to_named(&node.address).await?;
+        is_named(node, &shown)?;
+        Ok(client)
+    }
+
     /// Opens a connection to a node's peer service, and says which name the node has proved.
     pub async fn connect_to_named(
         &self,
@@ -61,9 +72,13 @@ impl Dialler {
         Ok((client, shown))
     }
 
-    /// Opens a connection to a node, which may send `window` bytes ahead on each of its streams.
-    pub async fn channel(&self, address: &str, window: u32) -> Result<Channel> {
-        self.channel_to(address, window, Shown::default()).await
+    /// Opens a connection to a node, at the address that its entry has. It may send `window` bytes
+    /// ahead on each of its streams.
+    pub async fn channel(&self, node: &Node, window: u32) -> Result<Channel> {
+        let shown = Shown::default();
+        let channel = self.channel_to(&node.address, window, shown.clone()).await?;
+        is_named(node, &shown)?;
+        Ok(channel)
     }
 
     async fn channel_to(&self, address: &str, window: u32, shown: Shown) -> Result<Channel> {
@@ -98,49 +113,60 @@ impl Dialler {
         }
     }
 
-    /// What the node at an address says of itself.
-    pub async fn status(&self, address: &str) -> Result<GetNodeStatusResponse> {
-        let answer = self.connect(address).await?.get_node_status(GetNodeStatusRequest {}).await;
+    /// What a node says of itself.
+    pub async fn status(&self, node: &Node) -> Result<GetNodeStatusResponse> {
+        let answer = self.connect_to(node).await?.get_node_status(GetNodeStatusRequest {}).await;
         Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
+    }
+
+    /// What whoever listens at an address says of itself, and the name that it has proved.
+    pub async fn status_at(
+        &self,
+        address: &str,
+    ) -> Result<(GetNodeStatusResponse, Option<String>)> {
+        let (mut client, shown) = self.connect_to_named(address).await?;
+        let answer = client.get_node_status(GetNodeStatusRequest {}).await;
+        let name = lock(&shown).clone();
+        Ok((answer.map_err(|s| wire::error_of(&s))?.into_inner(), name))
     }
 
     /// The parts that lie in a node's snapshot store.
     pub async fn list_parts(
         &self,
-        address: &str,
+        node: &Node,
         request: ListPartsRequest,
     ) -> Result<ListPartsResponse> {
-        let answer = self.connect(address).await?.list_parts(request).await;
+        let answer = self.connect_to(node).await?.list_parts(request).await;
         Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
     }
 
     /// Asks a node to remove one of them.
     pub async fn remove_part(
         &self,
-        address: &str,
+        node: &Node,
         request: RemovePartRequest,
     ) -> Result<RemovePartResponse> {
-        let answer = self.connect(address).await?.remove_part(request).await;
+        let answer = self.connect_to(node).await?.remove_part(request).await;
         Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
     }
 
     /// What a node's part of a snapshot holds.
     pub async fn describe_part(
         &self,
-        address: &str,
+        node: &Node,
         request: DescribePartRequest,
     ) -> Result<DescribePartResponse> {
-        let answer = self.connect(address).await?.describe_part(request).await;
+        let answer = self.connect_to(node).await?.describe_part(request).await;
         Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
     }
 
     /// Has a node store groups of its part, and follows it.
     pub async fn upload_groups(
         &self,
-        address: &str,
+        node: &Node,
         request: UploadGroupsRequest,
     ) -> Result<Streaming<UploadGroupsResponse>> {
-        let answer = self.connect(address).await?.upload_groups(request).await;
+        let answer = self.connect_to(node).await?.upload_groups(request).await;
         Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
     }
 
@@ -189,6 +215,14 @@ impl Dialler {
             .await
             .map(Response::into_inner)
             .map_err(|s| wire::error_of(&s).at(address))
+    }
+}
+
+/// Refuses who has proved the name of another node than the one that is meant.
+fn is_named(node: &Node, shown: &Shown) -> Result<()> {
+    match lock(shown).as_deref().and_then(|name| node.misnamed(name)) {
+        Some(why) => Err(Error::conflict(format!("{}: {why}", node.address))),
+        None => Ok(()),
     }
 }
 

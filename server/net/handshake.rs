@@ -11,12 +11,16 @@
 //! it is refused, whatever side it is on. Nobody is believed to be a node that has not joined,
 //! except where this node cannot know: who was away for long may find nobody whom it knows. What
 //! such strangers may say is up to `engine::admission`.
+//!
+//! Calls outside a stream name no speaker. Whoever makes one over TLS has the name of some member,
+//! or is a node of another cluster that shares the CA, and is refused.
 
 use bytes::Bytes;
 
 use super::common_protocol;
 use crate::{
     base::{
+        error::{Error, Result as Done},
         ids::{GroupId, Lineage, NodeId},
         limits,
     },
@@ -129,6 +133,35 @@ fn standing(state: &State, node: NodeId, name: Option<&str>) -> Standing {
             Standing::Listed
         }
         None => Standing::Unknown,
+    }
+}
+
+/// Whether a member has this name, or may have it: one that has proved none yet.
+fn has_member(state: &State, name: &str) -> bool {
+    let may = |known: &Option<String>| known.as_ref().is_none_or(|known| known == name);
+    state.nodes().is_empty()
+        || state.settings().lineage == Lineage::PENDING
+        || state.nodes().values().any(|node| may(&node.certificate_name))
+}
+
+/// Refuses a caller whose name, proved by a node's certificate, is no member's. What this node has
+/// applied may be old, so nobody is refused whom the leader knows.
+pub async fn is_member(handle: &Handle, name: &str) -> Done<()> {
+    let look = async |linearizable| {
+        let name = name.to_owned();
+        let see = move |sight: EngineView<'_>| has_member(sight.meta(), &name);
+        handle.look(linearizable, limits::HELLO_LOOK, see).await
+    };
+    if look(false).await? {
+        return Ok(());
+    }
+    // Without a leader nobody can say that it has not joined meanwhile.
+    let led = handle.leader(GroupId::META).is_some();
+    match if led { look(true).await.ok() } else { None } {
+        Some(true) | None => Ok(()),
+        Some(false) => Err(Error::denied(format!(
+            "{name} is a node, and none of this cluster: no member has that name"
+        ))),
     }
 }
 

@@ -20,7 +20,7 @@ mod rows;
 mod streams;
 
 pub use dialler::Dialler;
-pub use handshake::{Verdict, judge};
+pub use handshake::{Verdict, is_member, judge};
 pub use rows::{Arrivals, receive_rows};
 pub use streams::{Peers, listen};
 pub use whereabouts::{Sought, Whereabouts, Word};

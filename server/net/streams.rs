@@ -8,6 +8,7 @@
 //! where others are. Where it looks is up to `Whereabouts`.
 
 mod removed;
+mod sought;
 mod speakers;
 
 use std::{
@@ -64,6 +65,8 @@ struct Shared {
     speakers: Mutex<BTreeMap<NodeId, speakers::Speaker>>,
     /// What is known of this node's own end as a member.
     departure: Mutex<removed::Departure>,
+    /// Whom another cluster has looked for here.
+    sought: Mutex<Option<sought::Sought>>,
 }
 
 struct Line {
@@ -91,6 +94,7 @@ impl Peers {
             spool,
             speakers: Mutex::default(),
             departure: Mutex::default(),
+            sought: Mutex::default(),
         };
         Peers { shared: Arc::new(shared) }
     }
@@ -197,9 +201,9 @@ impl Peers {
     }
 
     async fn ask_who_is_at(&self, target: &str) -> Result<()> {
-        let asked =
-            tokio::time::timeout(limits::PEER_CONNECT, self.me().dialler.status(target)).await;
-        let status =
+        let asked = self.me().dialler.status_at(target);
+        let asked = tokio::time::timeout(limits::PEER_CONNECT, asked).await;
+        let (status, name) =
             asked.map_err(|_| Error::unavailable(format!("{target} does not answer")))??;
         let hello = status.hello.ok_or_else(|| {
             Error::unavailable("the node there does not say which cluster it belongs to")
@@ -210,6 +214,12 @@ impl Peers {
             if node == identity.node { Verdict::Welcome } else { judge(&identity, &hello) };
         if let Verdict::Refuse(why) = verdict {
             return Err(Error::conflict(why));
+        }
+        if name.is_some()
+            && node != identity.node
+            && let Some(handle) = self.shared.handle.get()
+        {
+            belongs(handle, node, name.as_deref()).await.map_err(Error::conflict)?;
         }
         if self.whereabouts().met(target, node, &word_of(&hello)) {
             self.look_again(node);
@@ -565,6 +575,7 @@ pub async fn listen(
     let answered = answers.send(Ok(answer)).await;
     failpoint(Failpoint::HelloAnswered);
     if answered.is_err() || !refused.is_empty() {
+        peers.note_sought(&identity, &hello, handle.clock.now());
         // Whoever looks for another node here finds out by itself where that is.
         if !refused.is_empty() && [0, identity.node.0].contains(&hello.to) {
             tracing::warn!(%node, address = %hello.address, why = %refused, "refused a node");

@@ -57,6 +57,7 @@ pub use self::{
 use super::{
     chunk::{ChunkHash, Digest},
     manifest::{ChunkEntry, Manifest},
+    seal::Recipient,
 };
 use crate::{
     base::{
@@ -96,6 +97,8 @@ pub struct PartInfo {
     pub bytes: u64,
     /// Bytes of its chunks on disk, shared ones included.
     pub stored_bytes: u64,
+    /// The recipients of its seal; none where it is not sealed.
+    pub sealed_to: Vec<Recipient>,
 }
 
 #[derive(Debug, Default)]
@@ -507,6 +510,7 @@ impl PartInfo {
             rows: manifest.rows(),
             bytes: manifest.bytes(),
             stored_bytes: manifest.stored_bytes(),
+            sealed_to: manifest.seal.as_ref().map_or(Vec::new(), |seal| seal.recipients().to_vec()),
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::{
         limits,
         locks::{lock, read, write},
     },
-    cluster::access::{Access as Granted, Pattern, Role, Token},
+    cluster::access::{Access as Granted, Pattern, Purpose, Role, Token},
     net::tls::Bearer,
     service::admin::Cluster,
 };
@@ -176,13 +176,19 @@ impl Access {
         // Compared in constant time, as digests are.
         let digest = digest_of(secret);
         let found = table.granted.tokens().get(&id);
-        let Some(token) = found.filter(|token| digest == blake3::Hash::from(token.digest)) else {
+        let known = found.and_then(|token| match &token.purpose {
+            Purpose::Calls { role, sites, digest } => Some((token, *role, sites, *digest)),
+            Purpose::Joins { .. } => None,
+        });
+        let Some((token, role, sites, _)) =
+            known.filter(|(.., known)| digest == blake3::Hash::from(*known))
+        else {
             return Err(format!(
                 "this cluster has no token {id}, or its secret is another one: it may have been \
                  revoked, or be another cluster's"
             ));
         };
-        let Token { name, role, sites, expires_ms, lineage, .. } = token;
+        let Token { name, expires_ms, lineage, .. } = token;
         if self.0.clock.wall_ms() >= *expires_ms {
             return Err(format!("the token {name} has expired: make another one"));
         }
@@ -193,7 +199,7 @@ impl Access {
             ));
         }
         let (proof, source) = (format!("token {id}"), "the token".to_owned());
-        let held = vec![Held { role: *role, sites: sites.clone(), source }];
+        let held = vec![Held { role, sites: sites.clone(), source }];
         Ok(Arc::new(Rights { name: format!("token:{name}"), proof, held, is_current: true }))
     }
 }

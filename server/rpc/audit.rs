@@ -6,6 +6,8 @@
 //!   away, has another line before it begins, which is on disk before the call does anything. So
 //!   none goes unnoted, even where the node dies in the middle of it; and where that line cannot be
 //!   written, the call is refused.
+//! - A call that its caller leaves before the answer has a line too, which says that nobody heard
+//!   how it ended: it may have had its effect, or have it still.
 //! - A call that was denied has a line. Callers that nobody knows get only so many a second: they
 //!   may be strangers, who shall not push out what matters. The next line says how many more there
 //!   were.
@@ -47,6 +49,9 @@ use crate::{
     wire,
 };
 pub use subject::Subject;
+
+/// How a call has ended whose caller has not waited for the answer.
+const CALLER_GONE: &str = "CALLER_GONE";
 
 /// See the module. Cheap to clone; most nodes have none.
 #[derive(Clone, Default)]
@@ -96,7 +101,7 @@ struct Line<'a> {
     from: Option<IpAddr>,
     #[serde(skip_serializing_if = "str::is_empty")]
     request_id: &'a str,
-    /// As gRPC names it.
+    /// As gRPC names it, or `CALLER_GONE`.
     #[serde(skip_serializing_if = "str::is_empty")]
     outcome: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -110,8 +115,10 @@ fn is_0(n: &u64) -> bool {
     *n == 0
 }
 
-/// A call that may have to be noted when it has ended.
+/// A call that may have to be noted when it has ended, and is when it is dropped before.
 pub struct Noted {
+    /// Until it has ended.
+    open: Option<Arc<Inner>>,
     changes: Changes,
     method: &'static str,
     call: u64,
@@ -147,7 +154,8 @@ impl Audit {
     ) -> Result<Option<Noted>> {
         let Some(inner) = &self.0 else { return Ok(None) };
         let message = request.get_ref();
-        let noted = Noted {
+        let mut noted = Noted {
+            open: Some(inner.clone()),
             changes: roles::changes(method),
             method,
             call: inner.calls.fetch_add(1, Ordering::Relaxed) + 1,
@@ -157,7 +165,9 @@ impl Audit {
             from: request.extensions().get::<Arc<Place>>().map(|place| place.address()),
         };
         if noted.changes == Changes::Cluster {
-            inner.write_down(&inner.line(&noted, "begins")).await.map_err(|e| {
+            let written = inner.write_down(&inner.line(&noted, "begins")).await;
+            written.map_err(|e| {
+                noted.open = None;
                 Error::unavailable(format!(
                     "{method} is to stand in the audit log first, and that cannot be written: \
                      {}. Nothing has changed",
@@ -170,7 +180,8 @@ impl Audit {
 
     /// A call has ended: well, or so.
     pub async fn ended(&self, noted: Option<Noted>, refused: Option<Status>) {
-        let (Some(inner), Some(noted)) = (&self.0, noted) else { return };
+        let (Some(inner), Some(mut noted)) = (&self.0, noted) else { return };
+        noted.open = None;
         let code = refused.as_ref().map_or(Code::Ok, Status::code);
         let denied = code == Code::PermissionDenied;
         if noted.changes == Changes::Nothing && !denied {
@@ -205,6 +216,19 @@ impl Audit {
             left_out,
         };
         inner.queue(&denied).await;
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        let Some(inner) = self.open.take().filter(|_| self.changes != Changes::Nothing) else {
+            return;
+        };
+        let line = Line { outcome: CALLER_GONE, ..inner.line(self, "ended") };
+        // Nobody can wait here until the line has its turn.
+        if inner.lines.try_send(Note { line: bytes_of(&line), on_disk: None }).is_err() {
+            inner.metrics.audit_lost(1);
+        }
     }
 }
 
@@ -314,7 +338,8 @@ mod tests {
     /// Comes behind everything that was said before.
     async fn flushed(audit: &Audit) {
         let request = Request::new(v1::AddSiteRequest { site: "flush".into() });
-        audit.begins("AddSite", &request).await.unwrap();
+        let noted = audit.begins("AddSite", &request).await.unwrap();
+        noted.into_iter().for_each(|mut noted| noted.open = None);
     }
 
     #[tokio::test]
@@ -373,6 +398,35 @@ mod tests {
         let text = fs::read_to_string(dir.path().join(files::CURRENT)).unwrap();
         assert!(!text.contains("the-"), "{text}");
         assert!(text.contains("07070707"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_its_caller_leaves_has_a_line_and_one_that_could_not_begin_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = audit(dir.path());
+        let put = || Request::new(v1::PutRequest { site: "shop".into(), ..Default::default() });
+        let get = Request::new(v1::GetRequest { site: "shop".into(), ..Default::default() });
+        drop(audit.begins("Put", &put()).await.unwrap());
+        drop(audit.begins("Get", &get).await.unwrap());
+        let noted = audit.begins("Put", &put()).await.unwrap();
+        audit.ended(noted, None).await;
+        let site = Request::new(v1::AddSiteRequest { site: "left".into() });
+        drop(audit.begins("AddSite", &site).await.unwrap());
+        flushed(&audit).await;
+        let told: Vec<_> = lines(dir.path())
+            .iter()
+            .map(|line| format!("{} {} {}", line["event"], line["method"], line["outcome"]))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                r#""ended" "Put" "CALLER_GONE""#,
+                r#""ended" "Put" "OK""#,
+                r#""begins" "AddSite" null"#,
+                r#""ended" "AddSite" "CALLER_GONE""#,
+                r#""begins" "AddSite" null"#,
+            ]
+        );
     }
 
     #[tokio::test]

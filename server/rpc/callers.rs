@@ -203,7 +203,7 @@ mod tests {
             error::Kind,
             ids::{Lineage, SiteId, TokenId},
         },
-        cluster::access::{Access as Granted, Grant, Pattern, Role, Token},
+        cluster::access::{Access as Granted, Grant, Pattern, Purpose, Role, Token},
         net::tls::Bearer,
         proto,
     };
@@ -242,9 +242,11 @@ mod tests {
             let token = Token {
                 id: TokenId(id),
                 name: role.name().to_owned(),
-                role,
-                sites,
-                digest: *access::digest_of("s3cret").as_bytes(),
+                purpose: Purpose::Calls {
+                    role,
+                    sites,
+                    digest: *access::digest_of("s3cret").as_bytes(),
+                },
                 created_ms: 0,
                 expires_ms,
                 lineage,

@@ -123,6 +123,7 @@ impl ClusterService for ClusterApi {
                     meta_under_replicated: o.meta_under_replicated,
                     voter_sets: o.voter_sets.into_iter().map(voter_set).collect(),
                     local: o.alone,
+                    joins_need_token: o.settings.joins_need_token,
                 })
             })
             .await

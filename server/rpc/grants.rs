@@ -14,8 +14,8 @@ use crate::{
         error::{Error, Result},
         ids::{Lineage, TokenId},
     },
-    cluster::access::{Grant, Pattern, Token},
-    net::tls,
+    cluster::access::{Grant, Pattern, Purpose, Token},
+    net::tls::{self, ticket::JoinToken},
     proto::v1::{self, access_service_server::AccessService},
     service::admin::{Cluster, TokenAsked},
     wire,
@@ -92,22 +92,17 @@ impl AccessService for AccessApi {
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
         self.calls
             .call("CreateToken", request, |request, wait| async move {
-                let random = tls::random::<36>()?;
-                let (id, secret) = random.split_at(4);
-                let secret = URL_SAFE_NO_PAD.encode(secret);
-                let asked = TokenAsked {
-                    name: request.name,
-                    role: wire::parse_role(request.role as u32)?,
-                    sites: parse_sites(request.sites)?,
-                    valid: Duration::from_millis(request.valid_ms),
-                    id: TokenId(id.iter().fold(0, |id, byte| id << 8 | u32::from(*byte)).max(1)),
-                    digest: *access::digest_of(&secret).as_bytes(),
+                let id = TokenId(u32::from_be_bytes(tls::random()?).max(1));
+                let seed = tls::random()?;
+                let (purpose, secret) = match request.joins {
+                    0 => calls(id, seed, &request)?,
+                    joins => joins_by(id, seed, joins, &request)?,
                 };
+                let valid = Duration::from_millis(request.valid_ms);
+                let asked = TokenAsked { name: request.name, purpose, valid, id };
                 let token = self.cluster.create_token(asked, wait).await?;
-                Ok(v1::CreateTokenResponse {
-                    secret: access::token_text(token.id, &secret),
-                    token: Some(token_of(&token, token.lineage)),
-                })
+                let token = Some(token_of(&token, token.lineage));
+                Ok(v1::CreateTokenResponse { secret, token })
             })
             .await
     }
@@ -137,6 +132,18 @@ impl AccessService for AccessApi {
             .await
     }
 
+    async fn set_joins(
+        &self,
+        request: Request<v1::SetJoinsRequest>,
+    ) -> Result<Response<v1::SetJoinsResponse>, Status> {
+        self.calls
+            .call("SetJoins", request, |request, wait| async move {
+                let changed = self.cluster.set_joins(request.need_token, wait).await?;
+                Ok(v1::SetJoinsResponse { changed })
+            })
+            .await
+    }
+
     async fn resume_token(
         &self,
         request: Request<v1::ResumeTokenRequest>,
@@ -148,6 +155,37 @@ impl AccessService for AccessApi {
             })
             .await
     }
+}
+
+/// What a token is that makes calls, and its text.
+fn calls(
+    id: TokenId,
+    seed: [u8; 32],
+    request: &v1::CreateTokenRequest,
+) -> Result<(Purpose, String)> {
+    let secret = URL_SAFE_NO_PAD.encode(seed);
+    let purpose = Purpose::Calls {
+        role: wire::parse_role(request.role as u32)?,
+        sites: parse_sites(request.sites.clone())?,
+        digest: *access::digest_of(&secret).as_bytes(),
+    };
+    Ok((purpose, access::token_text(id, &secret)))
+}
+
+/// What a token is by which machines join, and its text.
+fn joins_by(
+    id: TokenId,
+    seed: [u8; 32],
+    joins: u32,
+    request: &v1::CreateTokenRequest,
+) -> Result<(Purpose, String)> {
+    if request.role != 0 || !request.sites.is_empty() {
+        return Err(Error::invalid(
+            "a join token lets machines join and makes no calls: it has no role and no sites",
+        ));
+    }
+    let token = JoinToken::new(id, seed)?;
+    Ok((Purpose::Joins { left: joins, key: token.public() }, token.text()))
 }
 
 fn parse_sites(sites: String) -> Result<Pattern> {
@@ -172,11 +210,21 @@ fn grant_of(grant: Grant) -> v1::Grant {
 }
 
 fn token_of(token: &Token, lineage: Lineage) -> v1::Token {
+    let (role, sites) = match &token.purpose {
+        Purpose::Calls { role, sites, .. } => (wire::role_number(*role) as i32, sites.to_string()),
+        Purpose::Joins { .. } => Default::default(),
+    };
+    let joins_left = match token.purpose {
+        Purpose::Joins { left, .. } => Some(left),
+        Purpose::Calls { .. } => None,
+    };
     v1::Token {
         id: token.id.to_string(),
         name: token.name.clone(),
-        role: wire::role_number(token.role) as i32,
-        sites: token.sites.to_string(),
+        role,
+        sites,
+        joins: joins_left.is_some(),
+        joins_left: joins_left.unwrap_or_default(),
         created_ms: token.created_ms,
         expires_ms: token.expires_ms,
         suspended: token.lineage != lineage,

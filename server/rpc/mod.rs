@@ -21,7 +21,7 @@ mod threshold;
 pub mod http;
 
 pub use access::Access;
-pub use audit::Audit;
+pub use audit::{Audit, Subject};
 pub use cluster::ClusterApi;
 pub use gate::Gate;
 pub use grants::AccessApi;
@@ -34,7 +34,6 @@ pub use threshold::Threshold;
 
 use std::{sync::Arc, time::Duration};
 
-use audit::Subject;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
@@ -45,6 +44,7 @@ use crate::{
         limits,
         metrics::Metrics,
     },
+    net::{acceptor::Place, tls::Caller},
     wire,
 };
 
@@ -85,6 +85,18 @@ impl Calls {
         let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         self.metrics.request(method, wire::code_name(code), None);
         answer
+    }
+}
+
+fn place_of<T>(request: &Request<T>) -> Option<Arc<Place>> {
+    request.extensions().get::<Arc<Place>>().cloned()
+}
+
+/// The name that a node's certificate proves, where the caller has shown one.
+fn name_of_node<T>(request: &Request<T>) -> Option<String> {
+    match place_of(request)?.caller() {
+        Caller::Known(bearer) if bearer.is_node => Some(bearer.name.clone()),
+        _ => None,
     }
 }
 

@@ -1,16 +1,20 @@
 //! `devicedb.internal.v1.PeerService`.
+//!
+//! Over TLS a caller that is not a member learns who this node is, and may ask to join; that is
+//! all. Who speaks in a stream is looked at there (`net::handshake`), who makes another call is
+//! looked at here.
 
-use std::{path::PathBuf, pin::Pin, sync::Arc};
+use std::{path::PathBuf, pin::Pin};
 
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Calls;
+use super::{Calls, name_of_node, place_of};
 use crate::{
     base::{crew::Role, error::Error, ids::SnapshotId, limits},
     engine::driver::Handle,
-    net::{self, Peers, acceptor::Place, tls::Caller},
+    net::{self, Peers},
     proto::internal::v1::{
         DeliverRequest, DeliverResponse, DescribePartRequest, DescribePartResponse,
         FoundClusterRequest, FoundClusterResponse, GetNodeStatusRequest, GetNodeStatusResponse,
@@ -36,18 +40,6 @@ pub struct PeerApi {
 
 type Told = Result<UploadGroupsResponse, Status>;
 
-fn place_of<T>(request: &Request<T>) -> Option<Arc<Place>> {
-    request.extensions().get::<Arc<Place>>().cloned()
-}
-
-/// The name that the caller's certificate proves; none without TLS.
-fn name_of<T>(request: &Request<T>) -> Option<String> {
-    match place_of(request)?.caller() {
-        Caller::Known(bearer) => Some(bearer.name.clone()),
-        _ => None,
-    }
-}
-
 #[tonic::async_trait]
 impl PeerService for PeerApi {
     type DeliverStream = ReceiverStream<Result<DeliverResponse, Status>>;
@@ -57,7 +49,7 @@ impl PeerService for PeerApi {
         request: Request<Streaming<DeliverRequest>>,
     ) -> Result<Response<Self::DeliverStream>, Status> {
         let (answers, stream) = mpsc::channel(limits::PEER_ANSWERS_QUEUED);
-        let (place, name) = (place_of(&request), name_of(&request));
+        let (place, name) = (place_of(&request), name_of_node(&request));
         let welcomed = move || place.iter().for_each(|place| place.vouch());
         self.calls.crew.spawn(
             Role::Listen,
@@ -74,7 +66,7 @@ impl PeerService for PeerApi {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let name = name_of(&request);
+        let name = name_of_node(&request);
         self.calls
             .call("Join", request, |request, wait| async move {
                 net::common_protocol((request.protocol_min, request.protocol))
@@ -83,7 +75,8 @@ impl PeerService for PeerApi {
                     wire::parse_node(request.node.ok_or_else(|| {
                         Error::invalid("a node that joins has to say who it is")
                     })?)?;
-                self.cluster.take_in(node, name, request.incarnation, wait).await?;
+                let proofs = (name, request.proof);
+                self.cluster.take_in(node, proofs, request.incarnation, wait).await?;
                 self.cluster
                     .look(wait, |s| JoinResponse {
                         settings: Some(wire::settings_record(s.settings())),
@@ -98,7 +91,7 @@ impl PeerService for PeerApi {
         &self,
         request: Request<Streaming<SendRowsRequest>>,
     ) -> Result<Response<SendRowsResponse>, Status> {
-        let name = name_of(&request);
+        let name = name_of_node(&request);
         let received = net::receive_rows(
             self.peers.me(),
             &self.handle,
@@ -115,8 +108,10 @@ impl PeerService for PeerApi {
         &self,
         request: Request<GetNodeStatusRequest>,
     ) -> Result<Response<GetNodeStatusResponse>, Status> {
+        let name = name_of_node(&request);
         self.calls
             .call("GetNodeStatus", request, |_, _| async move {
+                self.cluster.is_member(name.as_deref()).await?;
                 let mut status = self.cluster.own_status().await?;
                 status.parts = self.parts.under_way();
                 status.uploads = self.uploads.driven();
@@ -162,8 +157,10 @@ impl PeerService for PeerApi {
         &self,
         request: Request<ListPartsRequest>,
     ) -> Result<Response<ListPartsResponse>, Status> {
+        let name = name_of_node(&request);
         self.calls
             .call("ListParts", request, |request, _| async move {
+                self.cluster.is_member(name.as_deref()).await?;
                 let id = if request.uuid.is_empty() {
                     None
                 } else {
@@ -178,8 +175,10 @@ impl PeerService for PeerApi {
         &self,
         request: Request<DescribePartRequest>,
     ) -> Result<Response<DescribePartResponse>, Status> {
+        let name = name_of_node(&request);
         self.calls
             .call("DescribePart", request, |request, _| async move {
+                self.cluster.is_member(name.as_deref()).await?;
                 self.uploads.describe(request).await
             })
             .await
@@ -191,7 +190,10 @@ impl PeerService for PeerApi {
         &self,
         request: Request<UploadGroupsRequest>,
     ) -> Result<Response<Self::UploadGroupsStream>, Status> {
-        let begun = self.uploads.store_groups(request.into_inner()).await;
+        let begun = match self.cluster.is_member(name_of_node(&request).as_deref()).await {
+            Ok(()) => self.uploads.store_groups(request.into_inner()).await,
+            Err(e) => Err(e),
+        };
         let told = begun.map(|progress| {
             let told = ReceiverStream::new(progress);
             Box::pin(told.map(|told| told.map_err(|e| wire::status_of(&e)))) as _
@@ -203,8 +205,10 @@ impl PeerService for PeerApi {
         &self,
         request: Request<RemovePartRequest>,
     ) -> Result<Response<RemovePartResponse>, Status> {
+        let name = name_of_node(&request);
         self.calls
             .call("RemovePart", request, |request, _| async move {
+                self.cluster.is_member(name.as_deref()).await?;
                 self.inventory.remove_asked(request).await
             })
             .await

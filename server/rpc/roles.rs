@@ -108,7 +108,7 @@ pub const TABLE: &[Row] = &[
     row(ACCESS, &["WhoAmI"], Whom::Known, Changes::Nothing),
     row(
         ACCESS,
-        &["AddGrant", "RemoveGrant", "CreateToken", "RevokeToken", "ResumeToken"],
+        &["AddGrant", "RemoveGrant", "CreateToken", "RevokeToken", "ResumeToken", "SetJoins"],
         ADMIN,
         Changes::Cluster,
     ),

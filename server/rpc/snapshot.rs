@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     Calls, cut_page,
     gate::cluster_header,
-    page_size, parse_number_token,
+    name_of_node, page_size, parse_number_token,
     pulled::{Made, Pulled},
 };
 use crate::{
@@ -73,10 +73,13 @@ impl SnapshotApi {
         snapshot
     }
 
+    /// `name` is that of a node which passes the part on.
     async fn fetch(
         &self,
+        name: Option<String>,
         request: v1::DownloadSnapshotRequest,
     ) -> Result<(Pulled<Sending, DownloadSnapshotResponse>, Seat)> {
+        self.cluster.is_member(name.as_deref()).await?;
         let id: SnapshotId = request.uuid.parse()?;
         let seat = self.readers.seat(Kind::Download)?;
         let node = if request.node_id == 0 { self.me } else { NodeId(request.node_id) };
@@ -99,15 +102,15 @@ impl SnapshotApi {
         node: NodeId,
         request: v1::DownloadSnapshotRequest,
     ) -> Result<Streaming<DownloadSnapshotResponse>> {
-        let known = move |s: &State| s.node(node).map(|n| n.address.clone());
-        let address = match self.cluster.view(true, limits::NODE_STATUS, known).await? {
-            (Some(address), _) => Some(address),
+        let known = move |s: &State| s.node(node).cloned();
+        let entry = match self.cluster.view(true, limits::NODE_STATUS, known).await? {
+            (Some(entry), _) => Some(entry),
             (None, _) => self.cluster.look(limits::REQUEST_DEADLINE, known).await?,
         };
-        let address =
-            address.ok_or_else(|| Error::not_found(format!("the cluster has no node {node}")))?;
-        let address = self.peers.address(node).unwrap_or(address);
-        let channel = self.peers.me().dialler.channel(&address, limits::RELAY_WINDOW).await?;
+        let mut entry =
+            entry.ok_or_else(|| Error::not_found(format!("the cluster has no node {node}")))?;
+        entry.address = self.peers.address(node).unwrap_or(entry.address);
+        let channel = self.peers.me().dialler.channel(&entry, limits::RELAY_WINDOW).await?;
         let mut client = SnapshotServiceClient::new(channel)
             .max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
         let mut asked = Request::new(v1::DownloadSnapshotRequest { node_id: node.0, ..request });
@@ -371,8 +374,9 @@ impl SnapshotService for SnapshotApi {
         &self,
         request: Request<v1::DownloadSnapshotRequest>,
     ) -> Result<Response<Self::DownloadSnapshotStream>, Status> {
+        let name = name_of_node(&request);
         let (noted, begun) = match self.calls.audit.begins("DownloadSnapshot", &request).await {
-            Ok(noted) => (noted, self.fetch(request.into_inner()).await),
+            Ok(noted) => (noted, self.fetch(name, request.into_inner()).await),
             Err(e) => (None, Err(e)),
         };
         let (begun, seat) = match begun {

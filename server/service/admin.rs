@@ -33,6 +33,7 @@ use crate::{
     },
     cluster::{
         self, Away, Node, State,
+        access::Ticket,
         level::Level,
         sites::{Relay, Site, SiteState},
     },
@@ -40,9 +41,9 @@ use crate::{
     engine::{Body, EngineView, driver::Handle},
     entry::Command,
     faults::failpoint::{Failpoint, failpoint},
-    net::{self, Arrivals, Peers},
+    net::{self, Arrivals, Peers, tls::ticket::Joiner},
     proto::{
-        internal::v1::{GetNodeStatusResponse, LedGroup},
+        internal::v1::{GetNodeStatusResponse, JoinProof, LedGroup},
         v1::{LocalAnswer, Upload},
     },
     service::{
@@ -186,11 +187,12 @@ impl Cluster {
     /// the process that asked. A member is counted on for good: one that nobody reaches would cost
     /// every group that is placed on it a replica.
     ///
-    /// From then on it has the name that it proves, if it does.
+    /// One that is new proves that it has a join token, where the cluster asks for one; until it
+    /// has, nobody calls it. From then on it has the name that it proves, if it does.
     pub async fn take_in(
         &self,
         node: Node,
-        name: Option<String>,
+        (name, proof): (Option<String>, Option<JoinProof>),
         incarnation: u64,
         wait: Duration,
     ) -> Result<()> {
@@ -207,23 +209,25 @@ impl Cluster {
                 "the restored nodes have not agreed on a lineage yet; retry",
             ));
         }
+        let joiner = Joiner { node: node.id, incarnation, address: &node.address };
+        let ticket = self.ticket(&joiner, proof.as_ref(), wait).await?;
         call_back(self.me(), &node, incarnation).await?;
         failpoint(Failpoint::JoinAnnouncing);
         let certificate_name = name.filter(|_| level >= Level::ACCESS);
-        self.join(Node { lineage, certificate_name, ..node }, wait).await?;
+        self.join(Node { lineage, certificate_name, ..node }, ticket, wait).await?;
         failpoint(Failpoint::JoinAnnounced);
         Ok(())
     }
 
     /// Takes a node into the cluster. Members that are lost give up their places first.
-    async fn join(&self, node: Node, wait: Duration) -> Result<bool> {
+    async fn join(&self, node: Node, ticket: Option<Ticket>, wait: Duration) -> Result<bool> {
         let deadline = self.handle.clock.now() + wait;
         let left = || deadline.saturating_sub(self.handle.clock.now());
         let command = if self.look(wait, |s| s.settings().level).await? < Level::DEPARTURE {
             cluster::Command::AnnounceNode(node)
         } else {
             let away = self.lost(node.id, deadline).await?;
-            cluster::Command::JoinNode { node, away }
+            cluster::Command::JoinNode { node, away, ticket }
         };
         self.change(command, left()).await
     }
@@ -255,13 +259,15 @@ impl Cluster {
         let look = self.handle.look(false, limits::NODE_STATUS, |sight| {
             let me = sight.identity().node;
             let drained = sight.meta().node(me).is_some_and(|node| node.draining);
-            (sight.unready(), drained.then_some(me))
+            let alone = sight.meta().nodes().len() == 1;
+            (sight.unready(), drained.then_some(me), alone)
         });
         match look.await {
-            Ok((None, drained)) => drained.map(|me| {
-                format!("it is drained, until ddbctl node undrain {me} has it serve again")
-            }),
-            Ok((Some(why), _)) => Some(self.missing_too(why)),
+            Ok((None, Some(me), _)) => {
+                Some(format!("it is drained, until ddbctl node undrain {me} has it serve again"))
+            }
+            Ok((None, None, alone)) => self.second(alone),
+            Ok((Some(why), ..)) => Some(self.missing_too(why)),
             Err(e) => Some(self.missing_too(e.message)),
         }
     }
@@ -626,7 +632,7 @@ impl Cluster {
 impl Cluster {
     /// This node's places may have gone to others while it was away.
     async fn take_share(&self, node: Node) {
-        match self.join(node, limits::REQUEST_DEADLINE).await {
+        match self.join(node, None, limits::REQUEST_DEADLINE).await {
             Ok(false) => {}
             Ok(true) => tracing::info!("this node held nothing and gets its share of the groups"),
             Err(e) => tracing::warn!(

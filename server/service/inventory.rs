@@ -59,6 +59,9 @@ struct Known {
     nodes: BTreeMap<NodeId, Node>,
 }
 
+/// Who can read parts, as they lie on the disks of their nodes.
+type Seals = BTreeMap<NodeId, v1::PartSeal>;
+
 /// Where a page of orphans goes on: behind the part of this snapshot that lies on this node, in the
 /// directory of this former one (0 for its own).
 pub type After = (NodeId, NodeId, SnapshotId);
@@ -83,7 +86,8 @@ impl Inventory {
     ) -> Result<(Option<v1::Snapshot>, Option<v1::LocalAnswer>)> {
         let (known, alone) = self.known(id, local, wait).await?;
         let Some(mut known) = known else { return Ok((None, alone)) };
-        if self.look(&mut known).await {
+        let mut seals = Seals::new();
+        if self.look(&mut known, &mut seals).await {
             // Or somebody has deleted it meanwhile.
             match self.known(id, local, wait).await?.0 {
                 None => return Ok((None, alone)),
@@ -95,6 +99,7 @@ impl Inventory {
         let busy = snapshot.parts.iter().any(|p| p.status() == v1::SnapshotStatus::Processing);
         let progress = if busy { self.cluster.progress(id).await } else { BTreeMap::new() };
         for part in &mut snapshot.parts {
+            part.seal = seals.remove(&NodeId(part.node_id));
             if part.status() == v1::SnapshotStatus::Processing
                 && let Some((done, all)) = progress.get(&NodeId(part.node_id))
             {
@@ -123,8 +128,9 @@ impl Inventory {
     }
 
     /// Lets nodes look at the parts that the registry calls completed, once none is being written
-    /// any more: until then somebody waits, and asks often. Whether any of them is not as it says.
-    async fn look(&self, known: &mut Known) -> bool {
+    /// any more: until then somebody waits, and asks often. Whether any of them is not as it says;
+    /// and what seals they have.
+    async fn look(&self, known: &mut Known, seals: &mut Seals) -> bool {
         let (id, lineage) = (known.snapshot.id, known.snapshot.lineage);
         if known.snapshot.deleting.is_some()
             || !known.snapshot.overall(known.settings.topology).settled
@@ -135,8 +141,8 @@ impl Inventory {
         let nodes: BTreeMap<NodeId, Node> =
             completed.filter_map(|p| Some((p.node, known.nodes.get(&p.node)?.clone()))).collect();
         let said = self
-            .each(&nodes, limits::NODE_STATUS, |this, node, address| async move {
-                this.list_on(node, &address, Some(id)).await
+            .each(&nodes, limits::NODE_STATUS, |this, node| async move {
+                this.list_on(&node, Some(id)).await
             })
             .await;
         let mut differs = false;
@@ -147,6 +153,9 @@ impl Inventory {
                     part.reason = "its node is still looking at the disk; ask again".into()
                 }
                 Ok(answer) => {
+                    let seal = answer.parts.first().and_then(|lies| lies.seal.clone());
+                    let seal = seal.map(|seal| v1::PartSeal { recipients: seal.recipients });
+                    seals.extend(seal.map(|seal| (node, seal)));
                     if let Some(damage) = damage(part, lineage, &answer) {
                         *part = part.clone().damaged(damage);
                         differs = true;
@@ -172,8 +181,8 @@ impl Inventory {
     ) -> Result<(Vec<v1::Orphan>, Vec<v1::UnansweredNode>)> {
         let nodes = self.cluster.look(wait, |s| s.nodes().clone()).await?;
         let said = self
-            .each(&nodes, limits::NODE_STATUS, |this, node, address| async move {
-                this.list_on(node, &address, None).await
+            .each(&nodes, limits::NODE_STATUS, |this, node| async move {
+                this.list_on(&node, None).await
             })
             .await;
         // The registry is asked last: it knows a snapshot before any part of it lies anywhere, and
@@ -296,9 +305,9 @@ impl Inventory {
         let nodes = self.cluster.look(wait, |s| s.nodes().clone()).await?;
         let members: BTreeSet<NodeId> = nodes.keys().copied().collect();
         let said = self
-            .each(&nodes, wait / 2, |this, node, address| {
+            .each(&nodes, wait / 2, |this, node| {
                 let members = members.clone();
-                async move { this.remove_on(node, &address, id, lineage, members).await }
+                async move { this.remove_on(&node, id, lineage, members).await }
             })
             .await;
         let mut parts = Vec::new();
@@ -343,14 +352,15 @@ impl Inventory {
         &self,
         nodes: &BTreeMap<NodeId, Node>,
         most: Duration,
-        ask: impl Fn(Inventory, NodeId, String) -> F,
+        ask: impl Fn(Inventory, Node) -> F,
     ) -> BTreeMap<NodeId, Result<T>> {
         let asked: Vec<_> = nodes
             .iter()
             .map(|(id, node)| {
                 let id = *id;
                 let address = self.peers.address(id).unwrap_or_else(|| node.address.clone());
-                let answer = ask(self.clone(), id, address.clone());
+                let there = Node { address: address.clone(), ..node.clone() };
+                let answer = ask(self.clone(), there);
                 async move {
                     let late = |_| Err(Error::unavailable(format!("{address} does not answer")));
                     (id, tokio::time::timeout(most, answer).await.unwrap_or_else(late))
@@ -372,20 +382,20 @@ impl Inventory {
     /// snapshot store has none.
     async fn list_on(
         &self,
-        node: NodeId,
-        address: &str,
+        node: &Node,
         id: Option<SnapshotId>,
     ) -> Result<internal::ListPartsResponse> {
-        if node == self.me() {
+        if node.id == self.me() {
             return self.list_here(id).await;
         }
         let request = internal::ListPartsRequest {
             uuid: id.map_or_else(Default::default, |id| id.0.as_bytes().to_vec().into()),
         };
-        let answer = self.peers.me().dialler.list_parts(address, request).await?;
-        if (NodeId(answer.node_id), Lineage(answer.lineage)) != (node, self.lineage()) {
+        let answer = self.peers.me().dialler.list_parts(node, request).await?;
+        if (NodeId(answer.node_id), Lineage(answer.lineage)) != (node.id, self.lineage()) {
             return Err(Error::conflict(format!(
-                "{address} is node {} of lineage {} now",
+                "{} is node {} of lineage {} now",
+                node.address,
                 answer.node_id,
                 Lineage(answer.lineage)
             )));
@@ -426,13 +436,12 @@ impl Inventory {
 
     async fn remove_on(
         &self,
-        node: NodeId,
-        address: &str,
+        node: &Node,
         id: SnapshotId,
         lineage: Option<Lineage>,
         members: BTreeSet<NodeId>,
     ) -> Result<Removal> {
-        if node == self.me() {
+        if node.id == self.me() {
             return self.remove_here(id, lineage, members).await;
         }
         let answer = self
@@ -440,10 +449,10 @@ impl Inventory {
             .me()
             .dialler
             .remove_part(
-                address,
+                node,
                 internal::RemovePartRequest {
                     uuid: id.0.as_bytes().to_vec().into(),
-                    node_id: node.0,
+                    node_id: node.id.0,
                     present: self.lineage().0,
                     lineage: lineage.unwrap_or_default().0,
                     named: lineage.is_some(),

@@ -237,6 +237,8 @@ impl Parts {
         (part.partitions, part.partitions_done) = (partitions, partitions);
         (part.rows, part.bytes, part.download_bytes) = (info.rows, info.bytes, bytes);
         part.manifest_digest = info.digest.to_string();
+        let recipients = info.sealed_to.iter().map(ToString::to_string).collect();
+        part.seal = Some(v1::PartSeal { recipients });
     }
 
     /// Bytes of the tar of a finished part.

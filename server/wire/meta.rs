@@ -120,6 +120,9 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
         Command::CreateToken(token) => Wire::CreateToken(access::token_record(token)),
         Command::RevokeToken(id) => Wire::RevokeToken(id.0),
         Command::ResumeToken(id) => Wire::ResumeToken(id.0),
+        Command::SetJoins { need_token } => {
+            Wire::SetJoins(internal::SetJoins { need_token: *need_token })
+        }
     };
     let away = match command {
         Command::JoinNode { away, .. }
@@ -137,7 +140,11 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
         }
         _ => 0,
     };
-    internal::MetaCommand { action: Some(action), site_generation, away, operation: None }
+    let ticket = match command {
+        Command::JoinNode { ticket, .. } => ticket.as_ref().map(access::ticket_record),
+        _ => None,
+    };
+    internal::MetaCommand { action: Some(action), site_generation, away, operation: None, ticket }
 }
 
 pub fn parse_meta_command(mut command: internal::MetaCommand) -> Result<Command> {
@@ -163,7 +170,10 @@ fn parse_action(command: internal::MetaCommand) -> Result<Command> {
     let replacement = |id: u64| Some(NodeId(id)).filter(|by| *by != NodeId(0));
     Ok(match command.action.ok_or_else(|| absent("a meta command's action"))? {
         Wire::AnnounceNode(node) => Command::AnnounceNode(parse_node(node)?),
-        Wire::JoinNode(node) => Command::JoinNode { node: parse_node(node)?, away },
+        Wire::JoinNode(node) => {
+            let ticket = command.ticket.map(access::parse_ticket).transpose()?;
+            Command::JoinNode { node: parse_node(node)?, away, ticket }
+        }
         Wire::AddSite(site) => Command::AddSite(SiteId::new(site)?),
         Wire::SiteAdded(site) => Command::SiteAdded { site: SiteId::new(site)?, generation },
         Wire::RemoveSite(site) => Command::RemoveSite(SiteId::new(site)?),
@@ -237,6 +247,7 @@ fn parse_action(command: internal::MetaCommand) -> Result<Command> {
         Wire::BindNode(bind) => {
             Command::BindNode { node: NodeId(bind.node_id), name: bind.name, anew: bind.anew }
         }
+        Wire::SetJoins(set) => Command::SetJoins { need_token: set.need_token },
     })
 }
 
@@ -285,6 +296,7 @@ pub fn settings_record(settings: &Settings) -> internal::SettingsRecord {
         site_generations: settings.site_generations.0,
         deleted: settings.deleted.iter().map(|id| uuid(*id)).collect(),
         level: settings.level.number(),
+        joins_need_token: settings.joins_need_token,
     }
 }
 
@@ -304,6 +316,7 @@ pub fn parse_settings(settings: internal::SettingsRecord) -> Result<Settings> {
             .map(|id| SnapshotId::from_slice(id))
             .collect::<Result<_>>()?,
         level: Level::from_number(settings.level),
+        joins_need_token: settings.joins_need_token,
     };
     settings.check()?;
     Ok(settings)

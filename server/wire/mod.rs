@@ -19,7 +19,7 @@ mod raft;
 mod status;
 pub mod public;
 
-pub use self::access::{parse_role, role_number};
+pub use self::access::{parse_role, parse_token_id, role_number};
 pub use self::command::{
     command, command_bytes, decode_entry, encode_entry, parse_command, parse_query, parse_reply,
     query, reply,

@@ -230,5 +230,7 @@ fn part(topology: Topology, nodes: &BTreeMap<NodeId, Node>, part: &Part) -> v1::
         manifest_digest: part
             .manifest_digest
             .map_or(String::new(), |d| blake3::Hash::from(d).to_string()),
+        // Whoever looks at its disk says so.
+        seal: None,
     }
 }

@@ -325,3 +325,45 @@ async fn a_replacement_without_room_is_refused_until_there_is_room() {
     cluster.nodes[1] = node;
     cluster.settled().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalance_onto_a_node_without_room_is_refused_until_there_is_room() {
+    let mut cluster = Cluster::start(2, Options::default()).await;
+    let mut small = cluster.further();
+    start_on_a_small_disk(&mut small, cluster.dir(), 16);
+    small.wait_ready().await;
+    let id = id_of(&cluster, &small).await;
+    cluster.nodes.push(small);
+    cluster.settled().await;
+    // Others take its places while it is away, and it comes back to a cluster that has grown.
+    cluster.nodes[2].pause().await;
+    let mut fourth = cluster.further();
+    fourth.start();
+    fourth.wait_ready().await;
+    cluster.nodes.push(fourth);
+    fill(&cluster.client(), "shop", 160, 100 << 10).await;
+    cluster.nodes[2].resume();
+    cluster.settled().await;
+    let told = format!("NO_ROOM refuses, unless forced: node {id} has room for");
+    let plan = ["cluster", "rebalance", "--dry-run"];
+    eventually("it has no room for what it would get", SOON, async || {
+        let ran = cluster.ctl(&plan).await;
+        if ran.story().contains(&told) { Ok(()) } else { Err(ran.story()) }
+    })
+    .await;
+    cluster.ctl(&plan).await.exits(1);
+    cluster.ctl(&["cluster", "rebalance"]).await.exits(5).says("the groups stay where they are");
+    let small = &cluster.nodes[2];
+    let grow = format!(
+        "nsenter --target {} --user --preserve-credentials --mount mount -o remount,size=256m {}",
+        small.pid(),
+        small.store.parent().unwrap().display()
+    );
+    shell(&grow, SOON).await.exits(0);
+    cluster.ctl(&plan).await.exits(0);
+    cluster.ctl(&["cluster", "rebalance", "--wait"]).await.exits(0);
+    cluster.settled().await;
+    let holds = cluster.client().overview().await.unwrap();
+    let held = holds.nodes.iter().find(|node| node.id == id).unwrap().groups_wanted;
+    assert!(held > 0, "{holds:#?}");
+}

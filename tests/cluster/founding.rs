@@ -31,7 +31,7 @@ fn with_one_line(size: usize) -> Cluster {
 }
 
 /// Such a node may found, and so knows the shape of a cluster.
-fn told_to_join(node: &mut Node, join: &str) {
+pub fn told_to_join(node: &mut Node, join: &str) {
     let options = Options::default();
     node.args.retain(|word| {
         word != "--found"
@@ -487,6 +487,7 @@ fn stranger(node_id: u64, address: &str) -> JoinRequest {
         protocol: *net::PROTOCOLS.end(),
         incarnation: 7,
         protocol_min: 0,
+        proof: None,
     }
 }
 
@@ -552,4 +553,37 @@ async fn a_wrong_advertise_is_told_to_the_node_that_joins_and_makes_it_no_member
     node.start();
     node.wait_listening().await;
     assert_eq!(cluster.client().overview().await.unwrap().nodes.len(), 2);
+}
+
+/// Nothing on its machine says that its disk is lost, and its unit says `--found`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_cluster_in_the_place_of_a_member_hears_of_the_first_and_is_not_ready() {
+    let options = Options { snapshot_store: SnapshotStore::None, ..Options::default() };
+    let mut cluster = Cluster::start(3, options).await;
+    let founder = cluster.nodes.iter().position(|n| n.args.contains(&"--found".to_owned()));
+    let lost = founder.expect("one of them was started so");
+    let others: Vec<usize> = (0..3).filter(|at| *at != lost).collect();
+    let first = cluster.nodes[others[0]].client().overview().await.unwrap();
+    let endpoint = cluster.nodes[lost].endpoint();
+    let id = first.nodes.iter().find(|node| node.address == endpoint).unwrap().id;
+
+    cluster.nodes[lost].kill9();
+    fs::remove_dir_all(&cluster.nodes[lost].store).unwrap();
+    cluster.nodes[lost].start();
+    let second = &cluster.nodes[lost];
+    second.wait_unready(&format!("looks for node {id} here")).await;
+    second.wait_unready(&format!("of cluster {}", first.cluster_id)).await;
+    assert!(second.log().contains("has founded a second cluster"), "{}", second.log_end());
+    let health = second.ctl(&["cluster", "health"]).await.exits(1);
+    health.says(&format!("looks for node {id} here"));
+
+    // As the message says.
+    let join = cluster.nodes[others[0]].endpoint();
+    let second = &mut cluster.nodes[lost];
+    second.terminate().await;
+    fs::remove_dir_all(&second.store).unwrap();
+    told_to_join(second, &join);
+    second.start();
+    second.wait_ready().await;
+    assert_eq!(second.client().overview().await.unwrap().cluster_id, first.cluster_id);
 }

@@ -61,7 +61,8 @@ const CLOSED: Named = ("docs/security.md", "--tls-cert certs/node-a.crt");
 const OPERATED: Named = ("docs/security.md", "export DDBCTL_CA=certs/ca.crt");
 
 const GRANTED: Named = ("docs/security.md", "ddbctl grant add");
-const TOKENS: Named = ("docs/security.md", "ddbctl token create");
+const TOKENS: Named = ("docs/security.md", "ddbctl token create nightly");
+const JOINS: Named = ("docs/security.md", "ddbctl cluster joins token");
 
 const SEALED_BACKUP: Named = ("docs/security.md", "ddbctl snapshot keygen --output identity.txt");
 const UNSEALED: Named = ("docs/security.md", "devicedb restore \"$1\"");
@@ -73,7 +74,7 @@ const SEALED: &[Named] = &[SEALED_BACKUP, UNSEALED];
 const UPLOADED: &[Named] = &[("docs/backup-and-restore.md", "ddbctl repository init repository")];
 
 /// A secured cluster, from nothing to what was put into it and who may read it.
-const SECURED: &[Named] = &[CERTIFICATES, CLOSED, OPERATED, GRANTED, TOKENS];
+const SECURED: &[Named] = &[CERTIFICATES, CLOSED, OPERATED, GRANTED, TOKENS, JOINS];
 
 const INSPECT: Named = ("docs/operating.md", "devicedb recover inspect");
 const PLAN: Named = ("docs/operating.md", "devicedb recover plan");

@@ -118,6 +118,12 @@ async fn who_carries_sealed_parts_reads_no_row_and_who_has_the_identity_has_all_
     cluster.settled().await;
     put_all(&cluster).await;
     let first = cluster.client().complete_snapshot(SOON).await.uuid;
+    let words = format!("sealed = to {recipient}\n");
+    eventually("every node has looked at its part", SOON, async || {
+        let ran = cluster.ctl(&["snapshot", "status", &first]).await.exits(0);
+        if ran.out().contains(&words) { Ok(()) } else { Err(ran.story()) }
+    })
+    .await;
 
     // A script that may take backups, and nothing else.
     let (token, dir) = (cluster.dir().join("nightly.token"), cluster.dir().join("carried"));

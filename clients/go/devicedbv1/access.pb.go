@@ -167,7 +167,7 @@ type Token struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// For people; 1 to 64 letters, digits, '-', '_' and '.'.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// What whoever has it may do.
+	// What whoever has it may do; unspecified for a join token, which makes no calls.
 	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=devicedb.v1.Role" json:"role,omitempty"`
 	// For which sites, as in Grant.
 	Sites string `protobuf:"bytes,4,opt,name=sites,proto3" json:"sites,omitempty"`
@@ -176,7 +176,11 @@ type Token struct {
 	// Milliseconds since 1970: it proves nothing from then on.
 	ExpiresMs uint64 `protobuf:"varint,6,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`
 	// Whether it is of another history, so that it proves nothing until it is resumed.
-	Suspended     bool `protobuf:"varint,7,opt,name=suspended,proto3" json:"suspended,omitempty"`
+	Suspended bool `protobuf:"varint,7,opt,name=suspended,proto3" json:"suspended,omitempty"`
+	// Whether machines become nodes by it.
+	Joins bool `protobuf:"varint,8,opt,name=joins,proto3" json:"joins,omitempty"`
+	// How many still may; 0 for other tokens.
+	JoinsLeft     uint32 `protobuf:"varint,9,opt,name=joins_left,json=joinsLeft,proto3" json:"joins_left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -258,6 +262,20 @@ func (x *Token) GetSuspended() bool {
 		return x.Suspended
 	}
 	return false
+}
+
+func (x *Token) GetJoins() bool {
+	if x != nil {
+		return x.Joins
+	}
+	return false
+}
+
+func (x *Token) GetJoinsLeft() uint32 {
+	if x != nil {
+		return x.JoinsLeft
+	}
+	return 0
 }
 
 // Asks who the caller is.
@@ -688,12 +706,14 @@ type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As in Token; no other token may have it.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What whoever has it may do; not that of an admin.
+	// What whoever has it may do; not that of an admin. Unspecified for a join token.
 	Role Role `protobuf:"varint,2,opt,name=role,proto3,enum=devicedb.v1.Role" json:"role,omitempty"`
 	// As in Grant.
 	Sites string `protobuf:"bytes,3,opt,name=sites,proto3" json:"sites,omitempty"`
 	// For how long it holds, in milliseconds: from 1 s to 366 days.
-	ValidMs       uint64 `protobuf:"varint,4,opt,name=valid_ms,json=validMs,proto3" json:"valid_ms,omitempty"`
+	ValidMs uint64 `protobuf:"varint,4,opt,name=valid_ms,json=validMs,proto3" json:"valid_ms,omitempty"`
+	// Makes a join token, by which so many machines become nodes: 1 to 1024. 0 for a token that makes calls. From level 5 on.
+	Joins         uint32 `protobuf:"varint,5,opt,name=joins,proto3" json:"joins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -756,12 +776,20 @@ func (x *CreateTokenRequest) GetValidMs() uint64 {
 	return 0
 }
 
+func (x *CreateTokenRequest) GetJoins() uint32 {
+	if x != nil {
+		return x.Joins
+	}
+	return 0
+}
+
 // A token was made.
 type CreateTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What is kept of it.
 	Token *Token `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	// What a caller sends in the metadata "authorization" behind "Bearer ", over TLS. It is shown once.
+	// What a caller sends in the metadata "authorization" behind "Bearer ", over TLS; of a join token what a machine that joins is given in a file, and sends
+	// nobody. It is shown once.
 	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1069,6 +1097,98 @@ func (x *ResumeTokenResponse) GetResumed() bool {
 	return false
 }
 
+// How machines become nodes.
+type SetJoinsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only with a join token.
+	NeedToken     bool `protobuf:"varint,1,opt,name=need_token,json=needToken,proto3" json:"need_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetJoinsRequest) Reset() {
+	*x = SetJoinsRequest{}
+	mi := &file_devicedb_v1_access_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetJoinsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetJoinsRequest) ProtoMessage() {}
+
+func (x *SetJoinsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_access_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetJoinsRequest.ProtoReflect.Descriptor instead.
+func (*SetJoinsRequest) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_access_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetJoinsRequest) GetNeedToken() bool {
+	if x != nil {
+		return x.NeedToken
+	}
+	return false
+}
+
+// It is so.
+type SetJoinsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it was otherwise.
+	Changed       bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetJoinsResponse) Reset() {
+	*x = SetJoinsResponse{}
+	mi := &file_devicedb_v1_access_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetJoinsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetJoinsResponse) ProtoMessage() {}
+
+func (x *SetJoinsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_access_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetJoinsResponse.ProtoReflect.Descriptor instead.
+func (*SetJoinsResponse) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_access_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SetJoinsResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
 var File_devicedb_v1_access_proto protoreflect.FileDescriptor
 
 const file_devicedb_v1_access_proto_rawDesc = "" +
@@ -1077,7 +1197,7 @@ const file_devicedb_v1_access_proto_rawDesc = "" +
 	"\x05Grant\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\x12%\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.devicedb.v1.RoleR\x04role\x12\x14\n" +
-	"\x05sites\x18\x03 \x01(\tR\x05sites\"\xc4\x01\n" +
+	"\x05sites\x18\x03 \x01(\tR\x05sites\"\xf9\x01\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
@@ -1087,7 +1207,10 @@ const file_devicedb_v1_access_proto_rawDesc = "" +
 	"created_ms\x18\x05 \x01(\x04R\tcreatedMs\x12\x1d\n" +
 	"\n" +
 	"expires_ms\x18\x06 \x01(\x04R\texpiresMs\x12\x1c\n" +
-	"\tsuspended\x18\a \x01(\bR\tsuspended\"\x0f\n" +
+	"\tsuspended\x18\a \x01(\bR\tsuspended\x12\x14\n" +
+	"\x05joins\x18\b \x01(\bR\x05joins\x12\x1d\n" +
+	"\n" +
+	"joins_left\x18\t \x01(\rR\tjoinsLeft\"\x0f\n" +
 	"\rWhoAmIRequest\"o\n" +
 	"\x0eWhoAmIResponse\x12\x1a\n" +
 	"\bidentity\x18\x01 \x01(\tR\bidentity\x12\x14\n" +
@@ -1106,12 +1229,13 @@ const file_devicedb_v1_access_proto_rawDesc = "" +
 	"\x13RemoveGrantResponse\"\x13\n" +
 	"\x11ListGrantsRequest\"@\n" +
 	"\x12ListGrantsResponse\x12*\n" +
-	"\x06grants\x18\x01 \x03(\v2\x12.devicedb.v1.GrantR\x06grants\"\x80\x01\n" +
+	"\x06grants\x18\x01 \x03(\v2\x12.devicedb.v1.GrantR\x06grants\"\x96\x01\n" +
 	"\x12CreateTokenRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.devicedb.v1.RoleR\x04role\x12\x14\n" +
 	"\x05sites\x18\x03 \x01(\tR\x05sites\x12\x19\n" +
-	"\bvalid_ms\x18\x04 \x01(\x04R\avalidMs\"W\n" +
+	"\bvalid_ms\x18\x04 \x01(\x04R\avalidMs\x12\x14\n" +
+	"\x05joins\x18\x05 \x01(\rR\x05joins\"W\n" +
 	"\x13CreateTokenResponse\x12(\n" +
 	"\x05token\x18\x01 \x01(\v2\x12.devicedb.v1.TokenR\x05token\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\"\x13\n" +
@@ -1124,7 +1248,12 @@ const file_devicedb_v1_access_proto_rawDesc = "" +
 	"\x12ResumeTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"/\n" +
 	"\x13ResumeTokenResponse\x12\x18\n" +
-	"\aresumed\x18\x01 \x01(\bR\aresumed*\x94\x01\n" +
+	"\aresumed\x18\x01 \x01(\bR\aresumed\"0\n" +
+	"\x0fSetJoinsRequest\x12\x1d\n" +
+	"\n" +
+	"need_token\x18\x01 \x01(\bR\tneedToken\",\n" +
+	"\x10SetJoinsResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged*\x94\x01\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_READER\x10\x01\x12\x0f\n" +
@@ -1134,7 +1263,7 @@ const file_devicedb_v1_access_proto_rawDesc = "" +
 	"\vROLE_PRUNER\x10\x05\x12\x11\n" +
 	"\rROLE_OPERATOR\x10\x06\x12\x0e\n" +
 	"\n" +
-	"ROLE_ADMIN\x10\a2\x81\x05\n" +
+	"ROLE_ADMIN\x10\a2\xca\x05\n" +
 	"\rAccessService\x12A\n" +
 	"\x06WhoAmI\x12\x1a.devicedb.v1.WhoAmIRequest\x1a\x1b.devicedb.v1.WhoAmIResponse\x12G\n" +
 	"\bAddGrant\x12\x1c.devicedb.v1.AddGrantRequest\x1a\x1d.devicedb.v1.AddGrantResponse\x12P\n" +
@@ -1145,7 +1274,8 @@ const file_devicedb_v1_access_proto_rawDesc = "" +
 	"\n" +
 	"ListTokens\x12\x1e.devicedb.v1.ListTokensRequest\x1a\x1f.devicedb.v1.ListTokensResponse\x12P\n" +
 	"\vRevokeToken\x12\x1f.devicedb.v1.RevokeTokenRequest\x1a .devicedb.v1.RevokeTokenResponse\x12P\n" +
-	"\vResumeToken\x12\x1f.devicedb.v1.ResumeTokenRequest\x1a .devicedb.v1.ResumeTokenResponseb\x06proto3"
+	"\vResumeToken\x12\x1f.devicedb.v1.ResumeTokenRequest\x1a .devicedb.v1.ResumeTokenResponse\x12G\n" +
+	"\bSetJoins\x12\x1c.devicedb.v1.SetJoinsRequest\x1a\x1d.devicedb.v1.SetJoinsResponseb\x06proto3"
 
 var (
 	file_devicedb_v1_access_proto_rawDescOnce sync.Once
@@ -1160,7 +1290,7 @@ func file_devicedb_v1_access_proto_rawDescGZIP() []byte {
 }
 
 var file_devicedb_v1_access_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_devicedb_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_devicedb_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_devicedb_v1_access_proto_goTypes = []any{
 	(Role)(0),                   // 0: devicedb.v1.Role
 	(*Grant)(nil),               // 1: devicedb.v1.Grant
@@ -1182,6 +1312,8 @@ var file_devicedb_v1_access_proto_goTypes = []any{
 	(*RevokeTokenResponse)(nil), // 17: devicedb.v1.RevokeTokenResponse
 	(*ResumeTokenRequest)(nil),  // 18: devicedb.v1.ResumeTokenRequest
 	(*ResumeTokenResponse)(nil), // 19: devicedb.v1.ResumeTokenResponse
+	(*SetJoinsRequest)(nil),     // 20: devicedb.v1.SetJoinsRequest
+	(*SetJoinsResponse)(nil),    // 21: devicedb.v1.SetJoinsResponse
 }
 var file_devicedb_v1_access_proto_depIdxs = []int32{
 	0,  // 0: devicedb.v1.Grant.role:type_name -> devicedb.v1.Role
@@ -1202,16 +1334,18 @@ var file_devicedb_v1_access_proto_depIdxs = []int32{
 	14, // 15: devicedb.v1.AccessService.ListTokens:input_type -> devicedb.v1.ListTokensRequest
 	16, // 16: devicedb.v1.AccessService.RevokeToken:input_type -> devicedb.v1.RevokeTokenRequest
 	18, // 17: devicedb.v1.AccessService.ResumeToken:input_type -> devicedb.v1.ResumeTokenRequest
-	4,  // 18: devicedb.v1.AccessService.WhoAmI:output_type -> devicedb.v1.WhoAmIResponse
-	7,  // 19: devicedb.v1.AccessService.AddGrant:output_type -> devicedb.v1.AddGrantResponse
-	9,  // 20: devicedb.v1.AccessService.RemoveGrant:output_type -> devicedb.v1.RemoveGrantResponse
-	11, // 21: devicedb.v1.AccessService.ListGrants:output_type -> devicedb.v1.ListGrantsResponse
-	13, // 22: devicedb.v1.AccessService.CreateToken:output_type -> devicedb.v1.CreateTokenResponse
-	15, // 23: devicedb.v1.AccessService.ListTokens:output_type -> devicedb.v1.ListTokensResponse
-	17, // 24: devicedb.v1.AccessService.RevokeToken:output_type -> devicedb.v1.RevokeTokenResponse
-	19, // 25: devicedb.v1.AccessService.ResumeToken:output_type -> devicedb.v1.ResumeTokenResponse
-	18, // [18:26] is the sub-list for method output_type
-	10, // [10:18] is the sub-list for method input_type
+	20, // 18: devicedb.v1.AccessService.SetJoins:input_type -> devicedb.v1.SetJoinsRequest
+	4,  // 19: devicedb.v1.AccessService.WhoAmI:output_type -> devicedb.v1.WhoAmIResponse
+	7,  // 20: devicedb.v1.AccessService.AddGrant:output_type -> devicedb.v1.AddGrantResponse
+	9,  // 21: devicedb.v1.AccessService.RemoveGrant:output_type -> devicedb.v1.RemoveGrantResponse
+	11, // 22: devicedb.v1.AccessService.ListGrants:output_type -> devicedb.v1.ListGrantsResponse
+	13, // 23: devicedb.v1.AccessService.CreateToken:output_type -> devicedb.v1.CreateTokenResponse
+	15, // 24: devicedb.v1.AccessService.ListTokens:output_type -> devicedb.v1.ListTokensResponse
+	17, // 25: devicedb.v1.AccessService.RevokeToken:output_type -> devicedb.v1.RevokeTokenResponse
+	19, // 26: devicedb.v1.AccessService.ResumeToken:output_type -> devicedb.v1.ResumeTokenResponse
+	21, // 27: devicedb.v1.AccessService.SetJoins:output_type -> devicedb.v1.SetJoinsResponse
+	19, // [19:28] is the sub-list for method output_type
+	10, // [10:19] is the sub-list for method input_type
 	10, // [10:10] is the sub-list for extension type_name
 	10, // [10:10] is the sub-list for extension extendee
 	0,  // [0:10] is the sub-list for field type_name
@@ -1228,7 +1362,7 @@ func file_devicedb_v1_access_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_access_proto_rawDesc), len(file_devicedb_v1_access_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	AccessService_ListTokens_FullMethodName  = "/devicedb.v1.AccessService/ListTokens"
 	AccessService_RevokeToken_FullMethodName = "/devicedb.v1.AccessService/RevokeToken"
 	AccessService_ResumeToken_FullMethodName = "/devicedb.v1.AccessService/ResumeToken"
+	AccessService_SetJoins_FullMethodName    = "/devicedb.v1.AccessService/SetJoins"
 )
 
 // AccessServiceClient is the client API for AccessService service.
@@ -56,6 +57,8 @@ type AccessServiceClient interface {
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error)
 	// Has a token hold again that a restore has suspended. NOT_FOUND where there is none.
 	ResumeToken(ctx context.Context, in *ResumeTokenRequest, opts ...grpc.CallOption) (*ResumeTokenResponse, error)
+	// Says whether machines need a join token to become nodes. FAILED_PRECONDITION below level 5.
+	SetJoins(ctx context.Context, in *SetJoinsRequest, opts ...grpc.CallOption) (*SetJoinsResponse, error)
 }
 
 type accessServiceClient struct {
@@ -146,6 +149,16 @@ func (c *accessServiceClient) ResumeToken(ctx context.Context, in *ResumeTokenRe
 	return out, nil
 }
 
+func (c *accessServiceClient) SetJoins(ctx context.Context, in *SetJoinsRequest, opts ...grpc.CallOption) (*SetJoinsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetJoinsResponse)
+	err := c.cc.Invoke(ctx, AccessService_SetJoins_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AccessServiceServer is the server API for AccessService service.
 // All implementations must embed UnimplementedAccessServiceServer
 // for forward compatibility.
@@ -171,6 +184,8 @@ type AccessServiceServer interface {
 	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error)
 	// Has a token hold again that a restore has suspended. NOT_FOUND where there is none.
 	ResumeToken(context.Context, *ResumeTokenRequest) (*ResumeTokenResponse, error)
+	// Says whether machines need a join token to become nodes. FAILED_PRECONDITION below level 5.
+	SetJoins(context.Context, *SetJoinsRequest) (*SetJoinsResponse, error)
 	mustEmbedUnimplementedAccessServiceServer()
 }
 
@@ -204,6 +219,9 @@ func (UnimplementedAccessServiceServer) RevokeToken(context.Context, *RevokeToke
 }
 func (UnimplementedAccessServiceServer) ResumeToken(context.Context, *ResumeTokenRequest) (*ResumeTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResumeToken not implemented")
+}
+func (UnimplementedAccessServiceServer) SetJoins(context.Context, *SetJoinsRequest) (*SetJoinsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetJoins not implemented")
 }
 func (UnimplementedAccessServiceServer) mustEmbedUnimplementedAccessServiceServer() {}
 func (UnimplementedAccessServiceServer) testEmbeddedByValue()                       {}
@@ -370,6 +388,24 @@ func _AccessService_ResumeToken_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AccessService_SetJoins_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetJoinsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServiceServer).SetJoins(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccessService_SetJoins_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServiceServer).SetJoins(ctx, req.(*SetJoinsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AccessService_ServiceDesc is the grpc.ServiceDesc for AccessService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -408,6 +444,10 @@ var AccessService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResumeToken",
 			Handler:    _AccessService_ResumeToken_Handler,
+		},
+		{
+			MethodName: "SetJoins",
+			Handler:    _AccessService_SetJoins_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

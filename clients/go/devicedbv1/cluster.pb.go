@@ -762,9 +762,11 @@ type GetOverviewResponse struct {
 	// nodes that answer: a group takes reads and writes while it has a leader and a majority of its voters answers.
 	VoterSets []*VoterSet `protobuf:"bytes,14,rep,name=voter_sets,json=voterSets,proto3" json:"voter_sets,omitempty"`
 	// Set when `local` was asked: who answered, and how much it knows.
-	Local         *LocalAnswer `protobuf:"bytes,15,opt,name=local,proto3" json:"local,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Local *LocalAnswer `protobuf:"bytes,15,opt,name=local,proto3" json:"local,omitempty"`
+	// Whether machines need a join token to become nodes.
+	JoinsNeedToken bool `protobuf:"varint,16,opt,name=joins_need_token,json=joinsNeedToken,proto3" json:"joins_need_token,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *GetOverviewResponse) Reset() {
@@ -900,6 +902,13 @@ func (x *GetOverviewResponse) GetLocal() *LocalAnswer {
 		return x.Local
 	}
 	return nil
+}
+
+func (x *GetOverviewResponse) GetJoinsNeedToken() bool {
+	if x != nil {
+		return x.JoinsNeedToken
+	}
+	return false
 }
 
 // Asks for a page of nodes.
@@ -3695,7 +3704,7 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x06groups\x18\x02 \x01(\rR\x06groups\x12\x1d\n" +
 	"\n" +
 	"groups_led\x18\x03 \x01(\rR\tgroupsLed\x12\x12\n" +
-	"\x04meta\x18\x04 \x01(\bR\x04meta\"\xd4\x04\n" +
+	"\x04meta\x18\x04 \x01(\bR\x04meta\"\xfe\x04\n" +
 	"\x13GetOverviewResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x18\n" +
@@ -3718,7 +3727,8 @@ const file_devicedb_v1_cluster_proto_rawDesc = "" +
 	"\x15meta_under_replicated\x18\r \x01(\bR\x13metaUnderReplicated\x124\n" +
 	"\n" +
 	"voter_sets\x18\x0e \x03(\v2\x15.devicedb.v1.VoterSetR\tvoterSets\x12.\n" +
-	"\x05local\x18\x0f \x01(\v2\x18.devicedb.v1.LocalAnswerR\x05local\"d\n" +
+	"\x05local\x18\x0f \x01(\v2\x18.devicedb.v1.LocalAnswerR\x05local\x12(\n" +
+	"\x10joins_need_token\x18\x10 \x01(\bR\x0ejoinsNeedToken\"d\n" +
 	"\x10ListNodesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +

@@ -348,8 +348,11 @@ type SnapshotPart struct {
 	DownloadBytes uint64 `protobuf:"varint,10,opt,name=download_bytes,json=downloadBytes,proto3" json:"download_bytes,omitempty"`
 	// Blake3 of the manifest, in hex; empty until completed.
 	ManifestDigest string `protobuf:"bytes,11,opt,name=manifest_digest,json=manifestDigest,proto3" json:"manifest_digest,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Whether it is sealed, and to whom, as it lies on its node's disk. Of GetSnapshot alone, and absent where nobody has looked: until all parts are done, and where
+	// the node does not answer.
+	Seal          *PartSeal `protobuf:"bytes,12,opt,name=seal,proto3" json:"seal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SnapshotPart) Reset() {
@@ -459,6 +462,59 @@ func (x *SnapshotPart) GetManifestDigest() string {
 	return ""
 }
 
+func (x *SnapshotPart) GetSeal() *PartSeal {
+	if x != nil {
+		return x.Seal
+	}
+	return nil
+}
+
+// Who can read the rows of a part.
+type PartSeal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The recipients of its seal, as age writes them (age1...); empty where it is not sealed, and whoever has the part can read it.
+	Recipients    []string `protobuf:"bytes,1,rep,name=recipients,proto3" json:"recipients,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PartSeal) Reset() {
+	*x = PartSeal{}
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PartSeal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PartSeal) ProtoMessage() {}
+
+func (x *PartSeal) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PartSeal.ProtoReflect.Descriptor instead.
+func (*PartSeal) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PartSeal) GetRecipients() []string {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
 // A snapshot of the whole cluster.
 type Snapshot struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -490,7 +546,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +558,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[2]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +571,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{2}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Snapshot) GetUuid() string {
@@ -606,7 +662,7 @@ type CreateSnapshotRequest struct {
 
 func (x *CreateSnapshotRequest) Reset() {
 	*x = CreateSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +674,7 @@ func (x *CreateSnapshotRequest) String() string {
 func (*CreateSnapshotRequest) ProtoMessage() {}
 
 func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[3]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +687,7 @@ func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{3}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateSnapshotRequest) GetRequestId() []byte {
@@ -654,7 +710,7 @@ type CreateSnapshotResponse struct {
 
 func (x *CreateSnapshotResponse) Reset() {
 	*x = CreateSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +722,7 @@ func (x *CreateSnapshotResponse) String() string {
 func (*CreateSnapshotResponse) ProtoMessage() {}
 
 func (x *CreateSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[4]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +735,7 @@ func (x *CreateSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*CreateSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{4}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateSnapshotResponse) GetSnapshot() *Snapshot {
@@ -710,7 +766,7 @@ type GetSnapshotRequest struct {
 
 func (x *GetSnapshotRequest) Reset() {
 	*x = GetSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +778,7 @@ func (x *GetSnapshotRequest) String() string {
 func (*GetSnapshotRequest) ProtoMessage() {}
 
 func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[5]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +791,7 @@ func (x *GetSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*GetSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{5}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetSnapshotRequest) GetUuid() string {
@@ -767,7 +823,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +835,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[6]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +848,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{6}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetSnapshotResponse) GetSnapshot() *Snapshot {
@@ -832,7 +888,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +900,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[7]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +913,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{7}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListSnapshotsRequest) GetPageSize() uint32 {
@@ -898,7 +954,7 @@ type ListSnapshotsResponse struct {
 
 func (x *ListSnapshotsResponse) Reset() {
 	*x = ListSnapshotsResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +966,7 @@ func (x *ListSnapshotsResponse) String() string {
 func (*ListSnapshotsResponse) ProtoMessage() {}
 
 func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[8]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +979,7 @@ func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{8}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListSnapshotsResponse) GetSnapshots() []*Snapshot {
@@ -967,7 +1023,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +1035,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[9]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +1048,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{9}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteSnapshotRequest) GetUuid() string {
@@ -1028,7 +1084,7 @@ type DeletedPart struct {
 
 func (x *DeletedPart) Reset() {
 	*x = DeletedPart{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1096,7 @@ func (x *DeletedPart) String() string {
 func (*DeletedPart) ProtoMessage() {}
 
 func (x *DeletedPart) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[10]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1109,7 @@ func (x *DeletedPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletedPart.ProtoReflect.Descriptor instead.
 func (*DeletedPart) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{10}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeletedPart) GetNodeId() uint64 {
@@ -1104,7 +1160,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1172,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[11]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1185,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{11}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteSnapshotResponse) GetParts() []*DeletedPart {
@@ -1157,7 +1213,7 @@ type UploadSnapshotRequest struct {
 
 func (x *UploadSnapshotRequest) Reset() {
 	*x = UploadSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1225,7 @@ func (x *UploadSnapshotRequest) String() string {
 func (*UploadSnapshotRequest) ProtoMessage() {}
 
 func (x *UploadSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[12]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1238,7 @@ func (x *UploadSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*UploadSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{12}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UploadSnapshotRequest) GetUuid() string {
@@ -1203,7 +1259,7 @@ type UploadSnapshotResponse struct {
 
 func (x *UploadSnapshotResponse) Reset() {
 	*x = UploadSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1271,7 @@ func (x *UploadSnapshotResponse) String() string {
 func (*UploadSnapshotResponse) ProtoMessage() {}
 
 func (x *UploadSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[13]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1284,7 @@ func (x *UploadSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*UploadSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{13}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UploadSnapshotResponse) GetUpload() *Upload {
@@ -1251,7 +1307,7 @@ type ListOrphansRequest struct {
 
 func (x *ListOrphansRequest) Reset() {
 	*x = ListOrphansRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1319,7 @@ func (x *ListOrphansRequest) String() string {
 func (*ListOrphansRequest) ProtoMessage() {}
 
 func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[14]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1332,7 @@ func (x *ListOrphansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrphansRequest.ProtoReflect.Descriptor instead.
 func (*ListOrphansRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{14}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListOrphansRequest) GetPageSize() uint32 {
@@ -1318,7 +1374,7 @@ type Orphan struct {
 
 func (x *Orphan) Reset() {
 	*x = Orphan{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1386,7 @@ func (x *Orphan) String() string {
 func (*Orphan) ProtoMessage() {}
 
 func (x *Orphan) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[15]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1399,7 @@ func (x *Orphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
 func (*Orphan) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{15}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Orphan) GetNodeId() uint64 {
@@ -1417,7 +1473,7 @@ type UnansweredNode struct {
 
 func (x *UnansweredNode) Reset() {
 	*x = UnansweredNode{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1485,7 @@ func (x *UnansweredNode) String() string {
 func (*UnansweredNode) ProtoMessage() {}
 
 func (x *UnansweredNode) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[16]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1498,7 @@ func (x *UnansweredNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnansweredNode.ProtoReflect.Descriptor instead.
 func (*UnansweredNode) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{16}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UnansweredNode) GetNodeId() uint64 {
@@ -1481,7 +1537,7 @@ type ListOrphansResponse struct {
 
 func (x *ListOrphansResponse) Reset() {
 	*x = ListOrphansResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1549,7 @@ func (x *ListOrphansResponse) String() string {
 func (*ListOrphansResponse) ProtoMessage() {}
 
 func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[17]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1562,7 @@ func (x *ListOrphansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOrphansResponse.ProtoReflect.Descriptor instead.
 func (*ListOrphansResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{17}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListOrphansResponse) GetOrphans() []*Orphan {
@@ -1545,7 +1601,7 @@ type DownloadSnapshotRequest struct {
 
 func (x *DownloadSnapshotRequest) Reset() {
 	*x = DownloadSnapshotRequest{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1613,7 @@ func (x *DownloadSnapshotRequest) String() string {
 func (*DownloadSnapshotRequest) ProtoMessage() {}
 
 func (x *DownloadSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[18]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1626,7 @@ func (x *DownloadSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DownloadSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{18}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DownloadSnapshotRequest) GetUuid() string {
@@ -1609,7 +1665,7 @@ type DownloadHeader struct {
 
 func (x *DownloadHeader) Reset() {
 	*x = DownloadHeader{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[19]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1677,7 @@ func (x *DownloadHeader) String() string {
 func (*DownloadHeader) ProtoMessage() {}
 
 func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[19]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1690,7 @@ func (x *DownloadHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadHeader.ProtoReflect.Descriptor instead.
 func (*DownloadHeader) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{19}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DownloadHeader) GetNodeId() uint64 {
@@ -1671,7 +1727,7 @@ type DownloadTrailer struct {
 
 func (x *DownloadTrailer) Reset() {
 	*x = DownloadTrailer{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[20]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1739,7 @@ func (x *DownloadTrailer) String() string {
 func (*DownloadTrailer) ProtoMessage() {}
 
 func (x *DownloadTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[20]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1752,7 @@ func (x *DownloadTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadTrailer.ProtoReflect.Descriptor instead.
 func (*DownloadTrailer) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{20}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DownloadTrailer) GetTotalBytes() uint64 {
@@ -1730,7 +1786,7 @@ type DownloadSnapshotResponse struct {
 
 func (x *DownloadSnapshotResponse) Reset() {
 	*x = DownloadSnapshotResponse{}
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[21]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +1798,7 @@ func (x *DownloadSnapshotResponse) String() string {
 func (*DownloadSnapshotResponse) ProtoMessage() {}
 
 func (x *DownloadSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_snapshot_proto_msgTypes[21]
+	mi := &file_devicedb_v1_snapshot_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +1811,7 @@ func (x *DownloadSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DownloadSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{21}
+	return file_devicedb_v1_snapshot_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DownloadSnapshotResponse) GetPiece() isDownloadSnapshotResponse_Piece {
@@ -1833,7 +1889,7 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x1b\n" +
 	"\tnew_bytes\x18\x06 \x01(\x04R\bnewBytes\x12\x12\n" +
 	"\x04root\x18\a \x01(\tR\x04root\x12\x17\n" +
-	"\anode_id\x18\b \x01(\x04R\x06nodeId\"\xf6\x02\n" +
+	"\anode_id\x18\b \x01(\x04R\x06nodeId\"\xa1\x03\n" +
 	"\fSnapshotPart\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x123\n" +
@@ -1848,7 +1904,12 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\rbytes_written\x18\t \x01(\x04R\fbytesWritten\x12%\n" +
 	"\x0edownload_bytes\x18\n" +
 	" \x01(\x04R\rdownloadBytes\x12'\n" +
-	"\x0fmanifest_digest\x18\v \x01(\tR\x0emanifestDigest\"\x8f\x03\n" +
+	"\x0fmanifest_digest\x18\v \x01(\tR\x0emanifestDigest\x12)\n" +
+	"\x04seal\x18\f \x01(\v2\x15.devicedb.v1.PartSealR\x04seal\"*\n" +
+	"\bPartSeal\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x01 \x03(\tR\n" +
+	"recipients\"\x8f\x03\n" +
 	"\bSnapshot\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x123\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x1b.devicedb.v1.SnapshotStatusR\x06status\x12\x16\n" +
@@ -1992,72 +2053,74 @@ func file_devicedb_v1_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_devicedb_v1_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_devicedb_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_devicedb_v1_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_devicedb_v1_snapshot_proto_goTypes = []any{
 	(SnapshotStatus)(0),              // 0: devicedb.v1.SnapshotStatus
 	(UploadStatus)(0),                // 1: devicedb.v1.UploadStatus
 	(PartDeletion)(0),                // 2: devicedb.v1.PartDeletion
 	(*Upload)(nil),                   // 3: devicedb.v1.Upload
 	(*SnapshotPart)(nil),             // 4: devicedb.v1.SnapshotPart
-	(*Snapshot)(nil),                 // 5: devicedb.v1.Snapshot
-	(*CreateSnapshotRequest)(nil),    // 6: devicedb.v1.CreateSnapshotRequest
-	(*CreateSnapshotResponse)(nil),   // 7: devicedb.v1.CreateSnapshotResponse
-	(*GetSnapshotRequest)(nil),       // 8: devicedb.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),      // 9: devicedb.v1.GetSnapshotResponse
-	(*ListSnapshotsRequest)(nil),     // 10: devicedb.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),    // 11: devicedb.v1.ListSnapshotsResponse
-	(*DeleteSnapshotRequest)(nil),    // 12: devicedb.v1.DeleteSnapshotRequest
-	(*DeletedPart)(nil),              // 13: devicedb.v1.DeletedPart
-	(*DeleteSnapshotResponse)(nil),   // 14: devicedb.v1.DeleteSnapshotResponse
-	(*UploadSnapshotRequest)(nil),    // 15: devicedb.v1.UploadSnapshotRequest
-	(*UploadSnapshotResponse)(nil),   // 16: devicedb.v1.UploadSnapshotResponse
-	(*ListOrphansRequest)(nil),       // 17: devicedb.v1.ListOrphansRequest
-	(*Orphan)(nil),                   // 18: devicedb.v1.Orphan
-	(*UnansweredNode)(nil),           // 19: devicedb.v1.UnansweredNode
-	(*ListOrphansResponse)(nil),      // 20: devicedb.v1.ListOrphansResponse
-	(*DownloadSnapshotRequest)(nil),  // 21: devicedb.v1.DownloadSnapshotRequest
-	(*DownloadHeader)(nil),           // 22: devicedb.v1.DownloadHeader
-	(*DownloadTrailer)(nil),          // 23: devicedb.v1.DownloadTrailer
-	(*DownloadSnapshotResponse)(nil), // 24: devicedb.v1.DownloadSnapshotResponse
-	(*LocalAnswer)(nil),              // 25: devicedb.v1.LocalAnswer
+	(*PartSeal)(nil),                 // 5: devicedb.v1.PartSeal
+	(*Snapshot)(nil),                 // 6: devicedb.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),    // 7: devicedb.v1.CreateSnapshotRequest
+	(*CreateSnapshotResponse)(nil),   // 8: devicedb.v1.CreateSnapshotResponse
+	(*GetSnapshotRequest)(nil),       // 9: devicedb.v1.GetSnapshotRequest
+	(*GetSnapshotResponse)(nil),      // 10: devicedb.v1.GetSnapshotResponse
+	(*ListSnapshotsRequest)(nil),     // 11: devicedb.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),    // 12: devicedb.v1.ListSnapshotsResponse
+	(*DeleteSnapshotRequest)(nil),    // 13: devicedb.v1.DeleteSnapshotRequest
+	(*DeletedPart)(nil),              // 14: devicedb.v1.DeletedPart
+	(*DeleteSnapshotResponse)(nil),   // 15: devicedb.v1.DeleteSnapshotResponse
+	(*UploadSnapshotRequest)(nil),    // 16: devicedb.v1.UploadSnapshotRequest
+	(*UploadSnapshotResponse)(nil),   // 17: devicedb.v1.UploadSnapshotResponse
+	(*ListOrphansRequest)(nil),       // 18: devicedb.v1.ListOrphansRequest
+	(*Orphan)(nil),                   // 19: devicedb.v1.Orphan
+	(*UnansweredNode)(nil),           // 20: devicedb.v1.UnansweredNode
+	(*ListOrphansResponse)(nil),      // 21: devicedb.v1.ListOrphansResponse
+	(*DownloadSnapshotRequest)(nil),  // 22: devicedb.v1.DownloadSnapshotRequest
+	(*DownloadHeader)(nil),           // 23: devicedb.v1.DownloadHeader
+	(*DownloadTrailer)(nil),          // 24: devicedb.v1.DownloadTrailer
+	(*DownloadSnapshotResponse)(nil), // 25: devicedb.v1.DownloadSnapshotResponse
+	(*LocalAnswer)(nil),              // 26: devicedb.v1.LocalAnswer
 }
 var file_devicedb_v1_snapshot_proto_depIdxs = []int32{
 	1,  // 0: devicedb.v1.Upload.status:type_name -> devicedb.v1.UploadStatus
 	0,  // 1: devicedb.v1.SnapshotPart.status:type_name -> devicedb.v1.SnapshotStatus
-	0,  // 2: devicedb.v1.Snapshot.status:type_name -> devicedb.v1.SnapshotStatus
-	4,  // 3: devicedb.v1.Snapshot.parts:type_name -> devicedb.v1.SnapshotPart
-	3,  // 4: devicedb.v1.Snapshot.upload:type_name -> devicedb.v1.Upload
-	5,  // 5: devicedb.v1.CreateSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
-	5,  // 6: devicedb.v1.GetSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
-	25, // 7: devicedb.v1.GetSnapshotResponse.local:type_name -> devicedb.v1.LocalAnswer
-	5,  // 8: devicedb.v1.ListSnapshotsResponse.snapshots:type_name -> devicedb.v1.Snapshot
-	25, // 9: devicedb.v1.ListSnapshotsResponse.local:type_name -> devicedb.v1.LocalAnswer
-	2,  // 10: devicedb.v1.DeletedPart.deletion:type_name -> devicedb.v1.PartDeletion
-	13, // 11: devicedb.v1.DeleteSnapshotResponse.parts:type_name -> devicedb.v1.DeletedPart
-	3,  // 12: devicedb.v1.UploadSnapshotResponse.upload:type_name -> devicedb.v1.Upload
-	18, // 13: devicedb.v1.ListOrphansResponse.orphans:type_name -> devicedb.v1.Orphan
-	19, // 14: devicedb.v1.ListOrphansResponse.unanswered:type_name -> devicedb.v1.UnansweredNode
-	22, // 15: devicedb.v1.DownloadSnapshotResponse.header:type_name -> devicedb.v1.DownloadHeader
-	23, // 16: devicedb.v1.DownloadSnapshotResponse.trailer:type_name -> devicedb.v1.DownloadTrailer
-	6,  // 17: devicedb.v1.SnapshotService.CreateSnapshot:input_type -> devicedb.v1.CreateSnapshotRequest
-	8,  // 18: devicedb.v1.SnapshotService.GetSnapshot:input_type -> devicedb.v1.GetSnapshotRequest
-	10, // 19: devicedb.v1.SnapshotService.ListSnapshots:input_type -> devicedb.v1.ListSnapshotsRequest
-	12, // 20: devicedb.v1.SnapshotService.DeleteSnapshot:input_type -> devicedb.v1.DeleteSnapshotRequest
-	17, // 21: devicedb.v1.SnapshotService.ListOrphans:input_type -> devicedb.v1.ListOrphansRequest
-	15, // 22: devicedb.v1.SnapshotService.UploadSnapshot:input_type -> devicedb.v1.UploadSnapshotRequest
-	21, // 23: devicedb.v1.SnapshotService.DownloadSnapshot:input_type -> devicedb.v1.DownloadSnapshotRequest
-	7,  // 24: devicedb.v1.SnapshotService.CreateSnapshot:output_type -> devicedb.v1.CreateSnapshotResponse
-	9,  // 25: devicedb.v1.SnapshotService.GetSnapshot:output_type -> devicedb.v1.GetSnapshotResponse
-	11, // 26: devicedb.v1.SnapshotService.ListSnapshots:output_type -> devicedb.v1.ListSnapshotsResponse
-	14, // 27: devicedb.v1.SnapshotService.DeleteSnapshot:output_type -> devicedb.v1.DeleteSnapshotResponse
-	20, // 28: devicedb.v1.SnapshotService.ListOrphans:output_type -> devicedb.v1.ListOrphansResponse
-	16, // 29: devicedb.v1.SnapshotService.UploadSnapshot:output_type -> devicedb.v1.UploadSnapshotResponse
-	24, // 30: devicedb.v1.SnapshotService.DownloadSnapshot:output_type -> devicedb.v1.DownloadSnapshotResponse
-	24, // [24:31] is the sub-list for method output_type
-	17, // [17:24] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	5,  // 2: devicedb.v1.SnapshotPart.seal:type_name -> devicedb.v1.PartSeal
+	0,  // 3: devicedb.v1.Snapshot.status:type_name -> devicedb.v1.SnapshotStatus
+	4,  // 4: devicedb.v1.Snapshot.parts:type_name -> devicedb.v1.SnapshotPart
+	3,  // 5: devicedb.v1.Snapshot.upload:type_name -> devicedb.v1.Upload
+	6,  // 6: devicedb.v1.CreateSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
+	6,  // 7: devicedb.v1.GetSnapshotResponse.snapshot:type_name -> devicedb.v1.Snapshot
+	26, // 8: devicedb.v1.GetSnapshotResponse.local:type_name -> devicedb.v1.LocalAnswer
+	6,  // 9: devicedb.v1.ListSnapshotsResponse.snapshots:type_name -> devicedb.v1.Snapshot
+	26, // 10: devicedb.v1.ListSnapshotsResponse.local:type_name -> devicedb.v1.LocalAnswer
+	2,  // 11: devicedb.v1.DeletedPart.deletion:type_name -> devicedb.v1.PartDeletion
+	14, // 12: devicedb.v1.DeleteSnapshotResponse.parts:type_name -> devicedb.v1.DeletedPart
+	3,  // 13: devicedb.v1.UploadSnapshotResponse.upload:type_name -> devicedb.v1.Upload
+	19, // 14: devicedb.v1.ListOrphansResponse.orphans:type_name -> devicedb.v1.Orphan
+	20, // 15: devicedb.v1.ListOrphansResponse.unanswered:type_name -> devicedb.v1.UnansweredNode
+	23, // 16: devicedb.v1.DownloadSnapshotResponse.header:type_name -> devicedb.v1.DownloadHeader
+	24, // 17: devicedb.v1.DownloadSnapshotResponse.trailer:type_name -> devicedb.v1.DownloadTrailer
+	7,  // 18: devicedb.v1.SnapshotService.CreateSnapshot:input_type -> devicedb.v1.CreateSnapshotRequest
+	9,  // 19: devicedb.v1.SnapshotService.GetSnapshot:input_type -> devicedb.v1.GetSnapshotRequest
+	11, // 20: devicedb.v1.SnapshotService.ListSnapshots:input_type -> devicedb.v1.ListSnapshotsRequest
+	13, // 21: devicedb.v1.SnapshotService.DeleteSnapshot:input_type -> devicedb.v1.DeleteSnapshotRequest
+	18, // 22: devicedb.v1.SnapshotService.ListOrphans:input_type -> devicedb.v1.ListOrphansRequest
+	16, // 23: devicedb.v1.SnapshotService.UploadSnapshot:input_type -> devicedb.v1.UploadSnapshotRequest
+	22, // 24: devicedb.v1.SnapshotService.DownloadSnapshot:input_type -> devicedb.v1.DownloadSnapshotRequest
+	8,  // 25: devicedb.v1.SnapshotService.CreateSnapshot:output_type -> devicedb.v1.CreateSnapshotResponse
+	10, // 26: devicedb.v1.SnapshotService.GetSnapshot:output_type -> devicedb.v1.GetSnapshotResponse
+	12, // 27: devicedb.v1.SnapshotService.ListSnapshots:output_type -> devicedb.v1.ListSnapshotsResponse
+	15, // 28: devicedb.v1.SnapshotService.DeleteSnapshot:output_type -> devicedb.v1.DeleteSnapshotResponse
+	21, // 29: devicedb.v1.SnapshotService.ListOrphans:output_type -> devicedb.v1.ListOrphansResponse
+	17, // 30: devicedb.v1.SnapshotService.UploadSnapshot:output_type -> devicedb.v1.UploadSnapshotResponse
+	25, // 31: devicedb.v1.SnapshotService.DownloadSnapshot:output_type -> devicedb.v1.DownloadSnapshotResponse
+	25, // [25:32] is the sub-list for method output_type
+	18, // [18:25] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_devicedb_v1_snapshot_proto_init() }
@@ -2066,7 +2129,7 @@ func file_devicedb_v1_snapshot_proto_init() {
 		return
 	}
 	file_devicedb_v1_types_proto_init()
-	file_devicedb_v1_snapshot_proto_msgTypes[21].OneofWrappers = []any{
+	file_devicedb_v1_snapshot_proto_msgTypes[22].OneofWrappers = []any{
 		(*DownloadSnapshotResponse_Header)(nil),
 		(*DownloadSnapshotResponse_Data)(nil),
 		(*DownloadSnapshotResponse_Trailer)(nil),
@@ -2077,7 +2140,7 @@ func file_devicedb_v1_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_snapshot_proto_rawDesc), len(file_devicedb_v1_snapshot_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

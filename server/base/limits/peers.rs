@@ -51,6 +51,9 @@ pub const HELLO_LOOK: Duration = Duration::from_secs(1);
 pub const PEER_RETRY_MIN: Duration = Duration::from_millis(50);
 /// Longest pause before a node dials another again or asks again for its own entry; pauses double.
 pub const PEER_RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long a node remembers that another cluster has looked for one of its own where it is:
+/// several tries of one node.
+pub const SOUGHT_FOR: Duration = Duration::from_secs(20);
 /// HTTP/2 keepalive between nodes, to ping and to answer. It is shorter than `KEEPALIVE_EVERY`, so
 /// that a dead node is noticed sooner than a dead client.
 pub const PEER_KEEPALIVE: Duration = Duration::from_secs(5);
@@ -75,6 +78,8 @@ const _: () = assert!(HELLO_LOOK.as_millis() < PEER_CONNECT.as_millis(), "the he
 const _: () = assert!(RELAY_WINDOW <= PEER_STREAM_WINDOW);
 const _: () = assert!(PEER_STREAM_WINDOW <= PEER_CONNECTION_WINDOW);
 const _: () = assert!(PEER_RETRY_MIN.as_millis() < PEER_RETRY_MAX.as_millis());
+const _: () =
+    assert!(PEER_RETRY_MAX.as_millis() + PEER_CONNECT.as_millis() < SOUGHT_FOR.as_millis());
 const _: () = assert!(PEER_KEEPALIVE.as_millis() < KEEPALIVE_EVERY.as_millis());
 
 // Who is where.

@@ -1,4 +1,5 @@
-//! How grants and tokens come and go: `cluster::access` says what they are.
+//! How grants and tokens come and go, and whether machines need one to join: `cluster::access` says
+//! what they are.
 
 use super::{Effects, State};
 use crate::{
@@ -43,6 +44,15 @@ impl State {
         let lineage = self.history()?;
         let news = self.access.resume_token(id, lineage)?;
         Ok(effects.access(Changed::Token(id), news))
+    }
+
+    /// Nodes that are members stay what they are.
+    pub(super) fn set_joins(&mut self, need_token: bool, effects: &mut Effects) -> Outcome {
+        if self.settings.joins_need_token == need_token {
+            return Outcome::Done { changed: false };
+        }
+        self.settings.joins_need_token = need_token;
+        effects.row(Changed::Settings)
     }
 
     fn history(&self) -> Result<Lineage> {

@@ -9,6 +9,9 @@
 //! is marked as leaving, and its groups are placed on others; the leaders of the groups bring that
 //! about (`reconfigure`); and once it holds nothing any more it says so, and is removed.
 //!
+//! Where joins need a token, a machine that is not a member yet becomes one by a ticket alone, and
+//! spends one use of its token in the same command.
+//!
 //! A node that proves its name by a certificate keeps that name: nobody with another one is taken
 //! for it.
 //!
@@ -25,6 +28,7 @@ use crate::{
         limits,
     },
     cluster::{
+        access::Ticket,
         command::{Away, Changed, Etag, Event, Node, Outcome, Removed},
         level::Level,
         operations::Progress,
@@ -42,7 +46,7 @@ impl State {
     /// share one. Nothing depends on it, since nodes name the id they want to reach, and another
     /// one declines.
     pub(super) fn announce_node(&mut self, node: &Node, effects: &mut Effects) -> Result<Outcome> {
-        let (outcome, is_new) = self.note_node(node, effects)?;
+        let (outcome, is_new) = self.note_node(node, None, effects)?;
         if is_new {
             self.assign(&Away::new(), effects);
         }
@@ -54,9 +58,10 @@ impl State {
         &mut self,
         node: &Node,
         away: &Away,
+        ticket: Option<&Ticket>,
         effects: &mut Effects,
     ) -> Result<Outcome> {
-        let (outcome, is_new) = self.note_node(node, effects)?;
+        let (outcome, is_new) = self.note_node(node, ticket, effects)?;
         let gets_share = self.is_idle(node.id) && !self.nodes[&node.id].leaving;
         if !is_new && !gets_share {
             return Ok(outcome);
@@ -67,7 +72,12 @@ impl State {
         Ok(Outcome::Done { changed })
     }
 
-    fn note_node(&mut self, node: &Node, effects: &mut Effects) -> Result<(Outcome, bool)> {
+    fn note_node(
+        &mut self,
+        node: &Node,
+        ticket: Option<&Ticket>,
+        effects: &mut Effects,
+    ) -> Result<(Outcome, bool)> {
         node.check()?;
         let known = self.nodes.get(&node.id);
         if known.is_none() && self.nodes.len() >= limits::NODES_MAX {
@@ -102,6 +112,11 @@ impl State {
         };
         if known == Some(&now) {
             return Ok((Outcome::Done { changed: false }, false));
+        }
+        if known.is_none() && self.settings.joins_need_token {
+            let token = self.access.spend_join(ticket, self.settings.lineage)?;
+            effects.changed.push(Changed::Token(token));
+            effects.events.push(Event::AccessChanged);
         }
         let is_new = self.nodes.insert(node.id, now).is_none();
         effects.events.push(Event::NodeChanged(node.id));

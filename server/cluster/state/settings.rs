@@ -30,6 +30,8 @@ pub struct Settings {
     pub deleted: Vec<SnapshotId>,
     /// What may stand in the logs.
     pub level: Level,
+    /// Whether machines need a join token to become nodes.
+    pub joins_need_token: bool,
 }
 
 impl Settings {
@@ -52,6 +54,7 @@ impl Settings {
             site_generations,
             deleted: Vec::new(),
             level: Level::own(),
+            joins_need_token: false,
         };
         settings.check()?;
         Ok(settings)

@@ -220,6 +220,7 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
             Err(Objection::Wrong("MetaCommand.announce_node", Error::invalid(told)))
         }
         cluster::Command::AnnounceNode(_)
+        | cluster::Command::SetJoins { .. }
         | cluster::Command::JoinNode { .. }
         | cluster::Command::BindNode { .. }
         | cluster::Command::ReportPart { .. }

@@ -124,6 +124,15 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("MetaCommand.revoke_token", "cluster::State: one that is there"),
     ("MetaCommand.resume_token", "cluster::State: one that is there"),
     (
+        "MetaCommand.set_joins",
+        "any: whoever calls is an admin (rpc::roles), and members stay what they are",
+    ),
+    (
+        "MetaCommand.ticket",
+        "cluster::State: of a join token that holds, where the node is new and needs one; that its \
+         secret was shown is the word of the node that was asked",
+    ),
+    (
         "MetaCommand.bind_node",
         "cluster::State: a member, and one that has no name yet or gets another one by an operator",
     ),
@@ -141,6 +150,9 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
         "JoinRequest.incarnation",
         "rpc::PeerDoor: what answers at the node's address has to name the same",
     ),
+    ("JoinRequest.proof", "service::admin: looked at where the node is new and joins need a token"),
+    ("JoinProof.token_id", "service::admin: a join token that holds"),
+    ("JoinProof.signature", "net::tls::ticket: of this node, by the key of the token"),
     (
         "JoinResponse.settings",
         "wire::parse_settings; who joins trusts the address that it was given",
@@ -238,6 +250,8 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("ShelfPart.stored_bytes", "any: shown"),
     ("ShelfPart.manifest_digest", "any: held against the registry"),
     ("ShelfPart.damage", "any: shown"),
+    ("ShelfPart.seal", "any: shown"),
+    ("ShelfSeal.recipients", "any: shown"),
     ("ShelfPart.left_by", "inventory: not a member, or it is not shown"),
     ("RemovePartRequest.uuid", "ids::SnapshotId"),
     ("RemovePartRequest.lineage", "parts: the part's own, or it stays"),

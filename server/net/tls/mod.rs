@@ -13,8 +13,9 @@
 //!
 //! Files, in reading order: `name` (what a certificate says), `material` (a set of files that fits
 //! together), `keys` (the set in use, read again when it changes), `belief` (whether who is
-//! connected is believed still), `greet` (incoming), `dial` (outgoing). Which node of the registry
-//! a certificate's name belongs to is looked at where nodes greet each other (`net::handshake`).
+//! connected is believed still), `greet` (incoming), `dial` (outgoing), `ticket` (join tokens).
+//! Which node of the registry a certificate's name belongs to is looked at where nodes greet each
+//! other (`net::handshake`).
 
 pub mod name;
 pub mod material;
@@ -22,6 +23,7 @@ mod keys;
 mod belief;
 mod greet;
 mod dial;
+pub mod ticket;
 
 pub use dial::{Fault, FaultKind, Noted, Shown, Trust, connect, is_refusal};
 pub use greet::{Greeted, Line};

@@ -13,7 +13,8 @@ use crate::proto::{
         ListTokensRequest, MoveRelayRequest, PutRequest, RebalanceRequest, RemoveGrantRequest,
         RemoveNodeRequest, RemoveRelayRequest, RemoveSiteRequest, ResumeTokenRequest,
         RevokeTokenRequest, Role, ScanRequest, SetCapacityRequest, SetCertificateNameRequest,
-        UndrainNodeRequest, UploadSnapshotRequest, WaitOperationRequest, WhoAmIRequest,
+        SetJoinsRequest, UndrainNodeRequest, UploadSnapshotRequest, WaitOperationRequest,
+        WhoAmIRequest,
     },
 };
 
@@ -71,7 +72,10 @@ of_sites! { PutRequest, DeleteRequest, BatchRequest }
 
 subjects! {
     internal::JoinRequest: r => {
-        r.node.as_ref().map_or(String::new(), |n| format!("node {} at {}", n.id, n.address))
+        let by = r.proof.as_ref().map_or(String::new(), |proof| {
+            format!(", by join token {:08x}", proof.token_id)
+        });
+        r.node.as_ref().map_or(String::new(), |n| format!("node {} at {}{by}", n.id, n.address))
     },
     GetRequest: r => format!("site {}", r.site),
     ScanRequest: r => format!("site {}", r.site),
@@ -99,7 +103,13 @@ subjects! {
     AddGrantRequest: r => grant(r.grant.as_ref()),
     RemoveGrantRequest: r => grant(r.grant.as_ref()),
     CreateTokenRequest: r => {
-        format!("token {}, {}{}", r.name, named(r.role()), of(&r.sites))
+        match r.joins {
+            0 => format!("token {}, {}{}", r.name, named(r.role()), of(&r.sites)),
+            joins => format!("join token {}, for {joins}", r.name),
+        }
+    },
+    SetJoinsRequest: r => {
+        if r.need_token { "only with a join token" } else { "open" }.to_owned()
     },
     RevokeTokenRequest: r => format!("token {}", r.id),
     ResumeTokenRequest: r => format!("token {}", r.id),

@@ -1,4 +1,4 @@
-//! Grants and tokens, as admins change them.
+//! Grants and tokens, as admins change them, and which machines become nodes by one.
 
 use std::time::Duration;
 
@@ -11,20 +11,21 @@ use crate::{
     },
     cluster::{
         Command,
-        access::{Access, Grant, Pattern, Role, Token},
+        access::{Access, Grant, Purpose, Ticket, Token, may_not_join, unknown_join_token},
     },
+    net::tls::ticket::{self, Joiner},
+    proto::internal::v1::JoinProof,
+    wire,
 };
 
 /// A token that is to be made.
 #[derive(Clone, Debug)]
 pub struct TokenAsked {
     pub name: String,
-    pub role: Role,
-    pub sites: Pattern,
+    pub purpose: Purpose,
     pub valid: Duration,
     /// Random.
     pub id: TokenId,
-    pub digest: [u8; 32],
 }
 
 impl Cluster {
@@ -61,9 +62,7 @@ impl Cluster {
         let token = Token {
             id: asked.id,
             name: asked.name,
-            role: asked.role,
-            sites: asked.sites,
-            digest: asked.digest,
+            purpose: asked.purpose,
             created_ms,
             expires_ms: created_ms + asked.valid.as_millis() as u64,
             lineage: self.look(wait, |s| s.settings().lineage).await?,
@@ -85,6 +84,50 @@ impl Cluster {
 
     pub async fn revoke_token(&self, id: TokenId, wait: Duration) -> Result<()> {
         self.change(Command::RevokeToken(id), wait).await.map(drop)
+    }
+
+    /// Whether machines need a join token from now on. Whether that is news.
+    pub async fn set_joins(&self, need_token: bool, wait: Duration) -> Result<bool> {
+        self.change(Command::SetJoins { need_token }, wait).await
+    }
+
+    /// What lets a machine in that is no node yet; nothing where it needs nothing. Whether the
+    /// token lets one more in is decided once more when the node is registered.
+    pub(super) async fn ticket(
+        &self,
+        joiner: &Joiner<'_>,
+        proof: Option<&JoinProof>,
+        wait: Duration,
+    ) -> Result<Option<Ticket>> {
+        let node = joiner.node;
+        let named = proof.map(|proof| wire::parse_token_id(proof.token_id)).transpose()?;
+        let see = move |s: &crate::cluster::State| {
+            let needed = s.settings().joins_need_token && s.node(node).is_none();
+            let token = named.and_then(|id| s.access().tokens().get(&id).cloned());
+            (needed, token, s.settings().lineage)
+        };
+        let (needed, token, lineage) = self.look(wait, see).await?;
+        let (Some(proof), Some(id)) = (proof, named) else {
+            return if needed {
+                Err(may_not_join("this machine has brought none"))
+            } else {
+                Ok(None)
+            };
+        };
+        if !needed {
+            return Ok(None);
+        }
+        let token = token.ok_or_else(|| may_not_join(&unknown_join_token(id)))?;
+        let shown_ms = self.handle.clock.wall_ms();
+        if let Purpose::Joins { key, .. } = &token.purpose
+            && !ticket::is_proved(key, proof, joiner)
+        {
+            return Err(may_not_join(&unknown_join_token(id)));
+        }
+        match token.lets_nobody_join(shown_ms, lineage) {
+            Some(why) => Err(may_not_join(&why)),
+            None => Ok(Some(Ticket { token: id, shown_ms })),
+        }
     }
 
     /// Whether it was suspended.

@@ -15,7 +15,7 @@ use crate::{
         limits,
     },
     cluster::{self, level::Level},
-    net::tls::name::is_node,
+    net::{self, tls::name::is_node},
 };
 
 impl Cluster {
@@ -34,6 +34,14 @@ impl Cluster {
             )));
         }
         self.change(cluster::Command::BindNode { node, name, anew: true }, wait).await
+    }
+
+    /// Refuses a caller whose certificate is that of a node, and of none that is a member.
+    pub async fn is_member(&self, name: Option<&str>) -> Result<()> {
+        match name {
+            Some(name) => net::is_member(&self.handle, name).await,
+            None => Ok(()),
+        }
     }
 
     /// Notes the names of nodes that have none, while this node leads the meta group.

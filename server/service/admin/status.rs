@@ -26,13 +26,14 @@ impl Cluster {
         let me = self.peers.me().identity.borrow().node;
         let ask = |(id, node): (NodeId, Node)| {
             let (this, own) = (self.clone(), id == me);
-            let address = self.peers.address(id).unwrap_or(node.address);
+            let address = self.peers.address(id).unwrap_or_else(|| node.address.clone());
+            let node = Node { address: address.clone(), ..node };
             async move {
                 let answer = async {
                     if own {
                         this.own_status().await
                     } else {
-                        ask_node(&this.me().dialler, &address, id).await
+                        ask_node(&this.me().dialler, &node).await
                     }
                 };
                 let answer = tokio::time::timeout(limits::NODE_STATUS, answer).await;
@@ -56,6 +57,11 @@ impl Cluster {
         said
     }
 
+    /// What says that this node, where it is alone in its cluster, has founded a second one.
+    pub(super) fn second(&self, alone: bool) -> Option<String> {
+        self.peers.sought(self.handle.clock.now()).filter(|_| alone)
+    }
+
     /// What this node knows of itself.
     pub async fn own_status(&self) -> Result<GetNodeStatusResponse> {
         let (hello, heard) = (self.peers.me().hello(NodeId(0)), self.peers.speaking());
@@ -71,9 +77,11 @@ impl Cluster {
                 LeaderlessGroup { group: group.0, voters: ids(voters), applied_index }
             });
             let replicas = sight.replicas() as u32;
-            (led.collect(), leaderless.collect(), sight.unready(), replicas)
+            let alone = sight.meta().nodes().len() == 1;
+            (led.collect(), leaderless.collect(), sight.unready(), replicas, alone)
         });
-        let (led, leaderless, unready, replicas) = seen.await?;
+        let (led, leaderless, unready, replicas, alone) = seen.await?;
+        let unready = unready.or_else(|| self.second(alone));
         let (incoming, incoming_bytes_per_s) = self.arrivals.tell(self.handle.clock.now());
         Ok(GetNodeStatusResponse {
             node_id: hello.node_id,
@@ -109,9 +117,9 @@ impl Cluster {
     }
 }
 
-async fn ask_node(dialler: &Dialler, address: &str, id: NodeId) -> Result<GetNodeStatusResponse> {
-    let status = dialler.status(address).await?;
-    if NodeId(status.node_id) != id {
+async fn ask_node(dialler: &Dialler, node: &Node) -> Result<GetNodeStatusResponse> {
+    let (status, address) = (dialler.status(node).await?, &node.address);
+    if NodeId(status.node_id) != node.id {
         return Err(Error::conflict(format!("{address}: node {} is there now", status.node_id)));
     }
     Ok(status)

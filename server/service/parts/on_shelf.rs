@@ -328,6 +328,9 @@ fn shelf_part(id: SnapshotId, found: Result<&PartInfo, &Error>) -> internal::She
             manifest_digest: info.digest.0.to_vec().into(),
             damage: String::new(),
             left_by: 0,
+            seal: Some(internal::ShelfSeal {
+                recipients: info.sealed_to.iter().map(ToString::to_string).collect(),
+            }),
         },
         Err(e) => internal::ShelfPart {
             uuid,

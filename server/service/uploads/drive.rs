@@ -177,7 +177,7 @@ impl Uploads {
         let asked: Vec<_> = completed
             .map(|part| {
                 let (this, node) = (self.clone(), part.node);
-                let address = self.address(known, node);
+                let member = self.member(known, node);
                 async move {
                     let request = internal::DescribePartRequest {
                         uuid: id.0.as_bytes().to_vec().into(),
@@ -189,7 +189,7 @@ impl Uploads {
                             return this.describe(request).await;
                         }
                         let dialler = &this.shared.peers.me().dialler;
-                        dialler.describe_part(&address?, request).await
+                        dialler.describe_part(&member?, request).await
                     };
                     let answer = tokio::time::timeout(limits::UPLOAD_DESCRIBE, answer).await;
                     let late = |_| Err(Error::unavailable("it does not answer"));
@@ -220,10 +220,13 @@ impl Uploads {
         Ok(described)
     }
 
-    fn address(&self, known: &Known, node: NodeId) -> Result<String> {
-        let listed = known.nodes.get(&node).map(|node| node.address.clone());
-        let address = self.shared.peers.address(node).or(listed);
-        address.ok_or_else(|| Error::not_found(format!("node {node} has left the cluster")))
+    /// A member, and where it is.
+    fn member(&self, known: &Known, node: NodeId) -> Result<Node> {
+        let listed = known.nodes.get(&node).cloned();
+        let listed =
+            listed.ok_or_else(|| Error::not_found(format!("node {node} has left the cluster")))?;
+        let address = self.shared.peers.address(node).unwrap_or(listed.address);
+        Ok(Node { address, ..listed })
     }
 
     /// Has every group stored.
@@ -263,13 +266,13 @@ impl Uploads {
             .into_iter()
             .map(|(node, nths)| {
                 let (this, ask, driven) = (self.clone(), ask.clone(), driven.clone());
-                let address = self.address(known, node);
+                let member = self.member(known, node);
                 let own: Vec<(usize, Batch)> =
                     nths.into_iter().map(|nth| (nth, batches[nth].clone())).collect();
                 async move {
                     let mut stored = Vec::new();
                     for (nth, batch) in own {
-                        match this.batch(&ask, node, address.clone(), &batch, &driven).await {
+                        match this.batch(&ask, node, member.clone(), &batch, &driven).await {
                             Ok(answer) => stored.push((nth, answer)),
                             Err(e) => return (node, stored, Some(e)),
                         }
@@ -292,7 +295,7 @@ impl Uploads {
         &self,
         ask: &Asked,
         node: NodeId,
-        address: Result<String>,
+        member: Result<Node>,
         batch: &Batch,
         driven: &Driven,
     ) -> Result<internal::UploadGroupsResponse> {
@@ -308,7 +311,7 @@ impl Uploads {
             News::Here(self.store_groups(request).await?)
         } else {
             let dialler = &self.shared.peers.me().dialler;
-            News::There(Box::new(dialler.upload_groups(&address?, request).await?))
+            News::There(Box::new(dialler.upload_groups(&member?, request).await?))
         };
         let mut counted = 0;
         let mut count = |bytes: u64| {

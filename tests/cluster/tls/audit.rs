@@ -1,6 +1,8 @@
 //! The audit log of real nodes.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
+
+use devicedb::proto::v1::Bucket;
 
 use super::{Leaf, Secured};
 use crate::harness::{Node, Options, SOON, eventually};
@@ -11,7 +13,7 @@ fn lines(dir: &Path) -> Vec<serde_json::Value> {
 }
 
 /// The lines of a method, as `event identity subject outcome`.
-fn told(dir: &Path, method: &str) -> Vec<String> {
+pub fn told(dir: &Path, method: &str) -> Vec<String> {
     let of = lines(dir).into_iter().filter(|line| line["method"] == method);
     let text = |line: &serde_json::Value, name: &str| {
         line[name].as_str().unwrap_or("-").rsplit('/').next().unwrap_or_default().to_owned()
@@ -96,4 +98,49 @@ async fn who_changed_what_and_who_was_not_let_is_noted_and_without_that_nothing_
     fs::write(&file, "").unwrap();
     refused.args.extend(["--audit-log".to_owned(), file.display().to_string()]);
     refused.start_refused().await.says("the audit log in").says("file");
+}
+
+fn noting(node: &mut Node, dir: &Path) {
+    node.args.extend(["--audit-log".to_owned(), dir.display().to_string()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founding_is_noted_and_so_is_a_write_whose_caller_does_not_wait() {
+    let mut secured = Secured::prepared(2, Options { replication_factor: 2, ..Options::default() });
+    let dir = secured.cluster.dir().join("audit");
+    let both: Vec<String> = secured.cluster.nodes.iter().map(Node::endpoint).collect();
+    for node in &mut secured.cluster.nodes {
+        crate::founding::told_to_join(node, &both.join(","));
+        node.args.push("--replication-factor=2".into());
+    }
+    noting(&mut secured.cluster.nodes[0], &dir);
+    for node in &mut secured.cluster.nodes {
+        node.start();
+    }
+    let ops = secured.ops.clone();
+    eventually("both wait for somebody to found", SOON, async || {
+        let ran = secured.ctl_as(0, &ops, "cluster init").await;
+        if ran.code == Some(0) { Ok(()) } else { Err(ran.story()) }
+    })
+    .await;
+    let founded = told(&dir, "InitCluster");
+    assert!(founded.contains(&"ended ops - OK".to_owned()), "{founded:#?}");
+    assert!(founded[0].starts_with("begins ops"), "{founded:#?}");
+    secured.settled().await;
+
+    let client = secured.client(0).await;
+    client.add_site("shop").await.unwrap();
+    secured.cluster.nodes[1].pause().await;
+    eventually("a write that nobody waited for is noted", SOON, async || {
+        let put = client.put("shop", Bucket::Default, "k", "v");
+        let left = tokio::time::timeout(Duration::from_millis(200), put).await;
+        let puts = told(&dir, "Put");
+        if left.is_err() && puts.contains(&"ended ops site shop CALLER_GONE".to_owned()) {
+            Ok(())
+        } else {
+            Err(format!("{puts:#?}"))
+        }
+    })
+    .await;
+    secured.cluster.nodes[1].resume();
 }

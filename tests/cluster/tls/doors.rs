@@ -103,10 +103,16 @@ async fn who_does_not_belong_is_refused_with_the_reason() {
     let all = vec![
         ("a client", ours.issue("w0", &client), Ok(Code::Ok), Err("is no node")),
         (
-            "a node",
-            ours.issue("w1", &Leaf::node("x")),
+            "a member",
+            ours.issue("w1", &Leaf::node("n1")),
             Err("is a node, and no client"),
             Ok(Code::Ok),
+        ),
+        (
+            "a node of another cluster",
+            ours.issue("w17", &Leaf::node("x")),
+            Err("is a node, and no client"),
+            Err("is a node, and none of this cluster"),
         ),
         (
             "expired",

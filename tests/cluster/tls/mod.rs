@@ -4,11 +4,13 @@ mod audit;
 mod authority;
 mod doors;
 mod handshakes;
+mod joins;
 mod migration;
 mod names;
 mod quotas;
 mod revocations;
 mod roles;
+mod stolen;
 
 use std::{sync::Arc, time::Duration};
 

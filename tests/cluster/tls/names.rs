@@ -1,13 +1,19 @@
 //! A node's id belongs to the name of its certificate.
 
-use devicedb::proto::{
-    internal::v1::{
-        DeliverRequest, GetNodeStatusRequest, Hello, SendRowsRequest,
-        peer_service_client::PeerServiceClient,
+use devicedb::{
+    net,
+    proto::{
+        DESCRIPTORS,
+        internal::v1::{
+            DeliverRequest, FoundClusterRequest, Founder, GetNodeStatusRequest, Hello,
+            IntroduceRequest, JoinRequest, ListPartsRequest, PromiseFoundingRequest,
+            RemovePartRequest, SendRowsRequest, peer_service_client::PeerServiceClient,
+        },
+        v1::{Bucket, DownloadSnapshotRequest, snapshot_service_client::SnapshotServiceClient},
     },
-    v1::Bucket,
 };
-use tonic::transport::Channel;
+use prost::Message as _;
+use tonic::{Code, Status, transport::Channel};
 
 use super::{Authority, Issued, Leaf, Secured, channel};
 use crate::harness::{Node, Options, SOON, SnapshotStore, eventually, shell};
@@ -26,13 +32,13 @@ async fn has_said(node: &Node, words: &str) {
 
 impl Secured {
     /// Who calls a node with this certificate as another node does.
-    async fn peer(&self, at: usize, issued: &Issued) -> PeerServiceClient<Channel> {
+    pub(super) async fn peer(&self, at: usize, issued: &Issued) -> PeerServiceClient<Channel> {
         let channel = channel(&self.node(at).endpoint(), &self.config(issued)).await;
         PeerServiceClient::new(channel.unwrap())
     }
 
     /// What a hello of another node to this one says, but for who speaks.
-    async fn hello(&self, at: usize, issued: &Issued) -> Hello {
+    pub(super) async fn hello(&self, at: usize, issued: &Issued) -> Hello {
         let mut peer = self.peer(at, issued).await;
         let told = peer.get_node_status(GetNodeStatusRequest {}).await.unwrap().into_inner();
         let own = told.hello.unwrap();
@@ -145,6 +151,21 @@ async fn a_node_with_the_certificate_of_another_stays_out_until_an_operator_says
     has_said(secured.node(0), &format!("that of {}", name("new"))).await;
     client.put("shop", Bucket::Default, "k", "v").await.unwrap();
     secured.answers(2, "/readyz", 503).await;
+    // Nor is it believed to be the node where it is asked.
+    eventually("the first node does not take its word", SOON, async || {
+        let seen = client.overview().await.map_err(|e| e.to_string())?;
+        let it = seen.nodes.iter().find(|node| node.id == id).unwrap();
+        if it.reason.contains(&format!("that of {}", name("new"))) && !it.reachable {
+            Ok(())
+        } else {
+            Err(format!("{it:?}"))
+        }
+    })
+    .await;
+    let uuid = "0badcafe-0000-4000-8000-000000000000";
+    let output = secured.cluster.dir().join("never.tar");
+    let words = format!("snapshot download {uuid} --node {id} --output {}", output.display());
+    secured.ctl_as(0, &secured.ops, &words).await.exits(5).says(&name("new"));
     let id = id.to_string();
     let set =
         async |name: &str| secured.ctl(&["node", "set", &id, "--certificate-name", name]).await;
@@ -214,4 +235,104 @@ async fn a_restored_cluster_begins_without_names_and_takes_those_of_its_new_cert
     secured.settled().await;
     secured.are_named(&["m3", "m2", "m1"]).await;
     secured.ctl(&["get", "--site", "shop", "k"]).await.exits(0).says("v");
+}
+
+/// The methods between nodes, as the contract has them.
+fn between_nodes() -> Vec<String> {
+    let all = prost_types::FileDescriptorSet::decode(DESCRIPTORS).unwrap();
+    let services = all.file.iter().flat_map(|file| &file.service);
+    services
+        .filter(|service| service.name() == "PeerService")
+        .flat_map(|service| service.method.iter().map(|method| method.name().to_owned()))
+        .collect()
+}
+
+impl Secured {
+    /// How a call between nodes ends for whoever has this certificate.
+    async fn called(&self, method: &str, issued: &Issued) -> Result<(), Status> {
+        let mut peer = self.peer(0, issued).await;
+        let own = self.own_hello().await;
+        let hello = Hello { node_id: 4711, to: own.node_id, incarnation: 4711, ..own };
+        match method {
+            "Deliver" => match self.greeted(0, issued, &hello).await {
+                refused if refused.is_empty() => Ok(()),
+                refused => Err(Status::permission_denied(refused)),
+            },
+            "SendRows" => {
+                let rows = SendRowsRequest { hello: Some(hello), ..Default::default() };
+                peer.send_rows(tokio_stream::once(rows)).await.map(drop)
+            }
+            "GetNodeStatus" => peer.get_node_status(GetNodeStatusRequest {}).await.map(drop),
+            "ListParts" => peer.list_parts(ListPartsRequest::default()).await.map(drop),
+            "RemovePart" => peer.remove_part(RemovePartRequest::default()).await.map(drop),
+            "Join" => {
+                let protocol = *net::PROTOCOLS.end();
+                peer.join(JoinRequest { protocol, ..Default::default() }).await.map(drop)
+            }
+            "Introduce" => peer.introduce(IntroduceRequest {}).await.map(drop),
+            "PromiseFounding" => {
+                let founder = Some(Founder { node_id: 4711, address: "x:1".into() });
+                let asked = PromiseFoundingRequest { founder, join: Vec::new() };
+                peer.promise_founding(asked).await.map(drop)
+            }
+            "FoundCluster" => {
+                let answer = peer.found_cluster(FoundClusterRequest {}).await?;
+                assert!(!answer.into_inner().created);
+                Ok(())
+            }
+            other => panic!("{other} has no row: may a node of another cluster call it?"),
+        }
+    }
+
+    /// What the first node says of itself in a hello.
+    async fn own_hello(&self) -> Hello {
+        let own = self.authority.issue("own", &Leaf::node("n1"));
+        let mut peer = self.peer(0, &own).await;
+        peer.get_node_status(GetNodeStatusRequest {}).await.unwrap().into_inner().hello.unwrap()
+    }
+
+    /// How it ends when such a caller fetches a part of a snapshot.
+    async fn fetched(&self, issued: &Issued) -> Code {
+        let channel = channel(&self.node(0).endpoint(), &self.config(issued)).await.unwrap();
+        let asked = DownloadSnapshotRequest {
+            uuid: "0badcafe-0000-4000-8000-000000000000".into(),
+            ..Default::default()
+        };
+        let begun = SnapshotServiceClient::new(channel).download_snapshot(asked).await;
+        match begun {
+            Err(status) => status.code(),
+            Ok(stream) => stream.into_inner().message().await.unwrap_err().code(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_another_cluster_with_the_same_ca_may_ask_who_is_there_and_to_join_and_no_more() {
+    let options = Options { snapshot_store: SnapshotStore::Own, ..Options::default() };
+    let secured = Secured::start(1, options).await;
+    secured.are_named(&["n1"]).await;
+    let stranger = secured.authority.issue("stranger", &Leaf::node("n9"));
+    let member = secured.authority.issue("member", &Leaf::node("n1"));
+    for method in between_nodes() {
+        let told = secured.called(&method, &stranger).await;
+        let words = told.as_ref().err().map_or("", Status::message);
+        match method.as_str() {
+            "Deliver" | "SendRows" => {
+                assert!(words.contains("no node 4711 has joined"), "{method}: {told:?}")
+            }
+            "Introduce" | "FoundCluster" => assert!(told.is_ok(), "{method}: {told:?}"),
+            "PromiseFounding" => assert!(words.contains("belongs to cluster"), "{told:?}"),
+            "Join" => assert!(words.contains("has to say who it is"), "{told:?}"),
+            _ => {
+                let code = told.as_ref().unwrap_err().code();
+                assert_eq!(code, Code::PermissionDenied, "{method}: {told:?}");
+                assert!(words.contains("no member has that name"), "{method}: {told:?}");
+                // Which goes for strangers alone.
+                let told = secured.called(&method, &member).await.err();
+                assert!(told.is_none_or(|e| e.code() != Code::PermissionDenied), "{method}");
+            }
+        }
+    }
+    assert_eq!(secured.fetched(&stranger).await, Code::PermissionDenied);
+    assert_ne!(secured.fetched(&member).await, Code::PermissionDenied);
 }

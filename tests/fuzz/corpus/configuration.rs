@@ -7,7 +7,7 @@ use devicedb::{
     },
     cluster::{
         self, Node,
-        access::{Grant, Pattern, Role, Token},
+        access::{Grant, Pattern, Purpose, Role, Ticket, Token},
         operations::Begin,
         sites::Relay,
         snapshots::Part,
@@ -61,12 +61,17 @@ pub fn changes() -> Vec<cluster::Command> {
     let token = Token {
         id: TokenId(7),
         name: "nightly".into(),
-        role: Role::Backup,
-        sites: Pattern::any(),
-        digest: [7; 32],
+        purpose: Purpose::Calls { role: Role::Backup, sites: Pattern::any(), digest: [7; 32] },
         created_ms: 1,
         expires_ms: 2,
         lineage: Lineage(5),
+    };
+    let joins = Token {
+        id: TokenId(8),
+        name: "rack-7".into(),
+        purpose: Purpose::Joins { left: 2, key: [8; 32] },
+        expires_ms: 9,
+        ..token.clone()
     };
     vec![
         AnnounceNode(node(2)),
@@ -88,10 +93,16 @@ pub fn changes() -> Vec<cluster::Command> {
         ResumeToken(TokenId(7)),
         CancelOperation { id: OperationId(7), ended_ms: 9, away: [NodeId(2)].into() },
         BindNode { node: NodeId(3), name: "spiffe://acme/devicedb/node/c".into(), anew: true },
+        CreateToken(joins),
+        SetJoins { need_token: true },
         RevokeToken(TokenId(7)),
         RemoveGrant(grant),
         CancelDecommission { node: NodeId(3), away: cluster::Away::new() },
-        JoinNode { node: node(4), away: [NodeId(2)].into() },
+        JoinNode {
+            node: node(4),
+            away: [NodeId(2)].into(),
+            ticket: Some(Ticket { token: TokenId(8), shown_ms: 2 }),
+        },
         BeginSnapshot { id, created_ms: 1_700_000_000_123 },
         SealSnapshot { seq: SnapshotSeq(1) },
         ReportPart { id, part },

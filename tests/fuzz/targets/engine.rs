@@ -498,6 +498,7 @@ pub fn corpus() -> Vec<Vec<u8>> {
         let site = site(group).as_str().to_owned();
         let meta = internal::MetaCommand {
             operation: None,
+            ticket: None,
             away: Vec::new(),
             action: Some(MetaAction::AddSite("ghost".into())),
             site_generation: 0,
@@ -524,6 +525,7 @@ pub fn corpus() -> Vec<Vec<u8>> {
         GroupId::META,
         Wire::Meta(internal::MetaCommand {
             operation: None,
+            ticket: None,
             action: Some(sealed),
             site_generation: 0,
             away: Vec::new(),

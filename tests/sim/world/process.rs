@@ -111,7 +111,8 @@ impl World {
             if has_share {
                 return;
             }
-            let command = cluster::Command::JoinNode { node: entry, away: self.away() };
+            let command =
+                cluster::Command::JoinNode { node: entry, away: self.away(), ticket: None };
             let wait = Duration::from_secs(2);
             self.request(node, GroupId::META, Body::Propose(command.into()), wait);
             return;
@@ -148,8 +149,11 @@ impl World {
         if lineage == Lineage::PENDING {
             return;
         }
-        let command =
-            cluster::Command::JoinNode { node: self.entry(node, lineage), away: self.away() };
+        let command = cluster::Command::JoinNode {
+            node: self.entry(node, lineage),
+            away: self.away(),
+            ticket: None,
+        };
         let token = self.request(
             at,
             GroupId::META,

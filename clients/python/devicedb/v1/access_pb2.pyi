@@ -37,7 +37,7 @@ class Grant(_message.Message):
     def __init__(self, identity: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., sites: _Optional[str] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("id", "name", "role", "sites", "created_ms", "expires_ms", "suspended")
+    __slots__ = ("id", "name", "role", "sites", "created_ms", "expires_ms", "suspended", "joins", "joins_left")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,8 @@ class Token(_message.Message):
     CREATED_MS_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_MS_FIELD_NUMBER: _ClassVar[int]
     SUSPENDED_FIELD_NUMBER: _ClassVar[int]
+    JOINS_FIELD_NUMBER: _ClassVar[int]
+    JOINS_LEFT_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     role: Role
@@ -52,7 +54,9 @@ class Token(_message.Message):
     created_ms: int
     expires_ms: int
     suspended: bool
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., sites: _Optional[str] = ..., created_ms: _Optional[int] = ..., expires_ms: _Optional[int] = ..., suspended: bool = ...) -> None: ...
+    joins: bool
+    joins_left: int
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., sites: _Optional[str] = ..., created_ms: _Optional[int] = ..., expires_ms: _Optional[int] = ..., suspended: bool = ..., joins: bool = ..., joins_left: _Optional[int] = ...) -> None: ...
 
 class WhoAmIRequest(_message.Message):
     __slots__ = ()
@@ -111,16 +115,18 @@ class ListGrantsResponse(_message.Message):
     def __init__(self, grants: _Optional[_Iterable[_Union[Grant, _Mapping]]] = ...) -> None: ...
 
 class CreateTokenRequest(_message.Message):
-    __slots__ = ("name", "role", "sites", "valid_ms")
+    __slots__ = ("name", "role", "sites", "valid_ms", "joins")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     SITES_FIELD_NUMBER: _ClassVar[int]
     VALID_MS_FIELD_NUMBER: _ClassVar[int]
+    JOINS_FIELD_NUMBER: _ClassVar[int]
     name: str
     role: Role
     sites: str
     valid_ms: int
-    def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., sites: _Optional[str] = ..., valid_ms: _Optional[int] = ...) -> None: ...
+    joins: int
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., sites: _Optional[str] = ..., valid_ms: _Optional[int] = ..., joins: _Optional[int] = ...) -> None: ...
 
 class CreateTokenResponse(_message.Message):
     __slots__ = ("token", "secret")
@@ -161,3 +167,15 @@ class ResumeTokenResponse(_message.Message):
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     resumed: bool
     def __init__(self, resumed: bool = ...) -> None: ...
+
+class SetJoinsRequest(_message.Message):
+    __slots__ = ("need_token",)
+    NEED_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    need_token: bool
+    def __init__(self, need_token: bool = ...) -> None: ...
+
+class SetJoinsResponse(_message.Message):
+    __slots__ = ("changed",)
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    def __init__(self, changed: bool = ...) -> None: ...

@@ -76,6 +76,11 @@ class AccessServiceStub(object):
                 request_serializer=devicedb_dot_v1_dot_access__pb2.ResumeTokenRequest.SerializeToString,
                 response_deserializer=devicedb_dot_v1_dot_access__pb2.ResumeTokenResponse.FromString,
                 _registered_method=True)
+        self.SetJoins = channel.unary_unary(
+                '/devicedb.v1.AccessService/SetJoins',
+                request_serializer=devicedb_dot_v1_dot_access__pb2.SetJoinsRequest.SerializeToString,
+                response_deserializer=devicedb_dot_v1_dot_access__pb2.SetJoinsResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer(object):
@@ -141,6 +146,13 @@ class AccessServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetJoins(self, request, context):
+        """Says whether machines need a join token to become nodes. FAILED_PRECONDITION below level 5.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccessServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -183,6 +195,11 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     servicer.ResumeToken,
                     request_deserializer=devicedb_dot_v1_dot_access__pb2.ResumeTokenRequest.FromString,
                     response_serializer=devicedb_dot_v1_dot_access__pb2.ResumeTokenResponse.SerializeToString,
+            ),
+            'SetJoins': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetJoins,
+                    request_deserializer=devicedb_dot_v1_dot_access__pb2.SetJoinsRequest.FromString,
+                    response_serializer=devicedb_dot_v1_dot_access__pb2.SetJoinsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -403,6 +420,33 @@ class AccessService(object):
             '/devicedb.v1.AccessService/ResumeToken',
             devicedb_dot_v1_dot_access__pb2.ResumeTokenRequest.SerializeToString,
             devicedb_dot_v1_dot_access__pb2.ResumeTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetJoins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/devicedb.v1.AccessService/SetJoins',
+            devicedb_dot_v1_dot_access__pb2.SetJoinsRequest.SerializeToString,
+            devicedb_dot_v1_dot_access__pb2.SetJoinsResponse.FromString,
             options,
             channel_credentials,
             insecure,

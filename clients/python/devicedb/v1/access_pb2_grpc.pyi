@@ -89,7 +89,15 @@ _AccessServiceResumeTokenType = typing_extensions.TypeVar(
     ],
 )
 
-class AccessServiceStub(typing.Generic[_AccessServiceWhoAmIType, _AccessServiceAddGrantType, _AccessServiceRemoveGrantType, _AccessServiceListGrantsType, _AccessServiceCreateTokenType, _AccessServiceListTokensType, _AccessServiceRevokeTokenType, _AccessServiceResumeTokenType]):
+_AccessServiceSetJoinsType = typing_extensions.TypeVar(
+    '_AccessServiceSetJoinsType',
+    default=grpc.UnaryUnaryMultiCallable[
+        devicedb.v1.access_pb2.SetJoinsRequest,
+        devicedb.v1.access_pb2.SetJoinsResponse,
+    ],
+)
+
+class AccessServiceStub(typing.Generic[_AccessServiceWhoAmIType, _AccessServiceAddGrantType, _AccessServiceRemoveGrantType, _AccessServiceListGrantsType, _AccessServiceCreateTokenType, _AccessServiceListTokensType, _AccessServiceRevokeTokenType, _AccessServiceResumeTokenType, _AccessServiceSetJoinsType]):
     """Says who a caller is, and changes who may do what. Any node answers. The contract's roles are described in docs/security.md. Where nodes take calls without TLS,
     such callers may do everything, and nothing here limits them. All but WhoAmI is refused in clusters below level 4.
     """
@@ -128,6 +136,10 @@ class AccessServiceStub(typing.Generic[_AccessServiceWhoAmIType, _AccessServiceA
             devicedb.v1.access_pb2.ResumeTokenRequest,
             devicedb.v1.access_pb2.ResumeTokenResponse,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            devicedb.v1.access_pb2.SetJoinsRequest,
+            devicedb.v1.access_pb2.SetJoinsResponse,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -164,6 +176,10 @@ class AccessServiceStub(typing.Generic[_AccessServiceWhoAmIType, _AccessServiceA
             devicedb.v1.access_pb2.ResumeTokenRequest,
             devicedb.v1.access_pb2.ResumeTokenResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            devicedb.v1.access_pb2.SetJoinsRequest,
+            devicedb.v1.access_pb2.SetJoinsResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     WhoAmI: _AccessServiceWhoAmIType
@@ -193,6 +209,9 @@ class AccessServiceStub(typing.Generic[_AccessServiceWhoAmIType, _AccessServiceA
 
     ResumeToken: _AccessServiceResumeTokenType
     """Has a token hold again that a restore has suspended. NOT_FOUND where there is none."""
+
+    SetJoins: _AccessServiceSetJoinsType
+    """Says whether machines need a join token to become nodes. FAILED_PRECONDITION below level 5."""
 
 AccessServiceAsyncStub: typing_extensions.TypeAlias = AccessServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -226,6 +245,10 @@ AccessServiceAsyncStub: typing_extensions.TypeAlias = AccessServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         devicedb.v1.access_pb2.ResumeTokenRequest,
         devicedb.v1.access_pb2.ResumeTokenResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        devicedb.v1.access_pb2.SetJoinsRequest,
+        devicedb.v1.access_pb2.SetJoinsResponse,
     ],
 ]
 
@@ -301,5 +324,13 @@ class AccessServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[devicedb.v1.access_pb2.ResumeTokenResponse, collections.abc.Awaitable[devicedb.v1.access_pb2.ResumeTokenResponse]]:
         """Has a token hold again that a restore has suspended. NOT_FOUND where there is none."""
+
+    @abc.abstractmethod
+    def SetJoins(
+        self,
+        request: devicedb.v1.access_pb2.SetJoinsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[devicedb.v1.access_pb2.SetJoinsResponse, collections.abc.Awaitable[devicedb.v1.access_pb2.SetJoinsResponse]]:
+        """Says whether machines need a join token to become nodes. FAILED_PRECONDITION below level 5."""
 
 def add_AccessServiceServicer_to_server(servicer: AccessServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

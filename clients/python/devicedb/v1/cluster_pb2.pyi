@@ -138,7 +138,7 @@ class VoterSet(_message.Message):
     def __init__(self, voters: _Optional[_Iterable[int]] = ..., groups: _Optional[int] = ..., groups_led: _Optional[int] = ..., meta: bool = ...) -> None: ...
 
 class GetOverviewResponse(_message.Message):
-    __slots__ = ("cluster_id", "lineage", "replication_factor", "partitions", "groups", "nodes", "groups_without_leader", "groups_under_replicated", "meta_leader", "answered_by", "sites", "relays", "meta_under_replicated", "voter_sets", "local")
+    __slots__ = ("cluster_id", "lineage", "replication_factor", "partitions", "groups", "nodes", "groups_without_leader", "groups_under_replicated", "meta_leader", "answered_by", "sites", "relays", "meta_under_replicated", "voter_sets", "local", "joins_need_token")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
     REPLICATION_FACTOR_FIELD_NUMBER: _ClassVar[int]
@@ -154,6 +154,7 @@ class GetOverviewResponse(_message.Message):
     META_UNDER_REPLICATED_FIELD_NUMBER: _ClassVar[int]
     VOTER_SETS_FIELD_NUMBER: _ClassVar[int]
     LOCAL_FIELD_NUMBER: _ClassVar[int]
+    JOINS_NEED_TOKEN_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     lineage: str
     replication_factor: int
@@ -169,7 +170,8 @@ class GetOverviewResponse(_message.Message):
     meta_under_replicated: bool
     voter_sets: _containers.RepeatedCompositeFieldContainer[VoterSet]
     local: _types_pb2.LocalAnswer
-    def __init__(self, cluster_id: _Optional[str] = ..., lineage: _Optional[str] = ..., replication_factor: _Optional[int] = ..., partitions: _Optional[int] = ..., groups: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., groups_without_leader: _Optional[int] = ..., groups_under_replicated: _Optional[int] = ..., meta_leader: _Optional[int] = ..., answered_by: _Optional[int] = ..., sites: _Optional[int] = ..., relays: _Optional[int] = ..., meta_under_replicated: bool = ..., voter_sets: _Optional[_Iterable[_Union[VoterSet, _Mapping]]] = ..., local: _Optional[_Union[_types_pb2.LocalAnswer, _Mapping]] = ...) -> None: ...
+    joins_need_token: bool
+    def __init__(self, cluster_id: _Optional[str] = ..., lineage: _Optional[str] = ..., replication_factor: _Optional[int] = ..., partitions: _Optional[int] = ..., groups: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., groups_without_leader: _Optional[int] = ..., groups_under_replicated: _Optional[int] = ..., meta_leader: _Optional[int] = ..., answered_by: _Optional[int] = ..., sites: _Optional[int] = ..., relays: _Optional[int] = ..., meta_under_replicated: bool = ..., voter_sets: _Optional[_Iterable[_Union[VoterSet, _Mapping]]] = ..., local: _Optional[_Union[_types_pb2.LocalAnswer, _Mapping]] = ..., joins_need_token: bool = ...) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ("page_size", "page_token", "local")

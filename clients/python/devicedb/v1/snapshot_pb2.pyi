@@ -72,7 +72,7 @@ class Upload(_message.Message):
     def __init__(self, status: _Optional[_Union[UploadStatus, str]] = ..., reason: _Optional[str] = ..., repository: _Optional[str] = ..., bytes_done: _Optional[int] = ..., bytes: _Optional[int] = ..., new_bytes: _Optional[int] = ..., root: _Optional[str] = ..., node_id: _Optional[int] = ...) -> None: ...
 
 class SnapshotPart(_message.Message):
-    __slots__ = ("node_id", "address", "status", "reason", "partitions", "partitions_done", "rows", "bytes", "bytes_written", "download_bytes", "manifest_digest")
+    __slots__ = ("node_id", "address", "status", "reason", "partitions", "partitions_done", "rows", "bytes", "bytes_written", "download_bytes", "manifest_digest", "seal")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +84,7 @@ class SnapshotPart(_message.Message):
     BYTES_WRITTEN_FIELD_NUMBER: _ClassVar[int]
     DOWNLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SEAL_FIELD_NUMBER: _ClassVar[int]
     node_id: int
     address: str
     status: SnapshotStatus
@@ -95,7 +96,14 @@ class SnapshotPart(_message.Message):
     bytes_written: int
     download_bytes: int
     manifest_digest: str
-    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., status: _Optional[_Union[SnapshotStatus, str]] = ..., reason: _Optional[str] = ..., partitions: _Optional[int] = ..., partitions_done: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_written: _Optional[int] = ..., download_bytes: _Optional[int] = ..., manifest_digest: _Optional[str] = ...) -> None: ...
+    seal: PartSeal
+    def __init__(self, node_id: _Optional[int] = ..., address: _Optional[str] = ..., status: _Optional[_Union[SnapshotStatus, str]] = ..., reason: _Optional[str] = ..., partitions: _Optional[int] = ..., partitions_done: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_written: _Optional[int] = ..., download_bytes: _Optional[int] = ..., manifest_digest: _Optional[str] = ..., seal: _Optional[_Union[PartSeal, _Mapping]] = ...) -> None: ...
+
+class PartSeal(_message.Message):
+    __slots__ = ("recipients",)
+    RECIPIENTS_FIELD_NUMBER: _ClassVar[int]
+    recipients: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, recipients: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Snapshot(_message.Message):
     __slots__ = ("uuid", "status", "reason", "parts", "partitions", "partitions_covered", "copies_min", "created_ms", "lineage", "cluster_id", "upload")
