@@ -16,6 +16,8 @@
 //!   not changed points at the index that is there. Segments come first, then the index, and the
 //!   snapshot last: before that nothing names them, and after it all of it is on disk.
 //! - `export` gives the parts back, byte for byte.
+//! - `points` finds the snapshot that is meant, by its uuid or a time, and `contents` hands on its
+//!   rows, each of them checked: for a cluster that begins with them, no part need lie anywhere.
 //! - `verify` reads what a snapshot names and names everything that is wrong.
 //!
 //! Two that import the same snapshot at a time do not meet: what they write has names of their own,
@@ -33,6 +35,8 @@ pub mod manifest;
 pub mod root;
 pub mod import;
 pub mod export;
+pub mod points;
+pub mod contents;
 pub mod verify;
 pub mod status;
 
