@@ -238,8 +238,12 @@ impl Arrival<'_> {
 
     /// The id of the first node of a new cluster, if nothing speaks against there being one.
     async fn may_found(&self) -> Result<NodeId> {
-        if let Some(seen) = self.objection().await? {
-            return Err(self.options.lost(&seen));
+        match self.objection().await? {
+            Some(seen) if self.options.restore_from.is_some() => {
+                return Err(Error::conflict(format!("{seen}, or --snapshot-store names another")));
+            }
+            Some(seen) => return Err(self.options.lost(&seen)),
+            None => {}
         }
         let node = self.node_id()?;
         match waiting::promised(&self.options.store)? {

@@ -10,9 +10,16 @@ use std::{
 
 use bytes::Bytes;
 use devicedb::{
-    part::chunk::Digest,
+    base::ids::SiteId,
+    cluster::Command,
+    part::{
+        chunk::{self, Chunker, Digest},
+        manifest::ChunkEntry,
+        source::Source,
+    },
     proto::v1::{Bucket, GetIdentityRequest, GetIdentityResponse, PutRequest},
     repository::root::{Kept, Repository},
+    wire,
 };
 
 use crate::harness::{
@@ -459,8 +466,8 @@ async fn what_cannot_be_is_refused_in_a_line_and_nothing_is_half_done() {
     let found = at_its_place.args.iter().position(|word| word == "--found").unwrap();
     let place_words = ["--restore-from".to_owned(), place.path.display().to_string()];
     at_its_place.args.splice(found..=found, place_words);
-    let ran = at_its_place.start_refused().await.exits(USAGE);
-    ran.says("a cluster was here");
+    let ran = at_its_place.start_refused().await.exits(FAILED);
+    ran.says("a cluster was here").says("or --snapshot-store names another");
     is_empty(at_its_place);
 
     // And what was refused so often can be.
@@ -475,4 +482,132 @@ async fn what_cannot_be_is_refused_in_a_line_and_nothing_is_half_done() {
         }
     })
     .await;
+}
+
+/// The part of a cluster's only node, as if the removal of these sites had just begun at the cut.
+fn removing(tar: &Path, sites: &[&str], to: &Path) {
+    let source = Source::open(tar).unwrap();
+    let mut manifest = source.manifest().clone();
+    let mut meta = manifest.meta.take().unwrap();
+    let mut rows = Vec::new();
+    for name in &meta.chunks {
+        let chunk = source.chunk(*name).unwrap();
+        rows.extend(chunk.iter().map(|(key, value)| (key.to_vec(), value.to_vec())));
+    }
+    let rows = rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
+    let mut state = wire::decode_meta(rows).unwrap();
+    for site in sites {
+        let remove = Command::RemoveSite(SiteId::new(*site).unwrap());
+        state.apply(&remove).reply.unwrap();
+    }
+    let mut rows: Vec<_> = state
+        .all_rows()
+        .iter()
+        .map(|row| (wire::meta_row_name(row), wire::encode_meta_row(&state, row).unwrap()))
+        .collect();
+    rows.sort();
+    let mut chunker = Chunker::new().unwrap();
+    let mut new: Vec<_> =
+        rows.iter().filter_map(|(key, value)| chunker.push(key, value).unwrap()).collect();
+    new.extend(chunker.finish().unwrap());
+    manifest.chunks.retain(|chunk| !meta.chunks.contains(&chunk.hash));
+    fs::create_dir_all(to.join("chunks")).unwrap();
+    for entry in &manifest.chunks {
+        let (mut again, chunk) = (Chunker::new().unwrap(), source.chunk(entry.hash).unwrap());
+        assert!(chunk.iter().all(|(key, value)| again.push(key, value).unwrap().is_none()));
+        let chunk = again.finish().unwrap().unwrap();
+        fs::write(to.join("chunks").join(entry.hash.to_string()), &chunk.data).unwrap();
+    }
+    for chunk in &new {
+        fs::write(to.join("chunks").join(chunk.hash.to_string()), &chunk.data).unwrap();
+        manifest.chunks.push(ChunkEntry {
+            hash: chunk.hash,
+            rows: chunk.rows,
+            bytes: chunk.bytes,
+            stored_bytes: chunk.data.len() as u64,
+            stored_digest: Digest(blake3::hash(&chunk.data).into()),
+        });
+    }
+    manifest.chunks.sort_by_key(|chunk| chunk.hash);
+    meta.chunks = new.iter().map(|chunk| chunk.hash).collect();
+    (meta.rows, meta.bytes) =
+        (new.iter().map(|chunk| chunk.rows).sum(), new.iter().map(|chunk| chunk.bytes).sum());
+    meta.digest = chunk::digest(&meta.chunks, meta.rows);
+    manifest.meta = Some(meta);
+    fs::write(to.join("manifest.json"), manifest.encode().unwrap().0).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sites_that_were_being_removed_at_the_cut_are_removed_by_the_new_cluster() {
+    let (mut cluster, _, uuid) = small().await;
+    let tar = cluster.download_all(&uuid).await.remove(0);
+    cluster.lose_every_disk();
+    let dir = cluster.dir().to_owned();
+    removing(&tar, &["van", "yard"], &dir.join("part"));
+    let place = Place { path: dir.join("other") };
+    let line = format!(
+        "ddbctl repository init {0} && ddbctl repository import {0} {1}/part",
+        place.path.display(),
+        dir.display()
+    );
+    shell(&line, SOON).await.exits(0);
+
+    let mut new = founder(&dir, "new", &place, &[]);
+    new.start();
+    new.wait_ready().await;
+    let client = new.client();
+    for site in ["van", "yard"] {
+        eventually("its group has let go of it", SOON, async || {
+            match client.values(site, Bucket::Default, "colour").await {
+                Err(e) if e.code() == tonic::Code::NotFound => Ok(()),
+                other => Err(format!("{site}: {other:?}")),
+            }
+        })
+        .await;
+    }
+    assert_eq!(client.sites().await.unwrap().len(), SITES.len() - 2);
+    for site in SITES.into_iter().filter(|site| !["van", "yard"].contains(site)) {
+        let read = client.values(site, Bucket::Default, "colour").await.unwrap();
+        assert_eq!(read, [site]);
+    }
+    // Its next life knows nothing of the one before.
+    eventually("it may come anew", SOON, async || {
+        client.add_site("van").await.map_err(|e| e.to_string())
+    })
+    .await;
+    assert_eq!(client.scan("van", Bucket::Default, "").await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secured_cluster_begins_again_with_new_certificates() {
+    let options = Options { replication_factor: 2, secured: true, ..Options::default() };
+    let mut cluster = Cluster::start(2, options).await;
+    cluster.ctl(&["site", "add", "shop"]).await.exits(0);
+    cluster.ctl(&["put", "--site", "shop", "colour", "blue"]).await.exits(0);
+    let sealed = cluster.ctl(&["-o", "json", "snapshot", "create", "--wait"]).await.exits(0);
+    let sealed: serde_json::Value = serde_json::from_str(&sealed.out()).unwrap();
+    let uuid = sealed["uuid"].as_str().unwrap().to_owned();
+    let tar = cluster.download_all(&uuid).await.remove(0);
+    let place = Place::init(&cluster).await;
+    let line = format!("ddbctl repository import {} {}", place.path.display(), tar.display());
+    shell(&line, SOON).await.exits(0);
+    cluster.lose_every_disk();
+    let lost = "rm -r snapshots certs/node-*";
+    shell(&format!("cd {} && {lost}", cluster.dir().display()), SOON).await.exits(0);
+
+    cluster.nodes.clear();
+    for _ in 0..2 {
+        let mut node = cluster.further();
+        if let Some(found) = node.args.iter().position(|word| word == "--found") {
+            let words = ["--restore-from".to_owned(), place.path.display().to_string()];
+            node.args.splice(found..=found, words);
+        }
+        node.start();
+        node.wait_listening().await;
+        cluster.nodes.push(node);
+    }
+    let healthy = ["cluster", "health", "--wait", "30s"];
+    cluster.ctl(&healthy).await.exits(0).says("2 nodes ready");
+    let read = cluster.ctl(&["get", "--site", "shop", "colour"]).await.exits(0);
+    assert_eq!(read.out().trim_end(), "blue");
 }

@@ -106,10 +106,10 @@ pub fn seed(
     founding: &Founding,
     say: &dyn Fn(&str, Progress),
 ) -> Result<Seeded> {
-    let repository = Repository::open(&order.place)?;
-    let made = of(&repository, dir, order, founding, say);
+    let repository = Repository::open(&order.place);
+    let made = repository.and_then(|repository| of(&repository, dir, order, founding, say));
     made.map_err(|e| {
-        let (place, dir) = (repository.store.place(), dir.display());
+        let (place, dir) = (order.place.display(), dir.display());
         let told = format!("nothing is restored from {place}, and {dir} is as it was: {e}");
         Error::new(e.kind, told).with_source(e)
     })
