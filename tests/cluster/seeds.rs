@@ -289,8 +289,8 @@ async fn small() -> (Cluster, Place, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn old_and_new_clusters_and_two_of_one_snapshot_never_meet() {
     let (mut cluster, place, uuid) = small().await;
-    let dir = cluster.dir().to_owned();
-    let production = cluster.nodes[0].endpoint();
+    let (dir, client) = (cluster.dir().to_owned(), cluster.client());
+    let production = client.endpoint.clone();
     let mut drill = founder(&dir, "drill", &place, &["--join", &production]);
     let ran = drill.start_refused().await.exits(FAILED);
     ran.says(&production).says("belongs to cluster").says("leave --restore-from out");
@@ -306,6 +306,21 @@ async fn old_and_new_clusters_and_two_of_one_snapshot_never_meet() {
     let [one, other] = &said;
     assert_eq!((&one.restored_from, &other.restored_from), (&uuid, &uuid));
     assert!(one.cluster_id != other.cluster_id && one.lineage != other.lineage);
+
+    // Both count on from the cut: what was read in one history covers nothing of the other.
+    let mut read = Bytes::new();
+    for value in ["red", "green", "blue"] {
+        let put = client.put("shop", Bucket::Default, "clash", value).await.unwrap();
+        read = put.context;
+    }
+    for value in ["round", "square"] {
+        drill.client().put("shop", Bucket::Default, "clash", value).await.unwrap();
+    }
+    let put = put_request("shop", Bucket::Default, "clash", "from production");
+    let put = PutRequest { context: Some(read), ..put };
+    drill.client().put_request(put).await.unwrap();
+    let stand = drill.client().values("shop", Bucket::Default, "clash").await.unwrap();
+    assert_eq!(stand, ["from production", "square"]);
 
     // The drill misses a node that votes with it, and so looks for it wherever it is told.
     let mut second = node(&dir, "second", &["--join", &drill.endpoint()]);
