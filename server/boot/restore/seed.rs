@@ -99,7 +99,7 @@ enum Wanted {
 }
 
 /// Makes the store of a new cluster's first node, in a directory that holds none. `say` hears what
-/// it does and how far it is. After an error the directory is as it was.
+/// it does and how far it is. After an error nothing of the store is left.
 pub fn seed(
     dir: &Path,
     order: &Order,
@@ -110,7 +110,7 @@ pub fn seed(
     let made = repository.and_then(|repository| of(&repository, dir, order, founding, say));
     made.map_err(|e| {
         let (place, dir) = (order.place.display(), dir.display());
-        let told = format!("nothing is restored from {place}, and {dir} is as it was: {e}");
+        let told = format!("nothing is restored from {place}, and {dir} holds no store: {e}");
         Error::new(e.kind, told).with_source(e)
     })
 }

@@ -271,7 +271,7 @@ fn whatever_is_damaged_or_missing_is_named_and_nothing_is_left_of_the_store() {
     let refused = |kind: Kind, says: &str| {
         let e = stage.seed(&[], 1).unwrap_err();
         assert_eq!(e.kind, kind, "{e}");
-        assert!(e.message.contains(says) && e.message.contains("is as it was"), "{e}");
+        assert!(e.message.contains(says) && e.message.contains("holds no store"), "{e}");
         stage.is_empty();
     };
     for at in [0, 30, 60, 99] {
