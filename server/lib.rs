@@ -185,6 +185,17 @@
 //!    group comes, every group has that node as its only voter, and the others are lost as in a
 //!    recovery. Empty nodes join it.
 //!
+//! # A new cluster from a repository
+//!
+//! 1. With `--restore-from` [`Arrival::prepare`] founds as with `--found`, unless a node of
+//!    `--join` belongs to a cluster. [`points::find`] says which snapshot is meant.
+//! 2. [`Contents::open`] reads the snapshot's indexes and holds them against its root.
+//!    [`cluster::State::seeded`] turns the meta state into that of a new cluster of one node, with
+//!    an id and a lineage that were just drawn.
+//! 3. [`seed::seed`] loads the rows into a store under `restoring/`, each chunk checked on its way.
+//!    Every group's log begins where all logs do, with this node as its only voter. A rename puts
+//!    the store in place. Empty nodes join, as in a join.
+//!
 //! # A recovery
 //!
 //! 1. Most nodes are lost for good. [`recover::inspect`] reads a store that is left and reports, of
@@ -224,6 +235,7 @@
 //! [`Calls::call`]: rpc::Calls::call
 //! [`Cluster::announce_until_known`]: service::admin::Cluster::announce_until_known
 //! [`Cluster::take_in`]: service::admin::Cluster::take_in
+//! [`Contents::open`]: repository::contents::Contents::open
 //! [`Disk`]: base::disk::Disk
 //! [`Engine::adopt`]: engine::Engine::adopt
 //! [`Engine::advance_snapshots`]: engine::Engine::advance_snapshots
@@ -278,6 +290,7 @@
 //! [`cluster::State`]: cluster::State
 //! [`cluster::State::recovered`]: cluster::State::recovered
 //! [`cluster::State::restored`]: cluster::State::restored
+//! [`cluster::State::seeded`]: cluster::State::seeded
 //! [`cluster::snapshots::Snapshot::overall`]: cluster::snapshots::Snapshot::overall
 //! [`compact_logs`]: engine::Engine::compact_logs
 //! [`ctl`]: ctl
@@ -318,6 +331,7 @@
 //! [`parts::Parts::take`]: service::parts::Parts::take
 //! [`placement::living`]: cluster::placement::living
 //! [`placement::place`]: cluster::placement::place
+//! [`points::find`]: repository::points::find
 //! [`proto`]: proto
 //! [`readers::Readers`]: service::readers::Readers
 //! [`reconfigure::next_step`]: cluster::reconfigure::next_step
@@ -331,6 +345,7 @@
 //! [`restore::restore`]: boot::restore::restore
 //! [`rpc`]: rpc
 //! [`rpc::pulled`]: rpc::pulled
+//! [`seed::seed`]: boot::restore::seed::seed
 //! [`service`]: service
 //! [`settle_lineage`]: engine::Engine::settle_lineage
 //! [`shelf::PartWriter`]: part::shelf::PartWriter

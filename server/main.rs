@@ -27,13 +27,14 @@ use devicedb::{
             choose::Terms,
             forms::{Plan, Report, parse_group},
         },
-        restore::offline,
+        restore::{offline, seed::Order},
     },
     cluster::access::Pattern,
     ctl::{endpoint, guide},
     net::tls::{Mode, Setup},
     node::{Node, Options},
     part::seal::{Identities, Recipient},
+    repository::points::Point,
     rpc::QuotaLimits,
     service::uploads::Place,
     signals::Signals,
@@ -98,6 +99,8 @@ pub struct Start {
     /// second cluster when the disk is lost.
     #[arg(long, conflicts_with = "join")]
     found: bool,
+    #[command(flatten)]
+    seed: Seed,
     /// Nodes of the cluster to join, this one perhaps among them. An empty store waits until one of
     /// them belongs to a cluster, or until `ddbctl cluster init` is said to one of them. Afterwards
     /// they are used to find the others again.
@@ -148,8 +151,7 @@ pub struct Start {
         value_name = "age1...",
         env = "DEVICEDB_SEAL_TO",
         value_delimiter = ',',
-        value_parser = recipient,
-        requires = "snapshot_store",
+        requires = "snapshot_store"
     )]
     seal_to: Vec<Recipient>,
     /// The age identity file that opens the sealed part in the store directory. It is read for its
@@ -178,6 +180,35 @@ pub struct Start {
     /// Log one JSON object a line.
     #[arg(long, env = "DEVICEDB_LOG_JSON")]
     log_json: bool,
+}
+
+/// A new cluster that begins with a snapshot.
+#[derive(clap::Args)]
+struct Seed {
+    /// Found a new cluster of a snapshot in this repository, with this node as its first. Others
+    /// join it with empty stores. Said once, by hand, and to one node alone.
+    #[arg(
+        long,
+        value_name = "REPOSITORY",
+        conflicts_with_all = ["found", "replacement", "unseal_with"],
+    )]
+    restore_from: Option<String>,
+    /// The snapshot: latest, a uuid, or a time as 2026-01-31T12:00:00Z for the last one that was
+    /// written by then. Without it: latest.
+    #[arg(long, value_name = "POINT", requires = "restore_from")]
+    point: Option<Point>,
+    /// Take only these sites of the snapshot: names, or beginnings of names with * behind them. May
+    /// be said several times, or several divided by commas.
+    #[arg(long, value_name = "SITE", requires = "restore_from", value_delimiter = ',')]
+    sites: Vec<Pattern>,
+}
+
+impl Seed {
+    fn order(self) -> Option<Order> {
+        let Seed { restore_from, point, sites } = self;
+        let point = point.unwrap_or(Point::Latest);
+        restore_from.map(|place| Order { place, point, sites })
+    }
 }
 
 /// Who has to speak TLS, and with which certificates.
@@ -212,8 +243,7 @@ struct Tls {
         value_name = "IDENTITY",
         env = "DEVICEDB_ADMIN",
         value_delimiter = ',',
-        value_parser = identity,
-        requires = "cert",
+        requires = "cert"
     )]
     admins: Vec<Pattern>,
 }
@@ -265,14 +295,6 @@ impl Quotas {
         let Quotas { calls, bytes, scans, downloads } = self;
         QuotaLimits { calls_a_second: calls, bytes_a_second: bytes, scans, downloads }
     }
-}
-
-fn identity(text: &str) -> Result<Pattern, String> {
-    Pattern::new(text).map_err(|e| e.message)
-}
-
-fn recipient(text: &str) -> Result<Recipient, String> {
-    text.parse().map_err(|e: Error| e.message)
 }
 
 impl Tls {
@@ -396,6 +418,7 @@ impl Start {
             listen: self.listen,
             advertise: self.advertise,
             found: self.found,
+            restore_from: self.seed.order(),
             join: self.join,
             join_token: self.join_token,
             replication_factor: self.replication_factor,
@@ -432,6 +455,7 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
         advertise: Some(address),
         // As the guide has it.
         found: args.join.is_empty(),
+        restore_from: None,
         join: args.join,
         join_token: None,
         replication_factor: args.replication_factor,

@@ -1,17 +1,18 @@
 //! How a start gets its store: it resumes with the one that is there, restores an extracted part,
-//! founds a cluster, or waits for one and joins it.
+//! founds a cluster, empty or of a snapshot in a repository, or waits for one and joins it.
 //!
-//! Somebody has to decide to found: with `--found`, with the guide's `cluster start` without
-//! `-join`, or with `ddbctl cluster init` to a node that waits. Founding is refused if there is a
-//! trace of an earlier cluster: other files in the store directory, or parts of this address in the
-//! snapshot store. Then a disk is gone or not mounted, and a second, empty cluster at the address
-//! of an old member would be taken for the first.
+//! Somebody has to decide to found: with `--found`, with `--restore-from`, with the guide's
+//! `cluster start` without `-join`, or with `ddbctl cluster init` to a node that waits. Founding is
+//! refused if there is a trace of an earlier cluster: other files in the store directory, or parts
+//! of this address in the snapshot store. Then a disk is gone or not mounted, and a second cluster
+//! at the address of an old member would be taken for the first. A founding with `--restore-from`
+//! is refused as well while a node of `--join` belongs to a cluster.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     base::{
-        clock::Random,
+        clock::{Clock, Random},
         crew::{self, Role},
         disk,
         error::{Error, Result},
@@ -19,7 +20,10 @@ use crate::{
         limits,
     },
     boot::{
-        restore::{self, Holds},
+        restore::{
+            self, Holds,
+            seed::{self, Founding, Order, Progress},
+        },
         starting::StartingServer,
         waiting::{self, End, Newcomer, Waiting},
     },
@@ -58,6 +62,8 @@ pub struct Options {
     pub advertise: Option<String>,
     /// An empty store founds a cluster.
     pub found: bool,
+    /// An empty store founds a cluster of a snapshot.
+    pub restore_from: Option<Order>,
     /// host:port of nodes of the cluster to join, and to ask for the others after all addresses
     /// have changed. May name the node itself.
     pub join: Vec<String>,
@@ -129,7 +135,8 @@ impl Options {
                 limits::JOIN_ADDRESSES_MAX
             )));
         }
-        if !self.found && self.join.is_empty() && !self.store.exists() {
+        let founds = self.found || self.restore_from.is_some();
+        if !founds && self.join.is_empty() && !self.store.exists() {
             return Err(self.lost(&format!("{} does not exist", self.store.display())));
         }
         if let Some(uploads::Place { place, .. }) = &self.repository {
@@ -155,7 +162,8 @@ impl Options {
              If there is a cluster, also where this node was one of it and has lost its store: \
              --join HOST:PORT,... names nodes of it.\n  If there shall be a new one: --found, said \
              once and by hand, makes this node its first; or --join with the same list on every \
-             node, and `ddbctl cluster init`."
+             node, and `ddbctl cluster init`. With the data of a backup: --restore-from \
+             REPOSITORY."
         ))
     }
 }
@@ -170,19 +178,15 @@ impl Arrival<'_> {
             move || restore::look(&dir)
         };
         match blocking(look).await? {
-            Holds::Store if self.options.found => {
-                tracing::warn!(
-                    "there is a store: --found changes nothing. Leave it out, or this start founds \
-                     a second cluster when the disk is lost"
-                );
+            Holds::Store => self.warn_of_idle_flags(),
+            Holds::Part if self.options.restore_from.is_some() => {
+                return Err(Error::conflict(format!(
+                    "{0} holds an extracted part of a snapshot, and --restore-from says to take \
+                     another one: to restore the part, leave --restore-from out; to take the \
+                     repository, name an empty directory",
+                    dir.display()
+                )));
             }
-            Holds::Store if self.options.unseal_with.is_some() => {
-                tracing::warn!(
-                    "there is a store: --unseal-with changes nothing. Leave it out, and the \
-                     identity file need not lie here"
-                );
-            }
-            Holds::Store => {}
             Holds::Part => {
                 self.porch.say(
                     NodeState::Restoring,
@@ -191,6 +195,7 @@ impl Arrival<'_> {
                 self.restore().await?
             }
             Holds::Nothing if self.options.found => self.found_at_once().await?,
+            Holds::Nothing if self.options.restore_from.is_some() => self.seed().await?,
             Holds::Nothing if self.options.join.is_empty() => {
                 return Err(self.options.lost(&format!("{} holds no store", dir.display())));
             }
@@ -221,24 +226,104 @@ impl Arrival<'_> {
         Ok(())
     }
 
+    /// Flags that are for the first start only.
+    fn warn_of_idle_flags(&self) {
+        let Options { found, restore_from, unseal_with, .. } = self.options;
+        if *found {
+            tracing::warn!(
+                "there is a store: --found changes nothing. Leave it out, or this start founds a \
+                 second cluster when the disk is lost"
+            );
+        }
+        if restore_from.is_some() {
+            tracing::warn!(
+                "there is a store: --restore-from changes nothing. Leave it out, or this start \
+                 makes a second cluster of an old snapshot when the disk is lost"
+            );
+        }
+        if unseal_with.is_some() {
+            tracing::warn!(
+                "there is a store: --unseal-with changes nothing. Leave it out, and the identity \
+                 file need not lie here"
+            );
+        }
+    }
+
     async fn found_at_once(&self) -> Result<()> {
-        if let Some(seen) = self.objection().await? {
-            return Err(self.options.lost(&seen));
+        let node = self.may_found().await?;
+        self.found(node).map(drop)
+    }
+
+    /// The id of the first node of a new cluster, if nothing speaks against there being one.
+    async fn may_found(&self) -> Result<NodeId> {
+        match self.objection().await? {
+            Some(seen) if self.options.restore_from.is_some() => {
+                return Err(Error::conflict(format!("{seen}, or --snapshot-store names another")));
+            }
+            Some(seen) => return Err(self.options.lost(&seen)),
+            None => {}
         }
         let node = self.node_id()?;
-        if let Some(other) =
-            waiting::promised(&self.options.store)?.filter(|founder| founder.node_id != node.0)
-        {
-            let dir = self.options.store.display();
+        match waiting::promised(&self.options.store)? {
+            Some(other) if other.node_id != node.0 => {
+                let dir = self.options.store.display();
+                Err(Error::conflict(format!(
+                    "{dir} has promised to leave the founding to node {} at {}: start it with the \
+                     --join that it had. If nothing came of that, remove {dir}/{} first",
+                    other.node_id,
+                    other.address,
+                    restore::FOUNDER
+                )))
+            }
+            _ => Ok(node),
+        }
+    }
+
+    /// Founds a cluster of a snapshot in a repository.
+    async fn seed(&self) -> Result<()> {
+        let Options { store, restore_from: Some(order), .. } = self.options else { return Ok(()) };
+        let node = self.may_found().await?;
+        let waiting = Waiting::new(self.newcomer(node, None), self.dialler.clone());
+        if let Some((cluster, at)) = waiting.belonging().await {
             return Err(Error::conflict(format!(
-                "{dir} has promised to leave the founding to node {} at {}: start it with the \
-                 --join that it had. If nothing came of that, remove {dir}/{} first",
-                other.node_id,
-                other.address,
-                restore::FOUNDER
+                "{} of --join belongs to cluster {cluster}, and --restore-from makes another one. \
+                 To join that cluster, leave --restore-from out. For a new one, name in --join \
+                 only nodes that shall belong to it",
+                at.join(" and ")
             )));
         }
-        self.found(node).map(drop)
+        let mut rng = Random::from_entropy();
+        let founding = Founding {
+            cluster: ClusterId(rng.uuid()),
+            nonce: rng.next_u64(),
+            founder: self.founder(node, Lineage::PENDING),
+        };
+        let (tell, place) = (self.porch.teller(), order.place.clone());
+        tell(NodeState::Restoring, format!("a snapshot is looked up in {place}"));
+        let (dir, order, clock) = (store.clone(), order.clone(), Clock::start());
+        let seeded = blocking(move || {
+            let say = |snapshot: &str, Progress { done, total }: Progress| {
+                let words = format!(
+                    "snapshot {snapshot}, is loaded from {place}: {} %, {done} of {total} bytes",
+                    done * 100 / total.max(1)
+                );
+                tell(NodeState::Restoring, words);
+            };
+            seed::seed(&dir, &order, &founding, &say)
+        })
+        .await?;
+        tracing::info!(
+            cluster = %seeded.identity.cluster,
+            node = %seeded.identity.node,
+            snapshot = %seeded.snapshot,
+            written = seeded.written,
+            root = %seeded.root,
+            rows = seeded.rows,
+            bytes = seeded.bytes,
+            took_ms = clock.now().as_millis() as u64,
+            "founded a cluster of a snapshot"
+        );
+        Ok(())
     }
 
     /// What says that a cluster was here.
@@ -266,6 +351,24 @@ impl Arrival<'_> {
         entry(self.options, id, lineage, self.address)
     }
 
+    /// The same of one that founds.
+    fn founder(&self, id: NodeId, lineage: Lineage) -> NodeEntry {
+        let may = Level::own() >= Level::ACCESS;
+        let certificate_name = if may { self.dialler.own_name() } else { None };
+        NodeEntry { certificate_name, ..self.entry(id, lineage) }
+    }
+
+    fn newcomer(&self, node: NodeId, objection: Option<String>) -> Newcomer {
+        Newcomer {
+            node,
+            incarnation: self.incarnation,
+            address: self.address.to_owned(),
+            dir: self.options.store.clone(),
+            join: self.options.join.iter().cloned().collect(),
+            objection,
+        }
+    }
+
     fn found(&self, node: NodeId) -> Result<Identity> {
         let mut rng = Random::from_entropy();
         let identity = Identity {
@@ -277,9 +380,7 @@ impl Arrival<'_> {
             topology: Topology::new(self.options.partitions, self.options.groups)?,
         };
         let settings = restore::founding_settings(&identity, self.options.replication_factor)?;
-        let may = Level::own() >= Level::ACCESS;
-        let certificate_name = if may { self.dialler.own_name() } else { None };
-        let founder = NodeEntry { certificate_name, ..self.entry(node, identity.lineage) };
+        let founder = self.founder(node, identity.lineage);
         restore::found(&self.options.store, &identity, settings, founder)?;
         tracing::info!(cluster = %identity.cluster, node = %identity.node, "founded a cluster");
         Ok(identity)
@@ -288,14 +389,7 @@ impl Arrival<'_> {
     /// Waits until there is a cluster. The nodes that it consists of.
     async fn wait(&self) -> Result<Vec<NodeEntry>> {
         let node = self.node_id()?;
-        let newcomer = Newcomer {
-            node,
-            incarnation: self.incarnation,
-            address: self.address.to_owned(),
-            dir: self.options.store.clone(),
-            join: self.options.join.iter().cloned().collect::<BTreeSet<_>>(),
-            objection: self.objection().await?,
-        };
+        let newcomer = self.newcomer(node, self.objection().await?);
         let waiting = Waiting::new(newcomer, self.dialler.clone());
         self.porch.say(
             NodeState::Waiting,

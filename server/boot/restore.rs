@@ -7,7 +7,8 @@
 //! A sealed part is restored with the identity file of a recipient. It is read once; the store that
 //! is made is not sealed, and keeps nothing of it.
 //!
-//! `offline` makes a store of parts before a start: of one, or of several for one node.
+//! `offline` makes a store of parts before a start: of one, or of several for one node. `seed`
+//! makes one of a snapshot in a repository, for the first node of a new cluster.
 //!
 //! The steps of a restore: it tries everything that can fail for a reason which an operator can
 //! mend, such as the directory's permissions and the room for the store; checks every byte of the
@@ -24,6 +25,7 @@
 
 mod moved;
 pub mod offline;
+pub mod seed;
 
 use std::{
     fs,

@@ -6,7 +6,7 @@
 //! waits for a cluster says who it is, promises, and can be told to found; any other gRPC call gets
 //! UNAVAILABLE with the reason, which clients retry. The reason that peers get leaves out what
 //! other nodes have told this one: two nodes that wait for each other would make it longer each
-//! round.
+//! round. Nor does it say how far a restore is, which would be news for their logs each time.
 
 use std::sync::{Arc, OnceLock};
 
@@ -101,7 +101,13 @@ impl StartingServer {
 
     /// Says what the node is doing, for those who ask why it is not ready.
     pub fn say(&self, state: NodeState, words: impl Into<String>) {
-        self.doing.send_modify(|doing| (doing.state, doing.words) = (state, words.into()));
+        say(&self.doing, state, words.into());
+    }
+
+    /// The same, from a thread that works on it.
+    pub fn teller(&self) -> impl Fn(NodeState, String) + Send + 'static {
+        let doing = self.doing.clone();
+        move |state, words| say(&doing, state, words)
     }
 
     /// Says from now on which cluster the node belongs to.
@@ -121,6 +127,10 @@ impl StartingServer {
         self.stop.send_replace(true);
         TcpListener::from_std(self.listener).at("the listening socket")
     }
+}
+
+fn say(doing: &watch::Sender<Doing>, state: NodeState, words: String) {
+    doing.send_modify(|doing| (doing.state, doing.words) = (state, words));
 }
 
 /// What is known on the porch of what goes on inside.
@@ -200,12 +210,14 @@ async fn answer(State(inside): State<Inside>, request: Request) -> Response {
             unary(&audit, "InitCluster", request, init).await
         }
         (guest, path) => {
-            let to_a_peer = guest.is_some() && path.starts_with("/devicedb.internal.");
-            let why = if to_a_peer {
-                "it waits for a cluster itself".to_owned()
-            } else {
-                inside.doing.borrow().words.clone()
+            let to_a_peer = path.starts_with("/devicedb.internal.");
+            let doing = inside.doing.borrow();
+            let why = match doing.state {
+                _ if to_a_peer && guest.is_some() => "it waits for a cluster itself".to_owned(),
+                NodeState::Restoring if to_a_peer => "it restores a snapshot".to_owned(),
+                _ => doing.words.clone(),
             };
+            drop(doing);
             not_yet(&why, &request)
         }
     }

@@ -328,6 +328,11 @@ impl Waiting {
         }
     }
 
+    /// The first cluster to which nodes of `--join` say that they belong, with their addresses.
+    pub async fn belonging(&self) -> Option<(ClusterId, Vec<String>)> {
+        clusters(&self.ask_all().await).pop_first()
+    }
+
     /// It belongs to a cluster now.
     pub fn settle(&self, cluster: ClusterId) {
         self.fate.send_modify(|fate| {

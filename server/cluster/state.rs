@@ -19,10 +19,12 @@ mod operations;
 mod grants;
 mod snapshots;
 mod recovered;
+mod seeded;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use recovered::Recovery;
+pub use seeded::{LeftOut, Seed, listed};
 pub use settings::Settings;
 
 use crate::{
@@ -351,11 +353,7 @@ impl State {
     ///   ends by the same facts.
     /// - No node has the name of a certificate: other machines have other certificates.
     pub fn restored(mut self, snapshot: SnapshotId) -> Result<State> {
-        let open = self.open_snapshot().filter(|s| s.id == snapshot).map(|s| s.seq);
-        let seq = open.ok_or_else(|| {
-            let what = format!("snapshot {snapshot}: it is not open in them");
-            Error::corrupt(format!("the meta group's rows were not captured by {what}"))
-        })?;
+        let seq = self.captured_by(snapshot)?;
         self.snapshots.retain(|_, record| record.deleting.is_none());
         for record in self.snapshots.values_mut() {
             record.seal();
@@ -369,6 +367,15 @@ impl State {
             ..self.settings
         };
         Ok(self)
+    }
+
+    /// The number of the snapshot during which this state was captured: it is open in it.
+    fn captured_by(&self, snapshot: SnapshotId) -> Result<SnapshotSeq> {
+        let open = self.open_snapshot().filter(|s| s.id == snapshot).map(|s| s.seq);
+        open.ok_or_else(|| {
+            let what = format!("snapshot {snapshot}: it is not open in them");
+            Error::corrupt(format!("the meta group's rows were not captured by {what}"))
+        })
     }
 
     fn add_site(&mut self, site: &SiteId, effects: &mut Effects) -> Result<Outcome> {

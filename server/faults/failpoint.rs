@@ -343,6 +343,17 @@ failpoints! {
     /// The directory aside is removed, and that is not synced.
     RestoreAsideRemoved "restore.aside-removed"
 
+    // A cluster that is made of a snapshot in a repository.
+    /// The snapshot's indexes agree with its root, and all that they name is there; nothing has
+    /// changed.
+    SeedChecked "seed.checked"
+    /// A chunk's rows are in the store aside, and not committed.
+    SeedChunkLoaded "seed.chunk-loaded"
+    /// The store is made aside.
+    SeedMade "seed.made"
+    /// The store is in place.
+    SeedInPlace "seed.in-place"
+
     // A recovery of a lost majority.
     /// The plan fits the store and is confirmed; nothing has changed.
     RecoverChecked "recover.checked"

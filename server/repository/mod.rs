@@ -20,6 +20,8 @@
 //! - `import` does both with downloaded parts; nodes that upload do the first each for some groups,
 //!   and one of them does the second.
 //! - `export` gives the parts back, byte for byte.
+//! - `points` finds the snapshot that is meant, by its uuid or a time, and `contents` hands on its
+//!   rows, each of them checked: for a cluster that begins with them, no part need lie anywhere.
 //! - `verify` reads what a snapshot names and names everything that is wrong.
 //!
 //! Two that store the same snapshot at a time do not harm each other: an object is named by what is
@@ -40,6 +42,8 @@ pub mod send;
 pub mod commit;
 pub mod import;
 pub mod export;
+pub mod points;
+pub mod contents;
 pub mod verify;
 pub mod status;
 

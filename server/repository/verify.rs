@@ -14,13 +14,14 @@ use std::{
 use serde::Serialize;
 
 use super::{
+    contents,
     index::{Index, Located},
     manifest::{self, Group},
     root::{Kept, Repository},
 };
 use crate::{
     base::{
-        error::{Error, Result},
+        error::Result,
         ids::{GroupId, SnapshotId},
         limits,
     },
@@ -206,28 +207,14 @@ fn fits(
 /// Opens every chunk of a group.
 fn open(repository: &Repository, kept: &Kept, held: &Group, index: &Index, report: &mut Report) {
     let id = kept.snapshot.snapshot.to_string();
-    let look = |(owner, chunk): (Owner, &Located)| {
-        let ends = repository.chunk(kept.folder, index, chunk).and_then(|frame| {
-            let rows = chunk.entry().open(&frame, None)?;
-            let mut keys = rows.iter().map(|(key, _)| key);
-            let first = keys.next().expect("a chunk has rows").to_vec();
-            let last = keys.last().map_or_else(|| first.clone(), <[u8]>::to_vec);
-            if !owner.owns(&first, &last) {
-                let what = format!("chunk {} holds rows of others than {owner}", chunk.hash);
-                return Err(Error::corrupt(what));
-            }
-            if first != chunk.first {
-                let what = format!("chunk {} does not begin where the index says", chunk.hash);
-                return Err(Error::corrupt(what));
-            }
-            Ok(last)
-        });
-        (owner, chunk.hash, chunk.first.clone(), ends)
+    let look = |(owner, at): (Owner, &Located)| {
+        let opened = contents::open(repository, kept.folder, index, owner, at);
+        (owner, at.clone(), opened.map(|opened| opened.last))
     };
     let mut before: Option<(Owner, Vec<u8>)> = None;
     let noted = parallel::in_order(index.in_order(held.group.is_meta()), look, |looked| {
-        let (owner, hash, first, ends) = looked;
-        let last = match ends {
+        let (owner, at, last) = looked;
+        let last = match last {
             Ok(last) => last,
             Err(e) => {
                 report.problem(&id, format!("{owner}: {}", e.message));
@@ -235,12 +222,8 @@ fn open(repository: &Repository, kept: &Kept, held: &Group, index: &Index, repor
                 return Ok(());
             }
         };
-        if let Some((of, end)) = &before
-            && *of == owner
-            && *end >= first
-        {
-            let what = format!("{owner}: chunk {hash} does not lie behind the one before");
-            report.problem(&id, what);
+        if before.as_ref().is_some_and(|(of, end)| *of == owner && *end >= at.first) {
+            report.problem(&id, contents::behind(owner, &at).message);
         }
         before = Some((owner, last));
         Ok(())

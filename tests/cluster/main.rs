@@ -26,6 +26,7 @@ mod recover;
 mod replacements;
 mod requests;
 mod sealed;
+mod seeds;
 mod signals;
 mod snapshots;
 mod starts;

@@ -34,6 +34,7 @@ const BY_HAND: Named = ("docs/backup-and-restore.md", "shelf=");
 const CRON: Named = ("docs/backup-and-restore.md", "#!/bin/sh");
 const RESTORE: Named = ("docs/backup-and-restore.md", "tar xf");
 const FEWER: Named = ("docs/backup-and-restore.md", "--sole-survivor");
+const SEEDED: Named = ("docs/backup-and-restore.md", "--restore-from");
 
 /// From the first start over a backup to the way back on other addresses, in one shell.
 const FROM_START_TO_RESTORE: &[Named] = &[
@@ -48,6 +49,7 @@ const FROM_START_TO_RESTORE: &[Named] = &[
     CRON,
     RESTORE,
     FEWER,
+    SEEDED,
 ];
 
 const UNIT: Named = ("docs/operating.md", "--listen 0.0.0.0:8080");
@@ -246,7 +248,7 @@ async fn the_procedures_of_the_documents_run_as_they_are_written() {
     for name in [BACKUP, BY_HAND, CRON, RESTORE, FEWER] {
         assert!(during(name).contains("sound"), "{name:?}: {}", ran.story());
     }
-    for name in [RESTORE, FEWER] {
+    for name in [RESTORE, FEWER, SEEDED] {
         assert!(during(name).contains("healthy: 3 nodes ready"), "{name:?}: {}", ran.story());
         assert_eq!(during(name).lines().last(), Some("blue"), "{name:?}: {}", ran.story());
     }

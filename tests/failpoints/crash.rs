@@ -282,6 +282,7 @@ pub struct Prepared {
     cluster: Cluster,
     pub uuid: String,
     pub tar: PathBuf,
+    repository: PathBuf,
     pub books: Books,
 }
 
@@ -311,7 +312,25 @@ impl Prepared {
         let uuid = client.complete_snapshot(SOON).await.uuid;
         let tar = cluster.download_all(&uuid).await.remove(0);
         cluster.kill9_all();
-        Prepared { cluster, uuid, tar, books }
+        let repository = cluster.dir().join("repository");
+        let into = repository.display();
+        let store = format!(
+            "ddbctl repository init {into} && ddbctl repository import {into} {}",
+            tar.display()
+        );
+        shell(&store, SOON).await.exits(0);
+        Prepared { cluster, uuid, tar, repository, books }
+    }
+
+    /// A node without a store that is to found a cluster of the snapshot in the repository.
+    pub fn seeded(&self) -> Cluster {
+        let mut cluster = Cluster::empty(options());
+        let mut node = cluster.further();
+        let at = node.args.iter().position(|word| word == "--found").expect("the first founds");
+        let place = self.repository.display().to_string();
+        node.args.splice(at..=at, ["--restore-from".to_owned(), place]);
+        cluster.nodes.push(node);
+        cluster
     }
 
     fn snapshot_store(&self) -> &Path {

@@ -54,6 +54,8 @@ enum Scene {
     Fetch,
     /// A part is restored.
     Restore,
+    /// A cluster is made of a snapshot in a repository.
+    Seed,
     /// The store of a node whose peers are lost is recovered.
     Recover,
     /// A site is added, or removed.
@@ -148,6 +150,9 @@ fn plan(point: Failpoint) -> (Scene, u32) {
             (Scene::Restore, 1)
         }
 
+        SeedChecked | SeedMade | SeedInPlace => (Scene::Seed, 1),
+        SeedChunkLoaded => (Scene::Seed, 3),
+
         RecoverChecked | RecoverWritten | RecoverStored | RecoverLogged | RecoverDone => {
             (Scene::Recover, 1)
         }
@@ -219,6 +224,7 @@ async fn play(scene: Scene, crashes: Vec<Crash>, prepared: &Prepared) {
         Scene::Download => one::download(crash, prepared).await,
         Scene::Upload => one::upload(crash, prepared).await,
         Scene::Restore => one::restore(crash, prepared).await,
+        Scene::Seed => one::seed(crash, prepared).await,
         Scene::Recover => several::recovery(crash).await,
         Scene::Site => one::site(crash, prepared).await,
         Scene::Join => several::join(crash, prepared).await,
@@ -330,6 +336,7 @@ fn there_are_failpoints_wherever_something_could_be_left_half_done() {
         "download",
         "fetch",
         "restore",
+        "seed",
         "recover",
         "join",
         "rows",

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use devicedb::{part::seal::Identity, proto::v1::Bucket};
+use devicedb::{faults::failpoint::Failpoint, part::seal::Identity, proto::v1::Bucket};
 
 use crate::{
     crash::{
@@ -225,6 +225,20 @@ pub async fn restore(crash: Crash, prepared: &Prepared) {
     for left in ["manifest.json", "chunks", "restoring"] {
         assert!(!store.join(left).exists(), "{left} was left behind");
     }
+    snapshots_work(&cluster, None).await;
+}
+
+/// A cluster that is made of a snapshot in a repository.
+pub async fn seed(crash: Crash, prepared: &Prepared) {
+    let mut cluster = prepared.seeded();
+    crash.kills(&mut cluster.nodes, async {}).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
+    let node = &cluster.nodes[0];
+    for left in ["restoring", "founding", "node-id"] {
+        assert!(!node.store.join(left).exists(), "{left} was left behind");
+    }
+    let again = node.log().contains("there is a store: --restore-from changes nothing");
+    assert_eq!(again, crash.point == Failpoint::SeedInPlace, "{}", node.log_end());
     snapshots_work(&cluster, None).await;
 }
 

@@ -60,8 +60,8 @@ pub const FILE_LINES_MAX: usize = 700;
 /// What rustfmt lays out is no wider; this holds comments, strings and macros to it too.
 pub const LINE_WIDTH_MAX: usize = 100;
 
-/// Crates that no file names: only what build.rs generates speaks to them, or `Cargo.toml` says with
-/// which features another crate gets them.
+/// Crates that no file names: only what build.rs generates speaks to them, or `Cargo.toml` says
+/// with which features another crate gets them.
 pub const NAMED_ELSEWHERE: &[&str] = &["reqwest", "tonic-prost"];
 
 /// Names that fit everything tell nothing.
