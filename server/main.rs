@@ -448,29 +448,19 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
         .map_err(|e| Error::invalid(format!("-host {}: {e}", args.host)).with_source(e))?;
     let found: Vec<SocketAddr> = found.collect();
     let listen = found.iter().find(|a| a.is_ipv4()).or(found.first()).copied();
+    let listen =
+        listen.ok_or_else(|| Error::invalid(format!("-host {} has no address", args.host)))?;
     let options = Options {
-        store: args.store,
-        listen: listen
-            .ok_or_else(|| Error::invalid(format!("-host {} has no address", args.host)))?,
         advertise: Some(address),
         // As the guide has it.
         found: args.join.is_empty(),
-        restore_from: None,
         join: args.join,
-        join_token: None,
         replication_factor: args.replication_factor,
         partitions: args.partitions,
         groups: args.partitions.min(64),
         snapshot_store: args.snapshot_store,
         replacement: args.replacement,
-        insecure: false,
-        tls: Setup::default(),
-        admins: Vec::new(),
-        quotas: QuotaLimits::default(),
-        audit_log: None,
-        repository: None,
-        seal_to: Vec::new(),
-        unseal_with: None,
+        ..Options::plain(args.store, listen)
     };
     Ok((options, args.log_level))
 }

@@ -112,6 +112,32 @@ pub struct Arrived {
 }
 
 impl Options {
+    /// A node of whom nothing is asked but to listen.
+    pub fn plain(store: PathBuf, listen: SocketAddr) -> Options {
+        Options {
+            store,
+            listen,
+            advertise: None,
+            found: false,
+            restore_from: None,
+            join: Vec::new(),
+            join_token: None,
+            replication_factor: 3,
+            partitions: 1024,
+            groups: 64,
+            snapshot_store: None,
+            repository: None,
+            seal_to: Vec::new(),
+            unseal_with: None,
+            replacement: false,
+            insecure: false,
+            tls: Setup::default(),
+            admins: Vec::new(),
+            quotas: QuotaLimits::default(),
+            audit_log: None,
+        }
+    }
+
     /// Refuses what can never work, before anything is changed.
     pub fn check(&self) -> Result<()> {
         if !self.listen.ip().is_loopback() && !self.insecure && self.tls.mode() != Mode::Required {

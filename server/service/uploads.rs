@@ -21,11 +21,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+};
 
 use crate::{
     base::{
@@ -77,8 +79,6 @@ struct Shared {
     /// Places for threads that ask the repository what it has: a store that is silent must not
     /// gather them.
     looks: Arc<Semaphore>,
-    /// Snapshots that were seen in the repository.
-    stored: Mutex<BTreeMap<SnapshotId, v1::Upload>>,
     cluster: Cluster,
     parts: Parts,
     peers: Peers,
@@ -141,7 +141,6 @@ impl Uploads {
             paid: Mutex::default(),
             driven: Mutex::default(),
             looks: Arc::new(Semaphore::new(limits::REPOSITORY_LOOKS)),
-            stored: Mutex::default(),
             cluster,
             parts,
             peers,
@@ -255,7 +254,6 @@ impl Uploads {
                                root = stored.root, "the snapshot is in the repository");
                 self.shared.metrics.upload_ended(true);
                 *lock(&driven.state) = (v1::UploadStatus::Stored, String::new());
-                self.remember(id, stored);
             }
             Err(e) => {
                 tracing::error!(snapshot = %id, error = %e, "the snapshot was not uploaded");
@@ -263,14 +261,6 @@ impl Uploads {
                 *lock(&driven.state) = (v1::UploadStatus::Failed, e.message);
             }
         }
-    }
-
-    fn remember(&self, id: SnapshotId, stored: v1::Upload) {
-        let mut all = lock(&self.shared.stored);
-        if all.len() >= limits::UPLOADS_REMEMBERED {
-            all.clear();
-        }
-        all.insert(id, stored);
     }
 
     fn seen_from_here(&self, upload: v1::Upload) -> v1::Upload {
@@ -281,9 +271,6 @@ impl Uploads {
     /// How far a snapshot is in the repository: what the repository says, or who has it stored.
     pub async fn state(&self, id: SnapshotId) -> Result<v1::Upload> {
         let place = self.place()?.place.clone();
-        if let Some(stored) = lock(&self.shared.stored).get(&id) {
-            return Ok(stored.clone());
-        }
         let here = lock(&self.shared.driven).get(&id).map(|driven| driven.upload());
         if let Some(upload) = here.as_ref().filter(|u| u.status() == v1::UploadStatus::Running) {
             return Ok(self.seen_from_here(upload.clone()));
@@ -313,16 +300,16 @@ impl Uploads {
         let absent = |reason: String| {
             let failed = here.clone().map(|upload| self.seen_from_here(upload));
             let failed = failed.into_iter().chain(elsewhere.clone());
-            let known = failed.into_iter().find(|u| u.status() == v1::UploadStatus::Failed);
+            // Another node has stored it meanwhile, whatever went wrong before.
+            let is_stored = |u: &v1::Upload| u.status() == v1::UploadStatus::Stored;
+            let mut failed = failed.filter(|_| !elsewhere.iter().any(is_stored));
+            let known = failed.find(|u| u.status() == v1::UploadStatus::Failed);
             let status = v1::UploadStatus::Absent as i32;
             let nobody = v1::Upload { status, reason, ..v1::Upload::default() };
             v1::Upload { repository: place.clone(), ..known.unwrap_or(nobody) }
         };
         match tokio::time::timeout(limits::NODE_STATUS, look).await {
-            Ok(Ok(Some(stored))) => {
-                self.remember(id, stored.clone());
-                Ok(stored)
-            }
+            Ok(Ok(Some(stored))) => Ok(stored),
             Ok(Ok(None)) => Ok(absent(String::new())),
             Ok(Err(e)) => Ok(absent(format!("nobody knows: {e}"))),
             Err(_) => Ok(absent("nobody knows: the repository does not answer".to_owned())),
@@ -454,6 +441,7 @@ impl Uploads {
         let (tell, told) = mpsc::channel(limits::UPLOAD_NEWS_QUEUE_MAX);
         let sending = Sending {
             uploads: self.clone(),
+            runtime: Handle::current(),
             tell: tell.clone(),
             done: AtomicU64::new(0),
             groups: request.groups.iter().map(|group| GroupId(*group)).collect(),
@@ -479,6 +467,7 @@ fn not_completed(id: SnapshotId, reason: &str) -> Error {
 /// Groups that this node stores.
 struct Sending {
     uploads: Uploads,
+    runtime: Handle,
     tell: mpsc::Sender<Result<internal::UploadGroupsResponse>>,
     done: AtomicU64,
     groups: Vec<GroupId>,
@@ -547,11 +536,12 @@ impl Watch for Sending {
                 *paid = begins + Duration::from_secs_f64(bytes as f64 / *rate as f64);
                 begins
             };
-            while shared.clock.now() < begins {
-                self.is_wanted()?;
-                let left = begins.saturating_sub(shared.clock.now());
-                thread::sleep(left.min(limits::UPLOAD_LOOK));
-            }
+            let left = begins.saturating_sub(now);
+            self.runtime.block_on(async {
+                // It ends early when nobody listens any more.
+                let _ = tokio::time::timeout(left, self.tell.closed()).await;
+            });
+            self.is_wanted()?;
         }
         shared.metrics.upload_sent(bytes);
         Ok(())
