@@ -3,8 +3,12 @@
 use std::{fs, io::ErrorKind, net::TcpListener};
 
 use devicedb::{
+    base::ids::NodeId,
     cluster::level::Level,
-    net,
+    net::{
+        self,
+        tls::ticket::{JoinToken, Joiner},
+    },
     proto::internal::v1::{JoinProof, JoinRequest, NodeRecord},
 };
 use tonic::Code;
@@ -148,9 +152,38 @@ async fn machines_that_somebody_makes_up_are_not_called_and_take_no_place() {
             ..NodeRecord::default()
         };
         let signature = vec![node.id as u8; 64].into();
-        let proof = (node.id % 2 == 0).then_some(JoinProof { token_id: id, signature });
+        let proof = node.id.is_multiple_of(2).then(|| JoinProof {
+            token_id: id,
+            signature,
+            ..JoinProof::default()
+        });
         let protocol = *net::PROTOCOLS.end();
         let asked = JoinRequest { node: Some(node), protocol, proof, ..JoinRequest::default() };
+        let refused = peer.join(asked).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    }
+    // What a machine with the token has said to somebody else.
+    let heard = {
+        let name = "spiffe://acme/devicedb/node/n2";
+        let (node, incarnation) = (NodeId(4711), 7);
+        let joiner = Joiner { node, incarnation, address: &address, name: Some(name) };
+        JoinToken::read(&token).unwrap().prove(&joiner)
+    };
+    let renamed = JoinProof { name: "spiffe://acme/devicedb/node/forger".into(), ..heard.clone() };
+    for proof in [heard, renamed] {
+        let node = NodeRecord {
+            id: 4711,
+            address: address.clone(),
+            level: Level::own().0,
+            ..NodeRecord::default()
+        };
+        let asked = JoinRequest {
+            node: Some(node),
+            protocol: *net::PROTOCOLS.end(),
+            incarnation: 7,
+            proof: Some(proof),
+            ..JoinRequest::default()
+        };
         let refused = peer.join(asked).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
     }
