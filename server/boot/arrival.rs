@@ -422,7 +422,13 @@ impl Arrival<'_> {
             format!("the node asks {} to join a cluster", self.options.join.join(", ")),
         );
         self.porch.seat(waiting.clone());
-        let joiner = Joiner { node, incarnation: self.incarnation, address: self.address };
+        let own_name = self.dialler.own_name();
+        let joiner = Joiner {
+            node,
+            incarnation: self.incarnation,
+            address: self.address,
+            name: own_name.as_deref(),
+        };
         let token = self.options.join_token.as_deref().map(JoinToken::read).transpose()?;
         let request = JoinRequest {
             node: Some(wire::node_record(&self.entry(node, Lineage::PENDING))),

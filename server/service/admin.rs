@@ -209,7 +209,8 @@ impl Cluster {
                 "the restored nodes have not agreed on a lineage yet; retry",
             ));
         }
-        let joiner = Joiner { node: node.id, incarnation, address: &node.address };
+        let (address, shown) = (&node.address, name.as_deref());
+        let joiner = Joiner { node: node.id, incarnation, address, name: shown };
         let ticket = self.ticket(&joiner, proof.as_ref(), wait).await?;
         call_back(self.me(), &node, incarnation).await?;
         failpoint(Failpoint::JoinAnnouncing);

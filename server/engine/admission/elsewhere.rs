@@ -152,6 +152,7 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ),
     ("JoinRequest.proof", "service::admin: looked at where the node is new and joins need a token"),
     ("JoinProof.token_id", "service::admin: a join token that holds"),
+    ("JoinProof.name", "net::tls::ticket: signed, and that of the certificate that was shown"),
     ("JoinProof.signature", "net::tls::ticket: of this node, by the key of the token"),
     (
         "JoinResponse.settings",

@@ -2,8 +2,9 @@
 //!
 //! The secret is a key (Ed25519), and the cluster keeps its public half. Whoever joins signs who it
 //! is, and sends that: so nobody who is asked, and nobody who listens, learns the secret, whether
-//! they belong to the cluster or not. What they hear is good for this process at this address
-//! alone.
+//! they belong to the cluster or not. What they hear is good for this process at this address,
+//! under the name of its certificate, alone: a node of another cluster that is asked by mistake
+//! cannot join with it in the machine's place.
 //!
 //! A token is a line of text: `ddbj_`, the token's id, `_`, and the secret. Whether it still holds
 //! is `cluster::access`' to say.
@@ -42,12 +43,16 @@ pub struct Joiner<'a> {
     pub incarnation: u64,
     /// Where others reach it.
     pub address: &'a str,
+    /// In its certificate; none where it has none, or has shown none.
+    pub name: Option<&'a str>,
 }
 
 impl Joiner<'_> {
     fn signed(&self) -> Vec<u8> {
-        let Joiner { node, incarnation, address } = self;
-        [SIGNED, &node.0.to_be_bytes(), &incarnation.to_be_bytes(), address.as_bytes()].concat()
+        let Joiner { node, incarnation, address, name } = self;
+        let (numbers, bytes) = ([node.0, *incarnation, address.len() as u64], address.as_bytes());
+        let numbers = numbers.map(u64::to_be_bytes).concat();
+        [SIGNED, &numbers, bytes, name.unwrap_or_default().as_bytes()].concat()
     }
 }
 
@@ -102,7 +107,8 @@ impl JoinToken {
 
     pub fn prove(&self, joiner: &Joiner<'_>) -> JoinProof {
         let signature = self.key.sign(&joiner.signed()).as_ref().to_vec().into();
-        JoinProof { token_id: self.id.0, signature }
+        let name = joiner.name.unwrap_or_default().to_owned();
+        JoinProof { token_id: self.id.0, signature, name }
     }
 }
 
@@ -113,9 +119,14 @@ impl fmt::Debug for JoinToken {
     }
 }
 
-/// Whether somebody has signed this who has the token of this public key.
+/// Whether somebody has signed this who has the token of this public key. A joiner that has shown
+/// no certificate may have one that it could not show, where TLS is optional.
 pub fn is_proved(public: &[u8; 32], proof: &JoinProof, joiner: &Joiner<'_>) -> bool {
-    UnparsedPublicKey::new(&ED25519, public).verify(&joiner.signed(), &proof.signature).is_ok()
+    if joiner.name.is_some_and(|name| name != proof.name) {
+        return false;
+    }
+    let signed = Joiner { name: Some(&proof.name), ..*joiner }.signed();
+    UnparsedPublicKey::new(&ED25519, public).verify(&signed, &proof.signature).is_ok()
 }
 
 #[cfg(test)]
@@ -124,7 +135,8 @@ mod tests {
 
     use super::*;
 
-    const JOINER: Joiner<'_> = Joiner { node: NodeId(7), incarnation: 9, address: "c:8080" };
+    const JOINER: Joiner<'_> =
+        Joiner { node: NodeId(7), incarnation: 9, address: "c:8080", name: Some("c") };
 
     fn token(seed: u8) -> JoinToken {
         JoinToken::new(TokenId(0x0bad_cafe), [seed; 32]).unwrap()
@@ -140,9 +152,16 @@ mod tests {
             Joiner { node: NodeId(8), ..JOINER },
             Joiner { incarnation: 8, ..JOINER },
             Joiner { address: "d:8080", ..JOINER },
+            Joiner { address: "c:808", name: Some("0c"), ..JOINER },
+            Joiner { name: Some("d"), ..JOINER },
+            Joiner { name: Some(""), ..JOINER },
         ] {
             assert!(!is_proved(&mine.public(), &proof, &other), "{other:?}");
         }
+        assert!(is_proved(&mine.public(), &proof, &Joiner { name: None, ..JOINER }));
+        let renamed = JoinProof { name: "d".into(), ..proof.clone() };
+        let as_named = Joiner { name: Some("d"), ..JOINER };
+        assert!(!is_proved(&mine.public(), &renamed, &as_named), "a name that was not signed");
         for length in [0, 63, 64] {
             let forged = JoinProof { signature: vec![0; length].into(), ..proof.clone() };
             assert!(!is_proved(&mine.public(), &forged, &JOINER));

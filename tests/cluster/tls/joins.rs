@@ -1,6 +1,17 @@
 //! Machines that become nodes by join tokens alone.
 
-use std::fs;
+use std::{fs, io::ErrorKind, net::TcpListener};
+
+use devicedb::{
+    base::ids::NodeId,
+    cluster::level::Level,
+    net::{
+        self,
+        tls::ticket::{JoinToken, Joiner},
+    },
+    proto::internal::v1::{JoinProof, JoinRequest, NodeRecord},
+};
+use tonic::Code;
 
 use super::{Leaf, Secured, audit::told};
 use crate::harness::{Node, Options, Ran, SOON, eventually};
@@ -23,6 +34,12 @@ impl Secured {
             ["-o", "json", "token", "create"].into_iter().chain(words.iter().copied()).collect();
         self.ctl(&all).await.exits(0)
     }
+}
+
+/// The id of the token that was made.
+fn id_in(made: &Ran) -> String {
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    made["id"].as_str().unwrap().to_owned()
 }
 
 fn with_token(node: &mut Node, file: &std::path::Path) {
@@ -92,7 +109,7 @@ async fn a_machine_with_a_nodes_certificate_joins_by_a_token_that_holds_and_othe
     // One that is revoked, and one that has expired.
     let made =
         secured.join_token(&["two", "--join", "--uses", "5", "--file", &in_file("two")]).await;
-    let id = made.out().split("\"id\": \"").nth(1).unwrap()[..8].to_owned();
+    let id = id_in(&made);
     secured.ctl(&["token", "revoke", &id]).await.exits(0);
     stray.args.truncate(stray.args.len() - 2);
     with_token(&mut stray, &file("two"));
@@ -112,4 +129,74 @@ async fn a_machine_with_a_nodes_certificate_joins_by_a_token_that_holds_and_othe
     secured.cluster.nodes.push(stray);
     secured.answers(2, "/readyz", 200).await;
     assert_eq!(secured.members().await, 3);
+}
+
+/// With a certificate of a node, and as many machines as it makes up.
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_that_somebody_makes_up_are_not_called_and_take_no_place() {
+    let secured = Secured::start(1, Options::default()).await;
+    secured.ctl(&["cluster", "joins", "token"]).await.exits(0);
+    let token = secured.cluster.dir().join("token");
+    let words = ["one", "--join", "--file", &token.display().to_string()];
+    let id = u32::from_str_radix(&id_in(&secured.join_token(&words).await), 16).unwrap();
+    let forger = secured.authority.issue("forger", &Leaf::node("forger"));
+    let called = TcpListener::bind("127.0.0.1:0").unwrap();
+    called.set_nonblocking(true).unwrap();
+    let address = called.local_addr().unwrap().to_string();
+    let mut peer = secured.peer(0, &forger).await;
+    for node in 1..=300 {
+        let node = NodeRecord {
+            id: node,
+            address: address.clone(),
+            level: Level::own().0,
+            ..NodeRecord::default()
+        };
+        let signature = vec![node.id as u8; 64].into();
+        let proof = node.id.is_multiple_of(2).then(|| JoinProof {
+            token_id: id,
+            signature,
+            ..JoinProof::default()
+        });
+        let protocol = *net::PROTOCOLS.end();
+        let asked = JoinRequest { node: Some(node), protocol, proof, ..JoinRequest::default() };
+        let refused = peer.join(asked).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    }
+    // What a machine with the token has said to somebody else.
+    let heard = {
+        let name = "spiffe://acme/devicedb/node/n2";
+        let (node, incarnation) = (NodeId(4711), 7);
+        let joiner = Joiner { node, incarnation, address: &address, name: Some(name) };
+        JoinToken::read(&token).unwrap().prove(&joiner)
+    };
+    let renamed = JoinProof { name: "spiffe://acme/devicedb/node/forger".into(), ..heard.clone() };
+    for proof in [heard, renamed] {
+        let node = NodeRecord {
+            id: 4711,
+            address: address.clone(),
+            level: Level::own().0,
+            ..NodeRecord::default()
+        };
+        let asked = JoinRequest {
+            node: Some(node),
+            protocol: *net::PROTOCOLS.end(),
+            incarnation: 7,
+            proof: Some(proof),
+            ..JoinRequest::default()
+        };
+        let refused = peer.join(asked).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    }
+    let nobody = called.accept().unwrap_err();
+    assert_eq!(nobody.kind(), ErrorKind::WouldBlock);
+    assert_eq!(secured.members().await, 1);
+    // Whoever has the token finds it as it was.
+    let mut node = secured.machine("n2");
+    with_token(&mut node, &token);
+    node.start();
+    eventually("the real one joins", SOON, async || {
+        let members = secured.members().await;
+        if members == 2 { Ok(()) } else { Err(members) }
+    })
+    .await;
 }
