@@ -5,9 +5,10 @@ use devicedb::{
     proto::{
         DESCRIPTORS,
         internal::v1::{
-            DeliverRequest, FoundClusterRequest, Founder, GetNodeStatusRequest, Hello,
-            IntroduceRequest, JoinRequest, ListPartsRequest, PromiseFoundingRequest,
-            RemovePartRequest, SendRowsRequest, peer_service_client::PeerServiceClient,
+            DeliverRequest, DescribePartRequest, FoundClusterRequest, Founder,
+            GetNodeStatusRequest, Hello, IntroduceRequest, JoinRequest, ListPartsRequest,
+            PromiseFoundingRequest, RemovePartRequest, SendRowsRequest, UploadGroupsRequest,
+            peer_service_client::PeerServiceClient,
         },
         v1::{Bucket, DownloadSnapshotRequest, snapshot_service_client::SnapshotServiceClient},
     },
@@ -265,6 +266,8 @@ impl Secured {
             "GetNodeStatus" => peer.get_node_status(GetNodeStatusRequest {}).await.map(drop),
             "ListParts" => peer.list_parts(ListPartsRequest::default()).await.map(drop),
             "RemovePart" => peer.remove_part(RemovePartRequest::default()).await.map(drop),
+            "DescribePart" => peer.describe_part(DescribePartRequest::default()).await.map(drop),
+            "UploadGroups" => peer.upload_groups(UploadGroupsRequest::default()).await.map(drop),
             "Join" => {
                 let protocol = *net::PROTOCOLS.end();
                 peer.join(JoinRequest { protocol, ..Default::default() }).await.map(drop)
