@@ -339,7 +339,21 @@ impl<T: FnMut(Vec<v1::ScanEntry>) -> Result<(), Failure>> Feed for Pages<T> {
     }
 }
 
-fn kv(channel: Channel) -> KvServiceClient<Channel> {
+/// A few keys of a site, read and passed over.
+pub async fn some(site: &str, client: &mut Client) -> Result<(), Failure> {
+    let request = v1::ScanRequest {
+        site: site.to_owned(),
+        bucket: v1::Bucket::Default.into(),
+        prefix: Bytes::new(),
+        after: Bytes::new(),
+        limit: limits::DRILL_KEYS,
+        keys_only: false,
+        consistency: consistency(false),
+    };
+    walk(request, client, |_| Ok(())).await
+}
+
+pub fn kv(channel: Channel) -> KvServiceClient<Channel> {
     KvServiceClient::new(channel).max_decoding_message_size(limits::CTL_ANSWER_BYTES_MAX)
 }
 

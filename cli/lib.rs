@@ -39,6 +39,7 @@ mod cert;
 mod snapshot;
 mod restore;
 mod repository;
+mod drill;
 mod access;
 mod context;
 pub mod bench;
@@ -179,7 +180,7 @@ async fn dispatch(
         Command::Scan(args) => kv::scan(args, client, console).await,
         Command::Snapshot(command) => snapshot::run(command, client, console).await,
         Command::Restore { parts, identity } => restore::run(&parts, identity.as_deref(), console),
-        Command::Repository(command) => repository::run(command, console),
+        Command::Repository(command) => repository::run(command, console).await,
         Command::Cert(command) => cert::run(command, console),
         Command::Whoami => access::whoami(client, console).await,
         Command::Grant(command) => access::grants(command, client, console).await,

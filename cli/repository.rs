@@ -7,7 +7,7 @@ use rustix::{fs::Mode, process::umask};
 use serde::Serialize;
 
 use super::{
-    args,
+    args, drill,
     snapshot::{listed, refuse_what_is_no_part},
     term::{
         exit::{self, Failure},
@@ -18,13 +18,20 @@ use super::{
 };
 use crate::{
     base::{
+        clock::Clock,
         error::{Error, Kind},
         ids::{NodeId, SnapshotId},
         limits,
     },
+    cluster::retention::Keep,
+    part::manifest::rfc3339,
     repository::{
+        catalogue::{Entry, Hold},
+        collect::{self, Collected, Order},
         export::{self, Exported},
         import::{self, Imported},
+        manifest::Snapshot,
+        repair::{self, Repaired},
         root::Repository,
         status::{self, Status},
         verify,
@@ -56,6 +63,105 @@ struct Row {
     /// Nodes whose parts it was made of, as texts.
     nodes: Vec<String>,
     root: String,
+    /// The schedule that it was taken for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<String>,
+    /// Why it is held, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold: Option<String>,
+}
+
+impl Row {
+    fn of(entry: &Entry, snapshot: &Snapshot) -> Row {
+        Row {
+            snapshot: snapshot.snapshot.to_string(),
+            seq: snapshot.seq.0,
+            cluster: snapshot.cluster.to_string(),
+            lineage: snapshot.lineage.to_string(),
+            written: snapshot.written.clone(),
+            rows: snapshot.rows,
+            stored_bytes: snapshot.stored_bytes,
+            new_bytes: snapshot.new_bytes,
+            nodes: snapshot.parts.iter().map(|part| part.node.to_string()).collect(),
+            root: snapshot.root.to_string(),
+            schedule: entry.schedule.clone(),
+            hold: entry.hold.as_ref().map(|hold| hold.reason.clone()),
+        }
+    }
+}
+
+/// What was taken out, in each history.
+#[derive(Serialize)]
+struct Taken {
+    histories: Vec<Collected>,
+}
+
+#[derive(Serialize)]
+struct Held {
+    snapshot: String,
+    /// Without one nobody holds it.
+    reason: Option<String>,
+    /// RFC 3339, UTC.
+    until: Option<String>,
+}
+
+impl View for Taken {
+    fn text(&self, width: Option<usize>) -> String {
+        self.histories.iter().map(|history| taken(history, width)).collect()
+    }
+}
+
+fn taken(history: &Collected, width: Option<usize>) -> String {
+    let columns = [Text("snapshot"), Text("written"), Text("stays"), Prose("why")];
+    let row = |verdict: &collect::Verdict| {
+        let why = match verdict.stays {
+            true => verdict.reasons.join("; "),
+            false => "no rule keeps it, or it was named".to_owned(),
+        };
+        let stays = if verdict.stays { "yes" } else { "no" };
+        [verdict.snapshot.clone(), verdict.written.clone(), stays.to_owned(), why]
+    };
+    let mut text =
+        format!("history     cluster {}, lineage {}\n", history.cluster, history.lineage);
+    text += &Table::new(columns, history.snapshots.iter().map(row)).render(width);
+    let would = if history.dry_run { "would be " } else { "" };
+    text += &format!(
+        "{would}dropped {}, {} bytes; deleted {}, {} bytes; {} wait\n",
+        counted(history.dropped, "object"),
+        history.dropped_bytes,
+        history.deleted,
+        history.deleted_bytes,
+        history.waiting,
+    );
+    if let Some(next) = &history.next {
+        text += &format!("the next can be deleted at {next}\n");
+    }
+    history.refused.iter().for_each(|refused| text += &format!("REFUSED     {refused}\n"));
+    text
+}
+
+impl View for Repaired {
+    fn text(&self, _: Option<usize>) -> String {
+        let lines = |what: &str, all: &[String]| -> String {
+            all.iter().map(|one| format!("{what}{one}\n")).collect()
+        };
+        let text = lines("was damaged  ", &self.damaged)
+            + &lines("listed       ", &self.listed)
+            + &lines("not listed   ", &self.refused);
+        if text.is_empty() { "nothing is to be repaired\n".to_owned() } else { text }
+    }
+}
+
+impl View for Held {
+    fn text(&self, _: Option<usize>) -> String {
+        match (&self.reason, &self.until) {
+            (None, _) => format!("{} is held by nobody\n", self.snapshot),
+            (Some(reason), None) => format!("{} is held: {reason}\n", self.snapshot),
+            (Some(reason), Some(until)) => {
+                format!("{} is held until {until}: {reason}\n", self.snapshot)
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -109,6 +215,20 @@ impl View for Status {
                 history.newest, history.newest_seq, history.newest_written
             );
         }
+        if let Some(drill) = &self.drill {
+            let verdict = if drill.passed { "passed" } else { "FAILED" };
+            lines += &format!(
+                "last drill  {verdict} at {}, of {}: {:.1} s to restore\n",
+                drill.began, drill.snapshot, drill.rto_s
+            );
+        }
+        if self.dropped > 0 {
+            lines += &format!(
+                "dropped     {} bytes in {}, which a collection deletes after their grace\n",
+                self.dropped_bytes,
+                counted(self.dropped, "object")
+            );
+        }
         if self.unnamed > 0 {
             lines += &format!(
                 "left over   {} bytes in {}, of imports that were interrupted or are under way\n",
@@ -149,7 +269,7 @@ impl View for Files {
     }
 }
 
-pub fn run(command: args::Repository, console: &mut Console) -> Result<(), Failure> {
+pub async fn run(command: args::Repository, console: &mut Console) -> Result<(), Failure> {
     // What is stored holds all data: it is for its owner alone.
     umask(Mode::RWXG | Mode::RWXO);
     match command {
@@ -189,6 +309,23 @@ pub fn run(command: args::Repository, console: &mut Console) -> Result<(), Failu
             }
             console.print(&imported)
         }
+        args::Repository::Collect { place, keep, schedule, how } => {
+            let order =
+                Order { keep: keep.unwrap_or_default(), schedule, ..order(how, Vec::new()) };
+            take_out(&place, &order, console)
+        }
+        args::Repository::Drop { place, snapshots, how } => {
+            take_out(&place, &order(how, snapshots), console)
+        }
+        args::Repository::Hold { place, snapshot, reason, until } => {
+            hold(&place, snapshot, Some(Hold { reason, until_ms: until }), console)
+        }
+        args::Repository::Release { place, snapshot } => hold(&place, snapshot, None, console),
+        args::Repository::Drill(order) => drill::run(order, console).await,
+        args::Repository::Repair { place } => {
+            let repaired = repair::repair(&open(&place)?);
+            console.print(&repaired.map_err(|e| failed("it is not repaired", &place, &e))?)
+        }
         args::Repository::Export { place, snapshot, node, output } => {
             let repository = open(&place)?;
             let kept = repository.find(snapshot);
@@ -207,31 +344,74 @@ fn counted(count: u64, what: &str) -> String {
 fn list(place: &str, console: &mut Console) -> Result<(), Failure> {
     let repository = open(place)?;
     let (mut snapshots, mut unreadable) = (Vec::new(), false);
-    let all = repository.snapshots().map_err(|e| failed("it cannot be listed", place, &e))?;
-    for kept in all {
-        let snapshot = match kept {
-            Ok(kept) => kept.snapshot,
-            Err(e) => {
-                console.warn(&e.message);
-                unreadable = true;
-                continue;
+    let failed = |e: Error| failed("it cannot be listed", place, &e);
+    for standing in repository.standings().map_err(failed)? {
+        for damaged in &standing.damaged {
+            console.warn(damaged);
+            unreadable = true;
+        }
+        for entry in &standing.catalogue.snapshots {
+            match repository.kept(standing.folder, entry) {
+                Ok(kept) => snapshots.push(Row::of(entry, &kept.snapshot)),
+                Err(e) => {
+                    console.warn(&e.message);
+                    unreadable = true;
+                }
             }
-        };
-        snapshots.push(Row {
-            snapshot: snapshot.snapshot.to_string(),
-            seq: snapshot.seq.0,
-            cluster: snapshot.cluster.to_string(),
-            lineage: snapshot.lineage.to_string(),
-            written: snapshot.written,
-            rows: snapshot.rows,
-            stored_bytes: snapshot.stored_bytes,
-            new_bytes: snapshot.new_bytes,
-            nodes: snapshot.parts.iter().map(|part| part.node.to_string()).collect(),
-            root: snapshot.root.to_string(),
-        });
+        }
     }
     console.print(&Listed { snapshots })?;
     if unreadable { Err(damaged(place)) } else { Ok(()) }
+}
+
+/// In every history; what is named has to be in one.
+fn take_out(place: &str, order: &Order, console: &mut Console) -> Result<(), Failure> {
+    let repository = open(place)?;
+    let failed = |e: Error| failed("nothing is taken out", place, &e);
+    for id in &order.named {
+        repository.find_entry(*id).map_err(failed)?;
+    }
+    let folders = repository.catalogues().map_err(failed)?.into_keys();
+    let collected = folders.map(|folder| collect::collect(&repository, folder, order));
+    let histories = collected.collect::<Result<Vec<_>, Error>>().map_err(failed)?;
+    let refused = histories.iter().any(|collected| !collected.refused.is_empty());
+    console.print(&Taken { histories })?;
+    match refused {
+        true => Err(Failure::new(
+            exit::FAILED,
+            "not all was done",
+            place.to_owned(),
+            "see what is refused above; what was done stays done",
+        )),
+        false => Ok(()),
+    }
+}
+
+fn order(how: args::Collecting, named: Vec<SnapshotId>) -> Order {
+    Order {
+        keep: Keep::default(),
+        schedule: None,
+        named: named.into_iter().collect(),
+        grace_ms: how.grace.0.as_millis() as u64,
+        now_ms: Clock::start().wall_ms(),
+        trust_clock: how.trust_clock,
+        dry_run: how.dry_run,
+    }
+}
+
+fn hold(
+    place: &str,
+    snapshot: SnapshotId,
+    hold: Option<Hold>,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let held = collect::hold(&open(place)?, snapshot, hold);
+    let entry = held.map_err(|e| failed("its hold is what it was", place, &e))?;
+    console.print(&Held {
+        snapshot: entry.snapshot.to_string(),
+        reason: entry.hold.as_ref().map(|hold| hold.reason.clone()),
+        until: entry.hold.and_then(|hold| hold.until_ms).map(rfc3339),
+    })
 }
 
 fn check(
@@ -251,7 +431,7 @@ fn check(
     if report.sound { Ok(()) } else { Err(damaged(place)) }
 }
 
-fn open(place: &str) -> Result<Repository, Failure> {
+pub fn open(place: &str) -> Result<Repository, Failure> {
     Repository::at(place, limits::OBJECT_PATIENCE_COMMAND)
         .map_err(|e| failed("it cannot be opened", place, &e))
 }
@@ -265,7 +445,7 @@ fn damaged(place: &str) -> Failure {
     )
 }
 
-fn failed(what: &str, place: &str, e: &Error) -> Failure {
+pub fn failed(what: &str, place: &str, e: &Error) -> Failure {
     let exit = match e.kind {
         Kind::NotFound | Kind::Conflict => exit::NOT_FOUND,
         Kind::Corrupt => exit::NOT_VERIFIED,

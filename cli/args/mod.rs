@@ -34,7 +34,7 @@ pub use context::Context;
 pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
 pub use operation::Operation;
 pub use relay::Relay;
-pub use repository::Repository;
+pub use repository::{Collecting, Drill, Repository};
 pub use site::Site;
 pub use snapshot::{Download, Snapshot};
 pub use value::{Endpoints, Span, Token, cluster_id, endpoint};

@@ -2,9 +2,25 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
-use crate::base::ids::SnapshotId;
+use super::value::Span;
+use crate::{
+    base::{ids::SnapshotId, limits},
+    cluster::retention::Keep,
+    part::manifest::WRITTEN_MS_MAX,
+    repository::points::Point,
+};
+
+const COLLECT: &str = "A snapshot that goes is gone at once for whoever lists. Its objects are \
+                       deleted by the first collection after the grace, so say it regularly: a \
+                       collection with nothing to do changes nothing.";
+const DRILL: &str = "Examples:\n  \
+                     ddbctl repository drill /backups --scratch /var/tmp/drill --rto 15m --rpo 26h\n\n\
+                     The node listens on the loopback alone, joins nobody, and writes to no \
+                     repository. It is ended afterwards, and the directory is emptied.";
+const REPAIR: &str = "What stands there and is whole is listed. A snapshot that the missing \
+                      catalogue alone had dropped comes back: drop it again.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:\n  \
@@ -13,6 +29,7 @@ use crate::base::ids::SnapshotId;
     ddbctl repository import /backups parts/*.tar\n  \
     ddbctl repository list /backups\n  \
     ddbctl repository verify /backups\n  \
+    ddbctl repository collect /backups --keep last=24,daily=30,monthly=12 --dry-run\n  \
     ddbctl repository export /backups $uuid --output parts")]
 pub enum Repository {
     /// Make a repository of a place that is empty
@@ -55,6 +72,68 @@ pub enum Repository {
         #[arg(required = true, value_name = "PART")]
         parts: Vec<PathBuf>,
     },
+    /// Keep what rules say, and delete what nothing refers to any more
+    #[command(after_help = COLLECT)]
+    Collect {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+        /// What stays, as last=24,hourly=48,daily=30,weekly=8,monthly=12,yearly=3,within=7d: all
+        /// that any of them keeps. Without it every snapshot stays, and left-overs go
+        #[arg(long, value_name = "RULES")]
+        keep: Option<Keep>,
+        /// The rules are for the snapshots of this schedule alone
+        #[arg(long, value_name = "NAME", requires = "keep")]
+        schedule: Option<String>,
+        #[command(flatten)]
+        how: Collecting,
+    },
+    /// Take snapshots out, whatever rules say
+    Drop {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+        /// The snapshots
+        #[arg(required = true, value_name = "UUID")]
+        snapshots: Vec<SnapshotId>,
+        #[command(flatten)]
+        how: Collecting,
+    },
+    /// Keep a snapshot whatever rules say
+    Hold {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+        /// The snapshot
+        #[arg(value_name = "UUID")]
+        snapshot: SnapshotId,
+        /// Why, for whoever wants to delete it
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
+        reason: String,
+        /// Until then, as 2027-01-31T12:00:00Z; without it until it is released
+        #[arg(long, value_name = "TIME", value_parser = instant)]
+        until: Option<u64>,
+    },
+    /// End the hold of a snapshot
+    Release {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+        /// The snapshot
+        #[arg(value_name = "UUID")]
+        snapshot: SnapshotId,
+    },
+    /// Rehearse the restore: a node of a new cluster starts from it on this machine, and what it
+    /// holds is compared with what is stored; exits 6 when the drill does not pass
+    #[command(after_help = DRILL)]
+    Drill(Drill),
+    /// List snapshots again whose catalogue is damaged or missing
+    #[command(after_help = REPAIR)]
+    Repair {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+    },
     /// Write the parts of a snapshot as the tars that its nodes would send
     Export {
         /// The directory, or where it lies in an object store
@@ -70,4 +149,71 @@ pub enum Repository {
         #[arg(long, value_name = "DIR", default_value = ".")]
         output: PathBuf,
     },
+}
+
+/// A rehearsal.
+#[derive(Debug, Args)]
+pub struct Drill {
+    /// The directory, or where it lies in an object store
+    #[arg(value_name = "REPOSITORY")]
+    pub place: String,
+    /// A directory for the node that is empty or not there, with room for all rows
+    #[arg(long, value_name = "DIR")]
+    pub scratch: PathBuf,
+    /// What is restored: latest, the uuid of a snapshot, or a time
+    #[arg(long, value_name = "POINT")]
+    pub point: Option<Point>,
+    /// It does not pass if more than this would be lost: the age of the snapshot
+    #[arg(long, value_name = "TIME")]
+    pub rpo: Option<Span>,
+    /// It does not pass if it takes longer until every site can be read
+    #[arg(long, value_name = "TIME")]
+    pub rto: Option<Span>,
+    /// It is given up after so long
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub limit: Span,
+    /// A command that has to succeed as well; DDBCTL_ENDPOINT says where the node is
+    #[arg(long, value_name = "COMMAND")]
+    pub check: Option<String>,
+    /// Keep the report in the repository, where `status` shows the newest
+    #[arg(long)]
+    pub keep_report: bool,
+    /// The program devicedb, where it does not lie beside this one
+    #[arg(long, value_name = "FILE")]
+    pub devicedb: Option<PathBuf>,
+}
+
+/// How snapshots are taken out.
+#[derive(Debug, Args)]
+pub struct Collecting {
+    /// How long what is dropped stays, for whoever reads it
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub grace: Span,
+    /// Say what would be, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// This machine's clock is right, though far ahead of all that is stored
+    #[arg(long)]
+    pub trust_clock: bool,
+}
+
+/// Milliseconds since 1970.
+fn instant(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(Point::Time(ms)) if ms <= WRITTEN_MS_MAX => Ok(ms),
+        _ => Err(format!("{text:?} is not a time with its zone, as 2026-01-31T12:00:00Z")),
+    }
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    let length = text.chars().count();
+    match length {
+        1..=limits::HOLD_REASON_CHARS_MAX if !text.chars().any(char::is_control) => {
+            Ok(text.to_owned())
+        }
+        _ => Err(format!(
+            "a reason is one line of 1 to {} characters",
+            limits::HOLD_REASON_CHARS_MAX
+        )),
+    }
 }

@@ -106,6 +106,17 @@ pub async fn stream_out(
     .map(drop)
 }
 
+/// The part of the node that answers, to a file that is not there.
+pub async fn to_file(
+    uuid: SnapshotId,
+    path: &Path,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let (sink, left) = Sink::file(path, false)?;
+    fetch(uuid, 0, sink, left, client, console).await.map(drop)
+}
+
 async fn one(
     args: args::Download,
     client: &mut Client,

@@ -12,6 +12,7 @@
 //! - `operations`: what operators have asked of the members, until it is true and for some time
 //!   afterwards.
 //! - `access`: who may do what, as far as the cluster says it itself.
+//! - `retention`: which snapshots rules keep in a repository, and why.
 //! - `command`: every change that can be asked of the meta group.
 //! - `placement`: which nodes should hold which group.
 //! - `reconfigure`: the next single step from a group's present members to the wanted ones.
@@ -23,6 +24,7 @@ pub mod sites;
 pub mod snapshots;
 pub mod operations;
 pub mod access;
+pub mod retention;
 pub mod command;
 pub mod placement;
 pub mod reconfigure;

@@ -1,14 +1,15 @@
 //! A snapshot of groups that were sent: what makes it be there.
 //!
-//! Of all who make the snapshot of one number, one does. Whoever comes second looks at what is
-//! there: the same cut of the same snapshot, or somebody else's.
+//! Its object is stored, and the next catalogue lists it (`catalogue`): from then on it is there.
+//! Of all who would list a snapshot under one number, one does. Whoever comes second looks at what
+//! is listed: the same cut of the same snapshot, or somebody else's.
 
 use super::{
+    catalogue::{Catalogue, Entry, Step},
     index::{Index, Place},
     manifest::{self, FORMAT, Group, PartOf, Snapshot},
     root::{Folder, Repository},
-    send::{self, or_lost},
-    store::Made,
+    send::{self, object_name, or_lost},
 };
 use crate::{
     base::{
@@ -30,25 +31,39 @@ pub struct Commit {
     pub partitions: u32,
     /// Data groups.
     pub groups: u32,
+    /// The schedule that it was taken for.
+    pub schedule: Option<String>,
 }
 
 impl Commit {
     /// The newest snapshot before it, if it can be read. Damage to it must not keep this one from
     /// being stored, whole then.
     pub fn base(&self, lost: &mut Vec<String>) -> Result<Option<Snapshot>> {
-        let names = self.repository.names()?;
-        let mut before =
-            names.iter().filter(|(of, number)| *of == self.folder && *number < self.seq);
-        let Some((_, number)) = before.next_back() else { return Ok(None) };
-        Ok(or_lost(self.repository.snapshot(self.folder, *number), lost)?.flatten())
+        let catalogue = self.repository.standing(self.folder)?.catalogue;
+        let before = catalogue.snapshots.iter().rfind(|entry| entry.seq < self.seq);
+        let Some(entry) = before else { return Ok(None) };
+        let kept = or_lost(self.repository.kept(self.folder, entry), lost)?;
+        Ok(kept.map(|kept| kept.snapshot))
     }
 
     /// The snapshot that is there under this number, which must be this one; none where there is
     /// none.
     pub fn there(&self, root: &Digest) -> Result<Option<Snapshot>> {
-        let Some(there) = self.repository.snapshot(self.folder, self.seq)? else {
-            return Ok(None);
-        };
+        self.listed(&self.repository.standing(self.folder)?.catalogue, root)
+    }
+
+    /// `Conflict` if nothing can ever be listed under its number.
+    fn listed(&self, catalogue: &Catalogue, root: &Digest) -> Result<Option<Snapshot>> {
+        if catalogue.is_void(self.seq) {
+            return Err(Error::conflict(format!(
+                "number {} of this history, snapshot {}, was dropped from the repository, or given \
+                 up while it was being stored, and nothing is stored under it again: take another \
+                 snapshot, or use another repository",
+                self.seq, self.snapshot
+            )));
+        }
+        let Some(entry) = catalogue.entry(self.seq) else { return Ok(None) };
+        let there = self.repository.kept(self.folder, entry)?.snapshot;
         if (there.snapshot, &there.root) != (self.snapshot, root) {
             return Err(Error::conflict(format!(
                 "number {} of this history is snapshot {} with the root {} in the repository, and \
@@ -60,12 +75,14 @@ impl Commit {
     }
 
     /// Makes the snapshot of groups whose rows and indexes are there: data groups in order, the
-    /// meta group last. What stands there then, and whether it stood there before.
+    /// meta group last. What stands there then, and whether it stood there before. What they were
+    /// stored beside has to be listed still.
     pub fn make(
         &self,
         parts: Vec<PartOf>,
         sent: &[(Group, Index)],
         new_bytes: u64,
+        base: Option<SnapshotSeq>,
     ) -> Result<(Snapshot, bool)> {
         let roots = sent.iter().map(|(held, index)| manifest::group_root(held, &index.partitions));
         let root = manifest::root(roots);
@@ -91,15 +108,34 @@ impl Commit {
             parts,
             held: sent.iter().map(|(held, _)| held.clone()).collect(),
         };
-        let name = self.folder.snapshot(self.seq);
-        match self.repository.store.create(&name, snapshot.encode()?.into())? {
-            Made::Now => Ok((snapshot, false)),
-            Made::Before => {
-                let there = self.there(&snapshot.root)?;
-                let there = there.ok_or_else(|| Error::not_found(format!("{name} has gone")))?;
-                Ok((there, true))
+        self.list(snapshot, base)
+    }
+
+    pub(super) fn list(
+        &self,
+        snapshot: Snapshot,
+        base: Option<SnapshotSeq>,
+    ) -> Result<(Snapshot, bool)> {
+        let text = snapshot.encode()?;
+        let digest = Digest(blake3::hash(&text).into());
+        let object = object_name("s", self.seq, &digest);
+        self.repository.store.create(&self.folder.object(&object), text.into())?;
+        self.repository.amend(self.folder, |catalogue| {
+            if let Some(there) = self.listed(catalogue, &snapshot.root)? {
+                return Ok(Step::Is((there, true)));
             }
-        }
+            if let Some(base) = base.filter(|base| catalogue.entry(*base).is_none()) {
+                return Err(Error::conflict(format!(
+                    "snapshot number {base}, which this one was stored beside, was dropped from \
+                     the repository meanwhile: store it again"
+                )));
+            }
+            catalogue.list(Entry {
+                schedule: self.schedule.clone(),
+                ..Entry::of(&snapshot, &object, digest, catalogue.written_ms)
+            });
+            Ok(Step::Becomes((snapshot.clone(), false)))
+        })
     }
 }
 

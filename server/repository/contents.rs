@@ -56,7 +56,7 @@ impl<'a> Contents<'a> {
         if manifest::root(roots.into_iter()) != kept.snapshot.root {
             return Err(Error::corrupt(format!(
                 "{}: its root is not that of its groups",
-                kept.folder.snapshot(kept.snapshot.seq)
+                kept.folder.object(&kept.object)
             )));
         }
         let there = repository.store.list(&kept.folder.name())?;

@@ -115,7 +115,7 @@ type Chunks = Vec<(std::rc::Rc<Index>, usize)>;
 
 /// The manifest of a node's part, and where the chunks of its table lie.
 fn put_together(repository: &Repository, kept: &Kept, part: &PartOf) -> Result<(Manifest, Chunks)> {
-    let Kept { folder, snapshot } = kept;
+    let Kept { folder, snapshot, .. } = kept;
     let Snapshot { cluster, lineage, seq, .. } = *snapshot;
     let (mut groups, mut meta, mut table) = (Vec::new(), None, Vec::new());
     let has = |group: GroupId| match group.is_meta() {

@@ -94,6 +94,7 @@ pub fn import<P: AsRef<Path>>(repository: &Repository, paths: &[P]) -> Result<Im
         snapshot: any.snapshot,
         partitions: any.topology.partitions(),
         groups: any.topology.groups(),
+        schedule: None,
     };
     // Every group, each from the first part that has it; the meta group last.
     let groups = any.topology.group_ids().chain([GroupId::META]).map(|group| {
@@ -117,7 +118,8 @@ pub fn import<P: AsRef<Path>>(repository: &Repository, paths: &[P]) -> Result<Im
     let sent = send(to, &wanted.collect::<Vec<_>>(), &Unwatched)?;
     lost.extend(sent.lost);
     let of_parts = parts.iter().map(|part| part_of(part.manifest())).collect();
-    let (snapshot, was_there) = commit.make(of_parts, &sent.groups, sent.new_bytes)?;
+    let (snapshot, was_there) =
+        commit.make(of_parts, &sent.groups, sent.new_bytes, base.map(|base| base.seq))?;
     Ok(Imported::of(&snapshot, &parts, was_there, lost))
 }
 

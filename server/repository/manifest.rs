@@ -222,7 +222,7 @@ fn last_line(digest: &Digest) -> String {
     format!("  \"digest\": \"{digest}\"\n}}\n")
 }
 
-mod lineage_text {
+pub mod lineage_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     use crate::base::ids::Lineage;

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! devicedb.json                     what this is: format and id (`root`)
-//! <cluster>/<lineage>/s/<seq>       a snapshot: the commit point (`manifest`)
+//! k/<cluster>/<lineage>/<number>    which snapshots a history has: the commit point (`catalogue`)
+//! <cluster>/<lineage>/s/<seq>-...   a snapshot (`manifest`)
 //! <cluster>/<lineage>/i/<seq>-...   the chunks of its groups, and where they lie (`index`)
 //! <cluster>/<lineage>/g/<seq>-...   segments: chunks, one behind the other
 //! ```
@@ -15,21 +16,26 @@
 //! - `send` stores groups. Replicas of a group hold equal rows, so one of them is stored. Chunks
 //!   that the snapshot before has are not stored again, and a group that has not changed points at
 //!   the index that is there.
-//! - `commit` makes the snapshot of what was sent. Segments come first, then the indexes, and the
-//!   snapshot last: before that nothing names them, and after it all of it is there to stay.
+//! - `commit` makes the snapshot of what was sent. Segments come first, then the indexes, the
+//!   snapshot, and the catalogue that lists it last: before that nothing counts them in, and after
+//!   it all of it is there to stay.
 //! - `import` does both with downloaded parts; nodes that upload do the first each for some groups,
 //!   and one of them does the second.
 //! - `export` gives the parts back, byte for byte.
 //! - `points` finds the snapshot that is meant, by its uuid or a time, and `contents` hands on its
 //!   rows, each of them checked: for a cluster that begins with them, no part need lie anywhere.
 //! - `verify` reads what a snapshot names and names everything that is wrong.
+//! - `collect` takes snapshots out, by rules or by name, and deletes what nothing refers to.
+//! - `drills` keeps the reports of rehearsed restores.
+//! - `repair` makes catalogues again that are damaged or missing.
+//!
+//! `digested` writes texts with their digest.
 //!
 //! Two that store the same snapshot at a time do not harm each other: an object is named by what is
 //! in it, and one of them makes the snapshot. Histories have folders of their own, so a clone of a
 //! cluster and its original never refer to each other's objects.
 //!
-//! Nothing is deleted here: what was stored in vain stays, and `status` counts it. Nothing is
-//! encrypted or signed, and sealed parts are refused. Rows are compared with the one snapshot
+//! Nothing is encrypted or signed, and sealed parts are refused. Rows are compared with the one snapshot
 //! before, and not with all: there is no table of all chunks that would have to fit into memory or
 //! be kept right.
 
@@ -37,7 +43,9 @@ pub mod store;
 pub mod objects;
 pub mod index;
 pub mod manifest;
+pub mod digested;
 pub mod root;
+pub mod catalogue;
 pub mod send;
 pub mod commit;
 pub mod import;
@@ -45,6 +53,9 @@ pub mod export;
 pub mod points;
 pub mod contents;
 pub mod verify;
+pub mod collect;
+pub mod repair;
+pub mod drills;
 pub mod status;
 
 #[cfg(test)]

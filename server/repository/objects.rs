@@ -36,10 +36,13 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_stream::StreamExt as _;
 
 use super::store::{Made, Object, Store};
-use crate::base::{
-    clock::{Clock, Random},
-    error::{Error, Result},
-    limits,
+use crate::{
+    base::{
+        clock::{Clock, Random},
+        error::{Error, Result},
+        limits,
+    },
+    part::parallel,
 };
 
 /// Where objects lie, as it is written in a place.
@@ -502,5 +505,16 @@ impl Store for Objects {
             Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
             Err(e) => Err(self.failed(name, e)),
         }
+    }
+
+    fn delete_all(&self, names: &[String]) -> Vec<Result<()>> {
+        let mut deleted = Vec::with_capacity(names.len());
+        let delete = |name: &String| self.delete(name);
+        let all = parallel::on_lanes(limits::REPOSITORY_DELETES, names.iter(), delete, |one| {
+            deleted.push(one);
+            Ok(())
+        });
+        all.expect("noting what was done does not fail");
+        deleted
     }
 }

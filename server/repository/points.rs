@@ -5,19 +5,20 @@
 //! so never for a state that is later than it.
 //!
 //! Nothing says which of several histories is meant, when more than one has an answer. Then each
-//! answer is named, and a uuid decides. A snapshot that cannot be read and may be the one that is
-//! meant is no reason to take an older one in silence: that is an error, and a uuid decides.
+//! answer is named, and a uuid decides. A snapshot that is meant and cannot be read is no reason to
+//! take an older one in silence: that is an error, and a uuid decides.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use super::{
+    catalogue::Entry,
     manifest::Snapshot,
     root::{Folder, Kept, Repository},
 };
 use crate::{
     base::{
-        error::{Error, Kind, Result},
-        ids::{SnapshotId, SnapshotSeq},
+        error::{Error, Result},
+        ids::SnapshotId,
         limits,
     },
     part::manifest::rfc3339,
@@ -65,102 +66,62 @@ impl fmt::Display for Point {
 #[derive(Clone, Debug)]
 pub struct Found {
     pub kept: Kept,
-    pub next: Option<Snapshot>,
+    pub next: Option<Entry>,
 }
 
 /// `NotFound` says what is nearest, `Conflict` what there is to choose from.
 pub fn find(repository: &Repository, point: Point) -> Result<Found> {
     let place = repository.store.place();
-    let mut histories: BTreeMap<Folder, Vec<SnapshotSeq>> = BTreeMap::new();
-    for (folder, seq) in repository.names()? {
-        histories.entry(folder).or_default().push(seq);
-    }
-    if histories.is_empty() {
+    let standings = repository.standings()?;
+    let all = || standings.iter().flat_map(|standing| &standing.catalogue.snapshots);
+    let Some(newest) = all().max_by_key(|entry| entry.written_ms) else {
         return Err(Error::not_found(format!(
             "the repository {place} holds no snapshot yet: ddbctl repository import stores one"
         )));
-    }
-    let until = match point {
-        Point::Latest => u64::MAX,
-        Point::Time(ms) => ms,
-        Point::Snapshot(id) => {
-            return match repository.find(id) {
-                Ok(kept) => Ok(Found { kept, next: None }),
-                Err(e) if e.kind == Kind::NotFound => Err(Error::not_found(format!(
-                    "the repository {place} has no snapshot {id}; the newest is {}",
-                    newest(repository, &histories)?
-                ))),
-                Err(e) => Err(e),
-            };
-        }
     };
-    let (mut found, mut later) = (Vec::new(), Vec::new());
-    for (folder, numbers) in &histories {
-        match written_by(repository, *folder, numbers, until)? {
-            (Some(kept), next) => found.push(Found { kept, next }),
-            (None, next) => later.extend(next),
+    let is_meant = |entry: &&Entry| match point {
+        Point::Latest => true,
+        Point::Time(ms) => entry.written_ms <= ms,
+        Point::Snapshot(id) => entry.snapshot == id,
+    };
+    let mut found = Vec::new();
+    for standing in &standings {
+        let entries = &standing.catalogue.snapshots;
+        if let Some(at) = entries.iter().rposition(|entry| is_meant(&entry)) {
+            found.push((standing.folder, &entries[at], entries.get(at + 1)));
         }
     }
-    match (found.len(), found.pop()) {
-        (1, Some(found)) => Ok(found),
-        (_, Some(last)) => {
-            found.push(last);
-            let all = found.iter().map(|found| {
-                let Folder { cluster, lineage } = found.kept.folder;
-                format!("{} of cluster {cluster}, lineage {lineage}", named(&found.kept.snapshot))
+    match (found.as_slice(), point) {
+        ([(folder, entry, next)], _) => {
+            let kept = repository.kept(*folder, entry).map_err(|e| {
+                Error::new(e.kind, format!("{e}. To take another snapshot, name it by its uuid"))
             });
-            Err(Error::conflict(format!(
-                "the repository {place} has snapshots of {} histories, and nothing says which is \
-                 meant: name one by its uuid. For {point} they are {}",
-                found.len(),
-                listed(all)
-            )))
+            Ok(Found { kept: kept?, next: next.cloned() })
         }
-        (_, None) => {
-            let first = later.iter().min_by_key(|snapshot| snapshot.written_ms);
-            let first = first.map(|first| format!("; the first is {}", named(first)));
+        ([], Point::Snapshot(id)) => Err(Error::not_found(format!(
+            "the repository {place} has no snapshot {id}; the newest is {}",
+            newest.named()
+        ))),
+        ([], _) => {
+            let first = all().min_by_key(|entry| entry.written_ms);
+            let first = first.map(|first| format!("; the first is {}", first.named()));
             Err(Error::not_found(format!(
                 "no snapshot in the repository {place} was written by {point}{}",
                 first.unwrap_or_default()
             )))
         }
-    }
-}
-
-/// The last snapshot of a history that was written by a time, and the one behind it.
-fn written_by(
-    repository: &Repository,
-    folder: Folder,
-    numbers: &[SnapshotSeq],
-    until: u64,
-) -> Result<(Option<Kept>, Option<Snapshot>)> {
-    let mut next = None;
-    for seq in numbers.iter().rev() {
-        let read = repository.snapshot(folder, *seq).map_err(|e| {
-            Error::new(e.kind, format!("{e}. To take another snapshot, name it by its uuid"))
-        });
-        match read? {
-            Some(snapshot) if snapshot.written_ms <= until => {
-                return Ok((Some(Kept { folder, snapshot }), next));
-            }
-            Some(snapshot) => next = Some(snapshot),
-            // It has just gone.
-            None => {}
+        (several, _) => {
+            let all = several.iter().map(|(Folder { cluster, lineage }, entry, _)| {
+                format!("{} of cluster {cluster}, lineage {lineage}", entry.named())
+            });
+            Err(Error::conflict(format!(
+                "the repository {place} has snapshots of {} histories, and nothing says which is \
+                 meant: name one by its uuid. For {point} they are {}",
+                several.len(),
+                listed(all)
+            )))
         }
     }
-    Ok((None, next))
-}
-
-fn newest(
-    repository: &Repository,
-    histories: &BTreeMap<Folder, Vec<SnapshotSeq>>,
-) -> Result<String> {
-    let mut all = Vec::new();
-    for (folder, numbers) in histories {
-        all.extend(written_by(repository, *folder, numbers, u64::MAX)?.0);
-    }
-    let newest = all.iter().map(|kept| &kept.snapshot).max_by_key(|snapshot| snapshot.written_ms);
-    Ok(newest.map_or_else(|| "not there any more".into(), named))
 }
 
 /// A snapshot by its uuid and its time.
@@ -237,8 +198,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        base::{error::Kind, ids::SnapshotSeq},
         part::{manifest::WRITTEN_MS_MAX, sample},
-        repository::store::Made,
+        repository::commit::Commit,
     };
 
     #[test]
@@ -319,10 +281,17 @@ mod tests {
             ..golden
         };
         let folder = Folder { cluster: snapshot.cluster, lineage: snapshot.lineage };
-        let name = folder.snapshot(snapshot.seq);
-        let made = repository.store.create(&name, snapshot.encode().unwrap().into()).unwrap();
-        assert_eq!(made, Made::Now);
-        Kept { folder, snapshot }
+        let commit = Commit {
+            repository: repository.clone(),
+            folder,
+            seq: snapshot.seq,
+            snapshot: snapshot.snapshot,
+            partitions: snapshot.partitions,
+            groups: snapshot.groups,
+            schedule: None,
+        };
+        assert!(!commit.list(snapshot, None).unwrap().1);
+        repository.find(sample::snapshot(100 * lineage + n)).unwrap()
     }
 
     #[test]
@@ -352,9 +321,9 @@ mod tests {
         assert!(unknown.kind == Kind::NotFound && unknown.message.contains(&newest), "{unknown}");
 
         // What cannot be read may be what is meant.
-        let folder = Folder { cluster: one.cluster, lineage: one.lineage };
-        fs::write(path.join(folder.snapshot(SnapshotSeq(3))), "{}").unwrap();
-        for point in [Point::Latest, Point::Time(two.written_ms)] {
+        let meant = repository.find(three.snapshot).unwrap();
+        fs::write(path.join(meant.folder.object(&meant.object)), "{}").unwrap();
+        for point in [Point::Latest, Point::Time(three.written_ms)] {
             let e = find(&repository, point).unwrap_err();
             assert_eq!(e.kind, Kind::Corrupt, "{e}");
             assert!(e.message.contains("name it by its uuid"), "{e}");

@@ -15,7 +15,7 @@ use super::{
 use crate::base::{
     clock::Random,
     error::{Error, Result},
-    ids::{ClusterId, Lineage, SnapshotId, SnapshotSeq},
+    ids::{ClusterId, Lineage},
     limits,
 };
 
@@ -37,6 +37,8 @@ pub struct Folder {
 #[derive(Clone, Debug)]
 pub struct Kept {
     pub folder: Folder,
+    /// Its object in the folder.
+    pub object: String,
     pub snapshot: Snapshot,
 }
 
@@ -55,7 +57,7 @@ struct AnyRoot {
 }
 
 pub const ROOT: &str = "devicedb.json";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Names on which `init` has writers race, and how many of them.
 const RACES: usize = 8;
 const RACERS: u8 = 8;
@@ -65,24 +67,23 @@ impl Folder {
         format!("{}/{}", self.cluster, self.lineage)
     }
 
-    /// The object of a snapshot: numbers sort as they were given.
-    pub fn snapshot(&self, seq: SnapshotSeq) -> String {
-        format!("{}/s/{:016x}", self.name(), seq.0)
+    pub fn parse(name: &str) -> Option<Folder> {
+        let (cluster, lineage) = name.split_once('/')?;
+        let cluster = ClusterId(cluster.parse().ok()?);
+        let folder = Folder { cluster, lineage: lineage.parse().ok()? };
+        (folder.name() == name).then_some(folder)
     }
 
-    /// Names in an index are relative to the folder.
+    /// The folder of an object, and the object's name in it.
+    pub fn split(name: &str) -> Option<(Folder, &str)> {
+        let (end, _) = name.match_indices('/').nth(1)?;
+        let (folder, object) = name.split_at_checked(end)?;
+        Some((Folder::parse(folder)?, object.strip_prefix('/')?))
+    }
+
+    /// Names in catalogues and indexes are relative to the folder.
     pub fn object(&self, name: &str) -> String {
         format!("{}/{name}", self.name())
-    }
-
-    /// Of the name of a snapshot's object, and the number.
-    fn of(name: &str) -> Option<(Folder, SnapshotSeq)> {
-        let mut words = name.split('/');
-        let cluster = ClusterId(words.next()?.parse().ok()?);
-        let lineage = words.next()?.parse().ok()?;
-        let (kind, seq) = (words.next()?, u64::from_str_radix(words.next()?, 16).ok()?);
-        let (folder, seq) = (Folder { cluster, lineage }, SnapshotSeq(seq));
-        (kind == "s" && folder.snapshot(seq) == name).then_some((folder, seq))
     }
 }
 
@@ -149,57 +150,14 @@ impl Repository {
             )));
         }
         let root: Root = serde_json::from_slice(&text).map_err(garbled)?;
-        Ok(Repository { store, id: root.repository })
-    }
-
-    /// The object of a snapshot of that number, if there is one.
-    pub fn snapshot(&self, folder: Folder, seq: SnapshotSeq) -> Result<Option<Snapshot>> {
-        let name = folder.snapshot(seq);
-        let read = self.store.read(&name, limits::MANIFEST_BYTES_MAX as u64);
-        let Some(text) = found(read)? else { return Ok(None) };
-        let snapshot = Snapshot::parse(&text).map_err(|e| e.at(&name))?;
-        let belongs = (snapshot.cluster, snapshot.lineage, snapshot.seq);
-        if belongs != (folder.cluster, folder.lineage, seq) || snapshot.repository != self.id {
-            return Err(Error::corrupt(format!(
-                "{name}: it says of itself that it is number {} of cluster {} in lineage {} in \
-                 repository {}",
-                snapshot.seq, snapshot.cluster, snapshot.lineage, snapshot.repository
+        if format < FORMAT {
+            return Err(Error::conflict(format!(
+                "{} was made by an early version, format {format}, which kept no catalogue of its \
+                 snapshots: export their parts with that version, and import them into a new one",
+                store.place()
             )));
         }
-        Ok(Some(snapshot))
-    }
-
-    /// Names of all snapshots, in order of folder and number.
-    pub fn names(&self) -> Result<Vec<(Folder, SnapshotSeq)>> {
-        let all = self.store.list("")?;
-        Ok(all.iter().filter_map(|object| Folder::of(&object.name)).collect())
-    }
-
-    /// Every snapshot, or why it cannot be read.
-    pub fn snapshots(&self) -> Result<Vec<Result<Kept>>> {
-        let read = |(folder, seq): (Folder, SnapshotSeq)| {
-            let snapshot = self.snapshot(folder, seq)?.ok_or_else(|| {
-                Error::not_found(format!("{} has just gone", folder.snapshot(seq)))
-            })?;
-            Ok(Kept { folder, snapshot })
-        };
-        Ok(self.names()?.into_iter().map(read).collect())
-    }
-
-    /// A snapshot by its public name.
-    pub fn find(&self, id: SnapshotId) -> Result<Kept> {
-        let mut unreadable = None;
-        for kept in self.snapshots()? {
-            match kept {
-                Ok(kept) if kept.snapshot.snapshot == id => return Ok(kept),
-                Ok(_) => {}
-                Err(e) => unreadable = Some(e),
-            }
-        }
-        Err(unreadable.unwrap_or_else(|| {
-            let place = self.store.place();
-            Error::not_found(format!("{place} has no snapshot {id}"))
-        }))
+        Ok(Repository { store, id: root.repository })
     }
 
     /// The index of a group.
@@ -302,8 +260,13 @@ mod tests {
     fn what_is_newer_or_garbled_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         for (text, says) in [
-            ("{\"format\":2,\"new\":1}", "made by a newer version: format 2"),
+            ("{\"format\":3,\"new\":1}", "made by a newer version: format 3"),
             ("{\"format\":1}", "is not what this program writes"),
+            (
+                "{\"format\":1,\"product\":\"0.1.0\",\
+                 \"repository\":\"00000000-0000-0000-0000-000000000001\"}",
+                "made by an early version",
+            ),
             ("hello", "is not what this program writes"),
         ] {
             fs::write(dir.path().join(ROOT), text).unwrap();

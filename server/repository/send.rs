@@ -231,7 +231,7 @@ pub fn or_lost<T>(read: Result<T>, lost: &mut Vec<String>) -> Result<Option<T>> 
 }
 
 /// Named by its content, and by the snapshot that it is first of.
-fn object_name(kind: &str, seq: SnapshotSeq, content: &Digest) -> String {
+pub fn object_name(kind: &str, seq: SnapshotSeq, content: &Digest) -> String {
     let Digest(bytes) = content;
     let short = u128::from_be_bytes(bytes[..16].try_into().expect("16 of 32 bytes"));
     format!("{kind}/{:016x}-{short:032x}", seq.0)

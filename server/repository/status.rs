@@ -2,22 +2,35 @@
 //!
 //! An interrupted import leaves objects that no snapshot names. They harm nobody but by their
 //! bytes; they are counted here, and not told apart from those of an import that is under way.
+//! `collect` deletes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::root::{Folder, Repository};
-use crate::base::error::Result;
+use super::{
+    catalogue::{self, Standing},
+    collect::References,
+    drills,
+    root::Repository,
+    store::Object,
+};
+use crate::{base::error::Result, part::manifest::rfc3339};
 
 /// What is in a repository.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
     pub repository: String,
     pub place: String,
     pub histories: Vec<History>,
     /// Bytes of all objects.
     pub bytes: u64,
+    /// What the drill came to that was kept last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drill: Option<drills::Report>,
+    /// Objects that are to be deleted once their grace is over, and their bytes.
+    pub dropped: u64,
+    pub dropped_bytes: u64,
     /// Objects that no snapshot names, and their bytes.
     pub unnamed: u64,
     pub unnamed_bytes: u64,
@@ -42,55 +55,52 @@ pub struct History {
 /// Reads every snapshot and every index.
 pub fn status(repository: &Repository) -> Result<Status> {
     let objects = repository.store.list("")?;
-    let mut histories: BTreeMap<Folder, History> = BTreeMap::new();
-    let (mut named, mut unreadable) = (BTreeSet::from([super::root::ROOT.to_owned()]), Vec::new());
-    for (folder, seq) in repository.names()? {
-        let name = folder.snapshot(seq);
-        let read = repository.snapshot(folder, seq).and_then(|snapshot| {
-            let Some(snapshot) = snapshot else { return Ok(None) };
-            for held in &snapshot.held {
-                let index = repository.index(folder, &held.index)?;
-                named.insert(folder.object(&held.index.object));
-                named.extend(index.segments.iter().map(|segment| folder.object(&segment.name)));
+    let (mut histories, mut unreadable) = (Vec::new(), Vec::new());
+    let mut named = BTreeSet::from([super::root::ROOT.to_owned()]);
+    let mut dropped = BTreeSet::new();
+    for standing in repository.standings()? {
+        let Standing { folder, catalogue, damaged, .. } = standing;
+        unreadable.extend(damaged);
+        let mut references = References::default();
+        for entry in &catalogue.snapshots {
+            match references.of(repository, folder, entry) {
+                Ok(names) => named.extend(names.iter().map(|name| folder.object(name))),
+                Err(e) => unreadable.push(format!("{}: {}", entry.snapshot, e.message)),
             }
-            Ok(Some(snapshot))
+        }
+        let going = catalogue.dropped.iter().flat_map(|dropped| &dropped.objects);
+        dropped.extend(going.map(|name| folder.object(name)));
+        let Some(newest) = catalogue.snapshots.last() else { continue };
+        histories.push(History {
+            cluster: folder.cluster.to_string(),
+            lineage: folder.lineage.to_string(),
+            snapshots: catalogue.snapshots.len() as u64,
+            stored_bytes: catalogue.snapshots.iter().map(|entry| entry.stored_bytes).sum(),
+            newest: newest.snapshot.to_string(),
+            newest_seq: newest.seq.0,
+            newest_written: rfc3339(newest.written_ms),
         });
-        named.insert(name.clone());
-        match read {
-            Ok(None) => {}
-            Err(e) => unreadable.push(format!("{name}: {}", e.message)),
-            Ok(Some(snapshot)) => {
-                let history = histories.entry(folder).or_insert_with(|| History {
-                    cluster: folder.cluster.to_string(),
-                    lineage: folder.lineage.to_string(),
-                    snapshots: 0,
-                    stored_bytes: 0,
-                    newest: String::new(),
-                    newest_seq: 0,
-                    newest_written: String::new(),
-                });
-                history.snapshots += 1;
-                history.stored_bytes += snapshot.stored_bytes;
-                history.newest = snapshot.snapshot.to_string();
-                history.newest_seq = snapshot.seq.0;
-                history.newest_written = snapshot.written;
-            }
-        }
     }
-    let unnamed: Vec<u64> = match unreadable.is_empty() {
-        true => {
-            let left = objects.iter().filter(|object| !named.contains(&object.name));
-            left.map(|object| object.bytes).collect()
-        }
-        false => Vec::new(),
+    let apart = [catalogue::FOLDER, drills::FOLDER];
+    let is_apart = |object: &&Object| {
+        object.name.split('/').next().is_some_and(|folder| apart.contains(&folder))
     };
+    let left = objects.iter().filter(|object| !is_apart(object));
+    let left = left.filter(|object| !named.contains(&object.name));
+    let (going, unnamed): (Vec<&Object>, Vec<&Object>) =
+        left.partition(|object| dropped.contains(&object.name));
+    let unnamed = if unreadable.is_empty() { unnamed } else { Vec::new() };
+    let bytes = |objects: &[&Object]| objects.iter().map(|object| object.bytes).sum();
     Ok(Status {
         repository: repository.id.to_string(),
         place: repository.store.place(),
-        histories: histories.into_values().collect(),
+        histories,
         bytes: objects.iter().map(|object| object.bytes).sum(),
+        dropped: going.len() as u64,
+        dropped_bytes: bytes(&going),
+        drill: drills::newest(repository)?,
         unnamed: unnamed.len() as u64,
-        unnamed_bytes: unnamed.iter().sum(),
+        unnamed_bytes: bytes(&unnamed),
         unreadable,
     })
 }

@@ -53,6 +53,10 @@ pub trait Store: Send + Sync {
         Ok(found(self.list(""))?.and_then(|there| there.into_iter().next()))
     }
     fn delete(&self, name: &str) -> Result<()>;
+    /// Each of them, and what became of it.
+    fn delete_all(&self, names: &[String]) -> Vec<Result<()>> {
+        names.iter().map(|name| self.delete(name)).collect()
+    }
 }
 
 /// A directory, of a file system with hard links.

@@ -1,7 +1,8 @@
 //! Looks at what snapshots in a repository name, and names everything that is wrong. Changes
 //! nothing.
 //!
-//! Quick: each snapshot, its indexes, and that every segment is there with its size. Whole: every
+//! Quick: the catalogues, each snapshot, its indexes, and that every segment is there with its size.
+//! Whole: every
 //! chunk is read and opened as well, and held against its index, its partition, and the order of
 //! rows within and across chunks. Problems are collected, not thrown, up to a bound; further ones
 //! are counted.
@@ -14,10 +15,10 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    contents,
+    catalogue, contents,
     index::{Index, Located},
     manifest::{self, Group},
-    root::{Kept, Repository},
+    root::{Folder, Kept, Repository},
 };
 use crate::{
     base::{
@@ -25,7 +26,7 @@ use crate::{
         ids::{GroupId, SnapshotId},
         limits,
     },
-    part::{manifest::Owner, parallel},
+    part::{chunk::Digest, manifest::Owner, parallel},
 };
 
 /// What a verification found.
@@ -55,7 +56,7 @@ pub struct Looked {
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The snapshot, or the name of its object if that cannot be read.
+    /// The snapshot, or the name of what is wrong if that is none.
     pub snapshot: String,
     pub what: String,
 }
@@ -104,13 +105,18 @@ pub fn verify(repository: &Repository, wanted: &[SnapshotId], whole: bool) -> Re
     let mut report = Report { whole, ..Report::default() };
     let mut sizes = Sizes { repository, known: BTreeMap::new() };
     if wanted.is_empty() {
-        for (folder, seq) in repository.names()? {
-            match repository.snapshot(folder, seq) {
-                Ok(Some(snapshot)) => look(&mut sizes, &Kept { folder, snapshot }, &mut report),
-                Ok(None) => report.problem(&folder.snapshot(seq), "it has just gone".into()),
-                Err(e) => report.problem(&folder.snapshot(seq), e.message),
+        for standing in repository.standings()? {
+            for damaged in &standing.damaged {
+                report.problem(&standing.folder.name(), damaged.clone());
+            }
+            for entry in &standing.catalogue.snapshots {
+                match repository.kept(standing.folder, entry) {
+                    Ok(kept) => look(&mut sizes, &kept, &mut report),
+                    Err(e) => report.problem(&entry.snapshot.to_string(), e.message),
+                }
             }
         }
+        catalogues(repository, &mut report)?;
     }
     for id in wanted {
         match repository.find(*id) {
@@ -120,6 +126,56 @@ pub fn verify(repository: &Repository, wanted: &[SnapshotId], whole: bool) -> Re
     }
     report.sound = report.count() == 0;
     Ok(report)
+}
+
+/// Whether catalogues are links of one chain, and list what stands there.
+fn catalogues(repository: &Repository, report: &mut Report) -> Result<()> {
+    // What is stored while this looks is listed in the catalogues that are read afterwards.
+    let objects = repository.store.list("")?;
+    let all = repository.catalogues()?;
+    for (folder, numbers) in &all {
+        let (first, last) = (numbers.first().copied(), numbers.last().copied());
+        let (first, last) = (first.unwrap_or(1), last.unwrap_or(1));
+        // Old ones are deleted, and the newest stay.
+        let first = if last - first + 1 < limits::CATALOGUES_KEPT { 1 } else { first };
+        let mut before: Option<Digest> = None;
+        for number in first..=last {
+            match repository.catalogue(*folder, number) {
+                Ok(Some((catalogue, digest))) => {
+                    if before.is_some() && catalogue.before != before {
+                        let what = "it does not follow from the one before";
+                        report.problem(&catalogue::name(*folder, number), what.into());
+                    }
+                    before = Some(digest);
+                }
+                Ok(None) => {
+                    report.problem(&catalogue::name(*folder, number), "it is missing".into());
+                    before = None;
+                }
+                // The newest was named already, if it is that.
+                Err(_) if number == last => {}
+                Err(e) => report.problem(&catalogue::name(*folder, number), e.message),
+            }
+        }
+    }
+    let standings = repository.standings()?;
+    for object in objects {
+        let Some((folder, relative)) = Folder::split(&object.name) else { continue };
+        if !relative.starts_with("s/") {
+            continue;
+        }
+        let standing = standings.iter().find(|standing| standing.folder == folder);
+        let is_known = standing.is_some_and(|standing| standing.catalogue.knows(relative));
+        if !is_known {
+            report.problem(
+                &object.name,
+                "no catalogue lists it: its storing was interrupted, or a catalogue is missing; \
+                 ddbctl repository repair lists it"
+                    .into(),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Sizes of objects, asked for once each.

@@ -436,14 +436,13 @@ async fn what_cannot_be_is_refused_in_a_line_and_nothing_is_half_done() {
             assert_eq!(last(refused(&[], FAILED, &[kind]).await), 1);
         }
         fs::remove_file(&path).unwrap();
-        let says = if kind == "/s/" { "holds no snapshot yet" } else { kind };
-        assert_eq!(last(refused(&[], FAILED, &[says]).await), 1);
+        assert_eq!(last(refused(&[], FAILED, &[kind]).await), 1);
         fs::write(&path, whole).unwrap();
     }
     let root = place.path.join("devicedb.json");
     let made = fs::read_to_string(&root).unwrap();
-    fs::write(&root, made.replace("\"format\":1", "\"format\":2")).unwrap();
-    refused(&[], FAILED, &["was made by a newer version: format 2"]).await;
+    fs::write(&root, made.replace("\"format\":2", "\"format\":3")).unwrap();
+    refused(&[], FAILED, &["was made by a newer version: format 3"]).await;
     fs::write(&root, made).unwrap();
 
     // A disk without room: 2 MiB are less than the smallest store takes.
@@ -625,4 +624,51 @@ async fn a_secured_cluster_begins_again_with_new_certificates() {
     cluster.ctl(&healthy).await.exits(0).says("2 nodes ready");
     let read = cluster.ctl(&["get", "--site", "shop", "colour"]).await.exits(0);
     assert_eq!(read.out().trim_end(), "blue");
+}
+
+/// A drill is said as an operator says it, and its verdict is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_passes_where_a_restore_would_and_says_what_a_restore_would_meet() {
+    let (cluster, place, uuid) = small().await;
+    let scratch = cluster.dir().join("scratch");
+    let drill = |words: &str| {
+        let (place, scratch) = (place.path.display(), scratch.display());
+        let line = format!("ddbctl -o json repository drill {place} --scratch {scratch} {words}");
+        async move { shell(&line, SOON).await }
+    };
+    let client = cluster.client();
+    let before = content(&client, &SITES).await;
+    let check = "--check 'ddbctl get pier colour' --keep-report --rto 5m --rpo 1h";
+    // What nodes are told by their environment does not reach the node of a drill.
+    let line = format!("export DEVICEDB_JOIN={}; ", client.endpoint);
+    let words =
+        format!("repository drill {} --scratch {}", place.path.display(), scratch.display());
+    let ran = shell(&format!("{line}ddbctl -o json {words} {check}"), SOON).await.exits(0);
+    let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(report["passed"], true, "{report}");
+    assert_eq!(report["snapshot"], uuid, "{report}");
+    assert_eq!((&report["sites"], &report["partitions"]), (&8.into(), &1024.into()), "{report}");
+    let wanted: u64 = place.partitions(&uuid).iter().map(|(_, rows, _)| rows).sum();
+    assert_eq!(report["rows"], wanted, "{report}");
+    assert!(report["phases"]["check_s"].as_f64() >= report["phases"]["compare_s"].as_f64());
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "nothing stays");
+    let status = shell(&format!("ddbctl repository status {}", place.path.display()), SOON).await;
+    status.exits(0).says("last drill  passed at");
+    assert_eq!(content(&client, &SITES).await, before, "production knows nothing of it");
+
+    // What does not pass is no error of the program, and says why.
+    let no = drill("--rpo 1ms --check 'exit 3'").await.exits(6);
+    no.says("the objective").says("exit status: 3").says("has not passed");
+    let segment = place.object("/g/");
+    let whole = fs::read(&segment).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    fs::write(&segment, flipped).unwrap();
+    drill("").await.exits(6).says("the node has ended").says("/g/");
+    fs::write(&segment, whole).unwrap();
+    drill("--devicedb /nowhere/devicedb").await.exits(6).says("name it with --devicedb");
+    drill(&format!("--point {UNKNOWN}")).await.exits(5).says("has no snapshot");
+    fs::write(scratch.join("letter.txt"), "x").unwrap();
+    drill("").await.exits(FAILED).says("is not empty");
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 1, "what was there stays");
 }

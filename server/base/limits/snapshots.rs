@@ -96,6 +96,20 @@ pub const REPOSITORY_SEGMENT_BYTES: usize = 16 << 20;
 pub const REPOSITORY_PUTS: usize = 4;
 /// Bytes of a group's index, before and after it is compressed; a reader refuses a larger one.
 pub const REPOSITORY_INDEX_BYTES_MAX: usize = 512 << 20;
+/// Bytes of a catalogue: some hundred thousand snapshots of one history.
+pub const CATALOGUE_BYTES_MAX: u64 = 64 << 20;
+/// Catalogues of a history that are not deleted: the newest so many.
+pub const CATALOGUES_KEPT: u64 = 64;
+/// How often somebody else may be faster in changing a catalogue.
+pub const CATALOGUE_TRIES: u32 = 64;
+/// Characters in the reason of a hold.
+pub const HOLD_REASON_CHARS_MAX: usize = 200;
+/// How long a snapshot has to be listed before storing of an earlier one counts as given up.
+pub const ABANDONED_AFTER_MS: u64 = 24 * 3_600_000;
+/// A clock that is further ahead of all that a repository holds ends no hold and no grace.
+pub const CLOCK_AHEAD_MAX_MS: u64 = 8 * 24 * 3_600_000;
+/// Objects that are deleted at a time.
+pub const REPOSITORY_DELETES: usize = 8;
 /// Bytes of a name in a repository.
 pub const REPOSITORY_NAME_BYTES_MAX: usize = 255;
 

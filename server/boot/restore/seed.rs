@@ -127,7 +127,7 @@ fn of(
         snapshot = %kept.snapshot.snapshot,
         written = kept.snapshot.written,
         root = %kept.snapshot.root,
-        next = next.map(|next| points::named(&next)),
+        next = next.map(|next| next.named()),
         "a new cluster is made of this snapshot of {}",
         repository.store.place()
     );

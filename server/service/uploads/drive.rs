@@ -101,6 +101,7 @@ impl Uploads {
             snapshot: id,
             partitions: known.topology.partitions(),
             groups: known.topology.groups(),
+            schedule: None,
         });
         let asked = commit.clone();
         let (there, base, lost) = crew::blocking(Role::Repository, move || {
@@ -114,9 +115,9 @@ impl Uploads {
         if let Some(there) = there {
             return Ok(self.is_there(&there));
         }
-        let base = base.map_or(0, |base| base.seq.0);
+        let base = base.map(|base| base.seq);
         driven.say("nodes store their groups");
-        let ask = Asked { id, repository: repository.clone(), base };
+        let ask = Asked { id, repository: repository.clone(), base: base.map_or(0, |seq| seq.0) };
         let answers = self.stored_by_nodes(&ask, &known, &wanted, driven).await?;
         let new_bytes = answers.iter().map(|answer| answer.new_bytes).sum();
         let lost: BTreeSet<String> =
@@ -132,7 +133,7 @@ impl Uploads {
         let (made, _) = crew::blocking(Role::Repository, move || {
             let stored = read_back(&repository, folder, places, &roots)?;
             failpoint(Failpoint::UploadReady);
-            let made = commit.make(parts, &stored, new_bytes);
+            let made = commit.make(parts, &stored, new_bytes, base);
             failpoint(Failpoint::UploadMade);
             made
         })

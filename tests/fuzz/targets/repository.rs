@@ -1,4 +1,5 @@
-//! What a repository says of itself: the text of a snapshot, and the index of a group.
+//! What a repository says of itself: the texts of a snapshot and of a catalogue, and the index of a
+//! group.
 //!
 //! As with parts, digests would stop nearly every mutation at the first look: an input says with
 //! its first byte whether it is taken as it is, or with its digest put right.
@@ -7,6 +8,7 @@ use devicedb::{
     base::error::Kind,
     part::chunk::Digest,
     repository::{
+        catalogue::Catalogue,
         index::{Index, Place, is_name},
         manifest::Snapshot,
     },
@@ -15,9 +17,11 @@ use devicedb::{
 /// What is taken is the one spelling of what it says, and leads nowhere else.
 pub fn repository(input: &[u8]) -> bool {
     let Some((mode, bytes)) = input.split_first() else { return false };
-    match mode % 4 {
+    match mode % 6 {
         0 => snapshot(bytes),
         1 => snapshot(&put_right(bytes)),
+        4 => catalogue(bytes),
+        5 => catalogue(&put_right(bytes)),
         2 => index(&zstd::bulk::compress(bytes, 1).expect("anything can be compressed")),
         _ => index(bytes),
     }
@@ -28,6 +32,23 @@ fn snapshot(text: &[u8]) -> bool {
         Ok(snapshot) => {
             assert_eq!(snapshot.encode().as_deref(), Ok(text), "two spellings of one snapshot");
             assert!(snapshot.held.iter().all(|held| is_name(&held.index.object)));
+            true
+        }
+        Err(e) => {
+            assert!(matches!(e.kind, Kind::Corrupt | Kind::Conflict), "{e:?}");
+            false
+        }
+    }
+}
+
+fn catalogue(text: &[u8]) -> bool {
+    match Catalogue::parse(text) {
+        Ok(catalogue) => {
+            assert_eq!(catalogue.encode().as_deref(), Ok(text), "two spellings of one catalogue");
+            for entry in &catalogue.snapshots {
+                assert!(is_name(&entry.object) && !catalogue.is_void(entry.seq));
+                assert_eq!(catalogue.entry(entry.seq), Some(entry));
+            }
             true
         }
         Err(e) => {

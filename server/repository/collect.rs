@@ -1,0 +1,363 @@
+//! Takes snapshots out of a repository, by rules or by name, and deletes what nothing refers to.
+//!
+//! In two phases. First the next catalogue does not list what goes, makes its numbers void, and
+//! says which objects nothing needs any more and from when on they may be deleted. When that time
+//! has come they are deleted, and a later catalogue forgets them. Both are steps of one order
+//! (`catalogue`), and the rules there are why nobody can come to rely on what is being deleted, and
+//! why it harms nobody if a process deletes it that was stopped for a day in between.
+//!
+//! - An object goes when the number in its name is listed or void and no listed snapshot refers to
+//!   it. That takes in what interrupted and lost storing has left. A number that is neither belongs
+//!   to storing that is under way; it becomes void, and what was stored for it goes, when a later
+//!   snapshot has been listed for `ABANDONED_AFTER`.
+//! - While a listed snapshot cannot be read, nobody knows what it refers to, and nothing goes.
+//! - What the rules say is `cluster::retention`'s.
+//! - A clock says when grace is over and when holds end. One that is far ahead of all that it finds
+//!   is not believed unless somebody says so.
+//!
+//! Whoever reads a snapshot that goes has the grace to end. After that a name is missing, and that
+//! is an error that names it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::{
+    catalogue::{self, Catalogue, Dropped, Entry, Hold, Step, number_of},
+    index::Index,
+    root::{Folder, Repository},
+};
+use crate::{
+    base::{
+        error::{Error, Result},
+        ids::{SnapshotId, SnapshotSeq},
+        limits,
+    },
+    cluster::retention::{self, Dated, Keep},
+    part::manifest::{WRITTEN_MS_MAX, rfc3339},
+};
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub keep: Keep,
+    /// The rules are for snapshots of this schedule alone; all others stay.
+    pub schedule: Option<String>,
+    /// These go whatever the rules say, unless somebody holds them.
+    pub named: BTreeSet<SnapshotId>,
+    /// How long what is dropped stays, for whoever reads it.
+    pub grace_ms: u64,
+    pub now_ms: u64,
+    /// A clock that is far ahead is right.
+    pub trust_clock: bool,
+    /// Says what would be, and changes nothing.
+    pub dry_run: bool,
+}
+
+/// What it came to, in one history.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Collected {
+    pub cluster: String,
+    pub lineage: String,
+    pub dry_run: bool,
+    /// Newest first.
+    pub snapshots: Vec<Verdict>,
+    /// Objects that went to those that are to be deleted, and their bytes.
+    pub dropped: u64,
+    pub dropped_bytes: u64,
+    pub deleted: u64,
+    pub deleted_bytes: u64,
+    /// Those that are still to be deleted, and when the next may be: RFC 3339, UTC.
+    pub waiting: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// What could not be done, and why.
+    pub refused: Vec<String>,
+}
+
+/// What becomes of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    pub snapshot: String,
+    pub seq: u64,
+    /// RFC 3339, UTC.
+    pub written: String,
+    pub stays: bool,
+    pub reasons: Vec<String>,
+}
+
+/// Which objects listed snapshots refer to. Reads every snapshot and every index once.
+#[derive(Default)]
+pub struct References {
+    /// By the object of the snapshot, in the folder.
+    known: BTreeMap<String, BTreeSet<String>>,
+    indexes: BTreeMap<(String, u64), Vec<String>>,
+}
+
+impl References {
+    /// The names of all objects that a snapshot consists of, itself included, in the folder.
+    pub fn of(
+        &mut self,
+        repository: &Repository,
+        folder: Folder,
+        entry: &Entry,
+    ) -> Result<&BTreeSet<String>> {
+        if !self.known.contains_key(&entry.object) {
+            let kept = repository.kept(folder, entry)?;
+            let mut names = BTreeSet::from([entry.object.clone()]);
+            for held in &kept.snapshot.held {
+                let place = (held.index.object.clone(), held.index.offset);
+                if !self.indexes.contains_key(&place) {
+                    let Index { segments, .. } = repository.index(folder, &held.index)?;
+                    let segments = segments.into_iter().map(|segment| segment.name);
+                    self.indexes.insert(place.clone(), segments.collect());
+                }
+                names.extend(self.indexes[&place].iter().cloned());
+                names.insert(place.0);
+            }
+            self.known.insert(entry.object.clone(), names);
+        }
+        Ok(&self.known[&entry.object])
+    }
+}
+
+/// Collects in one history.
+pub fn collect(repository: &Repository, folder: Folder, order: &Order) -> Result<Collected> {
+    let within = format!("{}/", folder.name());
+    let objects = repository.store.list(&folder.name())?;
+    let objects: BTreeMap<String, u64> = objects
+        .into_iter()
+        .filter_map(|object| Some((object.name.strip_prefix(&within)?.to_owned(), object.bytes)))
+        .collect();
+    let mut references = References::default();
+    let mut plan = |next: &mut Catalogue| {
+        let mut collected = Collected {
+            cluster: folder.cluster.to_string(),
+            lineage: folder.lineage.to_string(),
+            dry_run: order.dry_run,
+            ..Collected::default()
+        };
+        let believed = believed(next, order, &mut collected.refused);
+        let going = going(next, order, believed, &mut collected)?;
+        let mut void = abandoned(next, &objects, believed);
+        void.extend(going);
+        let any_void = !void.is_empty();
+        next.make_void(&void);
+        let fresh = match garbage(repository, folder, next, &objects, &mut references) {
+            Ok(fresh) => fresh,
+            Err(e) => {
+                collected.refused.push(format!(
+                    "nothing is dropped, since nobody knows what a snapshot that stays refers to: \
+                     {e}"
+                ));
+                collected.snapshots.iter_mut().filter(|one| !one.stays).for_each(|one| {
+                    one.stays = true;
+                    one.reasons = vec!["a snapshot that stays cannot be read".to_owned()];
+                });
+                return Ok(Step::Is(collected));
+            }
+        };
+        collected.dropped = fresh.len() as u64;
+        collected.dropped_bytes = fresh.iter().filter_map(|name| objects.get(name)).sum();
+        if !fresh.is_empty() {
+            // The clocks of several machines, the latest counts.
+            let from = order.now_ms.max(latest(next));
+            let not_before_ms = from.saturating_add(order.grace_ms).min(WRITTEN_MS_MAX);
+            next.dropped.push(Dropped { not_before_ms, objects: fresh });
+        }
+        let changed = any_void || collected.dropped > 0;
+        Ok(if changed { Step::Becomes(collected) } else { Step::Is(collected) })
+    };
+    let mut collected = match order.dry_run {
+        true => match plan(&mut repository.standing(folder)?.catalogue)? {
+            Step::Is(would) | Step::Becomes(would) => would,
+        },
+        false => repository.amend(folder, plan)?,
+    };
+    if !order.dry_run {
+        sweep(repository, folder, order, &objects, &mut collected)?;
+        trim(repository, folder)?;
+    }
+    let left = repository.standing(folder)?.catalogue.dropped;
+    collected.waiting = left.iter().map(|dropped| dropped.objects.len() as u64).sum();
+    collected.next = left.iter().map(|dropped| dropped.not_before_ms).min().map(rfc3339);
+    Ok(collected)
+}
+
+/// The latest time that a history knows of.
+fn latest(catalogue: &Catalogue) -> u64 {
+    let listed = catalogue.snapshots.iter().map(|entry| entry.written_ms.max(entry.listed_ms));
+    listed.max().unwrap_or(0)
+}
+
+/// The time, if the clock that says it can be believed.
+fn believed(catalogue: &Catalogue, order: &Order, refused: &mut Vec<String>) -> Option<u64> {
+    let ahead = order.now_ms.saturating_sub(latest(catalogue));
+    if ahead <= limits::CLOCK_AHEAD_MAX_MS || order.trust_clock || catalogue.snapshots.is_empty() {
+        return Some(order.now_ms);
+    }
+    refused.push(format!(
+        "this machine's clock, {}, is {} days ahead of all that is stored: nothing is deleted and \
+         no hold ends; if it is right, say so (--trust-clock)",
+        rfc3339(order.now_ms),
+        ahead / 86_400_000
+    ));
+    None
+}
+
+fn going(
+    catalogue: &Catalogue,
+    order: &Order,
+    believed: Option<u64>,
+    collected: &mut Collected,
+) -> Result<BTreeSet<SnapshotSeq>> {
+    let ended = |hold: &&Hold| hold.until_ms.zip(believed).is_some_and(|(end, now)| end <= now);
+    let of_schedule = |entry: &&Entry| order.schedule.is_none() || entry.schedule == order.schedule;
+    let dated: Vec<Dated> = catalogue
+        .snapshots
+        .iter()
+        .filter(of_schedule)
+        .map(|entry| Dated {
+            seq: entry.seq,
+            written_ms: entry.written_ms,
+            hold: entry.hold.as_ref().filter(|hold| !ended(hold)).map(|hold| hold.reason.clone()),
+        })
+        .collect();
+    let judged = retention::judge(&dated, &order.keep).into_iter();
+    let mut judged: BTreeMap<_, _> = judged.map(|one| (one.seq, one.reasons)).collect();
+    let mut going = BTreeSet::new();
+    for entry in catalogue.snapshots.iter().rev() {
+        let mut reasons = judged.remove(&entry.seq).unwrap_or_else(|| {
+            vec![match &entry.schedule {
+                Some(schedule) => format!("of schedule {schedule}"),
+                None => "of no schedule".to_owned(),
+            }]
+        });
+        if order.named.contains(&entry.snapshot) {
+            if let Some(hold) = entry.hold.as_ref().filter(|hold| !ended(hold)) {
+                return Err(Error::conflict(format!(
+                    "snapshot {} is held: {}; end that first (ddbctl repository release)",
+                    entry.snapshot, hold.reason
+                )));
+            }
+            reasons.clear();
+        }
+        if reasons.is_empty() {
+            going.insert(entry.seq);
+        }
+        collected.snapshots.push(Verdict {
+            snapshot: entry.snapshot.to_string(),
+            seq: entry.seq.0,
+            written: rfc3339(entry.written_ms),
+            stays: !reasons.is_empty(),
+            reasons,
+        });
+    }
+    Ok(going)
+}
+
+/// Numbers that something was stored for, and that a snapshot behind them has long overtaken.
+fn abandoned(
+    catalogue: &Catalogue,
+    objects: &BTreeMap<String, u64>,
+    believed: Option<u64>,
+) -> BTreeSet<SnapshotSeq> {
+    let since = believed.and_then(|now| now.checked_sub(limits::ABANDONED_AFTER_MS));
+    let Some(since) = since else { return BTreeSet::new() };
+    let old = catalogue.snapshots.iter().filter(|entry| entry.listed_ms <= since);
+    let Some(overtaken) = old.map(|entry| entry.seq).max() else { return BTreeSet::new() };
+    objects
+        .keys()
+        .filter_map(|name| number_of(name))
+        .filter(|seq| *seq < overtaken && catalogue.entry(*seq).is_none())
+        .filter(|seq| !catalogue.is_void(*seq))
+        .collect()
+}
+
+/// Objects that nothing needs and nobody has dropped yet.
+fn garbage(
+    repository: &Repository,
+    folder: Folder,
+    catalogue: &Catalogue,
+    objects: &BTreeMap<String, u64>,
+    references: &mut References,
+) -> Result<Vec<String>> {
+    let dropped: BTreeSet<&String> =
+        catalogue.dropped.iter().flat_map(|dropped| &dropped.objects).collect();
+    let decided: Vec<&String> = objects
+        .keys()
+        .filter(|name| !dropped.contains(name))
+        .filter(|name| {
+            let number = number_of(name);
+            number.is_some_and(|seq| catalogue.is_void(seq) || catalogue.entry(seq).is_some())
+        })
+        .collect();
+    let mut needed = BTreeSet::new();
+    for entry in &catalogue.snapshots {
+        needed.extend(references.of(repository, folder, entry)?.iter().cloned());
+    }
+    Ok(decided.into_iter().filter(|name| !needed.contains(*name)).cloned().collect())
+}
+
+/// Deletes what is due.
+fn sweep(
+    repository: &Repository,
+    folder: Folder,
+    order: &Order,
+    sizes: &BTreeMap<String, u64>,
+    collected: &mut Collected,
+) -> Result<()> {
+    // Once more: what is deleted is what the newest catalogue says.
+    let standing = repository.standing(folder)?.catalogue;
+    let Some(now_ms) = believed(&standing, order, &mut Vec::new()) else { return Ok(()) };
+    let due = standing.dropped.iter().filter(|dropped| dropped.not_before_ms <= now_ms);
+    let due: Vec<String> = due.flat_map(|dropped| dropped.objects.clone()).collect();
+    let mut gone = BTreeSet::new();
+    let names: Vec<String> = due.iter().map(|name| folder.object(name)).collect();
+    for (name, deleted) in due.into_iter().zip(repository.store.delete_all(&names)) {
+        match deleted {
+            Ok(()) => {
+                collected.deleted += 1;
+                collected.deleted_bytes += sizes.get(&name).copied().unwrap_or(0);
+                gone.insert(name);
+            }
+            Err(e) if collected.refused.len() < limits::PROBLEMS_MAX => {
+                collected.refused.push(format!("{name} is not deleted: {e}"));
+            }
+            Err(_) => {}
+        }
+    }
+    if gone.is_empty() {
+        return Ok(());
+    }
+    repository.amend(folder, |next| {
+        for dropped in &mut next.dropped {
+            dropped.objects.retain(|name| !gone.contains(name));
+        }
+        next.dropped.retain(|dropped| !dropped.objects.is_empty());
+        Ok(Step::Becomes(()))
+    })
+}
+
+/// Deletes catalogues far behind the newest.
+fn trim(repository: &Repository, folder: Folder) -> Result<()> {
+    let numbers = repository.catalogues()?.remove(&folder).unwrap_or_default();
+    let newest = numbers.last().copied().unwrap_or(0);
+    let old = numbers.into_iter().filter(|number| number + limits::CATALOGUES_KEPT <= newest);
+    old.into_iter().try_for_each(|number| repository.store.delete(&catalogue::name(folder, number)))
+}
+
+/// Holds a snapshot, or ends that.
+pub fn hold(repository: &Repository, id: SnapshotId, hold: Option<Hold>) -> Result<Entry> {
+    let (folder, _) = repository.find_entry(id)?;
+    repository.amend(folder, |next| {
+        let entry = next.snapshots.iter_mut().find(|entry| entry.snapshot == id);
+        let entry = entry
+            .ok_or_else(|| Error::not_found(format!("snapshot {id} has just been dropped")))?;
+        if entry.hold == hold {
+            return Ok(Step::Is(entry.clone()));
+        }
+        entry.hold = hold.clone();
+        Ok(Step::Becomes(entry.clone()))
+    })
+}
