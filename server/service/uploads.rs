@@ -226,6 +226,14 @@ impl Uploads {
             if let Some(other) = all.get(&id).filter(|other| other.is_running()) {
                 return Ok(self.seen_from_here(other.upload()));
             }
+            let running = all.values().filter(|driven| driven.is_running()).count();
+            if running >= limits::UPLOADS_AT_ONCE {
+                return Err(Error::exhausted(format!(
+                    "node {} drives {running} uploads already, and no more at a time: ask another \
+                     node, or again when one of them has ended",
+                    self.me()
+                )));
+            }
             // What has ended is kept for whoever asks why, and not for ever.
             if all.len() >= limits::UPLOADS_REMEMBERED {
                 all.retain(|_, driven| driven.is_running());

@@ -7,6 +7,7 @@ use devicedb::{
     base::clock::Random,
     proto::v1::{Bucket, UploadStatus},
 };
+use tonic::Code;
 
 use crate::harness::{
     Cluster, Node, Options, Ran, S3, SOON, SnapshotStore, eventually, http_get, shell,
@@ -260,4 +261,29 @@ async fn what_keeps_an_upload_from_its_end_is_said_in_one_line() {
     assert!(refused.stderr.contains("s3://BUCKET/PREFIX"), "{}", refused.story());
     let unknown = ctl(&cluster, "snapshot upload 00000000-0000-4000-8000-000000000001").await;
     unknown.exits(5).says("the cluster does not know snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_drives_four_uploads_at_a_time_and_says_so_of_a_fifth() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("backups").display().to_string();
+    shell(&format!("ddbctl repository init {place}"), SOON).await.exits(0);
+    // So slow that none ends.
+    let cluster = cluster(&place, &["--repository-rate", "1000"], None, 8).await;
+    let client = cluster.client();
+    let mut uuids = Vec::new();
+    for _ in 0..5 {
+        uuids.push(client.complete_snapshot(SOON).await.uuid);
+    }
+    let (fifth, four) = uuids.split_last().unwrap();
+    let driver = cluster.nodes[0].client();
+    for uuid in four.iter().chain(four) {
+        assert_eq!(driver.upload_snapshot(uuid).await.unwrap().status(), UploadStatus::Running);
+    }
+    let e = driver.upload_snapshot(fifth).await.unwrap_err();
+    assert_eq!(e.code(), Code::ResourceExhausted, "{e}");
+    assert!(e.message().contains("drives 4 uploads already"), "{e}");
+    assert!(e.message().contains("ask another node"), "{e}");
+    let other = cluster.nodes[1].client().upload_snapshot(fifth).await.unwrap();
+    assert_eq!(other.status(), UploadStatus::Running);
 }

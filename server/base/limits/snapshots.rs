@@ -108,6 +108,8 @@ pub const UPLOAD_LOOK: Duration = Duration::from_millis(500);
 pub const UPLOAD_DESCRIBE: Duration = Duration::from_secs(60);
 /// Threads that ask the repository at a time whether it has a snapshot.
 pub const REPOSITORY_LOOKS: usize = 4;
+/// Uploads that a node drives at a time. Beyond it they are refused.
+pub const UPLOADS_AT_ONCE: usize = 4;
 /// Uploads whose end a node remembers.
 pub const UPLOADS_REMEMBERED: usize = 256;
 /// What a node says while it stores groups; more of it is not said.
