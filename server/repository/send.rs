@@ -8,18 +8,21 @@
 //! one the second time.
 //!
 //! Every chunk is opened before it is sent: a chunk that has rotted on a disk ends the sending, and
-//! says so.
+//! says so. What is there is read and compared before it is leant on: what was damaged since an
+//! interruption is named, and nothing is stored over it.
 
 use std::{
     collections::{BTreeMap, HashMap},
     io::Read as _,
 };
 
+use bytes::Bytes;
+
 use super::{
     index::{Index, Located, Place, Segment},
     manifest::{Group, Snapshot},
     root::{Folder, Repository},
-    store::found,
+    store::{Made, found},
 };
 use crate::{
     base::{
@@ -285,10 +288,12 @@ fn store(
             firsts.push(first.to_vec());
             frames.extend_from_slice(&frame);
         }
-        let there = found(to.repository.store.bytes(&to.folder.object(&planned.name)))?;
-        if there != Some(planned.bytes) {
-            watch.before(planned.bytes)?;
-            to.put(&planned.name, frames)?;
+        match found(to.repository.store.bytes(&to.folder.object(&planned.name)))? {
+            Some(_) => to.holds(&planned.name, &frames)?,
+            None => {
+                watch.before(planned.bytes)?;
+                to.put(&planned.name, frames)?;
+            }
         }
         watch.after(planned.bytes);
         Ok((planned, firsts))
@@ -314,9 +319,29 @@ impl Destination<'_> {
         Ok(index.map(|index| (held.index.clone(), index)))
     }
 
-    /// If the name is there, so is its content.
     fn put(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
-        self.repository.store.create(&self.folder.object(name), bytes.into()).map(drop)
+        let bytes = Bytes::from(bytes);
+        match self.repository.store.create(&self.folder.object(name), bytes.clone())? {
+            Made::Now => Ok(()),
+            Made::Before => self.holds(name, &bytes),
+        }
+    }
+
+    /// Whether the bytes that a name stands for are those that lie there.
+    fn holds(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let (store, name) = (&self.repository.store, self.folder.object(name));
+        let there = store.bytes(&name)?;
+        // Several times as many would only be read to be refused.
+        if there == bytes.len() as u64 && store.read(&name, there)? == bytes {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "{name} holds other bytes than those that belong there ({there} bytes; {} are to be \
+             stored): an import or an upload that was interrupted has left it, and it was damaged. \
+             Delete it from {} and say it again: then it is stored anew",
+            bytes.len(),
+            store.place()
+        )))
     }
 }
 

@@ -295,6 +295,38 @@ fn damaged_parts_and_a_second_history_are_refused_and_leave_nothing() {
     stage.comes_back(&first);
 }
 
+/// An interrupted import leaves segments and indexes that it meets again.
+#[test]
+fn what_was_left_and_then_damaged_is_named_and_nothing_leans_on_it() {
+    for kind in ["/g/", "/i/"] {
+        let stage = Stage::new();
+        let sample = sample(1, 1);
+        stage.import(&sample);
+        let Kept { folder, snapshot } = stage.repository.find(sample.snapshot).unwrap();
+        stage.repository.store.delete(&folder.snapshot(snapshot.seq)).unwrap();
+        let all = stage.repository.store.list("").unwrap();
+        let left = all.iter().find(|object| object.name.contains(kind)).unwrap();
+        let path = stage.root().join(&left.name);
+        let whole = fs::read(&path).unwrap();
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 1;
+        let longer = [&whole[..], b"x"].concat();
+        for damaged in [&flipped[..], &whole[..whole.len() - 1], &longer, b""] {
+            fs::write(&path, damaged).unwrap();
+            let e = import(&stage.repository, &stage.tars(&sample)).unwrap_err();
+            assert_eq!(e.kind, Kind::Corrupt, "{e}");
+            assert!(e.message.contains(&format!("{} holds other bytes", left.name)), "{e}");
+            assert!(e.message.contains(&format!("{} are to be stored", whole.len())), "{e}");
+            assert_eq!(fs::read(&path).unwrap(), damaged, "nothing is stored over it");
+            assert_eq!(stage.repository.names().unwrap().len(), 0);
+        }
+        stage.repository.store.delete(&left.name).unwrap();
+        stage.import(&sample);
+        stage.comes_back(&sample);
+        stage.is_sound();
+    }
+}
+
 #[test]
 fn parts_of_several_snapshots_are_refused_by_name() {
     let stage = Stage::new();
@@ -593,7 +625,7 @@ fn persistently(stage: &Stage, lossy: &Arc<Lossy>, sample: &Sample) -> Imported 
 #[test]
 fn whatever_is_lost_on_the_way_two_writers_store_every_snapshot_once() {
     let mut lost = 0;
-    for seed in 0..12u64 {
+    for seed in 0..4u64 {
         let stage = Stage::new();
         let lossy = |nth| {
             let random = Mutex::new(Random::seeded(2 * seed + nth));
@@ -623,5 +655,5 @@ fn whatever_is_lost_on_the_way_two_writers_store_every_snapshot_once() {
         assert_eq!(status(&stage.repository).unwrap().unnamed, 0);
         lost += writers.iter().map(|lossy| lossy.lost.load(Ordering::SeqCst)).sum::<usize>();
     }
-    assert!(lost > 500, "only {lost} requests were lost");
+    assert!(lost > 150, "only {lost} requests were lost");
 }
