@@ -186,12 +186,8 @@ pub struct Start {
 #[derive(clap::Args)]
 struct Seed {
     /// Found a new cluster of a snapshot in this repository, with this node as its first. Others
-    /// join it with empty stores. Said once, by hand, and to one node alone.
-    #[arg(
-        long,
-        value_name = "REPOSITORY",
-        conflicts_with_all = ["found", "replacement", "unseal_with"],
-    )]
+    /// join it with empty stores. Said once, by hand, and to one node alone, or see --expect-nodes.
+    #[arg(long, value_name = "PLACE", conflicts_with_all = ["found", "replacement", "unseal_with"])]
     restore_from: Option<String>,
     /// The snapshot: latest, a uuid, or a time as 2026-01-31T12:00:00Z for the last one that was
     /// written by then. Without it: latest.
@@ -201,13 +197,17 @@ struct Seed {
     /// be said several times, or several divided by commas.
     #[arg(long, value_name = "SITE", requires = "restore_from", value_delimiter = ',')]
     sites: Vec<Pattern>,
+    /// Begin with so many nodes at once, each of which loads its share. All say the same, and all
+    /// but one name that one in --join: it founds.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "restore_from")]
+    expect_nodes: u32,
 }
 
 impl Seed {
     fn order(self) -> Option<Order> {
-        let Seed { restore_from, point, sites } = self;
+        let Seed { restore_from, point, sites, expect_nodes: nodes } = self;
         let point = point.unwrap_or(Point::Latest);
-        restore_from.map(|place| Order { place, point, sites })
+        restore_from.map(|place| Order { place, point, sites, nodes })
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     },
     boot::{
         arrival::{self, Arrival, Arrived, blocking},
-        restore,
+        restore::{self, plan::Plan},
         starting::StartingServer,
     },
     cluster::{Node as NodeEntry, Removed},
@@ -42,7 +42,7 @@ use crate::{
     part::seal::kept,
     proto::{
         self,
-        internal::v1::peer_service_server::PeerServiceServer,
+        internal::v1::{SeedPlan, peer_service_server::PeerServiceServer},
         v1::{
             access_service_server::AccessServiceServer,
             cluster_service_server::ClusterServiceServer, kv_service_server::KvServiceServer,
@@ -233,6 +233,13 @@ async fn run(
     })
     .await?;
     let spool = restore::spool(&options.store)?;
+    let plan = blocking({
+        let dir = options.store.clone();
+        // Nobody but those that have not begun needs it.
+        move || Ok(Plan::kept(&dir).inspect_err(|e| tracing::warn!(error = %e)).ok().flatten())
+    })
+    .await?;
+    let plan = plan.map(|plan| plan.record());
     let (identity_tx, identity_rx) = watch::channel(identity.clone());
     let me = Me { identity: identity_rx.clone(), address: address.clone(), incarnation, dialler };
     let peers = Peers::new(me, spool.clone(), metrics.clone(), crew.clone());
@@ -397,6 +404,7 @@ async fn run(
         calls,
         &pages,
         spool,
+        plan,
     )?;
     failpoint(Failpoint::DoorsOpening);
     let (ends, server) = oneshot::channel();
@@ -477,6 +485,7 @@ fn doors(
     calls: Calls,
     pages: &Pages,
     spool: PathBuf,
+    plan: Option<SeedPlan>,
 ) -> Result<Routes> {
     let crew = calls.crew.clone();
     let kv = Kv::new(handle.clone(), peers.clone(), topology);
@@ -516,6 +525,7 @@ fn doors(
         inventory,
         uploads: uploads.clone(),
         spool,
+        plan,
         calls,
     });
     let gate = Gate::of(peers.me().identity.clone());

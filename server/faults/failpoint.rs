@@ -344,6 +344,10 @@ failpoints! {
     RestoreAsideRemoved "restore.aside-removed"
 
     // A cluster that is made of a snapshot in a repository.
+    /// A node that begins it together with others has written their plan aside.
+    SeedPlanWritten "seed.plan-written"
+    /// It keeps the plan, durably, and has told nobody of it.
+    SeedPlanKept "seed.plan-kept"
     /// The snapshot's indexes agree with its root, and all that they name is there; nothing has
     /// changed.
     SeedChecked "seed.checked"

@@ -94,7 +94,12 @@ fn place_of<T>(request: &Request<T>) -> Option<Arc<Place>> {
 
 /// The name that a node's certificate proves, where the caller has shown one.
 fn name_of_node<T>(request: &Request<T>) -> Option<String> {
-    match place_of(request)?.caller() {
+    name_of_node_at(&*place_of(request)?)
+}
+
+/// The same of the caller of a connection.
+pub fn name_of_node_at(place: &Place) -> Option<String> {
+    match place.caller() {
         Caller::Known(bearer) if bearer.is_node => Some(bearer.name.clone()),
         _ => None,
     }

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{Calls, name_of_node, place_of};
 use crate::{
     base::{crew::Role, error::Error, ids::SnapshotId, limits},
+    cluster::State,
     engine::driver::Handle,
     net::{self, Peers},
     proto::internal::v1::{
@@ -20,8 +21,8 @@ use crate::{
         FoundClusterRequest, FoundClusterResponse, GetNodeStatusRequest, GetNodeStatusResponse,
         IntroduceRequest, IntroduceResponse, JoinRequest, JoinResponse, ListPartsRequest,
         ListPartsResponse, PromiseFoundingRequest, PromiseFoundingResponse, RemovePartRequest,
-        RemovePartResponse, SendRowsRequest, SendRowsResponse, UploadGroupsRequest,
-        UploadGroupsResponse, peer_service_server::PeerService,
+        RemovePartResponse, SeedOrder, SeedPlan, SendRowsRequest, SendRowsResponse,
+        UploadGroupsRequest, UploadGroupsResponse, peer_service_server::PeerService,
     },
     service::{admin::Cluster, inventory::Inventory, parts::Parts, uploads::Uploads},
     wire,
@@ -35,6 +36,8 @@ pub struct PeerApi {
     pub inventory: Inventory,
     pub uploads: Uploads,
     pub spool: PathBuf,
+    /// By which this node has begun its cluster together with others, if it has.
+    pub plan: Option<SeedPlan>,
     pub calls: Calls,
 }
 
@@ -75,12 +78,23 @@ impl PeerService for PeerApi {
                     wire::parse_node(request.node.ok_or_else(|| {
                         Error::invalid("a node that joins has to say who it is")
                     })?)?;
+                if let Some(SeedOrder { snapshot, point, .. }) = request.seed {
+                    let names = |plan: &&SeedPlan| plan.nodes.iter().any(|one| one.id == node.id.0);
+                    if let plan @ Some(_) = self.plan.as_ref().filter(names).cloned() {
+                        // It has no store, so it has never voted: it may begin late.
+                        return Ok(JoinResponse { plan, ..JoinResponse::default() });
+                    }
+                    let snapshot = SnapshotId::from_slice(&snapshot)?;
+                    let began = move |s: &State| s.settings().began_with(snapshot, &point);
+                    self.cluster.look(wait, began).await??;
+                }
                 let proofs = (name, request.proof);
                 self.cluster.take_in(node, proofs, request.incarnation, wait).await?;
                 self.cluster
                     .look(wait, |s| JoinResponse {
                         settings: Some(wire::settings_record(s.settings())),
                         nodes: s.nodes().values().map(wire::node_record).collect(),
+                        plan: None,
                     })
                     .await
             })

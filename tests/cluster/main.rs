@@ -33,4 +33,5 @@ mod starts;
 mod stores;
 mod strangers;
 mod tls;
+mod together;
 mod uploads;

@@ -34,7 +34,8 @@ const BY_HAND: Named = ("docs/backup-and-restore.md", "shelf=");
 const CRON: Named = ("docs/backup-and-restore.md", "#!/bin/sh");
 const RESTORE: Named = ("docs/backup-and-restore.md", "tar xf");
 const FEWER: Named = ("docs/backup-and-restore.md", "--sole-survivor");
-const SEEDED: Named = ("docs/backup-and-restore.md", "--restore-from");
+const SEEDED: Named = ("docs/backup-and-restore.md", "mkdir /tmp/ddb/new-snapshots");
+const TOGETHER: Named = ("docs/backup-and-restore.md", "--expect-nodes");
 
 /// From the first start over a backup to the way back on other addresses, in one shell.
 const FROM_START_TO_RESTORE: &[Named] = &[
@@ -50,6 +51,7 @@ const FROM_START_TO_RESTORE: &[Named] = &[
     RESTORE,
     FEWER,
     SEEDED,
+    TOGETHER,
 ];
 
 const UNIT: Named = ("docs/operating.md", "--listen 0.0.0.0:8080");

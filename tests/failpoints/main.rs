@@ -56,6 +56,8 @@ enum Scene {
     Restore,
     /// A cluster is made of a snapshot in a repository.
     Seed,
+    /// The same by several nodes together, and the one that founds dies.
+    Together,
     /// The store of a node whose peers are lost is recovered.
     Recover,
     /// A site is added, or removed.
@@ -152,6 +154,7 @@ fn plan(point: Failpoint) -> (Scene, u32) {
 
         SeedChecked | SeedMade | SeedInPlace => (Scene::Seed, 1),
         SeedChunkLoaded => (Scene::Seed, 3),
+        SeedPlanWritten | SeedPlanKept => (Scene::Together, 1),
 
         RecoverChecked | RecoverWritten | RecoverStored | RecoverLogged | RecoverDone => {
             (Scene::Recover, 1)
@@ -225,6 +228,7 @@ async fn play(scene: Scene, crashes: Vec<Crash>, prepared: &Prepared) {
         Scene::Upload => one::upload(crash, prepared).await,
         Scene::Restore => one::restore(crash, prepared).await,
         Scene::Seed => one::seed(crash, prepared).await,
+        Scene::Together => several::together(crash, prepared).await,
         Scene::Recover => several::recovery(crash).await,
         Scene::Site => one::site(crash, prepared).await,
         Scene::Join => several::join(crash, prepared).await,

@@ -337,6 +337,7 @@ fn peers() -> Vec<Vec<u8>> {
         join: vec!["a:1".into(), "b:2".into()],
         founder,
         objection: String::new(),
+        gathers: false,
     };
     let cluster_id = Bytes::copy_from_slice(uuid().as_bytes());
     for said in [

@@ -159,6 +159,24 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
         "wire::parse_settings; who joins trusts the address that it was given",
     ),
     ("JoinResponse.nodes", "cluster::Node::check"),
+    // Beginning together.
+    ("JoinRequest.seed", "boot::gathering: the same as this node was told"),
+    ("SeedOrder.repository_id", "boot::gathering: this node's; 16 bytes"),
+    ("SeedOrder.point", "boot::gathering: this node's, or the uuid of what that is; rpc: shown"),
+    (
+        "SeedOrder.snapshot",
+        "rpc::PeerDoor: the one that the cluster was made of; boot::gathering: shown",
+    ),
+    ("SeedOrder.sites", "boot::gathering: this node's"),
+    ("SeedOrder.nodes", "boot::gathering: this node's"),
+    ("JoinResponse.plan", "boot::restore::plan: who asks trusts the address that it was given"),
+    ("SeedPlan.repository_id", "boot::restore::plan: the one at the place that was named"),
+    ("SeedPlan.snapshot", "boot::restore::plan: one of that repository, as was asked for"),
+    ("SeedPlan.sites", "boot::restore::plan: those that were asked for"),
+    ("SeedPlan.cluster_id", "boot::restore::plan: 16 bytes"),
+    ("SeedPlan.lineage", "boot::restore::plan: not 0"),
+    ("SeedPlan.nodes", "cluster::Node::check; as many as were asked for, and this one is there"),
+    ("SeedPlan.beginning", "boot::restore::plan: what this node makes of all the rest"),
     // Founding.
     (
         "IntroduceResponse.node_id",
@@ -171,6 +189,7 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("WaitingNode.join", "waiting: the addresses that this node was told too"),
     ("WaitingNode.founder", "waiting: no other than this node's, or nobody founds"),
     ("WaitingNode.objection", "any: shown, and nobody founds"),
+    ("WaitingNode.gathers", "waiting: one node of --join at the most"),
     ("Founder.node_id", "waiting: not 0; one for good"),
     ("Founder.address", "waiting: at most ADDRESS_BYTES_MAX bytes without white space"),
     ("PromiseFoundingRequest.founder", "porch: there is one"),
