@@ -288,12 +288,9 @@ fn store(
             firsts.push(first.to_vec());
             frames.extend_from_slice(&frame);
         }
-        match found(to.repository.store.bytes(&to.folder.object(&planned.name)))? {
-            Some(_) => to.holds(&planned.name, &frames)?,
-            None => {
-                watch.before(planned.bytes)?;
-                to.put(&planned.name, frames)?;
-            }
+        if !to.holds(&planned.name, &frames)? {
+            watch.before(planned.bytes)?;
+            to.put(&planned.name, frames)?;
         }
         watch.after(planned.bytes);
         Ok((planned, firsts))
@@ -323,22 +320,24 @@ impl Destination<'_> {
         let bytes = Bytes::from(bytes);
         match self.repository.store.create(&self.folder.object(name), bytes.clone())? {
             Made::Now => Ok(()),
-            Made::Before => self.holds(name, &bytes),
+            Made::Before => self.holds(name, &bytes).map(drop),
         }
     }
 
-    /// Whether the bytes that a name stands for are those that lie there.
-    fn holds(&self, name: &str, bytes: &[u8]) -> Result<()> {
+    /// Whether a name is there; if other bytes lie under it than these, that is an error.
+    fn holds(&self, name: &str, bytes: &[u8]) -> Result<bool> {
         let (store, name) = (&self.repository.store, self.folder.object(name));
-        let there = store.bytes(&name)?;
-        // Several times as many would only be read to be refused.
-        if there == bytes.len() as u64 && store.read(&name, there)? == bytes {
-            return Ok(());
-        }
+        let has = match found(store.read(&name, bytes.len() as u64)) {
+            Ok(None) => return Ok(false),
+            Ok(Some(there)) if there == bytes => return Ok(true),
+            Ok(Some(there)) => format!("it has {} bytes", there.len()),
+            Err(e) if e.kind == Kind::Corrupt => e.message,
+            Err(e) => return Err(e),
+        };
         Err(Error::corrupt(format!(
-            "{name} holds other bytes than those that belong there ({there} bytes; {} are to be \
-             stored): an import or an upload that was interrupted has left it, and it was damaged. \
-             Delete it from {} and say it again: then it is stored anew",
+            "{name} holds other bytes than those that belong there ({has}; {} are to be stored): \
+             an import or an upload that was interrupted has left it, and it was damaged. Delete \
+             it from {} and say it again: then it is stored anew",
             bytes.len(),
             store.place()
         )))

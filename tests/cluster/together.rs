@@ -198,7 +198,7 @@ async fn who_is_late_begins_with_the_plan_of_the_others_and_who_is_lost_is_repla
     cluster.nodes[1].start();
     cluster.nodes[1].says("the cluster serves by now, and takes this node in").await;
     cluster.nodes[1].wait_listening().await;
-    cluster.ctl(&["node", "remove", &lost, "--yes"]).await.exits(0);
+    cluster.ctl(&["node", "remove", &lost]).await.exits(0);
     cluster.settled().await;
     // So does the one that has founded. It joins as any node: as the founder it would wait for two
     // others, which do not come.
@@ -212,7 +212,7 @@ async fn who_is_late_begins_with_the_plan_of_the_others_and_who_is_lost_is_repla
     cluster.nodes[0] = node(&dir, "instead", &["--join", &others]);
     cluster.nodes[0].start();
     cluster.nodes[0].wait_listening().await;
-    cluster.ctl(&["node", "remove", &lost, "--yes"]).await.exits(0);
+    cluster.ctl(&["node", "remove", &lost]).await.exits(0);
     cluster.settled().await;
     for client in cluster.clients() {
         reads_all_sites(&client).await;
