@@ -27,7 +27,7 @@ use devicedb::{
             choose::Terms,
             forms::{Plan, Report, parse_group},
         },
-        restore::{offline, seed::Order},
+        restore::{offline, plan::Order},
     },
     cluster::access::Pattern,
     ctl::{endpoint, guide},

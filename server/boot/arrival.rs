@@ -23,7 +23,8 @@ use crate::{
     boot::{
         restore::{
             self, Holds,
-            seed::{self, Founding, Order, Progress},
+            plan::Order,
+            seed::{self, Founding, Progress},
         },
         starting::StartingServer,
         waiting::{self, End, Newcomer, Waiting},
@@ -443,7 +444,7 @@ impl Arrival<'_> {
             .await?
         {
             End::Found => (self.found(node)?, Vec::new()),
-            End::Join(address, answer) => self.join(node, &address, answer)?,
+            End::Join(address, answer) => self.join(node, &address, *answer)?,
         };
         self.porch.belongs(&identity);
         waiting.settle(identity.cluster);

@@ -7,9 +7,9 @@
 //! over; then the node asks again. A node that asks no more is not there any more.
 //!
 //! The first that come are the ones: whoever comes when the plan is drawn up joins the cluster when
-//! it serves. One that the plan names and that has not fetched it gets it from the founder also when
-//! that serves already, and from every other node that has begun. That one has no store, so it has
-//! never voted, and may begin however late it is.
+//! it serves. One that the plan names and that has not fetched it gets it from the founder also
+//! when that serves already, and from every other node that has begun. That one has no store, so it
+//! has never voted, and may begin however late it is.
 //!
 //! Does not decide what the cluster begins with (`restore::plan`), and keeps nothing on disk.
 

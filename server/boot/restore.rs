@@ -26,8 +26,8 @@
 
 mod moved;
 pub mod offline;
-pub mod seed;
 pub mod plan;
+pub mod seed;
 
 use std::{
     fs,

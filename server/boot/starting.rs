@@ -4,9 +4,10 @@
 //! It listens on the node's own port until the services are ready. Then it finishes the requests
 //! that it has begun and closes connections, so that clients come back to the services. A node that
 //! waits for a cluster says who it is, promises, and can be told to found; one that founds together
-//! with others takes them in; any other gRPC call gets UNAVAILABLE with the reason, which clients retry. The reason that peers get leaves out what
-//! other nodes have told this one: two nodes that wait for each other would make it longer each
-//! round. Nor does it say how far a restore is, which would be news for their logs each time.
+//! with others takes them in; any other gRPC call gets UNAVAILABLE with the reason, which clients
+//! retry. The reason that peers get leaves out what other nodes have told this one: two nodes that
+//! wait for each other would make it longer each round. Nor does it say how far a restore is, which
+//! would be news for their logs each time.
 
 use std::sync::{Arc, OnceLock};
 

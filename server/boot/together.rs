@@ -6,8 +6,8 @@
 //! share from the repository. Nobody waits for another one's rows, and a group begins when most of
 //! its members are there.
 //!
-//! - There is one plan for one cluster: the founder keeps it before anybody hears of it, and another
-//!   plan is of another cluster. So two founders make two clusters, and no node is in both.
+//! - There is one plan for one cluster: the founder keeps it before anybody hears of it, and any
+//!   other plan is of another cluster. So two founders make two clusters, and no node is in both.
 //! - A node that has the plan needs nobody: killed half way, it begins again with what it kept.
 //! - Every node that has begun hands the plan to one that it names, so that the founder may die as
 //!   soon as one more has it.
@@ -19,8 +19,8 @@ use super::{
     arrival::{Arrival, blocking},
     gathering::Gathering,
     restore::{
-        plan::{self, Plan},
-        seed::{self, Choice, Founding, Order, Progress},
+        plan::{self, Order, Plan},
+        seed::{self, Choice, Founding, Progress},
     },
     waiting::{End, Waiting},
 };
@@ -160,7 +160,7 @@ impl Arrival<'_> {
             })
             .await?;
         let (address, answer) = match end {
-            End::Join(address, answer) => (address, answer),
+            End::Join(address, answer) => (address, *answer),
             End::Found => {
                 return Err(Error::conflict("a node that is to begin with a snapshot founds none"));
             }

@@ -86,7 +86,7 @@ pub struct There {
 pub enum End {
     Found,
     /// Taken in by the node at this address.
-    Join(String, JoinResponse),
+    Join(String, Box<JoinResponse>),
 }
 
 /// What each address of `--join` has answered.
@@ -371,7 +371,7 @@ impl Waiting {
         for address in members {
             failpoint(Failpoint::JoinAsking);
             match self.dialler.join(&address, request.clone()).await {
-                Ok(answer) => return Ok(Ok(End::Join(address, answer))),
+                Ok(answer) => return Ok(Ok(End::Join(address, Box::new(answer)))),
                 Err(e) if matches!(e.kind, Kind::Unavailable | Kind::Unknown | Kind::Exhausted) => {
                     reasons.push(e.message)
                 }

@@ -168,7 +168,9 @@ pub fn send(
     }
     if !frames.is_empty() {
         let name = object_name("i", to.seq, &Digest(blake3::hash(&frames).into()));
-        to.put(&name, frames)?;
+        if !to.holds(&name, &frames)? {
+            to.put(&name, frames)?;
+        }
         for (group, _) in sent.groups.iter_mut().filter(|(g, _)| g.index.object.is_empty()) {
             group.index.object.clone_from(&name);
         }

@@ -3,9 +3,9 @@
 //!
 //! The node that founds draws it up once. Every node keeps it in its store directory before it
 //! loads the first row, and makes its store of the plan and the snapshot alone. It keeps it beside
-//! its store too, for those that the plan names and that have not begun. So a node that dies goes on with the plan that it has and asks nobody, and two
-//! nodes with one plan have equal replicas of every group that both hold, without a byte between
-//! them.
+//! its store too, for those that the plan names and that have not begun. So a node that dies goes
+//! on with the plan that it has and asks nobody, and two nodes with one plan have equal replicas of
+//! every group that both hold, without a byte between them.
 //!
 //! The assignment of the groups does not stand in it. Each node computes it, with all else that the
 //! meta group begins with; where the digest of that is another one, the node is of another version,
@@ -24,7 +24,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use uuid::Uuid;
 
-use super::{PLAN, PLAN_ASIDE, seed::Order};
+use super::{PLAN, PLAN_ASIDE};
 use crate::{
     base::{
         error::{Context as _, Error, Result},
@@ -42,6 +42,17 @@ use crate::{
     repository::points::Point,
     store, wire,
 };
+
+/// What an operator asks for.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub place: String,
+    pub point: Point,
+    /// All sites, if there is no pattern.
+    pub sites: Vec<Pattern>,
+    /// How many nodes begin together.
+    pub nodes: u32,
+}
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +115,8 @@ impl Plan {
         };
         let Some(other) = other else { return Ok(()) };
         Err(Error::conflict(format!(
-            "the plan is to begin with snapshot {} on {} nodes, with {}, and this node was told {other}",
+            "the plan is to begin with snapshot {} on {} nodes, with {}, and this node was told \
+             {other}",
             self.snapshot,
             self.nodes.len(),
             if self.sites.is_empty() { "all sites".into() } else { listed(&self.sites) }

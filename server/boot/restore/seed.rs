@@ -31,7 +31,7 @@ use uuid::Uuid;
 
 use super::{
     ASIDE, clear, has_room, index_room, moved,
-    plan::{self, Plan},
+    plan::{self, Order, Plan},
     put_meta, rows_room,
 };
 use crate::{
@@ -62,17 +62,6 @@ use crate::{
     store::{Commit, FORMAT, Store, keys},
     wire,
 };
-
-/// What an operator asks for.
-#[derive(Clone, Debug)]
-pub struct Order {
-    pub place: String,
-    pub point: Point,
-    /// All sites, if there is no pattern.
-    pub sites: Vec<Pattern>,
-    /// How many nodes begin together.
-    pub nodes: u32,
-}
 
 /// Who founds, and what is drawn for it.
 #[derive(Clone, Debug)]
