@@ -321,7 +321,8 @@ fn peers() -> Vec<Vec<u8>> {
     ));
     inputs.push(tagged(
         2,
-        internal::JoinResponse { settings: Some(settings), nodes: vec![node] }.encode_to_vec(),
+        internal::JoinResponse { settings: Some(settings), nodes: vec![node], plan: None }
+            .encode_to_vec(),
     ));
     let founder = Some(internal::Founder { node_id: 2, address: "a:1".into() });
     inputs.push(tagged(
