@@ -48,7 +48,7 @@ pub mod guide;
 mod golden;
 
 use args::Command;
-pub use args::{Args, endpoint};
+pub use args::{Args, RepositoryKey, endpoint};
 use client::Client;
 use connection::Access;
 pub use term::exit::CODES as EXIT_CODES;

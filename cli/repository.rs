@@ -3,6 +3,8 @@
 //!
 //! The library does all of it; here its results become tables, lines and exit codes.
 
+mod keys;
+
 use rustix::{fs::Mode, process::umask};
 use serde::Serialize;
 
@@ -19,13 +21,15 @@ use super::{
 use crate::{
     base::{
         error::{Error, Kind},
-        ids::{NodeId, SnapshotId},
+        ids::{NodeId, SnapshotId, SnapshotSeq},
         limits,
     },
+    part::chunk::Digest,
     repository::{
+        cover::Cover,
         export::{self, Exported},
         import::{self, Imported},
-        root::Repository,
+        root::{Folder, Repository},
         status::{self, Status},
         verify,
     },
@@ -35,6 +39,7 @@ use crate::{
 struct Made {
     repository: String,
     place: String,
+    sealed: bool,
 }
 
 #[derive(Serialize)]
@@ -55,7 +60,8 @@ struct Row {
     new_bytes: u64,
     /// Nodes whose parts it was made of, as texts.
     nodes: Vec<String>,
-    root: String,
+    /// Absent without the key of a sealed one.
+    root: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -65,7 +71,11 @@ struct Files {
 
 impl View for Made {
     fn text(&self, _: Option<usize>) -> String {
-        format!("{} is repository {}\n", self.place, self.repository)
+        let sealed = match self.sealed {
+            true => ", and sealed: nobody reads it without its key, so keep that elsewhere",
+            false => "",
+        };
+        format!("{} is repository {}{sealed}\n", self.place, self.repository)
     }
 }
 
@@ -116,6 +126,9 @@ impl View for Status {
                 counted(self.unnamed, "object")
             );
         }
+        if self.closed {
+            lines += "sealed      what is left over is told with the key\n";
+        }
         for unreadable in &self.unreadable {
             lines += &format!("DAMAGED     {unreadable}\n");
         }
@@ -153,25 +166,32 @@ pub fn run(command: args::Repository, console: &mut Console) -> Result<(), Failu
     // What is stored holds all data: it is for its owner alone.
     umask(Mode::RWXG | Mode::RWXO);
     match command {
-        args::Repository::Init { place } => {
-            let made =
-                Repository::init(&place).map_err(|e| failed("it is not made", &place, &e))?;
-            console.print(&Made { repository: made.id.to_string(), place: made.store.place() })
+        args::Repository::Init { place, recipient, recipients_file, key_file } => {
+            let sealed = keys::sealed(recipient, recipients_file.as_deref(), key_file.as_deref());
+            let made = sealed.and_then(|sealed| match &sealed {
+                Some(sealed) => Repository::init_sealed(&place, sealed),
+                None => Repository::init(&place),
+            });
+            let made = made.map_err(|e| failed("it is not made", &place, &e))?;
+            let sealed = made.is_sealed();
+            let (repository, place) = (made.id.to_string(), made.store.place());
+            console.print(&Made { repository, place, sealed })
         }
-        args::Repository::Status { place } => {
-            let repository = open(&place)?;
+        args::Repository::Key(command) => keys::run(command, console),
+        args::Repository::Status { place, key } => {
+            let repository = look(&place, key)?;
             let status = status::status(&repository);
             let status = status.map_err(|e| failed("it cannot be looked at", &place, &e))?;
             console.print(&status)?;
             if status.unreadable.is_empty() { Ok(()) } else { Err(damaged(&place)) }
         }
-        args::Repository::List { place } => list(&place, console),
-        args::Repository::Verify { place, snapshots, quick } => {
-            check(&place, &snapshots, !quick, console)
+        args::Repository::List { place, key } => list(&place, key, console),
+        args::Repository::Verify { place, key, snapshots, quick } => {
+            check(&place, key, &snapshots, !quick, console)
         }
-        args::Repository::Import { place, parts } => {
+        args::Repository::Import { place, key, parts } => {
             refuse_what_is_no_part(&parts)?;
-            let repository = open(&place)?;
+            let repository = open(&place, key)?;
             let imported = import::import(&repository, &parts).map_err(|e| match e.kind {
                 Kind::Corrupt => Failure::new(
                     exit::NOT_VERIFIED,
@@ -189,8 +209,8 @@ pub fn run(command: args::Repository, console: &mut Console) -> Result<(), Failu
             }
             console.print(&imported)
         }
-        args::Repository::Export { place, snapshot, node, output } => {
-            let repository = open(&place)?;
+        args::Repository::Export { place, key, snapshot, node, output } => {
+            let repository = open(&place, key)?;
             let kept = repository.find(snapshot);
             let kept = kept.map_err(|e| failed("there is no such snapshot", &place, &e))?;
             let parts = export::export(&repository, &kept, node.map(NodeId), &output);
@@ -204,13 +224,13 @@ fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn list(place: &str, console: &mut Console) -> Result<(), Failure> {
-    let repository = open(place)?;
+fn list(place: &str, key: args::RepositoryKey, console: &mut Console) -> Result<(), Failure> {
+    let repository = look(place, key)?;
     let (mut snapshots, mut unreadable) = (Vec::new(), false);
-    let all = repository.snapshots().map_err(|e| failed("it cannot be listed", place, &e))?;
-    for kept in all {
-        let snapshot = match kept {
-            Ok(kept) => kept.snapshot,
+    let names = repository.names().map_err(|e| failed("it cannot be listed", place, &e))?;
+    for (folder, seq) in names {
+        let (cover, root) = match seen(&repository, folder, seq) {
+            Ok(read) => read,
             Err(e) => {
                 console.warn(&e.message);
                 unreadable = true;
@@ -218,29 +238,44 @@ fn list(place: &str, console: &mut Console) -> Result<(), Failure> {
             }
         };
         snapshots.push(Row {
-            snapshot: snapshot.snapshot.to_string(),
-            seq: snapshot.seq.0,
-            cluster: snapshot.cluster.to_string(),
-            lineage: snapshot.lineage.to_string(),
-            written: snapshot.written,
-            rows: snapshot.rows,
-            stored_bytes: snapshot.stored_bytes,
-            new_bytes: snapshot.new_bytes,
-            nodes: snapshot.parts.iter().map(|part| part.node.to_string()).collect(),
-            root: snapshot.root.to_string(),
+            snapshot: cover.snapshot.to_string(),
+            seq: cover.seq.0,
+            cluster: cover.cluster.to_string(),
+            lineage: cover.lineage.to_string(),
+            written: cover.written,
+            rows: cover.rows,
+            stored_bytes: cover.stored_bytes,
+            new_bytes: cover.new_bytes,
+            nodes: cover.nodes.iter().map(NodeId::to_string).collect(),
+            root: root.map(|root| root.to_string()),
         });
     }
     console.print(&Listed { snapshots })?;
     if unreadable { Err(damaged(place)) } else { Ok(()) }
 }
 
+/// What can be seen of a snapshot, and its root where the key is here.
+fn seen(
+    repository: &Repository,
+    folder: Folder,
+    seq: SnapshotSeq,
+) -> Result<(Cover, Option<Digest>), Error> {
+    let gone = || Error::not_found(format!("{} has just gone", folder.snapshot(seq)));
+    if repository.is_closed() {
+        return Ok((repository.cover(folder, seq)?.ok_or_else(gone)?, None));
+    }
+    let snapshot = repository.snapshot(folder, seq)?.ok_or_else(gone)?;
+    Ok((Cover::of(&snapshot), Some(snapshot.root)))
+}
+
 fn check(
     place: &str,
+    key: args::RepositoryKey,
     snapshots: &[SnapshotId],
     whole: bool,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let repository = open(place)?;
+    let repository = open(place, key)?;
     for id in snapshots {
         let found = repository.find(*id);
         found.map_err(|e| failed("it cannot be verified", place, &e))?;
@@ -251,8 +286,14 @@ fn check(
     if report.sound { Ok(()) } else { Err(damaged(place)) }
 }
 
-fn open(place: &str) -> Result<Repository, Failure> {
-    Repository::at(place, limits::OBJECT_PATIENCE_COMMAND)
+fn open(place: &str, key: args::RepositoryKey) -> Result<Repository, Failure> {
+    Repository::at(place, limits::OBJECT_PATIENCE_COMMAND, &key.key())
+        .map_err(|e| failed("it cannot be opened", place, &e))
+}
+
+/// The same where the key may be absent.
+fn look(place: &str, key: args::RepositoryKey) -> Result<Repository, Failure> {
+    Repository::seen(place, limits::OBJECT_PATIENCE_COMMAND, &key.key())
         .map_err(|e| failed("it cannot be opened", place, &e))
 }
 
@@ -277,7 +318,10 @@ fn failed(what: &str, place: &str, e: &Error) -> Failure {
         Kind::Exhausted => "make room, and say it again",
         Kind::Corrupt => "restore from another snapshot, or another repository",
         Kind::Unavailable => "look at the disk, or the object store, and at who may write there",
-        Kind::Denied => "give the environment credentials that may read and write there",
+        Kind::Denied => {
+            "name the key that opens it, and give the environment credentials that may read and \
+             write there"
+        }
         _ => "see ddbctl repository --help",
     };
     let (told, place) = (text::line(&e.message), place.to_owned());

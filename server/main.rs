@@ -30,11 +30,11 @@ use devicedb::{
         restore::{offline, seed::Order},
     },
     cluster::access::Pattern,
-    ctl::{endpoint, guide},
+    ctl::{RepositoryKey, endpoint, guide},
     net::tls::{Mode, Setup},
     node::{Node, Options},
     part::seal::{Identities, Recipient},
-    repository::points::Point,
+    repository::{key::KeySource, points::Point},
     rpc::QuotaLimits,
     service::uploads::Place,
     signals::Signals,
@@ -143,6 +143,8 @@ pub struct Start {
         value_parser = clap::value_parser!(u64).range(1..),
     )]
     repository_rate: Option<u64>,
+    #[command(flatten)]
+    key: RepositoryKey,
     /// Seal the parts that are kept there: only who has the identity of this recipient can read
     /// their rows. As `ddbctl snapshot keygen` or age-keygen prints it; may be said several times,
     /// or several divided by commas.
@@ -204,10 +206,10 @@ struct Seed {
 }
 
 impl Seed {
-    fn order(self) -> Option<Order> {
+    fn order(self, key: KeySource) -> Option<Order> {
         let Seed { restore_from, point, sites } = self;
         let point = point.unwrap_or(Point::Latest);
-        restore_from.map(|place| Order { place, point, sites })
+        restore_from.map(|place| Order { place, key, point, sites })
     }
 }
 
@@ -412,22 +414,20 @@ impl Args {
 impl Start {
     /// How the node is started, what it logs, and whether as JSON.
     pub fn options(self) -> (Options, String, bool) {
-        let (tls, admins) = self.tls.setup();
+        let ((tls, admins), key, rate) = (self.tls.setup(), self.key.key(), self.repository_rate);
         let options = Options {
             store: self.store,
             listen: self.listen,
             advertise: self.advertise,
             found: self.found,
-            restore_from: self.seed.order(),
+            restore_from: self.seed.order(key.clone()),
             join: self.join,
             join_token: self.join_token,
             replication_factor: self.replication_factor,
             partitions: self.partitions,
             groups: self.groups,
             snapshot_store: self.snapshot_store,
-            repository: self
-                .repository
-                .map(|place| Place { place, bytes_per_second: self.repository_rate }),
+            repository: self.repository.map(|place| Place { place, bytes_per_second: rate, key }),
             seal_to: self.seal_to,
             unseal_with: self.unseal_with,
             replacement: self.replacement,

@@ -134,7 +134,7 @@ impl Snapshot {
     }
 }
 
-fn recipient(text: &str) -> Result<Recipient, String> {
+pub fn recipient(text: &str) -> Result<Recipient, String> {
     text.parse().map_err(|e: Error| e.message)
 }
 

@@ -165,8 +165,12 @@ impl Options {
         if !founds && self.join.is_empty() && !self.store.exists() {
             return Err(self.lost(&format!("{} does not exist", self.store.display())));
         }
-        if let Some(uploads::Place { place, .. }) = &self.repository {
+        if let Some(order) = &self.restore_from {
+            order.key.check()?;
+        }
+        if let Some(uploads::Place { place, key, .. }) = &self.repository {
             repository::root::check_place(place)?;
+            key.check()?;
             if !self.seal_to.is_empty() {
                 return Err(Error::invalid(
                     "sealed parts cannot be stored in a repository yet: leave out --seal-to or \

@@ -92,7 +92,7 @@ impl Commit {
             held: sent.iter().map(|(held, _)| held.clone()).collect(),
         };
         let name = self.folder.snapshot(self.seq);
-        match self.repository.store.create(&name, snapshot.encode()?.into())? {
+        match self.repository.store.create(&name, self.repository.encoded(&snapshot)?.into())? {
             Made::Now => Ok((snapshot, false)),
             Made::Before => {
                 let there = self.there(&snapshot.root)?;

@@ -6,7 +6,8 @@
 //! Nothing in it is ever overwritten:
 //!
 //! ```text
-//! devicedb.json                     what this is: format and id (`root`)
+//! devicedb.json                     what this is: format, id, and whether it is sealed (`root`)
+//! keys/<recipient>                  the key of a sealed one, for one who can open it (`key`)
 //! <cluster>/<lineage>/s/<seq>       a snapshot: the commit point (`manifest`)
 //! <cluster>/<lineage>/i/<seq>-...   the chunks of its groups, and where they lie (`index`)
 //! <cluster>/<lineage>/g/<seq>-...   segments: chunks, one behind the other
@@ -28,15 +29,22 @@
 //! in it, and one of them makes the snapshot. Histories have folders of their own, so a clone of a
 //! cluster and its original never refer to each other's objects.
 //!
-//! Nothing is deleted here: what was stored in vain stays, and `status` counts it. Nothing is
-//! encrypted or signed, and sealed parts are refused. Rows are compared with the one snapshot
-//! before, and not with all: there is no table of all chunks that would have to fit into memory or
-//! be kept right.
+//! A repository may be sealed (`vault`): then who reads the place learns what the covers of its
+//! snapshots say (`cover`), and no row, name or hash of one. Everything is sealed as the last thing
+//! before it is stored and opened as the first after it was read, in `Repository` and in `send`.
+//!
+//! Nothing is deleted here but slots: what was stored in vain stays, and `status` counts it.
+//! Nothing is signed, and sealed parts are refused. Rows are compared with the one snapshot before,
+//! and not with all: there is no table of all chunks that would have to fit into memory or be kept
+//! right.
 
 pub mod store;
 pub mod objects;
+pub mod vault;
 pub mod index;
 pub mod manifest;
+pub mod cover;
+pub mod key;
 pub mod root;
 pub mod send;
 pub mod commit;

@@ -142,8 +142,9 @@ pub fn send(
         let base = to.base_of(*group, &mut sent.lost)?;
         taken.push(Taken { group: *group, from: *from, partitions, base });
     }
-    let planned = plan(to.seq, &taken);
-    sent.new_bytes = planned.iter().map(|segment| segment.bytes).sum();
+    let planned = plan(to, &taken)?;
+    let fresh = planned.iter().flat_map(|segment| &segment.chunks);
+    sent.new_bytes = fresh.map(|(_, entry)| entry.stored_bytes).sum();
     let chunks = store(to, &taken, planned, watch)?;
     let mut frames = Vec::new();
     for (at, one) in taken.iter().enumerate() {
@@ -154,6 +155,10 @@ pub fn send(
             _ => {
                 let index = one.index(at, &chunks);
                 let (frame, digest) = index.encode()?;
+                let frame = match to.repository.vault()? {
+                    None => frame,
+                    Some(vault) => vault.seal_index(&digest, &frame),
+                };
                 let offset = frames.len() as u64;
                 frames.extend_from_slice(&frame);
                 // The object's name is known when all frames are.
@@ -164,7 +169,7 @@ pub fn send(
         sent.groups.push((held(one.from.manifest(), one.group, place)?, index));
     }
     if !frames.is_empty() {
-        let name = object_name("i", to.seq, &Digest(blake3::hash(&frames).into()));
+        let name = to.name("i", Digest(blake3::hash(&frames).into()))?;
         to.put(&name, frames)?;
         for (group, _) in sent.groups.iter_mut().filter(|(g, _)| g.index.object.is_empty()) {
             group.index.object.clone_from(&name);
@@ -230,30 +235,23 @@ pub fn or_lost<T>(read: Result<T>, lost: &mut Vec<String>) -> Result<Option<T>> 
     }
 }
 
-/// Named by its content, and by the snapshot that it is first of.
-fn object_name(kind: &str, seq: SnapshotSeq, content: &Digest) -> String {
-    let Digest(bytes) = content;
-    let short = u128::from_be_bytes(bytes[..16].try_into().expect("16 of 32 bytes"));
-    format!("{kind}/{:016x}-{short:032x}", seq.0)
-}
-
-fn plan(seq: SnapshotSeq, taken: &[Taken<'_>]) -> Vec<Planned> {
+fn plan(to: Destination<'_>, taken: &[Taken<'_>]) -> Result<Vec<Planned>> {
     let mut planned: Vec<Planned> = Vec::new();
     for (at, one) in taken.iter().enumerate() {
         for entry in one.fresh() {
+            let bytes = entry.stored_bytes + to.repository.overhead();
             let room = |segment: &&mut Planned| {
-                segment.bytes + entry.stored_bytes <= limits::REPOSITORY_SEGMENT_BYTES as u64
+                segment.bytes + bytes <= limits::REPOSITORY_SEGMENT_BYTES as u64
             };
             match planned.last_mut().filter(room) {
                 Some(segment) => {
-                    segment.bytes += entry.stored_bytes;
+                    segment.bytes += bytes;
                     segment.chunks.push((at, entry));
                 }
-                None => planned.push(Planned {
-                    name: String::new(),
-                    bytes: entry.stored_bytes,
-                    chunks: vec![(at, entry)],
-                }),
+                None => {
+                    let chunks = vec![(at, entry)];
+                    planned.push(Planned { name: String::new(), bytes, chunks });
+                }
             }
         }
     }
@@ -262,9 +260,9 @@ fn plan(seq: SnapshotSeq, taken: &[Taken<'_>]) -> Vec<Planned> {
         for (_, entry) in &segment.chunks {
             content.update(&entry.stored_digest.0);
         }
-        segment.name = object_name("g", seq, &Digest(content.finalize().into()));
+        segment.name = to.name("g", Digest(content.finalize().into()))?;
     }
-    planned
+    Ok(planned)
 }
 
 /// Sees that all segments are there. Several are made at a time, since a store that is far away
@@ -283,7 +281,10 @@ fn store(
             let rows = entry.open(&frame, None)?;
             let (first, _) = rows.iter().next().expect("a chunk has rows");
             firsts.push(first.to_vec());
-            frames.extend_from_slice(&frame);
+            match to.repository.vault()? {
+                None => frames.extend_from_slice(&frame),
+                Some(vault) => frames.extend(vault.seal_chunk(entry.hash, &frame)),
+            }
         }
         let there = found(to.repository.store.bytes(&to.folder.object(&planned.name)))?;
         if there != Some(planned.bytes) {
@@ -300,7 +301,7 @@ fn store(
         for ((at, entry), first) in planned.chunks.iter().zip(firsts) {
             let place = Stored { segment: segment.clone(), offset, first };
             stored.insert((*at, entry.hash), place);
-            offset += entry.stored_bytes;
+            offset += entry.stored_bytes + to.repository.overhead();
         }
         Ok(())
     })?;
@@ -312,6 +313,13 @@ impl Destination<'_> {
         let Some(held) = self.base.and_then(|base| base.group(group)) else { return Ok(None) };
         let index = or_lost(self.repository.index(self.folder, &held.index), lost)?;
         Ok(index.map(|index| (held.index.clone(), index)))
+    }
+
+    /// Named by its content, and by the snapshot that it is first of.
+    fn name(&self, kind: &str, content: Digest) -> Result<String> {
+        let Digest(bytes) = self.repository.veiled(content)?;
+        let short = u128::from_be_bytes(bytes[..16].try_into().expect("16 of 32 bytes"));
+        Ok(format!("{kind}/{:016x}-{short:032x}", self.seq.0))
     }
 
     /// If the name is there, so is its content.

@@ -46,6 +46,7 @@ use crate::{
     proto::{internal::v1 as internal, v1},
     repository::{
         commit::{part_of, root_of},
+        key::KeySource,
         manifest::{Group, Snapshot},
         root::{Folder, Repository, store_at},
         send::{self, Destination, Part, Watch},
@@ -61,6 +62,8 @@ pub struct Place {
     pub place: String,
     /// Bytes a second that this node sends at most; none is no bound.
     pub bytes_per_second: Option<u64>,
+    /// Where its key is found, if it is sealed.
+    pub key: KeySource,
 }
 
 /// The service. Cheap to clone.
@@ -174,17 +177,18 @@ impl Uploads {
     }
 
     /// The repository, as it is there now: what was mounted may be gone, and then nothing must be
-    /// stored where it was. Waits for it: not for a thread of tokio.
+    /// stored where it was. Without its key it is not opened, and so nothing is stored or planned.
+    /// Waits for it: not for a thread of tokio.
     fn repository(&self) -> Result<Repository> {
-        let known = lock(&self.shared.store).clone();
+        let (known, place) = (lock(&self.shared.store).clone(), self.place()?);
         let store = match known {
             Some(store) => store,
             None => {
-                let opened = store_at(&self.place()?.place, limits::OBJECT_PATIENCE_NODE)?;
+                let opened = store_at(&place.place, limits::OBJECT_PATIENCE_NODE)?;
                 lock(&self.shared.store).insert(opened).clone()
             }
         };
-        Repository::on(store)
+        Repository::on(store, &place.key)
     }
 
     /// Says in the log whether the repository can be used. The node starts without it too: what
@@ -194,8 +198,8 @@ impl Uploads {
         let opened = crew::blocking(Role::Repository, move || self.repository()).await;
         match opened {
             Ok(repository) => {
-                tracing::info!(repository = %repository.id, place = place.place, "snapshots can be \
-                               uploaded")
+                tracing::info!(repository = %repository.id, place = place.place,
+                               sealed = repository.is_sealed(), "snapshots can be uploaded")
             }
             Err(e) => {
                 tracing::error!(error = %e, "the repository cannot be used: uploads of snapshots \

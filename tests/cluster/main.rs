@@ -34,3 +34,4 @@ mod stores;
 mod strangers;
 mod tls;
 mod uploads;
+mod vaults;

@@ -16,7 +16,7 @@ const SITES: usize = 8;
 /// Of a value that nothing compresses.
 const VALUE_BYTES: usize = 256 << 10;
 
-fn value(n: usize) -> Vec<u8> {
+pub fn value(n: usize) -> Vec<u8> {
     let mut noise = Random::seeded(n as u64 + 1);
     (0..VALUE_BYTES / 8).flat_map(|_| noise.next_u64().to_be_bytes()).collect()
 }
@@ -30,7 +30,7 @@ async fn put(cluster: &Cluster, keys: std::ops::Range<usize>) {
 }
 
 /// Three nodes with a repository, and values of so many keys.
-async fn cluster(place: &str, more: &[&str], s3: Option<&S3>, keys: usize) -> Cluster {
+pub async fn cluster(place: &str, more: &[&str], s3: Option<&S3>, keys: usize) -> Cluster {
     let options = Options { snapshot_store: SnapshotStore::Own, ..Options::default() };
     let mut cluster = Cluster::empty(options);
     let words = ["--repository", place].into_iter().chain(more.iter().copied());
@@ -61,7 +61,7 @@ async fn sent_bytes(cluster: &Cluster) -> u64 {
     sum
 }
 
-fn json(ran: &Ran) -> serde_json::Value {
+pub fn json(ran: &Ran) -> serde_json::Value {
     serde_json::from_slice(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {}", ran.story()))
 }
 
@@ -69,7 +69,7 @@ fn endpoints(cluster: &Cluster) -> String {
     cluster.nodes.iter().map(Node::endpoint).collect::<Vec<_>>().join(",")
 }
 
-async fn ctl(cluster: &Cluster, words: &str) -> Ran {
+pub async fn ctl(cluster: &Cluster, words: &str) -> Ran {
     shell(&format!("ddbctl --endpoint {} {words}", endpoints(cluster)), SOON).await
 }
 

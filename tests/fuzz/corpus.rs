@@ -71,6 +71,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             tagged(0, include_bytes!("../golden/repository/snapshot.json").to_vec()),
             tagged(1, include_bytes!("../golden/repository/snapshot.json").to_vec()),
             tagged(2, include_bytes!("../golden/repository/index.json").to_vec()),
+            tagged(4, include_bytes!("../golden/repository/snapshot-sealed.json").to_vec()),
+            tagged(5, include_bytes!("../golden/repository/snapshot-sealed.json").to_vec()),
         ],
         "rows" => rows(),
         "node_id" => vec![b"1\n".to_vec(), b"16681865894510149803\n".to_vec()],

@@ -98,6 +98,13 @@ pub const REPOSITORY_PUTS: usize = 4;
 pub const REPOSITORY_INDEX_BYTES_MAX: usize = 512 << 20;
 /// Bytes of a name in a repository.
 pub const REPOSITORY_NAME_BYTES_MAX: usize = 255;
+/// Bytes of a slot that holds a repository's key. That of one recipient has some hundreds.
+pub const REPOSITORY_SLOT_BYTES_MAX: u64 = 4096;
+/// How long a command has to print a repository's key, and its words on stderr to be read then.
+pub const REPOSITORY_KEY_COMMAND: Duration = Duration::from_secs(30);
+pub const REPOSITORY_KEY_COMMAND_WORDS: Duration = Duration::from_secs(1);
+/// A command ends once.
+pub const REPOSITORY_KEY_COMMAND_ANSWERS: usize = 1;
 
 // Uploads.
 

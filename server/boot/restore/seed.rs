@@ -42,6 +42,7 @@ use crate::{
     },
     repository::{
         contents::Contents,
+        key::KeySource,
         points::{self, Point},
         root::{Kept, Repository},
     },
@@ -53,6 +54,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Order {
     pub place: String,
+    /// Where its key is found, if it is sealed.
+    pub key: KeySource,
     pub point: Point,
     /// All sites, if there is no pattern.
     pub sites: Vec<Pattern>,
@@ -104,8 +107,9 @@ pub fn seed(
     say: &dyn Fn(&str, Progress),
 ) -> Result<Seeded> {
     // A place that is none is said soon; a store that fails later is waited for.
-    let repository = Repository::at(&order.place, limits::OBJECT_PATIENCE_COMMAND)
-        .and_then(|_| Repository::at(&order.place, limits::OBJECT_PATIENCE_NODE));
+    let at = |patience| Repository::at(&order.place, patience, &order.key);
+    let repository =
+        at(limits::OBJECT_PATIENCE_COMMAND).and_then(|_| at(limits::OBJECT_PATIENCE_NODE));
     let made = repository.and_then(|repository| of(&repository, dir, order, founding, say));
     made.map_err(|e| {
         let (place, dir) = (&order.place, dir.display());

@@ -17,7 +17,7 @@ use crate::{
         manifest::{Manifest, MetaPart, PartitionPart},
         sample::{self, Sample},
     },
-    repository::import::import,
+    repository::{import::import, key::KeySource},
 };
 
 const SITES: [&str; 4] = ["pier", "depot", "silo", "van"];
@@ -140,7 +140,8 @@ impl Stage {
     fn order(&self, sites: &[&str]) -> Order {
         let place = self.dir.path().join("repository");
         let sites = sites.iter().map(|text| Pattern::new(*text).unwrap()).collect();
-        Order { place: place.display().to_string(), point: Point::Latest, sites }
+        let place = place.display().to_string();
+        Order { place, key: KeySource::none(), point: Point::Latest, sites }
     }
 
     fn seed(&self, sites: &[&str], nonce: u64) -> Result<Seeded> {
