@@ -318,10 +318,7 @@ fn failed(what: &str, place: &str, e: &Error) -> Failure {
         Kind::Exhausted => "make room, and say it again",
         Kind::Corrupt => "restore from another snapshot, or another repository",
         Kind::Unavailable => "look at the disk, or the object store, and at who may write there",
-        Kind::Denied => {
-            "name the key that opens it, and give the environment credentials that may read and \
-             write there"
-        }
+        Kind::Denied => "give it the key or the credentials that it needs",
         _ => "see ddbctl repository --help",
     };
     let (told, place) = (text::line(&e.message), place.to_owned());

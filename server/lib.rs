@@ -26,7 +26,7 @@
 //! | [`cluster`] | nodes, sites, relays, snapshots; the meta group's state machine; placement |
 //! | [`cut`] | the barrier and the fence of a snapshot; `docs/cut.md` has their rules |
 //! | [`part`] | the format of a part: chunks, manifest, tar, shelf; checking one part or a set |
-//! | [`repository`] | snapshots outside the cluster, open or sealed: each row once for all replicas |
+//! | [`repository`] | backups outside the cluster, open or sealed: each row once for all replicas |
 //! | [`entry`] | what a group logs, and what it stores about itself ([`Record`]) |
 //! | [`proto`] | the contract, generated from `proto/` |
 //! | [`wire`] | domain types as messages and as stored bytes |

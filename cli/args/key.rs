@@ -1,4 +1,4 @@
-//! How a command line names the key of a repository: `ddbctl repository` and `devicedb start` alike.
+//! How a command line names the key of a repository, of `ddbctl repository` and `devicedb start`.
 
 use std::path::PathBuf;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{RepositoryKey, snapshot::recipient};
+use super::{RepositoryKey, value::recipient};
 use crate::{base::ids::SnapshotId, part::seal::Recipient};
 
 #[derive(Debug, Subcommand)]

@@ -3,7 +3,7 @@
 use std::{
     env,
     fs::{self, File, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -114,7 +114,8 @@ fn read_recipients(path: &Path) -> Result<Vec<Recipient>> {
     let recipients = lines
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .map(|(nth, line)| {
-            line.parse().map_err(|e: Error| unusable(format!("line {nth}: {}", e.message)))
+            // It may be an identity, which no message repeats.
+            line.parse().map_err(|_: Error| unusable(format!("has no recipient in line {nth}")))
         })
         .collect::<Result<Vec<Recipient>>>()?;
     match recipients.is_empty() {
@@ -181,7 +182,15 @@ fn is_sealed(repository: &Repository) -> Result<()> {
 fn write(path: &Path, key: &Secret) -> Result<()> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o600).open(path);
-    let mut file = file.at(path.display())?;
+    let mut file = match file {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(Error::conflict(format!(
+                "{} is there already, and nothing is overwritten: name another file",
+                path.display()
+            )));
+        }
+        file => file.at(path.display())?,
+    };
     file.write_all(key.reveal().as_bytes()).and_then(|()| file.sync_all()).at(path.display())?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(dir).and_then(|dir| dir.sync_all()).at(dir.display())

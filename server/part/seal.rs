@@ -29,7 +29,7 @@ use std::{fmt, fs, io::Read as _, path::Path, sync::Arc};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
-pub use self::age::{Identity, Recipient};
+pub use self::age::{Identity, Recipient, random, unwrap, wrap};
 use self::cipher::{Cipher, nonce};
 use crate::base::{
     error::{Error, Result},

@@ -41,7 +41,7 @@ use crate::{
         limits,
         locks::lock,
     },
-    part::seal::{Identities, Recipient, age, named},
+    part::seal::{Identities, Recipient, named, wrap},
 };
 
 /// Where a key is found. Cheap to clone; what was found is kept.
@@ -250,7 +250,7 @@ pub fn slot(recipient: &Recipient) -> String {
 
 /// Wraps the key for a recipient.
 pub fn add_slot(store: &dyn Store, key: &Secret, recipient: &Recipient) -> Result<Made> {
-    let wrapped = age::wrap(key.reveal().as_bytes(), std::slice::from_ref(recipient))?;
+    let wrapped = wrap(key.reveal().as_bytes(), std::slice::from_ref(recipient))?;
     store.create(&slot(recipient), wrapped.into())
 }
 
@@ -414,7 +414,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        part::seal::Identity,
+        part::seal::{Identity, unwrap},
         repository::root::{Repository, Sealed},
     };
 
@@ -537,7 +537,7 @@ mod tests {
         assert!(wrapped.starts_with(b"age-encryption.org/v1\n-> X25519 "));
         assert!(wrapped.len() as u64 <= limits::REPOSITORY_SLOT_BYTES_MAX / 4, "{}", wrapped.len());
         let identity = bert.reveal().parse().unwrap();
-        let opened = age::unwrap(&wrapped, &[identity]).unwrap().unwrap();
+        let opened = unwrap(&wrapped, &[identity]).unwrap().unwrap();
         assert_eq!(opened, stage.key.reveal().as_bytes());
         let key = || KeySource::file(stage.file("bert.txt", &bert.reveal()));
         stage.open(&key()).unwrap();
@@ -554,11 +554,11 @@ mod tests {
         fs::write(&slot, vec![b'x'; limits::REPOSITORY_SLOT_BYTES_MAX as usize + 1]).unwrap();
         assert_eq!(stage.refused(&key()).kind, Kind::Corrupt);
         // A slot of another repository, and one that was wrapped for somebody else.
-        let strange = age::wrap(Secret::draw().unwrap().reveal().as_bytes(), &[bert.recipient()]);
+        let strange = wrap(Secret::draw().unwrap().reveal().as_bytes(), &[bert.recipient()]);
         fs::write(&slot, strange.unwrap()).unwrap();
         let e = stage.refused(&key());
         assert!(e.kind == Kind::Corrupt && e.message.contains("of another repository"), "{e}");
-        fs::write(&slot, age::wrap(stage.key.reveal().as_bytes(), &[anna.clone()]).unwrap())
+        fs::write(&slot, wrap(stage.key.reveal().as_bytes(), std::slice::from_ref(&anna)).unwrap())
             .unwrap();
         let e = stage.refused(&key());
         assert!(e.kind == Kind::Corrupt && e.message.contains("for somebody else"), "{e}");

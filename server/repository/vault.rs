@@ -28,8 +28,8 @@ use crate::{
     part::{
         chunk::{ChunkHash, Digest},
         seal::{
-            age,
             cipher::{Cipher, NONCE_BYTES, TAG_BYTES, nonce},
+            random,
         },
     },
 };
@@ -66,7 +66,7 @@ const CHECK: &str = "devicedb 2026 sealed repository: check of the key";
 
 impl Secret {
     pub fn draw() -> Result<Secret> {
-        age::random().map(Secret)
+        random().map(Secret)
     }
 
     pub fn of(bytes: [u8; 32]) -> Secret {
