@@ -39,6 +39,7 @@ mod cert;
 mod snapshot;
 mod restore;
 mod repository;
+mod schedule;
 mod access;
 mod context;
 pub mod bench;
@@ -180,6 +181,8 @@ async fn dispatch(
         Command::Snapshot(command) => snapshot::run(command, client, console).await,
         Command::Restore { parts, identity } => restore::run(&parts, identity.as_deref(), console),
         Command::Repository(command) => repository::run(command, console),
+        Command::Schedule(command) => schedule::run(command, client, console).await,
+        Command::Backup(command) => schedule::backup(command, client, console).await,
         Command::Cert(command) => cert::run(command, console),
         Command::Whoami => access::whoami(client, console).await,
         Command::Grant(command) => access::grants(command, client, console).await,

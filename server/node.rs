@@ -47,12 +47,13 @@ use crate::{
             access_service_server::AccessServiceServer,
             cluster_service_server::ClusterServiceServer, kv_service_server::KvServiceServer,
             operation_service_server::OperationServiceServer,
+            schedule_service_server::ScheduleServiceServer,
             snapshot_service_server::SnapshotServiceServer,
         },
     },
     rpc::{
         Access, AccessApi, Audit, Calls, ClusterApi, Gate, KvApi, OperationApi, PeerApi, Quotas,
-        SnapshotApi, Threshold,
+        ScheduleApi, SnapshotApi, Threshold,
         http::{self, Pages},
     },
     service::{
@@ -61,6 +62,7 @@ use crate::{
         kv::Kv,
         parts::{self, Directories, Parts},
         readers::Readers,
+        schedules::Schedules,
         uploads::Uploads,
     },
     store::Claim,
@@ -308,6 +310,9 @@ async fn run(
         crew.clone(),
     );
     crew.spawn(Role::Repository, uploads.clone().look_once());
+    let schedules =
+        Schedules::new(cluster.clone(), uploads.clone(), clock, metrics.clone(), crew.clone());
+    crew.spawn(Role::Schedules, schedules.clone().tend());
     crew.spawn(Role::Disk, watch_disk("store", options.store.clone(), metrics.clone()));
     if let Some(dir) = options.snapshot_store.clone() {
         crew.spawn(Role::Disk, watch_disk("snapshot_store", dir, metrics.clone()));
@@ -390,7 +395,7 @@ async fn run(
         &peers,
         &cluster,
         &parts,
-        &uploads,
+        (&uploads, schedules),
         &readers,
         identity.node,
         identity.topology,
@@ -470,7 +475,7 @@ fn doors(
     peers: &Peers,
     cluster: &Cluster,
     parts: &Parts,
-    uploads: &Uploads,
+    (uploads, schedules): (&Uploads, Schedules),
     readers: &Readers,
     me: NodeId,
     topology: Topology,
@@ -490,6 +495,7 @@ fn doors(
         cluster: cluster.clone(),
         calls: calls.clone(),
     });
+    let schedules = ScheduleServiceServer::new(ScheduleApi { schedules, calls: calls.clone() });
     let access =
         AccessServiceServer::new(AccessApi { cluster: cluster.clone(), calls: calls.clone() });
     let inventory = Inventory {
@@ -540,6 +546,9 @@ fn doors(
             gate.before(access.max_decoding_message_size(max).max_encoding_message_size(max)),
         )
         .add_service(
+            gate.before(schedules.max_decoding_message_size(max).max_encoding_message_size(max)),
+        )
+        .add_service(
             gate.before(snapshots.max_decoding_message_size(max).max_encoding_message_size(max)),
         )
         .add_service(
@@ -554,12 +563,13 @@ fn doors(
 /// Keeps `grpc.health.v1` at what `/readyz` says, overall and for every public service.
 async fn report_health(health: tonic_health::server::HealthReporter, cluster: Cluster) {
     use tonic_health::ServingStatus::{NotServing, Serving};
-    const SERVICES: [&str; 6] = [
+    const SERVICES: [&str; 7] = [
         "",
         "devicedb.v1.AccessService",
         "devicedb.v1.KvService",
         "devicedb.v1.ClusterService",
         "devicedb.v1.OperationService",
+        "devicedb.v1.ScheduleService",
         "devicedb.v1.SnapshotService",
     ];
     loop {

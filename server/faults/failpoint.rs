@@ -327,6 +327,12 @@ failpoints! {
     /// The snapshot is in the repository, and nobody has been told.
     UploadMade "upload.made"
 
+    // A run of a schedule.
+    /// Its snapshot has begun, and nobody has it stored.
+    ScheduledSnapshotTaken "schedule.snapshot-taken"
+    /// Its snapshot is in the repository, and the run's end is not noted.
+    ScheduledSnapshotStored "schedule.snapshot-stored"
+
     // A restore.
     /// The part's files are moved out of the way, to see that they can be, and come back next.
     RestoreTried "restore.tried"

@@ -17,6 +17,7 @@ mod operations;
 mod grants;
 mod peer;
 mod snapshot;
+mod schedules;
 mod threshold;
 pub mod http;
 
@@ -29,6 +30,7 @@ pub use kv::KvApi;
 pub use operations::OperationApi;
 pub use peer::PeerApi;
 pub use quotas::{Limits as QuotaLimits, Quotas};
+pub use schedules::ScheduleApi;
 pub use snapshot::SnapshotApi;
 pub use threshold::Threshold;
 

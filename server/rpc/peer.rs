@@ -20,8 +20,9 @@ use crate::{
         FoundClusterRequest, FoundClusterResponse, GetNodeStatusRequest, GetNodeStatusResponse,
         IntroduceRequest, IntroduceResponse, JoinRequest, JoinResponse, ListPartsRequest,
         ListPartsResponse, PromiseFoundingRequest, PromiseFoundingResponse, RemovePartRequest,
-        RemovePartResponse, SendRowsRequest, SendRowsResponse, UploadGroupsRequest,
-        UploadGroupsResponse, peer_service_server::PeerService,
+        RemovePartResponse, SendRowsRequest, SendRowsResponse, StoreSnapshotRequest,
+        StoreSnapshotResponse, UploadGroupsRequest, UploadGroupsResponse,
+        peer_service_server::PeerService,
     },
     service::{admin::Cluster, inventory::Inventory, parts::Parts, uploads::Uploads},
     wire,
@@ -115,6 +116,7 @@ impl PeerService for PeerApi {
                 let mut status = self.cluster.own_status().await?;
                 status.parts = self.parts.under_way();
                 status.uploads = self.uploads.driven();
+                status.repository = self.uploads.repository_place().unwrap_or_default();
                 Ok(status)
             })
             .await
@@ -199,6 +201,19 @@ impl PeerService for PeerApi {
             Box::pin(told.map(|told| told.map_err(|e| wire::status_of(&e)))) as _
         });
         self.calls.stream("UploadGroups", told)
+    }
+
+    async fn store_snapshot(
+        &self,
+        request: Request<StoreSnapshotRequest>,
+    ) -> Result<Response<StoreSnapshotResponse>, Status> {
+        let name = name_of_node(&request);
+        self.calls
+            .call("StoreSnapshot", request, |request, wait| async move {
+                self.cluster.is_member(name.as_deref()).await?;
+                self.uploads.store_asked(request, wait).await
+            })
+            .await
     }
 
     async fn remove_part(

@@ -156,6 +156,11 @@ impl Uploads {
         self.shared.place.is_some()
     }
 
+    /// Where its repository is, as the operator wrote it.
+    pub fn repository_place(&self) -> Option<String> {
+        self.shared.place.as_ref().map(|at| at.place.clone())
+    }
+
     fn me(&self) -> NodeId {
         self.shared.peers.me().identity.borrow().node
     }
@@ -369,6 +374,20 @@ impl Uploads {
             self.lineage(),
             Lineage(lineage)
         )))
+    }
+
+    /// Has a snapshot stored where another node asks for it, or says how far that is.
+    pub async fn store_asked(
+        &self,
+        request: internal::StoreSnapshotRequest,
+        wait: Duration,
+    ) -> Result<internal::StoreSnapshotResponse> {
+        self.judge(request.node_id, request.lineage)?;
+        let id = SnapshotId::from_slice(&request.uuid)?;
+        let upload =
+            if request.begin { self.begin(id, wait).await? } else { self.state(id).await? };
+        let v1::Upload { status, reason, .. } = upload;
+        Ok(internal::StoreSnapshotResponse { status: status as u32, reason })
     }
 
     /// What this node's part of a snapshot holds.

@@ -25,6 +25,7 @@ mod readme;
 mod recover;
 mod replacements;
 mod requests;
+mod schedules;
 mod sealed;
 mod seeds;
 mod signals;

@@ -72,6 +72,8 @@ enum Scene {
     Talk,
     /// A snapshot goes into a repository.
     Upload,
+    /// A schedule takes one and has it stored.
+    Scheduled,
     /// Three nodes take a snapshot under writes, and whoever passes dies.
     Cut,
     /// A snapshot cannot be sealed, since groups have no leader.
@@ -135,6 +137,7 @@ fn plan(point: Failpoint) -> (Scene, u32) {
         DownloadHeaderSent | DownloadTrailerSent => (Scene::Download, 1),
         DownloadPieceSent => (Scene::Download, 2),
         UploadSegmentStored | UploadGroupsStored | UploadReady | UploadMade => (Scene::Upload, 1),
+        ScheduledSnapshotTaken | ScheduledSnapshotStored => (Scene::Scheduled, 1),
         FetchFileMade | FetchSynced | FetchRenamed | FetchDirSynced => (Scene::Fetch, 1),
         FetchPieceWritten => (Scene::Fetch, 2),
 
@@ -223,6 +226,7 @@ async fn play(scene: Scene, crashes: Vec<Crash>, prepared: &Prepared) {
         Scene::Delete => one::delete(crash, prepared).await,
         Scene::Download => one::download(crash, prepared).await,
         Scene::Upload => one::upload(crash, prepared).await,
+        Scene::Scheduled => one::scheduled(crash, prepared).await,
         Scene::Restore => one::restore(crash, prepared).await,
         Scene::Seed => one::seed(crash, prepared).await,
         Scene::Recover => several::recovery(crash).await,

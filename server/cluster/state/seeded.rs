@@ -9,7 +9,8 @@
 //!   counted from the beginning, as the new logs are.
 //! - Sites are as they were, in the lives that they had, since their groups' rows name those. One
 //!   that was half added or removed is finished by the meta leader, as ever.
-//! - Grants are as they were, and tokens are suspended, as after a restore.
+//! - Grants are as they were, and tokens are suspended, as after a restore. Schedules go on where
+//!   a node of the new cluster has a repository, and no run of them is under way.
 //! - Shape, replication factor and level are as they were. The level goes up as in any cluster.
 //!
 //! Some sites alone can be taken. Then the others are not there, nor are relays but those of these
@@ -31,6 +32,7 @@ use crate::{
         command::{Away, Node},
         level::Level,
         placement::Assignments,
+        schedule::Schedule,
         sites::{Relay, Sites},
     },
 };
@@ -83,7 +85,9 @@ impl State {
             removed: BTreeMap::new(),
             operations: BTreeMap::new(),
             access: self.access,
+            schedules: self.schedules,
         };
+        state.schedules.values_mut().for_each(Schedule::into_new_history);
         state.assignments = state.placed(&Assignments::new(), &Away::new());
         state.settings.check()?;
         state.check()?;
