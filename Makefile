@@ -17,7 +17,7 @@ LOCKED := --locked
 # One build serves every test: the one in which nodes can be made to fail on purpose.
 FAULTS := --features fault-injection
 
-.PHONY: help demo test compare failpoints instructions soak mutations soak-cuts soak-rotations soak-moves chaos fuzz test-clients clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
+.PHONY: help demo test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz test-clients clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -61,6 +61,10 @@ mutations: needs ## in how many seeds of its scenario each mutation is found: ma
 ROUNDS := 3000
 soak-cuts: needs ## snapshots of a running cluster, each restored: make soak-cuts ROUNDS=3000
 	DEVICEDB_CUT_ROUNDS=$(ROUNDS) $(CARGO) test $(LOCKED) $(FAULTS) --test cluster every_part_of_many -- --nocapture
+
+soak-stores: SEEDS := 1000..3000
+soak-stores: needs ## stories of repositories at stores that do their worst: make soak-stores SEEDS=1000..3000
+	DEVICEDB_STORE_SEEDS=$(SEEDS) $(CARGO) test $(LOCKED) $(FAULTS) --lib whatever_a_store_does -- --nocapture
 
 soak-rotations: ROTATIONS := 1000
 soak-rotations: needs ## nodes get other certificates under load, and no request fails: make soak-rotations ROTATIONS=1000

@@ -11,6 +11,7 @@ const CONTRACT: &[&str] = &[
     "devicedb/v1/cluster.proto",
     "devicedb/v1/operations.proto",
     "devicedb/v1/snapshot.proto",
+    "devicedb/v1/schedule.proto",
     "devicedb/v1/access.proto",
     "devicedb/internal/v1/record.proto",
     "devicedb/internal/v1/peer.proto",

@@ -1,11 +1,11 @@
-//! `ddbctl repository drill`: a rehearsal of the restore, by the real thing. A node of a new cluster
-//! starts from the repository in a directory of its own, answers reads and takes a write; a snapshot
-//! of it has to hold, partition by partition, the rows of the one that it was made of. Then it ends,
-//! and its directory is emptied.
+//! `ddbctl repository drill`: a rehearsal of the restore, by the real thing. A node of a new
+//! cluster starts from the repository in a directory of its own, answers reads and takes a write; a
+//! snapshot of it has to hold, partition by partition, the rows of the one that it was made of.
+//! Then it ends, and its directory is emptied.
 //!
 //! It can harm nobody. The node hears on the loopback alone, joins nobody, has a cluster id and a
 //! history that were just drawn, and is started without a repository to write to and without
-//! anything that this environment says to nodes.
+//! anything that this environment says to nodes but the key.
 //!
 //! A drill that does not pass is no error of the program: it says what it found, and exits 6.
 
@@ -25,7 +25,9 @@ use super::{
     args,
     client::{Call, Client},
     connection::Access,
-    kv, site, snapshot,
+    kv,
+    place::{failed, open},
+    site, snapshot,
     term::{
         exit::{self, Failure},
         output::{Console, Format, View},
@@ -87,10 +89,10 @@ impl View for Report {
 pub async fn run(order: args::Drill, console: &mut Console) -> Result<(), Failure> {
     let clock = Clock::start();
     let (began, began_ms) = (clock.now(), clock.wall_ms());
-    let repository = super::repository::open(&order.place)?;
+    let repository = open(&order.place, order.key.clone())?;
     let point = order.point.unwrap_or(points::Point::Latest);
     let found = points::find(&repository, point)
-        .map_err(|e| super::repository::failed("there is nothing to restore", &order.place, &e))?;
+        .map_err(|e| failed("there is nothing to restore", &order.place, &e))?;
     let written_ms = found.kept.snapshot.written_ms;
     let mut report = Report {
         began: rfc3339(began_ms),
@@ -117,7 +119,7 @@ pub async fn run(order: args::Drill, console: &mut Console) -> Result<(), Failur
     report.passed = report.problems.is_empty();
     if order.keep_report {
         let kept = drills::keep(&drill.repository, &report, began_ms);
-        kept.map_err(|e| super::repository::failed("its report is not kept", &order.place, &e))?;
+        kept.map_err(|e| failed("its report is not kept", &order.place, &e))?;
     }
     console.print(&report)?;
     match report.passed {
@@ -167,10 +169,15 @@ impl Scratch {
         made.map_err(|e| failed(format!("cannot make the directory: {e}")))?;
         let mut entries =
             fs::read_dir(path).map_err(|e| failed(format!("cannot read the directory: {e}")))?;
-        match entries.next() {
-            None => Ok(Scratch { path: path.to_owned() }),
-            Some(_) => Err(failed("the directory is not empty".to_owned())),
+        if entries.next().is_some() {
+            return Err(failed("the directory is not empty".to_owned()));
         }
+        let scratch = Scratch { path: path.to_owned() };
+        DirBuilder::new()
+            .mode(0o700)
+            .create(path.join(SNAPSHOTS))
+            .map_err(|e| failed(format!("cannot make a directory in it: {e}")))?;
+        Ok(scratch)
     }
 }
 
@@ -220,8 +227,18 @@ impl Throwaway {
             .stdout(file)
             .stderr(errors);
         let said = env::vars_os().map(|(name, _)| name);
-        for name in said.filter(|name| name.to_string_lossy().starts_with("DEVICEDB_")) {
+        // What opens the repository is all that it shall know.
+        let is_for_nodes = |name: &str| {
+            name.starts_with("DEVICEDB_") && !name.starts_with("DEVICEDB_REPOSITORY_KEY")
+        };
+        for name in said.filter(|name| is_for_nodes(&name.to_string_lossy())) {
             command.env_remove(name);
+        }
+        if let Some(file) = &order.key.repository_key_file {
+            command.arg("--repository-key-file").arg(file);
+        }
+        if let Some(key) = &order.key.repository_key_command {
+            command.arg("--repository-key-command").arg(key);
         }
         let child = command.spawn().map_err(|e| {
             let program = program.display();

@@ -38,8 +38,10 @@ mod relay;
 mod cert;
 mod snapshot;
 mod restore;
-mod repository;
+mod place;
 mod drill;
+mod repository;
+mod schedule;
 mod access;
 mod context;
 pub mod bench;
@@ -49,7 +51,7 @@ pub mod guide;
 mod golden;
 
 use args::Command;
-pub use args::{Args, endpoint};
+pub use args::{Args, RepositoryKey, endpoint};
 use client::Client;
 use connection::Access;
 pub use term::exit::CODES as EXIT_CODES;
@@ -181,6 +183,8 @@ async fn dispatch(
         Command::Snapshot(command) => snapshot::run(command, client, console).await,
         Command::Restore { parts, identity } => restore::run(&parts, identity.as_deref(), console),
         Command::Repository(command) => repository::run(command, console).await,
+        Command::Schedule(command) => schedule::run(command, client, console).await,
+        Command::Backup(command) => schedule::backup(command, client, console).await,
         Command::Cert(command) => cert::run(command, console),
         Command::Whoami => access::whoami(client, console).await,
         Command::Grant(command) => access::grants(command, client, console).await,

@@ -3,11 +3,14 @@
 //!
 //! The library does all of it; here its results become tables, lines and exit codes.
 
+mod keys;
+
 use rustix::{fs::Mode, process::umask};
 use serde::Serialize;
 
 use super::{
     args, drill,
+    place::{failed, look, open},
     snapshot::{listed, refuse_what_is_no_part},
     term::{
         exit::{self, Failure},
@@ -21,18 +24,16 @@ use crate::{
         clock::Clock,
         error::{Error, Kind},
         ids::{NodeId, SnapshotId},
-        limits,
     },
-    cluster::retention::Keep,
-    part::manifest::rfc3339,
+    part::{chunk::Digest, manifest::rfc3339},
     repository::{
         catalogue::{Entry, Hold},
-        collect::{self, Collected, Order},
+        collect::{self, Collected, Keep, Order},
+        cover::Cover,
         export::{self, Exported},
         import::{self, Imported},
-        manifest::Snapshot,
         repair::{self, Repaired},
-        root::Repository,
+        root::{Folder, Repository},
         status::{self, Status},
         verify,
     },
@@ -42,6 +43,7 @@ use crate::{
 struct Made {
     repository: String,
     place: String,
+    sealed: bool,
 }
 
 #[derive(Serialize)]
@@ -62,7 +64,8 @@ struct Row {
     new_bytes: u64,
     /// Nodes whose parts it was made of, as texts.
     nodes: Vec<String>,
-    root: String,
+    /// Absent without the key of a sealed one.
+    root: Option<String>,
     /// The schedule that it was taken for.
     #[serde(skip_serializing_if = "Option::is_none")]
     schedule: Option<String>,
@@ -72,18 +75,18 @@ struct Row {
 }
 
 impl Row {
-    fn of(entry: &Entry, snapshot: &Snapshot) -> Row {
+    fn of(entry: &Entry, cover: Cover, root: Option<Digest>) -> Row {
         Row {
-            snapshot: snapshot.snapshot.to_string(),
-            seq: snapshot.seq.0,
-            cluster: snapshot.cluster.to_string(),
-            lineage: snapshot.lineage.to_string(),
-            written: snapshot.written.clone(),
-            rows: snapshot.rows,
-            stored_bytes: snapshot.stored_bytes,
-            new_bytes: snapshot.new_bytes,
-            nodes: snapshot.parts.iter().map(|part| part.node.to_string()).collect(),
-            root: snapshot.root.to_string(),
+            snapshot: cover.snapshot.to_string(),
+            seq: cover.seq.0,
+            cluster: cover.cluster.to_string(),
+            lineage: cover.lineage.to_string(),
+            written: cover.written,
+            rows: cover.rows,
+            stored_bytes: cover.stored_bytes,
+            new_bytes: cover.new_bytes,
+            nodes: cover.nodes.iter().map(NodeId::to_string).collect(),
+            root: root.map(|root| root.to_string()),
             schedule: entry.schedule.clone(),
             hold: entry.hold.as_ref().map(|hold| hold.reason.clone()),
         }
@@ -171,7 +174,11 @@ struct Files {
 
 impl View for Made {
     fn text(&self, _: Option<usize>) -> String {
-        format!("{} is repository {}\n", self.place, self.repository)
+        let sealed = match self.sealed {
+            true => ", and sealed: nobody reads it without its key, so keep that elsewhere",
+            false => "",
+        };
+        format!("{} is repository {}{sealed}\n", self.place, self.repository)
     }
 }
 
@@ -236,6 +243,9 @@ impl View for Status {
                 counted(self.unnamed, "object")
             );
         }
+        if self.closed {
+            lines += "sealed      what is left over is told with the key\n";
+        }
         for unreadable in &self.unreadable {
             lines += &format!("DAMAGED     {unreadable}\n");
         }
@@ -273,25 +283,32 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
     // What is stored holds all data: it is for its owner alone.
     umask(Mode::RWXG | Mode::RWXO);
     match command {
-        args::Repository::Init { place } => {
-            let made =
-                Repository::init(&place).map_err(|e| failed("it is not made", &place, &e))?;
-            console.print(&Made { repository: made.id.to_string(), place: made.store.place() })
+        args::Repository::Init { place, recipient, recipients_file, key_file } => {
+            let sealed = keys::sealed(recipient, recipients_file.as_deref(), key_file.as_deref());
+            let made = sealed.and_then(|sealed| match &sealed {
+                Some(sealed) => Repository::init_sealed(&place, sealed),
+                None => Repository::init(&place),
+            });
+            let made = made.map_err(|e| failed("it is not made", &place, &e))?;
+            let sealed = made.is_sealed();
+            let (repository, place) = (made.id.to_string(), made.store.place());
+            console.print(&Made { repository, place, sealed })
         }
-        args::Repository::Status { place } => {
-            let repository = open(&place)?;
+        args::Repository::Key(command) => keys::run(command, console),
+        args::Repository::Status { place, key } => {
+            let repository = look(&place, key)?;
             let status = status::status(&repository);
             let status = status.map_err(|e| failed("it cannot be looked at", &place, &e))?;
             console.print(&status)?;
             if status.unreadable.is_empty() { Ok(()) } else { Err(damaged(&place)) }
         }
-        args::Repository::List { place } => list(&place, console),
-        args::Repository::Verify { place, snapshots, quick } => {
-            check(&place, &snapshots, !quick, console)
+        args::Repository::List { place, key } => list(&place, key, console),
+        args::Repository::Verify { place, key, snapshots, quick } => {
+            check(&place, key, &snapshots, !quick, console)
         }
-        args::Repository::Import { place, parts } => {
+        args::Repository::Import { place, key, parts } => {
             refuse_what_is_no_part(&parts)?;
-            let repository = open(&place)?;
+            let repository = open(&place, key)?;
             let imported = import::import(&repository, &parts).map_err(|e| match e.kind {
                 Kind::Corrupt => Failure::new(
                     exit::NOT_VERIFIED,
@@ -309,25 +326,28 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
             }
             console.print(&imported)
         }
-        args::Repository::Collect { place, keep, schedule, how } => {
+        args::Repository::Collect { place, key, keep, schedule, how } => {
             let order =
                 Order { keep: keep.unwrap_or_default(), schedule, ..order(how, Vec::new()) };
-            take_out(&place, &order, console)
+            take_out(&place, key, &order, console)
         }
-        args::Repository::Drop { place, snapshots, how } => {
-            take_out(&place, &order(how, snapshots), console)
+        args::Repository::Drop { place, key, snapshots, how } => {
+            take_out(&place, key, &order(how, snapshots), console)
         }
-        args::Repository::Hold { place, snapshot, reason, until } => {
-            hold(&place, snapshot, Some(Hold { reason, until_ms: until }), console)
+        args::Repository::Hold { place, key, snapshot, reason, until } => {
+            let held = Hold { reason, until_ms: until };
+            hold(&place, key, snapshot, Some(held), console)
         }
-        args::Repository::Release { place, snapshot } => hold(&place, snapshot, None, console),
+        args::Repository::Release { place, key, snapshot } => {
+            hold(&place, key, snapshot, None, console)
+        }
         args::Repository::Drill(order) => drill::run(order, console).await,
-        args::Repository::Repair { place } => {
-            let repaired = repair::repair(&open(&place)?);
+        args::Repository::Repair { place, key } => {
+            let repaired = repair::repair(&open(&place, key)?);
             console.print(&repaired.map_err(|e| failed("it is not repaired", &place, &e))?)
         }
-        args::Repository::Export { place, snapshot, node, output } => {
-            let repository = open(&place)?;
+        args::Repository::Export { place, key, snapshot, node, output } => {
+            let repository = open(&place, key)?;
             let kept = repository.find(snapshot);
             let kept = kept.map_err(|e| failed("there is no such snapshot", &place, &e))?;
             let parts = export::export(&repository, &kept, node.map(NodeId), &output);
@@ -341,8 +361,8 @@ fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn list(place: &str, console: &mut Console) -> Result<(), Failure> {
-    let repository = open(place)?;
+fn list(place: &str, key: args::RepositoryKey, console: &mut Console) -> Result<(), Failure> {
+    let repository = look(place, key)?;
     let (mut snapshots, mut unreadable) = (Vec::new(), false);
     let failed = |e: Error| failed("it cannot be listed", place, &e);
     for standing in repository.standings().map_err(failed)? {
@@ -351,8 +371,8 @@ fn list(place: &str, console: &mut Console) -> Result<(), Failure> {
             unreadable = true;
         }
         for entry in &standing.catalogue.snapshots {
-            match repository.kept(standing.folder, entry) {
-                Ok(kept) => snapshots.push(Row::of(entry, &kept.snapshot)),
+            match seen(&repository, standing.folder, entry) {
+                Ok((cover, root)) => snapshots.push(Row::of(entry, cover, root)),
                 Err(e) => {
                     console.warn(&e.message);
                     unreadable = true;
@@ -364,9 +384,27 @@ fn list(place: &str, console: &mut Console) -> Result<(), Failure> {
     if unreadable { Err(damaged(place)) } else { Ok(()) }
 }
 
+/// What can be seen of a snapshot, and its root where the key is here.
+fn seen(
+    repository: &Repository,
+    folder: Folder,
+    entry: &Entry,
+) -> Result<(Cover, Option<Digest>), Error> {
+    if repository.is_closed() {
+        return Ok((repository.cover(folder, entry)?, None));
+    }
+    let snapshot = repository.kept(folder, entry)?.snapshot;
+    Ok((Cover::of(&snapshot), Some(snapshot.root)))
+}
+
 /// In every history; what is named has to be in one.
-fn take_out(place: &str, order: &Order, console: &mut Console) -> Result<(), Failure> {
-    let repository = open(place)?;
+fn take_out(
+    place: &str,
+    key: args::RepositoryKey,
+    order: &Order,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let repository = open(place, key)?;
     let failed = |e: Error| failed("nothing is taken out", place, &e);
     for id in &order.named {
         repository.find_entry(*id).map_err(failed)?;
@@ -401,11 +439,12 @@ fn order(how: args::Collecting, named: Vec<SnapshotId>) -> Order {
 
 fn hold(
     place: &str,
+    key: args::RepositoryKey,
     snapshot: SnapshotId,
     hold: Option<Hold>,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let held = collect::hold(&open(place)?, snapshot, hold);
+    let held = collect::hold(&look(place, key)?, snapshot, hold);
     let entry = held.map_err(|e| failed("its hold is what it was", place, &e))?;
     console.print(&Held {
         snapshot: entry.snapshot.to_string(),
@@ -416,11 +455,12 @@ fn hold(
 
 fn check(
     place: &str,
+    key: args::RepositoryKey,
     snapshots: &[SnapshotId],
     whole: bool,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let repository = open(place)?;
+    let repository = open(place, key)?;
     for id in snapshots {
         let found = repository.find(*id);
         found.map_err(|e| failed("it cannot be verified", place, &e))?;
@@ -431,11 +471,6 @@ fn check(
     if report.sound { Ok(()) } else { Err(damaged(place)) }
 }
 
-pub fn open(place: &str) -> Result<Repository, Failure> {
-    Repository::at(place, limits::OBJECT_PATIENCE_COMMAND)
-        .map_err(|e| failed("it cannot be opened", place, &e))
-}
-
 fn damaged(place: &str) -> Failure {
     Failure::new(
         exit::NOT_VERIFIED,
@@ -443,26 +478,4 @@ fn damaged(place: &str) -> Failure {
         place.to_owned(),
         "see above; restore from another snapshot, or import its parts into another repository",
     )
-}
-
-pub fn failed(what: &str, place: &str, e: &Error) -> Failure {
-    let exit = match e.kind {
-        Kind::NotFound | Kind::Conflict => exit::NOT_FOUND,
-        Kind::Corrupt => exit::NOT_VERIFIED,
-        Kind::Invalid => exit::USAGE,
-        Kind::Denied => exit::NOT_PERMITTED,
-        _ => exit::FAILED,
-    };
-    let remedy = match e.kind {
-        Kind::Exhausted => "make room, and say it again",
-        Kind::Corrupt => "restore from another snapshot, or another repository",
-        Kind::Unavailable => "look at the disk, or the object store, and at who may write there",
-        Kind::Denied => "give the environment credentials that may read and write there",
-        _ => "see ddbctl repository --help",
-    };
-    let (told, place) = (text::line(&e.message), place.to_owned());
-    // Most messages say where, and a place that is none may hold a secret.
-    let said = told.contains(&place) || e.kind == Kind::Invalid;
-    let place = if said { String::new() } else { place };
-    Failure::new(exit, format!("{what}: {told}"), place, remedy)
 }

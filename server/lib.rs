@@ -26,7 +26,7 @@
 //! | [`cluster`] | nodes, sites, relays, snapshots; the meta group's state machine; placement |
 //! | [`cut`] | the barrier and the fence of a snapshot; `docs/cut.md` has their rules |
 //! | [`part`] | the format of a part: chunks, manifest, tar, shelf; checking one part or a set |
-//! | [`repository`] | snapshots outside the cluster: each row once for all replicas and over time |
+//! | [`repository`] | backups outside the cluster, open or sealed: each row once for all replicas |
 //! | [`entry`] | what a group logs, and what it stores about itself ([`Record`]) |
 //! | [`proto`] | the contract, generated from `proto/` |
 //! | [`wire`] | domain types as messages and as stored bytes |
@@ -195,6 +195,11 @@
 //! 3. [`seed::seed`] loads the rows into a store under `restoring/`, each chunk checked on its way.
 //!    Every group's log begins where all logs do, with this node as its only voter. A rename puts
 //!    the store in place. Empty nodes join, as in a join.
+//! 4. With `--expect-nodes` several nodes begin. The one that founds waits until all have asked it
+//!    to join ([`Gathering::attend`]), and draws up the plan, which each node keeps
+//!    ([`Plan::keep`]). Each makes the store of its own share ([`seed::seed_planned`]), and checks
+//!    that its meta group begins as the founder's does ([`Plan::state`]). Every group begins with
+//!    all its members as voters.
 //!
 //! # A recovery
 //!
@@ -253,6 +258,7 @@
 //! [`Fence::fenced`]: cut::Fence::fenced
 //! [`Fence::holds_writes`]: cut::Fence::holds_writes
 //! [`Gate`]: rpc::Gate
+//! [`Gathering::attend`]: boot::gathering::Gathering::attend
 //! [`Source::unseal`]: part::source::Source::unseal
 //! [`Threshold`]: rpc::Threshold
 //! [`Group::propose_waiting`]: engine::group::Group::propose_waiting
@@ -271,6 +277,8 @@
 //! [`Peers::meet`]: net::Peers::meet
 //! [`Peers::send_rows`]: net::Peers::send_rows
 //! [`Peers::told`]: net::Peers::told
+//! [`Plan::keep`]: boot::restore::plan::Plan::keep
+//! [`Plan::state`]: boot::restore::plan::Plan::state
 //! [`Record`]: entry::Record
 //! [`Topology::group_of_site`]: base::ids::Topology::group_of_site
 //! [`Waiting::found`]: boot::waiting::Waiting::found
@@ -346,6 +354,7 @@
 //! [`rpc`]: rpc
 //! [`rpc::pulled`]: rpc::pulled
 //! [`seed::seed`]: boot::restore::seed::seed
+//! [`seed::seed_planned`]: boot::restore::seed::seed_planned
 //! [`service`]: service
 //! [`settle_lineage`]: engine::Engine::settle_lineage
 //! [`shelf::PartWriter`]: part::shelf::PartWriter

@@ -27,14 +27,14 @@ use devicedb::{
             choose::Terms,
             forms::{Plan, Report, parse_group},
         },
-        restore::{offline, seed::Order},
+        restore::{offline, plan::Order},
     },
     cluster::access::Pattern,
-    ctl::{endpoint, guide},
+    ctl::{RepositoryKey, endpoint, guide},
     net::tls::{Mode, Setup},
     node::{Node, Options},
     part::seal::{Identities, Recipient},
-    repository::points::Point,
+    repository::{key::KeySource, points::Point},
     rpc::QuotaLimits,
     service::uploads::Place,
     signals::Signals,
@@ -143,6 +143,8 @@ pub struct Start {
         value_parser = clap::value_parser!(u64).range(1..),
     )]
     repository_rate: Option<u64>,
+    #[command(flatten)]
+    key: RepositoryKey,
     /// Seal the parts that are kept there: only who has the identity of this recipient can read
     /// their rows. As `ddbctl snapshot keygen` or age-keygen prints it; may be said several times,
     /// or several divided by commas.
@@ -186,12 +188,8 @@ pub struct Start {
 #[derive(clap::Args)]
 struct Seed {
     /// Found a new cluster of a snapshot in this repository, with this node as its first. Others
-    /// join it with empty stores. Said once, by hand, and to one node alone.
-    #[arg(
-        long,
-        value_name = "REPOSITORY",
-        conflicts_with_all = ["found", "replacement", "unseal_with"],
-    )]
+    /// join it with empty stores. Said once, by hand, and to one node alone, or see --expect-nodes.
+    #[arg(long, value_name = "PLACE", conflicts_with_all = ["found", "replacement", "unseal_with"])]
     restore_from: Option<String>,
     /// The snapshot: latest, a uuid, or a time as 2026-01-31T12:00:00Z for the last one that was
     /// written by then. Without it: latest.
@@ -201,13 +199,17 @@ struct Seed {
     /// be said several times, or several divided by commas.
     #[arg(long, value_name = "SITE", requires = "restore_from", value_delimiter = ',')]
     sites: Vec<Pattern>,
+    /// Begin with so many nodes at once, each of which loads its share. All say the same, and all
+    /// but one name that one, which founds, in --join
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "restore_from")]
+    expect_nodes: u32,
 }
 
 impl Seed {
-    fn order(self) -> Option<Order> {
-        let Seed { restore_from, point, sites } = self;
+    fn order(self, key: KeySource) -> Option<Order> {
+        let Seed { restore_from, point, sites, expect_nodes: nodes } = self;
         let point = point.unwrap_or(Point::Latest);
-        restore_from.map(|place| Order { place, point, sites })
+        restore_from.map(|place| Order { place, key, point, sites, nodes })
     }
 }
 
@@ -412,22 +414,20 @@ impl Args {
 impl Start {
     /// How the node is started, what it logs, and whether as JSON.
     pub fn options(self) -> (Options, String, bool) {
-        let (tls, admins) = self.tls.setup();
+        let ((tls, admins), key, rate) = (self.tls.setup(), self.key.key(), self.repository_rate);
         let options = Options {
             store: self.store,
             listen: self.listen,
             advertise: self.advertise,
             found: self.found,
-            restore_from: self.seed.order(),
+            restore_from: self.seed.order(key.clone()),
             join: self.join,
             join_token: self.join_token,
             replication_factor: self.replication_factor,
             partitions: self.partitions,
             groups: self.groups,
             snapshot_store: self.snapshot_store,
-            repository: self
-                .repository
-                .map(|place| Place { place, bytes_per_second: self.repository_rate }),
+            repository: self.repository.map(|place| Place { place, bytes_per_second: rate, key }),
             seal_to: self.seal_to,
             unseal_with: self.unseal_with,
             replacement: self.replacement,

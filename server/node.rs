@@ -25,7 +25,7 @@ use crate::{
     },
     boot::{
         arrival::{self, Arrival, Arrived, blocking},
-        restore,
+        restore::{self, plan::Plan},
         starting::StartingServer,
     },
     cluster::{Node as NodeEntry, Removed},
@@ -42,17 +42,18 @@ use crate::{
     part::seal::kept,
     proto::{
         self,
-        internal::v1::peer_service_server::PeerServiceServer,
+        internal::v1::{SeedPlan, peer_service_server::PeerServiceServer},
         v1::{
             access_service_server::AccessServiceServer,
             cluster_service_server::ClusterServiceServer, kv_service_server::KvServiceServer,
             operation_service_server::OperationServiceServer,
+            schedule_service_server::ScheduleServiceServer,
             snapshot_service_server::SnapshotServiceServer,
         },
     },
     rpc::{
         Access, AccessApi, Audit, Calls, ClusterApi, Gate, KvApi, OperationApi, PeerApi, Quotas,
-        SnapshotApi, Threshold,
+        ScheduleApi, SnapshotApi, Threshold,
         http::{self, Pages},
     },
     service::{
@@ -61,6 +62,7 @@ use crate::{
         kv::Kv,
         parts::{self, Directories, Parts},
         readers::Readers,
+        schedules::Schedules,
         uploads::Uploads,
     },
     store::Claim,
@@ -233,6 +235,13 @@ async fn run(
     })
     .await?;
     let spool = restore::spool(&options.store)?;
+    let plan = blocking({
+        let dir = options.store.clone();
+        // Nobody but those that have not begun needs it.
+        move || Ok(Plan::kept(&dir).inspect_err(|e| tracing::warn!(error = %e)).ok().flatten())
+    })
+    .await?;
+    let plan = plan.map(|plan| plan.record());
     let (identity_tx, identity_rx) = watch::channel(identity.clone());
     let me = Me { identity: identity_rx.clone(), address: address.clone(), incarnation, dialler };
     let peers = Peers::new(me, spool.clone(), metrics.clone(), crew.clone());
@@ -308,6 +317,9 @@ async fn run(
         crew.clone(),
     );
     crew.spawn(Role::Repository, uploads.clone().look_once());
+    let schedules =
+        Schedules::new(cluster.clone(), uploads.clone(), clock, metrics.clone(), crew.clone());
+    crew.spawn(Role::Schedules, schedules.clone().tend());
     crew.spawn(Role::Disk, watch_disk("store", options.store.clone(), metrics.clone()));
     if let Some(dir) = options.snapshot_store.clone() {
         crew.spawn(Role::Disk, watch_disk("snapshot_store", dir, metrics.clone()));
@@ -390,13 +402,14 @@ async fn run(
         &peers,
         &cluster,
         &parts,
-        &uploads,
+        (&uploads, schedules),
         &readers,
         identity.node,
         identity.topology,
         calls,
         &pages,
         spool,
+        plan,
     )?;
     failpoint(Failpoint::DoorsOpening);
     let (ends, server) = oneshot::channel();
@@ -470,13 +483,14 @@ fn doors(
     peers: &Peers,
     cluster: &Cluster,
     parts: &Parts,
-    uploads: &Uploads,
+    (uploads, schedules): (&Uploads, Schedules),
     readers: &Readers,
     me: NodeId,
     topology: Topology,
     calls: Calls,
     pages: &Pages,
     spool: PathBuf,
+    plan: Option<SeedPlan>,
 ) -> Result<Routes> {
     let crew = calls.crew.clone();
     let kv = Kv::new(handle.clone(), peers.clone(), topology);
@@ -490,6 +504,7 @@ fn doors(
         cluster: cluster.clone(),
         calls: calls.clone(),
     });
+    let schedules = ScheduleServiceServer::new(ScheduleApi { schedules, calls: calls.clone() });
     let access =
         AccessServiceServer::new(AccessApi { cluster: cluster.clone(), calls: calls.clone() });
     let inventory = Inventory {
@@ -516,6 +531,7 @@ fn doors(
         inventory,
         uploads: uploads.clone(),
         spool,
+        plan,
         calls,
     });
     let gate = Gate::of(peers.me().identity.clone());
@@ -540,6 +556,9 @@ fn doors(
             gate.before(access.max_decoding_message_size(max).max_encoding_message_size(max)),
         )
         .add_service(
+            gate.before(schedules.max_decoding_message_size(max).max_encoding_message_size(max)),
+        )
+        .add_service(
             gate.before(snapshots.max_decoding_message_size(max).max_encoding_message_size(max)),
         )
         .add_service(
@@ -554,12 +573,13 @@ fn doors(
 /// Keeps `grpc.health.v1` at what `/readyz` says, overall and for every public service.
 async fn report_health(health: tonic_health::server::HealthReporter, cluster: Cluster) {
     use tonic_health::ServingStatus::{NotServing, Serving};
-    const SERVICES: [&str; 6] = [
+    const SERVICES: [&str; 7] = [
         "",
         "devicedb.v1.AccessService",
         "devicedb.v1.KvService",
         "devicedb.v1.ClusterService",
         "devicedb.v1.OperationService",
+        "devicedb.v1.ScheduleService",
         "devicedb.v1.SnapshotService",
     ];
     loop {

@@ -9,7 +9,9 @@ mod operation;
 mod cluster;
 mod site;
 mod relay;
+mod key;
 mod repository;
+mod schedule;
 mod kv;
 mod snapshot;
 mod bench;
@@ -31,10 +33,12 @@ pub use bench::{Bench, Ground, Timed};
 pub use cert::Cert;
 pub use cluster::{Cluster, Joins, Node, Upgrade};
 pub use context::Context;
+pub use key::RepositoryKey;
 pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
 pub use operation::Operation;
 pub use relay::Relay;
-pub use repository::{Collecting, Drill, Repository};
+pub use repository::{Collecting, Drill, Repository, Slots};
+pub use schedule::{Backup, Schedule};
 pub use site::Site;
 pub use snapshot::{Download, Snapshot};
 pub use value::{Endpoints, Span, Token, cluster_id, endpoint};
@@ -167,6 +171,12 @@ pub enum Command {
     /// Backups outside the cluster: each row once for all replicas and over time, without a cluster
     #[command(subcommand)]
     Repository(Repository),
+    /// When the cluster takes snapshots by itself and stores them in the nodes' repository
+    #[command(subcommand)]
+    Schedule(Schedule),
+    /// How the cluster's backups stand
+    #[command(subcommand)]
+    Backup(Backup),
     /// Certificates for nodes and clients, of a CA of your own
     #[command(subcommand)]
     Cert(Cert),
@@ -299,6 +309,15 @@ mod tests {
             "ddbctl snapshot delete b54a61d9-b64c-45e0-94b7-80c9e36b86fa --lineage \
              00c0ffee00c0ffee",
             "ddbctl snapshot orphans",
+            "ddbctl schedule create daily --cron @daily --keep last=24,daily=30",
+            "ddbctl schedule create often --cron @hourly --start-deadline 30m --replace",
+            "ddbctl schedule list -o json",
+            "ddbctl schedule get hourly",
+            "ddbctl schedule pause hourly",
+            "ddbctl schedule resume hourly",
+            "ddbctl schedule run hourly --wait --wait-timeout 5m",
+            "ddbctl schedule delete hourly",
+            "ddbctl backup status",
             "ddbctl whoami -o json",
             "ddbctl grant add spiffe://acme/ns/shop/sa/till writer --sites shop-*",
             "ddbctl grant remove spiffe://acme/* viewer",
@@ -368,6 +387,10 @@ mod tests {
             "ddbctl node remove node-7",
             "ddbctl node remove 7 --dry-run --wait",
             "ddbctl operation show 7",
+            "ddbctl schedule create hourly",
+            "ddbctl schedule create --cron @hourly",
+            "ddbctl schedule create hourly --cron @hourly --start-deadline soon",
+            "ddbctl schedule run",
             "ddbctl grant add a* root",
             "ddbctl grant add a",
             "ddbctl token create nightly",

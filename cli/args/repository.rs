@@ -4,28 +4,29 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::value::Span;
+use super::{
+    RepositoryKey,
+    value::{Span, recipient},
+};
 use crate::{
     base::{ids::SnapshotId, limits},
-    cluster::retention::Keep,
-    part::manifest::WRITTEN_MS_MAX,
-    repository::points::Point,
+    part::{manifest::WRITTEN_MS_MAX, seal::Recipient},
+    repository::{collect::Keep, points::Point},
 };
 
 const COLLECT: &str = "A snapshot that goes is gone at once for whoever lists. Its objects are \
                        deleted by the first collection after the grace, so say it regularly: a \
                        collection with nothing to do changes nothing.";
-const DRILL: &str = "Examples:\n  \
-                     ddbctl repository drill /backups --scratch /var/tmp/drill --rto 15m --rpo 26h\n\n\
-                     The node listens on the loopback alone, joins nobody, and writes to no \
-                     repository. It is ended afterwards, and the directory is emptied.";
+const DRILL: &str = "The node listens on the loopback alone, joins nobody, and writes to no \
+                     repository. It is ended afterwards, and the directory is emptied.\n\n\
+                     Examples:\n  ddbctl repository drill /backups --scratch drill --rto 15m";
 const REPAIR: &str = "What stands there and is whole is listed. A snapshot that the missing \
                       catalogue alone had dropped comes back: drop it again.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:\n  \
     ddbctl repository init /backups\n  \
-    ddbctl repository init s3://backups/devicedb\n  \
+    ddbctl repository init s3://backups/devicedb --recipient $recipient\n  \
     ddbctl repository import /backups parts/*.tar\n  \
     ddbctl repository list /backups\n  \
     ddbctl repository verify /backups\n  \
@@ -38,24 +39,47 @@ pub enum Repository {
         /// az://CONTAINER/PREFIX, gs://BUCKET/PREFIX, with credentials from the environment
         #[arg(value_name = "REPOSITORY")]
         place: String,
+        /// Seal it: only who has its key can read what is stored. The key is drawn, and this
+        /// recipient's age identity opens it; several times, or several divided by commas
+        #[arg(
+            long,
+            value_name = "age1...",
+            value_delimiter = ',',
+            value_parser = recipient,
+        )]
+        recipient: Vec<Recipient>,
+        /// The same for every recipient in a file, one a line, as age has it
+        #[arg(long, value_name = "FILE")]
+        recipients_file: Option<PathBuf>,
+        /// Seal it with the key in this file, 64 hex digits, which you keep yourself: without
+        /// recipients nothing else opens the repository. The variable DEVICEDB_REPOSITORY_KEY may
+        /// hold it instead
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
     },
     /// What is in it: histories, snapshots, bytes, and what interrupted imports have left
     Status {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
+        #[command(flatten)]
+        key: RepositoryKey,
     },
     /// Its snapshots, oldest first in each history
     List {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
+        #[command(flatten)]
+        key: RepositoryKey,
     },
     /// Check snapshots down to the last row; exits 6 when something is wrong
     Verify {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
+        #[command(flatten)]
+        key: RepositoryKey,
         /// Snapshots; all of them without any
         #[arg(value_name = "UUID")]
         snapshots: Vec<SnapshotId>,
@@ -68,6 +92,8 @@ pub enum Repository {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
+        #[command(flatten)]
+        key: RepositoryKey,
         /// Tars, or directories that tars were extracted to: together they hold every partition
         #[arg(required = true, value_name = "PART")]
         parts: Vec<PathBuf>,
@@ -78,6 +104,8 @@ pub enum Repository {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
+        #[command(flatten)]
+        key: RepositoryKey,
         /// What stays, as last=24,hourly=48,daily=30,weekly=8,monthly=12,yearly=3,within=7d: all
         /// that any of them keeps. Without it every snapshot stays, and left-overs go
         #[arg(long, value_name = "RULES")]
@@ -93,6 +121,8 @@ pub enum Repository {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
+        #[command(flatten)]
+        key: RepositoryKey,
         /// The snapshots
         #[arg(required = true, value_name = "UUID")]
         snapshots: Vec<SnapshotId>,
@@ -104,6 +134,8 @@ pub enum Repository {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
+        #[command(flatten)]
+        key: RepositoryKey,
         /// The snapshot
         #[arg(value_name = "UUID")]
         snapshot: SnapshotId,
@@ -119,6 +151,8 @@ pub enum Repository {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
+        #[command(flatten)]
+        key: RepositoryKey,
         /// The snapshot
         #[arg(value_name = "UUID")]
         snapshot: SnapshotId,
@@ -133,12 +167,16 @@ pub enum Repository {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
+        #[command(flatten)]
+        key: RepositoryKey,
     },
     /// Write the parts of a snapshot as the tars that its nodes would send
     Export {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
+        #[command(flatten)]
+        key: RepositoryKey,
         /// The snapshot
         #[arg(value_name = "UUID")]
         snapshot: SnapshotId,
@@ -149,6 +187,56 @@ pub enum Repository {
         #[arg(long, value_name = "DIR", default_value = ".")]
         output: PathBuf,
     },
+    /// Who can open a sealed repository
+    #[command(subcommand)]
+    Key(Slots),
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:\n  \
+    ddbctl repository key list /backups\n  \
+    ddbctl repository key add-recipient /backups $recipient --repository-key-file identity.txt\n  \
+    ddbctl repository key export /backups --output key.hex --repository-key-file identity.txt")]
+pub enum Slots {
+    /// The recipients whose age identities open it. Needs no key
+    List {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+    },
+    /// Let one more age identity open it. What is stored stays as it is
+    AddRecipient {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+        /// Whose identity it is, as ddbctl snapshot keygen and age-keygen print it
+        #[arg(value_name = "age1...", value_parser = recipient)]
+        recipient: Recipient,
+        #[command(flatten)]
+        key: RepositoryKey,
+    },
+    /// Take the slot of a recipient away. The key stays: who has had it can use it on
+    RemoveRecipient {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+        /// Whose identity it is
+        #[arg(value_name = "age1...", value_parser = recipient)]
+        recipient: Recipient,
+        #[command(flatten)]
+        key: RepositoryKey,
+    },
+    /// Write the key itself to a file, to keep it elsewhere or to give it to nodes
+    Export {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+        /// The file to make; only you can read it
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+        #[command(flatten)]
+        key: RepositoryKey,
+    },
 }
 
 /// A rehearsal.
@@ -157,6 +245,8 @@ pub struct Drill {
     /// The directory, or where it lies in an object store
     #[arg(value_name = "REPOSITORY")]
     pub place: String,
+    #[command(flatten)]
+    pub key: RepositoryKey,
     /// A directory for the node that is empty or not there, with room for all rows
     #[arg(long, value_name = "DIR")]
     pub scratch: PathBuf,

@@ -4,12 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
 
-use super::value::Span;
+use super::value::{Span, recipient};
 use crate::{
-    base::{
-        error::Error,
-        ids::{Lineage, SnapshotId},
-    },
+    base::ids::{Lineage, SnapshotId},
     part::seal::Recipient,
 };
 
@@ -132,10 +129,6 @@ impl Snapshot {
         use Snapshot::*;
         matches!(self, Verify { .. } | Keygen { .. } | Seal { .. } | Unseal { .. })
     }
-}
-
-fn recipient(text: &str) -> Result<Recipient, String> {
-    text.parse().map_err(|e: Error| e.message)
 }
 
 #[derive(Debug, ClapArgs)]

@@ -3,8 +3,9 @@
 use std::{str::FromStr, time::Duration};
 
 use crate::{
-    base::{ids::ClusterId, limits},
+    base::{error::Error, ids::ClusterId, limits},
     ctl::term::text,
+    part::seal::Recipient,
 };
 
 /// host:port, one or several.
@@ -46,6 +47,11 @@ pub fn endpoint(s: &str) -> Result<String, String> {
         Ok(1..) if port.bytes().all(|b| b.is_ascii_digit()) => Ok(s.to_owned()),
         _ => Err(format!("{port:?} is not a port from 1 to 65535")),
     }
+}
+
+/// Somebody for whom something is sealed.
+pub fn recipient(text: &str) -> Result<Recipient, String> {
+    text.parse().map_err(|e: Error| e.message)
 }
 
 /// The id of a cluster, as `cluster health` shows it.

@@ -51,7 +51,7 @@ http {{
     # A long line: so slow that a download can be interrupted.
     server {{
         listen 127.0.0.1:{slow} http2;
-        location / {{ grpc_pass grpc://nodes; limit_rate 4m; }}
+        location / {{ grpc_pass grpc://nodes; limit_rate 1m; }}
     }}
 }}
 """

@@ -135,7 +135,7 @@ class Envoy:
             text = (DEPLOY / file).read_text()
             for there, found in here.items():
                 text = text.replace(there, found)
-            assert "db1" not in text and "0.0.0.0" not in text, f"{DEPLOY / file} has an address that this test does not know"
+            assert "db1." not in text and "0.0.0.0" not in text, f"{DEPLOY / file} has an address that this test does not know"
             (directory / file).write_text(text)
         words = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning", "-c", str(directory / f"{name}.yaml")]
         with open(self.log, "ab") as log:

@@ -84,6 +84,8 @@ roles! {
     Announce "announce" Node
     /// Sees which operations have come true.
     Operations "operations" Node
+    /// Looks what schedules have come due, and begins their runs.
+    Schedules "schedules" Node
     /// Looks who is at an address that an operator gave.
     Meet "meet" Node
     /// Keeps `grpc.health.v1` up to date.
@@ -136,6 +138,8 @@ roles! {
     Remove "remove" Request
     /// Sees one upload to its end, or stores some of its groups.
     Upload "upload" Request
+    /// Sees one run of a schedule to its end.
+    Run "run" Request
     /// Reads and writes in the repository.
     Repository "repository" Request
 

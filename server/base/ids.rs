@@ -67,6 +67,10 @@ pub struct OperationId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TokenId(pub u32);
 
+/// A schedule's name; the same alphabet as sites.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ScheduleId(String);
+
 /// A write, drawn by the client that asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub [u8; 16]);
@@ -110,7 +114,34 @@ impl RelayId {
     }
 }
 
+impl ScheduleId {
+    pub fn new(id: impl Into<String>) -> Result<ScheduleId> {
+        checked_id("schedule", id.into()).map(ScheduleId)
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl SnapshotId {
+    /// The snapshot that a schedule of a history takes for an instant. Whoever runs it, and however
+    /// often, it is this one. Another history has others: nodes may still hold the old one's parts.
+    pub fn of_run(
+        cluster: ClusterId,
+        lineage: Lineage,
+        schedule: &ScheduleId,
+        planned_ms: u64,
+    ) -> SnapshotId {
+        let mut hasher = blake3::Hasher::new_derive_key("devicedb 2026 scheduled snapshot");
+        hasher.update(cluster.0.as_bytes());
+        hasher.update(&lineage.0.to_be_bytes());
+        hasher.update(&planned_ms.to_be_bytes());
+        hasher.update(schedule.as_str().as_bytes());
+        let hash = hasher.finalize();
+        let bytes = hash.as_bytes()[..16].try_into().expect("a hash is longer than that");
+        SnapshotId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
     pub fn from_slice(bytes: &[u8]) -> Result<SnapshotId> {
         let bytes = Uuid::from_slice(bytes).map_err(|_| {
             Error::invalid(format!("a snapshot id is 16 bytes, not {}", bytes.len()))
@@ -207,7 +238,7 @@ macro_rules! displays {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { write!(f, $f, self.0) }
     })* };
 }
-displays! { NodeId, PartitionId, SiteId, RelayId, SnapshotId => "{}" }
+displays! { NodeId, PartitionId, SiteId, RelayId, SnapshotId, ScheduleId => "{}" }
 displays! { SnapshotSeq, SiteGeneration, ClusterId => "{}" }
 displays! { Lineage, OperationId => "{:016x}" }
 displays! { TokenId => "{:08x}" }

@@ -3,6 +3,11 @@
 //! One table declares every metric, `metrics!`; `docs/metrics.md` is checked against it.
 //! Durations are in seconds, sizes in bytes.
 
+mod handshakes;
+mod schedules;
+
+pub use self::{handshakes::NoHandshake, schedules::ScheduleSeen};
+
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -14,6 +19,7 @@ use prometheus_client::{
     registry::{Metric, Registry, Unit},
 };
 
+use self::schedules::Planned;
 use crate::base::{ids::NodeId, journal};
 
 const PREFIX: &str = "devicedb";
@@ -184,50 +190,6 @@ impl Quota {
     }
 }
 
-/// Why a handshake came to nothing, or the certificate that it brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoHandshake {
-    /// It was not done within `limits::HANDSHAKE`, or nothing came.
-    Late,
-    /// As many as the node takes began after it.
-    Room,
-    /// What came is no TLS 1.3, or the other side has broken it off.
-    Broken,
-    /// The certificate has expired or is not valid yet.
-    Dates,
-    /// The certificate is of no CA that this node trusts.
-    Issuer,
-    /// The certificate is on the list of revoked ones.
-    Revoked,
-    /// The certificate says nobody's name, or is not fit for this.
-    Unfit,
-}
-
-impl NoHandshake {
-    const ALL: [NoHandshake; 7] = [
-        NoHandshake::Late,
-        NoHandshake::Room,
-        NoHandshake::Broken,
-        NoHandshake::Dates,
-        NoHandshake::Issuer,
-        NoHandshake::Revoked,
-        NoHandshake::Unfit,
-    ];
-
-    fn label(self) -> Why {
-        let why = match self {
-            NoHandshake::Late => "late",
-            NoHandshake::Room => "room",
-            NoHandshake::Broken => "broken",
-            NoHandshake::Dates => "dates",
-            NoHandshake::Issuer => "issuer",
-            NoHandshake::Revoked => "revoked",
-            NoHandshake::Unfit => "unfit",
-        };
-        Why { why }
-    }
-}
-
 /// Declares every metric once: field, type, how it is registered, name and help.
 macro_rules! metrics {
     ($(
@@ -330,6 +292,22 @@ metrics! {
     );
     upload_sent: Counter =
         counted("upload_sent_bytes", "Bytes of chunks that this node sent to the repository");
+    schedule_next: Family<Planned, Gauge> = counted(
+        "schedule_next_timestamp_seconds",
+        "Unix time at which a schedule is due next; 0 while it is paused"
+    );
+    schedule_missed: Family<Planned, Counter> = counted(
+        "schedule_missed",
+        "Runs of a schedule that could not begin in time and were not made up for"
+    );
+    schedule_failures: Family<Planned, Gauge> = counted(
+        "schedule_failures",
+        "Runs of a schedule that failed one after the other, up to now"
+    );
+    repository_committed: Gauge = counted(
+        "repository_last_committed_timestamp_seconds",
+        "Unix time at which a schedule had the last snapshot in the repository; 0 while none has"
+    );
     ready: Gauge = counted("ready", "1 when every local group has caught up and can serve");
     node_silent: Family<Other, Gauge> = counted(
         "node_silent_seconds",
@@ -646,6 +624,8 @@ mod tests {
         metrics.disk("store", 70, 7);
         metrics.silent([(NodeId(7), Duration::ZERO)]);
         metrics.peer_message_refused("RaftMessage.term");
+        let name = "hourly".to_owned();
+        metrics.schedules(&[], &[ScheduleSeen { name, next_s: 7, missed: 1, failures: 0 }], 5);
         let text = metrics.text();
         let exposed: Vec<_> = text
             .lines()

@@ -2,7 +2,8 @@
 //! founds a cluster, empty or of a snapshot in a repository, or waits for one and joins it.
 //!
 //! Somebody has to decide to found: with `--found`, with `--restore-from`, with the guide's
-//! `cluster start` without `-join`, or with `ddbctl cluster init` to a node that waits. Founding is
+//! `cluster start` without `-join`, or with `ddbctl cluster init` to a node that waits. With
+//! `--expect-nodes` several nodes begin at once (`together`). Founding is
 //! refused if there is a trace of an earlier cluster: other files in the store directory, or parts
 //! of this address in the snapshot store. Then a disk is gone or not mounted, and a second cluster
 //! at the address of an old member would be taken for the first. A founding with `--restore-from`
@@ -22,7 +23,8 @@ use crate::{
     boot::{
         restore::{
             self, Holds,
-            seed::{self, Founding, Order, Progress},
+            plan::Order,
+            seed::{self, Founding, Progress},
         },
         starting::StartingServer,
         waiting::{self, End, Newcomer, Waiting},
@@ -161,12 +163,24 @@ impl Options {
                 limits::JOIN_ADDRESSES_MAX
             )));
         }
+        if let Some(Order { nodes, .. }) = self.restore_from
+            && !(1..=limits::NODES_MAX).contains(&(nodes as usize))
+        {
+            return Err(Error::invalid(format!(
+                "--expect-nodes says how many nodes begin, 1 to {}, and not {nodes}",
+                limits::NODES_MAX
+            )));
+        }
         let founds = self.found || self.restore_from.is_some();
         if !founds && self.join.is_empty() && !self.store.exists() {
             return Err(self.lost(&format!("{} does not exist", self.store.display())));
         }
-        if let Some(uploads::Place { place, .. }) = &self.repository {
+        if let Some(order) = &self.restore_from {
+            order.key.check()?;
+        }
+        if let Some(uploads::Place { place, key, .. }) = &self.repository {
             repository::root::check_place(place)?;
+            key.check()?;
             if !self.seal_to.is_empty() {
                 return Err(Error::invalid(
                     "sealed parts cannot be stored in a repository yet: leave out --seal-to or \
@@ -220,12 +234,7 @@ impl Arrival<'_> {
                 );
                 self.restore().await?
             }
-            Holds::Nothing if self.options.found => self.found_at_once().await?,
-            Holds::Nothing if self.options.restore_from.is_some() => self.seed().await?,
-            Holds::Nothing if self.options.join.is_empty() => {
-                return Err(self.options.lost(&format!("{} holds no store", dir.display())));
-            }
-            Holds::Nothing => known = self.wait().await?,
+            Holds::Nothing => known = self.begin().await?,
         }
         self.porch
             .say(NodeState::Opening, format!("the store in {} is being opened", dir.display()));
@@ -233,6 +242,30 @@ impl Arrival<'_> {
         failpoint(Failpoint::StoreOpened);
         self.porch.belongs(&identity);
         Ok(Arrived { store, identity, known })
+    }
+
+    /// A store where there is nothing. The nodes that are known from joining.
+    async fn begin(&self) -> Result<Vec<NodeEntry>> {
+        let Options { store, found, restore_from, join, .. } = self.options;
+        let (dir, plan) = (store.display(), store.join(restore::PLAN));
+        match restore_from {
+            Some(order) if order.nodes > 1 => return self.begin_together(order).await,
+            _ if (*found || restore_from.is_some()) && plan.exists() => {
+                return Err(Error::conflict(format!(
+                    "{dir} has the plan of a beginning together with other nodes that was \
+                     interrupted: start it with the --restore-from and --expect-nodes that it had, \
+                     or remove {} if that is given up on every node",
+                    plan.display()
+                )));
+            }
+            Some(order) => self.seed(order).await?,
+            None if *found => self.found_at_once().await?,
+            None if join.is_empty() => {
+                return Err(self.options.lost(&format!("{dir} holds no store")));
+            }
+            None => return self.wait().await,
+        }
+        Ok(Vec::new())
     }
 
     async fn restore(&self) -> Result<()> {
@@ -281,7 +314,7 @@ impl Arrival<'_> {
     }
 
     /// The id of the first node of a new cluster, if nothing speaks against there being one.
-    async fn may_found(&self) -> Result<NodeId> {
+    pub(super) async fn may_found(&self) -> Result<NodeId> {
         match self.objection().await? {
             Some(seen) if self.options.restore_from.is_some() => {
                 return Err(Error::conflict(format!("{seen}, or --snapshot-store names another")));
@@ -306,8 +339,7 @@ impl Arrival<'_> {
     }
 
     /// Founds a cluster of a snapshot in a repository.
-    async fn seed(&self) -> Result<()> {
-        let Options { store, restore_from: Some(order), .. } = self.options else { return Ok(()) };
+    async fn seed(&self, order: &Order) -> Result<()> {
         let node = self.may_found().await?;
         let waiting = Waiting::new(self.newcomer(node, None), self.dialler.clone());
         if let Some((cluster, at)) = waiting.belonging().await {
@@ -326,29 +358,15 @@ impl Arrival<'_> {
         };
         let (tell, place) = (self.porch.teller(), order.place.clone());
         tell(NodeState::Restoring, format!("a snapshot is looked up in {place}"));
-        let (dir, order, clock) = (store.clone(), order.clone(), Clock::start());
+        let (dir, order, clock) = (self.options.store.clone(), order.clone(), Clock::start());
         let seeded = blocking(move || {
-            let say = |snapshot: &str, Progress { done, total }: Progress| {
-                let words = format!(
-                    "snapshot {snapshot}, is loaded from {place}: {} %, {done} of {total} bytes",
-                    done * 100 / total.max(1)
-                );
-                tell(NodeState::Restoring, words);
+            let say = |snapshot: &str, progress: Progress| {
+                tell(NodeState::Restoring, progress.words(snapshot, &place));
             };
             seed::seed(&dir, &order, &founding, &say)
         })
         .await?;
-        tracing::info!(
-            cluster = %seeded.identity.cluster,
-            node = %seeded.identity.node,
-            snapshot = %seeded.snapshot,
-            written = seeded.written,
-            root = %seeded.root,
-            rows = seeded.rows,
-            bytes = seeded.bytes,
-            took_ms = clock.now().as_millis() as u64,
-            "founded a cluster of a snapshot"
-        );
+        seeded.tell(clock, "founded a cluster of a snapshot");
         Ok(())
     }
 
@@ -378,13 +396,13 @@ impl Arrival<'_> {
     }
 
     /// The same of one that founds.
-    fn founder(&self, id: NodeId, lineage: Lineage) -> NodeEntry {
+    pub(super) fn founder(&self, id: NodeId, lineage: Lineage) -> NodeEntry {
         let may = Level::own() >= Level::ACCESS;
         let certificate_name = if may { self.dialler.own_name() } else { None };
         NodeEntry { certificate_name, ..self.entry(id, lineage) }
     }
 
-    fn newcomer(&self, node: NodeId, objection: Option<String>) -> Newcomer {
+    pub(super) fn newcomer(&self, node: NodeId, objection: Option<String>) -> Newcomer {
         Newcomer {
             node,
             incarnation: self.incarnation,
@@ -422,6 +440,23 @@ impl Arrival<'_> {
             format!("the node asks {} to join a cluster", self.options.join.join(", ")),
         );
         self.porch.seat(waiting.clone());
+        let request = self.join_request(node)?;
+        let (identity, known) = match waiting
+            .end(&request, |why| {
+                self.porch.say(NodeState::Waiting, format!("the node waits for a cluster: {why}"))
+            })
+            .await?
+        {
+            End::Found => (self.found(node)?, Vec::new()),
+            End::Join(address, answer) => self.join(node, &address, *answer)?,
+        };
+        self.porch.belongs(&identity);
+        waiting.settle(identity.cluster);
+        Ok(known)
+    }
+
+    /// What this node asks the nodes of a cluster.
+    pub(super) fn join_request(&self, node: NodeId) -> Result<JoinRequest> {
         let own_name = self.dialler.own_name();
         let joiner = Joiner {
             node,
@@ -430,28 +465,17 @@ impl Arrival<'_> {
             name: own_name.as_deref(),
         };
         let token = self.options.join_token.as_deref().map(JoinToken::read).transpose()?;
-        let request = JoinRequest {
+        Ok(JoinRequest {
             node: Some(wire::node_record(&self.entry(node, Lineage::PENDING))),
             protocol: *net::PROTOCOLS.end(),
             protocol_min: *net::PROTOCOLS.start(),
             incarnation: self.incarnation,
             proof: token.map(|token| token.prove(&joiner)),
-        };
-        let (identity, known) = match waiting
-            .end(&request, |why| {
-                self.porch.say(NodeState::Waiting, format!("the node waits for a cluster: {why}"))
-            })
-            .await?
-        {
-            End::Found => (self.found(node)?, Vec::new()),
-            End::Join(address, answer) => self.join(node, &address, answer)?,
-        };
-        self.porch.belongs(&identity);
-        waiting.settle(identity.cluster);
-        Ok(known)
+            seed: None,
+        })
     }
 
-    fn join(
+    pub(super) fn join(
         &self,
         node: NodeId,
         address: &str,

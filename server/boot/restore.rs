@@ -8,7 +8,8 @@
 //! is made is not sealed, and keeps nothing of it.
 //!
 //! `offline` makes a store of parts before a start: of one, or of several for one node. `seed`
-//! makes one of a snapshot in a repository, for the first node of a new cluster.
+//! makes one of a snapshot in a repository, for the first node of a new cluster, or for each of
+//! several that begin together by one `plan`.
 //!
 //! The steps of a restore: it tries everything that can fail for a reason which an operator can
 //! mend, such as the directory's permissions and the room for the store; checks every byte of the
@@ -25,6 +26,7 @@
 
 mod moved;
 pub mod offline;
+pub mod plan;
 pub mod seed;
 
 use std::{
@@ -67,6 +69,10 @@ const NODE: &str = "node-id";
 /// written.
 pub const FOUNDER: &str = "founder";
 pub const FOUNDER_ASIDE: &str = "founder.new";
+/// The plan by which a node begins a cluster together with others, and the same while it is
+/// written.
+pub const PLAN: &str = "seed-plan";
+const PLAN_ASIDE: &str = "seed-plan.new";
 /// All that a node keeps in its store directory.
 const OWN: &[&str] = &[
     "state.redb",
@@ -79,6 +85,8 @@ const OWN: &[&str] = &[
     NODE,
     FOUNDER,
     FOUNDER_ASIDE,
+    PLAN,
+    PLAN_ASIDE,
     kept::FILE,
     kept::ASIDE,
 ];
@@ -297,7 +305,8 @@ fn put_in_place(dir: &Path, aside: &str, done: Failpoint) -> Result<()> {
 
 /// Removes what a node kept while it waited for a cluster.
 fn end_waiting(dir: &Path) -> Result<()> {
-    [FOUNDING, NODE, FOUNDER, FOUNDER_ASIDE].iter().try_for_each(|name| clear(&dir.join(name)))
+    let kept = [FOUNDING, NODE, FOUNDER, FOUNDER_ASIDE, PLAN, PLAN_ASIDE];
+    kept.iter().try_for_each(|name| clear(&dir.join(name)))
 }
 
 fn clear(path: &Path) -> Result<()> {

@@ -3,10 +3,11 @@
 //!
 //! It listens on the node's own port until the services are ready. Then it finishes the requests
 //! that it has begun and closes connections, so that clients come back to the services. A node that
-//! waits for a cluster says who it is, promises, and can be told to found; any other gRPC call gets
-//! UNAVAILABLE with the reason, which clients retry. The reason that peers get leaves out what
-//! other nodes have told this one: two nodes that wait for each other would make it longer each
-//! round. Nor does it say how far a restore is, which would be news for their logs each time.
+//! waits for a cluster says who it is, promises, and can be told to found; one that founds together
+//! with others takes them in; any other gRPC call gets UNAVAILABLE with the reason, which clients
+//! retry. The reason that peers get leaves out what other nodes have told this one: two nodes that
+//! wait for each other would make it longer each round. Nor does it say how far a restore is, which
+//! would be news for their logs each time.
 
 use std::sync::{Arc, OnceLock};
 
@@ -26,21 +27,21 @@ use crate::{
         error::{Context, Error, Result},
         limits,
     },
-    boot::waiting::Waiting,
+    boot::{gathering::Gathering, waiting::Waiting},
     entry::Identity,
-    net::acceptor::Guests,
+    net::acceptor::{Guests, Place},
     proto::{
         CLUSTER_HEADER, Codec,
         internal::v1::{
-            FoundClusterRequest, FoundClusterResponse, IntroduceRequest, PromiseFoundingRequest,
-            PromiseFoundingResponse,
+            FoundClusterRequest, FoundClusterResponse, IntroduceRequest, JoinRequest,
+            PromiseFoundingRequest, PromiseFoundingResponse,
         },
         v1::{
             GetIdentityRequest, GetIdentityResponse, InitClusterRequest, InitClusterResponse,
             NodeState,
         },
     },
-    rpc::{Audit, Subject, Threshold},
+    rpc::{self, Audit, Subject, Threshold},
     wire::{self, public},
 };
 
@@ -48,6 +49,7 @@ use crate::{
 pub struct StartingServer {
     doing: watch::Sender<Doing>,
     guest: Arc<OnceLock<Arc<Waiting>>>,
+    host: Arc<OnceLock<Arc<Gathering>>>,
     listener: std::net::TcpListener,
     stop: watch::Sender<bool>,
 }
@@ -68,9 +70,14 @@ impl StartingServer {
             Doing { state: NodeState::Opening, words: "starting".to_owned(), identity: None };
         let (doing, done) = watch::channel(begin);
         let (stop, mut stopped) = watch::channel(false);
-        let guest = Arc::new(OnceLock::new());
-        let audit = threshold.audit.clone();
-        let inside = Inside { doing: done, guest: guest.clone(), address: address.into(), audit };
+        let (guest, host) = <(Arc<OnceLock<_>>, Arc<OnceLock<_>>)>::default();
+        let inside = Inside {
+            doing: done,
+            guest: guest.clone(),
+            host: host.clone(),
+            address: address.into(),
+            audit: threshold.audit.clone(),
+        };
         let pages = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .fallback(answer)
@@ -96,7 +103,7 @@ impl StartingServer {
                 }
             }
         });
-        Ok(StartingServer { doing, guest, listener, stop })
+        Ok(StartingServer { doing, guest, host, listener, stop })
     }
 
     /// Says what the node is doing, for those who ask why it is not ready.
@@ -121,6 +128,12 @@ impl StartingServer {
         let _ = self.guest.set(waiting);
     }
 
+    /// Lets nodes come that are to begin a cluster together with this one, which founds.
+    pub fn gather(&self, gathering: Arc<Gathering>) {
+        // A start founds once.
+        let _ = self.host.set(gathering);
+    }
+
     /// Hands the port over to the doors. Connections that come meanwhile wait for them.
     pub fn leave(self) -> Result<TcpListener> {
         // Whoever is still being answered is not waited for.
@@ -138,6 +151,7 @@ fn say(doing: &watch::Sender<Doing>, state: NodeState, words: String) {
 struct Inside {
     doing: watch::Receiver<Doing>,
     guest: Arc<OnceLock<Arc<Waiting>>>,
+    host: Arc<OnceLock<Arc<Gathering>>>,
     address: Arc<str>,
     audit: Audit,
 }
@@ -171,13 +185,25 @@ async fn answer(State(inside): State<Inside>, request: Request) -> Response {
             .await
         }
         (Some(node), "/devicedb.internal.v1.PeerService/Introduce") => {
-            unary(
-                &audit,
-                "Introduce",
-                request,
-                |_: IntroduceRequest| async move { node.introduce() },
-            )
-            .await
+            let gathers = inside.host.get().is_some();
+            let introduce = |_: IntroduceRequest| async move {
+                let mut answer = node.introduce()?;
+                answer.waiting.iter_mut().for_each(|waiting| waiting.gathers = gathers);
+                Ok(answer)
+            };
+            unary(&audit, "Introduce", request, introduce).await
+        }
+        (_, "/devicedb.internal.v1.PeerService/Join") if inside.host.get().is_some() => {
+            let place = request.extensions().get::<Arc<Place>>();
+            let name = place.and_then(|place| rpc::name_of_node_at(place));
+            let host = inside.host.get().cloned();
+            let join = |asked: JoinRequest| async move {
+                match host {
+                    Some(host) => host.attend(asked, name).await,
+                    None => Err(Error::unavailable("it gathers nobody; retry")),
+                }
+            };
+            unary(&audit, "Join", request, join).await
         }
         (Some(node), "/devicedb.internal.v1.PeerService/PromiseFounding") => {
             unary(&audit, "PromiseFounding", request, |asked| promise(node, asked)).await

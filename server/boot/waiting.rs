@@ -31,7 +31,7 @@ use crate::{
         limits,
         locks::lock,
     },
-    boot::restore,
+    boot::{gathering::gatherer, restore},
     faults::failpoint::{Failpoint, failpoint},
     net::Dialler,
     proto::internal::v1::{Founder, IntroduceResponse, JoinRequest, JoinResponse, WaitingNode},
@@ -86,7 +86,7 @@ pub struct There {
 pub enum End {
     Found,
     /// Taken in by the node at this address.
-    Join(String, JoinResponse),
+    Join(String, Box<JoinResponse>),
 }
 
 /// What each address of `--join` has answered.
@@ -171,6 +171,7 @@ impl Waiting {
                     join: self.list(),
                     founder: promised(&self.me.dir)?,
                     objection: self.me.objection.clone().unwrap_or_default(),
+                    gathers: false,
                 });
             }
         }
@@ -325,6 +326,10 @@ impl Waiting {
                 () = self.stirred.notified() => pause = limits::JOIN_AGAIN_MIN,
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(limits::JOIN_AGAIN_MAX),
             }
+            if request.seed.is_some() {
+                // Whoever gathers holds the question meanwhile.
+                pause = limits::JOIN_AGAIN_MIN;
+            }
         }
     }
 
@@ -344,17 +349,29 @@ impl Waiting {
     /// way.
     async fn ask(&self, request: &JoinRequest) -> Result<Result<End, String>> {
         let heard = self.ask_all().await;
-        let members = match self.step(&heard) {
-            Ok(Step::Join(_, members)) => members,
-            Ok(Step::Found(_)) => return Ok(Err(self.all_wait())),
-            Err(e) if several_clusters(&clusters(&heard)) => return Err(e),
-            Err(e) => return Ok(Err(told(&heard).unwrap_or(e.message))),
+        let together = request.seed.is_some();
+        let members = match (gatherer(&heard, clusters(&heard).pop_first())?, self.step(&heard)) {
+            (Some(founder), _) if together => vec![founder],
+            (Some(founder), _) => {
+                return Ok(Err(format!(
+                    "{founder} gathers the nodes that begin a cluster with a snapshot, and takes \
+                     in others when that serves. To be one of them, this node needs the same \
+                     --restore-from and --expect-nodes"
+                )));
+            }
+            (None, Ok(Step::Join(_, members))) => members,
+            (None, Err(e)) if several_clusters(&clusters(&heard)) => return Err(e),
+            (None, _) if together => {
+                return Ok(Err(told(&heard).unwrap_or_else(|| self.nobody_founds())));
+            }
+            (None, Ok(Step::Found(_))) => return Ok(Err(self.all_wait())),
+            (None, Err(e)) => return Ok(Err(told(&heard).unwrap_or(e.message))),
         };
         let mut reasons = Vec::new();
         for address in members {
             failpoint(Failpoint::JoinAsking);
             match self.dialler.join(&address, request.clone()).await {
-                Ok(answer) => return Ok(Ok(End::Join(address, answer))),
+                Ok(answer) => return Ok(Ok(End::Join(address, Box::new(answer)))),
                 Err(e) if matches!(e.kind, Kind::Unavailable | Kind::Unknown | Kind::Exhausted) => {
                     reasons.push(e.message)
                 }
@@ -377,6 +394,15 @@ impl Waiting {
         } else {
             format!("{who}: {command}, said once and to any of them, founds their cluster")
         }
+    }
+
+    fn nobody_founds(&self) -> String {
+        format!(
+            "no node of --join {} founds the cluster that this one is to begin with others: the \
+             one that founds is started with the same --restore-from and --expect-nodes, and \
+             without --join",
+            self.list().join(",")
+        )
     }
 
     async fn ask_all(&self) -> Heard {
@@ -521,7 +547,7 @@ mod tests {
             (founder != 0).then(|| Founder { node_id: founder, address: format!("{founder}:1") });
         let join = join.split(',').map(str::to_owned).collect();
         let waiting =
-            Some(WaitingNode { address: address.into(), join, founder, objection: String::new() });
+            Some(WaitingNode { address: address.into(), join, founder, ..WaitingNode::default() });
         IntroduceResponse { node_id, incarnation: node_id, cluster_id: Bytes::new(), waiting }
     }
 

@@ -9,8 +9,8 @@ use crate::{
     base::{
         error::{Error, Result},
         ids::{
-            GroupId, Lineage, NodeId, OperationId, RelayId, SiteGeneration, SiteId, SnapshotId,
-            SnapshotSeq, TokenId,
+            GroupId, Lineage, NodeId, OperationId, RelayId, ScheduleId, SiteGeneration, SiteId,
+            SnapshotId, SnapshotSeq, TokenId,
         },
         limits,
     },
@@ -18,6 +18,7 @@ use crate::{
         access::{Grant, Purpose, Ticket, Token},
         level::Level,
         operations::{Begin, Kind},
+        schedule::{Decision, Definition, Run},
         sites::Relay,
         snapshots::{Part, Snapshot},
     },
@@ -129,6 +130,18 @@ pub enum Command {
     BindNode { node: NodeId, name: String, anew: bool },
     /// Whether machines need a join token to become nodes.
     SetJoins { need_token: bool },
+    /// There is a schedule; one that is there becomes another one if it is to be replaced.
+    PutSchedule { id: ScheduleId, definition: Definition, at_ms: u64, replace: bool },
+    /// It is no more.
+    DeleteSchedule(ScheduleId),
+    /// It is paused, or goes on.
+    PauseSchedule { id: ScheduleId, paused: bool, at_ms: u64 },
+    /// A run of it begins out of turn.
+    RunSchedule { id: ScheduleId, run: Run },
+    /// Whoever leads the meta group has seen what is due.
+    DecideRun(Decision),
+    /// A run is over; an empty reason says that its snapshot is in the repository.
+    EndRun { id: ScheduleId, snapshot: SnapshotId, ended_ms: u64, reason: String },
 }
 
 /// Nodes that have not answered whoever asks for some time. Their places go to others, as far as
@@ -195,6 +208,7 @@ pub enum Changed {
     Operation(OperationId),
     Grant(Grant),
     Token(TokenId),
+    Schedule(ScheduleId),
 }
 
 /// What every node that applies the command should know of at once.
@@ -227,8 +241,8 @@ impl Command {
     /// no effect and is queued again (`docs/cut.md`, R5 and R10).
     ///
     /// Fenced is all that a client asks for and can see: sites, relays, and what becomes of
-    /// snapshots that were taken before, levels, who may do what, and who leaves or is removed. Not
-    /// fenced is:
+    /// snapshots that were taken before, levels, who may do what, who leaves or is removed, and
+    /// schedules with what has become of their runs. Not fenced is:
     /// - `SealSnapshot` and `AbortSnapshot`: they open the fence, so they cannot wait behind it.
     /// - `BeginSnapshot`: while a snapshot is open it is refused, and afterwards nothing is fenced.
     ///   So it never has an effect that could be seen too early.
@@ -268,6 +282,12 @@ impl Command {
             | Command::RevokeToken(_)
             | Command::ResumeToken(_)
             | Command::SetJoins { .. } => true,
+            Command::PutSchedule { .. }
+            | Command::DeleteSchedule(_)
+            | Command::PauseSchedule { .. }
+            | Command::RunSchedule { .. }
+            | Command::DecideRun(_)
+            | Command::EndRun { .. } => true,
         }
     }
 
@@ -290,6 +310,12 @@ impl Command {
     /// The level that all members have to know before it may stand in a log.
     pub fn level(&self) -> Level {
         match self {
+            Command::PutSchedule { .. }
+            | Command::DeleteSchedule(_)
+            | Command::PauseSchedule { .. }
+            | Command::RunSchedule { .. }
+            | Command::DecideRun(_)
+            | Command::EndRun { .. } => Level::SCHEDULES,
             Command::SetJoins { .. } | Command::JoinNode { ticket: Some(_), .. } => Level::JOINS,
             Command::CreateToken(Token { purpose: Purpose::Joins { .. }, .. }) => Level::JOINS,
             Command::BindNode { .. } => Level::ACCESS,

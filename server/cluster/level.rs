@@ -36,8 +36,10 @@ impl Level {
     pub const ACCESS: Level = Level(4);
     /// Machines may need a token to join.
     pub const JOINS: Level = Level(5);
+    /// Snapshots are taken and stored on schedules.
+    pub const SCHEDULES: Level = Level(6);
     /// The newest that this version knows.
-    const NEWEST: Level = Level::JOINS;
+    const NEWEST: Level = Level::SCHEDULES;
 
     /// The newest level that this node knows: that of its version, or an older one that a test
     /// names.

@@ -12,7 +12,9 @@
 //! - `operations`: what operators have asked of the members, until it is true and for some time
 //!   afterwards.
 //! - `access`: who may do what, as far as the cluster says it itself.
+//! - `cron`: when something recurs.
 //! - `retention`: which snapshots rules keep in a repository, and why.
+//! - `schedule`: when the cluster takes snapshots by itself, and what has become of them.
 //! - `command`: every change that can be asked of the meta group.
 //! - `placement`: which nodes should hold which group.
 //! - `reconfigure`: the next single step from a group's present members to the wanted ones.
@@ -24,7 +26,9 @@ pub mod sites;
 pub mod snapshots;
 pub mod operations;
 pub mod access;
+pub mod cron;
 pub mod retention;
+pub mod schedule;
 pub mod command;
 pub mod placement;
 pub mod reconfigure;

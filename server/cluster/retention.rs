@@ -14,12 +14,10 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-use crate::{
-    base::{
-        error::{Error, Result},
-        ids::SnapshotSeq,
-    },
-    part::manifest::rfc3339,
+use crate::base::{
+    error::{Error, Result},
+    ids::SnapshotSeq,
+    limits,
 };
 
 /// How much is kept. Zero says nothing.
@@ -51,8 +49,8 @@ pub struct Judged {
     pub reasons: Vec<String>,
 }
 
-/// The last so many hours, days and so on: what they are called, and which one a time lies in.
-type Bucket = (&'static str, fn(u64) -> String);
+/// How a time is written: RFC 3339 in UTC.
+pub type Written = fn(u64) -> String;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -67,13 +65,15 @@ impl Keep {
         *self == Keep::default()
     }
 
-    fn buckets(&self) -> [(u32, Bucket); 5] {
+    /// How many hours, days and so on, what they are called, and which one a time lies in.
+    fn buckets(&self, ms: u64, written: Written) -> [(u32, &'static str, String); 5] {
+        let text = written(ms);
         [
-            (self.hourly, ("hourly", |ms| format!("{}:00", &rfc3339(ms)[..13]))),
-            (self.daily, ("daily", |ms| rfc3339(ms)[..10].to_owned())),
-            (self.weekly, ("weekly", |ms| format!("from {}", &rfc3339(monday(ms))[..10]))),
-            (self.monthly, ("monthly", |ms| rfc3339(ms)[..7].to_owned())),
-            (self.yearly, ("yearly", |ms| rfc3339(ms)[..4].to_owned())),
+            (self.hourly, "hourly", format!("{}:00", &text[..13])),
+            (self.daily, "daily", text[..10].to_owned()),
+            (self.weekly, "weekly", format!("from {}", &written(monday(ms))[..10])),
+            (self.monthly, "monthly", text[..7].to_owned()),
+            (self.yearly, "yearly", text[..4].to_owned()),
         ]
     }
 }
@@ -85,11 +85,11 @@ fn monday(ms: u64) -> u64 {
 }
 
 /// The rules' word on each snapshot, newest first.
-pub fn judge(snapshots: &[Dated], keep: &Keep) -> Vec<Judged> {
+pub fn judge(snapshots: &[Dated], keep: &Keep, written: Written) -> Vec<Judged> {
     let mut all: Vec<&Dated> = snapshots.iter().collect();
     all.sort_by_key(|dated| std::cmp::Reverse(dated.seq));
     let newest_ms = all.first().map_or(0, |newest| newest.written_ms);
-    let mut seen = keep.buckets().map(|_| BTreeSet::new());
+    let mut seen: [BTreeSet<String>; 5] = Default::default();
     let mut judged = Vec::with_capacity(all.len());
     for (nth, dated) in (1u64..).zip(all) {
         let mut reasons = Vec::new();
@@ -105,8 +105,8 @@ pub fn judge(snapshots: &[Dated], keep: &Keep) -> Vec<Judged> {
         if nth <= u64::from(keep.last) {
             reasons.push(format!("last {nth} of {}", keep.last));
         }
-        for ((count, (name, of)), seen) in keep.buckets().into_iter().zip(&mut seen) {
-            let bucket = of(dated.written_ms);
+        let buckets = keep.buckets(dated.written_ms, written);
+        for ((count, name, bucket), seen) in buckets.into_iter().zip(&mut seen) {
             if seen.len() < count as usize && seen.insert(bucket.clone()) {
                 reasons.push(format!("{name} {bucket}"));
             }
@@ -120,8 +120,7 @@ pub fn judge(snapshots: &[Dated], keep: &Keep) -> Vec<Judged> {
     judged
 }
 
-const UNITS: [(&str, u64); 5] =
-    [("w", 7 * 86_400), ("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
 
 fn duration(seconds: u64) -> String {
     let unit = UNITS.iter().find(|(_, unit)| seconds > 0 && seconds.is_multiple_of(*unit));
@@ -130,7 +129,8 @@ fn duration(seconds: u64) -> String {
 
 fn seconds(text: &str) -> Option<u64> {
     let (name, unit) = UNITS.iter().find(|(name, _)| text.ends_with(name))?;
-    let count: u64 = text.strip_suffix(name)?.parse().ok()?;
+    let digits = text.strip_suffix(name)?;
+    let count: u64 = digits.bytes().all(|b| b.is_ascii_digit()).then_some(digits)?.parse().ok()?;
     count.checked_mul(*unit)
 }
 
@@ -149,8 +149,13 @@ impl FromStr for Keep {
                 return Err(wrong(rule, "it was said before"));
             }
             let number = || match value.parse::<u32>() {
-                Ok(number) if number > 0 && value.bytes().all(|b| b.is_ascii_digit()) => Ok(number),
-                _ => Err(wrong(rule, "its number goes from 1 to 4294967295")),
+                Ok(number)
+                    if (1..=limits::KEEP_MAX).contains(&number)
+                        && value.bytes().all(|b| b.is_ascii_digit()) =>
+                {
+                    Ok(number)
+                }
+                _ => Err(wrong(rule, &format!("its number goes from 1 to {}", limits::KEEP_MAX))),
             };
             match name {
                 "last" => keep.last = number()?,
@@ -160,9 +165,11 @@ impl FromStr for Keep {
                 "monthly" => keep.monthly = number()?,
                 "yearly" => keep.yearly = number()?,
                 "within" => {
-                    let within = seconds(value).filter(|seconds| *seconds > 0);
+                    let most = limits::KEEP_WITHIN_MAX.as_secs();
+                    let within = seconds(value).filter(|seconds| (1..=most).contains(seconds));
                     keep.within_s = within.ok_or_else(|| {
-                        wrong(rule, "its time is a number and one of s, m, h, d, w, as 7d")
+                        let most = most / 86_400;
+                        wrong(rule, &format!("its time is 1s to {most}d, in s, m, h or d, as 7d"))
                     })?;
                 }
                 _ => {
@@ -206,7 +213,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::base::error::Kind;
+    use crate::{base::error::Kind, part::manifest::rfc3339};
 
     const HOUR_MS: u64 = 3_600_000;
     /// 2023-11-13, a Monday, 0:00.
@@ -218,7 +225,7 @@ mod tests {
 
     fn kept(snapshots: &[Dated], rules: &str) -> Vec<u64> {
         let keep = rules.parse().unwrap();
-        let judged = judge(snapshots, &keep);
+        let judged = judge(snapshots, &keep, rfc3339);
         judged.iter().filter(|judged| judged.stays()).map(|judged| judged.seq.0).collect()
     }
 
@@ -243,21 +250,21 @@ mod tests {
         let mut three =
             [dated(1, BEGIN), dated(2, BEGIN + HOUR_MS), dated(3, BEGIN + 25 * HOUR_MS)];
         three[0].hold = Some("the audit".into());
-        let judged = judge(&three, &"daily=1,within=30h".parse().unwrap());
+        let judged = judge(&three, &"daily=1,within=30h".parse().unwrap(), rfc3339);
         let reasons: Vec<String> = judged.iter().map(|judged| judged.reasons.join("; ")).collect();
         assert_eq!(
             reasons,
             ["newest; daily 2023-11-14; within 30h", "within 30h", "held: the audit; within 30h"]
         );
-        let judged = judge(&three, &"last=1".parse().unwrap());
+        let judged = judge(&three, &"last=1".parse().unwrap(), rfc3339);
         assert!(!judged[1].stays() && judged[2].stays(), "{judged:?}");
-        assert!(judge(&three, &Keep::default()).iter().all(Judged::stays));
-        assert_eq!(judge(&[], &Keep::default()), []);
+        assert!(judge(&three, &Keep::default(), rfc3339).iter().all(Judged::stays));
+        assert_eq!(judge(&[], &Keep::default(), rfc3339), []);
     }
 
     #[test]
     fn rules_are_read_as_they_are_written() {
-        let all = "last=24,hourly=48,daily=30,weekly=8,monthly=12,yearly=3,within=1w";
+        let all = "last=24,hourly=48,daily=30,weekly=8,monthly=12,yearly=3,within=7d";
         assert_eq!(all.parse::<Keep>().unwrap().to_string(), all);
         assert_eq!("within=90m, last=1".parse::<Keep>().unwrap().to_string(), "last=1,within=90m");
         for (text, says) in [
@@ -268,10 +275,13 @@ mod tests {
             ("last=99999999999", "from 1 to"),
             ("minutely=1", "the rules are last"),
             ("last=1,last=2", "said before"),
-            ("within=7", "a number and one of"),
-            ("within=0d", "a number and one of"),
-            ("within=99999999999999999999w", "a number and one of"),
-            ("within=9999999999999999999w", "a number and one of"),
+            ("within=7", "its time is 1s to"),
+            ("within=0d", "its time is 1s to"),
+            ("within=+1d", "its time is 1s to"),
+            ("within=36526d", "its time is 1s to"),
+            ("within=99999999999999999999d", "its time is 1s to"),
+            ("within=9999999999999999999d", "its time is 1s to"),
+            ("last=100001", "from 1 to"),
             ("last=1,", "a name, = and a number"),
         ] {
             let e = text.parse::<Keep>().unwrap_err();
@@ -311,7 +321,7 @@ mod tests {
         fn the_newest_and_the_held_stay_and_longer_rules_keep_more(
             snapshots in any_snapshots(), keep in any_keep(), more in any_keep(),
         ) {
-            let judged = judge(&snapshots, &keep);
+            let judged = judge(&snapshots, &keep, rfc3339);
             prop_assert_eq!(judged.len(), snapshots.len());
             prop_assert!(judged.first().is_none_or(Judged::stays));
             let longer = Keep {
@@ -324,7 +334,7 @@ mod tests {
                 within_s: keep.within_s + more.within_s,
             };
             let stays = |of: &Keep| -> BTreeSet<SnapshotSeq> {
-                judge(&snapshots, of).iter().filter(|j| j.stays()).map(|j| j.seq).collect()
+                judge(&snapshots, of, rfc3339).iter().filter(|j| j.stays()).map(|j| j.seq).collect()
             };
             prop_assert!(keep.is_empty() || stays(&keep).is_subset(&stays(&longer)));
             for dated in snapshots.iter().filter(|dated| dated.hold.is_some()) {
@@ -333,7 +343,7 @@ mod tests {
             // What stays stays when the rules are asked again, of what is left.
             let left: Vec<Dated> =
                 snapshots.iter().filter(|d| stays(&keep).contains(&d.seq)).cloned().collect();
-            prop_assert!(judge(&left, &keep).iter().all(Judged::stays));
+            prop_assert!(judge(&left, &keep, rfc3339).iter().all(Judged::stays));
         }
 
         #[test]

@@ -360,7 +360,8 @@ fn no_store(node: NodeId) -> String {
     format!("node {node} has no snapshot store: start it with --snapshot-store DIR")
 }
 
-fn shortened(mut reason: String) -> String {
+/// As much of it as is kept.
+pub(super) fn shortened(mut reason: String) -> String {
     let mut end = reason.len().min(limits::REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
         end -= 1;

@@ -17,6 +17,7 @@ mod settings;
 mod members;
 mod operations;
 mod grants;
+mod schedules;
 mod snapshots;
 mod recovered;
 mod seeded;
@@ -31,8 +32,8 @@ use crate::{
     base::{
         error::{Error, Result},
         ids::{
-            GroupId, Lineage, NodeId, OperationId, RelayId, SiteGeneration, SiteId, SnapshotId,
-            SnapshotSeq,
+            GroupId, Lineage, NodeId, OperationId, RelayId, ScheduleId, SiteGeneration, SiteId,
+            SnapshotId, SnapshotSeq,
         },
         limits,
     },
@@ -42,6 +43,7 @@ use crate::{
         operations::Operation,
         placement::Assignments,
         reconfigure::Wanted,
+        schedule::Schedule,
         sites::{Relay, Site, Sites},
         snapshots::{Overall, Snapshot},
     },
@@ -61,6 +63,7 @@ pub struct Rows {
     pub operations: Vec<Operation>,
     pub grants: Vec<Grant>,
     pub tokens: Vec<Token>,
+    pub schedules: Vec<Schedule>,
 }
 
 /// The configuration of the cluster.
@@ -74,6 +77,7 @@ pub struct State {
     removed: BTreeMap<NodeId, Removed>,
     operations: BTreeMap<OperationId, Operation>,
     access: Access,
+    schedules: BTreeMap<ScheduleId, Schedule>,
 }
 
 /// What a command did apart from its reply.
@@ -97,6 +101,7 @@ impl State {
             removed: BTreeMap::new(),
             operations: BTreeMap::new(),
             access: Access::default(),
+            schedules: BTreeMap::new(),
         };
         state.assignments = state.placed(&Assignments::new(), &Away::new());
         Ok(state)
@@ -114,6 +119,7 @@ impl State {
             removed: BTreeMap::new(),
             operations: BTreeMap::new(),
             access: Access::default(),
+            schedules: BTreeMap::new(),
         }
     }
 
@@ -128,6 +134,7 @@ impl State {
             removed: rows.removed.into_iter().map(|r| (r.id, r)).collect(),
             operations: rows.operations.into_iter().map(|o| (o.id, o)).collect(),
             access: Access::from_rows(rows.grants, rows.tokens)?,
+            schedules: rows.schedules.into_iter().map(|s| (s.id.clone(), s)).collect(),
         };
         state.check()?;
         Ok(state)
@@ -144,6 +151,7 @@ impl State {
             removed,
             operations,
             access,
+            schedules,
         } = self;
         let mut rows = vec![Changed::Settings];
         rows.extend(nodes.keys().copied().map(Changed::Node));
@@ -155,6 +163,7 @@ impl State {
         rows.extend(operations.keys().copied().map(Changed::Operation));
         rows.extend(access.grants().iter().cloned().map(Changed::Grant));
         rows.extend(access.tokens().keys().copied().map(Changed::Token));
+        rows.extend(schedules.keys().cloned().map(Changed::Schedule));
         rows
     }
 
@@ -181,6 +190,10 @@ impl State {
     /// Who may do what.
     pub fn access(&self) -> &Access {
         &self.access
+    }
+    /// When the cluster takes snapshots by itself.
+    pub fn schedules(&self) -> &BTreeMap<ScheduleId, Schedule> {
+        &self.schedules
     }
     /// Sites whose addition or removal somebody has begun, at most `limit` of them, by id.
     pub fn unfinished_sites(&self, limit: usize) -> Vec<(SiteId, Site)> {
@@ -333,6 +346,18 @@ impl State {
             Command::ResumeToken(id) => self.resume_token(*id, effects),
             Command::BindNode { node, name, anew } => self.bind_node(*node, name, *anew, effects),
             Command::SetJoins { need_token } => Ok(self.set_joins(*need_token, effects)),
+            Command::PutSchedule { id, definition, at_ms, replace } => {
+                self.put_schedule(id, definition, *at_ms, *replace, effects)
+            }
+            Command::DeleteSchedule(id) => self.delete_schedule(id, effects),
+            Command::PauseSchedule { id, paused, at_ms } => {
+                self.pause_schedule(id, *paused, *at_ms, effects)
+            }
+            Command::RunSchedule { id, run } => self.run_schedule(id, run, effects),
+            Command::DecideRun(decision) => self.decide_run(decision, effects),
+            Command::EndRun { id, snapshot, ended_ms, reason } => {
+                self.end_run(id, *snapshot, *ended_ms, reason, effects)
+            }
         }
     }
 
@@ -351,6 +376,8 @@ impl State {
     /// - Nodes, and sites that were half added or removed, are as they were. Nodes announce
     ///   themselves, and the sites are finished. So operations are as they were too, and what runs
     ///   ends by the same facts.
+    /// - Schedules go on. What ran is over: the snapshot that was being taken is of the old
+    ///   history, as are the parts that the old runs have left.
     /// - No node has the name of a certificate: other machines have other certificates.
     pub fn restored(mut self, snapshot: SnapshotId) -> Result<State> {
         let seq = self.captured_by(snapshot)?;
@@ -359,6 +386,7 @@ impl State {
             record.seal();
         }
         self.nodes.values_mut().for_each(|node| node.certificate_name = None);
+        self.schedules.values_mut().for_each(Schedule::into_new_history);
         self.settings = Settings {
             lineage: Lineage::PENDING,
             restored_from: Some(snapshot),
@@ -438,6 +466,7 @@ impl State {
             )));
         }
         self.check_operations()?;
+        self.check_schedules()?;
         let newest = self.settings.site_generations;
         if let Some((site, _)) = self.sites.sites().iter().find(|(_, s)| s.generation > newest) {
             return Err(Error::corrupt(format!(

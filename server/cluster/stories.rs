@@ -1,6 +1,7 @@
 //! The meta group as stories: `tests/golden/cluster`. Also the laws of its state machine.
 
 mod rows;
+mod schedules;
 
 use rows::Stored;
 use uuid::Uuid;
@@ -222,7 +223,9 @@ fn command(words: &[&str]) -> Command {
         ["joins", "need", "a", "token"] => Command::SetJoins { need_token: true },
         ["joins", "are", "open"] => Command::SetJoins { need_token: false },
         ["establish", nonce] => Command::EstablishLineage { nonce: number(nonce) },
-        _ => panic!("nobody knows what {words:?} means"),
+        _ => {
+            schedules::command(words).unwrap_or_else(|| panic!("nobody knows what {words:?} means"))
+        }
     }
 }
 
@@ -281,6 +284,7 @@ fn act(state: &mut State, line: &str) -> String {
             });
             grants.chain(tokens).collect()
         }
+        ["schedules"] => schedules::told(state),
         ["operations"] => state.operations().values().map(remembered).collect(),
         ["nodes"] => state
             .nodes()

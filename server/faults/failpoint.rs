@@ -327,6 +327,12 @@ failpoints! {
     /// The snapshot is in the repository, and nobody has been told.
     UploadMade "upload.made"
 
+    // A run of a schedule.
+    /// Its snapshot has begun, and nobody has it stored.
+    ScheduledSnapshotTaken "schedule.snapshot-taken"
+    /// Its snapshot is in the repository, and the run's end is not noted.
+    ScheduledSnapshotStored "schedule.snapshot-stored"
+
     // A restore.
     /// The part's files are moved out of the way, to see that they can be, and come back next.
     RestoreTried "restore.tried"
@@ -344,6 +350,10 @@ failpoints! {
     RestoreAsideRemoved "restore.aside-removed"
 
     // A cluster that is made of a snapshot in a repository.
+    /// A node that begins it together with others has written their plan aside.
+    SeedPlanWritten "seed.plan-written"
+    /// It keeps the plan, durably, and has told nobody of it.
+    SeedPlanKept "seed.plan-kept"
     /// The snapshot's indexes agree with its root, and all that they name is there; nothing has
     /// changed.
     SeedChecked "seed.checked"

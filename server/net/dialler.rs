@@ -25,8 +25,8 @@ use crate::{
         DescribePartRequest, DescribePartResponse, FoundClusterRequest, FoundClusterResponse,
         Founder, GetNodeStatusRequest, GetNodeStatusResponse, IntroduceRequest, IntroduceResponse,
         JoinRequest, JoinResponse, ListPartsRequest, ListPartsResponse, PromiseFoundingRequest,
-        RemovePartRequest, RemovePartResponse, UploadGroupsRequest, UploadGroupsResponse,
-        peer_service_client::PeerServiceClient,
+        RemovePartRequest, RemovePartResponse, StoreSnapshotRequest, StoreSnapshotResponse,
+        UploadGroupsRequest, UploadGroupsResponse, peer_service_client::PeerServiceClient,
     },
     wire,
 };
@@ -167,6 +167,16 @@ impl Dialler {
         request: UploadGroupsRequest,
     ) -> Result<Streaming<UploadGroupsResponse>> {
         let answer = self.connect_to(node).await?.upload_groups(request).await;
+        Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
+    }
+
+    /// Has a node have a snapshot stored, or say how far that is.
+    pub async fn store_snapshot(
+        &self,
+        node: &Node,
+        request: StoreSnapshotRequest,
+    ) -> Result<StoreSnapshotResponse> {
+        let answer = self.connect_to(node).await?.store_snapshot(request).await;
         Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
     }
 

@@ -21,18 +21,16 @@
 //! seals has the plain rows there too.
 
 pub mod age;
+pub mod cipher;
 pub mod kept;
 
 use std::{fmt, fs, io::Read as _, path::Path, sync::Arc};
 
-use aes_gcm_siv::{
-    Aes256GcmSiv, KeyInit as _, Nonce,
-    aead::{Aead as _, Payload},
-};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
-pub use self::age::{Identity, Recipient};
+pub use self::age::{Identity, Recipient, random, unwrap, wrap};
+use self::cipher::{Cipher, nonce};
 use crate::base::{
     error::{Error, Result},
     limits,
@@ -52,7 +50,7 @@ pub struct Seal {
 /// What a seal's key opens and makes.
 pub struct Keys {
     name: [u8; 32],
-    cipher: Aes256GcmSiv,
+    cipher: Cipher,
 }
 
 /// A seal and its keys: whoever has them seals and opens.
@@ -72,7 +70,6 @@ pub struct Identities {
 const SCHEME: &str = "blake3-aes256gcmsiv";
 const NAMES: &str = "devicedb 2026 sealed part: names of chunks";
 const DATA: &str = "devicedb 2026 sealed part: files of chunks";
-const NONCE_BYTES: usize = 12;
 
 impl Sealing {
     /// A new seal for these recipients.
@@ -129,7 +126,7 @@ impl Seal {
                  recipients",
                 self.named(),
                 identities.place,
-                named(&identities.list.iter().map(Identity::recipient).collect::<Vec<_>>())
+                named(&identities.recipients())
             ))
         })?;
         let key: [u8; 32] = key
@@ -147,7 +144,8 @@ impl Seal {
     }
 }
 
-fn in_order(recipients: &[Recipient]) -> Result<Vec<Recipient>> {
+/// Ascending, none twice; `Invalid` if there are none or too many.
+pub fn in_order(recipients: &[Recipient]) -> Result<Vec<Recipient>> {
     let mut sorted = recipients.to_vec();
     sorted.sort();
     sorted.dedup();
@@ -155,20 +153,21 @@ fn in_order(recipients: &[Recipient]) -> Result<Vec<Recipient>> {
         return Ok(sorted);
     }
     Err(Error::invalid(format!(
-        "a part is sealed to 1 to {} recipients, not to {}",
+        "a seal has 1 to {} recipients, not {}",
         limits::SEAL_RECIPIENTS_MAX,
         sorted.len()
     )))
 }
 
-fn named(recipients: &[Recipient]) -> String {
+/// Recipients for a message.
+pub fn named(recipients: &[Recipient]) -> String {
     recipients.iter().map(Recipient::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Keys {
     fn of(key: &[u8; 32]) -> Keys {
         let (name, data) = (blake3::derive_key(NAMES, key), blake3::derive_key(DATA, key));
-        Keys { name, cipher: Aes256GcmSiv::new(&data.into()) }
+        Keys { name, cipher: Cipher::new(&data) }
     }
 
     /// The name of a chunk with these plain bytes.
@@ -178,22 +177,15 @@ impl Keys {
 
     /// The file of a chunk, 16 bytes longer than its frame.
     pub fn seal(&self, name: &[u8; 32], frame: &[u8]) -> Vec<u8> {
-        let sealed = self.cipher.encrypt(&nonce(name), Payload { msg: frame, aad: name });
-        sealed.expect("a frame is far shorter than the 64 GiB that the cipher takes")
+        self.cipher.seal(nonce(name), name, frame)
     }
 
     /// The frame of a chunk. `Corrupt` if the file is not what this name had under this seal.
     pub fn open(&self, name: &[u8; 32], stored: &[u8]) -> Result<Vec<u8>> {
         self.cipher
-            .decrypt(&nonce(name), Payload { msg: stored, aad: name })
-            .map_err(|_| Error::corrupt("its seal is broken: it is not what was sealed"))
+            .open(nonce(name), name, stored)
+            .ok_or_else(|| Error::corrupt("its seal is broken: it is not what was sealed"))
     }
-}
-
-fn nonce(name: &[u8; 32]) -> Nonce {
-    let mut nonce = Nonce::default();
-    nonce.copy_from_slice(&name[..NONCE_BYTES]);
-    nonce
 }
 
 impl fmt::Debug for Keys {
@@ -207,11 +199,16 @@ impl Identities {
     /// is none. No message repeats what stands in it.
     pub fn read(path: &Path) -> Result<Identities> {
         let place = path.display().to_string();
-        let unusable = |what: String| Error::invalid(format!("identity file {place} {what}"));
         let mut text = String::new();
         let read = fs::File::open(path)
             .and_then(|file| file.take(limits::IDENTITY_FILE_BYTES_MAX).read_to_string(&mut text));
-        read.map_err(|e| unusable(format!("cannot be read: {e}")).with_source(e))?;
+        read.map_err(|e| unusable(&place, &format!("cannot be read: {e}")).with_source(e))?;
+        Identities::parse(place, &text)
+    }
+
+    /// Those of the text of an identity file.
+    pub fn parse(place: String, text: &str) -> Result<Identities> {
+        let unusable = |what: String| unusable(&place, &what);
         if text.starts_with("age-encryption.org/") || text.starts_with("-----BEGIN AGE ENCRYPTED") {
             return Err(unusable(
                 "is locked with a passphrase: age -d opens it, and its plain text is wanted here"
@@ -232,6 +229,20 @@ impl Identities {
             false => Ok(Identities { place, list }),
         }
     }
+
+    /// To whom something has to be sealed for these to open it.
+    pub fn recipients(&self) -> Vec<Recipient> {
+        self.list.iter().map(Identity::recipient).collect()
+    }
+
+    /// What an age file holds, if it is for one of them. `Corrupt` if it is damaged.
+    pub fn unwrap(&self, file: &[u8]) -> Result<Option<Vec<u8>>> {
+        age::unwrap(file, &self.list)
+    }
+}
+
+fn unusable(place: &str, what: &str) -> Error {
+    Error::invalid(format!("identity file {place} {what}"))
 }
 
 impl fmt::Debug for Identities {

@@ -29,9 +29,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    digested,
+    cover::Cover,
     index::is_name,
-    manifest::{Snapshot, lineage_text},
+    manifest::{Snapshot, laid_out, lineage_text, taken_apart},
     root::{Folder, Kept, Repository},
     store::{Made, found},
 };
@@ -72,6 +72,12 @@ pub struct Catalogue {
     pub void: Vec<(SnapshotSeq, SnapshotSeq)>,
     /// What is being deleted.
     pub dropped: Vec<Dropped>,
+}
+
+/// All that can be relied on of a newer one.
+#[derive(Deserialize)]
+struct AnyCatalogue {
+    format: u32,
 }
 
 /// A snapshot that is there.
@@ -198,7 +204,7 @@ impl Catalogue {
 
     pub fn encode(&self) -> Result<Vec<u8>> {
         self.check()?;
-        let text = digested::encode(self);
+        let text = laid_out(self);
         if text.len() as u64 > limits::CATALOGUE_BYTES_MAX {
             return Err(Error::exhausted(format!(
                 "the catalogue of {} snapshots would have {} bytes, and {} is the most: drop some \
@@ -213,10 +219,21 @@ impl Catalogue {
 
     /// `Conflict` if a newer version made it, `Corrupt` if it is not what was made.
     pub fn parse(text: &[u8]) -> Result<Catalogue> {
-        let catalogue: Catalogue = digested::parse(text, "catalogue", FORMAT)?;
+        let whole = taken_apart(text)?;
+        let garbled = |e: serde_json::Error| {
+            Error::corrupt(format!("it is not what this program writes: {e}")).with_source(e)
+        };
+        let AnyCatalogue { format } = serde_json::from_slice(&whole).map_err(garbled)?;
+        if format > FORMAT {
+            return Err(Error::conflict(format!(
+                "a newer version made this catalogue: format {format}, this program reads up to \
+                 {FORMAT}; use a newer program"
+            )));
+        }
+        let catalogue: Catalogue = serde_json::from_slice(&whole).map_err(garbled)?;
         catalogue.check()?;
         // One catalogue has one text.
-        if digested::encode(&catalogue) != text {
+        if laid_out(&catalogue) != text {
             return Err(Error::corrupt("it is not laid out as this program writes it"));
         }
         Ok(catalogue)
@@ -373,17 +390,21 @@ impl Repository {
                 continue;
             };
             let read = self.store.read(&object.name, limits::MANIFEST_BYTES_MAX as u64)?;
-            let parsed = self.parse_snapshot(folder, relative, &read);
-            let (snapshot, catalogue) = match parsed {
-                Ok(snapshot) => (snapshot, &mut standing.catalogue),
+            // Without the key, its cover tells enough of a sealed one.
+            let parsed = match self.is_closed() {
+                true => Cover::parse(&read).map_err(|e| e.at(&object.name)),
+                false => self.parse_snapshot(folder, relative, &read).map(|s| Cover::of(&s)),
+            };
+            let (cover, catalogue) = match parsed {
+                Ok(cover) => (cover, &mut standing.catalogue),
                 Err(e) => {
                     standing.damaged.push(e.message);
                     continue;
                 }
             };
-            if catalogue.entry(snapshot.seq).is_none() && !catalogue.is_void(snapshot.seq) {
+            if catalogue.entry(cover.seq).is_none() && !catalogue.is_void(cover.seq) {
                 let digest = Digest(blake3::hash(&read).into());
-                catalogue.list(Entry::of(&snapshot, relative, digest, snapshot.written_ms));
+                catalogue.list(Entry::of(&cover, relative, digest, cover.written_ms));
             }
         }
         Ok(())
@@ -441,7 +462,30 @@ impl Repository {
     /// A snapshot that is listed.
     pub fn kept(&self, folder: Folder, entry: &Entry) -> Result<Kept> {
         let name = folder.object(&entry.object);
-        let read = self.store.read(&name, limits::MANIFEST_BYTES_MAX as u64);
+        let text = self.text(&name, entry)?;
+        let snapshot = self.parse_snapshot(folder, &entry.object, &text)?;
+        if (snapshot.seq, snapshot.snapshot) != (entry.seq, entry.snapshot) {
+            return Err(Error::corrupt(format!(
+                "{name}: it says of itself that it is snapshot {}, number {}",
+                snapshot.snapshot, snapshot.seq
+            )));
+        }
+        Ok(Kept { folder, object: entry.object.clone(), snapshot })
+    }
+
+    /// What everybody sees of it. Where the key is here, it is proved.
+    pub fn cover(&self, folder: Folder, entry: &Entry) -> Result<Cover> {
+        if !self.is_closed() {
+            return Ok(Cover::of(&self.kept(folder, entry)?.snapshot));
+        }
+        let name = folder.object(&entry.object);
+        let cover = Cover::parse(&self.text(&name, entry)?).map_err(|e| e.at(&name))?;
+        self.belongs(&cover, folder, &name)?;
+        Ok(cover)
+    }
+
+    fn text(&self, name: &str, entry: &Entry) -> Result<Vec<u8>> {
+        let read = self.store.read(name, limits::MANIFEST_BYTES_MAX as u64);
         let read = read.map_err(|e| match e.kind {
             Kind::NotFound => Error::corrupt(format!("{name} is missing")),
             _ => e,
@@ -452,14 +496,7 @@ impl Repository {
                  after it was written"
             )));
         }
-        let snapshot = self.parse_snapshot(folder, &entry.object, &read)?;
-        if (snapshot.seq, snapshot.snapshot) != (entry.seq, entry.snapshot) {
-            return Err(Error::corrupt(format!(
-                "{name}: it says of itself that it is snapshot {}, number {}",
-                snapshot.snapshot, snapshot.seq
-            )));
-        }
-        Ok(Kept { folder, object: entry.object.clone(), snapshot })
+        Ok(read)
     }
 
     /// The snapshot of that number, if it is listed.
@@ -484,23 +521,37 @@ impl Repository {
         })
     }
 
-    fn parse_snapshot(&self, folder: Folder, object: &str, text: &[u8]) -> Result<Snapshot> {
+    pub(super) fn parse_snapshot(
+        &self,
+        folder: Folder,
+        object: &str,
+        text: &[u8],
+    ) -> Result<Snapshot> {
         let name = folder.object(object);
-        let snapshot = Snapshot::parse(text).map_err(|e| e.at(&name))?;
-        let belongs = (snapshot.cluster, snapshot.lineage);
-        if belongs != (folder.cluster, folder.lineage) || snapshot.repository != self.id {
-            return Err(Error::corrupt(format!(
-                "{name}: it says of itself that it is number {} of cluster {} in lineage {} in \
-                 repository {}",
-                snapshot.seq, snapshot.cluster, snapshot.lineage, snapshot.repository
-            )));
-        }
+        let snapshot = match self.vault()? {
+            None => Snapshot::parse(text),
+            Some(vault) => Cover::parse(text).and_then(|cover| cover.open(vault)),
+        };
+        let snapshot = snapshot.map_err(|e| e.at(&name))?;
+        self.belongs(&Cover::of(&snapshot), folder, &name)?;
         Ok(snapshot)
+    }
+
+    fn belongs(&self, cover: &Cover, folder: Folder, name: &str) -> Result<()> {
+        let belongs = (cover.cluster, cover.lineage, cover.repository);
+        if belongs == (folder.cluster, folder.lineage, self.id) {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "{name}: it says of itself that it is number {} of cluster {} in lineage {} in \
+             repository {}",
+            cover.seq, cover.cluster, cover.lineage, cover.repository
+        )))
     }
 }
 
 impl Entry {
-    pub fn of(snapshot: &Snapshot, object: &str, digest: Digest, listed_ms: u64) -> Entry {
+    pub fn of(snapshot: &Cover, object: &str, digest: Digest, listed_ms: u64) -> Entry {
         Entry {
             seq: snapshot.seq,
             snapshot: snapshot.snapshot,

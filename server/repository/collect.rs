@@ -33,9 +33,11 @@ use crate::{
         ids::{SnapshotId, SnapshotSeq},
         limits,
     },
-    cluster::retention::{self, Dated, Keep},
+    cluster::retention::{self, Dated},
     part::manifest::{WRITTEN_MS_MAX, rfc3339},
 };
+
+pub use crate::cluster::retention::Keep;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -223,7 +225,7 @@ fn going(
             hold: entry.hold.as_ref().filter(|hold| !ended(hold)).map(|hold| hold.reason.clone()),
         })
         .collect();
-    let judged = retention::judge(&dated, &order.keep).into_iter();
+    let judged = retention::judge(&dated, &order.keep, rfc3339).into_iter();
     let mut judged: BTreeMap<_, _> = judged.map(|one| (one.seq, one.reasons)).collect();
     let mut going = BTreeSet::new();
     for entry in catalogue.snapshots.iter().rev() {

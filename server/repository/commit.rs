@@ -6,6 +6,7 @@
 
 use super::{
     catalogue::{Catalogue, Entry, Step},
+    cover::Cover,
     index::{Index, Place},
     manifest::{self, FORMAT, Group, PartOf, Snapshot},
     root::{Folder, Repository},
@@ -116,10 +117,10 @@ impl Commit {
         snapshot: Snapshot,
         base: Option<SnapshotSeq>,
     ) -> Result<(Snapshot, bool)> {
-        let text = snapshot.encode()?;
+        let text = self.repository.encoded(&snapshot)?;
         let digest = Digest(blake3::hash(&text).into());
         let object = object_name("s", self.seq, &digest);
-        self.repository.store.create(&self.folder.object(&object), text.into())?;
+        send::put(&self.repository, &self.folder.object(&object), text)?;
         self.repository.amend(self.folder, |catalogue| {
             if let Some(there) = self.listed(catalogue, &snapshot.root)? {
                 return Ok(Step::Is((there, true)));
@@ -132,7 +133,7 @@ impl Commit {
             }
             catalogue.list(Entry {
                 schedule: self.schedule.clone(),
-                ..Entry::of(&snapshot, &object, digest, catalogue.written_ms)
+                ..Entry::of(&Cover::of(&snapshot), &object, digest, catalogue.written_ms)
             });
             Ok(Step::Becomes((snapshot.clone(), false)))
         })

@@ -36,7 +36,8 @@ pub struct Index {
     pub chunks: Vec<Located>,
 }
 
-/// Where a frame lies: an object's name in the folder, and which of its bytes.
+/// Where a frame lies: an object's name in the folder, and which of its bytes. The digest is that
+/// of the frame before it was sealed, if it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {

@@ -110,25 +110,12 @@ impl Snapshot {
 
     pub fn encode(&self) -> Result<Vec<u8>> {
         self.check()?;
-        let body = self.body();
-        let digest = Digest(blake3::hash(body.as_bytes()).into());
-        Ok((body + &last_line(&digest)).into_bytes())
+        Ok(laid_out(self))
     }
 
     /// `Conflict` if a newer version made it, `Corrupt` if it is not what was made.
     pub fn parse(text: &[u8]) -> Result<Snapshot> {
-        let length = last_line(&Digest([0; 32])).len();
-        let split = text.split_at_checked(text.len().saturating_sub(length));
-        let (body, line) = split.unwrap_or((text, &[]));
-        if line != last_line(&Digest(blake3::hash(body).into())).as_bytes() {
-            return Err(Error::corrupt(
-                "its digest, in its last line, is not that of the lines before: it was changed or \
-                 cut short after it was written",
-            ));
-        }
-        // The digest is no field: without its line the text is whole again.
-        let body = body.strip_suffix(b",\n").unwrap_or(body);
-        let whole = [body, b"\n}"].concat();
+        let whole = taken_apart(text)?;
         let garbled = |e: serde_json::Error| {
             Error::corrupt(format!("it is not what this program writes: {e}")).with_source(e)
         };
@@ -149,11 +136,6 @@ impl Snapshot {
             return Err(Error::corrupt("it is not laid out as this program writes it"));
         }
         Ok(snapshot)
-    }
-
-    fn body(&self) -> String {
-        let text = serde_json::to_string_pretty(self).expect("texts and numbers are JSON");
-        text.strip_suffix("\n}").expect("it is an object with fields").to_owned() + ",\n"
     }
 
     fn check(&self) -> Result<()> {
@@ -218,11 +200,35 @@ pub fn root(groups: impl Iterator<Item = Digest>) -> Digest {
     Digest(hasher.finalize().into())
 }
 
+/// A line for each field, and the digest of all lines in the last one.
+pub(super) fn laid_out<T: Serialize>(fields: &T) -> Vec<u8> {
+    let text = serde_json::to_string_pretty(fields).expect("texts and numbers are JSON");
+    let body = text.strip_suffix("\n}").expect("it is an object with fields").to_owned() + ",\n";
+    let digest = Digest(blake3::hash(body.as_bytes()).into());
+    (body + &last_line(&digest)).into_bytes()
+}
+
+/// The fields of such a text as JSON, if they are those of its digest.
+pub(super) fn taken_apart(text: &[u8]) -> Result<Vec<u8>> {
+    let length = last_line(&Digest([0; 32])).len();
+    let split = text.split_at_checked(text.len().saturating_sub(length));
+    let (body, line) = split.unwrap_or((text, &[]));
+    if line != last_line(&Digest(blake3::hash(body).into())).as_bytes() {
+        return Err(Error::corrupt(
+            "its digest, in its last line, is not that of the lines before: it was changed or cut \
+             short after it was written",
+        ));
+    }
+    // The digest is no field: without its line the text is whole again.
+    let body = body.strip_suffix(b",\n").unwrap_or(body);
+    Ok([body, b"\n}"].concat())
+}
+
 fn last_line(digest: &Digest) -> String {
     format!("  \"digest\": \"{digest}\"\n}}\n")
 }
 
-pub mod lineage_text {
+pub(super) mod lineage_text {
     use serde::{Deserialize, Deserializer, Serializer, de};
 
     use crate::base::ids::Lineage;

@@ -6,7 +6,8 @@
 //! Nothing in it is ever overwritten:
 //!
 //! ```text
-//! devicedb.json                     what this is: format and id (`root`)
+//! devicedb.json                     what this is: format, id, and whether it is sealed (`root`)
+//! keys/<recipient>                  the key of a sealed one, for one who can open it (`key`)
 //! k/<cluster>/<lineage>/<number>    which snapshots a history has: the commit point (`catalogue`)
 //! <cluster>/<lineage>/s/<seq>-...   a snapshot (`manifest`)
 //! <cluster>/<lineage>/i/<seq>-...   the chunks of its groups, and where they lie (`index`)
@@ -35,15 +36,22 @@
 //! in it, and one of them makes the snapshot. Histories have folders of their own, so a clone of a
 //! cluster and its original never refer to each other's objects.
 //!
-//! Nothing is encrypted or signed, and sealed parts are refused. Rows are compared with the one snapshot
-//! before, and not with all: there is no table of all chunks that would have to fit into memory or
-//! be kept right.
+//! A repository may be sealed (`vault`): then who reads the place learns what catalogues and the
+//! covers of snapshots say (`cover`), and no row, name or hash of one. Everything is sealed as the
+//! last thing before it is stored and opened as the first after it was read, in `Repository` and in
+//! `send`.
+//!
+//! Nothing is signed, and sealed parts are refused. Rows are compared with the one snapshot before,
+//! and not with all: there is no table of all chunks that would have to fit into memory or be kept
+//! right.
 
 pub mod store;
 pub mod objects;
+pub mod vault;
 pub mod index;
 pub mod manifest;
-pub mod digested;
+pub mod cover;
+pub mod key;
 pub mod root;
 pub mod catalogue;
 pub mod send;

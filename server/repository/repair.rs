@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{
     catalogue::{Entry, Step},
     collect::References,
-    manifest::Snapshot,
+    cover::Cover,
     root::{Folder, Repository},
 };
 use crate::{
@@ -82,9 +82,9 @@ fn entry(
 ) -> Result<Entry> {
     let name = folder.object(object);
     let text = repository.store.read(&name, limits::MANIFEST_BYTES_MAX as u64)?;
-    let snapshot = Snapshot::parse(&text).map_err(|e| e.at(&name))?;
+    let snapshot = repository.parse_snapshot(folder, object, &text)?;
     let digest = Digest(blake3::hash(&text).into());
-    let entry = Entry::of(&snapshot, object, digest, snapshot.written_ms);
+    let entry = Entry::of(&Cover::of(&snapshot), object, digest, snapshot.written_ms);
     let mut references = References::default();
     let needed = references.of(repository, folder, &entry)?;
     match needed.iter().find(|needed| !objects.contains_key(*needed)) {

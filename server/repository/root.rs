@@ -1,5 +1,8 @@
-//! What makes a place a repository: `devicedb.json`, which is made once and says its format and its
-//! id.
+//! What makes a place a repository: `devicedb.json`, which is made once and says its format, its id
+//! and how it is sealed, if it is.
+//!
+//! Format 2 is a repository that is not sealed, and format 3 one that is. In a sealed one nothing
+//! that is not sealed is believed. Format 1 kept no catalogues, and is refused.
 
 use std::{path::Path, sync::Arc, thread, time::Duration};
 
@@ -7,16 +10,22 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
+    cover::Cover,
     index::{Index, Located, Place},
+    key::{self, KeySource},
     manifest::Snapshot,
     objects::{self, Objects},
     store::{Directory, Made, Object, Store, found},
+    vault::{OVERHEAD, Scheme, Secret, Vault},
 };
-use crate::base::{
-    clock::Random,
-    error::{Error, Result},
-    ids::{ClusterId, Lineage},
-    limits,
+use crate::{
+    base::{
+        clock::Random,
+        error::{Error, Result},
+        ids::{ClusterId, Lineage},
+        limits,
+    },
+    part::{chunk::Digest, seal::Recipient},
 };
 
 /// A repository that is there.
@@ -24,6 +33,23 @@ use crate::base::{
 pub struct Repository {
     pub store: Arc<dyn Store>,
     pub id: Uuid,
+    seal: Seal,
+}
+
+/// What is between a repository and whoever looks at it.
+#[derive(Clone)]
+enum Seal {
+    Nothing,
+    Opened(Arc<Vault>),
+    /// Its key is not here: only covers can be read.
+    Closed,
+}
+
+/// How a repository that is made is sealed.
+pub struct Sealed {
+    pub key: Secret,
+    /// Who get slots.
+    pub recipients: Vec<Recipient>,
 }
 
 /// The folder of one history.
@@ -48,6 +74,8 @@ struct Root {
     format: u32,
     product: String,
     repository: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seal: Option<Scheme>,
 }
 
 /// All that can be relied on of a newer one.
@@ -57,7 +85,8 @@ struct AnyRoot {
 }
 
 pub const ROOT: &str = "devicedb.json";
-const FORMAT: u32 = 2;
+const PLAIN: u32 = 2;
+const SEALED: u32 = 3;
 /// Names on which `init` has writers race, and how many of them.
 const RACES: usize = 8;
 const RACERS: u8 = 8;
@@ -91,13 +120,18 @@ impl Repository {
     /// Makes a repository of a place that is empty: a directory that may also not be there, or an
     /// object store below a prefix.
     pub fn init(place: &str) -> Result<Repository> {
-        Repository::init_on(store_at(place, limits::OBJECT_PATIENCE_COMMAND)?)
+        Repository::init_on(store_at(place, limits::OBJECT_PATIENCE_COMMAND)?, None)
     }
 
-    fn init_on(store: Arc<dyn Store>) -> Result<Repository> {
+    /// The same, sealed.
+    pub fn init_sealed(place: &str, sealed: &Sealed) -> Result<Repository> {
+        Repository::init_on(store_at(place, limits::OBJECT_PATIENCE_COMMAND)?, Some(sealed))
+    }
+
+    fn init_on(store: Arc<dyn Store>, sealed: Option<&Sealed>) -> Result<Repository> {
         let place = store.place();
-        if found(store.bytes(ROOT))?.is_some() {
-            let id = Repository::on(store)?.id;
+        if let Some(text) = found(store.read(ROOT, limits::REPOSITORY_ROOT_BYTES_MAX))? {
+            let id = Root::parse(&text, &place)?.repository;
             return Err(Error::conflict(format!("{place} is a repository already, {id}")));
         }
         if let Some(Object { name, .. }) = store.any()? {
@@ -108,56 +142,106 @@ impl Repository {
         }
         one_makes_a_name(&*store)?;
         let id = Random::from_entropy().uuid();
-        let root =
-            Root { format: FORMAT, product: env!("CARGO_PKG_VERSION").into(), repository: id };
+        let scheme = sealed.map(|sealed| Scheme::of(&sealed.key, id));
+        let seal = match (&scheme, sealed) {
+            (Some(scheme), Some(sealed)) => {
+                add_slots(&*store, sealed)?;
+                scheme.vault(&sealed.key, id).map_or(Seal::Closed, |v| Seal::Opened(Arc::new(v)))
+            }
+            _ => Seal::Nothing,
+        };
+        let root = Root {
+            format: if scheme.is_some() { SEALED } else { PLAIN },
+            product: env!("CARGO_PKG_VERSION").into(),
+            repository: id,
+            seal: scheme,
+        };
         let mut text = serde_json::to_vec(&root).expect("texts and numbers are JSON");
         text.push(b'\n');
         match store.create(ROOT, text.into())? {
-            Made::Now => Ok(Repository { store, id }),
+            Made::Now => Ok(Repository { store, id, seal }),
             Made::Before => {
+                let recipients = sealed.map_or(&[][..], |sealed| &sealed.recipients);
+                recipients.iter().try_for_each(|own| store.delete(&key::slot(own)))?;
                 Err(Error::conflict(format!("somebody else has just made {place} one")))
             }
         }
     }
 
+    /// One in a directory that is not sealed.
     pub fn open(path: &Path) -> Result<Repository> {
-        Repository::on(Arc::new(Directory::new(path)))
+        Repository::on(Arc::new(Directory::new(path)), &KeySource::none())
+    }
+
+    /// One whose root was read before.
+    #[cfg(test)]
+    pub fn unsealed(store: Arc<dyn Store>, id: Uuid) -> Repository {
+        Repository { store, id, seal: Seal::Nothing }
     }
 
     /// The repository at a place, for somebody who waits for so long where a store fails.
-    pub fn at(place: &str, patience: Duration) -> Result<Repository> {
-        Repository::on(store_at(place, patience)?)
+    pub fn at(place: &str, patience: Duration, key: &KeySource) -> Result<Repository> {
+        Repository::on(store_at(place, patience)?, key)
     }
 
-    pub fn on(store: Arc<dyn Store>) -> Result<Repository> {
-        let text =
-            found(store.read(ROOT, limits::REPOSITORY_ROOT_BYTES_MAX))?.ok_or_else(|| {
-                Error::not_found(format!(
-                    "{} is no repository, since it has no {ROOT}: ddbctl repository init makes one",
-                    store.place()
-                ))
-            })?;
-        let garbled = |e: serde_json::Error| {
-            let what = format!("{}: {ROOT} is not what this program writes: {e}", store.place());
-            Error::corrupt(what).with_source(e)
+    /// `Denied` if it is sealed, and the key is not its own.
+    pub fn on(store: Arc<dyn Store>, key: &KeySource) -> Result<Repository> {
+        let Root { repository: id, seal, .. } = Root::read(&*store)?;
+        let seal = match seal {
+            Some(scheme) => Seal::Opened(Arc::new(key.vault(&*store, &scheme, id)?)),
+            None => {
+                key.is_not_needed(&store.place())?;
+                Seal::Nothing
+            }
         };
-        let AnyRoot { format } = serde_json::from_slice(&text).map_err(garbled)?;
-        if format > FORMAT {
-            return Err(Error::conflict(format!(
-                "{} was made by a newer version: format {format}, this program reads up to \
-                 {FORMAT}; use a newer program",
-                store.place()
-            )));
+        Ok(Repository { store, id, seal })
+    }
+
+    /// The same for somebody who may do without the key: what everybody sees is enough then.
+    pub fn seen(place: &str, patience: Duration, key: &KeySource) -> Result<Repository> {
+        let store = store_at(place, patience)?;
+        if key.is_named() {
+            return Repository::on(store, key);
         }
-        let root: Root = serde_json::from_slice(&text).map_err(garbled)?;
-        if format < FORMAT {
-            return Err(Error::conflict(format!(
-                "{} was made by an early version, format {format}, which kept no catalogue of its \
-                 snapshots: export their parts with that version, and import them into a new one",
-                store.place()
-            )));
+        let Root { repository: id, seal, .. } = Root::read(&*store)?;
+        let seal = seal.map_or(Seal::Nothing, |_| Seal::Closed);
+        Ok(Repository { store, id, seal })
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        !matches!(self.seal, Seal::Nothing)
+    }
+
+    /// Whether its key is not here.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.seal, Seal::Closed)
+    }
+
+    /// What opens it; nothing where it is not sealed.
+    pub fn vault(&self) -> Result<Option<&Vault>> {
+        match &self.seal {
+            Seal::Nothing => Ok(None),
+            Seal::Opened(vault) => Ok(Some(vault)),
+            Seal::Closed => Err(Error::denied(format!(
+                "{} is sealed, and its key is not here",
+                self.store.place()
+            ))),
         }
-        Ok(Repository { store, id: root.repository })
+    }
+
+    /// By how much a frame is longer where it is stored.
+    pub fn overhead(&self) -> u64 {
+        if self.is_sealed() { OVERHEAD } else { 0 }
+    }
+
+    /// What content is called where everybody sees it.
+    pub fn veiled(&self, content: Digest) -> Result<Digest> {
+        Ok(self.vault()?.map_or(content, |vault| vault.veiled(&content)))
+    }
+
+    /// A snapshot's object.
+    pub fn encoded(&self, snapshot: &Snapshot) -> Result<Vec<u8>> {
+        self.vault()?.map_or_else(|| snapshot.encode(), |vault| Cover::seal(snapshot, vault))
     }
 
     /// The index of a group.
@@ -168,18 +252,82 @@ impl Repository {
         }
         let frame = self.store.read_range(&name, place.offset, place.bytes);
         let missing = |e: Error| e.at("an index of the snapshot");
-        let index = Index::decode(&frame.map_err(missing)?, place);
+        let frame = frame.map_err(missing)?;
+        let opened = match self.vault()? {
+            None => Ok(frame),
+            Some(vault) => vault.open_index(&place.digest, &frame),
+        };
+        let index = opened.and_then(|frame| Index::decode(&frame, place));
         index.map_err(|e| e.at(format_args!("{name} at byte {}", place.offset)))
     }
 
-    /// A chunk's stored bytes, as they were written.
+    /// A chunk's frame, as it was before it was stored.
     pub fn chunk(&self, folder: Folder, index: &Index, chunk: &Located) -> Result<Vec<u8>> {
         let name = folder.object(&index.segments[chunk.segment].name);
-        let read = self.store.read_range(&name, chunk.offset, chunk.stored_bytes)?;
-        let checked = chunk.entry().check_stored(&read);
-        checked.map_err(|e| e.at(format_args!("{name} at byte {}", chunk.offset)))?;
-        Ok(read)
+        let bytes = chunk.stored_bytes + self.overhead();
+        let read = self.store.read_range(&name, chunk.offset, bytes)?;
+        let opened = match self.vault()? {
+            None => Ok(read),
+            Some(vault) => vault.open_chunk(chunk.hash, &read),
+        };
+        let checked = opened.and_then(|frame| chunk.entry().check_stored(&frame).map(|()| frame));
+        checked.map_err(|e| e.at(format_args!("{name} at byte {}", chunk.offset)))
     }
+}
+
+impl Root {
+    fn read(store: &dyn Store) -> Result<Root> {
+        let text = found(store.read(ROOT, limits::REPOSITORY_ROOT_BYTES_MAX))?;
+        let text = text.ok_or_else(|| {
+            Error::not_found(format!(
+                "{} is no repository, since it has no {ROOT}: ddbctl repository init makes one",
+                store.place()
+            ))
+        })?;
+        Root::parse(&text, &store.place())
+    }
+
+    fn parse(text: &[u8], place: &str) -> Result<Root> {
+        let no = |e: &dyn std::fmt::Display| {
+            Error::corrupt(format!("{place}: {ROOT} is not what this program writes: {e}"))
+        };
+        let garbled = |e: serde_json::Error| no(&e).with_source(e);
+        let AnyRoot { format } = serde_json::from_slice(text).map_err(garbled)?;
+        if format > SEALED {
+            return Err(Error::conflict(format!(
+                "{place} was made by a newer version: format {format}, this program reads up to \
+                 {SEALED}; use a newer program"
+            )));
+        }
+        let root: Root = serde_json::from_slice(text).map_err(garbled)?;
+        if root.format < PLAIN {
+            return Err(Error::conflict(format!(
+                "{place} was made by an early version, format {format}, which kept no catalogue of \
+                 its snapshots: export their parts with that version, and import them into a new \
+                 one"
+            )));
+        }
+        if root.format != if root.seal.is_some() { SEALED } else { PLAIN } {
+            return Err(no(&"its format and its seal do not fit"));
+        }
+        Ok(root)
+    }
+}
+
+/// Slots come before the root: a repository whose key nobody has is never made.
+fn add_slots(store: &dyn Store, sealed: &Sealed) -> Result<()> {
+    let mut made: Vec<&Recipient> = Vec::new();
+    for recipient in &sealed.recipients {
+        if key::add_slot(store, &sealed.key, recipient)? == Made::Before {
+            made.iter().try_for_each(|own| store.delete(&key::slot(own)))?;
+            return Err(Error::conflict(format!(
+                "somebody else is just making a repository of {}",
+                store.place()
+            )));
+        }
+        made.push(recipient);
+    }
+    Ok(())
 }
 
 /// A directory, or an object store where the place has the scheme of one.
@@ -260,7 +408,7 @@ mod tests {
     fn what_is_newer_or_garbled_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         for (text, says) in [
-            ("{\"format\":3,\"new\":1}", "made by a newer version: format 3"),
+            ("{\"format\":4,\"new\":1}", "made by a newer version: format 4"),
             ("{\"format\":1}", "is not what this program writes"),
             (
                 "{\"format\":1,\"product\":\"0.1.0\",\

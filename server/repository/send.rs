@@ -8,18 +8,21 @@
 //! one the second time.
 //!
 //! Every chunk is opened before it is sent: a chunk that has rotted on a disk ends the sending, and
-//! says so.
+//! says so. What is there is read and compared before it is leant on: what was damaged since an
+//! interruption is named, and nothing is stored over it.
 
 use std::{
     collections::{BTreeMap, HashMap},
     io::Read as _,
 };
 
+use bytes::Bytes;
+
 use super::{
     index::{Index, Located, Place, Segment},
     manifest::{Group, Snapshot},
     root::{Folder, Repository},
-    store::found,
+    store::{Made, found},
 };
 use crate::{
     base::{
@@ -142,8 +145,9 @@ pub fn send(
         let base = to.base_of(*group, &mut sent.lost)?;
         taken.push(Taken { group: *group, from: *from, partitions, base });
     }
-    let planned = plan(to.seq, &taken);
-    sent.new_bytes = planned.iter().map(|segment| segment.bytes).sum();
+    let planned = plan(to, &taken)?;
+    let fresh = planned.iter().flat_map(|segment| &segment.chunks);
+    sent.new_bytes = fresh.map(|(_, entry)| entry.stored_bytes).sum();
     let chunks = store(to, &taken, planned, watch)?;
     let mut frames = Vec::new();
     for (at, one) in taken.iter().enumerate() {
@@ -154,6 +158,10 @@ pub fn send(
             _ => {
                 let index = one.index(at, &chunks);
                 let (frame, digest) = index.encode()?;
+                let frame = match to.repository.vault()? {
+                    None => frame,
+                    Some(vault) => vault.seal_index(&digest, &frame),
+                };
                 let offset = frames.len() as u64;
                 frames.extend_from_slice(&frame);
                 // The object's name is known when all frames are.
@@ -164,7 +172,7 @@ pub fn send(
         sent.groups.push((held(one.from.manifest(), one.group, place)?, index));
     }
     if !frames.is_empty() {
-        let name = object_name("i", to.seq, &Digest(blake3::hash(&frames).into()));
+        let name = to.name("i", Digest(blake3::hash(&frames).into()))?;
         to.put(&name, frames)?;
         for (group, _) in sent.groups.iter_mut().filter(|(g, _)| g.index.object.is_empty()) {
             group.index.object.clone_from(&name);
@@ -237,23 +245,23 @@ pub fn object_name(kind: &str, seq: SnapshotSeq, content: &Digest) -> String {
     format!("{kind}/{:016x}-{short:032x}", seq.0)
 }
 
-fn plan(seq: SnapshotSeq, taken: &[Taken<'_>]) -> Vec<Planned> {
+fn plan(to: Destination<'_>, taken: &[Taken<'_>]) -> Result<Vec<Planned>> {
     let mut planned: Vec<Planned> = Vec::new();
     for (at, one) in taken.iter().enumerate() {
         for entry in one.fresh() {
+            let bytes = entry.stored_bytes + to.repository.overhead();
             let room = |segment: &&mut Planned| {
-                segment.bytes + entry.stored_bytes <= limits::REPOSITORY_SEGMENT_BYTES as u64
+                segment.bytes + bytes <= limits::REPOSITORY_SEGMENT_BYTES as u64
             };
             match planned.last_mut().filter(room) {
                 Some(segment) => {
-                    segment.bytes += entry.stored_bytes;
+                    segment.bytes += bytes;
                     segment.chunks.push((at, entry));
                 }
-                None => planned.push(Planned {
-                    name: String::new(),
-                    bytes: entry.stored_bytes,
-                    chunks: vec![(at, entry)],
-                }),
+                None => {
+                    let chunks = vec![(at, entry)];
+                    planned.push(Planned { name: String::new(), bytes, chunks });
+                }
             }
         }
     }
@@ -262,9 +270,9 @@ fn plan(seq: SnapshotSeq, taken: &[Taken<'_>]) -> Vec<Planned> {
         for (_, entry) in &segment.chunks {
             content.update(&entry.stored_digest.0);
         }
-        segment.name = object_name("g", seq, &Digest(content.finalize().into()));
+        segment.name = to.name("g", Digest(content.finalize().into()))?;
     }
-    planned
+    Ok(planned)
 }
 
 /// Sees that all segments are there. Several are made at a time, since a store that is far away
@@ -283,10 +291,12 @@ fn store(
             let rows = entry.open(&frame, None)?;
             let (first, _) = rows.iter().next().expect("a chunk has rows");
             firsts.push(first.to_vec());
-            frames.extend_from_slice(&frame);
+            match to.repository.vault()? {
+                None => frames.extend_from_slice(&frame),
+                Some(vault) => frames.extend(vault.seal_chunk(entry.hash, &frame)),
+            }
         }
-        let there = found(to.repository.store.bytes(&to.folder.object(&planned.name)))?;
-        if there != Some(planned.bytes) {
+        if !to.holds(&planned.name, &frames)? {
             watch.before(planned.bytes)?;
             to.put(&planned.name, frames)?;
         }
@@ -300,7 +310,7 @@ fn store(
         for ((at, entry), first) in planned.chunks.iter().zip(firsts) {
             let place = Stored { segment: segment.clone(), offset, first };
             stored.insert((*at, entry.hash), place);
-            offset += entry.stored_bytes;
+            offset += entry.stored_bytes + to.repository.overhead();
         }
         Ok(())
     })?;
@@ -314,10 +324,48 @@ impl Destination<'_> {
         Ok(index.map(|index| (held.index.clone(), index)))
     }
 
-    /// If the name is there, so is its content.
-    fn put(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
-        self.repository.store.create(&self.folder.object(name), bytes.into()).map(drop)
+    fn name(&self, kind: &str, content: Digest) -> Result<String> {
+        Ok(object_name(kind, self.seq, &self.repository.veiled(content)?))
     }
+
+    fn put(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        put(self.repository, &self.folder.object(name), bytes)
+    }
+
+    fn holds(&self, name: &str, bytes: &[u8]) -> Result<bool> {
+        holds(self.repository, &self.folder.object(name), bytes)
+    }
+}
+
+/// Makes a name that has these bytes, unless it is there and has them.
+pub fn put(repository: &Repository, name: &str, bytes: Vec<u8>) -> Result<()> {
+    let bytes = Bytes::from(bytes);
+    match repository.store.create(name, bytes.clone())? {
+        Made::Now => Ok(()),
+        Made::Before => match holds(repository, name, &bytes)? {
+            true => Ok(()),
+            false => Err(Error::unavailable(format!("{name} has just gone"))),
+        },
+    }
+}
+
+/// Whether a name is there; if other bytes lie under it than these, that is an error.
+fn holds(repository: &Repository, name: &str, bytes: &[u8]) -> Result<bool> {
+    let store = &repository.store;
+    let has = match found(store.read(name, bytes.len() as u64)) {
+        Ok(None) => return Ok(false),
+        Ok(Some(there)) if there == bytes => return Ok(true),
+        Ok(Some(there)) => format!("it has {} bytes", there.len()),
+        Err(e) if e.kind == Kind::Corrupt => e.message,
+        Err(e) => return Err(e),
+    };
+    Err(Error::corrupt(format!(
+        "{name} holds other bytes than those that belong there ({has}; {} are to be stored): an \
+         import or an upload that was interrupted has left it, and it was damaged. Delete it from \
+         {} and say it again: then it is stored anew",
+        bytes.len(),
+        store.place()
+    )))
 }
 
 impl Taken<'_> {

@@ -12,6 +12,7 @@ use super::{
     catalogue::{self, Standing},
     collect::References,
     drills,
+    key::SLOTS,
     root::Repository,
     store::Object,
 };
@@ -22,6 +23,9 @@ use crate::{base::error::Result, part::manifest::rfc3339};
 pub struct Status {
     pub repository: String,
     pub place: String,
+    pub sealed: bool,
+    /// It is sealed, and its key is not here: then nothing passes for unnamed.
+    pub closed: bool,
     pub histories: Vec<History>,
     /// Bytes of all objects.
     pub bytes: u64,
@@ -62,7 +66,7 @@ pub fn status(repository: &Repository) -> Result<Status> {
         let Standing { folder, catalogue, damaged, .. } = standing;
         unreadable.extend(damaged);
         let mut references = References::default();
-        for entry in &catalogue.snapshots {
+        for entry in catalogue.snapshots.iter().filter(|_| !repository.is_closed()) {
             match references.of(repository, folder, entry) {
                 Ok(names) => named.extend(names.iter().map(|name| folder.object(name))),
                 Err(e) => unreadable.push(format!("{}: {}", entry.snapshot, e.message)),
@@ -81,7 +85,7 @@ pub fn status(repository: &Repository) -> Result<Status> {
             newest_written: rfc3339(newest.written_ms),
         });
     }
-    let apart = [catalogue::FOLDER, drills::FOLDER];
+    let apart = [catalogue::FOLDER, drills::FOLDER, SLOTS];
     let is_apart = |object: &&Object| {
         object.name.split('/').next().is_some_and(|folder| apart.contains(&folder))
     };
@@ -89,11 +93,15 @@ pub fn status(repository: &Repository) -> Result<Status> {
     let left = left.filter(|object| !named.contains(&object.name));
     let (going, unnamed): (Vec<&Object>, Vec<&Object>) =
         left.partition(|object| dropped.contains(&object.name));
-    let unnamed = if unreadable.is_empty() { unnamed } else { Vec::new() };
+    // Without the key nobody knows what is named.
+    let all_known = unreadable.is_empty() && !repository.is_closed();
+    let unnamed = if all_known { unnamed } else { Vec::new() };
     let bytes = |objects: &[&Object]| objects.iter().map(|object| object.bytes).sum();
     Ok(Status {
         repository: repository.id.to_string(),
         place: repository.store.place(),
+        sealed: repository.is_sealed(),
+        closed: repository.is_closed(),
         histories,
         bytes: objects.iter().map(|object| object.bytes).sum(),
         dropped: going.len() as u64,

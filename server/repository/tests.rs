@@ -18,6 +18,7 @@ use super::{
     export::export,
     import::{Imported, import},
     index::Place,
+    key::KeySource,
     manifest::Snapshot,
     root::{Kept, Repository},
     status::status,
@@ -42,6 +43,8 @@ use crate::{
 
 mod collecting;
 mod faulty;
+mod lossy;
+mod sealed;
 
 /// The nodes that hold each group of a sample; one is the largest id there is.
 const NODES: [u64; 3] = [1, 2, u64::MAX];
@@ -49,13 +52,23 @@ const NODES: [u64; 3] = [1, 2, u64::MAX];
 struct Stage {
     dir: tempfile::TempDir,
     repository: Repository,
+    /// The file that opens it, if it is sealed.
+    key: Option<PathBuf>,
 }
 
 impl Stage {
     fn new() -> Stage {
         let dir = tempfile::tempdir().unwrap();
         let repository = Repository::init(dir.path().join("repository").to_str().unwrap()).unwrap();
-        Stage { dir, repository }
+        Stage { dir, repository, key: None }
+    }
+
+    fn open(&self) -> Result<Repository> {
+        self.on(Arc::new(Directory::new(self.root())))
+    }
+
+    fn on(&self, store: Arc<dyn Store>) -> Result<Repository> {
+        Repository::on(store, &self.key.as_ref().map_or_else(KeySource::none, KeySource::file))
     }
 
     fn root(&self) -> PathBuf {
@@ -315,6 +328,38 @@ fn damaged_parts_and_a_second_history_are_refused_and_leave_nothing() {
     stage.comes_back(&first);
 }
 
+/// An interrupted import leaves what it meets again.
+#[test]
+fn what_was_left_and_then_damaged_is_named_and_nothing_leans_on_it() {
+    for kind in ["/g/", "/i/", "/s/"] {
+        let stage = Stage::new();
+        let sample = sample(1, 1);
+        stage.import(&sample);
+        let (folder, _) = stage.repository.find_entry(sample.snapshot).unwrap();
+        stage.repository.store.delete(&catalogue::name(folder, 1)).unwrap();
+        let all = stage.repository.store.list("").unwrap();
+        let left = all.iter().find(|object| object.name.contains(kind)).unwrap();
+        let path = stage.root().join(&left.name);
+        let whole = fs::read(&path).unwrap();
+        let mut flipped = whole.clone();
+        flipped[whole.len() / 2] ^= 1;
+        let longer = [&whole[..], b"x"].concat();
+        for damaged in [&flipped[..], &whole[..whole.len() - 1], &longer, b""] {
+            fs::write(&path, damaged).unwrap();
+            let e = import(&stage.repository, &stage.tars(&sample)).unwrap_err();
+            assert_eq!(e.kind, Kind::Corrupt, "{e}");
+            assert!(e.message.contains(&format!("{} holds other bytes", left.name)), "{e}");
+            assert!(e.message.contains(&format!("{} are to be stored", whole.len())), "{e}");
+            assert_eq!(fs::read(&path).unwrap(), damaged, "nothing is stored over it");
+            assert_eq!(stage.repository.listed().unwrap().len(), 0);
+        }
+        stage.repository.store.delete(&left.name).unwrap();
+        stage.import(&sample);
+        stage.comes_back(&sample);
+        stage.is_sound();
+    }
+}
+
 #[test]
 fn parts_of_several_snapshots_are_refused_by_name() {
     let stage = Stage::new();
@@ -341,7 +386,11 @@ fn sealed_parts_are_refused_with_the_way_to_go_on() {
 /// Flips and cuts whatever a repository consists of, and looks whether anybody notices.
 #[test]
 fn every_flip_and_cut_of_every_object_is_found() {
-    let stage = Stage::new();
+    found_and_named(&Stage::new());
+    found_and_named(&Stage::sealed());
+}
+
+fn found_and_named(stage: &Stage) {
     let (first, second) = (sample(1, 1), sample(2, 2));
     stage.import(&first);
     stage.import(&second);
@@ -351,12 +400,14 @@ fn every_flip_and_cut_of_every_object_is_found() {
         let path = stage.root().join(name);
         let whole = fs::read(&path).unwrap();
         let found = |what: &str| {
-            let report = Repository::open(&stage.root()).and_then(|r| verify(&r, &[], true));
-            let notices = match report {
-                Err(_) => true,
-                Ok(report) => !report.sound && report.problems.iter().all(|p| !p.what.is_empty()),
+            let own = name.split('/').next_back().unwrap();
+            let names = |text: &str| text.contains(own);
+            let report = stage.open().and_then(|repository| verify(&repository, &[], true));
+            let notices = match &report {
+                Err(e) => names(&e.message),
+                Ok(report) => report.problems.iter().any(|p| names(&p.what) || names(&p.snapshot)),
             };
-            assert!(notices, "{what} of {name} goes unnoticed");
+            assert!(notices, "{what} of {name} goes unnoticed: {report:?}");
         };
         // The name of the program's version is free text: all else has one meaning.
         let step = (*bytes as usize / 24).max(1);
@@ -461,19 +512,22 @@ impl<F: Fn(&str) -> Result<()> + Send + Sync> Store for Eventful<F> {
 }
 
 fn eventful(
-    root: &Path,
+    stage: &Stage,
     before: impl Fn(&str) -> Result<()> + Send + Sync + 'static,
 ) -> Repository {
-    Repository::on(Arc::new(Eventful { inner: Directory::new(root), before })).unwrap()
+    stage.on(Arc::new(Eventful { inner: Directory::new(stage.root()), before })).unwrap()
 }
 
 #[test]
 fn an_import_that_ends_anywhere_harms_nothing_and_is_said_again() {
-    let stage = Stage::new();
+    [Stage::new(), Stage::sealed()].iter().for_each(goes_on);
+}
+
+fn goes_on(stage: &Stage) {
     let (first, second) = (sample(1, 1), sample(2, 2));
     stage.import(&first);
     for (kind, left) in [("/g/", 0), ("/i/", 1), ("/s/", 2), ("k/", 3)] {
-        let full = eventful(&stage.root(), move |name| {
+        let full = eventful(stage, move |name| {
             if name.contains(kind) { Err(Error::exhausted("the disk is full")) } else { Ok(()) }
         });
         let e = import(&full, &stage.tars(&second)).unwrap_err();
@@ -486,7 +540,7 @@ fn an_import_that_ends_anywhere_harms_nothing_and_is_said_again() {
     // It goes on where the others ended.
     let made = Arc::new(AtomicUsize::new(0));
     let counted = made.clone();
-    let counting = eventful(&stage.root(), move |_| {
+    let counting = eventful(stage, move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
         Ok(())
     });
@@ -504,7 +558,7 @@ fn of_two_imports_of_one_snapshot_one_makes_it_and_neither_leaves_anything() {
     let first = sample(1, 1);
     let tars = stage.tars(&first);
     let faster = Mutex::new(Some((stage.repository.clone(), tars.clone())));
-    let slower = eventful(&stage.root(), move |name| {
+    let slower = eventful(&stage, move |name| {
         if name.contains("k/")
             && let Some((repository, tars)) = faster.lock().unwrap().take()
         {
@@ -548,100 +602,4 @@ fn nothing_is_overwritten_and_what_is_absent_is_named() {
     let report = verify(&stage.repository, &[], false).unwrap();
     let says = "it says of itself that it is catalogue 1";
     assert!(report.problems[0].what.contains(says), "{report}");
-}
-
-/// A directory behind a network: what is asked may not arrive, and an answer may be lost after it
-/// was done.
-struct Lossy {
-    inner: Directory,
-    random: Mutex<Random>,
-    lost: AtomicUsize,
-}
-
-impl Lossy {
-    fn asked<T>(&self, done: impl FnOnce() -> Result<T>) -> Result<T> {
-        let fate = self.random.lock().unwrap().below(32);
-        let lose = |what: &str| {
-            self.lost.fetch_add(1, Ordering::SeqCst);
-            Err(Error::unavailable(what))
-        };
-        match fate {
-            0 => lose("it did not arrive"),
-            1 => done().and_then(|_| lose("its answer was lost")),
-            _ => done(),
-        }
-    }
-}
-
-impl Store for Lossy {
-    fn place(&self) -> String {
-        self.inner.place()
-    }
-    fn create(&self, name: &str, bytes: Bytes) -> Result<Made> {
-        self.asked(|| self.inner.create(name, bytes))
-    }
-    fn bytes(&self, name: &str) -> Result<u64> {
-        self.asked(|| self.inner.bytes(name))
-    }
-    fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
-        self.asked(|| self.inner.read(name, bytes_max))
-    }
-    fn read_range(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>> {
-        self.asked(|| self.inner.read_range(name, offset, bytes))
-    }
-    fn list(&self, below: &str) -> Result<Vec<Object>> {
-        self.asked(|| self.inner.list(below))
-    }
-    fn delete(&self, name: &str) -> Result<()> {
-        self.asked(|| self.inner.delete(name))
-    }
-}
-
-/// Until it is done. Between two tries the repository is what it was, or has the snapshot.
-fn persistently(stage: &Stage, lossy: &Arc<Lossy>, sample: &Sample) -> Imported {
-    loop {
-        let tried = Repository::on(lossy.clone())
-            .and_then(|repository| import(&repository, &stage.tars_of_before(sample)));
-        match tried {
-            Ok(imported) => return imported,
-            Err(e) => assert_eq!(e.kind, Kind::Unavailable, "{e}"),
-        }
-        stage.is_sound();
-    }
-}
-
-#[test]
-fn whatever_is_lost_on_the_way_two_writers_store_every_snapshot_once() {
-    let mut lost = 0;
-    for seed in 0..4u64 {
-        let stage = Stage::new();
-        let lossy = |nth| {
-            let random = Mutex::new(Random::seeded(2 * seed + nth));
-            Arc::new(Lossy {
-                inner: Directory::new(stage.root()),
-                random,
-                lost: Default::default(),
-            })
-        };
-        let writers = [lossy(0), lossy(1)];
-        let samples = [sample(1, 1), sample(2, 2), sample(3, 2)];
-        for (stored, sample) in (1..).zip(&samples) {
-            stage.tars(sample);
-            let roots = thread::scope(|scope| {
-                let write = |lossy| {
-                    let stage = &stage;
-                    scope.spawn(move || persistently(stage, lossy, sample).root)
-                };
-                let both: Vec<_> = writers.iter().map(write).collect();
-                both.into_iter().map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
-            });
-            assert_eq!(roots[0], roots[1]);
-            assert_eq!(stage.repository.listed().unwrap().len(), stored);
-        }
-        samples.iter().for_each(|sample| stage.comes_back(sample));
-        stage.is_sound();
-        assert_eq!(status(&stage.repository).unwrap().unnamed, 0);
-        lost += writers.iter().map(|lossy| lossy.lost.load(Ordering::SeqCst)).sum::<usize>();
-    }
-    assert!(lost > 40, "only {lost} requests were lost");
 }

@@ -1,11 +1,10 @@
 //! Looks at what snapshots in a repository name, and names everything that is wrong. Changes
 //! nothing.
 //!
-//! Quick: the catalogues, each snapshot, its indexes, and that every segment is there with its size.
-//! Whole: every
-//! chunk is read and opened as well, and held against its index, its partition, and the order of
-//! rows within and across chunks. Problems are collected, not thrown, up to a bound; further ones
-//! are counted.
+//! Quick: the catalogues, each snapshot, its indexes, and that every segment is there with its
+//! size. Whole: every chunk is read and opened as well, and held against its index, its partition,
+//! and the order of rows within and across chunks. Problems are collected, not thrown, up to a
+//! bound; further ones are counted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

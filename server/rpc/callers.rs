@@ -304,7 +304,8 @@ mod tests {
                 || ["GetOverview", "GetUpgrade", "ListPartitions", "GetSnapshot", "ListSnapshots"]
                     .contains(&method)
                 || ["ListOrphans", "ListNodes", "ListSites", "ListRelays"].contains(&method)
-                || ["GetOperation", "ListOperations", "WaitOperation"].contains(&method);
+                || ["GetOperation", "ListOperations", "WaitOperation"].contains(&method)
+                || ["GetSchedule", "ListSchedules"].contains(&method);
             let of_all = shows_life(&path) || ["WhoAmI", "GetIdentity"].contains(&method);
             let guards = path.contains(".AccessService/") || path == "/other";
             for role in Role::ALL {

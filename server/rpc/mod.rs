@@ -17,6 +17,7 @@ mod operations;
 mod grants;
 mod peer;
 mod snapshot;
+mod schedules;
 mod threshold;
 pub mod http;
 
@@ -29,6 +30,7 @@ pub use kv::KvApi;
 pub use operations::OperationApi;
 pub use peer::PeerApi;
 pub use quotas::{Limits as QuotaLimits, Quotas};
+pub use schedules::ScheduleApi;
 pub use snapshot::SnapshotApi;
 pub use threshold::Threshold;
 
@@ -94,7 +96,12 @@ fn place_of<T>(request: &Request<T>) -> Option<Arc<Place>> {
 
 /// The name that a node's certificate proves, where the caller has shown one.
 fn name_of_node<T>(request: &Request<T>) -> Option<String> {
-    match place_of(request)?.caller() {
+    name_of_node_at(&*place_of(request)?)
+}
+
+/// The same of the caller of a connection.
+pub fn name_of_node_at(place: &Place) -> Option<String> {
+    match place.caller() {
         Caller::Known(bearer) if bearer.is_node => Some(bearer.name.clone()),
         _ => None,
     }

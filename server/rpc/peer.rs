@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{Calls, name_of_node, place_of};
 use crate::{
     base::{crew::Role, error::Error, ids::SnapshotId, limits},
+    cluster::State,
     engine::driver::Handle,
     net::{self, Peers},
     proto::internal::v1::{
@@ -20,8 +21,9 @@ use crate::{
         FoundClusterRequest, FoundClusterResponse, GetNodeStatusRequest, GetNodeStatusResponse,
         IntroduceRequest, IntroduceResponse, JoinRequest, JoinResponse, ListPartsRequest,
         ListPartsResponse, PromiseFoundingRequest, PromiseFoundingResponse, RemovePartRequest,
-        RemovePartResponse, SendRowsRequest, SendRowsResponse, UploadGroupsRequest,
-        UploadGroupsResponse, peer_service_server::PeerService,
+        RemovePartResponse, SeedOrder, SeedPlan, SendRowsRequest, SendRowsResponse,
+        StoreSnapshotRequest, StoreSnapshotResponse, UploadGroupsRequest, UploadGroupsResponse,
+        peer_service_server::PeerService,
     },
     service::{admin::Cluster, inventory::Inventory, parts::Parts, uploads::Uploads},
     wire,
@@ -35,6 +37,8 @@ pub struct PeerApi {
     pub inventory: Inventory,
     pub uploads: Uploads,
     pub spool: PathBuf,
+    /// By which this node has begun its cluster together with others, if it has.
+    pub plan: Option<SeedPlan>,
     pub calls: Calls,
 }
 
@@ -75,12 +79,23 @@ impl PeerService for PeerApi {
                     wire::parse_node(request.node.ok_or_else(|| {
                         Error::invalid("a node that joins has to say who it is")
                     })?)?;
+                if let Some(SeedOrder { snapshot, point, .. }) = request.seed {
+                    let names = |plan: &&SeedPlan| plan.nodes.iter().any(|one| one.id == node.id.0);
+                    if let plan @ Some(_) = self.plan.as_ref().filter(names).cloned() {
+                        // It has no store, so it has never voted: it may begin late.
+                        return Ok(JoinResponse { plan, ..JoinResponse::default() });
+                    }
+                    let snapshot = SnapshotId::from_slice(&snapshot)?;
+                    let began = move |s: &State| s.settings().began_with(snapshot, &point);
+                    self.cluster.look(wait, began).await??;
+                }
                 let proofs = (name, request.proof);
                 self.cluster.take_in(node, proofs, request.incarnation, wait).await?;
                 self.cluster
                     .look(wait, |s| JoinResponse {
                         settings: Some(wire::settings_record(s.settings())),
                         nodes: s.nodes().values().map(wire::node_record).collect(),
+                        plan: None,
                     })
                     .await
             })
@@ -115,6 +130,7 @@ impl PeerService for PeerApi {
                 let mut status = self.cluster.own_status().await?;
                 status.parts = self.parts.under_way();
                 status.uploads = self.uploads.driven();
+                status.repository = self.uploads.repository_place().unwrap_or_default();
                 Ok(status)
             })
             .await
@@ -199,6 +215,19 @@ impl PeerService for PeerApi {
             Box::pin(told.map(|told| told.map_err(|e| wire::status_of(&e)))) as _
         });
         self.calls.stream("UploadGroups", told)
+    }
+
+    async fn store_snapshot(
+        &self,
+        request: Request<StoreSnapshotRequest>,
+    ) -> Result<Response<StoreSnapshotResponse>, Status> {
+        let name = name_of_node(&request);
+        self.calls
+            .call("StoreSnapshot", request, |request, wait| async move {
+                self.cluster.is_member(name.as_deref()).await?;
+                self.uploads.store_asked(request, wait).await
+            })
+            .await
     }
 
     async fn remove_part(

@@ -49,6 +49,7 @@ const KV: &str = "devicedb.v1.KvService";
 const CLUSTER: &str = "devicedb.v1.ClusterService";
 const OPERATIONS: &str = "devicedb.v1.OperationService";
 const SNAPSHOTS: &str = "devicedb.v1.SnapshotService";
+const SCHEDULES: &str = "devicedb.v1.ScheduleService";
 const ACCESS: &str = "devicedb.v1.AccessService";
 const HEALTH: &str = "grpc.health.v1.Health";
 const BETWEEN_NODES: &str = "devicedb.internal.v1.PeerService";
@@ -104,6 +105,13 @@ pub const TABLE: &[Row] = &[
     ),
     row(SNAPSHOTS, &["DownloadSnapshot"], Whom::Roles(&[Role::Backup]), Changes::Cluster),
     row(SNAPSHOTS, &["DeleteSnapshot"], Whom::Roles(&[Role::Pruner]), Changes::Cluster),
+    row(SCHEDULES, &["GetSchedule", "ListSchedules"], LOOK, Changes::Nothing),
+    row(
+        SCHEDULES,
+        &["PutSchedule", "DeleteSchedule", "PauseSchedule", "ResumeSchedule", "RunSchedule"],
+        OPERATE,
+        Changes::Cluster,
+    ),
     row(ACCESS, &["ListGrants", "ListTokens"], ADMIN, Changes::Nothing),
     row(ACCESS, &["WhoAmI"], Whom::Known, Changes::Nothing),
     row(
@@ -133,6 +141,7 @@ pub const TABLE: &[Row] = &[
             "RemovePart",
             "DescribePart",
             "UploadGroups",
+            "StoreSnapshot",
         ],
         Whom::Nodes,
         Changes::Nothing,

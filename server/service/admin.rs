@@ -41,7 +41,7 @@ use crate::{
     engine::{Body, EngineView, driver::Handle},
     entry::Command,
     faults::failpoint::{Failpoint, failpoint},
-    net::{self, Arrivals, Peers, tls::ticket::Joiner},
+    net::{self, Arrivals, Dialler, Peers, tls::ticket::Joiner},
     proto::{
         internal::v1::{GetNodeStatusResponse, JoinProof, LedGroup},
         v1::{LocalAnswer, Upload},
@@ -212,7 +212,7 @@ impl Cluster {
         let (address, shown) = (&node.address, name.as_deref());
         let joiner = Joiner { node: node.id, incarnation, address, name: shown };
         let ticket = self.ticket(&joiner, proof.as_ref(), wait).await?;
-        call_back(self.me(), &node, incarnation).await?;
+        call_back(&self.me().dialler, &node, incarnation).await?;
         failpoint(Failpoint::JoinAnnouncing);
         let certificate_name = name.filter(|_| level >= Level::ACCESS);
         self.join(Node { lineage, certificate_name, ..node }, ticket, wait).await?;
@@ -646,9 +646,9 @@ impl Cluster {
 }
 
 /// Hears from a node that asks to join, at the address where it says that it is reached.
-async fn call_back(me: &net::Me, node: &Node, incarnation: u64) -> Result<()> {
+pub async fn call_back(dialler: &Dialler, node: &Node, incarnation: u64) -> Result<()> {
     let Node { id, address, .. } = node;
-    let there = me.dialler.introduce(address).await.map_err(|e| {
+    let there = dialler.introduce(address).await.map_err(|e| {
         Error::unavailable(format!(
             "node {id} says that it is reached at {address}, where it does not answer: {}. See its \
              --advertise; retry",

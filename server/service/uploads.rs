@@ -13,6 +13,7 @@
 //!
 //! Does not decide when snapshots are stored, and deletes nothing.
 
+mod retain;
 mod drive;
 
 use std::{
@@ -46,6 +47,7 @@ use crate::{
     proto::{internal::v1 as internal, v1},
     repository::{
         commit::{part_of, root_of},
+        key::KeySource,
         manifest::{Group, Snapshot},
         root::{Folder, Repository, store_at},
         send::{self, Destination, Part, Watch},
@@ -61,6 +63,8 @@ pub struct Place {
     pub place: String,
     /// Bytes a second that this node sends at most; none is no bound.
     pub bytes_per_second: Option<u64>,
+    /// Where its key is found, if it is sealed.
+    pub key: KeySource,
 }
 
 /// The service. Cheap to clone.
@@ -156,6 +160,11 @@ impl Uploads {
         self.shared.place.is_some()
     }
 
+    /// Where its repository is, as the operator wrote it.
+    pub fn repository_place(&self) -> Option<String> {
+        self.shared.place.as_ref().map(|at| at.place.clone())
+    }
+
     fn me(&self) -> NodeId {
         self.shared.peers.me().identity.borrow().node
     }
@@ -174,17 +183,18 @@ impl Uploads {
     }
 
     /// The repository, as it is there now: what was mounted may be gone, and then nothing must be
-    /// stored where it was. Waits for it: not for a thread of tokio.
+    /// stored where it was. Without its key it is not opened, and so nothing is stored or planned.
+    /// Waits for it: not for a thread of tokio.
     fn repository(&self) -> Result<Repository> {
-        let known = lock(&self.shared.store).clone();
+        let (known, place) = (lock(&self.shared.store).clone(), self.place()?);
         let store = match known {
             Some(store) => store,
             None => {
-                let opened = store_at(&self.place()?.place, limits::OBJECT_PATIENCE_NODE)?;
+                let opened = store_at(&place.place, limits::OBJECT_PATIENCE_NODE)?;
                 lock(&self.shared.store).insert(opened).clone()
             }
         };
-        Repository::on(store)
+        Repository::on(store, &place.key)
     }
 
     /// Says in the log whether the repository can be used. The node starts without it too: what
@@ -194,8 +204,8 @@ impl Uploads {
         let opened = crew::blocking(Role::Repository, move || self.repository()).await;
         match opened {
             Ok(repository) => {
-                tracing::info!(repository = %repository.id, place = place.place, "snapshots can be \
-                               uploaded")
+                tracing::info!(repository = %repository.id, place = place.place,
+                               sealed = repository.is_sealed(), "snapshots can be uploaded")
             }
             Err(e) => {
                 tracing::error!(error = %e, "the repository cannot be used: uploads of snapshots \
@@ -225,6 +235,14 @@ impl Uploads {
             let mut all = lock(&self.shared.driven);
             if let Some(other) = all.get(&id).filter(|other| other.is_running()) {
                 return Ok(self.seen_from_here(other.upload()));
+            }
+            let running = all.values().filter(|driven| driven.is_running()).count();
+            if running >= limits::UPLOADS_AT_ONCE {
+                return Err(Error::exhausted(format!(
+                    "node {} drives {running} uploads already, and no more at a time: ask another \
+                     node, or again when one of them has ended",
+                    self.me()
+                )));
             }
             // What has ended is kept for whoever asks why, and not for ever.
             if all.len() >= limits::UPLOADS_REMEMBERED {
@@ -369,6 +387,20 @@ impl Uploads {
             self.lineage(),
             Lineage(lineage)
         )))
+    }
+
+    /// Has a snapshot stored where another node asks for it, or says how far that is.
+    pub async fn store_asked(
+        &self,
+        request: internal::StoreSnapshotRequest,
+        wait: Duration,
+    ) -> Result<internal::StoreSnapshotResponse> {
+        self.judge(request.node_id, request.lineage)?;
+        let id = SnapshotId::from_slice(&request.uuid)?;
+        let upload =
+            if request.begin { self.begin(id, wait).await? } else { self.state(id).await? };
+        let v1::Upload { status, reason, .. } = upload;
+        Ok(internal::StoreSnapshotResponse { status: status as u32, reason })
     }
 
     /// What this node's part of a snapshot holds.

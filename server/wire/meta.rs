@@ -2,18 +2,18 @@
 //!
 //! A row's name is a letter for its kind, then the thing's own name: `s` settings, `n` node, `i`
 //! site, `r` relay, `a` assignment, `x` snapshot, `d` removed node, `o` operation, `g` grant, `t`
-//! token; numbers are big-endian. A grant's name is all that it says.
+//! token, `h` schedule; numbers are big-endian. A grant's name is all that it says.
 
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{absent, access, as_corrupt, operation, row, stored};
+use super::{absent, access, as_corrupt, operation, row, schedule, stored};
 use crate::{
     base::{
         error::{Error, Result},
         ids::{
-            GroupId, Lineage, NodeId, OperationId, RelayId, SiteGeneration, SiteId, SnapshotId,
-            SnapshotSeq, Topology,
+            GroupId, Lineage, NodeId, OperationId, RelayId, ScheduleId, SiteGeneration, SiteId,
+            SnapshotId, SnapshotSeq, Topology,
         },
     },
     cluster::{
@@ -122,6 +122,16 @@ pub fn meta_command(command: &Command) -> internal::MetaCommand {
         Command::ResumeToken(id) => Wire::ResumeToken(id.0),
         Command::SetJoins { need_token } => {
             Wire::SetJoins(internal::SetJoins { need_token: *need_token })
+        }
+        Command::PutSchedule { id, definition, at_ms, replace } => {
+            schedule::put(id, definition, *at_ms, *replace)
+        }
+        Command::DeleteSchedule(id) => Wire::DeleteSchedule(id.as_str().to_owned()),
+        Command::PauseSchedule { id, paused, at_ms } => schedule::pause(id, *paused, *at_ms),
+        Command::RunSchedule { id, run } => schedule::run_schedule(id, run),
+        Command::DecideRun(decision) => schedule::decide(decision),
+        Command::EndRun { id, snapshot, ended_ms, reason } => {
+            schedule::end(id, *snapshot, *ended_ms, reason)
         }
     };
     let away = match command {
@@ -248,6 +258,12 @@ fn parse_action(command: internal::MetaCommand) -> Result<Command> {
             Command::BindNode { node: NodeId(bind.node_id), name: bind.name, anew: bind.anew }
         }
         Wire::SetJoins(set) => Command::SetJoins { need_token: set.need_token },
+        Wire::PutSchedule(put) => schedule::parse_put(put)?,
+        Wire::DeleteSchedule(name) => Command::DeleteSchedule(ScheduleId::new(name)?),
+        Wire::PauseSchedule(pause) => schedule::parse_pause(pause)?,
+        Wire::RunSchedule(run) => schedule::parse_run_schedule(run)?,
+        Wire::DecideRun(decide) => schedule::parse_decide(decide)?,
+        Wire::EndRun(end) => schedule::parse_end(end)?,
     })
 }
 
@@ -447,6 +463,7 @@ pub fn meta_row_name(row: &Changed) -> Vec<u8> {
         Changed::Operation(id) => named(b'o', &id.0.to_be_bytes()),
         Changed::Grant(grant) => named(b'g', &access::grant_record(grant).encode_to_vec()),
         Changed::Token(id) => named(b't', &id.0.to_be_bytes()),
+        Changed::Schedule(id) => named(b'h', id.as_str().as_bytes()),
     }
 }
 
@@ -498,6 +515,9 @@ pub fn encode_meta_row(state: &State, row: &Changed) -> Option<Bytes> {
         Changed::Token(id) => {
             access::token_record(state.access().tokens().get(id)?).encode_to_vec()
         }
+        Changed::Schedule(id) => {
+            schedule::schedule_record(state.schedules().get(id)?).encode_to_vec()
+        }
     };
     Some(bytes.into())
 }
@@ -511,7 +531,7 @@ fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<St
     let (mut settings, mut nodes, mut sites, mut relays, mut assignments, mut snapshots) =
         (None, vec![], vec![], vec![], vec![], vec![]);
     let (mut removed, mut operations) = (Vec::new(), Vec::new());
-    let (mut grants, mut tokens) = (Vec::new(), Vec::new());
+    let (mut grants, mut tokens, mut schedules) = (Vec::new(), Vec::new(), Vec::new());
     for (name, bytes) in rows {
         let row = match name.first() {
             Some(b's') => {
@@ -570,6 +590,11 @@ fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<St
                     Changed::Token(token.id)
                 })
             }
+            Some(b'h') => added(
+                &mut schedules,
+                schedule::parse_schedule(stored(bytes, "a schedule's record")?)?,
+                |schedule| Changed::Schedule(schedule.id.clone()),
+            ),
             _ => {
                 return Err(Error::corrupt(format!(
                     "the meta group has a row of an unknown kind, named {name:?}; a newer version \
@@ -597,6 +622,7 @@ fn parse_rows<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<St
         operations,
         grants,
         tokens,
+        schedules,
     })
 }
 

@@ -488,6 +488,7 @@ fn stranger(node_id: u64, address: &str) -> JoinRequest {
         incarnation: 7,
         protocol_min: 0,
         proof: None,
+        seed: None,
     }
 }
 

@@ -187,7 +187,7 @@ async fn becomes(cluster: &mut Cluster, node: usize, version: &[&str]) {
     cluster.nodes[node].start();
     cluster.settled().await;
     let id = id_of(cluster, &cluster.nodes[node]).await.to_string();
-    let level = if version.is_empty() { 5 } else { 1 };
+    let level = if version.is_empty() { 6 } else { 1 };
     eventually("its level is known", SOON, async || {
         let seen = cluster.ctl(&["-o", "json", "cluster", "upgrade", "status"]).await.exits(0);
         let seen: serde_json::Value = serde_json::from_slice(&seen.stdout).unwrap();
@@ -218,7 +218,7 @@ async fn a_cluster_is_upgraded_node_by_node_and_may_go_back_until_that_is_finali
         let status = cluster.ctl(&["cluster", "upgrade", "finalize"]).await;
         match step {
             0 => drop(status.exits(0).says("nothing has changed")),
-            _ => drop(status.exits(5).says("not every node knows level 5")),
+            _ => drop(status.exits(5).says("not every node knows level 6")),
         }
         let refused = cluster.ctl(&["node", "remove", "7", "--force"]).await.exits(5);
         refused.says("there is no node 7");
@@ -232,7 +232,7 @@ async fn a_cluster_is_upgraded_node_by_node_and_may_go_back_until_that_is_finali
     let refused = cluster.ctl(&["node", "remove", &gone, "--force"]).await.exits(5);
     refused.says("this needs level 2, and the cluster is at level 1");
     cluster.ctl(&["cluster", "upgrade", "status"]).await.exits(0).says("finalize ends the upgrade");
-    cluster.ctl(&["cluster", "upgrade", "finalize"]).await.exits(0).says("uses level 5");
+    cluster.ctl(&["cluster", "upgrade", "finalize"]).await.exits(0).says("uses level 6");
     cluster.ctl(&["cluster", "upgrade", "finalize"]).await.exits(0).says("nothing has changed");
     // No way back: the old version says so and changes nothing.
     cluster.nodes[2].terminate().await;

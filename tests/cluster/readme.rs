@@ -29,12 +29,15 @@ const SIBLINGS: Named = ("docs/data.md", "$ ddbctl site add shop-2");
 const RESULTS: Named = ("docs/scripting.md", "$ ddbctl get --site shop-1 height");
 const BACKUP: Named = ("docs/backup-and-restore.md", "--all --output backup ");
 const REPOSITORY: Named = ("docs/backup-and-restore.md", "ddbctl repository import");
+const COLLECTED: Named = ("docs/backup-and-restore.md", "ddbctl repository hold");
+const DRILL: Named = ("docs/backup-and-restore.md", "--keep-report");
 const GUIDE: Named = ("docs/backup-and-restore.md", "devicedb cluster download_snapshot");
 const BY_HAND: Named = ("docs/backup-and-restore.md", "shelf=");
 const CRON: Named = ("docs/backup-and-restore.md", "#!/bin/sh");
 const RESTORE: Named = ("docs/backup-and-restore.md", "tar xf");
 const FEWER: Named = ("docs/backup-and-restore.md", "--sole-survivor");
-const SEEDED: Named = ("docs/backup-and-restore.md", "--restore-from");
+const SEEDED: Named = ("docs/backup-and-restore.md", "mkdir /tmp/ddb/new-snapshots");
+const TOGETHER: Named = ("docs/backup-and-restore.md", "--expect-nodes");
 
 /// From the first start over a backup to the way back on other addresses, in one shell.
 const FROM_START_TO_RESTORE: &[Named] = &[
@@ -44,12 +47,15 @@ const FROM_START_TO_RESTORE: &[Named] = &[
     RESULTS,
     BACKUP,
     REPOSITORY,
+    COLLECTED,
+    DRILL,
     GUIDE,
     BY_HAND,
     CRON,
     RESTORE,
     FEWER,
     SEEDED,
+    TOGETHER,
 ];
 
 const UNIT: Named = ("docs/operating.md", "--listen 0.0.0.0:8080");
@@ -74,6 +80,9 @@ const SEALED: &[Named] = &[SEALED_BACKUP, UNSEALED];
 
 /// A snapshot that the nodes store in a repository.
 const UPLOADED: &[Named] = &[("docs/backup-and-restore.md", "ddbctl repository init repository")];
+
+/// A repository that is sealed, and who opens it.
+const VAULT: &[Named] = &[("docs/backup-and-restore.md", "mkdir -p /tmp/ddb-vault")];
 
 /// A secured cluster, from nothing to what was put into it and who may read it.
 const SECURED: &[Named] = &[CERTIFICATES, CLOSED, OPERATED, GRANTED, TOKENS, JOINS];
@@ -347,6 +356,17 @@ async fn a_snapshot_is_uploaded_as_it_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_repository_is_sealed_and_opened_as_it_is_written() {
+    let dir = TempDir::with_prefix("devicedb-readme-").unwrap();
+    let words: Here = vec![("/tmp/ddb-vault", dir.path().join("vault").display().to_string())];
+    let pages = Page::all();
+    let steps: Vec<String> =
+        VAULT.iter().map(|name| script(&find(&pages, *name), &words)).collect();
+    let ran = shell(&session(&steps, dir.path()), SESSION).await.exits(0);
+    ran.says("and sealed").says("age1").says("key.hex holds the key");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_three_commands_of_a_recovery_bring_two_of_four_nodes_back() {
     let pages = Page::all();
     let [inspect, plan, apply] = [INSPECT, PLAN, APPLY].map(|name| find(&pages, name));
@@ -402,7 +422,7 @@ async fn every_flag_of_start_stands_in_the_document_for_operators() {
 fn every_block_of_commands_is_run_or_says_why_it_is_not() {
     let pages = Page::all();
     let alone = FOUNDED_TOGETHER.iter().chain(SECURED).chain(SEALED).chain(UPLOADED);
-    let alone = alone.chain(RECOVERY);
+    let alone = alone.chain(RECOVERY).chain(VAULT);
     let run = FROM_START_TO_RESTORE.iter().chain(alone);
     let known: Vec<Named> = run.chain(NOT_RUN.iter().map(|(name, _)| name)).copied().collect();
     known.iter().for_each(|name| drop(find(&pages, *name)));

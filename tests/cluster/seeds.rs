@@ -27,16 +27,16 @@ use crate::harness::{
 };
 
 /// One in each of the groups.
-const SITES: [&str; 8] = ["pier", "depot", "silo", "van", "shop", "yard", "attic", "kiosk"];
+pub const SITES: [&str; 8] = ["pier", "depot", "silo", "van", "shop", "yard", "attic", "kiosk"];
 const BUCKETS: [Bucket; 3] = [Bucket::Default, Bucket::Cloud, Bucket::Lww];
 const UNKNOWN: &str = "19a7e40e-adcc-4cc2-87a7-ae599272b050";
-const FAILED: i32 = 1;
-const USAGE: i32 = 2;
+pub const FAILED: i32 = 1;
+pub const USAGE: i32 = 2;
 
 /// All that clients can read: of each site and bucket the keys, each with its siblings.
-type Content = BTreeMap<(&'static str, i32), Vec<(Bytes, Vec<Bytes>)>>;
+pub type Content = BTreeMap<(&'static str, i32), Vec<(Bytes, Vec<Bytes>)>>;
 
-async fn content(client: &Client, sites: &[&'static str]) -> Content {
+pub async fn content(client: &Client, sites: &[&'static str]) -> Content {
     let mut all = Content::new();
     for site in sites {
         for bucket in BUCKETS {
@@ -50,7 +50,7 @@ async fn content(client: &Client, sites: &[&'static str]) -> Content {
 
 /// Every site has keys in all buckets, one of them with siblings, one that was deleted, and some
 /// that are not small.
-async fn fill(client: &Client, round: &str) {
+pub async fn fill(client: &Client, round: &str) {
     for site in SITES {
         client.add_site(site).await.unwrap();
         for bucket in BUCKETS {
@@ -71,19 +71,19 @@ async fn fill(client: &Client, round: &str) {
     }
 }
 
-struct Place {
-    path: PathBuf,
+pub struct Place {
+    pub path: PathBuf,
 }
 
 impl Place {
-    async fn init(cluster: &Cluster) -> Place {
+    pub async fn init(cluster: &Cluster) -> Place {
         let path = cluster.dir().join("repository");
         shell(&format!("ddbctl repository init {}", path.display()), SOON).await.exits(0);
         Place { path }
     }
 
     /// A snapshot of the cluster, brought into the repository. Its uuid.
-    async fn backup(&self, cluster: &Cluster) -> String {
+    pub async fn backup(&self, cluster: &Cluster) -> String {
         let uuid = cluster.client().complete_snapshot(SOON).await.uuid;
         let tars = cluster.download_all(&uuid).await;
         let tars: Vec<_> = tars.iter().map(|tar| tar.display().to_string()).collect();
@@ -92,14 +92,14 @@ impl Place {
         uuid
     }
 
-    fn kept(&self, uuid: &str) -> (Repository, Kept) {
+    pub fn kept(&self, uuid: &str) -> (Repository, Kept) {
         let repository = Repository::open(&self.path).unwrap();
         let kept = repository.find(uuid.parse().unwrap()).unwrap();
         (repository, kept)
     }
 
     /// Number, rows and digest of every partition of all data groups.
-    fn partitions(&self, uuid: &str) -> Vec<(u32, u64, Digest)> {
+    pub fn partitions(&self, uuid: &str) -> Vec<(u32, u64, Digest)> {
         let (repository, kept) = self.kept(uuid);
         let data = kept.snapshot.held.iter().filter(|held| !held.group.is_meta());
         data.flat_map(|held| repository.index(kept.folder, &held.index).unwrap().partitions)
@@ -108,7 +108,7 @@ impl Place {
     }
 
     /// The first object of a kind.
-    fn object(&self, kind: &str) -> PathBuf {
+    pub fn object(&self, kind: &str) -> PathBuf {
         let repository = Repository::open(&self.path).unwrap();
         let all = repository.store.list("").unwrap();
         let found = all.into_iter().find(|object| object.name.contains(kind));
@@ -117,7 +117,7 @@ impl Place {
 }
 
 /// A node with an empty store and a snapshot store of its own, and these words.
-fn node(dir: &Path, name: &str, words: &[&str]) -> Node {
+pub fn node(dir: &Path, name: &str, words: &[&str]) -> Node {
     let (port, store) = (Port::claim(), dir.join(name));
     let snapshots = dir.join(format!("{name}-snapshots"));
     fs::create_dir_all(&snapshots).unwrap();
@@ -129,7 +129,7 @@ fn node(dir: &Path, name: &str, words: &[&str]) -> Node {
 }
 
 /// A node that founds a cluster of a snapshot, not started.
-fn founder(dir: &Path, name: &str, place: &Place, words: &[&str]) -> Node {
+pub fn founder(dir: &Path, name: &str, place: &Place, words: &[&str]) -> Node {
     let path = place.path.display().to_string();
     node(dir, name, &[&["--restore-from", &path], words].concat())
 }
@@ -144,7 +144,7 @@ async fn seeded(cluster: &mut Cluster, place: &Place, name: &str, uuid: &str, si
     grow(cluster, name, size).await;
 }
 
-async fn grow(cluster: &mut Cluster, name: &str, size: usize) {
+pub async fn grow(cluster: &mut Cluster, name: &str, size: usize) {
     let (dir, first) = (cluster.dir().to_owned(), cluster.nodes[0].endpoint());
     while cluster.nodes.len() < size {
         let name = format!("{name}-{}", cluster.nodes.len());
@@ -156,11 +156,11 @@ async fn grow(cluster: &mut Cluster, name: &str, size: usize) {
     cluster.settled().await;
 }
 
-async fn identity(client: &Client) -> GetIdentityResponse {
+pub async fn identity(client: &Client) -> GetIdentityResponse {
     client.cluster.clone().get_identity(GetIdentityRequest {}).await.unwrap().into_inner()
 }
 
-async fn all_read(cluster: &Cluster, expected: &Content) {
+pub async fn all_read(cluster: &Cluster, expected: &Content) {
     for client in cluster.clients() {
         assert_eq!(&content(&client, &SITES).await, expected, "at {}", client.endpoint);
     }
@@ -174,7 +174,7 @@ async fn put_after(client: &Client, site: &str, read: &Bytes, value: &str) -> By
 }
 
 /// A context from before settles siblings, and what follows from the same read stands beside it.
-async fn writes_go_on(client: &Client, old: &BTreeMap<&'static str, Bytes>, round: &str) {
+pub async fn writes_go_on(client: &Client, old: &BTreeMap<&'static str, Bytes>, round: &str) {
     for site in SITES {
         let settled = format!("settled in {round}");
         put_after(client, site, &old[site], &settled).await;
@@ -186,7 +186,7 @@ async fn writes_go_on(client: &Client, old: &BTreeMap<&'static str, Bytes>, roun
     }
 }
 
-async fn contexts(client: &Client) -> BTreeMap<&'static str, Bytes> {
+pub async fn contexts(client: &Client) -> BTreeMap<&'static str, Bytes> {
     let mut all = BTreeMap::new();
     for site in SITES {
         let read = client.get(site, Bucket::Default, "siblings").await.unwrap();
@@ -272,10 +272,10 @@ async fn three_nodes_become_one_and_three_then_five_then_three_with_all_that_was
     assert!(histories.iter().any(|one| one["lineage"] == production.lineage), "{status}");
 }
 
-/// A cluster of one node with all sites, where there may be two, and a snapshot of it in a
+/// A cluster of one node with all sites, where there may be more, and a snapshot of it in a
 /// repository.
-async fn small() -> (Cluster, Place, String) {
-    let cluster = Cluster::start(1, Options { replication_factor: 2, ..Options::default() }).await;
+pub async fn small(replication_factor: u32) -> (Cluster, Place, String) {
+    let cluster = Cluster::start(1, Options { replication_factor, ..Options::default() }).await;
     let client = cluster.client();
     for site in SITES {
         client.add_site(site).await.unwrap();
@@ -288,7 +288,7 @@ async fn small() -> (Cluster, Place, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn old_and_new_clusters_and_two_of_one_snapshot_never_meet() {
-    let (mut cluster, place, uuid) = small().await;
+    let (mut cluster, place, uuid) = small(2).await;
     let (dir, client) = (cluster.dir().to_owned(), cluster.client());
     let production = client.endpoint.clone();
     let mut drill = founder(&dir, "drill", &place, &["--join", &production]);
@@ -361,7 +361,7 @@ async fn old_and_new_clusters_and_two_of_one_snapshot_never_meet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_snapshot_some_sites_alone_are_taken_and_the_log_names_the_others() {
-    let (mut cluster, place, _) = small().await;
+    let (mut cluster, place, _) = small(2).await;
     cluster.lose_every_disk();
     let dir = cluster.dir().to_owned();
     let mut typo = founder(&dir, "typo", &place, &["--sites", "shp"]);
@@ -383,7 +383,7 @@ async fn of_a_snapshot_some_sites_alone_are_taken_and_the_log_names_the_others()
 }
 
 /// No store, and nothing of one.
-fn is_empty(node: &Node) {
+pub fn is_empty(node: &Node) {
     for name in ["state.redb", "restoring", "log"] {
         assert!(!node.store.join(name).exists(), "{name} is there");
     }
@@ -391,7 +391,7 @@ fn is_empty(node: &Node) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_refused_in_a_line_and_nothing_is_half_done() {
-    let (mut cluster, place, uuid) = small().await;
+    let (mut cluster, place, uuid) = small(2).await;
     let tar = cluster.download_all(&uuid).await.remove(0);
     cluster.lose_every_disk();
     let dir = cluster.dir().to_owned();
@@ -415,7 +415,7 @@ async fn what_cannot_be_is_refused_in_a_line_and_nothing_is_half_done() {
     }
     for words in [["--point", "latest"], ["--sites", "shop"]] {
         let mut node = node(&dir, "new", &words);
-        node.start_refused().await.exits(USAGE).says("--restore-from <REPOSITORY>");
+        node.start_refused().await.exits(USAGE).says("--restore-from <PLACE>");
     }
     let written = place.kept(&uuid).1.snapshot.written;
     let nearest = format!("{uuid}, written {written}");
@@ -441,8 +441,8 @@ async fn what_cannot_be_is_refused_in_a_line_and_nothing_is_half_done() {
     }
     let root = place.path.join("devicedb.json");
     let made = fs::read_to_string(&root).unwrap();
-    fs::write(&root, made.replace("\"format\":2", "\"format\":3")).unwrap();
-    refused(&[], FAILED, &["was made by a newer version: format 3"]).await;
+    fs::write(&root, made.replace("\"format\":2", "\"format\":4")).unwrap();
+    refused(&[], FAILED, &["was made by a newer version: format 4"]).await;
     fs::write(&root, made).unwrap();
 
     // A disk without room: 2 MiB are less than the smallest store takes.
@@ -553,7 +553,7 @@ fn removing(tar: &Path, sites: &[&str], to: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sites_that_were_being_removed_at_the_cut_are_removed_by_the_new_cluster() {
-    let (mut cluster, _, uuid) = small().await;
+    let (mut cluster, _, uuid) = small(2).await;
     let tar = cluster.download_all(&uuid).await.remove(0);
     cluster.lose_every_disk();
     let dir = cluster.dir().to_owned();
@@ -624,51 +624,4 @@ async fn a_secured_cluster_begins_again_with_new_certificates() {
     cluster.ctl(&healthy).await.exits(0).says("2 nodes ready");
     let read = cluster.ctl(&["get", "--site", "shop", "colour"]).await.exits(0);
     assert_eq!(read.out().trim_end(), "blue");
-}
-
-/// A drill is said as an operator says it, and its verdict is looked at.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_drill_passes_where_a_restore_would_and_says_what_a_restore_would_meet() {
-    let (cluster, place, uuid) = small().await;
-    let scratch = cluster.dir().join("scratch");
-    let drill = |words: &str| {
-        let (place, scratch) = (place.path.display(), scratch.display());
-        let line = format!("ddbctl -o json repository drill {place} --scratch {scratch} {words}");
-        async move { shell(&line, SOON).await }
-    };
-    let client = cluster.client();
-    let before = content(&client, &SITES).await;
-    let check = "--check 'ddbctl get pier colour' --keep-report --rto 5m --rpo 1h";
-    // What nodes are told by their environment does not reach the node of a drill.
-    let line = format!("export DEVICEDB_JOIN={}; ", client.endpoint);
-    let words =
-        format!("repository drill {} --scratch {}", place.path.display(), scratch.display());
-    let ran = shell(&format!("{line}ddbctl -o json {words} {check}"), SOON).await.exits(0);
-    let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
-    assert_eq!(report["passed"], true, "{report}");
-    assert_eq!(report["snapshot"], uuid, "{report}");
-    assert_eq!((&report["sites"], &report["partitions"]), (&8.into(), &1024.into()), "{report}");
-    let wanted: u64 = place.partitions(&uuid).iter().map(|(_, rows, _)| rows).sum();
-    assert_eq!(report["rows"], wanted, "{report}");
-    assert!(report["phases"]["check_s"].as_f64() >= report["phases"]["compare_s"].as_f64());
-    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "nothing stays");
-    let status = shell(&format!("ddbctl repository status {}", place.path.display()), SOON).await;
-    status.exits(0).says("last drill  passed at");
-    assert_eq!(content(&client, &SITES).await, before, "production knows nothing of it");
-
-    // What does not pass is no error of the program, and says why.
-    let no = drill("--rpo 1ms --check 'exit 3'").await.exits(6);
-    no.says("the objective").says("exit status: 3").says("has not passed");
-    let segment = place.object("/g/");
-    let whole = fs::read(&segment).unwrap();
-    let mut flipped = whole.clone();
-    flipped[whole.len() / 2] ^= 1;
-    fs::write(&segment, flipped).unwrap();
-    drill("").await.exits(6).says("the node has ended").says("/g/");
-    fs::write(&segment, whole).unwrap();
-    drill("--devicedb /nowhere/devicedb").await.exits(6).says("name it with --devicedb");
-    drill(&format!("--point {UNKNOWN}")).await.exits(5).says("has no snapshot");
-    fs::write(scratch.join("letter.txt"), "x").unwrap();
-    drill("").await.exits(FAILED).says("is not empty");
-    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 1, "what was there stays");
 }

@@ -7,6 +7,7 @@ use devicedb::{
     base::clock::Random,
     proto::v1::{Bucket, UploadStatus},
 };
+use tonic::Code;
 
 use crate::harness::{
     Cluster, Node, Options, Ran, S3, SOON, SnapshotStore, eventually, http_get, shell,
@@ -16,7 +17,7 @@ const SITES: usize = 8;
 /// Of a value that nothing compresses.
 const VALUE_BYTES: usize = 256 << 10;
 
-fn value(n: usize) -> Vec<u8> {
+pub fn value(n: usize) -> Vec<u8> {
     let mut noise = Random::seeded(n as u64 + 1);
     (0..VALUE_BYTES / 8).flat_map(|_| noise.next_u64().to_be_bytes()).collect()
 }
@@ -30,7 +31,7 @@ async fn put(cluster: &Cluster, keys: std::ops::Range<usize>) {
 }
 
 /// Three nodes with a repository, and values of so many keys.
-async fn cluster(place: &str, more: &[&str], s3: Option<&S3>, keys: usize) -> Cluster {
+pub async fn cluster(place: &str, more: &[&str], s3: Option<&S3>, keys: usize) -> Cluster {
     let options = Options { snapshot_store: SnapshotStore::Own, ..Options::default() };
     let mut cluster = Cluster::empty(options);
     let words = ["--repository", place].into_iter().chain(more.iter().copied());
@@ -61,7 +62,7 @@ async fn sent_bytes(cluster: &Cluster) -> u64 {
     sum
 }
 
-fn json(ran: &Ran) -> serde_json::Value {
+pub fn json(ran: &Ran) -> serde_json::Value {
     serde_json::from_slice(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {}", ran.story()))
 }
 
@@ -69,7 +70,7 @@ fn endpoints(cluster: &Cluster) -> String {
     cluster.nodes.iter().map(Node::endpoint).collect::<Vec<_>>().join(",")
 }
 
-async fn ctl(cluster: &Cluster, words: &str) -> Ran {
+pub async fn ctl(cluster: &Cluster, words: &str) -> Ran {
     shell(&format!("ddbctl --endpoint {} {words}", endpoints(cluster)), SOON).await
 }
 
@@ -260,4 +261,29 @@ async fn what_keeps_an_upload_from_its_end_is_said_in_one_line() {
     assert!(refused.stderr.contains("s3://BUCKET/PREFIX"), "{}", refused.story());
     let unknown = ctl(&cluster, "snapshot upload 00000000-0000-4000-8000-000000000001").await;
     unknown.exits(5).says("the cluster does not know snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_drives_four_uploads_at_a_time_and_says_so_of_a_fifth() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("backups").display().to_string();
+    shell(&format!("ddbctl repository init {place}"), SOON).await.exits(0);
+    // So slow that none ends.
+    let cluster = cluster(&place, &["--repository-rate", "1000"], None, 8).await;
+    let client = cluster.client();
+    let mut uuids = Vec::new();
+    for _ in 0..5 {
+        uuids.push(client.complete_snapshot(SOON).await.uuid);
+    }
+    let (fifth, four) = uuids.split_last().unwrap();
+    let driver = cluster.nodes[0].client();
+    for uuid in four.iter().chain(four) {
+        assert_eq!(driver.upload_snapshot(uuid).await.unwrap().status(), UploadStatus::Running);
+    }
+    let e = driver.upload_snapshot(fifth).await.unwrap_err();
+    assert_eq!(e.code(), Code::ResourceExhausted, "{e}");
+    assert!(e.message().contains("drives 4 uploads already"), "{e}");
+    assert!(e.message().contains("ask another node"), "{e}");
+    let other = cluster.nodes[1].client().upload_snapshot(fifth).await.unwrap();
+    assert_eq!(other.status(), UploadStatus::Running);
 }

@@ -333,6 +333,22 @@ impl Prepared {
         cluster
     }
 
+    /// Three nodes, not started, that are to begin a cluster of the snapshot in the repository
+    /// together; the first one founds.
+    pub fn together(&self) -> Cluster {
+        let mut cluster = self.seeded();
+        let expected = ["--expect-nodes", "3"].map(str::to_owned);
+        cluster.nodes[0].args.extend(expected.clone());
+        let place = self.repository.display().to_string();
+        while cluster.nodes.len() < 3 {
+            let mut node = cluster.further();
+            node.args.extend(["--restore-from".to_owned(), place.clone()]);
+            node.args.extend(expected.clone());
+            cluster.nodes.push(node);
+        }
+        cluster
+    }
+
     fn snapshot_store(&self) -> &Path {
         self.cluster.nodes[0].snapshot_store.as_deref().expect("it takes snapshots")
     }

@@ -56,6 +56,8 @@ enum Scene {
     Restore,
     /// A cluster is made of a snapshot in a repository.
     Seed,
+    /// The same by several nodes together, and the one that founds dies.
+    Together,
     /// The store of a node whose peers are lost is recovered.
     Recover,
     /// A site is added, or removed.
@@ -72,6 +74,8 @@ enum Scene {
     Talk,
     /// A snapshot goes into a repository.
     Upload,
+    /// A schedule takes one and has it stored.
+    Scheduled,
     /// Three nodes take a snapshot under writes, and whoever passes dies.
     Cut,
     /// A snapshot cannot be sealed, since groups have no leader.
@@ -135,6 +139,7 @@ fn plan(point: Failpoint) -> (Scene, u32) {
         DownloadHeaderSent | DownloadTrailerSent => (Scene::Download, 1),
         DownloadPieceSent => (Scene::Download, 2),
         UploadSegmentStored | UploadGroupsStored | UploadReady | UploadMade => (Scene::Upload, 1),
+        ScheduledSnapshotTaken | ScheduledSnapshotStored => (Scene::Scheduled, 1),
         FetchFileMade | FetchSynced | FetchRenamed | FetchDirSynced => (Scene::Fetch, 1),
         FetchPieceWritten => (Scene::Fetch, 2),
 
@@ -152,6 +157,7 @@ fn plan(point: Failpoint) -> (Scene, u32) {
 
         SeedChecked | SeedMade | SeedInPlace => (Scene::Seed, 1),
         SeedChunkLoaded => (Scene::Seed, 3),
+        SeedPlanWritten | SeedPlanKept => (Scene::Together, 1),
 
         RecoverChecked | RecoverWritten | RecoverStored | RecoverLogged | RecoverDone => {
             (Scene::Recover, 1)
@@ -223,8 +229,10 @@ async fn play(scene: Scene, crashes: Vec<Crash>, prepared: &Prepared) {
         Scene::Delete => one::delete(crash, prepared).await,
         Scene::Download => one::download(crash, prepared).await,
         Scene::Upload => one::upload(crash, prepared).await,
+        Scene::Scheduled => one::scheduled(crash, prepared).await,
         Scene::Restore => one::restore(crash, prepared).await,
         Scene::Seed => one::seed(crash, prepared).await,
+        Scene::Together => several::together(crash, prepared).await,
         Scene::Recover => several::recovery(crash).await,
         Scene::Site => one::site(crash, prepared).await,
         Scene::Join => several::join(crash, prepared).await,

@@ -14,7 +14,7 @@ use crate::{
         Books, Crash, Prepared, Writers, add_sites, ask_for_snapshot, recovers, snapshots_work,
         until_done, verify,
     },
-    harness::{Cluster, Options, SOON, shell},
+    harness::{Cluster, Options, SOON, eventually, shell},
 };
 
 const NAME: Bytes = Bytes::from_static(&[9; 16]);
@@ -157,6 +157,39 @@ pub async fn upload(crash: Crash, prepared: &Prepared) {
     shell(&format!("ddbctl repository verify {place}"), SOON).await.exits(0).says("sound");
     let status = shell(&format!("ddbctl repository status {place}"), SOON).await.exits(0);
     assert!(!status.out().contains("left over"), "{}", status.story());
+    snapshots_work(&cluster, Some(&prepared.uuid)).await;
+}
+
+/// The run is in its schedule's row, so it goes on after the restart, with the same snapshot.
+pub async fn scheduled(crash: Crash, prepared: &Prepared) {
+    let mut cluster = prepared.copy().await;
+    let place = with_repository(&mut cluster).await;
+    let endpoint = cluster.nodes[0].endpoint();
+    let asking = async move {
+        let ctl = format!("ddbctl --timeout 2s --endpoint {endpoint} schedule");
+        let line = format!("{ctl} create monthly --cron @monthly && {ctl} run monthly");
+        until_done(async || shell(&line, SOON).await.code.filter(|code| *code == 0).ok_or(()))
+            .await;
+    };
+    crash.kills(&mut cluster.nodes, asking).await;
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
+    let uuid = eventually("a run has ended well", SOON, async || {
+        let ran = cluster.ctl(&["schedule", "get", "monthly", "-o", "json"]).await.exits(0);
+        let seen: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+        let stored = seen["stored"]["uuid"].as_str().map(str::to_owned);
+        assert!([&seen["missed"], &seen["skipped"]].iter().all(|n| **n == 0), "{seen}");
+        if stored.is_none() && seen["failures"] != 0 {
+            // Its node died while the snapshot was being taken, so that has failed, and is said.
+            assert!(seen["problem"].as_str().unwrap().contains("is not completed"), "{seen}");
+            // The next run is another one. It is refused while one is under way.
+            cluster.ctl(&["schedule", "run", "monthly"]).await;
+        }
+        stored.ok_or(seen.to_string())
+    })
+    .await;
+    shell(&format!("ddbctl repository verify {place}"), SOON).await.exits(0).says("sound");
+    let list = shell(&format!("ddbctl repository list {place}"), SOON).await.exits(0);
+    assert_eq!(list.out().matches(&uuid).count(), 1, "{}", list.story());
     snapshots_work(&cluster, Some(&prepared.uuid)).await;
 }
 

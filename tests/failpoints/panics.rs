@@ -39,6 +39,8 @@ enum Cause {
     Download,
     /// An upload of a snapshot.
     Upload,
+    /// A run of a schedule.
+    Scheduled,
     /// A start of a node that has a repository.
     StartWithRepository,
     /// A download of another node's part.
@@ -54,7 +56,7 @@ fn cause(role: Role) -> Cause {
     use Role::*;
     match role {
         Engine | Store | Start | StartingServer | Doors | News | Rows | Announce | Parts
-        | Health | Readers | Disk | DiskLook | Journal | Operations => Cause::Start,
+        | Health | Readers | Disk | DiskLook | Journal | Operations | Schedules => Cause::Start,
         Stop => Cause::Stop,
         Meet => Cause::StartWithJoin,
         Certificates => Cause::StartWithCertificates,
@@ -65,6 +67,7 @@ fn cause(role: Role) -> Cause {
         Scan => Cause::Scan,
         Download => Cause::Download,
         Upload => Cause::Upload,
+        Run => Cause::Scheduled,
         Repository => Cause::StartWithRepository,
         Relay => Cause::DownloadOfAnother,
         Ask => Cause::Overview,
@@ -85,7 +88,7 @@ pub async fn story(role: Role, prepared: &Prepared) {
         let asking = ask_for_snapshot(cluster.clients(), NAME);
         crash.kills(&mut cluster.nodes, asking).await;
     }
-    if matches!(cause(role), Cause::Upload | Cause::StartWithRepository) {
+    if matches!(cause(role), Cause::Upload | Cause::Scheduled | Cause::StartWithRepository) {
         with_repository(&mut cluster).await;
     }
     if cause(role) == Cause::StartWithJoin {
@@ -198,6 +201,13 @@ async fn goes_on(role: Role, cluster: &mut Cluster, prepared: &Prepared) {
             let (ctl, uuid) = (&cluster.nodes[0], &prepared.uuid);
             ctl.ctl(&["snapshot", "upload", uuid]).await.exits(1).says(panicked);
             ctl.ctl(&["snapshot", "upload", uuid]).await.exits(0).says("stored = ");
+        }
+        Cause::Scheduled => {
+            let ctl = &cluster.nodes[0];
+            ctl.ctl(&["schedule", "create", "monthly", "--cron", "@monthly"]).await.exits(0);
+            let run = ["schedule", "run", "monthly", "--wait"];
+            ctl.ctl(&run).await.exits(1).says("`run` has panicked");
+            ctl.ctl(&run).await.exits(0).says("is in the repository");
         }
         Cause::StartWithRepository => {
             let ctl = &cluster.nodes[0];

@@ -35,6 +35,21 @@ pub async fn welcome(crash: Crash, prepared: &Prepared) {
     snapshots_work(&cluster, None).await;
 }
 
+/// Nodes begin a cluster of a snapshot together, and the one that founds dies.
+pub async fn together(crash: Crash, prepared: &Prepared) {
+    let mut cluster = prepared.together();
+    crash.kills(&mut cluster.nodes, async {}).await;
+    let kept = cluster.nodes[0].store.join("seed-plan");
+    assert_eq!(kept.exists(), crash.point == Failpoint::SeedPlanKept);
+    recovers(&mut cluster, Vec::new(), &mut prepared.books.clone()).await;
+    for node in &cluster.nodes {
+        for left in ["restoring", "node-id", "seed-plan.new"] {
+            assert!(!node.store.join(left).exists(), "{left} was left behind");
+        }
+    }
+    snapshots_work(&cluster, None).await;
+}
+
 /// With one replica of each group, half of the groups go to the second node.
 pub async fn groups_move(crash: Crash) {
     let (mut cluster, mut books) = sites_on(1, 1).await;

@@ -71,8 +71,10 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             tagged(0, include_bytes!("../golden/repository/snapshot.json").to_vec()),
             tagged(1, include_bytes!("../golden/repository/snapshot.json").to_vec()),
             tagged(2, include_bytes!("../golden/repository/index.json").to_vec()),
-            tagged(4, include_bytes!("../golden/repository/catalogue.json").to_vec()),
-            tagged(5, include_bytes!("../golden/repository/catalogue.json").to_vec()),
+            tagged(4, include_bytes!("../golden/repository/snapshot-sealed.json").to_vec()),
+            tagged(5, include_bytes!("../golden/repository/snapshot-sealed.json").to_vec()),
+            tagged(6, include_bytes!("../golden/repository/catalogue.json").to_vec()),
+            tagged(7, include_bytes!("../golden/repository/catalogue.json").to_vec()),
         ],
         "rows" => rows(),
         "node_id" => vec![b"1\n".to_vec(), b"16681865894510149803\n".to_vec()],
@@ -323,7 +325,8 @@ fn peers() -> Vec<Vec<u8>> {
     ));
     inputs.push(tagged(
         2,
-        internal::JoinResponse { settings: Some(settings), nodes: vec![node] }.encode_to_vec(),
+        internal::JoinResponse { settings: Some(settings), nodes: vec![node], plan: None }
+            .encode_to_vec(),
     ));
     let founder = Some(internal::Founder { node_id: 2, address: "a:1".into() });
     inputs.push(tagged(
@@ -339,6 +342,7 @@ fn peers() -> Vec<Vec<u8>> {
         join: vec!["a:1".into(), "b:2".into()],
         founder,
         objection: String::new(),
+        gathers: false,
     };
     let cluster_id = Bytes::copy_from_slice(uuid().as_bytes());
     for said in [

@@ -51,6 +51,8 @@ pub const DRILL_REPORT_BYTES_MAX: u64 = 1 << 20;
 pub const CTL_LOOK_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between two looks at a snapshot; each pause is a fifth longer than the one before.
 pub const CTL_LOOK_MAX: Duration = Duration::from_secs(1);
+/// How late a schedule may be before `ddbctl` says that nobody runs it: elections are over by then.
+pub const CTL_SCHEDULE_LATE: Duration = Duration::from_secs(120);
 /// Longest time in which `ddbctl` wants an answer of the meta group's leader before it asks each
 /// endpoint for what that knows by itself; half of `--timeout` where that is shorter. An election
 /// takes less.

@@ -109,6 +109,13 @@ pub const JOINS_AT_ONCE: usize = 16;
 /// How long a node waits for another's durable promise to leave the founding to it: a write and its
 /// sync.
 pub const PROMISE_FOUNDING: Duration = Duration::from_secs(5);
+/// How long a node that gathers the first nodes of a cluster holds the question of one of them
+/// while others are missing; then that one asks again.
+pub const GATHER_HOLD: Duration = Duration::from_secs(4);
+/// How long a node counts as there that asks no more.
+pub const GATHER_FRESH: Duration = Duration::from_secs(3);
+/// How often the node that gathers looks whether some are gone.
+pub const GATHER_LOOK: Duration = Duration::from_millis(500);
 
 /// How long the removal of a node waits for leaders of the groups that it led: somebody may say it
 /// at once when the node is lost.
@@ -126,6 +133,12 @@ const _: () = assert!(AWAY.as_millis() >= 2 * SILENT.as_millis());
 const _: () = assert!(JOIN_AGAIN_MIN.as_millis() < JOIN_AGAIN_MAX.as_millis());
 const _: () = assert!(REMOVAL_ELECTIONS.as_millis() >= 2 * SILENT.as_millis());
 const _: () = assert!(PROMISE_FOUNDING.as_millis() < REQUEST_DEADLINE.as_millis());
+const _: () = assert!(
+    GATHER_HOLD.as_millis() + 2 * NODE_STATUS.as_millis() < REQUEST_DEADLINE.as_millis(),
+    "who is called back first still hears why it waits"
+);
+const _: () =
+    assert!(GATHER_FRESH.as_millis() > (JOIN_AGAIN_MIN.as_millis() + 2 * NODE_STATUS.as_millis()));
 
 // Rows of a group on their way to a replica.
 

@@ -106,12 +106,21 @@ pub const CATALOGUE_TRIES: u32 = 64;
 pub const HOLD_REASON_CHARS_MAX: usize = 200;
 /// How long a snapshot has to be listed before storing of an earlier one counts as given up.
 pub const ABANDONED_AFTER_MS: u64 = 24 * 3_600_000;
+/// How long nodes leave what they have dropped from a repository to whoever reads it.
+pub const COLLECT_GRACE_MS: u64 = 24 * 3_600_000;
 /// A clock that is further ahead of all that a repository holds ends no hold and no grace.
 pub const CLOCK_AHEAD_MAX_MS: u64 = 8 * 24 * 3_600_000;
 /// Objects that are deleted at a time.
 pub const REPOSITORY_DELETES: usize = 8;
 /// Bytes of a name in a repository.
 pub const REPOSITORY_NAME_BYTES_MAX: usize = 255;
+/// Bytes of a slot that holds a repository's key. That of one recipient has some hundreds.
+pub const REPOSITORY_SLOT_BYTES_MAX: u64 = 4096;
+/// How long a command has to print a repository's key, and its words on stderr to be read then.
+pub const REPOSITORY_KEY_COMMAND: Duration = Duration::from_secs(30);
+pub const REPOSITORY_KEY_COMMAND_WORDS: Duration = Duration::from_secs(1);
+/// A command ends once.
+pub const REPOSITORY_KEY_COMMAND_ANSWERS: usize = 1;
 
 // Uploads.
 
@@ -122,6 +131,8 @@ pub const UPLOAD_LOOK: Duration = Duration::from_millis(500);
 pub const UPLOAD_DESCRIBE: Duration = Duration::from_secs(60);
 /// Threads that ask the repository at a time whether it has a snapshot.
 pub const REPOSITORY_LOOKS: usize = 4;
+/// Uploads that a node drives at a time. Beyond it they are refused.
+pub const UPLOADS_AT_ONCE: usize = 4;
 /// Uploads whose end a node remembers.
 pub const UPLOADS_REMEMBERED: usize = 256;
 /// What a node says while it stores groups; more of it is not said.

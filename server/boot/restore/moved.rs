@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{ASIDE, FOUNDER, FOUNDER_ASIDE, FOUNDING, MANIFEST, NODE, clear};
+use super::{ASIDE, FOUNDER, FOUNDER_ASIDE, FOUNDING, MANIFEST, NODE, PLAN_ASIDE, clear};
 use crate::{
     base::error::{Context as _, Error, Result},
     faults::failpoint::{Failpoint, failpoint},
@@ -90,8 +90,9 @@ fn take_store_out(dir: &Path) -> Result<()> {
 /// Removes what is of no use beside a store in its place. That it is there costs room and nothing
 /// else, so it is tried again by every start.
 pub(super) fn clean_up(dir: &Path) {
-    let mut left =
-        [ASIDE, FOUNDING, NODE, FOUNDER, FOUNDER_ASIDE].map(|name| dir.join(name)).to_vec();
+    let mut left = [ASIDE, FOUNDING, NODE, FOUNDER, FOUNDER_ASIDE, PLAN_ASIDE]
+        .map(|name| dir.join(name))
+        .to_vec();
     if dir.join(ASIDE).join(MANIFEST).exists() {
         // An earlier version moved the manifest alone.
         left.insert(0, dir.join(CHUNKS));

@@ -15,6 +15,7 @@
 //! - A site that is being removed goes on being removed.
 //! - Operations that run are cancelled, and nodes that were leaving or drained are as any other:
 //!   everything is placed anew, and whoever recovers a cluster looks at it next.
+//! - Schedules go on, and no run of them is under way, as after a restore.
 //! - No node has the name of a certificate, as after a restore.
 //!
 //! Relies on the caller to know which replicas are kept and where. Decides nothing about them.
@@ -33,6 +34,7 @@ use crate::{
         level::Level,
         operations::Progress,
         placement::Assignments,
+        schedule::Schedule,
         sites::{Relay, Site, SiteState, Sites},
         snapshots::Part,
     },
@@ -118,6 +120,7 @@ impl State {
         for snapshot in self.snapshots.values_mut() {
             snapshot.abort(&why);
         }
+        self.schedules.values_mut().for_each(Schedule::into_new_history);
         let gone: Vec<SnapshotSeq> = self
             .snapshots
             .values()

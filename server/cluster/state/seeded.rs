@@ -3,23 +3,28 @@
 //! - It has an id of its own, and a history that has its name from the beginning. So no node of the
 //!   old cluster, and none of another one that is made of the same snapshot, is ever taken for one
 //!   of this, and no dot of the old history is minted again.
-//! - Its founder is its only node and holds everything. Of the old nodes none is a member, and none
-//!   was removed: that they are of another cluster keeps them out.
+//! - Its nodes are those that begin with it, and hold everything: often one alone, which founds. Of
+//!   the old nodes none is a member, and none was removed: that they are of another cluster keeps
+//!   them out.
 //! - No snapshot and no operation is known; they were about nodes that are not here. Snapshots are
 //!   counted from the beginning, as the new logs are.
 //! - Sites are as they were, in the lives that they had, since their groups' rows name those. One
 //!   that was half added or removed is finished by the meta leader, as ever.
-//! - Grants are as they were, and tokens are suspended, as after a restore.
+//! - Grants are as they were, and tokens are suspended, as after a restore. Schedules go on where
+//!   a node of the new cluster has a repository, and no run of them is under way.
 //! - Shape, replication factor and level are as they were. The level goes up as in any cluster.
 //!
 //! Some sites alone can be taken. Then the others are not there, nor are relays but those of these
 //! sites.
 //!
+//! The same snapshot and the same `Seed` make the same state on every node. Where several nodes
+//! begin, nothing else makes their replicas equal.
+//!
 //! Relies on the caller to bring the groups' rows, and to draw names that nobody else has.
 
 use std::collections::BTreeMap;
 
-use super::{State, settings::Settings};
+use super::{Effects, State, settings::Settings};
 use crate::{
     base::{
         error::{Error, Result},
@@ -31,6 +36,7 @@ use crate::{
         command::{Away, Node},
         level::Level,
         placement::Assignments,
+        schedule::Schedule,
         sites::{Relay, Sites},
     },
 };
@@ -43,7 +49,9 @@ pub struct Seed<'a> {
     pub cluster: ClusterId,
     /// Of the new cluster, and not pending.
     pub lineage: Lineage,
-    pub founder: Node,
+    /// Those that begin with it, the founder first. Their lineage is that of the new history,
+    /// whatever stands there.
+    pub nodes: &'a [Node],
     /// The sites that are taken; all of them if there is no pattern.
     pub sites: &'a [Pattern],
 }
@@ -59,11 +67,23 @@ impl State {
     /// Of the state that was captured by a snapshot.
     pub fn seeded(self, seed: &Seed<'_>) -> Result<(State, LeftOut)> {
         self.captured_by(seed.snapshot)?;
-        seed.founder.check()?;
         let (sites, left_out) = self.chosen(seed.sites)?;
         let named = self.settings.level >= Level::ACCESS;
-        let certificate_name = seed.founder.certificate_name.clone().filter(|_| named);
-        let founder = Node { certificate_name, ..seed.founder.clone() };
+        let nodes = seed.nodes.iter().map(|node| Node {
+            lineage: seed.lineage,
+            certificate_name: node.certificate_name.clone().filter(|_| named),
+            ..node.clone()
+        });
+        let mut nodes = nodes.collect::<Vec<_>>().into_iter();
+        let founder = nodes.next().ok_or_else(|| Error::invalid("no node begins"))?;
+        founder.check()?;
+        if self.settings.joins_need_token && nodes.len() > 0 {
+            return Err(Error::conflict(
+                "the cluster of the snapshot takes in machines by join token alone, and nodes that \
+                 begin together have none: leave out --expect-nodes. Then one node founds, and the \
+                 others join it by a token that is made there",
+            ));
+        }
         let none = SnapshotSeq(0);
         let settings = Settings {
             cluster: seed.cluster,
@@ -83,7 +103,18 @@ impl State {
             removed: BTreeMap::new(),
             operations: BTreeMap::new(),
             access: self.access,
+            schedules: self.schedules,
         };
+        // As any node that joins, but for the places, which are those of nodes that come at once.
+        for node in nodes {
+            let id = node.id;
+            let known = state.nodes.contains_key(&id);
+            state.announce_node(&node, &mut Effects::default())?;
+            if known {
+                return Err(Error::conflict(format!("node {id} would begin twice")));
+            }
+        }
+        state.schedules.values_mut().for_each(Schedule::into_new_history);
         state.assignments = state.placed(&Assignments::new(), &Away::new());
         state.settings.check()?;
         state.check()?;
@@ -133,6 +164,8 @@ pub fn listed<'a>(sites: impl ExactSizeIterator<Item = &'a SiteId>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::{
         base::{
@@ -237,14 +270,10 @@ mod tests {
         state
     }
 
+    static FOUNDER: LazyLock<[Node; 1]> = LazyLock::new(|| [node(11, NEW)]);
+
     fn seed(sites: &[Pattern]) -> Seed<'_> {
-        Seed {
-            snapshot: snapshot(2),
-            cluster: cluster(2),
-            lineage: NEW,
-            founder: node(11, NEW),
-            sites,
-        }
+        Seed { snapshot: snapshot(2), cluster: cluster(2), lineage: NEW, nodes: &*FOUNDER, sites }
     }
 
     #[test]
@@ -279,6 +308,40 @@ mod tests {
         let nothing = snapshot(3);
         let e = before.seeded(&Seed { snapshot: nothing, ..seed(&[]) }).unwrap_err();
         assert_eq!(e.kind, Kind::Corrupt, "{e}");
+    }
+
+    #[test]
+    fn nodes_that_begin_together_share_everything_and_whoever_computes_it_comes_to_the_same() {
+        let nodes = [11, 3, 7, 20].map(|id| node(id, OLD));
+        let begun = || captured().seeded(&Seed { nodes: &nodes, ..seed(&[]) }).unwrap().0;
+        let state = begun();
+        assert_eq!(state, begun());
+        assert_eq!(state.nodes().len(), 4);
+        assert!(state.nodes().values().all(|node| node.lineage == NEW));
+        let mut shares = BTreeMap::<NodeId, usize>::new();
+        for group in state.settings().topology.group_ids() {
+            let voters = &state.assignments()[&group];
+            assert_eq!(voters.len(), 3, "{group}");
+            voters.iter().for_each(|node| *shares.entry(*node).or_default() += 1);
+        }
+        assert!(shares.len() == 4 && shares.values().all(|share| *share == 6), "{shares:?}");
+        let meta = state.wanted(GroupId::META);
+        assert_eq!(meta.voters.len() + meta.learners.len(), 4, "all follow it");
+
+        let refused = |nodes: &[Node], captured: State, says: &str| {
+            let e = captured.seeded(&Seed { nodes, ..seed(&[]) }).unwrap_err();
+            assert!(e.message.contains(says), "{e}");
+        };
+        refused(&[], captured(), "no node begins");
+        refused(
+            &[node(3, NEW), node(4, NEW), node(3, NEW)],
+            captured(),
+            "node 3 would begin twice",
+        );
+        let mut strict = captured();
+        strict.apply(&Command::SetJoins { need_token: true }).reply.unwrap();
+        refused(&nodes, strict.clone(), "leave out --expect-nodes");
+        strict.seeded(&seed(&[])).unwrap();
     }
 
     #[test]

@@ -60,6 +60,21 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Whether this is the cluster that a node means which was told to begin one with a snapshot,
+    /// and comes when it serves. `point` is what it was told.
+    pub fn began_with(&self, snapshot: SnapshotId, point: &str) -> Result<()> {
+        if self.restored_from == Some(snapshot) {
+            return Ok(());
+        }
+        let of = self.restored_from.map_or("of none".to_owned(), |from| format!("of {from}"));
+        Err(Error::conflict(format!(
+            "cluster {} was made {of}, and the node that joins was told to begin one with snapshot \
+             {snapshot} (--point {point}): name other nodes in --join, or, to join this cluster, \
+             leave out --restore-from and --expect-nodes",
+            self.cluster
+        )))
+    }
+
     /// What types do not say: nothing can be placed without replicas, and numbers that only grow
     /// must not be at their end.
     pub fn check(&self) -> Result<()> {

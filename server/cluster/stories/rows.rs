@@ -9,7 +9,7 @@ use crate::cluster::{
 };
 
 fn a_command() -> impl Strategy<Value = Command> {
-    let words = (0..30u32, 1..5u64, 0..3u64, 1..6u64).prop_map(|(what, n, s, x)| match what {
+    let words = (0..38u32, 1..5u64, 0..3u64, 1..6u64).prop_map(|(what, n, s, x)| match what {
         0 | 1 => format!("announce {} node-{n}:{}", n + s, 8080 + x),
         2 => format!("add-site s{s}"),
         3 => format!("site-added s{s} {x}"),
@@ -37,6 +37,14 @@ fn a_command() -> impl Strategy<Value = Command> {
         26 => format!("token {n} name-{s} backup"),
         27 => format!("revoke {n}"),
         28 => format!("resume {n}"),
+        29 => format!("schedule plan-{s} @hourly at {n}"),
+        30 => format!("schedule plan-{s} @daily at {n} instead"),
+        31 => format!("unschedule plan-{s}"),
+        32 => format!("pause plan-{s} at {n}"),
+        33 => format!("unpause plan-{s} at {x}"),
+        34 => format!("run plan-{s} {n} at {x}"),
+        35 => format!("decide plan-{s} from {n} to {x} missed 1 {n}"),
+        36 => format!("ended plan-{s} {n}"),
         _ => format!("delete {n}"),
     });
     words.prop_map(|line| command(&line.split(' ').collect::<Vec<_>>()))
@@ -63,6 +71,7 @@ impl Stored {
             operations: state.operations().values().cloned().collect(),
             grants: state.access().grants().iter().cloned().collect(),
             tokens: state.access().tokens().values().cloned().collect(),
+            schedules: state.schedules().values().cloned().collect(),
         })
     }
 
@@ -86,6 +95,9 @@ impl Stored {
             ),
             Changed::Token(id) => {
                 replace(&mut rows.tokens, |t| t.id == *id, state.access().tokens().get(id).cloned())
+            }
+            Changed::Schedule(id) => {
+                replace(&mut rows.schedules, |s| s.id == *id, state.schedules().get(id).cloned())
             }
             Changed::Site(id) => replace(
                 &mut rows.sites,

@@ -246,6 +246,12 @@ fn meta_command(facts: &Facts<'_>, command: &cluster::Command) -> Result<(), Obj
         | cluster::Command::CreateToken(_)
         | cluster::Command::RevokeToken(_)
         | cluster::Command::ResumeToken(_) => Ok(()),
+        cluster::Command::PutSchedule { .. }
+        | cluster::Command::DeleteSchedule(_)
+        | cluster::Command::PauseSchedule { .. }
+        | cluster::Command::RunSchedule { .. }
+        | cluster::Command::DecideRun(_)
+        | cluster::Command::EndRun { .. } => Ok(()),
         cluster::Command::Decommission { .. }
         | cluster::Command::CancelDecommission { .. }
         | cluster::Command::Decommissioned { .. }

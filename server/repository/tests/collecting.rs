@@ -118,7 +118,7 @@ fn a_snapshot_is_not_listed_beside_one_that_is_gone() {
     stage.import(&samples[1]);
     // While the third is stored beside the second, the fourth is, and the second goes for good.
     let others = Mutex::new(Some((stage.repository.clone(), stage.tars(&samples[3]))));
-    let slow = eventful(&stage.root(), move |name| {
+    let slow = eventful(&stage, move |name| {
         if name.contains("/s/")
             && let Some((repository, tars)) = others.lock().unwrap().take()
         {
@@ -145,7 +145,7 @@ fn whoever_collects_looks_again_when_a_snapshot_is_listed_meanwhile() {
     stage.import(&samples[0]);
     stage.import(&samples[1]);
     let others = Mutex::new(Some((stage.repository.clone(), stage.tars(&samples[2]))));
-    let slow = eventful(&stage.root(), move |name| {
+    let slow = eventful(&stage, move |name| {
         if name.contains("k/")
             && let Some((repository, tars)) = others.lock().unwrap().take()
         {
@@ -217,7 +217,7 @@ fn what_interrupted_storing_has_left_goes_when_it_is_overtaken() {
     let stage = Stage::new();
     let samples: Vec<Sample> = (1..=3).map(|n| sample(n, n)).collect();
     stage.import(&samples[0]);
-    let full = eventful(&stage.root(), |name| match name.contains("/s/") {
+    let full = eventful(&stage, |name| match name.contains("/s/") {
         true => Err(Error::exhausted("the disk is full")),
         false => Ok(()),
     });

@@ -1,20 +1,26 @@
 //! What a request is about, as the audit log names it. Keys and values are never named.
 
-use crate::proto::{
-    internal::v1 as internal,
-    v1::{
-        AddGrantRequest, AddRelayRequest, AddSiteRequest, BatchRequest, CancelDecommissionRequest,
-        CancelOperationRequest, CreateSnapshotRequest, CreateTokenRequest, DecommissionNodeRequest,
-        DeleteRequest, DeleteSnapshotRequest, DownloadSnapshotRequest, DrainNodeRequest,
-        FinalizeUpgradeRequest, GetIdentityRequest, GetOperationRequest, GetOverviewRequest,
-        GetRequest, GetSnapshotRequest, GetUpgradeRequest, Grant, InitClusterRequest,
-        ListGrantsRequest, ListNodesRequest, ListOperationsRequest, ListOrphansRequest,
-        ListPartitionsRequest, ListRelaysRequest, ListSitesRequest, ListSnapshotsRequest,
-        ListTokensRequest, MoveRelayRequest, PutRequest, RebalanceRequest, RemoveGrantRequest,
-        RemoveNodeRequest, RemoveRelayRequest, RemoveSiteRequest, ResumeTokenRequest,
-        RevokeTokenRequest, Role, ScanRequest, SetCapacityRequest, SetCertificateNameRequest,
-        SetJoinsRequest, UndrainNodeRequest, UploadSnapshotRequest, WaitOperationRequest,
-        WhoAmIRequest,
+use crate::{
+    base::ids::SnapshotId,
+    proto::{
+        internal::v1 as internal,
+        v1::{
+            AddGrantRequest, AddRelayRequest, AddSiteRequest, BatchRequest,
+            CancelDecommissionRequest, CancelOperationRequest, CreateSnapshotRequest,
+            CreateTokenRequest, DecommissionNodeRequest, DeleteRequest, DeleteScheduleRequest,
+            DeleteSnapshotRequest, DownloadSnapshotRequest, DrainNodeRequest,
+            FinalizeUpgradeRequest, GetIdentityRequest, GetOperationRequest, GetOverviewRequest,
+            GetRequest, GetScheduleRequest, GetSnapshotRequest, GetUpgradeRequest, Grant,
+            InitClusterRequest, ListGrantsRequest, ListNodesRequest, ListOperationsRequest,
+            ListOrphansRequest, ListPartitionsRequest, ListRelaysRequest, ListSchedulesRequest,
+            ListSitesRequest, ListSnapshotsRequest, ListTokensRequest, MoveRelayRequest,
+            PauseScheduleRequest, PutRequest, PutScheduleRequest, RebalanceRequest,
+            RemoveGrantRequest, RemoveNodeRequest, RemoveRelayRequest, RemoveSiteRequest,
+            ResumeScheduleRequest, ResumeTokenRequest, RevokeTokenRequest, Role,
+            RunScheduleRequest, ScanRequest, SetCapacityRequest, SetCertificateNameRequest,
+            SetJoinsRequest, UndrainNodeRequest, UploadSnapshotRequest, WaitOperationRequest,
+            WhoAmIRequest,
+        },
     },
 };
 
@@ -63,6 +69,7 @@ silent! {
     ListNodesRequest, ListOperationsRequest, ListOrphansRequest, ListPartitionsRequest,
     ListRelaysRequest, ListSitesRequest, ListSnapshotsRequest, ListTokensRequest, WhoAmIRequest,
     GetOperationRequest, WaitOperationRequest, GetSnapshotRequest, InitClusterRequest,
+    GetScheduleRequest, ListSchedulesRequest,
     FinalizeUpgradeRequest, internal::GetNodeStatusRequest, internal::IntroduceRequest,
     internal::PromiseFoundingRequest, internal::FoundClusterRequest, internal::ListPartsRequest,
     internal::RemovePartRequest, internal::DescribePartRequest, internal::UploadGroupsRequest,
@@ -99,6 +106,9 @@ subjects! {
     CancelOperationRequest: r => format!("operation {}", r.id),
     DeleteSnapshotRequest: r => format!("snapshot {}", r.uuid),
     UploadSnapshotRequest: r => format!("snapshot {}", r.uuid),
+    internal::StoreSnapshotRequest: r => {
+        SnapshotId::from_slice(&r.uuid).map_or(String::new(), |id| format!("snapshot {id}"))
+    },
     DownloadSnapshotRequest: r => format!("snapshot {}, node {}", r.uuid, r.node_id),
     AddGrantRequest: r => grant(r.grant.as_ref()),
     RemoveGrantRequest: r => grant(r.grant.as_ref()),
@@ -112,6 +122,11 @@ subjects! {
         if r.need_token { "only with a join token" } else { "open" }.to_owned()
     },
     RevokeTokenRequest: r => format!("token {}", r.id),
+    PutScheduleRequest: r => format!("schedule {}, {}", r.name, r.cron),
+    DeleteScheduleRequest: r => format!("schedule {}", r.name),
+    PauseScheduleRequest: r => format!("schedule {}", r.name),
+    ResumeScheduleRequest: r => format!("schedule {}", r.name),
+    RunScheduleRequest: r => format!("schedule {}", r.name),
     ResumeTokenRequest: r => format!("token {}", r.id),
 }
 

@@ -11,7 +11,8 @@ use crate::{
         limits,
         space::Space,
     },
-    cluster::{Node, reconfigure::Membership},
+    cluster::{Node, State, reconfigure::Membership},
+    engine::EngineView,
     net::Dialler,
     proto::internal::v1::{GetNodeStatusResponse, LeaderlessGroup, LedGroup, Room},
     store::Store,
@@ -57,6 +58,37 @@ impl Cluster {
         said
     }
 
+    /// Looks at the meta state as this node has applied it, where it leads the meta group.
+    pub async fn look_as_leader<T: Send + 'static>(
+        &self,
+        see: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> Result<Option<T>> {
+        let look = move |sight: EngineView<'_>| {
+            let leads = sight.led().any(|(group, _)| group.is_meta());
+            leads.then(|| see(sight.meta()))
+        };
+        self.handle.look(false, limits::NODE_STATUS, look).await
+    }
+
+    /// A member, with the address at which it was heard last.
+    pub fn where_it_is(&self, listed: Node) -> Node {
+        let address = self.peers.address(listed.id).unwrap_or_else(|| listed.address.clone());
+        Node { address, ..listed }
+    }
+
+    /// Where the other nodes that answer have their repository.
+    pub async fn repositories(&self) -> Result<BTreeMap<NodeId, String>> {
+        let me = self.peers.me().identity.borrow().node;
+        let look = self.handle.look(false, limits::NODE_STATUS, |s| s.meta().nodes().clone());
+        let mut nodes = look.await?;
+        nodes.remove(&me);
+        let said = self.ask_nodes(&nodes).await;
+        let place = |(node, said): (NodeId, Result<GetNodeStatusResponse>)| {
+            Some((node, said.ok()?.repository)).filter(|(_, place)| !place.is_empty())
+        };
+        Ok(said.into_iter().filter_map(place).collect())
+    }
+
     /// What says that this node, where it is alone in its cluster, has founded a second one.
     pub(super) fn second(&self, alone: bool) -> Option<String> {
         self.peers.sought(self.handle.clock.now()).filter(|_| alone)
@@ -91,6 +123,7 @@ impl Cluster {
             leaderless,
             parts: Vec::new(),
             uploads: Vec::new(),
+            repository: String::new(),
             heard,
             unready: unready.map_or(String::new(), |why| self.missing_too(why)),
             hello: Some(hello),

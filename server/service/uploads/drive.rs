@@ -15,7 +15,7 @@ use std::{
 
 use tonic::Streaming;
 
-use super::{Driven, Progress, Uploads, not_completed, unknown};
+use super::{Driven, Progress, Uploads, not_completed, retain::Scheduled, unknown};
 use crate::{
     base::{
         crew::{self, Role, Several},
@@ -44,6 +44,8 @@ struct Known {
     snapshot: Snapshot,
     nodes: BTreeMap<NodeId, Node>,
     topology: Topology,
+    /// Of the run that it was taken for.
+    scheduled: Option<Scheduled>,
 }
 
 /// What a node's part holds.
@@ -101,7 +103,7 @@ impl Uploads {
             snapshot: id,
             partitions: known.topology.partitions(),
             groups: known.topology.groups(),
-            schedule: None,
+            schedule: known.scheduled.as_ref().map(|of| of.id.as_str().to_owned()),
         });
         let asked = commit.clone();
         let (there, base, lost) = crew::blocking(Role::Repository, move || {
@@ -113,6 +115,7 @@ impl Uploads {
         })
         .await?;
         if let Some(there) = there {
+            self.collect(&repository, folder, &known, driven).await;
             return Ok(self.is_there(&there));
         }
         let base = base.map(|base| base.seq);
@@ -130,15 +133,30 @@ impl Uploads {
         let places = places(&wanted, &answers)?;
         let parts = described.into_values().map(|described| described.part).collect();
         let roots: Vec<Digest> = wanted.iter().map(|one| one.root).collect();
+        let into = repository.clone();
         let (made, _) = crew::blocking(Role::Repository, move || {
-            let stored = read_back(&repository, folder, places, &roots)?;
+            let stored = read_back(&into, folder, places, &roots)?;
             failpoint(Failpoint::UploadReady);
             let made = commit.make(parts, &stored, new_bytes, base);
             failpoint(Failpoint::UploadMade);
             made
         })
         .await?;
+        self.collect(&repository, folder, &known, driven).await;
         Ok(self.is_there(&made))
+    }
+
+    async fn collect(
+        &self,
+        repository: &Repository,
+        folder: Folder,
+        known: &Known,
+        driven: &Driven,
+    ) {
+        if let Some(of) = &known.scheduled {
+            driven.say("it is stored; what its schedule does not keep is collected");
+            self.retain(repository.clone(), folder, of).await;
+        }
     }
 
     /// The snapshot, once no part of it is being written any more.
@@ -148,7 +166,8 @@ impl Uploads {
         loop {
             let known = self.shared.cluster.look(limits::REQUEST_DEADLINE, move |s| {
                 let snapshot = s.snapshot_named(id)?.clone();
-                Some(Known { snapshot, nodes: s.nodes().clone(), topology: s.settings().topology })
+                let (nodes, topology) = (s.nodes().clone(), s.settings().topology);
+                Some(Known { snapshot, nodes, topology, scheduled: Scheduled::of(s, id) })
             });
             let known = known.await?.ok_or_else(|| unknown(id))?;
             let overall = known.snapshot.overall(known.topology);

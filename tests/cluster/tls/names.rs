@@ -7,8 +7,8 @@ use devicedb::{
         internal::v1::{
             DeliverRequest, DescribePartRequest, FoundClusterRequest, Founder,
             GetNodeStatusRequest, Hello, IntroduceRequest, JoinRequest, ListPartsRequest,
-            PromiseFoundingRequest, RemovePartRequest, SendRowsRequest, UploadGroupsRequest,
-            peer_service_client::PeerServiceClient,
+            PromiseFoundingRequest, RemovePartRequest, SendRowsRequest, StoreSnapshotRequest,
+            UploadGroupsRequest, peer_service_client::PeerServiceClient,
         },
         v1::{Bucket, DownloadSnapshotRequest, snapshot_service_client::SnapshotServiceClient},
     },
@@ -268,6 +268,7 @@ impl Secured {
             "RemovePart" => peer.remove_part(RemovePartRequest::default()).await.map(drop),
             "DescribePart" => peer.describe_part(DescribePartRequest::default()).await.map(drop),
             "UploadGroups" => peer.upload_groups(UploadGroupsRequest::default()).await.map(drop),
+            "StoreSnapshot" => peer.store_snapshot(StoreSnapshotRequest::default()).await.map(drop),
             "Join" => {
                 let protocol = *net::PROTOCOLS.end();
                 peer.join(JoinRequest { protocol, ..Default::default() }).await.map(drop)

@@ -2,13 +2,14 @@
 
 use devicedb::{
     base::ids::{
-        ClusterId, GroupId, Lineage, NodeId, OperationId, RelayId, SiteGeneration, SiteId,
-        SnapshotId, SnapshotSeq, TokenId,
+        ClusterId, GroupId, Lineage, NodeId, OperationId, RelayId, ScheduleId, SiteGeneration,
+        SiteId, SnapshotId, SnapshotSeq, TokenId,
     },
     cluster::{
         self, Node,
         access::{Grant, Pattern, Purpose, Role, Ticket, Token},
         operations::Begin,
+        schedule::{Decision, Definition, Run},
         sites::Relay,
         snapshots::Part,
         state::Settings,
@@ -73,6 +74,20 @@ pub fn changes() -> Vec<cluster::Command> {
         expires_ms: 9,
         ..token.clone()
     };
+    let [hourly, daily] = ["hourly", "daily"].map(|id| ScheduleId::new(id).expect("plain"));
+    let cron = "15 */2 * * MON-FRI".parse().expect("one that comes true");
+    let keep = "last=2,within=7d".parse().ok();
+    let definition = Definition { cron, keep, start_deadline_ms: Some(60_000) };
+    let run = Run { snapshot: id, planned_ms: 8, began_ms: 9, by_hand: false };
+    let decision = Decision {
+        id: hourly.clone(),
+        seen_ms: 7,
+        decided_ms: 8,
+        missed: 1,
+        skipped: 2,
+        note: "odd".into(),
+        run: Some(run),
+    };
     vec![
         AnnounceNode(node(2)),
         AddSite(site()),
@@ -95,6 +110,13 @@ pub fn changes() -> Vec<cluster::Command> {
         BindNode { node: NodeId(3), name: "spiffe://acme/devicedb/node/c".into(), anew: true },
         CreateToken(joins),
         SetJoins { need_token: true },
+        PutSchedule { id: hourly.clone(), definition, at_ms: 5, replace: false },
+        PauseSchedule { id: hourly.clone(), paused: true, at_ms: 6 },
+        PauseSchedule { id: hourly.clone(), paused: false, at_ms: 7 },
+        DecideRun(decision),
+        EndRun { id: hourly.clone(), snapshot: id, ended_ms: 9, reason: "no".into() },
+        RunSchedule { id: hourly.clone(), run: Run { by_hand: true, ..run } },
+        DeleteSchedule(daily),
         RevokeToken(TokenId(7)),
         RemoveGrant(grant),
         CancelDecommission { node: NodeId(3), away: cluster::Away::new() },

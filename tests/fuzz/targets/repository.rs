@@ -1,5 +1,5 @@
-//! What a repository says of itself: the texts of a snapshot and of a catalogue, and the index of a
-//! group.
+//! What a repository says of itself: the texts of a snapshot, also a sealed one, and of a
+//! catalogue, and the index of a group.
 //!
 //! As with parts, digests would stop nearly every mutation at the first look: an input says with
 //! its first byte whether it is taken as it is, or with its digest put right.
@@ -9,21 +9,25 @@ use devicedb::{
     part::chunk::Digest,
     repository::{
         catalogue::Catalogue,
+        cover::Cover,
         index::{Index, Place, is_name},
         manifest::Snapshot,
+        vault::{Scheme, Secret},
     },
 };
 
 /// What is taken is the one spelling of what it says, and leads nowhere else.
 pub fn repository(input: &[u8]) -> bool {
     let Some((mode, bytes)) = input.split_first() else { return false };
-    match mode % 6 {
+    match mode % 8 {
         0 => snapshot(bytes),
         1 => snapshot(&put_right(bytes)),
-        4 => catalogue(bytes),
-        5 => catalogue(&put_right(bytes)),
         2 => index(&zstd::bulk::compress(bytes, 1).expect("anything can be compressed")),
-        _ => index(bytes),
+        3 => index(bytes),
+        4 => cover(bytes),
+        5 => cover(&put_right(bytes)),
+        6 => catalogue(bytes),
+        _ => catalogue(&put_right(bytes)),
     }
 }
 
@@ -56,6 +60,27 @@ fn catalogue(text: &[u8]) -> bool {
             false
         }
     }
+}
+
+/// The snapshot under a cover is the one that was sealed under it, or it does not come out.
+fn cover(text: &[u8]) -> bool {
+    let cover = match Cover::parse(text) {
+        Ok(cover) => cover,
+        Err(e) => {
+            assert!(matches!(e.kind, Kind::Corrupt | Kind::Conflict), "{e:?}");
+            return false;
+        }
+    };
+    let (key, repository) = (Secret::of([7; 32]), cover.repository);
+    let vault = Scheme::of(&key, repository).vault(&key, repository).expect("it is its own");
+    match cover.open(&vault) {
+        Ok(snapshot) => {
+            let sealed = Cover::seal(&snapshot, &vault);
+            assert_eq!(sealed.as_deref(), Ok(text), "two spellings of one sealed snapshot");
+        }
+        Err(e) => assert!(matches!(e.kind, Kind::Corrupt | Kind::Conflict), "{e:?}"),
+    }
+    true
 }
 
 /// The text with the digest that belongs to it.

@@ -17,7 +17,7 @@ use crate::{
         manifest::{Manifest, MetaPart, PartitionPart},
         sample::{self, Sample},
     },
-    repository::import::import,
+    repository::{import::import, key::KeySource},
 };
 
 const SITES: [&str; 4] = ["pier", "depot", "silo", "van"];
@@ -140,7 +140,8 @@ impl Stage {
     fn order(&self, sites: &[&str]) -> Order {
         let place = self.dir.path().join("repository");
         let sites = sites.iter().map(|text| Pattern::new(*text).unwrap()).collect();
-        Order { place: place.display().to_string(), point: Point::Latest, sites }
+        let place = place.display().to_string();
+        Order { place, key: KeySource::none(), point: Point::Latest, sites, nodes: 1 }
     }
 
     fn seed(&self, sites: &[&str], nonce: u64) -> Result<Seeded> {
@@ -149,7 +150,11 @@ impl Stage {
 
     /// The data rows of the store that was made, and its configuration.
     fn held(&self) -> (BTreeMap<Vec<u8>, Vec<u8>>, State) {
-        let (store, _) = super::super::open(&self.store(), &disk::Machine).unwrap();
+        self.held_in(&self.store())
+    }
+
+    fn held_in(&self, dir: &Path) -> (BTreeMap<Vec<u8>, Vec<u8>>, State) {
+        let (store, _) = super::super::open(dir, &disk::Machine).unwrap();
         let view = store.view().unwrap();
         let rows = |space: u8| -> Vec<(Vec<u8>, Vec<u8>)> {
             let range = vec![space]..vec![space + 1];
@@ -226,6 +231,144 @@ fn a_store_holds_the_rows_of_the_snapshot_and_one_node_that_votes_alone() {
         let dots = if group.is_meta() { 0 } else { 1000 + u64::from(group.0) };
         assert_eq!(record.data.dots, dots, "it counts on from the mark");
     }
+}
+
+/// The plan of four nodes, and the stores that they make of it.
+fn planned(stage: &Stage, sites: &[&str]) -> (Plan, Vec<std::path::PathBuf>) {
+    let order = Order { nodes: 4, ..stage.order(sites) };
+    let choice = Choice::of(&order, &node(11, Lineage::PENDING)).unwrap();
+    let others = [12, 3, 40].map(|id| node(id, Lineage::PENDING)).to_vec();
+    let plan = choice.plan(&order, &founding(5), others).unwrap();
+    plan.check(&order).unwrap();
+    let make = |at: &Node| {
+        let dir = stage.dir.path().join(format!("node-{}", at.id));
+        fs::create_dir_all(&dir).unwrap();
+        plan.keep(&dir).unwrap();
+        let kept = Plan::kept(&dir).unwrap().unwrap();
+        assert_eq!(kept, plan);
+        let seeded = seed_planned(&dir, &order, &kept, at.id, &|_, _| {}).unwrap();
+        assert_eq!((seeded.identity.node, seeded.identity.cluster), (at.id, plan.cluster));
+        assert_eq!(Plan::kept(&dir).as_ref(), Ok(&Some(plan.clone())), "others may ask for it");
+        dir
+    };
+    let dirs = plan.nodes.iter().map(make).collect();
+    (plan, dirs)
+}
+
+#[test]
+fn nodes_that_begin_together_hold_every_group_alike_and_together_all_rows() {
+    let stage = Stage::new();
+    let (plan, dirs) = planned(&stage, &[]);
+    let topology = sample::topology();
+    let mut copies: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+    let mut records: BTreeMap<GroupId, (Vec<u8>, usize)> = BTreeMap::new();
+    let mut states = Vec::new();
+    for (dir, node) in dirs.iter().zip(&plan.nodes) {
+        let (rows, state) = stage.held_in(dir);
+        let voters = |key: &[u8]| {
+            let partition = RowKey::decode(key).unwrap().partition;
+            state.assignments()[&topology.group_of(partition)].clone()
+        };
+        for (key, row) in rows {
+            assert_eq!(stage.rows.get(&key), Some(&row));
+            assert!(voters(&key).contains(&node.id));
+            *copies.entry(key).or_default() += 1;
+        }
+        let (store, _) = super::super::open(dir, &disk::Machine).unwrap();
+        for (group, record) in store.view().unwrap().groups().unwrap() {
+            let members = wire::decode_record(&record).unwrap().members;
+            assert!(members.has(node.id), "{group}");
+            let of_all = if group.is_meta() { 4 } else { 3 };
+            assert_eq!(members.voters.len() + members.learners.len(), of_all, "{group}");
+            let (first, count) = records.entry(group).or_insert_with(|| (record.to_vec(), 0));
+            assert_eq!(*first, record.to_vec(), "{group} begins alike everywhere");
+            *count += 1;
+        }
+        states.push(state);
+    }
+    assert!(states.iter().all(|state| *state == states[0]));
+    assert_eq!(plan::beginning(&states[0]), plan.beginning);
+    assert_eq!(copies.len(), stage.rows.len());
+    assert!(copies.values().all(|copies| *copies == 3), "every row has three replicas");
+    let expected = |group: &GroupId| if group.is_meta() { 4 } else { 3 };
+    assert_eq!(records.len(), topology.groups() as usize + 1);
+    assert!(records.iter().all(|(group, (_, count))| *count == expected(group)));
+}
+
+#[test]
+fn of_some_sites_together_every_node_loads_what_it_holds_of_them() {
+    let stage = Stage::new();
+    let (_, dirs) = planned(&stage, &["silo", "d*", "silo"]);
+    let wanted = ["depot", "silo"];
+    let mut rows = BTreeMap::new();
+    for dir in &dirs {
+        rows.extend(stage.held_in(dir).0);
+    }
+    let mut expected = stage.rows.clone();
+    expected.retain(|key, _| wanted.contains(&RowKey::decode(key).unwrap().site.as_str()));
+    assert_eq!(rows, expected);
+}
+
+#[test]
+fn a_plan_that_is_damaged_or_of_something_else_makes_no_store() {
+    let stage = Stage::new();
+    let (plan, _) = planned(&stage, &[]);
+    let dir = stage.store();
+    let order = stage.order(&[]);
+    let refused = |plan: &Plan, kind: Kind, says: &str| {
+        let e = seed_planned(&dir, &order, plan, NodeId(11), &|_, _| {}).unwrap_err();
+        assert!(e.kind == kind && e.message.contains(says), "{e}");
+        assert!(e.message.contains("nothing is restored from"), "{e}");
+        stage.is_empty();
+    };
+    let other = Random::seeded(9).uuid();
+    refused(&Plan { repository: other, ..plan.clone() }, Kind::Conflict, "name the same on every");
+    let gone = SnapshotId(other);
+    refused(&Plan { snapshot: gone, ..plan.clone() }, Kind::NotFound, "has no snapshot");
+    let differs = Plan { beginning: Digest([7; 32]), ..plan.clone() };
+    refused(&differs, Kind::Conflict, "start the same version on every node");
+    let fewer = Plan { nodes: plan.nodes[..3].to_vec(), ..plan.clone() };
+    refused(&fewer, Kind::Conflict, "makes another beginning");
+
+    let order = Order { nodes: 4, ..stage.order(&[]) };
+    for (order, says) in [
+        (
+            Order { nodes: 3, ..order.clone() },
+            "on 4 nodes, with all sites, and this node was told --expect-nodes 3",
+        ),
+        (Order { point: Point::Snapshot(gone), ..order.clone() }, "was told --point"),
+        (Order { nodes: 4, ..stage.order(&["van", "silo"]) }, "was told --sites van,silo"),
+    ] {
+        let e = plan.check(&order).unwrap_err();
+        assert!(e.kind == Kind::Conflict && e.message.contains(says), "{e}");
+    }
+
+    plan.keep(&dir).unwrap();
+    let path = dir.join(super::super::PLAN);
+    let whole = fs::read(&path).unwrap();
+    for at in [0, 31, 32, whole.len() - 1] {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        fs::write(&path, flipped).unwrap();
+        let e = Plan::kept(&dir).unwrap_err();
+        assert!(e.kind == Kind::Corrupt && e.message.contains("seed-plan"), "{e}");
+    }
+    fs::write(&path, &whole[..20]).unwrap();
+    assert_eq!(Plan::kept(&dir).unwrap_err().kind, Kind::Corrupt);
+    let record = plan.record();
+    let garbled = |change: &dyn Fn(&mut crate::proto::internal::v1::SeedPlan)| {
+        let mut record = record.clone();
+        change(&mut record);
+        Plan::parse(record).unwrap_err();
+    };
+    garbled(&|record| record.lineage = 0);
+    garbled(&|record| record.nodes.clear());
+    garbled(&|record| record.nodes[0].id = 0);
+    garbled(&|record| record.cluster_id.truncate(15));
+    garbled(&|record| record.repository_id.clear());
+    garbled(&|record| record.snapshot.truncate(1));
+    garbled(&|record| record.sites.push("a*b".into()));
+    garbled(&|record| record.beginning.truncate(31));
 }
 
 #[test]

@@ -1,0 +1,80 @@
+//! What `ddbctl schedule` and `ddbctl backup` take.
+
+use clap::Subcommand;
+
+use super::value::Span;
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:\n  \
+    ddbctl schedule create hourly --cron @hourly --keep last=24,daily=30\n  \
+    ddbctl schedule create nightly --cron @daily --start-deadline 30m\n  \
+    ddbctl schedule list\n  \
+    ddbctl schedule run hourly --wait")]
+pub enum Schedule {
+    /// Have the cluster take a snapshot and store it whenever it is due, in UTC
+    Create {
+        /// A name for it
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// When it is due: minute, hour, day, month and weekday as cron has them; @hourly, @daily,
+        /// @weekly or @monthly; or every with a time, as in 'every 15m'
+        #[arg(long, value_name = "CRON")]
+        cron: String,
+        /// How long its snapshots are to stay in the repository: last=24,hourly=48,daily=30,
+        /// weekly=8,monthly=12,yearly=3,within=7d, or some of these. Without it, for always
+        #[arg(long, value_name = "RULES", default_value = "")]
+        keep: String,
+        /// How late a run may begin that could not begin in time: 30m, 2h. Without it half of the
+        /// time to the next one, and at most an hour
+        #[arg(long, value_name = "TIME")]
+        start_deadline: Option<Span>,
+        /// Change the schedule of that name, if there is another one
+        #[arg(long)]
+        replace: bool,
+    },
+    /// All schedules: when each had its last good backup, when the next is due, and what is wrong
+    List,
+    /// A schedule, and what has become of its runs
+    Get {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Have nothing be due any more, until resume
+    Pause {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Have it go on; what would have been due meanwhile is not made up for
+    Resume {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Begin a run now; where one is under way, that is it
+    Run {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Wait until its snapshot is in the repository; exits 1 when the run fails
+        #[arg(long)]
+        wait: bool,
+        /// For how long
+        #[arg(long, value_name = "TIME", default_value = "1h", requires = "wait")]
+        wait_timeout: Span,
+    },
+    /// End it. Its snapshots stay
+    Delete {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Backup {
+    /// On one screen: where backups go, and of each schedule the last good one and its age, the
+    /// last failure, and the next
+    Status,
+}

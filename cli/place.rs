@@ -1,0 +1,49 @@
+//! Repositories as `ddbctl` opens them, and what it says where that fails.
+
+use super::{
+    args,
+    term::{
+        exit::{self, Failure},
+        text,
+    },
+};
+use crate::{
+    base::{
+        error::{Error, Kind},
+        limits,
+    },
+    repository::root::Repository,
+};
+
+pub fn open(place: &str, key: args::RepositoryKey) -> Result<Repository, Failure> {
+    Repository::at(place, limits::OBJECT_PATIENCE_COMMAND, &key.key())
+        .map_err(|e| failed("it cannot be opened", place, &e))
+}
+
+/// The same where the key may be absent.
+pub fn look(place: &str, key: args::RepositoryKey) -> Result<Repository, Failure> {
+    Repository::seen(place, limits::OBJECT_PATIENCE_COMMAND, &key.key())
+        .map_err(|e| failed("it cannot be opened", place, &e))
+}
+
+pub fn failed(what: &str, place: &str, e: &Error) -> Failure {
+    let exit = match e.kind {
+        Kind::NotFound | Kind::Conflict => exit::NOT_FOUND,
+        Kind::Corrupt => exit::NOT_VERIFIED,
+        Kind::Invalid => exit::USAGE,
+        Kind::Denied => exit::NOT_PERMITTED,
+        _ => exit::FAILED,
+    };
+    let remedy = match e.kind {
+        Kind::Exhausted => "make room, and say it again",
+        Kind::Corrupt => "restore from another snapshot, or another repository",
+        Kind::Unavailable => "look at the disk, or the object store, and at who may write there",
+        Kind::Denied => "give it the key or the credentials that it needs",
+        _ => "see ddbctl repository --help",
+    };
+    let (told, place) = (text::line(&e.message), place.to_owned());
+    // Most messages say where, and a place that is none may hold a secret.
+    let said = told.contains(&place) || e.kind == Kind::Invalid;
+    let place = if said { String::new() } else { place };
+    Failure::new(exit, format!("{what}: {told}"), place, remedy)
+}
