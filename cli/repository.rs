@@ -27,9 +27,9 @@ use crate::{
     },
     part::{chunk::Digest, manifest::rfc3339},
     repository::{
-        catalogue::{Entry, Hold},
         collect::{self, Collected, Keep, Order},
         cover::Cover,
+        entry::{Entry, Hold},
         export::{self, Exported},
         import::{self, Imported},
         repair::{self, Repaired},

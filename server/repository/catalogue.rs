@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 use super::{
     cover::Cover,
+    entry::Entry,
     index::is_name,
     manifest::{Snapshot, laid_out, lineage_text, taken_apart},
     root::{Folder, Kept, Repository},
@@ -78,38 +79,6 @@ pub struct Catalogue {
 #[derive(Deserialize)]
 struct AnyCatalogue {
     format: u32,
-}
-
-/// A snapshot that is there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Entry {
-    pub seq: SnapshotSeq,
-    pub snapshot: SnapshotId,
-    /// The snapshot's object in the folder, and the digest of its bytes.
-    pub object: String,
-    pub digest: Digest,
-    pub written_ms: u64,
-    /// When it was listed, by the clock of who did.
-    pub listed_ms: u64,
-    pub rows: u64,
-    pub stored_bytes: u64,
-    pub new_bytes: u64,
-    /// The schedule that it was taken for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold: Option<Hold>,
-}
-
-/// Somebody wants it kept, whatever the rules say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hold {
-    pub reason: String,
-    /// Milliseconds since 1970; without it until somebody ends it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until_ms: Option<u64>,
 }
 
 /// Objects that nothing refers to any more, and when they may be deleted. Until then whoever began
@@ -547,28 +516,5 @@ impl Repository {
              repository {}",
             cover.seq, cover.cluster, cover.lineage, cover.repository
         )))
-    }
-}
-
-impl Entry {
-    pub fn of(snapshot: &Cover, object: &str, digest: Digest, listed_ms: u64) -> Entry {
-        Entry {
-            seq: snapshot.seq,
-            snapshot: snapshot.snapshot,
-            object: object.to_owned(),
-            digest,
-            written_ms: snapshot.written_ms,
-            listed_ms,
-            rows: snapshot.rows,
-            stored_bytes: snapshot.stored_bytes,
-            new_bytes: snapshot.new_bytes,
-            schedule: None,
-            hold: None,
-        }
-    }
-
-    /// By its uuid and its time.
-    pub fn named(&self) -> String {
-        format!("{}, written {}", self.snapshot, rfc3339(self.written_ms))
     }
 }

@@ -23,7 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::{
-    catalogue::{self, Catalogue, Dropped, Entry, Hold, Step, number_of},
+    catalogue::{self, Catalogue, Dropped, Step, number_of},
+    entry::{Entry, Hold},
     index::Index,
     root::{Folder, Repository},
 };

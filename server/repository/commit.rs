@@ -5,8 +5,9 @@
 //! is listed: the same cut of the same snapshot, or somebody else's.
 
 use super::{
-    catalogue::{Catalogue, Entry, Step},
+    catalogue::{Catalogue, Step},
     cover::Cover,
+    entry::Entry,
     index::{Index, Place},
     manifest::{self, FORMAT, Group, PartOf, Snapshot},
     root::{Folder, Repository},

@@ -53,6 +53,7 @@ pub mod manifest;
 pub mod cover;
 pub mod key;
 pub mod root;
+pub mod entry;
 pub mod catalogue;
 pub mod send;
 pub mod commit;

@@ -11,7 +11,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    catalogue::Entry,
+    entry::Entry,
     manifest::Snapshot,
     root::{Folder, Kept, Repository},
 };

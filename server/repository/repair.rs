@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::{
-    catalogue::{Entry, Step},
+    catalogue::Step,
     collect::References,
     cover::Cover,
+    entry::Entry,
     root::{Folder, Repository},
 };
 use crate::{

@@ -14,7 +14,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    catalogue::{self, Catalogue, Dropped, Hold},
+    catalogue::{self, Catalogue, Dropped},
+    entry::Hold,
     export::export,
     import::{Imported, import},
     index::Place,

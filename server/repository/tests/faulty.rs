@@ -236,7 +236,7 @@ impl Faulty {
             }
             4 => {
                 let end = (seq % 2 == 0).then_some(now_ms + TICK_MS);
-                let held = catalogue::Hold { reason: "so".into(), until_ms: end };
+                let held = Hold { reason: "so".into(), until_ms: end };
                 let held = (seq % 3 > 0).then_some(held);
                 drop(hold(&self.open(), sample::snapshot(seq), held));
             }

@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     base::limits,
     repository::{
-        catalogue::Entry,
         cover::Cover,
+        entry::Entry,
         key,
         root::{ROOT, Sealed},
         vault::{Scheme, Secret},
