@@ -324,6 +324,12 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
                     "{lost}; its rows were stored again: see ddbctl repository verify"
                 ));
             }
+            for damaged in &imported.damaged {
+                console.warn(&format!(
+                    "a catalogue was damaged, and is made again of the one before and of the \
+                     snapshots that stand there: {damaged}"
+                ));
+            }
             console.print(&imported)
         }
         args::Repository::Collect { place, key, keep, schedule, how } => {

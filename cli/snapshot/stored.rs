@@ -52,10 +52,13 @@ impl View for Upload {
         let reason = text::line(&self.reason);
         let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         match *status {
-            "stored" => format!(
-                "repository = {repository}\nstored = {bytes} bytes, {new_bytes} of them new\nroot \
-                 = {root}\n"
-            ),
+            "stored" => {
+                let note = if reason.is_empty() { reason } else { format!("note = {reason}\n") };
+                format!(
+                    "repository = {repository}\nstored = {bytes} bytes, {new_bytes} of them \
+                     new\nroot = {root}\n{note}"
+                )
+            }
             "running" => format!(
                 "repository = {repository}\nstored = {bytes_done} of {bytes} bytes, by node \
                  {}{because}\n",

@@ -21,7 +21,8 @@
 //!
 //! A catalogue that cannot be read takes no snapshot with it: the one before is read, and with it
 //! every snapshot that stands there and is not void. The next change makes this a catalogue again.
-//! What the damaged one alone had dropped comes back then, as far as it is whole.
+//! What the damaged one alone had dropped comes back then, as far as it is whole, and a hold that
+//! stood in it alone is over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,6 +74,18 @@ pub struct Catalogue {
     pub void: Vec<(SnapshotSeq, SnapshotSeq)>,
     /// What is being deleted.
     pub dropped: Vec<Dropped>,
+    /// In no text: what had to be made up for.
+    #[serde(skip)]
+    pub found: Found,
+}
+
+/// Where newer catalogues cannot be read: these, and what was found in their place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Those that cannot be read, and why.
+    pub damaged: Vec<String>,
+    /// Snapshots that no catalogue lists that can be read. Their objects stand in the folder.
+    pub snapshots: BTreeSet<SnapshotSeq>,
 }
 
 /// All that can be relied on of a newer one.
@@ -129,6 +142,7 @@ impl Catalogue {
             snapshots: Vec::new(),
             void: Vec::new(),
             dropped: Vec::new(),
+            found: Found::default(),
         }
     }
 
@@ -348,6 +362,7 @@ impl Repository {
         if !standing.damaged.is_empty() {
             self.list_again(folder, &mut standing)?;
             standing.catalogue.number = newest;
+            standing.catalogue.found.damaged.clone_from(&standing.damaged);
         }
         Ok(standing)
     }
@@ -374,6 +389,7 @@ impl Repository {
             if catalogue.entry(cover.seq).is_none() && !catalogue.is_void(cover.seq) {
                 let digest = Digest(blake3::hash(&read).into());
                 catalogue.list(Entry::of(&cover, relative, digest, cover.written_ms));
+                catalogue.found.snapshots.insert(cover.seq);
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! It names the snapshot's object and the digest of its bytes, so that whoever believes the
 //! catalogue can prove the snapshot. The rest is what lists and rules need without reading any
 //! snapshot: its times, how much it has, which schedule it was taken for, and whether somebody
-//! holds it. Schedule and hold stand nowhere else in the repository.
+//! holds it. The hold stands nowhere else in the repository.
 
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,7 @@ impl Entry {
             rows: snapshot.rows,
             stored_bytes: snapshot.stored_bytes,
             new_bytes: snapshot.new_bytes,
-            schedule: None,
+            schedule: snapshot.schedule.clone(),
             hold: None,
         }
     }

@@ -226,8 +226,9 @@ impl Uploads {
         if !matches!(overall.status, Status::Completed | Status::Processing) {
             return Err(not_completed(id, &overall.reason));
         }
-        let now = self.state(id).await?;
-        if matches!(now.status(), v1::UploadStatus::Running | v1::UploadStatus::Stored) {
+        let (now, is_listed) = self.seen(id).await?;
+        // Where it is found beside a damaged catalogue, driving it makes the catalogue again.
+        if now.status() == v1::UploadStatus::Running || is_listed {
             return Ok(now);
         }
         let driven = Driven::new();
@@ -271,7 +272,7 @@ impl Uploads {
                 tracing::info!(snapshot = %id, new_bytes = stored.new_bytes, bytes = stored.bytes,
                                root = stored.root, "the snapshot is in the repository");
                 self.shared.metrics.upload_ended(true);
-                *lock(&driven.state) = (v1::UploadStatus::Stored, String::new());
+                *lock(&driven.state) = (v1::UploadStatus::Stored, stored.reason);
             }
             Err(e) => {
                 tracing::error!(snapshot = %id, error = %e, "the snapshot was not uploaded");
@@ -288,15 +289,20 @@ impl Uploads {
 
     /// How far a snapshot is in the repository: what the repository says, or who has it stored.
     pub async fn state(&self, id: SnapshotId) -> Result<v1::Upload> {
+        self.seen(id).await.map(|(upload, _)| upload)
+    }
+
+    /// The same, and whether a catalogue lists it that is not damaged.
+    async fn seen(&self, id: SnapshotId) -> Result<(v1::Upload, bool)> {
         let place = self.place()?.place.clone();
         let here = lock(&self.shared.driven).get(&id).map(|driven| driven.upload());
         if let Some(upload) = here.as_ref().filter(|u| u.status() == v1::UploadStatus::Running) {
-            return Ok(self.seen_from_here(upload.clone()));
+            return Ok((self.seen_from_here(upload.clone()), false));
         }
         let elsewhere = self.shared.cluster.uploads(id).await;
         let running = |u: &&v1::Upload| u.status() == v1::UploadStatus::Running;
         if let Some(upload) = elsewhere.iter().find(running) {
-            return Ok(v1::Upload { repository: place, ..upload.clone() });
+            return Ok((v1::Upload { repository: place, ..upload.clone() }, false));
         }
         let this = self.clone();
         let known = self.shared.cluster.view(true, limits::NODE_STATUS, move |s| {
@@ -327,14 +333,25 @@ impl Uploads {
             v1::Upload { repository: place.clone(), ..known.unwrap_or(nobody) }
         };
         match tokio::time::timeout(limits::NODE_STATUS, look).await {
-            Ok(Ok(Some(stored))) => Ok(stored),
-            Ok(Ok(None)) => Ok(absent(String::new())),
-            Ok(Err(e)) => Ok(absent(format!("nobody knows: {e}"))),
-            Err(_) => Ok(absent("nobody knows: the repository does not answer".to_owned())),
+            Ok(Ok(Some(stored))) if stored.reason.is_empty() => {
+                // Whoever drove it knows what had to be made up for.
+                let mut driven = here.iter().chain(&elsewhere);
+                let driven = driven.find(|u| u.status() == v1::UploadStatus::Stored);
+                let reason = driven.map_or(String::new(), |driven| driven.reason.clone());
+                Ok((v1::Upload { reason, ..stored }, true))
+            }
+            Ok(Ok(Some(found))) => Ok((found, false)),
+            Ok(Ok(None)) => Ok((absent(String::new()), false)),
+            Ok(Err(e)) => Ok((absent(format!("nobody knows: {e}")), false)),
+            Err(_) => {
+                let silent = "nobody knows: the repository does not answer".to_owned();
+                Ok((absent(silent), false))
+            }
         }
     }
 
-    /// The snapshot as the repository has it. Waits for it: not for a thread of tokio.
+    /// The snapshot as the repository has it, with a reason where it was found beside a damaged
+    /// catalogue. Waits for it: not for a thread of tokio.
     fn stored(
         &self,
         id: SnapshotId,
@@ -343,8 +360,19 @@ impl Uploads {
     ) -> Result<Option<v1::Upload>> {
         let repository = self.repository()?;
         let cluster = self.shared.peers.me().identity.borrow().cluster;
-        let there = repository.snapshot(Folder { cluster, lineage }, seq)?;
-        Ok(there.filter(|there| there.snapshot == id).map(|there| self.is_there(&there)))
+        let folder = Folder { cluster, lineage };
+        let standing = repository.standing(folder)?;
+        let Some(entry) = standing.catalogue.entry(seq) else { return Ok(None) };
+        let there = repository.kept(folder, entry)?.snapshot;
+        let reason = match &standing.damaged[..] {
+            [] => String::new(),
+            damaged => format!(
+                "a catalogue of the repository is damaged, and the next upload makes it again: {}",
+                damaged.join("; ")
+            ),
+        };
+        let found = v1::Upload { reason, ..self.is_there(&there) };
+        Ok(Some(found).filter(|_| there.snapshot == id))
     }
 
     fn is_there(&self, there: &Snapshot) -> v1::Upload {

@@ -219,7 +219,7 @@ type Upload struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How far it is.
 	Status UploadStatus `protobuf:"varint,1,opt,name=status,proto3,enum=devicedb.v1.UploadStatus" json:"status,omitempty"`
-	// Why it failed, what it does now, or why nobody knows.
+	// Why it failed, what it does now, or why nobody knows. Once stored: which catalogues of the repository were damaged.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The place of the repository.
 	Repository string `protobuf:"bytes,3,opt,name=repository,proto3" json:"repository,omitempty"`

@@ -6,6 +6,7 @@ use crate::{
     repository::{
         catalogue::Step,
         collect::{Collected, Order, collect, hold},
+        commit::{Commit, Made},
         repair::repair,
         root::Folder,
     },
@@ -231,6 +232,99 @@ fn what_interrupted_storing_has_left_goes_when_it_is_overtaken() {
     stage.holds_exactly(&[&samples[0], &samples[2]]);
     let e = import(&stage.repository, &stage.tars(&samples[1])).unwrap_err();
     assert!(e.message.contains("given up"), "{e}");
+}
+
+/// Lists a snapshot of a schedule, as a node does that drives an upload.
+fn upload(stage: &Stage, sample: &Sample, schedule: &str) -> Made {
+    let kept = stage.repository.find(sample.snapshot).unwrap();
+    let Snapshot { seq, snapshot, partitions, groups, .. } = kept.snapshot;
+    let repository = stage.repository.clone();
+    let schedule = Some(schedule.to_owned());
+    let folder = kept.folder;
+    let commit = Commit { repository, folder, seq, snapshot, partitions, groups, schedule };
+    match commit.there(&kept.snapshot.root).unwrap() {
+        Some(made) => made,
+        None => panic!("{snapshot} is not there"),
+    }
+}
+
+impl Stage {
+    fn catalogue(&self, number: u64) -> PathBuf {
+        self.root().join(catalogue::name(self.folder(), number))
+    }
+
+    fn schedules(&self) -> Vec<Option<String>> {
+        let listed = self.repository.listed().unwrap();
+        listed.into_iter().map(|(_, entry)| entry.schedule).collect()
+    }
+}
+
+#[test]
+fn an_upload_beside_a_damaged_catalogue_says_so_and_its_snapshot_keeps_its_schedule() {
+    let stage = Stage::new();
+    let samples: Vec<Sample> = (1..=3).map(|n| sample(n, n)).collect();
+    samples[..2].iter().for_each(|sample| drop(stage.import(sample)));
+    let damage = |number| {
+        let whole = fs::read(stage.catalogue(number)).unwrap();
+        fs::write(stage.catalogue(number), &whole[1..]).unwrap();
+    };
+    // What is imported now is new, though it is found where the catalogue should list it.
+    damage(2);
+    let imported = stage.import(&samples[2]);
+    assert!(!imported.was_there && imported.new_bytes > 0, "{imported:?}");
+    assert!(imported.damaged[0].contains("0000000000000002"), "{imported:?}");
+    let again = stage.import(&samples[2]);
+    assert_eq!((again.was_there, again.new_bytes, again.damaged), (true, 0, Vec::new()));
+    assert_eq!(stage.numbers(), [1, 2, 3]);
+
+    // One that no text says a schedule of, and that the request does.
+    damage(3);
+    let made = upload(&stage, &samples[2], "nightly");
+    assert!(made.was_there && made.damaged[0].contains("0000000000000003"), "{made:?}");
+    assert_eq!(stage.repository.standing(stage.folder()).unwrap().damaged, [""; 0]);
+    assert_eq!(stage.schedules(), [None, None, Some("nightly".to_owned())]);
+    // One that is listed is as it was listed.
+    let made = upload(&stage, &samples[1], "nightly");
+    assert!(made.was_there && made.damaged.is_empty(), "{made:?}");
+    assert_eq!(stage.schedules(), [None, None, Some("nightly".to_owned())]);
+}
+
+/// The snapshot itself says its schedule, so that whoever makes the catalogue again knows it.
+#[test]
+fn a_schedule_outlives_the_catalogue_that_said_it() {
+    let stage = Stage::new();
+    let samples: Vec<Sample> = (1..=3).map(|n| sample(n, n)).collect();
+    stage.import(&samples[0]);
+    let part = samples[1].part().0;
+    let kept = stage.repository.find(samples[0].snapshot).unwrap();
+    let commit = Commit {
+        repository: stage.repository.clone(),
+        folder: kept.folder,
+        seq: part.seq,
+        snapshot: part.snapshot,
+        partitions: kept.snapshot.partitions,
+        groups: kept.snapshot.groups,
+        schedule: Some("nightly".into()),
+    };
+    let snapshot = Snapshot {
+        snapshot: part.snapshot,
+        seq: part.seq,
+        schedule: commit.schedule.clone(),
+        ..kept.snapshot
+    };
+    assert!(!commit.list(snapshot, None).unwrap().was_there);
+    fs::write(stage.catalogue(2), b"{}").unwrap();
+    stage.import(&samples[2]);
+    assert_eq!(stage.schedules(), [None, Some("nightly".to_owned()), None]);
+    // And the schedule's rules take it out.
+    let nightly = Order { schedule: Some("nightly".into()), ..order("last=1") };
+    let collected = stage.collect(&nightly);
+    assert_eq!(collected.snapshots[1].reasons, ["newest", "last 1 of 1"], "{collected:?}");
+    for number in 2..=3 {
+        fs::write(stage.catalogue(number), b"{}").unwrap();
+    }
+    repair(&stage.repository).unwrap();
+    assert_eq!(stage.schedules(), [None, Some("nightly".to_owned()), None]);
 }
 
 #[test]

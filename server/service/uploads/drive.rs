@@ -31,7 +31,7 @@ use crate::{
     part::{chunk::Digest, parallel},
     proto::{internal::v1 as internal, v1},
     repository::{
-        commit::Commit,
+        commit::{Commit, Made},
         index::{Index, Place, is_name},
         manifest::{self, Group, PartOf},
         root::{Folder, Repository},
@@ -116,7 +116,7 @@ impl Uploads {
         .await?;
         if let Some(there) = there {
             self.collect(&repository, folder, &known, driven).await;
-            return Ok(self.is_there(&there));
+            return Ok(self.is_made(id, there));
         }
         let base = base.map(|base| base.seq);
         driven.say("nodes store their groups");
@@ -134,7 +134,7 @@ impl Uploads {
         let parts = described.into_values().map(|described| described.part).collect();
         let roots: Vec<Digest> = wanted.iter().map(|one| one.root).collect();
         let into = repository.clone();
-        let (made, _) = crew::blocking(Role::Repository, move || {
+        let made = crew::blocking(Role::Repository, move || {
             let stored = read_back(&into, folder, places, &roots)?;
             failpoint(Failpoint::UploadReady);
             let made = commit.make(parts, &stored, new_bytes, base);
@@ -143,7 +143,23 @@ impl Uploads {
         })
         .await?;
         self.collect(&repository, folder, &known, driven).await;
-        Ok(self.is_there(&made))
+        Ok(self.is_made(id, made))
+    }
+
+    /// Stored, and what had to be made up for.
+    fn is_made(&self, id: SnapshotId, made: Made) -> v1::Upload {
+        for what in &made.damaged {
+            tracing::warn!(snapshot = %id, what, "a catalogue of the repository was damaged; it is \
+                           made again of the one before and of the snapshots that stand there");
+        }
+        let reason = match &made.damaged[..] {
+            [] => String::new(),
+            damaged => format!(
+                "a catalogue of the repository was damaged, and is made again: {}",
+                damaged.join("; ")
+            ),
+        };
+        v1::Upload { reason, ..self.is_there(&made.snapshot) }
     }
 
     async fn collect(
