@@ -27,7 +27,7 @@ use crate::{
     },
     part::{chunk::Digest, manifest::rfc3339},
     repository::{
-        collect::{self, Collected, Keep, Order},
+        collect::{self, Collected, Keep, Order, Unfinished},
         cover::Cover,
         entry::{Entry, Hold},
         export::{self, Exported},
@@ -96,7 +96,10 @@ impl Row {
 /// What was taken out, in each history.
 #[derive(Serialize)]
 struct Taken {
+    dry_run: bool,
     histories: Vec<Collected>,
+    /// What killed writers have left without a name, of no history.
+    unfinished: Unfinished,
 }
 
 #[derive(Serialize)]
@@ -110,7 +113,16 @@ struct Held {
 
 impl View for Taken {
     fn text(&self, width: Option<usize>) -> String {
-        self.histories.iter().map(|history| taken(history, width)).collect()
+        let histories = self.histories.iter().map(|history| taken(history, width));
+        let left = match self.unfinished {
+            Unfinished { files: 0, .. } => String::new(),
+            Unfinished { files, bytes } => {
+                let would = if self.dry_run { "would be " } else { "" };
+                let files = counted(files, "file");
+                format!("{would}deleted {files} that interrupted imports left, {bytes} bytes\n")
+            }
+        };
+        histories.chain([left]).collect()
     }
 }
 
@@ -419,7 +431,8 @@ fn take_out(
     let collected = folders.map(|folder| collect::collect(&repository, folder, order));
     let histories = collected.collect::<Result<Vec<_>, Error>>().map_err(failed)?;
     let refused = histories.iter().any(|collected| !collected.refused.is_empty());
-    console.print(&Taken { histories })?;
+    let unfinished = collect::unfinished(&repository, order).map_err(failed)?;
+    console.print(&Taken { dry_run: order.dry_run, histories, unfinished })?;
     match refused {
         true => Err(Failure::new(
             exit::FAILED,

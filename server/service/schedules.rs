@@ -16,10 +16,12 @@
 //! repository loses nothing of the last hours, and fills no disk. Whoever deletes a schedule keeps
 //! what its runs have left.
 //!
-//! # What this does not do
+//! # What stays in the repository
 //!
-//! It deletes nothing in the repository. `Schedules::stored` is where that follows: it has the
-//! schedule with its rules (`keep`), right after one of its snapshots was stored.
+//! What the schedule's rules (`keep`) say, or everything where it has none. Nothing is deleted there
+//! by this module: the node that drives an upload collects right after it has stored the snapshot
+//! (`uploads::retain`), by the rules as they stand then, and what it takes out is of this schedule
+//! alone.
 
 mod run;
 

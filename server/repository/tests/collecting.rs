@@ -5,7 +5,7 @@ use crate::{
     base::ids::SnapshotId,
     repository::{
         catalogue::Step,
-        collect::{Collected, Order, collect, hold},
+        collect::{Collected, Order, Unfinished, collect, hold, unfinished},
         commit::{Commit, Made},
         repair::repair,
         root::Folder,
@@ -401,4 +401,27 @@ fn void_numbers_are_runs_and_a_catalogue_has_one_text() {
     assert_eq!(catalogue::Catalogue::parse(&text).unwrap(), catalogue);
     let id: SnapshotId = sample::snapshot(5);
     assert_eq!(stage.repository.find_entry(id).unwrap().1.seq, SnapshotSeq(5));
+}
+
+/// A writer that is killed in the middle of an object leaves a file that has no name.
+#[test]
+fn what_a_killed_writer_has_left_without_a_name_goes_when_it_is_old() {
+    let stage = Stage::new();
+    let sample = sample(1, 1);
+    stage.import(&sample);
+    let aside = stage.root().join("unfinished");
+    let (left, own) = (aside.join(sample::snapshot(9).to_string()), aside.join("notes.txt"));
+    fs::write(&left, [7; 1000]).unwrap();
+    fs::write(&own, "whoever wrote this knows why").unwrap();
+    let day = Order { now_ms: now() + 24 * HOUR_MS, ..order("") };
+    let none = Unfinished::default();
+    assert_eq!(unfinished(&stage.repository, &order("")), Ok(none), "it may be under way");
+    let it = Unfinished { files: 1, bytes: 1000 };
+    let looks = Order { dry_run: true, ..day.clone() };
+    assert_eq!(unfinished(&stage.repository, &looks), Ok(it));
+    assert!(left.exists());
+    assert_eq!(unfinished(&stage.repository, &day), Ok(it));
+    assert!(!left.exists() && own.exists());
+    assert_eq!(unfinished(&stage.repository, &day), Ok(none));
+    stage.holds_exactly(&[&sample]);
 }
