@@ -92,6 +92,8 @@ pub struct Options {
     pub quotas: QuotaLimits,
     /// The directory of the audit log; there is none without it.
     pub audit_log: Option<PathBuf>,
+    /// It ends when its standard input does, which is a pipe.
+    pub end_with_stdin: bool,
 }
 
 /// A start, as far as it has come.
@@ -137,6 +139,7 @@ impl Options {
             admins: Vec::new(),
             quotas: QuotaLimits::default(),
             audit_log: None,
+            end_with_stdin: false,
         }
     }
 
