@@ -19,6 +19,7 @@ mod identities;
 mod log;
 mod members;
 mod moves;
+mod objects;
 mod operations;
 mod parts;
 mod quorum;

@@ -10,7 +10,7 @@ use devicedb::{
 use tonic::Code;
 
 use crate::harness::{
-    Cluster, Node, Options, Ran, S3, SOON, SnapshotStore, eventually, http_get, shell,
+    Cluster, Node, ObjectStore, Options, Ran, SOON, SnapshotStore, eventually, http_get, shell,
 };
 
 const SITES: usize = 8;
@@ -22,7 +22,7 @@ pub fn value(n: usize) -> Vec<u8> {
     (0..VALUE_BYTES / 8).flat_map(|_| noise.next_u64().to_be_bytes()).collect()
 }
 
-async fn put(cluster: &Cluster, keys: std::ops::Range<usize>) {
+pub async fn put(cluster: &Cluster, keys: std::ops::Range<usize>) {
     let client = cluster.client();
     for n in keys {
         let site = format!("shop-{}", n % SITES);
@@ -31,14 +31,19 @@ async fn put(cluster: &Cluster, keys: std::ops::Range<usize>) {
 }
 
 /// Three nodes with a repository, and values of so many keys.
-pub async fn cluster(place: &str, more: &[&str], s3: Option<&S3>, keys: usize) -> Cluster {
+pub async fn cluster(
+    place: &str,
+    more: &[&str],
+    store: Option<&ObjectStore>,
+    keys: usize,
+) -> Cluster {
     let options = Options { snapshot_store: SnapshotStore::Own, ..Options::default() };
     let mut cluster = Cluster::empty(options);
     let words = ["--repository", place].into_iter().chain(more.iter().copied());
     cluster.options.extra = words.map(str::to_owned).collect();
     for _ in 0..3 {
         let mut node = cluster.further();
-        node.under = s3.map_or(Vec::new(), S3::under);
+        node.under = store.map_or(Vec::new(), ObjectStore::under);
         node.start();
         node.wait_listening().await;
         cluster.nodes.push(node);
@@ -128,7 +133,7 @@ async fn nodes_store_every_group_once_and_the_parts_come_back_byte_for_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_loses_answers_and_dies_gets_every_object_once() {
     let dir = tempfile::tempdir().unwrap();
-    let mut s3 = S3::start(dir.path()).await;
+    let mut s3 = ObjectStore::start(dir.path()).await;
     let place = "s3://backups/of/devices";
     s3.shell(&format!("ddbctl repository init {place}")).await.exits(0);
     // Slow enough to die in the middle.
