@@ -18,7 +18,8 @@ const COLLECT: &str = "A snapshot that goes is gone at once for whoever lists. I
                        deleted by the first collection after the grace, so say it regularly: a \
                        collection with nothing to do changes nothing.";
 const DRILL: &str = "The node listens on the loopback alone, joins nobody, and writes to no \
-                     repository. It is ended afterwards, and the directory is emptied.\n\n\
+                     repository. It ends with the drill, whatever ends that, and the directory is \
+                     emptied: by the next drill in it where this one was killed.\n\n\
                      Examples:\n  ddbctl repository drill /backups --scratch drill --rto 15m";
 const REPAIR: &str = "What stands there and is whole is listed. A snapshot that the missing \
                       catalogue alone had dropped comes back: drop it again.";
@@ -247,7 +248,8 @@ pub struct Drill {
     pub place: String,
     #[command(flatten)]
     pub key: RepositoryKey,
-    /// A directory for the node that is empty or not there, with room for all rows
+    /// A directory for the node that is empty or not there, or has nothing but other drills in it.
+    /// Its disk needs room for all rows
     #[arg(long, value_name = "DIR")]
     pub scratch: PathBuf,
     /// What is restored: latest, the uuid of a snapshot, or a time
