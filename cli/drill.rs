@@ -34,7 +34,6 @@ use super::{
     term::{
         exit::{self, Failure},
         output::{Console, Format, View},
-        text,
     },
 };
 use crate::{

@@ -212,3 +212,21 @@ async fn a_drill_that_is_killed_leaves_no_node_and_its_directory_goes_with_the_n
     no_node().await;
     assert_eq!(left(&scratch), 0);
 }
+
+/// The disk is its own, in a namespace of mounts, and has room for the rows and for little else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_on_a_disk_that_is_full_says_so_and_leaves_nothing() {
+    let (cluster, place, _) = small(1).await;
+    let scratch = cluster.dir().join("scratch").display().to_string();
+    fs::create_dir(&scratch).unwrap();
+    let inner = r#"mount -t tmpfs -o size=512k none "$0"; "$@"; code=$?; ls "$0"; exit $code"#;
+    let line = format!(
+        "unshare --user --map-root-user --mount sh -c '{inner}' {scratch} ddbctl -o json \
+         repository drill {} --scratch {scratch}",
+        place.path.display()
+    );
+    let ran = shell(&line, SOON).await.exits(6);
+    let text = ran.out();
+    let ran = ran.says("the node has ended").says("No space left on device");
+    assert!(text.trim_end().ends_with('}'), "something is left: {}", ran.story());
+}

@@ -1,7 +1,10 @@
 //! Snapshots into a repository by the nodes themselves: each group once, whoever dies, and whatever
 //! the store does.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use devicedb::{
     base::clock::Random,
@@ -67,6 +70,16 @@ async fn sent_bytes(cluster: &Cluster) -> u64 {
     sum
 }
 
+/// Of a repository with one history.
+fn newest_catalogue(place: &Path) -> PathBuf {
+    let mut folder = place.join("k");
+    while folder.is_dir() {
+        let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        folder = entries.max().unwrap();
+    }
+    folder
+}
+
 pub fn json(ran: &Ran) -> serde_json::Value {
     serde_json::from_slice(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {}", ran.story()))
 }
@@ -118,6 +131,19 @@ async fn nodes_store_every_group_once_and_the_parts_come_back_byte_for_byte() {
     shell(&format!("ddbctl repository verify {place}"), SOON).await.exits(0).says("sound");
     let status = shell(&format!("ddbctl repository status {place} --format json"), SOON).await;
     assert_eq!(json(&status.exits(0))["unnamed"], 0);
+
+    // The newest catalogue is damaged: an upload says so, and makes it again.
+    let newest = newest_catalogue(Path::new(&place));
+    fs::write(&newest, "{}").unwrap();
+    let second = second["uuid"].as_str().unwrap();
+    let seen = cluster.nodes[1].ctl(&["snapshot", "status", second]).await.exits(0);
+    seen.says("a catalogue of the repository is damaged");
+    let again = ctl(&cluster, &format!("snapshot upload {second}")).await.exits(0);
+    let name = newest.file_name().unwrap().to_str().unwrap();
+    again.says("was damaged, and is made again").says(name);
+    assert_ne!(newest_catalogue(Path::new(&place)), newest);
+    assert_eq!(sent_bytes(&cluster).await, bytes + new);
+    shell(&format!("ddbctl repository verify {place}"), SOON).await.exits(0).says("sound");
     let (tars, out) = (cluster.download_all(uuid).await, dir.path().join("out"));
     fs::create_dir(&out).unwrap();
     let line = format!("ddbctl repository export {place} {uuid} --output {}", out.display());
