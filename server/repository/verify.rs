@@ -153,7 +153,10 @@ fn catalogues(repository: &Repository, report: &mut Report) -> Result<()> {
                 }
                 // The newest was named already, if it is that.
                 Err(_) if number == last => {}
-                Err(e) => report.problem(&catalogue::name(*folder, number), e.message),
+                Err(e) => {
+                    report.problem(&catalogue::name(*folder, number), e.message);
+                    before = None;
+                }
             }
         }
     }

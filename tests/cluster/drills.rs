@@ -142,9 +142,8 @@ fn left(scratch: &Path) -> usize {
 async fn a_drill_that_is_told_to_end_takes_its_node_and_its_directory_with_it() {
     let (cluster, place, _) = small(1).await;
     let scratch = cluster.dir().join("scratch");
-    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
-        let mut drill =
-            Midway::start(cluster.dir(), &format!("{signal:?}"), &place, &scratch).await;
+    for (name, signal) in [("term", Signal::TERM), ("hup", Signal::HUP), ("int", Signal::INT)] {
+        let mut drill = Midway::start(cluster.dir(), name, &place, &scratch).await;
         assert_eq!((nodes(&scratch).len(), left(&scratch)), (1, 1), "{signal:?}");
         kill_process(Pid::from_child(&drill.child), signal).unwrap();
         let code = drill.ended().await.code();
