@@ -1,8 +1,9 @@
-//! The node of a drill: it hears on the loopback alone, and ends with the drill, whatever ends that.
+//! The node of a drill: it hears on the loopback alone, and ends with the drill, whatever ends
+//! that.
 //!
 //! Its standard input is a pipe that nobody writes to, and it was told to end when that ends
-//! (`devicedb start --end-with-stdin`). The kernel closes the other end with this process, also when
-//! that is killed, so no node is left behind.
+//! (`devicedb start --end-with-stdin`). The kernel closes the other end with this process, also
+//! when that is killed, so no node is left behind.
 
 use std::{
     env,

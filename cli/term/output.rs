@@ -179,8 +179,8 @@ impl Console {
         *lock(&self.farewell.words) = words.into();
     }
 
-    /// Whether an interrupt from now on drops what the command is doing and waits until all is taken
-    /// away that it has made, before it ends the program.
+    /// Whether an interrupt from now on drops what the command is doing and waits until all is
+    /// taken away that it has made, before it ends the program.
     pub fn tidy_on_interrupt(&self, tidy: bool) {
         self.farewell.tidies.store(tidy, Ordering::Relaxed);
     }

@@ -15,9 +15,9 @@
 //! - A clock says when grace is over and when holds end. One that is far ahead of all that it finds
 //!   is not believed unless somebody says so.
 //!
-//! What a writer of a directory was killed over has no name yet, and is in no list (`unfinished`). It
-//! goes when nobody has written to it for `ABANDONED_AFTER`; a writer that was stopped for so long in
-//! the middle of an object gets an error, and stores it again.
+//! What a writer of a directory was killed over has no name yet, and is in no list (`unfinished`).
+//! It goes when nobody has written to it for `ABANDONED_AFTER`; a writer that was stopped for so
+//! long in the middle of an object gets an error, and stores it again.
 //!
 //! Whoever reads a snapshot that goes has the grace to end. After that a name is missing, and that
 //! is an error that names it.

@@ -18,8 +18,8 @@
 //!
 //! # What stays in the repository
 //!
-//! What the schedule's rules (`keep`) say, or everything where it has none. Nothing is deleted there
-//! by this module: the node that drives an upload collects right after it has stored the snapshot
+//! What the schedule's rules (`keep`) say, or everything where it has none. This module deletes
+//! nothing there: the node that drives an upload collects right after it has stored the snapshot
 //! (`uploads::retain`), by the rules as they stand then, and what it takes out is of this schedule
 //! alone.
 

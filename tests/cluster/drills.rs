@@ -226,6 +226,6 @@ async fn a_drill_on_a_disk_that_is_full_says_so_and_leaves_nothing() {
     );
     let ran = shell(&line, SOON).await.exits(6);
     let text = ran.out();
-    let ran = ran.says("the node has ended").says("No space left on device");
+    let ran = ran.says("the node has ended").says("are free on the disk: make room");
     assert!(text.trim_end().ends_with('}'), "something is left: {}", ran.story());
 }

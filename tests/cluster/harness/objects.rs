@@ -1,9 +1,9 @@
 //! An object store with its objects on disk, and a network before it that fails on purpose.
 //!
 //! Most tests take gofakes3, which Go builds under `target/tools` the first time. One story is for
-//! whichever store is chosen (`ObjectStore::chosen`): `make test-stores` plays it in versitygw, with
-//! versions of every object, and in Azurite. What stands between a store and its clients is bytes:
-//! an answer can be lost after the store has done what was asked.
+//! whichever store is chosen (`ObjectStore::chosen`): `make test-stores` plays it in versitygw,
+//! with versions of every object, and in Azurite. What stands between a store and its clients is
+//! bytes: an answer can be lost after the store has done what was asked.
 
 use std::{
     env,
@@ -61,7 +61,7 @@ struct Faults {
 
 const KEY: &str = "key";
 const SECRET: &str = "secretsecret";
-/// The one account that Azurite has unless it is told otherwise, and its key, which its manual says.
+/// The one account that Azurite has unless it is told otherwise, and its key, as its manual says.
 const ACCOUNT: &str = "devstoreaccount1";
 const ACCOUNT_KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq\
                            /K1SZFPTOtr/KBHBeksoGMGw==";
@@ -173,12 +173,16 @@ impl ObjectStore {
         let line = match &self.kind {
             // It has made it when it was started.
             Kind::Gofakes3 => return,
-            Kind::Versitygw(_) => format!(
-                "curl -sSf --aws-sigv4 aws:amz:us-east-1:s3 --user {KEY}:{SECRET} -X PUT \
-                 http://{at}/backups && curl -sSf --aws-sigv4 aws:amz:us-east-1:s3 --user \
-                 {KEY}:{SECRET} -X PUT 'http://{at}/backups?versioning' -d \
-                 '<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>'"
-            ),
+            Kind::Versitygw(_) => {
+                let put = format!(
+                    "curl -sSf --aws-sigv4 aws:amz:us-east-1:s3 --user {KEY}:{SECRET} -X PUT -H \
+                     x-amz-content-sha256:UNSIGNED-PAYLOAD"
+                );
+                let versions =
+                    "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+                let bucket = format!("http://{at}/backups");
+                format!("{put} {bucket} && {put} '{bucket}?versioning=' -d '{versions}'")
+            }
             Kind::Azurite(_) => format!("node -e '{}' {at} {ACCOUNT} {ACCOUNT_KEY}", CONTAINER),
         };
         shell(&line, SOON).await.exits(0);
