@@ -1,15 +1,19 @@
 //! The whole story of a repository in an object store that keeps what it promises and loses every
 //! fourth answer: `make test-stores` plays it in others than the one that tests use.
 
+use std::time::Duration;
+
 use devicedb::proto::v1::UploadStatus;
 
 use crate::{
     harness::{ObjectStore, SOON, eventually},
-    uploads::{cluster, ctl, json, put},
+    uploads::{cluster, ctl_within, json, put},
 };
 
 const KEYS: usize = 192;
 const MORE: usize = 8;
+/// Uploads that have to ask again for much of what they do, at stores that are not all quick.
+const LONG: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_is_made_filled_verified_rehearsed_and_thinned_in_an_object_store() {
@@ -39,14 +43,16 @@ async fn a_repository_is_made_filled_verified_rehearsed_and_thinned_in_an_object
     assert_eq!(upload.status(), UploadStatus::Running, "it is in the middle: {upload:?}");
     store.fall().await;
     store.restart().await;
-    let stored = ctl(&cluster, &format!("snapshot upload {first} --format json")).await.exits(0);
+    let upload = format!("snapshot upload {first} --format json");
+    let stored = ctl_within(&cluster, &upload, LONG).await.exits(0);
     assert_eq!(json(&stored)["upload"]["status"], "stored");
     let lost = store.lost();
     assert!(lost > 5, "only {lost} answers were lost");
 
     // A second one, of which most is there.
     put(&cluster, KEYS..KEYS + MORE).await;
-    let taken = ctl(&cluster, "snapshot create --upload --format json").await.exits(0);
+    let create = "snapshot create --upload --format json";
+    let taken = ctl_within(&cluster, create, LONG).await.exits(0);
     let taken = json(&taken);
     let second = taken["uuid"].as_str().unwrap().to_owned();
     let [new, bytes] = ["new_bytes", "bytes"].map(|name| taken["upload"][name].as_u64().unwrap());

@@ -4,6 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use devicedb::{
@@ -89,7 +90,11 @@ fn endpoints(cluster: &Cluster) -> String {
 }
 
 pub async fn ctl(cluster: &Cluster, words: &str) -> Ran {
-    shell(&format!("ddbctl --endpoint {} {words}", endpoints(cluster)), SOON).await
+    ctl_within(cluster, words, SOON).await
+}
+
+pub async fn ctl_within(cluster: &Cluster, words: &str, bound: Duration) -> Ran {
+    shell(&format!("ddbctl --endpoint {} {words}", endpoints(cluster)), bound).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

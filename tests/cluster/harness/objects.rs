@@ -260,9 +260,9 @@ impl ObjectStore {
         ["env".to_owned()].into_iter().chain(self.environment()).collect()
     }
 
-    /// Runs a line of a shell that has its credentials.
+    /// Runs a line of a shell that has its credentials. What loses answers is asked again.
     pub async fn shell(&self, line: &str) -> Ran {
-        shell(&format!("export {}; {line}", self.environment().join(" ")), SOON).await
+        shell(&format!("export {}; {line}", self.environment().join(" ")), 4 * SOON).await
     }
 }
 
