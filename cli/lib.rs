@@ -39,6 +39,7 @@ mod cert;
 mod snapshot;
 mod restore;
 mod place;
+mod care;
 mod drill;
 mod repository;
 mod schedule;

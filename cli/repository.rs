@@ -9,7 +9,9 @@ use rustix::{fs::Mode, process::umask};
 use serde::Serialize;
 
 use super::{
-    args, drill,
+    args,
+    care::{self, counted},
+    drill,
     place::{failed, look, open},
     snapshot::{listed, refuse_what_is_no_part},
     term::{
@@ -33,9 +35,10 @@ use crate::{
         export::{self, Exported},
         import::{self, Imported},
         repair::{self, Repaired},
+        reports::{self, Verification},
         root::{Folder, Repository},
         status::{self, Status},
-        verify,
+        verify::{self, Depth},
     },
 };
 
@@ -222,13 +225,7 @@ impl View for Status {
                 history.newest, history.newest_seq, history.newest_written
             );
         }
-        if let Some(drill) = &self.drill {
-            let verdict = if drill.passed { "passed" } else { "FAILED" };
-            lines += &format!(
-                "last drill  {verdict} at {}, of {}: {:.1} s to restore\n",
-                drill.began, drill.snapshot, drill.rto_s
-            );
-        }
+        lines += &care::told(&self.care);
         if self.dropped > 0 {
             lines += &format!(
                 "dropped     {} bytes in {}, which a collection deletes after their grace\n",
@@ -303,9 +300,7 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
             if status.unreadable.is_empty() { Ok(()) } else { Err(damaged(&place)) }
         }
         args::Repository::List { place, key } => list(&place, key, console),
-        args::Repository::Verify { place, key, snapshots, quick } => {
-            check(&place, key, &snapshots, !quick, console)
-        }
+        args::Repository::Verify { place, key, order } => check(&place, key, &order, console),
         args::Repository::Import { place, key, parts } => {
             refuse_what_is_no_part(&parts)?;
             let repository = open(&place, key)?;
@@ -355,10 +350,6 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
             console.print(&Files { parts })
         }
     }
-}
-
-fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn list(place: &str, key: args::RepositoryKey, console: &mut Console) -> Result<(), Failure> {
@@ -453,22 +444,48 @@ fn hold(
     })
 }
 
+/// The verdict is told and is the exit code, also where the report cannot be kept.
 fn check(
     place: &str,
     key: args::RepositoryKey,
-    snapshots: &[SnapshotId],
-    whole: bool,
+    order: &args::Verifying,
     console: &mut Console,
 ) -> Result<(), Failure> {
+    let clock = Clock::start();
+    let (began, began_ms) = (clock.now(), clock.wall_ms());
     let repository = open(place, key)?;
-    for id in snapshots {
+    for id in &order.snapshots {
         let found = repository.find(*id);
         found.map_err(|e| failed("it cannot be verified", place, &e))?;
     }
-    let report = verify::verify(&repository, snapshots, whole);
+    let depth = match order.sample {
+        Some(percent) => Depth::share(percent, began_ms),
+        None if order.quick => Depth::Quick,
+        None => Depth::Whole,
+    };
+    let report = verify::verify(&repository, &order.snapshots, depth);
     let report = report.map_err(|e| failed("it cannot be verified", place, &e))?;
     console.print(&report)?;
-    if report.sound { Ok(()) } else { Err(damaged(place)) }
+    let kept = order.keep_report.then(|| {
+        // By the clock that began, whatever was set meanwhile.
+        let ended_ms = began_ms + (clock.now() - began).as_millis() as u64;
+        let all = order.snapshots.is_empty();
+        let kept = Verification::new(&report, all, began_ms, ended_ms);
+        reports::keep(&repository, &kept, began_ms)
+    });
+    let verdict = if report.sound { Ok(()) } else { Err(damaged(place)) };
+    match kept {
+        None => verdict,
+        Some(Ok(name)) => {
+            console.confirm(&format!("the report is kept as {name}"));
+            verdict
+        }
+        Some(Err(e)) if report.sound => Err(failed("its report is not kept", place, &e)),
+        Some(Err(e)) => {
+            console.warn(&format!("its report is not kept: {}", text::line(&e.message)));
+            verdict
+        }
+    }
 }
 
 fn damaged(place: &str) -> Failure {

@@ -316,7 +316,7 @@ async fn run(
         metrics.clone(),
         crew.clone(),
     );
-    crew.spawn(Role::Repository, uploads.clone().look_once());
+    crew.spawn(Role::Repository, uploads.clone().watch());
     let schedules =
         Schedules::new(cluster.clone(), uploads.clone(), clock, metrics.clone(), crew.clone());
     crew.spawn(Role::Schedules, schedules.clone().tend());

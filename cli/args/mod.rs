@@ -37,7 +37,7 @@ pub use key::RepositoryKey;
 pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
 pub use operation::Operation;
 pub use relay::Relay;
-pub use repository::{Collecting, Drill, Repository, Slots};
+pub use repository::{Collecting, Drill, Repository, Slots, Verifying};
 pub use schedule::{Backup, Schedule};
 pub use site::Site;
 pub use snapshot::{Download, Snapshot};

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     base::{ids::SnapshotId, limits},
     part::{manifest::WRITTEN_MS_MAX, seal::Recipient},
-    repository::{collect::Keep, points::Point},
+    repository::{collect::Keep, points::Point, verify::Percent},
 };
 
 const COLLECT: &str = "A snapshot that goes is gone at once for whoever lists. Its objects are \
@@ -20,6 +20,11 @@ const COLLECT: &str = "A snapshot that goes is gone at once for whoever lists. I
 const DRILL: &str = "The node listens on the loopback alone, joins nobody, and writes to no \
                      repository. It is ended afterwards, and the directory is emptied.\n\n\
                      Examples:\n  ddbctl repository drill /backups --scratch drill --rto 15m";
+const VERIFY: &str = "Which chunks --sample opens follows from the day, in UTC, and from their \
+                      names alone. Of 100 / PERCENT days in a row, rounded up, each chunk is \
+                      opened on one at least. A day that is left out leaves its chunks for the \
+                      next round.\n\n\
+                      Examples:\n  ddbctl repository verify /backups --sample 10 --keep-report";
 const REPAIR: &str = "What stands there and is whole is listed. A snapshot that the missing \
                       catalogue alone had dropped comes back: drop it again.";
 
@@ -74,18 +79,15 @@ pub enum Repository {
         key: RepositoryKey,
     },
     /// Check snapshots down to the last row; exits 6 when something is wrong
+    #[command(after_help = VERIFY)]
     Verify {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
         key: RepositoryKey,
-        /// Snapshots; all of them without any
-        #[arg(value_name = "UUID")]
-        snapshots: Vec<SnapshotId>,
-        /// Only whether everything that they name is there, without opening chunks
-        #[arg(long)]
-        quick: bool,
+        #[command(flatten)]
+        order: Verifying,
     },
     /// Verify downloaded or extracted parts of one snapshot and store what is new in them
     Import {
@@ -237,6 +239,24 @@ pub enum Slots {
         #[command(flatten)]
         key: RepositoryKey,
     },
+}
+
+/// How much is verified.
+#[derive(Debug, Args)]
+pub struct Verifying {
+    /// Snapshots; all of them without any
+    #[arg(value_name = "UUID")]
+    pub snapshots: Vec<SnapshotId>,
+    /// Only whether everything that they name is there, without opening chunks
+    #[arg(long)]
+    pub quick: bool,
+    /// Open only the chunks whose turn it is today, so many percent of all: said each day with 10,
+    /// it opens every chunk within 10 days
+    #[arg(long, value_name = "PERCENT", conflicts_with = "quick")]
+    pub sample: Option<Percent>,
+    /// Keep the report in the repository, where `status` shows the newest of all snapshots
+    #[arg(long)]
+    pub keep_report: bool,
 }
 
 /// A rehearsal.

@@ -3,6 +3,7 @@
 //! One table declares every metric, `metrics!`; `docs/metrics.md` is checked against it.
 //! Durations are in seconds, sizes in bytes.
 
+mod care;
 mod handshakes;
 mod schedules;
 
@@ -307,6 +308,16 @@ metrics! {
     repository_committed: Gauge = counted(
         "repository_last_committed_timestamp_seconds",
         "Unix time at which a schedule had the last snapshot in the repository; 0 while none has"
+    );
+    repository_verified: Family<Ended, Gauge> = counted(
+        "repository_last_verified_timestamp_seconds",
+        "Unix time at which the last verification began whose report is in the repository, by \
+         what it came to; absent while this node knows of none"
+    );
+    repository_drilled: Family<Ended, Gauge> = counted(
+        "repository_last_drill_timestamp_seconds",
+        "Unix time at which the last drill began whose report is in the repository, by what it \
+         came to; absent while this node knows of none"
     );
     ready: Gauge = counted("ready", "1 when every local group has caught up and can serve");
     node_silent: Family<Other, Gauge> = counted(
@@ -626,6 +637,7 @@ mod tests {
         metrics.peer_message_refused("RaftMessage.term");
         let name = "hourly".to_owned();
         metrics.schedules(&[], &[ScheduleSeen { name, next_s: 7, missed: 1, failures: 0 }], 5);
+        metrics.looked_after(Some((5, true)), Some((6, true)));
         let text = metrics.text();
         let exposed: Vec<_> = text
             .lines()

@@ -12,6 +12,7 @@
 //! <cluster>/<lineage>/s/<seq>-...   a snapshot (`manifest`)
 //! <cluster>/<lineage>/i/<seq>-...   the chunks of its groups, and where they lie (`index`)
 //! <cluster>/<lineage>/g/<seq>-...   segments: chunks, one behind the other
+//! verifies/..., drills/...          what verifications and drills came to (`reports`)
 //! ```
 //!
 //! - `send` stores groups. Replicas of a group hold equal rows, so one of them is stored. Chunks
@@ -25,9 +26,11 @@
 //! - `export` gives the parts back, byte for byte.
 //! - `points` finds the snapshot that is meant, by its uuid or a time, and `contents` hands on its
 //!   rows, each of them checked: for a cluster that begins with them, no part need lie anywhere.
-//! - `verify` reads what a snapshot names and names everything that is wrong.
+//! - `verify` reads what a snapshot names and names everything that is wrong, and `depth` says how
+//!   much of it is read.
 //! - `collect` takes snapshots out, by rules or by name, and deletes what nothing refers to.
-//! - `drills` keeps the reports of rehearsed restores.
+//! - `reports` keeps what verifications and rehearsed restores came to (`drills`), and `care` tells
+//!   the newest of both.
 //! - `repair` makes catalogues again that are damaged or missing.
 //!
 //! `digested` writes texts with their digest.
@@ -60,10 +63,13 @@ pub mod import;
 pub mod export;
 pub mod points;
 pub mod contents;
+pub mod depth;
 pub mod verify;
 pub mod collect;
 pub mod repair;
+pub mod reports;
 pub mod drills;
+pub mod care;
 pub mod status;
 
 #[cfg(test)]

@@ -9,14 +9,18 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{
+    care::Care,
     catalogue::{self, Standing},
     collect::References,
-    drills,
     key::SLOTS,
+    reports,
     root::Repository,
     store::Object,
 };
-use crate::{base::error::Result, part::manifest::rfc3339};
+use crate::{
+    base::{clock::Clock, error::Result},
+    part::manifest::rfc3339,
+};
 
 /// What is in a repository.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,9 +33,8 @@ pub struct Status {
     pub histories: Vec<History>,
     /// Bytes of all objects.
     pub bytes: u64,
-    /// What the drill came to that was kept last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub drill: Option<drills::Report>,
+    #[serde(flatten)]
+    pub care: Care,
     /// Objects that are to be deleted once their grace is over, and their bytes.
     pub dropped: u64,
     pub dropped_bytes: u64,
@@ -62,7 +65,9 @@ pub fn status(repository: &Repository) -> Result<Status> {
     let (mut histories, mut unreadable) = (Vec::new(), Vec::new());
     let mut named = BTreeSet::from([super::root::ROOT.to_owned()]);
     let mut dropped = BTreeSet::new();
-    for standing in repository.standings()? {
+    let standings = repository.standings()?;
+    let care = Care::of(repository, &standings, Clock::start().wall_ms())?;
+    for standing in standings {
         let Standing { folder, catalogue, damaged, .. } = standing;
         unreadable.extend(damaged);
         let mut references = References::default();
@@ -85,9 +90,10 @@ pub fn status(repository: &Repository) -> Result<Status> {
             newest_written: rfc3339(newest.written_ms),
         });
     }
-    let apart = [catalogue::FOLDER, drills::FOLDER, SLOTS];
     let is_apart = |object: &&Object| {
-        object.name.split('/').next().is_some_and(|folder| apart.contains(&folder))
+        object.name.split('/').next().is_some_and(|folder| {
+            [catalogue::FOLDER, SLOTS].contains(&folder) || reports::FOLDERS.contains(&folder)
+        })
     };
     let left = objects.iter().filter(|object| !is_apart(object));
     let left = left.filter(|object| !named.contains(&object.name));
@@ -106,7 +112,7 @@ pub fn status(repository: &Repository) -> Result<Status> {
         bytes: objects.iter().map(|object| object.bytes).sum(),
         dropped: going.len() as u64,
         dropped_bytes: bytes(&going),
-        drill: drills::newest(repository)?,
+        care,
         unnamed: unnamed.len() as u64,
         unnamed_bytes: bytes(&unnamed),
         unreadable,

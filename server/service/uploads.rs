@@ -13,6 +13,8 @@
 //!
 //! Does not decide when snapshots are stored, and deletes nothing.
 
+mod pace;
+mod care;
 mod retain;
 mod drive;
 
@@ -30,6 +32,8 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 
+pub use self::care::Told;
+use self::pace::Pace;
 use crate::{
     base::{
         clock::Clock,
@@ -77,8 +81,9 @@ struct Shared {
     place: Option<Place>,
     /// Where that is, once somebody has asked.
     store: Mutex<Option<Arc<dyn Store>>>,
-    /// When the bytes that were allowed so far will have been sent.
-    paid: Mutex<Duration>,
+    pace: Pace,
+    /// What the repository's reports said last.
+    care: Mutex<Told>,
     driven: Mutex<BTreeMap<SnapshotId, Arc<Driven>>>,
     /// Places for threads that ask the repository what it has: a store that is silent must not
     /// gather them.
@@ -142,7 +147,8 @@ impl Uploads {
         let shared = Shared {
             place,
             store: Mutex::default(),
-            paid: Mutex::default(),
+            pace: Pace::default(),
+            care: Mutex::default(),
             driven: Mutex::default(),
             looks: Arc::new(Semaphore::new(limits::REPOSITORY_LOOKS)),
             cluster,
@@ -199,9 +205,10 @@ impl Uploads {
 
     /// Says in the log whether the repository can be used. The node starts without it too: what
     /// keeps backups must not keep a cluster from its work.
-    pub async fn look_once(self) {
+    async fn look_once(&self) {
         let Some(place) = self.shared.place.clone() else { return };
-        let opened = crew::blocking(Role::Repository, move || self.repository()).await;
+        let this = self.clone();
+        let opened = crew::blocking(Role::Repository, move || this.repository()).await;
         match opened {
             Ok(repository) => {
                 tracing::info!(repository = %repository.id, place = place.place,
@@ -561,19 +568,15 @@ impl Watch for Sending {
         self.is_wanted()?;
         let shared = &self.uploads.shared;
         if let Some(Place { bytes_per_second: Some(rate), .. }) = &shared.place {
-            let now = shared.clock.now();
-            let begins = {
-                let mut paid = lock(&shared.paid);
-                let begins = now.max(*paid);
-                *paid = begins + Duration::from_secs_f64(bytes as f64 / *rate as f64);
-                begins
-            };
-            let left = begins.saturating_sub(now);
+            let price = shared.pace.pay(shared.clock.now(), bytes, *rate);
             self.runtime.block_on(async {
                 // It ends early when nobody listens any more.
-                let _ = tokio::time::timeout(left, self.tell.closed()).await;
+                let _ = tokio::time::timeout(price.wait, self.tell.closed()).await;
             });
-            self.is_wanted()?;
+            if let Err(e) = self.is_wanted() {
+                shared.pace.give_back(price);
+                return Err(e);
+            }
         }
         shared.metrics.upload_sent(bytes);
         Ok(())

@@ -4,6 +4,7 @@
 mod harness;
 
 mod bench;
+mod cares;
 mod connections;
 mod cut;
 mod cuts;

@@ -30,7 +30,8 @@ const RESULTS: Named = ("docs/scripting.md", "$ ddbctl get --site shop-1 height"
 const BACKUP: Named = ("docs/backup-and-restore.md", "--all --output backup ");
 const REPOSITORY: Named = ("docs/backup-and-restore.md", "ddbctl repository import");
 const COLLECTED: Named = ("docs/backup-and-restore.md", "ddbctl repository hold");
-const DRILL: Named = ("docs/backup-and-restore.md", "--keep-report");
+const VERIFIED: Named = ("docs/backup-and-restore.md", "--sample 10");
+const DRILL: Named = ("docs/backup-and-restore.md", "--scratch drill");
 const GUIDE: Named = ("docs/backup-and-restore.md", "devicedb cluster download_snapshot");
 const BY_HAND: Named = ("docs/backup-and-restore.md", "shelf=");
 const CRON: Named = ("docs/backup-and-restore.md", "#!/bin/sh");
@@ -48,6 +49,7 @@ const FROM_START_TO_RESTORE: &[Named] = &[
     BACKUP,
     REPOSITORY,
     COLLECTED,
+    VERIFIED,
     DRILL,
     GUIDE,
     BY_HAND,

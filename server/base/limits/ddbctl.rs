@@ -45,8 +45,6 @@ pub const DRILL_ASK: Duration = Duration::from_secs(5);
 pub const DRILL_LOOK: Duration = Duration::from_millis(100);
 /// Keys that a drill reads of each site.
 pub const DRILL_KEYS: u64 = 100;
-/// Bytes of a drill's report.
-pub const DRILL_REPORT_BYTES_MAX: u64 = 1 << 20;
 /// First pause between two looks at a snapshot that `ddbctl` waits for.
 pub const CTL_LOOK_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between two looks at a snapshot; each pause is a fifth longer than the one before.

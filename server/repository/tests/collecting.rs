@@ -243,7 +243,7 @@ fn a_damaged_or_missing_catalogue_takes_no_snapshot_with_it() {
     fs::write(&newest, &whole[1..]).unwrap();
     assert_eq!(stage.numbers(), [1, 2, 3]);
     assert_eq!(stage.repository.standing(stage.folder()).unwrap().damaged.len(), 1);
-    let report = verify(&stage.repository, &[], true).unwrap();
+    let report = verify(&stage.repository, &[], Depth::Whole).unwrap();
     assert!(!report.sound && report.snapshots.iter().all(|one| one.sound), "{report}");
     // Storing goes on, and with it there is a catalogue again.
     stage.import(&samples[3]);
@@ -254,10 +254,10 @@ fn a_damaged_or_missing_catalogue_takes_no_snapshot_with_it() {
         if number == 4 {
             break;
         }
-        assert!(!verify(&stage.repository, &[], true).unwrap().sound);
+        assert!(!verify(&stage.repository, &[], Depth::Whole).unwrap().sound);
     }
     assert!(stage.numbers().is_empty());
-    assert!(!verify(&stage.repository, &[], true).unwrap().sound);
+    assert!(!verify(&stage.repository, &[], Depth::Whole).unwrap().sound);
     let repaired = repair(&stage.repository).unwrap();
     assert_eq!((repaired.listed.len(), repaired.refused.len()), (4, 0), "{repaired:?}");
     stage.holds_exactly(&samples.iter().collect::<Vec<_>>());
@@ -283,7 +283,7 @@ fn old_catalogues_are_deleted_and_the_chain_is_whole() {
     assert_eq!(stage.numbers(), [1]);
     let missing = stage.root().join(catalogue::name(folder, 50));
     fs::remove_file(missing).unwrap();
-    let report = verify(&stage.repository, &[], false).unwrap();
+    let report = verify(&stage.repository, &[], Depth::Quick).unwrap();
     assert!(report.to_string().contains("it is missing"), "{report}");
 }
 

@@ -509,7 +509,7 @@ fn play(seed: u64, parts: &Arc<Vec<Memory>>) -> [u64; 3] {
     }
     faulty.holds(true);
     let newest = repository.listed().unwrap().last().map_or(0, |(_, entry)| entry.seq.0);
-    let left: Vec<String> = verify(&repository, &[], true)
+    let left: Vec<String> = verify(&repository, &[], Depth::Whole)
         .map(|report| {
             report
                 .problems
