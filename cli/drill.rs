@@ -234,12 +234,7 @@ impl Throwaway {
         for name in said.filter(|name| is_for_nodes(&name.to_string_lossy())) {
             command.env_remove(name);
         }
-        if let Some(file) = &order.key.repository_key_file {
-            command.arg("--repository-key-file").arg(file);
-        }
-        if let Some(key) = &order.key.repository_key_command {
-            command.arg("--repository-key-command").arg(key);
-        }
+        command.args(order.key.words());
         let child = command.spawn().map_err(|e| {
             let program = program.display();
             Error::unavailable(format!("{program} does not start: {e}; name it with --devicedb"))

@@ -51,7 +51,7 @@ pub mod guide;
 mod golden;
 
 use args::Command;
-pub use args::{Args, RepositoryKey, endpoint};
+pub use args::{Args, NodeKeys, endpoint};
 use client::Client;
 use connection::Access;
 pub use term::exit::CODES as EXIT_CODES;

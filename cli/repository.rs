@@ -24,6 +24,7 @@ use crate::{
         clock::Clock,
         error::{Error, Kind},
         ids::{NodeId, SnapshotId},
+        limits,
     },
     part::{chunk::Digest, manifest::rfc3339},
     repository::{
@@ -34,7 +35,9 @@ use crate::{
         import::{self, Imported},
         repair::{self, Repaired},
         root::{Folder, Repository},
+        sign::{self, Signed},
         status::{self, Status},
+        trust::Access,
         verify,
     },
 };
@@ -214,6 +217,7 @@ impl View for Status {
             "repository  {}\nplace       {}\nbytes       {}\n",
             self.repository, self.place, self.bytes
         );
+        self.signed.iter().for_each(|key| lines += &format!("signed by   {key}\n"));
         for history in &self.histories {
             let status::History { cluster, lineage, snapshots, stored_bytes, .. } = history;
             lines += &format!(
@@ -221,6 +225,7 @@ impl View for Status {
                  {stored_bytes} bytes if each stood alone\nnewest      {}, number {}, of {}\n",
                 history.newest, history.newest_seq, history.newest_written
             );
+            lines += &format!("catalogue   {}\n", history.catalogue);
         }
         if let Some(drill) = &self.drill {
             let verdict = if drill.passed { "passed" } else { "FAILED" };
@@ -259,13 +264,24 @@ impl View for verify::Report {
     }
 }
 
+impl View for Signed {
+    fn text(&self, _: Option<usize>) -> String {
+        let Signed { repository, place, key, was_signed, catalogues } = self;
+        let was = if *was_signed { "was signed already" } else { "is signed" };
+        let mut lines = format!("{place}, repository {repository}, {was} by {key}\n");
+        catalogues.iter().for_each(|catalogue| lines += &format!("catalogue {catalogue}\n"));
+        lines
+    }
+}
+
 impl View for Imported {
     fn text(&self, _: Option<usize>) -> String {
         let Imported { snapshot, parts, rows, stored_bytes, new_bytes, given_bytes, .. } = self;
         let was = if self.was_there { " was there already" } else { " imported" };
         format!(
             "{snapshot}{was}: {rows} rows of {parts} parts; {given_bytes} bytes given, \
-             {stored_bytes} once for all replicas, {new_bytes} of them new\n"
+             {stored_bytes} once for all replicas, {new_bytes} of them new\ncatalogue {}\n",
+            self.catalogue
         )
     }
 }
@@ -295,6 +311,11 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
             console.print(&Made { repository, place, sealed })
         }
         args::Repository::Key(command) => keys::run(command, console),
+        args::Repository::Keygen { output } => keys::keygen(&output, console),
+        args::Repository::Sign { place, key } => {
+            let signed = sign::sign(&place, limits::OBJECT_PATIENCE_COMMAND, &key.into());
+            console.print(&signed.map_err(|e| failed("it is not signed", &place, &e))?)
+        }
         args::Repository::Status { place, key } => {
             let repository = look(&place, key)?;
             let status = status::status(&repository);
@@ -361,7 +382,7 @@ fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn list(place: &str, key: args::RepositoryKey, console: &mut Console) -> Result<(), Failure> {
+fn list(place: &str, key: impl Into<Access>, console: &mut Console) -> Result<(), Failure> {
     let repository = look(place, key)?;
     let (mut snapshots, mut unreadable) = (Vec::new(), false);
     let failed = |e: Error| failed("it cannot be listed", place, &e);
@@ -400,7 +421,7 @@ fn seen(
 /// In every history; what is named has to be in one.
 fn take_out(
     place: &str,
-    key: args::RepositoryKey,
+    key: impl Into<Access>,
     order: &Order,
     console: &mut Console,
 ) -> Result<(), Failure> {
@@ -439,7 +460,7 @@ fn order(how: args::Collecting, named: Vec<SnapshotId>) -> Order {
 
 fn hold(
     place: &str,
-    key: args::RepositoryKey,
+    key: impl Into<Access>,
     snapshot: SnapshotId,
     hold: Option<Hold>,
     console: &mut Console,
@@ -455,7 +476,7 @@ fn hold(
 
 fn check(
     place: &str,
-    key: args::RepositoryKey,
+    key: impl Into<Access>,
     snapshots: &[SnapshotId],
     whole: bool,
     console: &mut Console,

@@ -30,11 +30,11 @@ use devicedb::{
         restore::{offline, plan::Order},
     },
     cluster::access::Pattern,
-    ctl::{RepositoryKey, endpoint, guide},
+    ctl::{NodeKeys, endpoint, guide},
     net::tls::{Mode, Setup},
     node::{Node, Options},
     part::seal::{Identities, Recipient},
-    repository::{key::KeySource, points::Point},
+    repository::{points::Point, trust::Access},
     rpc::QuotaLimits,
     service::uploads::Place,
     signals::Signals,
@@ -144,7 +144,7 @@ pub struct Start {
     )]
     repository_rate: Option<u64>,
     #[command(flatten)]
-    key: RepositoryKey,
+    keys: NodeKeys,
     /// Seal the parts that are kept there: only who has the identity of this recipient can read
     /// their rows. As `ddbctl snapshot keygen` or age-keygen prints it; may be said several times,
     /// or several divided by commas.
@@ -206,10 +206,10 @@ struct Seed {
 }
 
 impl Seed {
-    fn order(self, key: KeySource) -> Option<Order> {
+    fn order(self, access: Access) -> Option<Order> {
         let Seed { restore_from, point, sites, expect_nodes: nodes } = self;
         let point = point.unwrap_or(Point::Latest);
-        restore_from.map(|place| Order { place, key, point, sites, nodes })
+        restore_from.map(|place| Order { place, access, point, sites, nodes })
     }
 }
 
@@ -414,20 +414,20 @@ impl Args {
 impl Start {
     /// How the node is started, what it logs, and whether as JSON.
     pub fn options(self) -> (Options, String, bool) {
-        let ((tls, admins), key, rate) = (self.tls.setup(), self.key.key(), self.repository_rate);
+        let ((tls, admins), access) = (self.tls.setup(), self.keys.access());
         let options = Options {
             store: self.store,
             listen: self.listen,
             advertise: self.advertise,
             found: self.found,
-            restore_from: self.seed.order(key.clone()),
+            restore_from: self.seed.order(access.clone()),
             join: self.join,
             join_token: self.join_token,
             replication_factor: self.replication_factor,
             partitions: self.partitions,
             groups: self.groups,
             snapshot_store: self.snapshot_store,
-            repository: self.repository.map(|place| Place { place, bytes_per_second: rate, key }),
+            repository: self.repository.map(|at| Place::new(at, self.repository_rate, access)),
             seal_to: self.seal_to,
             unseal_with: self.unseal_with,
             replacement: self.replacement,

@@ -33,7 +33,7 @@ pub use bench::{Bench, Ground, Timed};
 pub use cert::Cert;
 pub use cluster::{Cluster, Joins, Node, Upgrade};
 pub use context::Context;
-pub use key::RepositoryKey;
+pub use key::{NodeKeys, Reading, Writing};
 pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
 pub use operation::Operation;
 pub use relay::Relay;

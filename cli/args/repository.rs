@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{
-    RepositoryKey,
+    Reading, Writing,
     value::{Span, recipient},
 };
 use crate::{
@@ -22,6 +22,11 @@ const DRILL: &str = "The node listens on the loopback alone, joins nobody, and w
                      Examples:\n  ddbctl repository drill /backups --scratch drill --rto 15m";
 const REPAIR: &str = "What stands there and is whole is listed. A snapshot that the missing \
                       catalogue alone had dropped comes back: drop it again.";
+
+const SIGN: &str = "You answer for what is stored there by then: verify it first. Who has signed \
+                    it before has to be trusted: that is how one key takes the place of another.\
+                    \n\nExamples:\n  \
+                    ddbctl repository sign /backups --signing-key-file signing.key";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:\n  \
@@ -63,7 +68,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
     },
     /// Its snapshots, oldest first in each history
     List {
@@ -71,7 +76,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
     },
     /// Check snapshots down to the last row; exits 6 when something is wrong
     Verify {
@@ -79,7 +84,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
         /// Snapshots; all of them without any
         #[arg(value_name = "UUID")]
         snapshots: Vec<SnapshotId>,
@@ -93,7 +98,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
         /// Tars, or directories that tars were extracted to: together they hold every partition
         #[arg(required = true, value_name = "PART")]
         parts: Vec<PathBuf>,
@@ -105,7 +110,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
         /// What stays, as last=24,hourly=48,daily=30,weekly=8,monthly=12,yearly=3,within=7d: all
         /// that any of them keeps. Without it every snapshot stays, and left-overs go
         #[arg(long, value_name = "RULES")]
@@ -122,7 +127,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
         /// The snapshots
         #[arg(required = true, value_name = "UUID")]
         snapshots: Vec<SnapshotId>,
@@ -135,7 +140,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
         /// The snapshot
         #[arg(value_name = "UUID")]
         snapshot: SnapshotId,
@@ -152,7 +157,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
         /// The snapshot
         #[arg(value_name = "UUID")]
         snapshot: SnapshotId,
@@ -168,7 +173,23 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
+    },
+    /// Make a key that signs what is stored, and print its public key, which readers trust
+    #[command(after_help = "Examples:\n  ddbctl repository keygen --output signing.key")]
+    Keygen {
+        /// The file to make; only you can read it
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Sign it, from what is there now on: afterwards nobody adds to it without the key
+    #[command(after_help = SIGN)]
+    Sign {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+        #[command(flatten)]
+        key: Writing,
     },
     /// Write the parts of a snapshot as the tars that its nodes would send
     Export {
@@ -176,7 +197,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
         /// The snapshot
         #[arg(value_name = "UUID")]
         snapshot: SnapshotId,
@@ -213,7 +234,7 @@ pub enum Slots {
         #[arg(value_name = "age1...", value_parser = recipient)]
         recipient: Recipient,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
     },
     /// Take the slot of a recipient away. The key stays: who has had it can use it on
     RemoveRecipient {
@@ -224,7 +245,7 @@ pub enum Slots {
         #[arg(value_name = "age1...", value_parser = recipient)]
         recipient: Recipient,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
     },
     /// Write the key itself to a file, to keep it elsewhere or to give it to nodes
     Export {
@@ -235,7 +256,7 @@ pub enum Slots {
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
     },
 }
 
@@ -246,7 +267,7 @@ pub struct Drill {
     #[arg(value_name = "REPOSITORY")]
     pub place: String,
     #[command(flatten)]
-    pub key: RepositoryKey,
+    pub key: Reading,
     /// A directory for the node that is empty or not there, with room for all rows
     #[arg(long, value_name = "DIR")]
     pub scratch: PathBuf,

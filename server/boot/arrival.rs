@@ -176,11 +176,11 @@ impl Options {
             return Err(self.lost(&format!("{} does not exist", self.store.display())));
         }
         if let Some(order) = &self.restore_from {
-            order.key.check()?;
+            order.access.check()?;
         }
-        if let Some(uploads::Place { place, key, .. }) = &self.repository {
+        if let Some(uploads::Place { place, access, .. }) = &self.repository {
             repository::root::check_place(place)?;
-            key.check()?;
+            access.check()?;
             if !self.seal_to.is_empty() {
                 return Err(Error::invalid(
                     "sealed parts cannot be stored in a repository yet: leave out --seal-to or \

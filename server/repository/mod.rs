@@ -8,6 +8,7 @@
 //! ```text
 //! devicedb.json                     what this is: format, id, and whether it is sealed (`root`)
 //! keys/<recipient>                  the key of a sealed one, for one who can open it (`key`)
+//! signed/<key>                      that this is the repository, by the owner of a key (`trust`)
 //! k/<cluster>/<lineage>/<number>    which snapshots a history has: the commit point (`catalogue`)
 //! <cluster>/<lineage>/s/<seq>-...   a snapshot (`manifest`)
 //! <cluster>/<lineage>/i/<seq>-...   the chunks of its groups, and where they lie (`index`)
@@ -28,6 +29,7 @@
 //! - `verify` reads what a snapshot names and names everything that is wrong.
 //! - `collect` takes snapshots out, by rules or by name, and deletes what nothing refers to.
 //! - `drills` keeps the reports of rehearsed restores.
+//! - `sign` signs one that was not signed, from its newest catalogues on.
 //! - `repair` makes catalogues again that are damaged or missing.
 //!
 //! `digested` writes texts with their digest.
@@ -41,9 +43,12 @@
 //! last thing before it is stored and opened as the first after it was read, in `Repository` and in
 //! `send`.
 //!
-//! Nothing is signed, and sealed parts are refused. Rows are compared with the one snapshot before,
-//! and not with all: there is no table of all chunks that would have to fit into memory or be kept
-//! right.
+//! A repository may be signed (`trust`, `signature`): then every catalogue is, and with it all that
+//! it names: the snapshot's object by its digest, in it the digest of each index, and in that the
+//! hash and the digest of each chunk. Whoever pins the key of the signer takes nothing else.
+//!
+//! Sealed parts are refused. Rows are compared with the one snapshot before, and not with all: no
+//! table of all chunks has to fit into memory or be kept right.
 
 pub mod store;
 pub mod objects;
@@ -52,8 +57,11 @@ pub mod index;
 pub mod manifest;
 pub mod cover;
 pub mod key;
+pub mod signature;
+pub mod trust;
 pub mod root;
 pub mod catalogue;
+pub mod sign;
 pub mod send;
 pub mod commit;
 pub mod import;

@@ -14,7 +14,9 @@ use super::{
     drills,
     key::SLOTS,
     root::Repository,
+    signature::PublicKey,
     store::Object,
+    trust::VOUCHERS,
 };
 use crate::{base::error::Result, part::manifest::rfc3339};
 
@@ -26,6 +28,8 @@ pub struct Status {
     pub sealed: bool,
     /// It is sealed, and its key is not here: then nothing passes for unnamed.
     pub closed: bool,
+    /// Who has signed that it is this repository.
+    pub signed: Vec<String>,
     pub histories: Vec<History>,
     /// Bytes of all objects.
     pub bytes: u64,
@@ -54,6 +58,8 @@ pub struct History {
     pub newest_seq: u64,
     /// RFC 3339, UTC.
     pub newest_written: String,
+    /// The newest catalogue, as CLUSTER/LINEAGE/N.
+    pub catalogue: String,
 }
 
 /// Reads every snapshot and every index.
@@ -63,6 +69,7 @@ pub fn status(repository: &Repository) -> Result<Status> {
     let mut named = BTreeSet::from([super::root::ROOT.to_owned()]);
     let mut dropped = BTreeSet::new();
     for standing in repository.standings()? {
+        let mark = standing.mark();
         let Standing { folder, catalogue, damaged, .. } = standing;
         unreadable.extend(damaged);
         let mut references = References::default();
@@ -83,9 +90,10 @@ pub fn status(repository: &Repository) -> Result<Status> {
             newest: newest.snapshot.to_string(),
             newest_seq: newest.seq.0,
             newest_written: rfc3339(newest.written_ms),
+            catalogue: mark.to_string(),
         });
     }
-    let apart = [catalogue::FOLDER, drills::FOLDER, SLOTS];
+    let apart = [catalogue::FOLDER, drills::FOLDER, SLOTS, VOUCHERS];
     let is_apart = |object: &&Object| {
         object.name.split('/').next().is_some_and(|folder| apart.contains(&folder))
     };
@@ -102,6 +110,7 @@ pub fn status(repository: &Repository) -> Result<Status> {
         place: repository.store.place(),
         sealed: repository.is_sealed(),
         closed: repository.is_closed(),
+        signed: repository.signers().iter().map(PublicKey::to_string).collect(),
         histories,
         bytes: objects.iter().map(|object| object.bytes).sum(),
         dropped: going.len() as u64,

@@ -23,6 +23,7 @@ use super::{
     root::{Kept, Repository},
     status::status,
     store::{Directory, Made, Object, Store},
+    trust::{Access, Trust},
     verify::verify,
 };
 use crate::{
@@ -45,6 +46,7 @@ mod collecting;
 mod faulty;
 mod lossy;
 mod sealed;
+mod signed;
 
 /// The nodes that hold each group of a sample; one is the largest id there is.
 const NODES: [u64; 3] = [1, 2, u64::MAX];
@@ -54,13 +56,15 @@ struct Stage {
     repository: Repository,
     /// The file that opens it, if it is sealed.
     key: Option<PathBuf>,
+    /// Whose signatures are believed.
+    trust: Trust,
 }
 
 impl Stage {
     fn new() -> Stage {
         let dir = tempfile::tempdir().unwrap();
         let repository = Repository::init(dir.path().join("repository").to_str().unwrap()).unwrap();
-        Stage { dir, repository, key: None }
+        Stage { dir, repository, key: None, trust: Trust::default() }
     }
 
     fn open(&self) -> Result<Repository> {
@@ -68,7 +72,12 @@ impl Stage {
     }
 
     fn on(&self, store: Arc<dyn Store>) -> Result<Repository> {
-        Repository::on(store, &self.key.as_ref().map_or_else(KeySource::none, KeySource::file))
+        Repository::on(store, &self.access())
+    }
+
+    fn access(&self) -> Access {
+        let key = self.key.as_ref().map_or_else(KeySource::none, KeySource::file);
+        Access { key, trust: self.trust.clone() }
     }
 
     fn root(&self) -> PathBuf {

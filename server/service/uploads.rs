@@ -47,11 +47,11 @@ use crate::{
     proto::{internal::v1 as internal, v1},
     repository::{
         commit::{part_of, root_of},
-        key::KeySource,
         manifest::{Group, Snapshot},
         root::{Folder, Repository, store_at},
         send::{self, Destination, Part, Watch},
         store::Store,
+        trust::{Access, Mark},
     },
     service::{admin::Cluster, parts::Parts},
 };
@@ -63,8 +63,8 @@ pub struct Place {
     pub place: String,
     /// Bytes a second that this node sends at most; none is no bound.
     pub bytes_per_second: Option<u64>,
-    /// Where its key is found, if it is sealed.
-    pub key: KeySource,
+    /// The key of a sealed one, and who signs.
+    pub access: Access,
 }
 
 /// The service. Cheap to clone.
@@ -101,6 +101,12 @@ struct Driven {
 
 /// The messages of a node that stores groups.
 pub type Progress = mpsc::Receiver<Result<internal::UploadGroupsResponse>>;
+
+impl Place {
+    pub fn new(place: String, bytes_per_second: Option<u64>, access: Access) -> Place {
+        Place { place, bytes_per_second, access }
+    }
+}
 
 impl Driven {
     fn new() -> Arc<Driven> {
@@ -140,7 +146,8 @@ impl Uploads {
         crew: Crew,
     ) -> Uploads {
         let shared = Shared {
-            place,
+            // Nodes never go back to an older catalogue.
+            place: place.map(|at| Place { access: at.access.strict(), ..at }),
             store: Mutex::default(),
             paid: Mutex::default(),
             driven: Mutex::default(),
@@ -194,18 +201,27 @@ impl Uploads {
                 lock(&self.shared.store).insert(opened).clone()
             }
         };
-        Repository::on(store, &place.key)
+        Repository::on(store, &place.access)
+    }
+
+    /// The same for whoever stores something: in a signed one only with the signing key.
+    fn repository_to_add_to(&self) -> Result<Repository> {
+        let repository = self.repository()?;
+        repository.is_open_to_additions()?;
+        Ok(repository)
     }
 
     /// Says in the log whether the repository can be used. The node starts without it too: what
     /// keeps backups must not keep a cluster from its work.
     pub async fn look_once(self) {
         let Some(place) = self.shared.place.clone() else { return };
-        let opened = crew::blocking(Role::Repository, move || self.repository()).await;
+        let opened = crew::blocking(Role::Repository, move || self.repository_to_add_to()).await;
         match opened {
             Ok(repository) => {
                 tracing::info!(repository = %repository.id, place = place.place,
-                               sealed = repository.is_sealed(), "snapshots can be uploaded")
+                               sealed = repository.is_sealed(),
+                               signed = !repository.signers().is_empty(),
+                               "snapshots can be uploaded")
             }
             Err(e) => {
                 tracing::error!(error = %e, "the repository cannot be used: uploads of snapshots \
@@ -269,7 +285,8 @@ impl Uploads {
         match ended {
             Ok(stored) => {
                 tracing::info!(snapshot = %id, new_bytes = stored.new_bytes, bytes = stored.bytes,
-                               root = stored.root, "the snapshot is in the repository");
+                               root = stored.root, catalogue = stored.catalogue,
+                               "the snapshot is in the repository");
                 self.shared.metrics.upload_ended(true);
                 *lock(&driven.state) = (v1::UploadStatus::Stored, String::new());
             }
@@ -343,11 +360,12 @@ impl Uploads {
     ) -> Result<Option<v1::Upload>> {
         let repository = self.repository()?;
         let cluster = self.shared.peers.me().identity.borrow().cluster;
-        let there = repository.snapshot(Folder { cluster, lineage }, seq)?;
-        Ok(there.filter(|there| there.snapshot == id).map(|there| self.is_there(&there)))
+        let (there, at) = repository.snapshot_at(Folder { cluster, lineage }, seq)?;
+        Ok(there.filter(|there| there.snapshot == id).map(|there| self.is_there(&there, at)))
     }
 
-    fn is_there(&self, there: &Snapshot) -> v1::Upload {
+    /// Listed in this catalogue.
+    fn is_there(&self, there: &Snapshot, at: Mark) -> v1::Upload {
         v1::Upload {
             status: v1::UploadStatus::Stored as i32,
             repository: self.shared.place.as_ref().map_or(String::new(), |at| at.place.clone()),
@@ -355,6 +373,7 @@ impl Uploads {
             bytes: there.stored_bytes,
             new_bytes: there.new_bytes,
             root: there.root.to_string(),
+            catalogue: at.to_string(),
             ..v1::Upload::default()
         }
     }
@@ -412,7 +431,7 @@ impl Uploads {
         let id = SnapshotId::from_slice(&request.uuid)?;
         let (this, lineage) = (self.clone(), self.lineage());
         crew::blocking(Role::Repository, move || {
-            let repository = this.repository()?;
+            let repository = this.repository_to_add_to()?;
             let hold = this.shared.parts.hold(id)?;
             let manifest = hold.manifest();
             if let Some(seal) = &manifest.seal {
@@ -458,7 +477,7 @@ impl Uploads {
         }
         let (this, asked) = (self.clone(), request.repository.clone());
         let (repository, hold) = crew::blocking(Role::Repository, move || {
-            let repository = this.repository()?;
+            let repository = this.repository_to_add_to()?;
             if repository.id.as_bytes()[..] != asked[..] {
                 return Err(Error::conflict(format!(
                     "{} is repository {} to node {}: the nodes name several places",

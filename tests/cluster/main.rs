@@ -30,6 +30,7 @@ mod schedules;
 mod sealed;
 mod seeds;
 mod signals;
+mod signatures;
 mod snapshots;
 mod starts;
 mod stores;

@@ -116,6 +116,8 @@ pub const REPOSITORY_DELETES: usize = 8;
 pub const REPOSITORY_NAME_BYTES_MAX: usize = 255;
 /// Bytes of a slot that holds a repository's key. That of one recipient has some hundreds.
 pub const REPOSITORY_SLOT_BYTES_MAX: u64 = 4096;
+/// Bytes of a voucher, in which somebody signs what a repository is. One has some 400.
+pub const REPOSITORY_VOUCHER_BYTES_MAX: u64 = 4096;
 /// How long a command has to print a repository's key, and its words on stderr to be read then.
 pub const REPOSITORY_KEY_COMMAND: Duration = Duration::from_secs(30);
 pub const REPOSITORY_KEY_COMMAND_WORDS: Duration = Duration::from_secs(1);

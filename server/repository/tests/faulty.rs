@@ -204,7 +204,7 @@ impl Faulty {
     }
 
     fn repository(&self) -> Repository {
-        Repository::on(self.this.upgrade().unwrap(), &KeySource::none()).unwrap()
+        Repository::on(self.this.upgrade().unwrap(), &Access::none()).unwrap()
     }
 
     fn folder(&self) -> Folder {

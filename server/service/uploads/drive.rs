@@ -88,7 +88,8 @@ impl Uploads {
     pub(super) async fn drive(&self, id: SnapshotId, driven: &Arc<Driven>) -> Result<v1::Upload> {
         let known = self.settled(id, driven).await?;
         let this = self.clone();
-        let repository = crew::blocking(Role::Repository, move || this.repository()).await?;
+        let repository =
+            crew::blocking(Role::Repository, move || this.repository_to_add_to()).await?;
         driven.say("it asks what the parts hold");
         let described = self.described(&known, &repository).await?;
         let wanted = compared(&described, known.topology)?;
@@ -116,7 +117,7 @@ impl Uploads {
         .await?;
         if let Some(there) = there {
             self.collect(&repository, folder, &known, driven).await;
-            return Ok(self.is_there(&there));
+            return self.told(&repository, folder, &there).await;
         }
         let base = base.map(|base| base.seq);
         driven.say("nodes store their groups");
@@ -143,7 +144,19 @@ impl Uploads {
         })
         .await?;
         self.collect(&repository, folder, &known, driven).await;
-        Ok(self.is_there(&made))
+        self.told(&repository, folder, &made).await
+    }
+
+    /// What stands there, and the newest catalogue.
+    async fn told(
+        &self,
+        repository: &Repository,
+        folder: Folder,
+        there: &manifest::Snapshot,
+    ) -> Result<v1::Upload> {
+        let repository = repository.clone();
+        let at = crew::blocking(Role::Repository, move || repository.standing(folder)).await?;
+        Ok(self.is_there(there, at.mark()))
     }
 
     async fn collect(
