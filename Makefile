@@ -12,12 +12,13 @@ TOOLS := $(CURDIR)/target/tools
 BUF := $(TOOLS)/buf-$(BUF_VERSION)/buf
 DENY := $(TOOLS)/deny-$(DENY_VERSION)/bin/cargo-deny
 FUZZ := $(TOOLS)/fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
+PROMETHEUS := $(TOOLS)/prometheus
 CARGO := cargo
 LOCKED := --locked
 # One build serves every test: the one in which nodes can be made to fail on purpose.
 FAULTS := --features fault-injection
 
-.PHONY: help demo test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz test-clients clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
+.PHONY: help demo test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz alarms test-clients clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -93,6 +94,10 @@ fuzz: needs $(FUZZ) ## every door for bytes from outside under cargo-fuzz, each 
 	done; \
 	[ -z "$${broken-}" ] || { echo "broken:$$broken; the inputs lie in tests/fuzz/found/, where 'cargo test --test fuzz' plays them"; exit 1; }
 
+alarms: needs $(PROMETHEUS)/promtool ## the alarms in deploy/prometheus: what they do, and a real Prometheus server that scrapes a real cluster
+	$(PROMETHEUS)/promtool test rules deploy/prometheus/tests.yaml
+	DEVICEDB_PROMETHEUS="$(PROMETHEUS)" $(CARGO) test --quiet $(LOCKED) $(FAULTS) --test cluster a_prometheus_server -- --ignored
+
 test-clients: needs ## the tests of the Python and Go clients, on real clusters
 	@$(CARGO) build --quiet $(LOCKED) $(FAULTS) --bins
 	@clients/test.sh
@@ -147,6 +152,13 @@ $(TOOLS)/etcd/etcdctl:
 	@mkdir -p "$(@D)" && cd "$(@D)" && { [ "$$(id -u)" != 0 ] || apt-get update -qq; } && \
 	apt-get download -qq -o APT::Sandbox::User="$$(id -un)" etcd-server etcd-client && \
 	for package in *.deb; do dpkg-deb -x "$$package" .; done && rm -f *.deb && mv usr/bin/etcd usr/bin/etcdctl . && touch etcdctl
+
+# Debian's, which is not installed: its package would start a server.
+$(PROMETHEUS)/promtool:
+	@command -v apt-get >/dev/null || { echo "apt-get is missing, and Prometheus comes from Debian's packages: put prometheus and promtool into $(@D)" >&2; exit 1; }
+	@mkdir -p "$(@D)" && cd "$(@D)" && { [ "$$(id -u)" != 0 ] || apt-get update -qq; } && \
+	apt-get download -qq -o APT::Sandbox::User="$$(id -un)" prometheus && \
+	dpkg-deb -x prometheus_*.deb . && rm -f prometheus_*.deb && mv usr/bin/prometheus usr/bin/promtool . && touch promtool
 
 $(TOOLS)/etcd-%/etcdctl:
 	@command -v go >/dev/null || { echo "go is missing, and etcd $* is built with it: install Go 1.26 or later, https://go.dev/dl" >&2; exit 1; }

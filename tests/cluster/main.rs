@@ -27,6 +27,7 @@ mod recover;
 mod replacements;
 mod requests;
 mod schedules;
+mod scrapes;
 mod sealed;
 mod seeds;
 mod signals;

@@ -1,0 +1,173 @@
+//! What monitoring sees: `/metrics` in both formats, and the alarms that are shipped, in a real
+//! Prometheus server that scrapes a real cluster.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::harness::{Cluster, Options, Port, SOON, eventually, shell};
+
+/// A GET over HTTP/1.0, whose answer comes in one piece: its head, and its body.
+async fn get(address: &str, path: &str, accept: &str) -> std::io::Result<(String, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: {accept}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    Ok((head.to_ascii_lowercase(), body.to_owned()))
+}
+
+/// The names of all samples of a page.
+fn samples(page: &str) -> Vec<&str> {
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.split([' ', '{']).next().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_come_in_the_format_that_is_asked_for() {
+    let cluster = Cluster::start(1, Options::default()).await;
+    let node = cluster.nodes[0].endpoint();
+    let open = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+    let (head, open) = get(&node, "/metrics", open).await.unwrap();
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(open.ends_with("# EOF\n"), "{open}");
+    let (head, text) = get(&node, "/metrics", "*/*").await.unwrap();
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(text.contains("# TYPE devicedb_log_entries_total counter\n"), "{text}");
+    assert!(!text.contains("EOF"), "{text}");
+    assert_eq!(samples(&text), samples(&open));
+    for line in ["devicedb_groups_without_leader 0", "devicedb_ready 1", "process_threads "] {
+        assert!(text.contains(&format!("\n{line}")), "no {line} in\n{text}");
+    }
+    // One node has one replica of the three that each group wants.
+    let under = text.lines().find_map(|line| line.strip_prefix("devicedb_groups_under_replicated "));
+    assert_eq!(under, Some("8"), "{text}");
+}
+
+/// Where `make alarms` has put Prometheus' programs.
+fn programs() -> PathBuf {
+    let at = std::env::var_os("DEVICEDB_PROMETHEUS").expect("`make alarms` says where they are");
+    PathBuf::from(at)
+}
+
+/// A server that is killed with the test.
+struct Prometheus {
+    process: Child,
+    port: Port,
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the test has noticed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Prometheus {
+    /// With the configuration that the document shows, but for addresses and how often it looks.
+    fn start(dir: &Path, targets: &[String]) -> Prometheus {
+        let home = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let page = fs::read_to_string(home.join("docs/metrics.md")).unwrap();
+        let (_, rest) = page.split_once("```yaml\n").unwrap();
+        let (config, _) = rest.split_once("```").unwrap();
+        let shown = config.lines().find(|line| line.contains("targets:")).unwrap();
+        let (before, _) = shown.split_once('[').unwrap();
+        let config = config.replace(shown, &format!("{before}{targets:?}"));
+        let config = config.replace(": 15s", ": 1s");
+        fs::write(dir.join("prometheus.yml"), config).unwrap();
+        fs::copy(home.join("deploy/prometheus/rules.yaml"), dir.join("rules.yaml")).unwrap();
+        let (port, log) = (Port::claim(), File::create(dir.join("prometheus.log")).unwrap());
+        let process = Command::new(programs().join("prometheus"))
+            .arg(format!("--config.file={}", dir.join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", dir.join("prometheus").display()))
+            .arg(format!("--web.listen-address={}", port.endpoint()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        Prometheus { process: process.unwrap(), port }
+    }
+
+    async fn ask(&self, path: &str) -> Result<Value, String> {
+        let (_, body) = get(&self.port.endpoint(), path, "*/*").await.map_err(|e| e.to_string())?;
+        let answer: Value = serde_json::from_str(&body).map_err(|e| format!("{e}: {body}"))?;
+        if answer["status"] == "success" { Ok(answer["data"].clone()) } else { Err(body) }
+    }
+
+    /// Of all alarms the health, and which of them wait or fire.
+    async fn alarms(&self) -> Result<(Vec<String>, BTreeSet<String>), String> {
+        let groups = self.ask("/api/v1/rules").await?;
+        let rules = groups["groups"][0]["rules"].as_array().ok_or("no rules")?.clone();
+        let health = rules.iter().map(|rule| rule["health"].as_str().unwrap().to_owned());
+        let active = rules.iter().filter(|rule| rule["state"] != "inactive");
+        let active = active.map(|rule| rule["name"].as_str().unwrap().to_owned()).collect();
+        Ok((health.collect(), active))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Prometheus: make alarms"]
+async fn a_prometheus_server_reads_everything_and_sounds_the_alarms() {
+    let mut cluster = Cluster::start(3, Options::default()).await;
+    for node in &cluster.nodes {
+        let check = programs().join("promtool");
+        let (_, page) = get(&node.endpoint(), "/metrics", "text/plain").await.unwrap();
+        let file = cluster.dir().join("page.txt");
+        fs::write(&file, page).unwrap();
+        shell(&format!("{} check metrics <{}", check.display(), file.display()), SOON)
+            .await
+            .exits(0);
+    }
+    let targets: Vec<_> = cluster.nodes.iter().map(|node| node.endpoint()).collect();
+    let prometheus = Prometheus::start(cluster.dir(), &targets);
+    eventually("all three are scraped", SOON, async || {
+        let up = prometheus.ask("/api/v1/query?query=up").await?;
+        let results = up["result"].as_array().ok_or("no result")?;
+        let here = results.iter().filter(|result| result["value"][1] == "1").count();
+        if here == 3 { Ok(()) } else { Err(up.to_string()) }
+    })
+    .await;
+    eventually("all alarms are evaluated, and none is raised", SOON, async || {
+        let (health, active) = prometheus.alarms().await?;
+        let fine = health.len() > 20 && health.iter().all(|health| health == "ok");
+        if fine && active.is_empty() { Ok(()) } else { Err(format!("{health:?} {active:?}")) }
+    })
+    .await;
+    // All that has happened at least once is known by the name that the table gives it.
+    let names = prometheus.ask("/api/v1/label/__name__/values").await.unwrap();
+    for name in [
+        "devicedb_build_info",
+        "devicedb_groups_led",
+        "devicedb_log_entries_total",
+        "devicedb_log_sync_duration_seconds_bucket",
+        "devicedb_node_silent_seconds",
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(names.as_array().unwrap().contains(&name.into()), "no {name} in {names}");
+    }
+
+    cluster.nodes[2].kill9();
+    eventually("the lost node is seen", SOON, async || {
+        let (_, active) = prometheus.alarms().await?;
+        let wanted = ["DeviceDBNodeDown", "DeviceDBGroupsUnderReplicated"];
+        if wanted.iter().all(|name| active.contains(*name)) {
+            Ok(())
+        } else {
+            Err(format!("{active:?}"))
+        }
+    })
+    .await;
+}
