@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 mod alarms;
+#[cfg(test)]
+mod dashboard;
 mod handshakes;
 mod labels;
 mod page;
@@ -31,9 +33,7 @@ use prometheus_client::{
 };
 
 use self::{
-    labels::{
-        Build, Call, Disk, Ended, Field, Method, NOT_STORED, Of, Other, STORED, Who, Why,
-    },
+    labels::{Build, Call, Disk, Ended, Field, Method, NOT_STORED, Of, Other, STORED, Who, Why},
     schedules::Planned,
 };
 use crate::base::{ids::NodeId, journal};

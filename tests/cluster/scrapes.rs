@@ -51,7 +51,8 @@ async fn metrics_come_in_the_format_that_is_asked_for() {
         assert!(text.contains(&format!("\n{line}")), "no {line} in\n{text}");
     }
     // One node has one replica of the three that each group wants.
-    let under = text.lines().find_map(|line| line.strip_prefix("devicedb_groups_under_replicated "));
+    let under =
+        text.lines().find_map(|line| line.strip_prefix("devicedb_groups_under_replicated "));
     assert_eq!(under, Some("8"), "{text}");
 }
 
@@ -117,6 +118,21 @@ impl Prometheus {
     }
 }
 
+/// What the panels of the dashboard ask, for the job and the time that Grafana would put in.
+fn every_question() -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/grafana/devicedb.json");
+    let board: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let panels = board["panels"].as_array().unwrap().iter();
+    let targets = panels.filter_map(|panel| panel["targets"].as_array()).flatten();
+    let asked = targets.map(|target| target["expr"].as_str().unwrap().to_owned());
+    asked.map(|expr| expr.replace("$job", "devicedb").replace("$__rate_interval", "10s")).collect()
+}
+
+/// As a value in the query of a URL.
+fn escaped(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Prometheus: make alarms"]
 async fn a_prometheus_server_reads_everything_and_sounds_the_alarms() {
@@ -130,6 +146,9 @@ async fn a_prometheus_server_reads_everything_and_sounds_the_alarms() {
             .await
             .exits(0);
     }
+    let client = cluster.client();
+    client.add_site("pier").await.unwrap();
+    client.complete_snapshot(SOON).await;
     let targets: Vec<_> = cluster.nodes.iter().map(|node| node.endpoint()).collect();
     let prometheus = Prometheus::start(cluster.dir(), &targets);
     eventually("all three are scraped", SOON, async || {
@@ -157,6 +176,20 @@ async fn a_prometheus_server_reads_everything_and_sounds_the_alarms() {
         "process_resident_memory_bytes",
     ] {
         assert!(names.as_array().unwrap().contains(&name.into()), "no {name} in {names}");
+    }
+
+    let every = every_question();
+    assert!(every.len() > 20, "{every:?}");
+    for asked in every {
+        let path = format!("/api/v1/query?query={}", escaped(&asked));
+        // Nobody has been refused, and no schedule is there.
+        let nothing = ["!=", "schedule", "last_committed"].iter().any(|word| asked.contains(word));
+        eventually(&format!("an answer to {asked}"), SOON, async || {
+            let answer = prometheus.ask(&path).await?;
+            let some = answer["result"].as_array().is_some_and(|result| !result.is_empty());
+            if some != nothing { Ok(()) } else { Err(answer.to_string()) }
+        })
+        .await;
     }
 
     cluster.nodes[2].kill9();
