@@ -41,7 +41,6 @@ use crate::{
     },
     part::seal::kept,
     proto::{
-        self,
         internal::v1::{SeedPlan, peer_service_server::PeerServiceServer},
         v1::{
             access_service_server::AccessServiceServer,

@@ -3,15 +3,54 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+use serde::Deserialize;
+
 use super::Metrics;
 use crate::base::golden;
 
+#[derive(Deserialize)]
+struct Rules {
+    groups: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    rules: Vec<Alarm>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Alarm {
-    name: String,
+    alert: String,
     expr: String,
+    #[serde(rename = "for", default = "at_once")]
     lasts: String,
-    severity: String,
+    labels: Labels,
+    annotations: Annotations,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Labels {
+    severity: Severity,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    Page,
+    Ticket,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Annotations {
+    summary: String,
     description: String,
+}
+
+fn at_once() -> String {
+    "-".to_owned()
 }
 
 fn read(name: &str) -> String {
@@ -19,39 +58,21 @@ fn read(name: &str) -> String {
     fs::read_to_string(dir.join(name)).unwrap()
 }
 
-/// The file keeps to one line for each thing.
 fn alarms() -> Vec<Alarm> {
-    let text = read("rules.yaml");
-    let rules = text.split("- alert: ").skip(1);
-    let alarms = rules.map(|rule| {
-        let (name, rest) = rule.split_once('\n').unwrap();
-        let said = |key: &str| {
-            let line = rest.lines().find_map(|line| line.trim().strip_prefix(key));
-            line.unwrap_or_default().trim().trim_matches('"').to_owned()
-        };
-        let severity = said("labels: {severity:").trim_matches(['}', ' ']).to_owned();
-        let alarm = Alarm {
-            name: name.trim().to_owned(),
-            expr: said("expr:"),
-            lasts: said("for:"),
-            severity,
-            description: said("description:"),
-        };
-        assert!(["page", "ticket"].contains(&&*alarm.severity), "{}", alarm.name);
-        assert!(!alarm.expr.is_empty() && !said("summary:").is_empty(), "{}", alarm.name);
-        assert!(!alarm.description.is_empty(), "{}", alarm.name);
-        alarm
-    });
-    alarms.collect()
+    let rules: Rules = serde_norway::from_str(&read("rules.yaml")).unwrap();
+    rules.groups.into_iter().flat_map(|group| group.rules).collect()
 }
 
 /// `UPDATE_GOLDEN=1` writes the table between its marks.
 #[test]
 fn the_document_lists_every_alarm() {
-    let row = |alarm: Alarm| {
-        let Alarm { name, expr, lasts, severity, description } = alarm;
-        let (expr, lasts) = (expr.replace('|', "\\|"), if lasts.is_empty() { "-" } else { &lasts });
-        format!("| `{name}` | `{expr}` | {lasts} | {severity} | {description} |\n")
+    let row = |Alarm { alert, expr, lasts, labels, annotations }: Alarm| {
+        let severity = match labels.severity {
+            Severity::Page => "page",
+            Severity::Ticket => "ticket",
+        };
+        let (expr, means) = (expr.replace('|', "\\|"), annotations.description);
+        format!("| `{alert}` | `{expr}` | {lasts} | {severity} | {means} |\n")
     };
     let rows: String = alarms().into_iter().map(row).collect();
     let head = "| alarm | fires while | for | severity | what it means |\n\
@@ -65,18 +86,19 @@ fn alarms_ask_for_what_is_measured_and_each_is_tested() {
     let tests = read("tests.yaml");
     let mut named = BTreeSet::new();
     for alarm in alarms() {
-        assert!(named.insert(alarm.name.clone()), "{} is there twice", alarm.name);
-        let quoted = format!("alertname=\"{}\"", alarm.name);
-        assert!(tests.contains(&quoted), "tests.yaml does not wait for {}", alarm.name);
+        assert!(named.insert(alarm.alert.clone()), "{} is there twice", alarm.alert);
+        let quoted = format!("alertname=\"{}\"", alarm.alert);
+        assert!(tests.contains(&quoted), "tests.yaml does not wait for {}", alarm.alert);
+        assert!(!alarm.annotations.summary.is_empty(), "{}", alarm.alert);
         let words = alarm.expr.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let asked: Vec<_> = words
             .filter(|word| word.starts_with("devicedb_") || word.starts_with("process_"))
             .collect();
-        assert!(!asked.is_empty() || alarm.expr.contains("up{"), "{}: {}", alarm.name, alarm.expr);
+        assert!(!asked.is_empty() || alarm.expr.contains("up{"), "{}: {}", alarm.alert, alarm.expr);
         for name in asked {
             let whole = name.strip_suffix("_bucket").unwrap_or(name);
             let known = metrics.listing().iter().any(|metric| metric.name == whole);
-            assert!(known, "{}: there is no metric {name}", alarm.name);
+            assert!(known, "{}: there is no metric {name}", alarm.alert);
         }
     }
     assert!(named.len() > 20, "{named:?}");
