@@ -8,16 +8,21 @@ SHELL := /bin/bash
 BUF_VERSION := v1.75.0
 DENY_VERSION := 0.20.2
 FUZZ_VERSION := 0.13.1
+VERSITYGW_VERSION := v1.8.0
+AZURITE_VERSION := 3.37.0
 TOOLS := $(CURDIR)/target/tools
 BUF := $(TOOLS)/buf-$(BUF_VERSION)/buf
 DENY := $(TOOLS)/deny-$(DENY_VERSION)/bin/cargo-deny
 FUZZ := $(TOOLS)/fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
+VERSITYGW := $(TOOLS)/versitygw-$(VERSITYGW_VERSION)/versitygw
+AZURITE := $(TOOLS)/azurite-$(AZURITE_VERSION)/node_modules/azurite/dist/src/blob/main.js
+PROMETHEUS := $(TOOLS)/prometheus
 CARGO := cargo
 LOCKED := --locked
 # One build serves every test: the one in which nodes can be made to fail on purpose.
 FAULTS := --features fault-injection
 
-.PHONY: help demo test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz test-clients clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
+.PHONY: help demo test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz alarms test-clients test-stores clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -93,9 +98,23 @@ fuzz: needs $(FUZZ) ## every door for bytes from outside under cargo-fuzz, each 
 	done; \
 	[ -z "$${broken-}" ] || { echo "broken:$$broken; the inputs lie in tests/fuzz/found/, where 'cargo test --test fuzz' plays them"; exit 1; }
 
+alarms: needs $(PROMETHEUS)/promtool ## the alarms in deploy/prometheus: what they do, and a real Prometheus server that scrapes a real cluster
+	$(PROMETHEUS)/promtool test rules deploy/prometheus/tests.yaml
+	DEVICEDB_PROMETHEUS="$(PROMETHEUS)" $(CARGO) test --quiet $(LOCKED) $(FAULTS) --test alarms
+
+# The binaries are those of `make test`: the tests of the cluster build both. `cargo build` would resolve other features of crates than `cargo test` does, and compile
+# half of them and the library once more.
 test-clients: needs ## the tests of the Python and Go clients, on real clusters
-	@$(CARGO) build --quiet $(LOCKED) $(FAULTS) --bins
+	@$(CARGO) test --quiet $(LOCKED) $(FAULTS) --no-run --test cluster
 	@clients/test.sh
+
+# One that speaks S3 and keeps versions of every object, and one that speaks Azure's. The tests of `make test` are played with gofakes3.
+STORES = versitygw azurite
+store-versitygw = $(VERSITYGW)
+store-azurite = $(AZURITE)
+test-stores: needs $(foreach store,$(STORES),$(store-$(store))) ## a repository's whole story in versitygw, with versions, and in Azurite: make test-stores [STORES=azurite]
+	@$(foreach store,$(STORES),echo "== $(store)"; DEVICEDB_OBJECT_STORE=$(store) DEVICEDB_OBJECT_STORE_BIN="$(store-$(store))" \
+	  $(CARGO) test --quiet $(LOCKED) $(FAULTS) --test cluster objects::;) :
 
 clients: ## generates the Python and Go clients from the contract
 	@clients/generate.sh
@@ -148,6 +167,13 @@ $(TOOLS)/etcd/etcdctl:
 	apt-get download -qq -o APT::Sandbox::User="$$(id -un)" etcd-server etcd-client && \
 	for package in *.deb; do dpkg-deb -x "$$package" .; done && rm -f *.deb && mv usr/bin/etcd usr/bin/etcdctl . && touch etcdctl
 
+# Debian's, which is not installed: its package would start a server.
+$(PROMETHEUS)/promtool:
+	@command -v apt-get >/dev/null || { echo "apt-get is missing, and Prometheus comes from Debian's packages: put prometheus and promtool into $(@D)" >&2; exit 1; }
+	@mkdir -p "$(@D)" && cd "$(@D)" && { [ "$$(id -u)" != 0 ] || apt-get update -qq; } && \
+	apt-get download -qq -o APT::Sandbox::User="$$(id -un)" prometheus && \
+	dpkg-deb -x prometheus_*.deb . && rm -f prometheus_*.deb && mv usr/bin/prometheus usr/bin/promtool . && touch promtool
+
 $(TOOLS)/etcd-%/etcdctl:
 	@command -v go >/dev/null || { echo "go is missing, and etcd $* is built with it: install Go 1.26 or later, https://go.dev/dl" >&2; exit 1; }
 	@mkdir -p "$(@D)" && cd "$(@D)" && { [ -f go.mod ] || go mod init etcd-$*; } && \
@@ -160,6 +186,15 @@ $(BUF):
 
 $(FUZZ):
 	$(CARGO) install --quiet --debug --locked --root "$(TOOLS)/fuzz-$(FUZZ_VERSION)" cargo-fuzz@$(FUZZ_VERSION)
+
+$(VERSITYGW):
+	@command -v go >/dev/null || { echo "go is missing, and versitygw is built with it: install Go 1.26 or later, https://go.dev/dl" >&2; exit 1; }
+	GOBIN="$(@D)" GOFLAGS=-buildvcs=false CGO_ENABLED=0 go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW_VERSION)
+
+$(AZURITE):
+	@command -v npm >/dev/null || { echo "npm is missing, and Azurite comes from its registry: install Node.js 20 or later, https://nodejs.org" >&2; exit 1; }
+	@npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$(TOOLS)/azurite-$(AZURITE_VERSION)" azurite@$(AZURITE_VERSION)
+	@touch "$@"
 
 $(DENY):
 	$(CARGO) install --quiet --debug --locked --root "$(TOOLS)/deny-$(DENY_VERSION)" cargo-deny@$(DENY_VERSION)

@@ -1,7 +1,7 @@
 //! `ddbctl repository drill`: a rehearsal of the restore, by the real thing. A node of a new
 //! cluster starts from the repository in a directory of its own, answers reads and takes a write; a
 //! snapshot of it has to hold, partition by partition, the rows of the one that it was made of.
-//! Then it ends, and its directory is emptied.
+//! Then it ends, and its directory is emptied: whatever ends the drill (`scratch`, `throwaway`).
 //!
 //! It can harm nobody. The node hears on the loopback alone, joins nobody, has a cluster id and a
 //! history that were just drawn, and is started without a repository to write to and without
@@ -9,17 +9,20 @@
 //!
 //! A drill that does not pass is no error of the program: it says what it found, and exits 6.
 
+mod scratch;
+mod throwaway;
+
 use std::{
-    env,
-    fs::{self, DirBuilder, File},
-    net::TcpListener,
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use bytes::Bytes;
+use rustix::process::{Pid, Signal, kill_process_group};
+use scratch::Scratch;
+use throwaway::Throwaway;
 
 use super::{
     args,
@@ -31,7 +34,6 @@ use super::{
     term::{
         exit::{self, Failure},
         output::{Console, Format, View},
-        text,
     },
 };
 use crate::{
@@ -105,11 +107,16 @@ pub async fn run(order: args::Drill, console: &mut Console) -> Result<(), Failur
         ..Report::default()
     };
     report.phases.find_s = (clock.now() - began).as_secs_f64();
-    let scratch = Scratch::make(&order.scratch)?;
     let drill = Drill { clock, began, until: began + order.limit.0, repository, found: found.kept };
-    if let Err(problem) = drill.rehearse(&order, &scratch, &mut report, console).await {
-        report.problems.push(problem);
+    console.on_interrupt("the drill is given up");
+    console.tidy_on_interrupt(true);
+    {
+        let scratch = Scratch::make(&order.scratch, drill.found.snapshot.bytes)?;
+        if let Err(problem) = drill.rehearse(&order, &scratch, &mut report, console).await {
+            report.problems.push(problem);
+        }
     }
+    console.tidy_on_interrupt(false);
     report.rto_s = match report.phases.sites_s {
         Some(sites_s) => sites_s,
         None => (clock.now() - began).as_secs_f64(),
@@ -147,129 +154,6 @@ struct Drill {
     found: Kept,
 }
 
-/// A directory that was empty, and is again afterwards.
-struct Scratch {
-    path: PathBuf,
-}
-
-/// A node that ends with this.
-struct Throwaway {
-    child: Child,
-    log: PathBuf,
-    address: String,
-}
-
-impl Scratch {
-    fn make(path: &Path) -> Result<Scratch, Failure> {
-        let failed = |what: String| {
-            let remedy = "name a directory with --scratch that is empty, or is not there";
-            Failure::new(exit::FAILED, what, path.display().to_string(), remedy)
-        };
-        let made = DirBuilder::new().mode(0o700).recursive(true).create(path);
-        made.map_err(|e| failed(format!("cannot make the directory: {e}")))?;
-        let mut entries =
-            fs::read_dir(path).map_err(|e| failed(format!("cannot read the directory: {e}")))?;
-        if entries.next().is_some() {
-            return Err(failed("the directory is not empty".to_owned()));
-        }
-        let scratch = Scratch { path: path.to_owned() };
-        DirBuilder::new()
-            .mode(0o700)
-            .create(path.join(SNAPSHOTS))
-            .map_err(|e| failed(format!("cannot make a directory in it: {e}")))?;
-        Ok(scratch)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        for name in [STORE, SNAPSHOTS] {
-            // What stays is in the way of the next drill, which says so.
-            let _ = fs::remove_dir_all(self.path.join(name));
-        }
-        for name in [LOG, PART] {
-            let _ = fs::remove_file(self.path.join(name));
-        }
-    }
-}
-
-const STORE: &str = "store";
-const SNAPSHOTS: &str = "snapshots";
-const LOG: &str = "node.log";
-const PART: &str = "part.tar";
-
-impl Throwaway {
-    fn start(order: &args::Drill, snapshot: SnapshotId, scratch: &Scratch) -> Outcome<Throwaway> {
-        let program = match &order.devicedb {
-            Some(program) => program.clone(),
-            // Beside this program, as both are installed.
-            None => env::current_exe()
-                .ok()
-                .and_then(|own| Some(own.parent()?.join("devicedb")))
-                .filter(|program| program.exists())
-                .unwrap_or_else(|| "devicedb".into()),
-        };
-        let address = free_address()?;
-        let log = scratch.path.join(LOG);
-        let (file, errors) = File::create(&log)
-            .and_then(|file| Ok((file.try_clone()?, file)))
-            .map_err(|e| Error::unavailable(format!("{}: {e}", log.display())))?;
-        let mut command = Command::new(&program);
-        command
-            .arg("start")
-            .arg("--store")
-            .arg(scratch.path.join(STORE))
-            .arg("--snapshot-store")
-            .arg(scratch.path.join(SNAPSHOTS))
-            .args(["--listen", &address, "--restore-from", &order.place, "--point"])
-            .arg(snapshot.to_string())
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(errors);
-        let said = env::vars_os().map(|(name, _)| name);
-        // What opens the repository is all that it shall know.
-        let is_for_nodes = |name: &str| {
-            name.starts_with("DEVICEDB_") && !name.starts_with("DEVICEDB_REPOSITORY_KEY")
-        };
-        for name in said.filter(|name| is_for_nodes(&name.to_string_lossy())) {
-            command.env_remove(name);
-        }
-        if let Some(file) = &order.key.repository_key_file {
-            command.arg("--repository-key-file").arg(file);
-        }
-        if let Some(key) = &order.key.repository_key_command {
-            command.arg("--repository-key-command").arg(key);
-        }
-        let child = command.spawn().map_err(|e| {
-            let program = program.display();
-            Error::unavailable(format!("{program} does not start: {e}; name it with --devicedb"))
-        })?;
-        Ok(Throwaway { child, log, address })
-    }
-
-    /// How it ended, if it has, in its own words.
-    fn ended(&mut self) -> Option<String> {
-        let status: ExitStatus = self.child.try_wait().ok().flatten()?;
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing");
-        Some(format!("the node has ended, {status}, and said: {}", text::line(last)))
-    }
-}
-
-impl Drop for Throwaway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// An address of the loopback at which nobody listens at this moment.
-fn free_address() -> Outcome<String> {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let free = free.map_err(|e| Error::unavailable(format!("no port of the loopback: {e}")))?;
-    Ok(free.to_string())
-}
-
 impl Drill {
     fn since(&self) -> f64 {
         (self.clock.now() - self.began).as_secs_f64()
@@ -285,6 +169,7 @@ impl Drill {
     ) -> Result<(), String> {
         let snapshot = self.found.snapshot.snapshot;
         let mut node = Throwaway::start(order, snapshot, scratch).map_err(|e| e.message)?;
+        console.confirm(&format!("restoring snapshot {snapshot} at {}", node.address));
         let mut client = Client::new(
             vec![node.address.clone()],
             Access::default(),
@@ -296,24 +181,27 @@ impl Drill {
         let sites = self.first_answer(&mut node, &mut client).await?;
         report.phases.first_answer_s = Some(self.since());
         report.sites = sites.len() as u64;
+        console.confirm(&format!("it answers after {:.1} s; reading every site", self.since()));
         for site in &sites {
             let read = kv::some(&site.id, &mut client).await;
             read.map_err(|e| format!("site {:?} cannot be read: {}", site.id, e.what))?;
             self.in_time()?;
         }
         report.phases.sites_s = Some(self.since());
-        let part = scratch.path.join(PART);
-        self.part(&part, &mut client, console).await?;
-        self.compare(&part, report).map_err(|e| e.message)?;
+        console.confirm(&format!("read after {:.1} s; comparing every partition", self.since()));
+        self.part(&scratch.part(), &mut client, console).await?;
+        self.compare(&scratch.part(), report).await?;
         report.phases.compare_s = Some(self.since());
+        console.confirm(&format!("compared after {:.1} s; writing", self.since()));
         let site = sites.first().map(|site| site.id.clone());
         write(site, &mut client).await?;
         report.phases.first_write_s = Some(self.since());
         if let Some(check) = &order.check {
+            console.confirm(&format!("written after {:.1} s; running --check", self.since()));
             self.check(check, &node).await?;
             report.phases.check_s = Some(self.since());
         }
-        match node.ended() {
+        match node.ended().await {
             Some(ended) => Err(ended),
             None => Ok(()),
         }
@@ -332,7 +220,7 @@ impl Drill {
         client: &mut Client,
     ) -> Result<Vec<v1::Site>, String> {
         loop {
-            if let Some(ended) = node.ended() {
+            if let Some(ended) = node.ended().await {
                 return Err(ended);
             }
             match site::list(client).await {
@@ -360,15 +248,53 @@ impl Drill {
         if !absent.is_empty() {
             return Err(absent.join("; "));
         }
-        snapshot::download::to_file(uuid, path, client, console).await.map_err(told)
+        // What is left of it when it is interrupted goes with all else.
+        let mut beside = console.beside(1).pop().expect("one was asked for");
+        snapshot::download::to_file(uuid, path, client, &mut beside).await.map_err(told)
     }
 
-    /// Whether every partition has the rows that the repository has.
-    fn compare(&self, part: &Path, report: &mut Report) -> Outcome<()> {
+    /// Whether every partition has the rows that the repository has. On a thread of its own: an
+    /// interrupt does not wait for a store.
+    async fn compare(&self, part: &Path, report: &mut Report) -> Result<(), String> {
+        let (repository, found, part) =
+            (self.repository.clone(), self.found.clone(), part.to_owned());
+        let compared =
+            tokio::task::spawn_blocking(move || Compared::of(&repository, &found, &part));
+        let compared = compared.await.map_err(|e| format!("comparing has not ended: {e}"))?;
+        let Compared { partitions, rows, bytes } = compared.map_err(|e| e.message)?;
+        (report.partitions, report.rows, report.bytes) = (partitions, rows, bytes);
+        Ok(())
+    }
+
+    async fn check(&self, check: &str, node: &Throwaway) -> Result<(), String> {
+        let mut checking = Checking::start(check, &node.address)?;
+        loop {
+            let ended = checking.0.try_wait();
+            match ended.map_err(|e| format!("--check cannot be waited for: {e}"))? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(format!("--check {check:?} has ended, {status}")),
+                None => {}
+            }
+            self.in_time().map_err(|late| format!("--check {check:?}: {late}"))?;
+            tokio::time::sleep(limits::DRILL_LOOK).await;
+        }
+    }
+}
+
+/// What a comparison that found no difference has compared.
+#[derive(Default)]
+struct Compared {
+    partitions: u64,
+    rows: u64,
+    bytes: u64,
+}
+
+impl Compared {
+    fn of(repository: &Repository, found: &Kept, part: &Path) -> Outcome<Compared> {
         let source = Source::open(part)?;
-        let groups = self.found.snapshot.held.iter().filter(|held| !held.group.is_meta());
-        for held in groups {
-            let index = self.repository.index(self.found.folder, &held.index)?;
+        let mut compared = Compared::default();
+        for held in found.snapshot.held.iter().filter(|held| !held.group.is_meta()) {
+            let index = repository.index(found.folder, &held.index)?;
             let restored = send::partitions(source.manifest(), held.group)?;
             let pairs = index.partitions.iter().zip(&restored);
             let mut other = pairs
@@ -376,33 +302,37 @@ impl Drill {
             if let Some((was, is)) = other.next() {
                 return Err(differs(held.group, was.id, was.rows, is.rows));
             }
-            report.partitions += restored.len() as u64;
-            report.rows += restored.iter().map(|partition| partition.rows).sum::<u64>();
-            report.bytes += restored.iter().map(|partition| partition.bytes).sum::<u64>();
+            compared.partitions += restored.len() as u64;
+            compared.rows += restored.iter().map(|partition| partition.rows).sum::<u64>();
+            compared.bytes += restored.iter().map(|partition| partition.bytes).sum::<u64>();
         }
-        Ok(())
+        Ok(compared)
     }
+}
 
-    async fn check(&self, check: &str, node: &Throwaway) -> Result<(), String> {
-        let mut child = Command::new("sh")
+/// The operator's command. It and what it has started end with this.
+struct Checking(Child);
+
+impl Checking {
+    fn start(check: &str, address: &str) -> Result<Checking, String> {
+        Command::new("sh")
             .args(["-c", check])
-            .env("DDBCTL_ENDPOINT", &node.address)
+            .env("DDBCTL_ENDPOINT", address)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .process_group(0)
             .spawn()
-            .map_err(|e| format!("--check does not start: {e}"))?;
-        loop {
-            match child.try_wait().map_err(|e| format!("--check cannot be waited for: {e}"))? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => return Err(format!("--check {check:?} has ended, {status}")),
-                None => {}
-            }
-            if let Err(late) = self.in_time() {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("--check {check:?}: {late}"));
-            }
-            tokio::time::sleep(limits::DRILL_LOOK).await;
+            .map(Checking)
+            .map_err(|e| format!("--check does not start: {e}"))
+    }
+}
+
+impl Drop for Checking {
+    fn drop(&mut self) {
+        // Once it was waited for, its number may be another's.
+        if let Ok(None) = self.0.try_wait() {
+            let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
+            let _ = self.0.wait();
         }
     }
 }

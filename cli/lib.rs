@@ -13,7 +13,10 @@ use std::{ffi::OsString, process::ExitCode, thread::available_parallelism};
 
 use clap::Parser as _;
 
-use crate::base::clock::{Clock, Random};
+use crate::base::{
+    clock::{Clock, Random},
+    limits,
+};
 
 mod term;
 mod args;
@@ -39,6 +42,7 @@ mod cert;
 mod snapshot;
 mod restore;
 mod place;
+mod care;
 mod drill;
 mod repository;
 mod schedule;
@@ -51,13 +55,14 @@ pub mod guide;
 mod golden;
 
 use args::Command;
-pub use args::{Args, RepositoryKey, endpoint};
+pub use args::{Args, NodeKeys, endpoint};
 use client::Client;
 use connection::Access;
 pub use term::exit::CODES as EXIT_CODES;
 use term::{
     exit::{self, Failure},
-    output::{Console, Format, InterruptMessage},
+    interrupts::Interrupts,
+    output::{Console, Format},
 };
 
 /// Where a node listens unless it is told otherwise.
@@ -144,11 +149,22 @@ fn run_job(deed: Job, client: Client, console: Console) -> ExitCode {
         }
     };
     let code = runtime.block_on(async {
-        let deed = tokio::spawn(perform(deed, client, console));
-        tokio::select! {
-            end = deed => end.unwrap_or(exit::FAILED),
-            Ok(()) = tokio::signal::ctrl_c() => interrupted(&farewell),
+        let mut interrupts = Interrupts::hear();
+        let mut deed = tokio::spawn(perform(deed, client, console));
+        let code = tokio::select! {
+            end = &mut deed => return end.unwrap_or(exit::FAILED),
+            code = interrupts.next() => code,
+        };
+        if farewell.tidies() {
+            deed.abort();
+            // Who says it twice does not want to wait.
+            tokio::select! {
+                _ = tokio::time::timeout(limits::CTL_TIDY, deed) => {}
+                _ = interrupts.next() => {}
+            }
         }
+        farewell.speak();
+        code
     });
     runtime.shutdown_background();
     ExitCode::from(code)
@@ -193,9 +209,4 @@ async fn dispatch(
         Command::Bench(command) => bench::run(command, client, console).await,
         Command::Completions { shell } => console.write(&args::completions(shell)),
     }
-}
-
-fn interrupted(farewell: &InterruptMessage) -> u8 {
-    farewell.speak();
-    exit::INTERRUPTED
 }

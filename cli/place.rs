@@ -1,28 +1,25 @@
 //! Repositories as `ddbctl` opens them, and what it says where that fails.
 
-use super::{
-    args,
-    term::{
-        exit::{self, Failure},
-        text,
-    },
+use super::term::{
+    exit::{self, Failure},
+    text,
 };
 use crate::{
     base::{
         error::{Error, Kind},
         limits,
     },
-    repository::root::Repository,
+    repository::{root::Repository, trust::Access},
 };
 
-pub fn open(place: &str, key: args::RepositoryKey) -> Result<Repository, Failure> {
-    Repository::at(place, limits::OBJECT_PATIENCE_COMMAND, &key.key())
+pub fn open(place: &str, access: impl Into<Access>) -> Result<Repository, Failure> {
+    Repository::at(place, limits::OBJECT_PATIENCE_COMMAND, &access.into())
         .map_err(|e| failed("it cannot be opened", place, &e))
 }
 
 /// The same where the key may be absent.
-pub fn look(place: &str, key: args::RepositoryKey) -> Result<Repository, Failure> {
-    Repository::seen(place, limits::OBJECT_PATIENCE_COMMAND, &key.key())
+pub fn look(place: &str, access: impl Into<Access>) -> Result<Repository, Failure> {
+    Repository::seen(place, limits::OBJECT_PATIENCE_COMMAND, &access.into())
         .map_err(|e| failed("it cannot be opened", place, &e))
 }
 
@@ -38,7 +35,7 @@ pub fn failed(what: &str, place: &str, e: &Error) -> Failure {
         Kind::Exhausted => "make room, and say it again",
         Kind::Corrupt => "restore from another snapshot, or another repository",
         Kind::Unavailable => "look at the disk, or the object store, and at who may write there",
-        Kind::Denied => "give it the key or the credentials that it needs",
+        Kind::Denied => "give it the keys or the credentials that it needs, or ask who may do that",
         _ => "see ddbctl repository --help",
     };
     let (told, place) = (text::line(&e.message), place.to_owned());

@@ -9,7 +9,9 @@ use rustix::{fs::Mode, process::umask};
 use serde::Serialize;
 
 use super::{
-    args, drill,
+    args,
+    care::{self, counted},
+    drill,
     place::{failed, look, open},
     snapshot::{listed, refuse_what_is_no_part},
     term::{
@@ -24,18 +26,22 @@ use crate::{
         clock::Clock,
         error::{Error, Kind},
         ids::{NodeId, SnapshotId},
+        limits,
     },
     part::{chunk::Digest, manifest::rfc3339},
     repository::{
-        catalogue::{Entry, Hold},
-        collect::{self, Collected, Keep, Order},
+        collect::{self, Collected, Keep, Order, Unfinished},
         cover::Cover,
+        entry::{Entry, Hold},
         export::{self, Exported},
         import::{self, Imported},
         repair::{self, Repaired},
+        reports::{self, Verification},
         root::{Folder, Repository},
+        sign::{self, Signed},
         status::{self, Status},
-        verify,
+        trust::Access,
+        verify::{self, Depth},
     },
 };
 
@@ -96,7 +102,10 @@ impl Row {
 /// What was taken out, in each history.
 #[derive(Serialize)]
 struct Taken {
+    dry_run: bool,
     histories: Vec<Collected>,
+    /// What killed writers have left without a name, of no history.
+    unfinished: Unfinished,
 }
 
 #[derive(Serialize)]
@@ -110,7 +119,16 @@ struct Held {
 
 impl View for Taken {
     fn text(&self, width: Option<usize>) -> String {
-        self.histories.iter().map(|history| taken(history, width)).collect()
+        let histories = self.histories.iter().map(|history| taken(history, width));
+        let left = match self.unfinished {
+            Unfinished { files: 0, .. } => String::new(),
+            Unfinished { files, bytes } => {
+                let would = if self.dry_run { "would be " } else { "" };
+                let files = counted(files, "file");
+                format!("{would}deleted {files} that interrupted imports left, {bytes} bytes\n")
+            }
+        };
+        histories.chain([left]).collect()
     }
 }
 
@@ -214,6 +232,7 @@ impl View for Status {
             "repository  {}\nplace       {}\nbytes       {}\n",
             self.repository, self.place, self.bytes
         );
+        self.signed.iter().for_each(|key| lines += &format!("signed by   {key}\n"));
         for history in &self.histories {
             let status::History { cluster, lineage, snapshots, stored_bytes, .. } = history;
             lines += &format!(
@@ -221,14 +240,9 @@ impl View for Status {
                  {stored_bytes} bytes if each stood alone\nnewest      {}, number {}, of {}\n",
                 history.newest, history.newest_seq, history.newest_written
             );
+            lines += &format!("catalogue   {}\n", history.catalogue);
         }
-        if let Some(drill) = &self.drill {
-            let verdict = if drill.passed { "passed" } else { "FAILED" };
-            lines += &format!(
-                "last drill  {verdict} at {}, of {}: {:.1} s to restore\n",
-                drill.began, drill.snapshot, drill.rto_s
-            );
-        }
+        lines += &care::told(&self.care);
         if self.dropped > 0 {
             lines += &format!(
                 "dropped     {} bytes in {}, which a collection deletes after their grace\n",
@@ -259,13 +273,24 @@ impl View for verify::Report {
     }
 }
 
+impl View for Signed {
+    fn text(&self, _: Option<usize>) -> String {
+        let Signed { repository, place, key, was_signed, catalogues } = self;
+        let was = if *was_signed { "was signed already" } else { "is signed" };
+        let mut lines = format!("{place}, repository {repository}, {was} by {key}\n");
+        catalogues.iter().for_each(|catalogue| lines += &format!("catalogue {catalogue}\n"));
+        lines
+    }
+}
+
 impl View for Imported {
     fn text(&self, _: Option<usize>) -> String {
         let Imported { snapshot, parts, rows, stored_bytes, new_bytes, given_bytes, .. } = self;
         let was = if self.was_there { " was there already" } else { " imported" };
         format!(
             "{snapshot}{was}: {rows} rows of {parts} parts; {given_bytes} bytes given, \
-             {stored_bytes} once for all replicas, {new_bytes} of them new\n"
+             {stored_bytes} once for all replicas, {new_bytes} of them new\ncatalogue {}\n",
+            self.catalogue
         )
     }
 }
@@ -295,6 +320,11 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
             console.print(&Made { repository, place, sealed })
         }
         args::Repository::Key(command) => keys::run(command, console),
+        args::Repository::Keygen { output } => keys::keygen(&output, console),
+        args::Repository::Sign { place, key } => {
+            let signed = sign::sign(&place, limits::OBJECT_PATIENCE_COMMAND, &key.into());
+            console.print(&signed.map_err(|e| failed("it is not signed", &place, &e))?)
+        }
         args::Repository::Status { place, key } => {
             let repository = look(&place, key)?;
             let status = status::status(&repository);
@@ -303,9 +333,7 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
             if status.unreadable.is_empty() { Ok(()) } else { Err(damaged(&place)) }
         }
         args::Repository::List { place, key } => list(&place, key, console),
-        args::Repository::Verify { place, key, snapshots, quick } => {
-            check(&place, key, &snapshots, !quick, console)
-        }
+        args::Repository::Verify { place, key, order } => check(&place, key, &order, console),
         args::Repository::Import { place, key, parts } => {
             refuse_what_is_no_part(&parts)?;
             let repository = open(&place, key)?;
@@ -322,6 +350,12 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
             for lost in &imported.lost {
                 console.warn(&format!(
                     "{lost}; its rows were stored again: see ddbctl repository verify"
+                ));
+            }
+            for damaged in &imported.damaged {
+                console.warn(&format!(
+                    "a catalogue was damaged, and is made again of the one before and of the \
+                     snapshots that stand there: {damaged}"
                 ));
             }
             console.print(&imported)
@@ -357,11 +391,7 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
     }
 }
 
-fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-fn list(place: &str, key: args::RepositoryKey, console: &mut Console) -> Result<(), Failure> {
+fn list(place: &str, key: impl Into<Access>, console: &mut Console) -> Result<(), Failure> {
     let repository = look(place, key)?;
     let (mut snapshots, mut unreadable) = (Vec::new(), false);
     let failed = |e: Error| failed("it cannot be listed", place, &e);
@@ -400,7 +430,7 @@ fn seen(
 /// In every history; what is named has to be in one.
 fn take_out(
     place: &str,
-    key: args::RepositoryKey,
+    key: impl Into<Access>,
     order: &Order,
     console: &mut Console,
 ) -> Result<(), Failure> {
@@ -413,7 +443,8 @@ fn take_out(
     let collected = folders.map(|folder| collect::collect(&repository, folder, order));
     let histories = collected.collect::<Result<Vec<_>, Error>>().map_err(failed)?;
     let refused = histories.iter().any(|collected| !collected.refused.is_empty());
-    console.print(&Taken { histories })?;
+    let unfinished = collect::unfinished(&repository, order).map_err(failed)?;
+    console.print(&Taken { dry_run: order.dry_run, histories, unfinished })?;
     match refused {
         true => Err(Failure::new(
             exit::FAILED,
@@ -439,7 +470,7 @@ fn order(how: args::Collecting, named: Vec<SnapshotId>) -> Order {
 
 fn hold(
     place: &str,
-    key: args::RepositoryKey,
+    key: impl Into<Access>,
     snapshot: SnapshotId,
     hold: Option<Hold>,
     console: &mut Console,
@@ -453,22 +484,48 @@ fn hold(
     })
 }
 
+/// The verdict is told and is the exit code, also where the report cannot be kept.
 fn check(
     place: &str,
-    key: args::RepositoryKey,
-    snapshots: &[SnapshotId],
-    whole: bool,
+    key: impl Into<Access>,
+    order: &args::Verifying,
     console: &mut Console,
 ) -> Result<(), Failure> {
+    let clock = Clock::start();
+    let (began, began_ms) = (clock.now(), clock.wall_ms());
     let repository = open(place, key)?;
-    for id in snapshots {
+    for id in &order.snapshots {
         let found = repository.find(*id);
         found.map_err(|e| failed("it cannot be verified", place, &e))?;
     }
-    let report = verify::verify(&repository, snapshots, whole);
+    let depth = match order.sample {
+        Some(percent) => Depth::share(percent, began_ms),
+        None if order.quick => Depth::Quick,
+        None => Depth::Whole,
+    };
+    let report = verify::verify(&repository, &order.snapshots, depth);
     let report = report.map_err(|e| failed("it cannot be verified", place, &e))?;
     console.print(&report)?;
-    if report.sound { Ok(()) } else { Err(damaged(place)) }
+    let kept = order.keep_report.then(|| {
+        // By the clock that began, whatever was set meanwhile.
+        let ended_ms = began_ms + (clock.now() - began).as_millis() as u64;
+        let all = order.snapshots.is_empty();
+        let kept = Verification::new(&report, all, began_ms, ended_ms);
+        reports::keep(&repository, &kept, began_ms)
+    });
+    let verdict = if report.sound { Ok(()) } else { Err(damaged(place)) };
+    match kept {
+        None => verdict,
+        Some(Ok(name)) => {
+            console.confirm(&format!("the report is kept as {name}"));
+            verdict
+        }
+        Some(Err(e)) if report.sound => Err(failed("its report is not kept", place, &e)),
+        Some(Err(e)) => {
+            console.warn(&format!("its report is not kept: {}", text::line(&e.message)));
+            verdict
+        }
+    }
 }
 
 fn damaged(place: &str) -> Failure {

@@ -10,6 +10,7 @@ use tonic::transport::Channel;
 
 use super::{
     args::{Backup as BackupArgs, Schedule as Args},
+    care::Told,
     client::{Call, Client},
     term::{
         exit::{self, Failure},
@@ -69,6 +70,8 @@ struct Schedules {
 #[derive(Debug, Serialize)]
 struct Status {
     repositories: Vec<String>,
+    #[serde(flatten)]
+    care: Told,
     schedules: Vec<Schedule>,
 }
 
@@ -107,7 +110,7 @@ pub async fn run(command: Args, client: &mut Client, console: &mut Console) -> R
             console.print(&shown)
         }
         Args::List => {
-            let (schedules, _) = all(client).await?;
+            let schedules = all(client).await?.schedules;
             console.print(&Schedules { schedules })
         }
         Args::Get { name } => {
@@ -165,12 +168,12 @@ pub async fn backup(
     console: &mut Console,
 ) -> Result<(), Failure> {
     let BackupArgs::Status = command;
-    let (schedules, repositories) = all(client).await?;
-    console.print(&Status { repositories, schedules })
+    let status = all(client).await?;
+    console.print(&status)
 }
 
 /// All schedules, and where their snapshots go. A cluster keeps so few that one page holds them.
-async fn all(client: &mut Client) -> Result<(Vec<Schedule>, Vec<String>), Failure> {
+async fn all(client: &mut Client) -> Result<Status, Failure> {
     let call = Call::new("list the schedules");
     let request = v1::ListSchedulesRequest::default();
     let answer = client
@@ -178,10 +181,11 @@ async fn all(client: &mut Client) -> Result<(Vec<Schedule>, Vec<String>), Failur
             service(channel).list_schedules(request).await
         })
         .await?;
-    let v1::ListSchedulesResponse { schedules, repositories, .. } = answer.body;
     let now_ms = client.wall_ms();
+    let care = Told::new(&answer.body, now_ms);
+    let v1::ListSchedulesResponse { schedules, repositories, .. } = answer.body;
     let schedules = schedules.into_iter().map(|one| Schedule::new(Some(one), now_ms)).collect();
-    Ok((schedules, repositories))
+    Ok(Status { repositories, care, schedules })
 }
 
 async fn get(name: &str, client: &mut Client) -> Result<Schedule, Failure> {
@@ -298,7 +302,12 @@ impl Schedule {
         let mut lines = vec![("schedule", text::line(&self.name)), ("due", self.cron.clone())];
         let good = match (&self.stored, self.age_s) {
             (Some(run), Some(age)) => {
-                format!("{}, {} ago (snapshot {})", text::when(run.began_ms), span(age), run.uuid)
+                format!(
+                    "{}, {} ago (snapshot {})",
+                    text::when(run.began_ms),
+                    text::span(age),
+                    run.uuid
+                )
             }
             _ => "never".to_owned(),
         };
@@ -334,7 +343,7 @@ fn problem(schedule: &v1::Schedule, now_ms: u64) -> String {
         told.push(format!(
             "it has been due for {}, and no node has begun it: see ddbctl cluster health, and the \
              clocks of the nodes and of this machine",
-            span(late_ms / 1000)
+            text::span(late_ms / 1000)
         ));
     }
     if !schedule.note.is_empty() {
@@ -344,16 +353,6 @@ fn problem(schedule: &v1::Schedule, now_ms: u64) -> String {
         told.push("it is paused".into());
     }
     told.join("; ")
-}
-
-/// As people say it.
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }
 
 fn time(ms: u64) -> String {
@@ -370,7 +369,7 @@ impl View for Schedule {
         let keep = if self.keep.is_empty() { "everything" } else { &self.keep };
         lines.push(("keep", keep.to_owned()));
         if self.start_deadline_ms > 0 {
-            lines.push(("start deadline", span(self.start_deadline_ms / 1000)));
+            lines.push(("start deadline", text::span(self.start_deadline_ms / 1000)));
         }
         lines.push(("missed", self.missed.to_string()));
         lines.push(("skipped", self.skipped.to_string()));
@@ -404,7 +403,9 @@ impl View for Status {
                 format!("{}: start all nodes with the same --repository", several.join(" and "))
             }
         };
-        let mut blocks = vec![told(&[("repository", text::line(&place))])];
+        let mut first = vec![("repository", text::line(&place))];
+        first.extend(self.care.lines());
+        let mut blocks = vec![told(&first)];
         if self.schedules.is_empty() {
             let none = "none: make one with ddbctl schedule create".to_owned();
             blocks.push(told(&[("schedules", none)]));
@@ -467,6 +468,52 @@ mod tests {
         [well, failing, late, paused].map(|one| Schedule::new(Some(one), NOW)).into()
     }
 
+    /// All is well, and nothing is.
+    fn looked_after() -> [v1::ListSchedulesResponse; 2] {
+        let verification = v1::RepositoryVerification {
+            report: "verifies/20270115T050000000Z-0000000000000001.json".into(),
+            began_ms: NOW - 3 * HOUR,
+            depth: v1::VerificationDepth::Share.into(),
+            percent: 10,
+            sound: true,
+            problems: 0,
+            snapshots: 54,
+            snapshots_since: 3,
+        };
+        let drill = v1::RepositoryDrill {
+            report: "drills/20270112T080000000Z-0000000000000002.json".into(),
+            began_ms: NOW - 72 * HOUR,
+            uuid: "00000000-0000-8000-8000-000000000001".into(),
+            passed: true,
+            problem: String::new(),
+            rto_ms: 12_345,
+            rpo_ms: 60_000,
+            snapshots_since: 1,
+        };
+        let ill = v1::ListSchedulesResponse {
+            verification: Some(v1::RepositoryVerification {
+                depth: v1::VerificationDepth::Whole.into(),
+                percent: 0,
+                sound: false,
+                problems: 1,
+                ..verification.clone()
+            }),
+            drill: Some(v1::RepositoryDrill {
+                passed: false,
+                problem: "the node has ended\u{1b}[2J".into(),
+                ..drill.clone()
+            }),
+            unreadable_reports: vec!["verifies/x.json: it is not named as a report".into()],
+            ..v1::ListSchedulesResponse::default()
+        };
+        let well = v1::ListSchedulesResponse {
+            verification: Some(verification),
+            drill: Some(drill),
+            ..v1::ListSchedulesResponse::default()
+        };
+        [well, ill]
+    }
+
     #[test]
     fn schedules_show_what_is_good_what_is_next_and_what_is_wrong() {
         let mut story = String::new();
@@ -486,9 +533,18 @@ mod tests {
             let some = repositories.len() == 1;
             show("status", Format::Table, &|console| {
                 let schedules = if some { schedules() } else { Vec::new() };
-                let repositories = repositories.clone();
-                console.print(&Status { repositories, schedules }).unwrap();
+                let (repositories, care) = (repositories.clone(), Told::default());
+                console.print(&Status { repositories, care, schedules }).unwrap();
             });
+        }
+        for format in [Format::Table, Format::Json] {
+            for answer in looked_after() {
+                show("status", format, &|console| {
+                    let (care, schedules) = (Told::new(&answer, NOW), Vec::new());
+                    let repositories = vec!["/backups".to_owned()];
+                    console.print(&Status { repositories, care, schedules }).unwrap();
+                });
+            }
         }
         crate::ctl::golden::check("schedule.txt", &story);
     }

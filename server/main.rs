@@ -30,11 +30,11 @@ use devicedb::{
         restore::{offline, plan::Order},
     },
     cluster::access::Pattern,
-    ctl::{RepositoryKey, endpoint, guide},
+    ctl::{NodeKeys, endpoint, guide},
     net::tls::{Mode, Setup},
     node::{Node, Options},
     part::seal::{Identities, Recipient},
-    repository::{key::KeySource, points::Point},
+    repository::{points::Point, trust::Access},
     rpc::QuotaLimits,
     service::uploads::Place,
     signals::Signals,
@@ -144,7 +144,7 @@ pub struct Start {
     )]
     repository_rate: Option<u64>,
     #[command(flatten)]
-    key: RepositoryKey,
+    keys: NodeKeys,
     /// Seal the parts that are kept there: only who has the identity of this recipient can read
     /// their rows. As `ddbctl snapshot keygen` or age-keygen prints it; may be said several times,
     /// or several divided by commas.
@@ -176,6 +176,9 @@ pub struct Start {
     /// directory. Calls that change the cluster are refused while that cannot be written.
     #[arg(long, value_name = "DIR", env = "DEVICEDB_AUDIT_LOG")]
     audit_log: Option<PathBuf>,
+    /// End when standard input does, a pipe whose other end the program has that started the node.
+    #[arg(long, hide = true)]
+    end_with_stdin: bool,
     /// error, warn, info, debug or trace; or a filter as in `info,devicedb::net=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "DEVICEDB_LOG")]
     log: String,
@@ -206,10 +209,10 @@ struct Seed {
 }
 
 impl Seed {
-    fn order(self, key: KeySource) -> Option<Order> {
+    fn order(self, access: Access) -> Option<Order> {
         let Seed { restore_from, point, sites, expect_nodes: nodes } = self;
         let point = point.unwrap_or(Point::Latest);
-        restore_from.map(|place| Order { place, key, point, sites, nodes })
+        restore_from.map(|place| Order { place, access, point, sites, nodes })
     }
 }
 
@@ -414,20 +417,20 @@ impl Args {
 impl Start {
     /// How the node is started, what it logs, and whether as JSON.
     pub fn options(self) -> (Options, String, bool) {
-        let ((tls, admins), key, rate) = (self.tls.setup(), self.key.key(), self.repository_rate);
+        let ((tls, admins), access) = (self.tls.setup(), self.keys.access());
         let options = Options {
             store: self.store,
             listen: self.listen,
             advertise: self.advertise,
             found: self.found,
-            restore_from: self.seed.order(key.clone()),
+            restore_from: self.seed.order(access.clone()),
             join: self.join,
             join_token: self.join_token,
             replication_factor: self.replication_factor,
             partitions: self.partitions,
             groups: self.groups,
             snapshot_store: self.snapshot_store,
-            repository: self.repository.map(|place| Place { place, bytes_per_second: rate, key }),
+            repository: self.repository.map(|at| Place::new(at, self.repository_rate, access)),
             seal_to: self.seal_to,
             unseal_with: self.unseal_with,
             replacement: self.replacement,
@@ -436,6 +439,7 @@ impl Start {
             admins,
             quotas: self.quotas.limits(),
             audit_log: self.audit_log,
+            end_with_stdin: self.end_with_stdin,
         };
         (options, self.log, self.log_json)
     }
@@ -551,7 +555,7 @@ fn restore(Restore { parts, store, sole_survivor, unseal_with }: Restore) -> Res
              until {} serve in all:\n  devicedb start --store {dir} --listen ADDRESS\n  devicedb \
              start --store EMPTY --listen ADDRESS --join ADDRESS",
             plan.node(),
-            nodes(plan.replication_factor())
+            counted(plan.replication_factor(), "node")
         ));
         return Ok(());
     }
@@ -573,8 +577,8 @@ fn restore(Restore { parts, store, sole_survivor, unseal_with }: Restore) -> Res
     Ok(())
 }
 
-fn nodes(count: u32) -> String {
-    if count == 1 { "1 node".into() } else { format!("{count} nodes") }
+fn counted(count: u32, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn recover(command: Recover) -> Result<()> {
@@ -604,7 +608,7 @@ fn recover(command: Recover) -> Result<()> {
                      recovered, start their nodes",
                     store.display(),
                     plan.id,
-                    stores(plan.survivors.len())
+                    counted(plan.survivors.len() as u32, "store")
                 )),
                 Applied::Before => {
                     tell(&format!("{} was recovered by plan {} before", store.display(), plan.id))
@@ -650,10 +654,6 @@ fn confirmed(plan: &Plan, store: &Path, given: Option<String>) -> Result<()> {
     }
 }
 
-fn stores(count: usize) -> String {
-    if count == 1 { "1 store".into() } else { format!("{count} stores") }
-}
-
 /// To stdout; a reader that is gone is told by the exit code.
 fn say(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
@@ -666,7 +666,7 @@ fn tell(text: &str) {
 }
 
 async fn serve(options: Options) -> Result<u8> {
-    let mut signals = Signals::hear()?;
+    let mut signals = Signals::hear(options.end_with_stdin)?;
     let asked = signals.hangups();
     let node = tokio::select! {
         started = Node::start(options, asked) => started?,

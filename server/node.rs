@@ -41,7 +41,6 @@ use crate::{
     },
     part::seal::kept,
     proto::{
-        self,
         internal::v1::{SeedPlan, peer_service_server::PeerServiceServer},
         v1::{
             access_service_server::AccessServiceServer,
@@ -55,6 +54,7 @@ use crate::{
         Access, AccessApi, Audit, Calls, ClusterApi, Gate, KvApi, OperationApi, PeerApi, Quotas,
         ScheduleApi, SnapshotApi, Threshold,
         http::{self, Pages},
+        reflection,
     },
     service::{
         admin::Cluster,
@@ -316,7 +316,7 @@ async fn run(
         metrics.clone(),
         crew.clone(),
     );
-    crew.spawn(Role::Repository, uploads.clone().look_once());
+    crew.spawn(Role::Repository, uploads.clone().watch());
     let schedules =
         Schedules::new(cluster.clone(), uploads.clone(), clock, metrics.clone(), crew.clone());
     crew.spawn(Role::Schedules, schedules.clone().tend());
@@ -537,12 +537,6 @@ fn doors(
     let gate = Gate::of(peers.me().identity.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     crew.spawn(Role::Health, report_health(health, cluster.clone()));
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let reflection = reflection
-        .build_v1()
-        .map_err(|e| Error::unavailable(format!("server reflection: {e}")).with_source(e))?;
     let max = limits::MESSAGE_BYTES_MAX;
     Ok(Routes::from(http::router(pages.clone()))
         .add_service(gate.before(kv.max_decoding_message_size(max).max_encoding_message_size(max)))
@@ -567,7 +561,8 @@ fn doors(
                 .max_encoding_message_size(limits::PEER_MESSAGE_BYTES_MAX),
         )
         .add_service(health_service)
-        .add_service(reflection))
+        .add_service(reflection::current()?)
+        .add_service(reflection::older()?))
 }
 
 /// Keeps `grpc.health.v1` at what `/readyz` says, overall and for every public service.

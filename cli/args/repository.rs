@@ -5,23 +5,34 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{
-    RepositoryKey,
+    Reading, Writing,
     value::{Span, recipient},
 };
 use crate::{
     base::{ids::SnapshotId, limits},
     part::{manifest::WRITTEN_MS_MAX, seal::Recipient},
-    repository::{collect::Keep, points::Point},
+    repository::{collect::Keep, points::Point, verify::Percent},
 };
 
 const COLLECT: &str = "A snapshot that goes is gone at once for whoever lists. Its objects are \
                        deleted by the first collection after the grace, so say it regularly: a \
                        collection with nothing to do changes nothing.";
 const DRILL: &str = "The node listens on the loopback alone, joins nobody, and writes to no \
-                     repository. It is ended afterwards, and the directory is emptied.\n\n\
+                     repository. It ends with the drill, whatever ends that, and the directory is \
+                     emptied: by the next drill in it where this one was killed.\n\n\
                      Examples:\n  ddbctl repository drill /backups --scratch drill --rto 15m";
+const VERIFY: &str = "Which chunks --sample opens follows from the day, in UTC, and from their \
+                      names alone. Of 100 / PERCENT days in a row, rounded up, each chunk is \
+                      opened on one at least. A day that is left out leaves its chunks for the \
+                      next round.\n\n\
+                      Examples:\n  ddbctl repository verify /backups --sample 10 --keep-report";
 const REPAIR: &str = "What stands there and is whole is listed. A snapshot that the missing \
                       catalogue alone had dropped comes back: drop it again.";
+
+const SIGN: &str = "You answer for what is stored there by then: verify it first. Who has signed \
+                    it before has to be trusted: that is how one key takes the place of another.\
+                    \n\nExamples:\n  \
+                    ddbctl repository sign /backups --signing-key-file signing.key";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:\n  \
@@ -63,7 +74,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
     },
     /// Its snapshots, oldest first in each history
     List {
@@ -71,21 +82,18 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
     },
     /// Check snapshots down to the last row; exits 6 when something is wrong
+    #[command(after_help = VERIFY)]
     Verify {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
-        /// Snapshots; all of them without any
-        #[arg(value_name = "UUID")]
-        snapshots: Vec<SnapshotId>,
-        /// Only whether everything that they name is there, without opening chunks
-        #[arg(long)]
-        quick: bool,
+        key: Reading,
+        #[command(flatten)]
+        order: Verifying,
     },
     /// Verify downloaded or extracted parts of one snapshot and store what is new in them
     Import {
@@ -93,7 +101,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
         /// Tars, or directories that tars were extracted to: together they hold every partition
         #[arg(required = true, value_name = "PART")]
         parts: Vec<PathBuf>,
@@ -105,7 +113,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
         /// What stays, as last=24,hourly=48,daily=30,weekly=8,monthly=12,yearly=3,within=7d: all
         /// that any of them keeps. Without it every snapshot stays, and left-overs go
         #[arg(long, value_name = "RULES")]
@@ -122,7 +130,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
         /// The snapshots
         #[arg(required = true, value_name = "UUID")]
         snapshots: Vec<SnapshotId>,
@@ -135,7 +143,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
         /// The snapshot
         #[arg(value_name = "UUID")]
         snapshot: SnapshotId,
@@ -152,7 +160,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
         /// The snapshot
         #[arg(value_name = "UUID")]
         snapshot: SnapshotId,
@@ -168,7 +176,23 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Writing,
+    },
+    /// Make a key that signs what is stored, and print its public key, which readers trust
+    #[command(after_help = "Examples:\n  ddbctl repository keygen --output signing.key")]
+    Keygen {
+        /// The file to make; only you can read it
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Sign it, from what is there now on: afterwards nobody adds to it without the key
+    #[command(after_help = SIGN)]
+    Sign {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+        #[command(flatten)]
+        key: Writing,
     },
     /// Write the parts of a snapshot as the tars that its nodes would send
     Export {
@@ -176,7 +200,7 @@ pub enum Repository {
         #[arg(value_name = "REPOSITORY")]
         place: String,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
         /// The snapshot
         #[arg(value_name = "UUID")]
         snapshot: SnapshotId,
@@ -213,7 +237,7 @@ pub enum Slots {
         #[arg(value_name = "age1...", value_parser = recipient)]
         recipient: Recipient,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
     },
     /// Take the slot of a recipient away. The key stays: who has had it can use it on
     RemoveRecipient {
@@ -224,7 +248,7 @@ pub enum Slots {
         #[arg(value_name = "age1...", value_parser = recipient)]
         recipient: Recipient,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
     },
     /// Write the key itself to a file, to keep it elsewhere or to give it to nodes
     Export {
@@ -235,8 +259,26 @@ pub enum Slots {
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
         #[command(flatten)]
-        key: RepositoryKey,
+        key: Reading,
     },
+}
+
+/// How much is verified.
+#[derive(Debug, Args)]
+pub struct Verifying {
+    /// Snapshots; all of them without any
+    #[arg(value_name = "UUID")]
+    pub snapshots: Vec<SnapshotId>,
+    /// Only whether everything that they name is there, without opening chunks
+    #[arg(long)]
+    pub quick: bool,
+    /// Open only the chunks whose turn it is today, so many percent of all: said each day with 10,
+    /// it opens every chunk within 10 days
+    #[arg(long, value_name = "PERCENT", conflicts_with = "quick")]
+    pub sample: Option<Percent>,
+    /// Keep the report in the repository, where `status` shows the newest of all snapshots
+    #[arg(long)]
+    pub keep_report: bool,
 }
 
 /// A rehearsal.
@@ -246,8 +288,9 @@ pub struct Drill {
     #[arg(value_name = "REPOSITORY")]
     pub place: String,
     #[command(flatten)]
-    pub key: RepositoryKey,
-    /// A directory for the node that is empty or not there, with room for all rows
+    pub key: Reading,
+    /// A directory for the node that is empty or not there, or has nothing but other drills in it.
+    /// Its disk needs room for all rows
     #[arg(long, value_name = "DIR")]
     pub scratch: PathBuf,
     /// What is restored: latest, the uuid of a snapshot, or a time

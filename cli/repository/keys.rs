@@ -11,10 +11,11 @@ use std::{
 use serde::Serialize;
 
 use super::super::{
-    args::{RepositoryKey, Slots},
+    args::{Reading, Slots},
+    cert::write_new,
     place::failed,
     term::{
-        exit::Failure,
+        exit::{self, Failure},
         output::{Console, View},
     },
 };
@@ -27,7 +28,9 @@ use crate::{
     repository::{
         key::{self, KeySource, VARIABLE},
         root::{Repository, Sealed},
+        signature::{PublicKey, SigningKey},
         store::Made,
+        trust::Access,
         vault::Secret,
     },
 };
@@ -122,12 +125,35 @@ fn read_recipients(path: &Path) -> Result<Vec<Recipient>> {
     }
 }
 
+/// A signing key that was made.
+#[derive(Serialize)]
+struct Signing {
+    /// The public key.
+    key: PublicKey,
+    file: PathBuf,
+}
+
+impl View for Signing {
+    fn text(&self, _: Option<usize>) -> String {
+        format!("{}\n", self.key)
+    }
+}
+
+/// Makes a key that signs.
+pub fn keygen(output: &Path, console: &mut Console) -> Result<(), Failure> {
+    let drawn = SigningKey::draw().map_err(|e| {
+        Failure::new(exit::FAILED, e.message, output.display().to_string(), "say it again")
+    })?;
+    write_new(output, &drawn.reveal(), 0o600)?;
+    console.print(&Signing { key: drawn.public(), file: output.to_owned() })
+}
+
 pub fn run(command: Slots, console: &mut Console) -> Result<(), Failure> {
     match command {
         Slots::List { place } => {
             let patience = limits::OBJECT_PATIENCE_COMMAND;
             let there =
-                Repository::seen(&place, patience, &KeySource::none()).and_then(|repository| {
+                Repository::seen(&place, patience, &Access::none()).and_then(|repository| {
                     is_sealed(&repository)?;
                     key::slots(&*repository.store)
                 });
@@ -161,11 +187,11 @@ pub fn run(command: Slots, console: &mut Console) -> Result<(), Failure> {
 }
 
 /// The repository, and its key.
-fn open(place: &str, key: RepositoryKey) -> Result<(Repository, Secret)> {
-    let key = key.key();
-    let repository = Repository::at(place, limits::OBJECT_PATIENCE_COMMAND, &key)?;
+fn open(place: &str, reading: Reading) -> Result<(Repository, Secret)> {
+    let access = Access::from(reading);
+    let repository = Repository::at(place, limits::OBJECT_PATIENCE_COMMAND, &access)?;
     is_sealed(&repository)?;
-    let secret = key.found().ok_or_else(|| Error::not_found("its key was not asked for"))?;
+    let secret = access.key.found().ok_or_else(|| Error::not_found("its key was not asked for"))?;
     Ok((repository, secret))
 }
 

@@ -18,6 +18,8 @@ pub struct Upload {
     bytes: u64,
     new_bytes: u64,
     root: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    catalogue: String,
     /// As text, like all nodes in what other tools may read.
     #[serde(skip_serializing_if = "String::is_empty")]
     node_id: String,
@@ -41,6 +43,7 @@ impl Upload {
             bytes: upload.bytes,
             new_bytes: upload.new_bytes,
             root: upload.root,
+            catalogue: upload.catalogue,
             node_id,
         }
     }
@@ -49,13 +52,20 @@ impl Upload {
 impl View for Upload {
     fn text(&self, _: Option<usize>) -> String {
         let Upload { status, repository, bytes_done, bytes, new_bytes, root, .. } = self;
+        let catalogue = match self.catalogue.as_str() {
+            "" => String::new(),
+            catalogue => format!("catalogue = {catalogue}\n"),
+        };
         let reason = text::line(&self.reason);
         let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         match *status {
-            "stored" => format!(
-                "repository = {repository}\nstored = {bytes} bytes, {new_bytes} of them new\nroot \
-                 = {root}\n"
-            ),
+            "stored" => {
+                let note = if reason.is_empty() { reason } else { format!("note = {reason}\n") };
+                format!(
+                    "repository = {repository}\nstored = {bytes} bytes, {new_bytes} of them \
+                     new\nroot = {root}\n{catalogue}{note}"
+                )
+            }
             "running" => format!(
                 "repository = {repository}\nstored = {bytes_done} of {bytes} bytes, by node \
                  {}{because}\n",

@@ -17,7 +17,7 @@ pub const NOT_PERMITTED: u8 = 4;
 /// What was named does not exist, or is not in a state that allows it.
 pub const NOT_FOUND: u8 = 5;
 pub const NOT_VERIFIED: u8 = 6;
-/// As shells count an end by SIGINT.
+/// As shells count an end by SIGINT; those by SIGHUP and SIGTERM are counted in the same way.
 pub const INTERRUPTED: u8 = 130;
 
 /// Every code, its name in the help, and what it means.
@@ -57,7 +57,7 @@ pub const CODES: [(u8, &str, &str); 8] = [
         "verification failed",
         "What was verified is not whole, or a snapshot is damaged",
     ),
-    (INTERRUPTED, "interrupted", "It was interrupted"),
+    (INTERRUPTED, "interrupted", "It was interrupted; 143 by SIGTERM, 129 by SIGHUP"),
 ];
 
 /// The codes as one sentence.

@@ -5,3 +5,4 @@ pub mod text;
 pub mod exit;
 pub mod table;
 pub mod output;
+pub mod interrupts;

@@ -7,7 +7,10 @@ use std::{
     fs::File,
     io::{self, IsTerminal as _, Write},
     os::fd::AsFd as _,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use clap::ValueEnum;
@@ -52,6 +55,7 @@ pub struct Console {
 pub struct InterruptMessage {
     name: &'static str,
     words: Arc<Mutex<String>>,
+    tidies: Arc<AtomicBool>,
 }
 
 impl Console {
@@ -65,7 +69,7 @@ impl Console {
             stdout_is_terminal: io::stdout().is_terminal(),
             columns: columns(),
             stderr_is_terminal: io::stderr().is_terminal(),
-            farewell: InterruptMessage { name, words: Arc::default() },
+            farewell: InterruptMessage { name, ..InterruptMessage::default() },
         }
     }
 
@@ -175,6 +179,12 @@ impl Console {
         *lock(&self.farewell.words) = words.into();
     }
 
+    /// Whether an interrupt from now on drops what the command is doing and waits until all is
+    /// taken away that it has made, before it ends the program.
+    pub fn tidy_on_interrupt(&self, tidy: bool) {
+        self.farewell.tidies.store(tidy, Ordering::Relaxed);
+    }
+
     /// A bar on a terminal; nothing at all in a pipe.
     pub fn bar(&self, of: u64, bytes: bool) -> ProgressBar {
         let template = if bytes {
@@ -222,6 +232,11 @@ impl Console {
 }
 
 impl InterruptMessage {
+    /// Whether the command has something to take away.
+    pub fn tidies(&self) -> bool {
+        self.tidies.load(Ordering::Relaxed)
+    }
+
     pub fn speak(&self) {
         let words = lock(&self.words);
         let tail = if words.is_empty() { String::new() } else { format!(": {words}") };

@@ -151,6 +151,16 @@ pub fn when(ms: u64) -> String {
     )
 }
 
+/// So many seconds, as people say it.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

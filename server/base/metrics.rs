@@ -1,12 +1,26 @@
-//! What a node counts and measures, in Prometheus' text format.
+//! What a node counts and measures, as Prometheus and all who speak its formats read it.
 //!
-//! One table declares every metric, `metrics!`; `docs/metrics.md` is checked against it.
-//! Durations are in seconds, sizes in bytes.
+//! One table declares every metric, `metrics!`; `docs/metrics.md` is checked against it, and the
+//! alarms in `deploy/prometheus` against both. Durations are in seconds, sizes in bytes.
 
+#[cfg(test)]
+mod alarms;
+#[cfg(test)]
+mod dashboard;
+mod labels;
+mod care;
 mod handshakes;
+mod page;
+mod process;
 mod schedules;
 
-pub use self::{handshakes::NoHandshake, schedules::ScheduleSeen};
+pub use self::{
+    handshakes::NoHandshake,
+    labels::{Cut, PartEnd, PlainKind, Quota},
+    page::Format,
+    process::Process,
+    schedules::ScheduleSeen,
+};
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -14,15 +28,30 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    encoding::text::{encode_eof, encode_registry},
     metrics::{TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Metric, Registry, Unit},
 };
 
-use self::schedules::Planned;
+use self::{
+    labels::{Build, Call, Disk, Ended, Field, Method, NOT_STORED, Of, Other, STORED, Who, Why},
+    schedules::Planned,
+};
 use crate::base::{ids::NodeId, journal};
 
 const PREFIX: &str = "devicedb";
+
+/// What the engine says of this node when somebody asks.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub ready: bool,
+    pub groups_led: usize,
+    pub groups_without_leader: usize,
+    pub groups_under_replicated: usize,
+    pub overlay_bytes: usize,
+    /// Of the other members.
+    pub silences: Vec<(NodeId, Duration)>,
+}
 
 /// One metric as operators see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,162 +63,6 @@ pub struct Described {
     pub help: &'static str,
 }
 
-/// A call as it is counted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
-    method: &'static str,
-    code: &'static str,
-}
-
-/// A call as it is timed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Method {
-    method: &'static str,
-}
-
-/// A field of a peer's message.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Field {
-    field: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
-    outcome: &'static str,
-}
-
-/// What lies on a disk: `store` or `snapshot_store`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Disk {
-    directory: &'static str,
-}
-
-/// How this node's part of a snapshot ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PartEnd {
-    Completed,
-    Failed,
-    /// This node was away at the cut.
-    Missing,
-    /// The snapshot was aborted or deleted before the part was done.
-    GivenUp,
-}
-
-impl PartEnd {
-    const ALL: [PartEnd; 4] =
-        [PartEnd::Completed, PartEnd::Failed, PartEnd::Missing, PartEnd::GivenUp];
-
-    fn label(self) -> Ended {
-        let outcome = match self {
-            PartEnd::Completed => "completed",
-            PartEnd::Failed => "failed",
-            PartEnd::Missing => "missing",
-            PartEnd::GivenUp => "given_up",
-        };
-        Ended { outcome }
-    }
-}
-
-/// How an upload ended that this node drove.
-const STORED: &str = "stored";
-const NOT_STORED: &str = "failed";
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Other {
-    node: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Why {
-    why: &'static str,
-}
-
-/// Why this node closed a connection that could have gone on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// As many as the node takes were open when it came.
-    Full,
-    /// It had sent no whole request within `limits::FIRST_REQUEST`.
-    Silent,
-    /// It was idle, and a new one needed its place.
-    Idle,
-}
-
-impl Cut {
-    const ALL: [Cut; 3] = [Cut::Full, Cut::Silent, Cut::Idle];
-
-    fn label(self) -> Why {
-        let why = match self {
-            Cut::Full => "full",
-            Cut::Silent => "silent",
-            Cut::Idle => "room",
-        };
-        Why { why }
-    }
-}
-
-/// Who comes in without TLS where a node has certificates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PlainKind {
-    Client,
-    Node,
-    /// Health, readiness and metrics.
-    Page,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Who {
-    kind: &'static str,
-}
-
-impl PlainKind {
-    pub const ALL: [PlainKind; 3] = [PlainKind::Client, PlainKind::Node, PlainKind::Page];
-
-    /// Its own in a set of kinds.
-    pub fn bit(self) -> u8 {
-        1 << self as u8
-    }
-
-    fn label(self) -> Who {
-        let kind = match self {
-            PlainKind::Client => "client",
-            PlainKind::Node => "node",
-            PlainKind::Page => "page",
-        };
-        Who { kind }
-    }
-}
-
-/// What a client has used up, or has too many of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quota {
-    /// Calls a second.
-    Calls,
-    /// Bytes a second.
-    Bytes,
-    Scans,
-    Downloads,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Of {
-    quota: &'static str,
-}
-
-impl Quota {
-    const ALL: [Quota; 4] = [Quota::Calls, Quota::Bytes, Quota::Scans, Quota::Downloads];
-
-    fn label(self) -> Of {
-        let quota = match self {
-            Quota::Calls => "calls",
-            Quota::Bytes => "bytes",
-            Quota::Scans => "scans",
-            Quota::Downloads => "downloads",
-        };
-        Of { quota }
-    }
-}
-
 /// Declares every metric once: field, type, how it is registered, name and help.
 macro_rules! metrics {
     ($(
@@ -199,18 +72,23 @@ macro_rules! metrics {
         #[derive(Debug)]
         pub struct Metrics {
             registry: Registry,
+            /// Those that every program has, by names that all programs share.
+            common: Registry,
             listing: Vec<Described>,
             $($field: $kind,)+
         }
 
         impl Default for Metrics {
             fn default() -> Metrics {
-                let mut register =
-                    Register { registry: Registry::with_prefix(PREFIX), listing: Vec::new() };
+                let mut register = Register {
+                    registry: Registry::with_prefix(PREFIX),
+                    common: Registry::default(),
+                    listing: Vec::new(),
+                };
                 $(let $field: $kind =
                     $register(&mut register, $name, $help, metrics!(@new $($new)?));)+
-                let Register { registry, listing } = register;
-                let metrics = Metrics { registry, listing, $($field,)+ };
+                let Register { registry, common, listing } = register;
+                let metrics = Metrics { registry, common, listing, $($field,)+ };
                 metrics.begin_at_zero();
                 metrics
             }
@@ -247,6 +125,14 @@ metrics! {
         counted("elections_won", "Times that this node became a group's leader");
     groups_led: Gauge =
         counted("groups_led", "Groups that this node leads, the meta group included");
+    groups_leaderless: Gauge = counted(
+        "groups_without_leader",
+        "Groups of which this node has a replica and knows no leader"
+    );
+    groups_under: Gauge = counted(
+        "groups_under_replicated",
+        "Groups that this node leads and that have fewer replicas that answer than they should"
+    );
     overlay_bytes: Gauge =
         counted("overlay_bytes", "Applied rows in memory that are not in the store yet");
     log_bytes: Gauge = counted("log_bytes", "Size of the Raft log on disk");
@@ -308,6 +194,16 @@ metrics! {
         "repository_last_committed_timestamp_seconds",
         "Unix time at which a schedule had the last snapshot in the repository; 0 while none has"
     );
+    repository_verified: Family<Ended, Gauge> = counted(
+        "repository_last_verified_timestamp_seconds",
+        "Unix time at which the last verification began whose report is in the repository, by \
+         what it came to; absent while this node knows of none"
+    );
+    repository_drilled: Family<Ended, Gauge> = counted(
+        "repository_last_drill_timestamp_seconds",
+        "Unix time at which the last drill began whose report is in the repository, by what it \
+         came to; absent while this node knows of none"
+    );
     ready: Gauge = counted("ready", "1 when every local group has caught up and can serve");
     node_silent: Family<Other, Gauge> = counted(
         "node_silent_seconds",
@@ -365,6 +261,19 @@ metrics! {
         "stderr_lines_lost",
         "Lines of the log that nobody read in time, or that could not be written"
     );
+    build: Family<Build, Gauge> =
+        counted("build_info", "Always 1: the version of the program that runs");
+    process_cpu: Counter<f64, AtomicU64> =
+        common("process_cpu_seconds", "Processor time of the node, and the kernel's for it");
+    process_resident: Gauge =
+        common("process_resident_memory_bytes", "Memory of the node that lies in RAM");
+    process_virtual: Gauge =
+        common("process_virtual_memory_bytes", "Addresses that the node has taken");
+    process_fds: Gauge = common("process_open_fds", "Files, sockets and pipes that are open");
+    process_fds_max: Gauge = common("process_max_fds", "How many may be open at most");
+    process_threads: Gauge = common("process_threads", "Threads of the node");
+    process_start: Gauge =
+        common("process_start_time_seconds", "Unix time at which the node's process began");
 }
 
 /// From 1 to 16,384, a factor of 4.
@@ -380,6 +289,7 @@ fn seconds() -> Histogram {
 /// Registers metrics, and remembers how they are described.
 struct Register {
     registry: Registry,
+    common: Registry,
     listing: Vec<Described>,
 }
 
@@ -393,6 +303,20 @@ fn counted<M: Metric + TypedMetric + Clone>(
     let total = if kind == "counter" { "_total" } else { "" };
     register.listing.push(Described { name: format!("{PREFIX}_{name}{total}"), kind, help });
     register.registry.register(name, help, metric.clone());
+    metric
+}
+
+/// One that goes by the same name in every program.
+fn common<M: Metric + TypedMetric + Clone>(
+    register: &mut Register,
+    name: &str,
+    help: &'static str,
+    metric: M,
+) -> M {
+    let kind = M::TYPE.as_str();
+    let total = if kind == "counter" { "_total" } else { "" };
+    register.listing.push(Described { name: format!("{name}{total}"), kind, help });
+    register.common.register(name, help, metric.clone());
     metric
 }
 
@@ -414,6 +338,7 @@ fn timed<M: Metric + Clone>(
 impl Metrics {
     /// Shows what has never happened as 0 and not as absent: an alarm on a rise needs both.
     fn begin_at_zero(&self) {
+        self.build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         PartEnd::ALL.iter().for_each(|end| drop(self.parts.get_or_create(&end.label())));
         for outcome in [STORED, NOT_STORED] {
             drop(self.uploads.get_or_create(&Ended { outcome }));
@@ -426,11 +351,14 @@ impl Metrics {
         PlainKind::ALL.iter().for_each(|kind| drop(self.plain.get_or_create(&kind.label())));
     }
 
-    /// Everything, as Prometheus reads it.
-    pub fn text(&self) -> String {
+    /// Everything, in one of the formats.
+    pub fn text(&self, format: Format) -> String {
         let mut text = String::new();
-        encode(&mut text, &self.registry).expect("a string takes everything");
-        text
+        encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &self.common))
+            .and_then(|()| encode_eof(&mut text))
+            .expect("a string takes everything");
+        format.of_open_metrics(text)
     }
 
     /// What there is, in the order of `text`.
@@ -561,23 +489,29 @@ impl Metrics {
         self.disk_floor.get_or_create(&Disk { directory }).set(floor as i64);
     }
     /// What is looked up when somebody asks.
-    pub fn now(
-        &self,
-        ready: bool,
-        groups_led: usize,
-        overlay_bytes: usize,
-        log_bytes: u64,
-        view_age: Duration,
-    ) {
-        self.ready.set(i64::from(ready));
-        self.groups_led.set(groups_led as i64);
-        self.overlay_bytes.set(overlay_bytes as i64);
+    pub fn now(&self, seen: &Seen, log_bytes: u64, view_age: Duration) {
+        self.ready.set(i64::from(seen.ready));
+        self.groups_led.set(seen.groups_led as i64);
+        self.groups_leaderless.set(seen.groups_without_leader as i64);
+        self.groups_under.set(seen.groups_under_replicated as i64);
+        self.overlay_bytes.set(seen.overlay_bytes as i64);
         self.log_bytes.set(log_bytes as i64);
         self.view_age.set(view_age.as_secs() as i64);
         self.lines_lost.inner().store(journal::lost(), Ordering::Relaxed);
+        self.silent(&seen.silences);
+    }
+    /// What the kernel says of this process.
+    pub fn process(&self, process: &Process) {
+        self.process_cpu.inner().store(process.cpu_seconds.to_bits(), Ordering::Relaxed);
+        self.process_resident.set(process.resident_bytes as i64);
+        self.process_virtual.set(process.virtual_bytes as i64);
+        self.process_fds.set(process.open_files as i64);
+        self.process_fds_max.set(process.files_max as i64);
+        self.process_threads.set(process.threads as i64);
+        self.process_start.set(process.started_unix_s as i64);
     }
     /// The other members, and how long each has been silent. Whoever is none any more is left out.
-    pub fn silent(&self, others: impl IntoIterator<Item = (NodeId, Duration)>) {
+    fn silent(&self, others: &[(NodeId, Duration)]) {
         self.node_silent.clear();
         for (node, silent) in others {
             self.node_silent.get_or_create(&Other { node: node.0 }).set(silent.as_secs() as i64);
@@ -594,13 +528,22 @@ mod tests {
     fn what_is_counted_is_shown() {
         let metrics = Metrics::default();
         metrics.request("Put", "OK", Some(Duration::from_millis(2)));
-        metrics.now(true, 22, 10, 20, Duration::from_secs(61));
+        let silences = vec![(NodeId(3), Duration::from_secs(4)), (NodeId(7), Duration::ZERO)];
+        let before = Seen { silences, ..Seen::default() };
+        metrics.now(&before, 20, Duration::ZERO);
+        let now = Seen {
+            ready: true,
+            groups_led: 22,
+            groups_without_leader: 3,
+            groups_under_replicated: 2,
+            overlay_bytes: 10,
+            silences: vec![(NodeId(7), Duration::from_secs(12))],
+        };
+        metrics.now(&now, 20, Duration::from_secs(61));
         metrics.view_held(Duration::from_secs(3));
         metrics.part_ended(PartEnd::Failed);
         metrics.disk("store", 70, 7);
-        metrics.silent([(NodeId(3), Duration::from_secs(4)), (NodeId(7), Duration::ZERO)]);
-        metrics.silent([(NodeId(7), Duration::from_secs(12))]);
-        let text = metrics.text();
+        let text = metrics.text(Format::OpenMetrics);
         assert!(text.contains("devicedb_node_silent_seconds{node=\"7\"} 12"), "{text}");
         assert!(!text.contains("{node=\"3\"}"), "{text}");
         assert!(text.contains("devicedb_requests_total{method=\"Put\",code=\"OK\"} 1"), "{text}");
@@ -612,6 +555,8 @@ mod tests {
         assert!(text.contains("devicedb_snapshot_parts_total{outcome=\"failed\"} 1"), "{text}");
         assert!(text.contains("devicedb_snapshot_parts_total{outcome=\"completed\"} 0"), "{text}");
         assert!(text.contains("devicedb_groups_led 22"), "{text}");
+        assert!(text.contains("devicedb_groups_without_leader 3"), "{text}");
+        assert!(text.contains("devicedb_groups_under_replicated 2"), "{text}");
         assert!(text.contains("devicedb_disk_free_bytes{directory=\"store\"} 70"), "{text}");
         assert!(text.contains("devicedb_disk_floor_bytes{directory=\"store\"} 7"), "{text}");
         assert!(text.contains("devicedb_snapshot_view_age_seconds 61"), "{text}");
@@ -622,24 +567,23 @@ mod tests {
         let metrics = Metrics::default();
         metrics.request("Put", "OK", Some(Duration::from_millis(2)));
         metrics.disk("store", 70, 7);
-        metrics.silent([(NodeId(7), Duration::ZERO)]);
+        metrics.silent(&[(NodeId(7), Duration::ZERO)]);
         metrics.peer_message_refused("RaftMessage.term");
         let name = "hourly".to_owned();
         metrics.schedules(&[], &[ScheduleSeen { name, next_s: 7, missed: 1, failures: 0 }], 5);
-        let text = metrics.text();
-        let exposed: Vec<_> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE "))
-            .map(str::to_owned)
-            .collect();
-        let named = |metric: &Described| {
-            format!(
-                "{} {}",
-                metric.name.strip_suffix("_total").unwrap_or(&metric.name),
-                metric.kind
-            )
+        metrics.looked_after(Some((5, true)), Some((6, true)));
+        let exposed = |format| -> Vec<String> {
+            let text = metrics.text(format);
+            let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+            types.map(str::to_owned).collect()
         };
-        assert_eq!(exposed, metrics.listing().iter().map(named).collect::<Vec<_>>());
+        let in_full = |metric: &Described| format!("{} {}", metric.name, metric.kind);
+        let of_family = |metric: &Described| in_full(metric).replace("_total counter", " counter");
+        let listed = |named: &dyn Fn(&Described) -> String| -> Vec<String> {
+            metrics.listing().iter().map(named).collect()
+        };
+        assert_eq!(exposed(Format::OpenMetrics), listed(&of_family));
+        assert_eq!(exposed(Format::Text), listed(&in_full));
     }
 
     /// `UPDATE_GOLDEN=1` writes the table between its marks.

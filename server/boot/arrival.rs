@@ -92,6 +92,8 @@ pub struct Options {
     pub quotas: QuotaLimits,
     /// The directory of the audit log; there is none without it.
     pub audit_log: Option<PathBuf>,
+    /// It ends when its standard input does, which is a pipe.
+    pub end_with_stdin: bool,
 }
 
 /// A start, as far as it has come.
@@ -137,6 +139,7 @@ impl Options {
             admins: Vec::new(),
             quotas: QuotaLimits::default(),
             audit_log: None,
+            end_with_stdin: false,
         }
     }
 
@@ -176,11 +179,11 @@ impl Options {
             return Err(self.lost(&format!("{} does not exist", self.store.display())));
         }
         if let Some(order) = &self.restore_from {
-            order.key.check()?;
+            order.access.check()?;
         }
-        if let Some(uploads::Place { place, key, .. }) = &self.repository {
+        if let Some(uploads::Place { place, access, .. }) = &self.repository {
             repository::root::check_place(place)?;
-            key.check()?;
+            access.check()?;
             if !self.seal_to.is_empty() {
                 return Err(Error::invalid(
                     "sealed parts cannot be stored in a repository yet: leave out --seal-to or \

@@ -21,7 +21,12 @@
 //!
 //! A catalogue that cannot be read takes no snapshot with it: the one before is read, and with it
 //! every snapshot that stands there and is not void. The next change makes this a catalogue again.
-//! What the damaged one alone had dropped comes back then, as far as it is whole.
+//! What the damaged one alone had dropped comes back then, as far as it is whole, and a hold that
+//! stood in it alone is over.
+//!
+//! Of a signed repository every catalogue is signed (`trust`), in a format of its own. Whoever
+//! believes what is signed alone goes back to none that is older unless he wants to, and takes in
+//! nothing that no signed one lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,10 +35,13 @@ use uuid::Uuid;
 
 use super::{
     cover::Cover,
+    entry::Entry,
     index::is_name,
     manifest::{Snapshot, laid_out, lineage_text, taken_apart},
     root::{Folder, Kept, Repository},
+    signature::{self, PublicKey, Signature, SigningKey},
     store::{Made, found},
+    trust::{Mark, unsigned},
 };
 use crate::{
     base::{
@@ -72,44 +80,30 @@ pub struct Catalogue {
     pub void: Vec<(SnapshotSeq, SnapshotSeq)>,
     /// What is being deleted.
     pub dropped: Vec<Dropped>,
+    /// Who has signed it, if somebody has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<PublicKey>,
+    /// Of the text without this line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+    /// In no text: what had to be made up for.
+    #[serde(skip)]
+    pub found: Found,
+}
+
+/// Where newer catalogues cannot be read: these, and what was found in their place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Those that cannot be read, and why.
+    pub damaged: Vec<String>,
+    /// Snapshots that no catalogue lists that can be read. Their objects stand in the folder.
+    pub snapshots: BTreeSet<SnapshotSeq>,
 }
 
 /// All that can be relied on of a newer one.
 #[derive(Deserialize)]
 struct AnyCatalogue {
     format: u32,
-}
-
-/// A snapshot that is there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Entry {
-    pub seq: SnapshotSeq,
-    pub snapshot: SnapshotId,
-    /// The snapshot's object in the folder, and the digest of its bytes.
-    pub object: String,
-    pub digest: Digest,
-    pub written_ms: u64,
-    /// When it was listed, by the clock of who did.
-    pub listed_ms: u64,
-    pub rows: u64,
-    pub stored_bytes: u64,
-    pub new_bytes: u64,
-    /// The schedule that it was taken for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold: Option<Hold>,
-}
-
-/// Somebody wants it kept, whatever the rules say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hold {
-    pub reason: String,
-    /// Milliseconds since 1970; without it until somebody ends it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until_ms: Option<u64>,
 }
 
 /// Objects that nothing refers to any more, and when they may be deleted. Until then whoever began
@@ -141,7 +135,9 @@ pub enum Step<T> {
     Becomes(T),
 }
 
+/// Nobody has signed it.
 const FORMAT: u32 = 1;
+const SIGNED: u32 = 2;
 /// Where all catalogues lie, of all histories: one listing of a few names shows them.
 pub const FOLDER: &str = "k";
 
@@ -160,7 +156,29 @@ impl Catalogue {
             snapshots: Vec::new(),
             void: Vec::new(),
             dropped: Vec::new(),
+            found: Found::default(),
+            signer: None,
+            signature: None,
         }
+    }
+
+    /// The same, signed.
+    pub fn signed(self, key: &SigningKey) -> Catalogue {
+        let signer = Some(key.public());
+        let mut signed = Catalogue { format: SIGNED, signer, signature: None, ..self };
+        signed.signature = Some(key.sign(signature::Kind::Catalogue, &laid_out(&signed)));
+        signed
+    }
+
+    /// Whether whoever it names has signed this text, and none of another one.
+    fn is_as_signed(&self) -> bool {
+        let (signer, signature) = match (self.format, self.signer, self.signature) {
+            (FORMAT, None, None) => return true,
+            (SIGNED, Some(signer), Some(signature)) => (signer, signature),
+            _ => return false,
+        };
+        let bare = Catalogue { signature: None, ..self.clone() };
+        signer.has_signed(signature::Kind::Catalogue, &laid_out(&bare), &signature)
     }
 
     pub fn entry(&self, seq: SnapshotSeq) -> Option<&Entry> {
@@ -224,10 +242,10 @@ impl Catalogue {
             Error::corrupt(format!("it is not what this program writes: {e}")).with_source(e)
         };
         let AnyCatalogue { format } = serde_json::from_slice(&whole).map_err(garbled)?;
-        if format > FORMAT {
+        if format > SIGNED {
             return Err(Error::conflict(format!(
                 "a newer version made this catalogue: format {format}, this program reads up to \
-                 {FORMAT}; use a newer program"
+                 {SIGNED}; use a newer program"
             )));
         }
         let catalogue: Catalogue = serde_json::from_slice(&whole).map_err(garbled)?;
@@ -268,6 +286,9 @@ impl Catalogue {
         };
         if self.void.iter().any(|(first, last)| first > last) || !self.void.is_sorted_by(apart) {
             return wrong("its void numbers are not runs that lie apart");
+        }
+        if !self.is_as_signed() {
+            return wrong("its signature is not that of what it says");
         }
         Ok(())
     }
@@ -327,10 +348,12 @@ impl Repository {
 
     /// Every history's catalogue as it stands.
     pub fn standings(&self) -> Result<Vec<Standing>> {
-        self.catalogues()?
-            .into_iter()
-            .map(|(folder, numbers)| self.standing_of(folder, numbers))
-            .collect()
+        let mut all = self.catalogues()?;
+        // One that is gone altogether is missed, where somebody says that it was there.
+        for (cluster, lineage) in self.guard.named_histories() {
+            all.entry(Folder { cluster, lineage }).or_default();
+        }
+        all.into_iter().map(|(folder, numbers)| self.standing_of(folder, numbers)).collect()
     }
 
     /// A history's catalogue as it stands.
@@ -342,8 +365,14 @@ impl Repository {
     }
 
     fn standing_of(&self, folder: Folder, mut numbers: BTreeSet<u64>) -> Result<Standing> {
+        let Folder { cluster, lineage } = folder;
+        let floor = self.guard.floor(self.id, cluster, lineage);
         // A listing may be older than what is there.
         let mut newest = numbers.last().copied().unwrap_or(0);
+        if newest < floor && found(self.store.bytes(&name(folder, floor)))?.is_some() {
+            newest = floor;
+            numbers.insert(newest);
+        }
         while found(self.store.bytes(&name(folder, newest + 1)))?.is_some() {
             newest += 1;
             numbers.insert(newest);
@@ -355,20 +384,22 @@ impl Repository {
             damaged: Vec::new(),
         };
         for number in numbers.into_iter().rev() {
+            let name = name(folder, number);
             match self.catalogue(folder, number) {
                 Ok(Some((catalogue, digest))) => {
-                    standing.catalogue = catalogue;
                     standing.digest.get_or_insert(digest);
-                    break;
+                    match self.guard.believes(&name, catalogue.signer) {
+                        Ok(()) => {
+                            standing.catalogue = catalogue;
+                            break;
+                        }
+                        Err(e) => standing.damaged.push(self.guard.damaged(e)?),
+                    }
                 }
-                Ok(None) => {
-                    let gone = format!("{} has just gone", name(folder, number));
-                    return Err(Error::unavailable(gone));
-                }
+                Ok(None) => return Err(Error::unavailable(format!("{name} has just gone"))),
                 Err(e) if e.kind == Kind::Corrupt => {
-                    standing.damaged.push(e.message);
+                    standing.damaged.push(self.guard.damaged(e)?);
                     if standing.digest.is_none() {
-                        let name = name(folder, number);
                         let text = self.store.read(&name, limits::CATALOGUE_BYTES_MAX)?;
                         standing.digest = Some(Digest(blake3::hash(&text).into()));
                     }
@@ -376,10 +407,21 @@ impl Repository {
                 Err(e) => return Err(e),
             }
         }
+        let believed = Mark { cluster, lineage, number: standing.catalogue.number };
         if !standing.damaged.is_empty() {
-            self.list_again(folder, &mut standing)?;
+            // Whoever believes what is signed alone takes nothing in that no signature covers.
+            match self.guard.is_strict() {
+                true if believed.number == 0 => {
+                    let damaged = standing.damaged.join("; ");
+                    return Err(Error::denied(format!("nothing older is left: {damaged}")));
+                }
+                true => {}
+                false => self.list_again(folder, &mut standing)?,
+            }
             standing.catalogue.number = newest;
+            standing.catalogue.found.damaged.clone_from(&standing.damaged);
         }
+        self.guard.reaches(self.id, believed, floor)?;
         Ok(standing)
     }
 
@@ -405,20 +447,25 @@ impl Repository {
             if catalogue.entry(cover.seq).is_none() && !catalogue.is_void(cover.seq) {
                 let digest = Digest(blake3::hash(&read).into());
                 catalogue.list(Entry::of(&cover, relative, digest, cover.written_ms));
+                catalogue.found.snapshots.insert(cover.seq);
             }
         }
         Ok(())
     }
 
     /// Changes a history's catalogue. `change` is asked again when somebody else was faster. One
-    /// that is damaged is made again, whatever `change` says.
+    /// that is damaged is made again, whatever `change` says. It is signed where the repository is.
     pub fn amend<T>(
         &self,
         folder: Folder,
         mut change: impl FnMut(&mut Catalogue) -> Result<Step<T>>,
     ) -> Result<T> {
+        let signing = self.signing_key()?;
         for _ in 0..limits::CATALOGUE_TRIES {
             let standing = self.standing(folder)?;
+            if let (None, Some(signer)) = (signing, standing.catalogue.signer) {
+                return Err(unsigned(&self.store.place(), &[signer]));
+            }
             let now_ms = Clock::start().wall_ms().min(WRITTEN_MS_MAX);
             let mut next = Catalogue {
                 format: FORMAT,
@@ -427,6 +474,8 @@ impl Repository {
                 before: standing.digest,
                 written: rfc3339(now_ms),
                 written_ms: now_ms,
+                signer: None,
+                signature: None,
                 ..standing.catalogue
             };
             let becomes = match change(&mut next)? {
@@ -434,6 +483,10 @@ impl Repository {
                 Step::Is(becomes) | Step::Becomes(becomes) => becomes,
             };
             let name = name(folder, next.number);
+            let next = match signing {
+                Some(key) => next.signed(key),
+                None => next,
+            };
             let made = self.store.create(&name, next.encode()?.into())?;
             // A name that was free again, far behind the newest, is no link of the chain.
             let newest = self.standing(folder)?.catalogue.number;
@@ -501,9 +554,19 @@ impl Repository {
 
     /// The snapshot of that number, if it is listed.
     pub fn snapshot(&self, folder: Folder, seq: SnapshotSeq) -> Result<Option<Snapshot>> {
+        Ok(self.snapshot_at(folder, seq)?.0)
+    }
+
+    /// The same, and the newest catalogue.
+    pub fn snapshot_at(
+        &self,
+        folder: Folder,
+        seq: SnapshotSeq,
+    ) -> Result<(Option<Snapshot>, Mark)> {
         let standing = self.standing(folder)?;
         let entry = standing.catalogue.entry(seq);
-        entry.map(|entry| self.kept(folder, entry).map(|kept| kept.snapshot)).transpose()
+        let kept = entry.map(|entry| self.kept(folder, entry)).transpose()?;
+        Ok((kept.map(|kept| kept.snapshot), standing.mark()))
     }
 
     /// A snapshot by its public name.
@@ -550,25 +613,10 @@ impl Repository {
     }
 }
 
-impl Entry {
-    pub fn of(snapshot: &Cover, object: &str, digest: Digest, listed_ms: u64) -> Entry {
-        Entry {
-            seq: snapshot.seq,
-            snapshot: snapshot.snapshot,
-            object: object.to_owned(),
-            digest,
-            written_ms: snapshot.written_ms,
-            listed_ms,
-            rows: snapshot.rows,
-            stored_bytes: snapshot.stored_bytes,
-            new_bytes: snapshot.new_bytes,
-            schedule: None,
-            hold: None,
-        }
-    }
-
-    /// By its uuid and its time.
-    pub fn named(&self) -> String {
-        format!("{}, written {}", self.snapshot, rfc3339(self.written_ms))
+impl Standing {
+    /// The newest catalogue, as `--at-least-catalogue` takes it.
+    pub fn mark(&self) -> Mark {
+        let Folder { cluster, lineage } = self.folder;
+        Mark { cluster, lineage, number: self.catalogue.number }
     }
 }

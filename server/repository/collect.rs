@@ -15,6 +15,10 @@
 //! - A clock says when grace is over and when holds end. One that is far ahead of all that it finds
 //!   is not believed unless somebody says so.
 //!
+//! What a writer of a directory was killed over has no name yet, and is in no list (`unfinished`).
+//! It goes when nobody has written to it for `ABANDONED_AFTER`; a writer that was stopped for so
+//! long in the middle of an object gets an error, and stores it again.
+//!
 //! Whoever reads a snapshot that goes has the grace to end. After that a name is missing, and that
 //! is an error that names it.
 
@@ -23,7 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::{
-    catalogue::{self, Catalogue, Dropped, Entry, Hold, Step, number_of},
+    catalogue::{self, Catalogue, Dropped, Step, number_of},
+    entry::{Entry, Hold},
     index::Index,
     root::{Folder, Repository},
 };
@@ -347,6 +352,25 @@ fn trim(repository: &Repository, folder: Folder) -> Result<()> {
     let newest = numbers.last().copied().unwrap_or(0);
     let old = numbers.into_iter().filter(|number| number + limits::CATALOGUES_KEPT <= newest);
     old.into_iter().try_for_each(|number| repository.store.delete(&catalogue::name(folder, number)))
+}
+
+/// What writers that were killed have left without a name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Unfinished {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// Deletes what was begun long ago and never got its name, in the whole repository.
+pub fn unfinished(repository: &Repository, order: &Order) -> Result<Unfinished> {
+    let until_ms = order.now_ms.saturating_sub(limits::ABANDONED_AFTER_MS);
+    let left = repository.store.unfinished(until_ms)?;
+    if !order.dry_run {
+        let names: Vec<String> = left.iter().map(|object| object.name.clone()).collect();
+        repository.store.delete_all(&names).into_iter().collect::<Result<()>>()?;
+    }
+    let bytes = left.iter().map(|object| object.bytes).sum();
+    Ok(Unfinished { files: left.len() as u64, bytes })
 }
 
 /// Holds a snapshot, or ends that.

@@ -3,10 +3,15 @@
 //! Its object is stored, and the next catalogue lists it (`catalogue`): from then on it is there.
 //! Of all who would list a snapshot under one number, one does. Whoever comes second looks at what
 //! is listed: the same cut of the same snapshot, or somebody else's.
+//!
+//! Where the newest catalogue is damaged, the one that lists the snapshot takes its place, and says
+//! again what is found to stand there. That is told (`Made::damaged`), and what was stored a moment
+//! ago does not pass for what was there before.
 
 use super::{
-    catalogue::{Catalogue, Entry, Step},
+    catalogue::{Catalogue, Step},
     cover::Cover,
+    entry::Entry,
     index::{Index, Place},
     manifest::{self, FORMAT, Group, PartOf, Snapshot},
     root::{Folder, Repository},
@@ -22,6 +27,16 @@ use crate::{
         manifest::{Manifest, rfc3339},
     },
 };
+
+/// A snapshot that is listed.
+#[derive(Clone, Debug)]
+pub struct Made {
+    pub snapshot: Snapshot,
+    /// It was there before.
+    pub was_there: bool,
+    /// Catalogues that could not be read, and why. They were made up for.
+    pub damaged: Vec<String>,
+}
 
 /// What a snapshot is made of.
 pub struct Commit {
@@ -48,9 +63,29 @@ impl Commit {
     }
 
     /// The snapshot that is there under this number, which must be this one; none where there is
-    /// none.
-    pub fn there(&self, root: &Digest) -> Result<Option<Snapshot>> {
-        self.listed(&self.repository.standing(self.folder)?.catalogue, root)
+    /// none. A damaged catalogue is made up for before it counts.
+    pub fn there(&self, root: &Digest) -> Result<Option<Made>> {
+        let standing = self.repository.standing(self.folder)?;
+        match self.listed(&standing.catalogue, root)? {
+            None => Ok(None),
+            Some(snapshot) if standing.damaged.is_empty() => {
+                Ok(Some(Made { snapshot, was_there: true, damaged: Vec::new() }))
+            }
+            Some(_) => self.repository.amend(self.folder, |catalogue| {
+                let there = self.listed(catalogue, root)?;
+                Ok(Step::Is(there.map(|there| self.told(catalogue, there, true))))
+            }),
+        }
+    }
+
+    /// Notes the schedule in an entry that was found and says none.
+    fn told(&self, catalogue: &mut Catalogue, snapshot: Snapshot, was_there: bool) -> Made {
+        let was_found = catalogue.found.snapshots.contains(&self.seq);
+        let entry = catalogue.snapshots.iter_mut().find(|entry| entry.seq == self.seq);
+        if let Some(entry) = entry.filter(|entry| was_found && entry.schedule.is_none()) {
+            entry.schedule.clone_from(&self.schedule);
+        }
+        Made { snapshot, was_there, damaged: catalogue.found.damaged.clone() }
     }
 
     /// `Conflict` if nothing can ever be listed under its number.
@@ -76,15 +111,14 @@ impl Commit {
     }
 
     /// Makes the snapshot of groups whose rows and indexes are there: data groups in order, the
-    /// meta group last. What stands there then, and whether it stood there before. What they were
-    /// stored beside has to be listed still.
+    /// meta group last. What they were stored beside has to be listed still.
     pub fn make(
         &self,
         parts: Vec<PartOf>,
         sent: &[(Group, Index)],
         new_bytes: u64,
         base: Option<SnapshotSeq>,
-    ) -> Result<(Snapshot, bool)> {
+    ) -> Result<Made> {
         let roots = sent.iter().map(|(held, index)| manifest::group_root(held, &index.partitions));
         let root = manifest::root(roots);
         let indexes = || sent.iter().map(|(_, index)| index);
@@ -97,6 +131,7 @@ impl Commit {
             lineage: self.folder.lineage,
             snapshot: self.snapshot,
             seq: self.seq,
+            schedule: self.schedule.clone(),
             written: rfc3339(written_ms),
             written_ms,
             partitions: self.partitions,
@@ -112,18 +147,19 @@ impl Commit {
         self.list(snapshot, base)
     }
 
-    pub(super) fn list(
-        &self,
-        snapshot: Snapshot,
-        base: Option<SnapshotSeq>,
-    ) -> Result<(Snapshot, bool)> {
+    pub(super) fn list(&self, snapshot: Snapshot, base: Option<SnapshotSeq>) -> Result<Made> {
         let text = self.repository.encoded(&snapshot)?;
         let digest = Digest(blake3::hash(&text).into());
         let object = object_name("s", self.seq, &digest);
         send::put(&self.repository, &self.folder.object(&object), text)?;
         self.repository.amend(self.folder, |catalogue| {
-            if let Some(there) = self.listed(catalogue, &snapshot.root)? {
-                return Ok(Step::Is((there, true)));
+            let there = self.listed(catalogue, &snapshot.root)?;
+            // What is found in place of a catalogue may be what was stored just now.
+            let was_found = catalogue.found.snapshots.contains(&self.seq);
+            let stands = catalogue.entry(self.seq).map(|entry| entry.object == object);
+            let is_mine = was_found && stands == Some(true);
+            if let Some(there) = there.filter(|_| !is_mine) {
+                return Ok(Step::Is(self.told(catalogue, there, true)));
             }
             if let Some(base) = base.filter(|base| catalogue.entry(*base).is_none()) {
                 return Err(Error::conflict(format!(
@@ -131,11 +167,11 @@ impl Commit {
                      the repository meanwhile: store it again"
                 )));
             }
-            catalogue.list(Entry {
-                schedule: self.schedule.clone(),
-                ..Entry::of(&Cover::of(&snapshot), &object, digest, catalogue.written_ms)
-            });
-            Ok(Step::Becomes((snapshot.clone(), false)))
+            if !is_mine {
+                let cover = Cover::of(&snapshot);
+                catalogue.list(Entry::of(&cover, &object, digest, catalogue.written_ms));
+            }
+            Ok(Step::Becomes(self.told(catalogue, snapshot.clone(), false)))
         })
     }
 }

@@ -36,6 +36,9 @@ pub struct Cover {
     pub lineage: Lineage,
     pub snapshot: SnapshotId,
     pub seq: SnapshotSeq,
+    /// The schedule that it was taken for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
     pub written: String,
     pub written_ms: u64,
     pub partitions: u32,
@@ -68,6 +71,7 @@ impl Cover {
             lineage: snapshot.lineage,
             snapshot: snapshot.snapshot,
             seq: snapshot.seq,
+            schedule: snapshot.schedule.clone(),
             written: snapshot.written.clone(),
             written_ms: snapshot.written_ms,
             partitions: snapshot.partitions,

@@ -1,17 +1,9 @@
-//! Reports of drills: rehearsed restores, as texts in the repository under the time at which they
-//! began. They are for people and for whoever watches; nothing relies on them.
+//! What a drill, a rehearsed restore, came to.
 
 use serde::{Deserialize, Serialize};
 
-use super::root::Repository;
-use crate::{
-    base::{
-        clock::Random,
-        error::{Error, Result},
-        limits,
-    },
-    part::manifest::rfc3339,
-};
+use super::{reports, root::Repository};
+use crate::base::{error::Result, ids::SnapshotId};
 
 /// What a drill came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,26 +48,29 @@ pub struct Phases {
     pub check_s: Option<f64>,
 }
 
-/// Where reports lie.
-pub const FOLDER: &str = "drills";
+impl reports::Report for Report {
+    const FOLDER: &'static str = reports::DRILLS;
+
+    fn began(&self) -> &str {
+        &self.began
+    }
+
+    fn flaw(&self) -> Option<&'static str> {
+        if self.snapshot.parse::<SnapshotId>().is_err() {
+            return Some("it names no snapshot");
+        }
+        if self.passed != self.problems.is_empty() {
+            return Some("it says that it passed and names problems, or neither");
+        }
+        (self.rpo_s < 0.0 || self.rto_s < 0.0).then_some("it took less than no time")
+    }
+
+    fn told(&mut self) -> Vec<&mut String> {
+        self.problems.iter_mut().collect()
+    }
+}
 
 /// Keeps a report; its name.
 pub fn keep(repository: &Repository, report: &Report, began_ms: u64) -> Result<String> {
-    let digits = rfc3339(began_ms).replace([':', '-', '.'], "");
-    let nonce = Random::from_entropy().next_u64();
-    let name = format!("{FOLDER}/{digits}-{nonce:016x}.json");
-    let mut text = serde_json::to_vec_pretty(report).expect("texts and numbers are JSON");
-    text.push(b'\n');
-    repository.store.create(&name, text.into())?;
-    Ok(name)
-}
-
-/// The report of the drill that began last, if there is one.
-pub fn newest(repository: &Repository) -> Result<Option<Report>> {
-    let Some(last) = repository.store.list(FOLDER)?.pop() else { return Ok(None) };
-    let text = repository.store.read(&last.name, limits::DRILL_REPORT_BYTES_MAX)?;
-    let report = serde_json::from_slice(&text).map_err(|e| {
-        Error::corrupt(format!("{}: it is not what this program writes: {e}", last.name))
-    })?;
-    Ok(Some(report))
+    reports::keep(repository, report, began_ms)
 }

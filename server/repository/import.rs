@@ -11,10 +11,11 @@ use std::{collections::BTreeSet, path::Path};
 use serde::Serialize;
 
 use super::{
-    commit::{Commit, part_of, root_of},
-    manifest::{self, Snapshot},
+    commit::{Commit, Made, part_of, root_of},
+    manifest,
     root::{Folder, Repository},
     send::{Destination, Part, Unwatched, send},
+    trust::Mark,
 };
 use crate::{
     base::{
@@ -42,12 +43,17 @@ pub struct Imported {
     /// Bytes of the chunks of all parts that were given.
     pub given_bytes: u64,
     pub root: Digest,
+    /// The newest catalogue of the history then, as CLUSTER/LINEAGE/N.
+    pub catalogue: String,
     /// What of the snapshot before cannot be read, so that its rows were stored again.
     pub lost: Vec<String>,
+    /// Catalogues that could not be read, and that this import has made up for.
+    pub damaged: Vec<String>,
 }
 
 impl Imported {
-    fn of(snapshot: &Snapshot, parts: &[Source], was_there: bool, lost: Vec<String>) -> Imported {
+    fn of(at: Mark, made: Made, parts: &[Source], lost: Vec<String>) -> Imported {
+        let Made { snapshot, was_there, damaged } = made;
         Imported {
             snapshot: snapshot.snapshot.to_string(),
             seq: snapshot.seq.0,
@@ -60,13 +66,16 @@ impl Imported {
             new_bytes: if was_there { 0 } else { snapshot.new_bytes },
             given_bytes: parts.iter().map(|part| part.manifest().stored_bytes()).sum(),
             root: snapshot.root,
+            catalogue: at.to_string(),
             lost,
+            damaged,
         }
     }
 }
 
 /// Imports the parts of one snapshot.
 pub fn import<P: AsRef<Path>>(repository: &Repository, paths: &[P]) -> Result<Imported> {
+    repository.is_open_to_additions()?;
     refuse_at_sight(paths)?;
     let report = set::verify_set(paths, None);
     if !report.is_whole() {
@@ -108,7 +117,8 @@ pub fn import<P: AsRef<Path>>(repository: &Repository, paths: &[P]) -> Result<Im
     let roots = groups.iter().map(|(group, part)| root_of(part.manifest(), *group));
     let root = manifest::root(roots.collect::<Result<Vec<Digest>>>()?.into_iter());
     if let Some(there) = commit.there(&root)? {
-        return Ok(Imported::of(&there, &parts, true, Vec::new()));
+        let at = repository.standing(commit.folder)?.mark();
+        return Ok(Imported::of(at, there, &parts, Vec::new()));
     }
     let mut lost = Vec::new();
     let base = commit.base(&mut lost)?;
@@ -118,9 +128,10 @@ pub fn import<P: AsRef<Path>>(repository: &Repository, paths: &[P]) -> Result<Im
     let sent = send(to, &wanted.collect::<Vec<_>>(), &Unwatched)?;
     lost.extend(sent.lost);
     let of_parts = parts.iter().map(|part| part_of(part.manifest())).collect();
-    let (snapshot, was_there) =
-        commit.make(of_parts, &sent.groups, sent.new_bytes, base.map(|base| base.seq))?;
-    Ok(Imported::of(&snapshot, &parts, was_there, lost))
+    let base = base.map(|base| base.seq);
+    let made = commit.make(of_parts, &sent.groups, sent.new_bytes, base)?;
+    let at = repository.standing(commit.folder)?.mark();
+    Ok(Imported::of(at, made, &parts, lost))
 }
 
 /// Refuses what the manifests alone tell, before anything is verified. Chunks of a sealed part have

@@ -199,7 +199,7 @@ impl fmt::Debug for KeySource {
 /// A file with the key, or with identities. It is a secret: others must not be able to read it.
 fn read(path: &Path) -> Result<Held> {
     let place = format!("the repository key in {}", path.display());
-    let text = private(path, &place)?;
+    let text = private(path, &place, "read with it all that is stored")?;
     if let Some(key) = Secret::parse(&text) {
         return Ok(Held::Key(key));
     }
@@ -224,14 +224,15 @@ pub fn read_own(path: &Path) -> Result<Secret> {
     }
 }
 
-fn private(path: &Path, place: &str) -> Result<String> {
+/// A secret in a file, where nobody but its owner can read it. `does` says what others could do.
+pub(super) fn private(path: &Path, place: &str, does: &str) -> Result<String> {
     let unreadable =
         |e: io::Error| Error::invalid(format!("{place} cannot be read: {e}")).with_source(e);
     let file = File::open(path).map_err(unreadable)?;
     let about = file.metadata().map_err(unreadable)?;
     if about.is_file() && about.permissions().mode() & 0o077 != 0 {
         return Err(Error::invalid(format!(
-            "{place}: others can read the file, and with it all that is stored: chmod 600 {}",
+            "{place}: others can read the file, and {does}: chmod 600 {}",
             path.display()
         )));
     }
@@ -448,7 +449,7 @@ mod tests {
         }
 
         fn open(&self, key: &KeySource) -> Result<Repository> {
-            Repository::at(&self.place, limits::OBJECT_PATIENCE_COMMAND, key)
+            Repository::at(&self.place, limits::OBJECT_PATIENCE_COMMAND, &key.clone().into())
         }
 
         fn refused(&self, key: &KeySource) -> Error {
@@ -511,7 +512,7 @@ mod tests {
         let open = stage.dir.path().join("open").display().to_string();
         Repository::init(&open).unwrap();
         let key = file("key.hex", &stage.key.reveal());
-        let e = Repository::at(&open, limits::OBJECT_PATIENCE_COMMAND, &key).map(|r| r.id);
+        let e = Repository::at(&open, limits::OBJECT_PATIENCE_COMMAND, &key.into()).map(|r| r.id);
         let e = e.unwrap_err();
         assert!(e.kind == Kind::Conflict && e.message.contains("is not sealed, and"), "{e}");
     }

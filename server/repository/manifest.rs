@@ -44,6 +44,9 @@ pub struct Snapshot {
     pub lineage: Lineage,
     pub snapshot: SnapshotId,
     pub seq: SnapshotSeq,
+    /// The schedule that it was taken for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
     /// When the last of its parts was written, for people.
     pub written: String,
     pub written_ms: u64,

@@ -8,10 +8,12 @@
 //! ```text
 //! devicedb.json                     what this is: format, id, and whether it is sealed (`root`)
 //! keys/<recipient>                  the key of a sealed one, for one who can open it (`key`)
+//! signed/<key>                      that this is the repository, by the owner of a key (`trust`)
 //! k/<cluster>/<lineage>/<number>    which snapshots a history has: the commit point (`catalogue`)
 //! <cluster>/<lineage>/s/<seq>-...   a snapshot (`manifest`)
 //! <cluster>/<lineage>/i/<seq>-...   the chunks of its groups, and where they lie (`index`)
 //! <cluster>/<lineage>/g/<seq>-...   segments: chunks, one behind the other
+//! verifies/..., drills/...          what verifications and drills came to (`reports`)
 //! ```
 //!
 //! - `send` stores groups. Replicas of a group hold equal rows, so one of them is stored. Chunks
@@ -25,9 +27,12 @@
 //! - `export` gives the parts back, byte for byte.
 //! - `points` finds the snapshot that is meant, by its uuid or a time, and `contents` hands on its
 //!   rows, each of them checked: for a cluster that begins with them, no part need lie anywhere.
-//! - `verify` reads what a snapshot names and names everything that is wrong.
+//! - `verify` reads what a snapshot names and names everything that is wrong, and `depth` says how
+//!   much of it is read.
 //! - `collect` takes snapshots out, by rules or by name, and deletes what nothing refers to.
-//! - `drills` keeps the reports of rehearsed restores.
+//! - `reports` keeps what verifications and rehearsed restores came to (`drills`), and `care` tells
+//!   the newest of both.
+//! - `sign` signs one that was not signed, from its newest catalogues on.
 //! - `repair` makes catalogues again that are damaged or missing.
 //!
 //! `digested` writes texts with their digest.
@@ -41,9 +46,12 @@
 //! last thing before it is stored and opened as the first after it was read, in `Repository` and in
 //! `send`.
 //!
-//! Nothing is signed, and sealed parts are refused. Rows are compared with the one snapshot before,
-//! and not with all: there is no table of all chunks that would have to fit into memory or be kept
-//! right.
+//! A repository may be signed (`trust`, `signature`): then every catalogue is, and with it all that
+//! it names: the snapshot's object by its digest, in it the digest of each index, and in that the
+//! hash and the digest of each chunk. Whoever pins the key of the signer takes nothing else.
+//!
+//! Sealed parts are refused. Rows are compared with the one snapshot before, and not with all: no
+//! table of all chunks has to fit into memory or be kept right.
 
 pub mod store;
 pub mod objects;
@@ -52,18 +60,25 @@ pub mod index;
 pub mod manifest;
 pub mod cover;
 pub mod key;
+pub mod signature;
+pub mod trust;
 pub mod root;
+pub mod entry;
 pub mod catalogue;
+pub mod sign;
 pub mod send;
 pub mod commit;
 pub mod import;
 pub mod export;
 pub mod points;
 pub mod contents;
+pub mod depth;
 pub mod verify;
 pub mod collect;
 pub mod repair;
+pub mod reports;
 pub mod drills;
+pub mod care;
 pub mod status;
 
 #[cfg(test)]

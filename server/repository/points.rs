@@ -11,7 +11,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{
-    catalogue::Entry,
+    entry::Entry,
     manifest::Snapshot,
     root::{Folder, Kept, Repository},
 };
@@ -290,7 +290,7 @@ mod tests {
             groups: snapshot.groups,
             schedule: None,
         };
-        assert!(!commit.list(snapshot, None).unwrap().1);
+        assert!(!commit.list(snapshot, None).unwrap().was_there);
         repository.find(sample::snapshot(100 * lineage + n)).unwrap()
     }
 

@@ -3,15 +3,18 @@
 //!
 //! What a catalogue that is gone alone had dropped is listed again, if it is still whole: nobody
 //! can tell. So nothing is done by itself; an operator asks for it, and drops it again.
+//!
+//! Of a signed repository nothing is listed again: what no signed catalogue lists may be anybody's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::{
-    catalogue::{Entry, Step},
+    catalogue::Step,
     collect::References,
     cover::Cover,
+    entry::Entry,
     root::{Folder, Repository},
 };
 use crate::{
@@ -53,7 +56,15 @@ pub fn repair(repository: &Repository) -> Result<Repaired> {
                 if next.knows(name) {
                     continue;
                 }
-                match entry(repository, folder, name, &objects) {
+                let whole = match repository.signing_key()? {
+                    // Nobody can tell who has stored it.
+                    Some(_) => Err(Error::denied(format!(
+                        "{} is not listed: no signed catalogue lists it",
+                        folder.object(name)
+                    ))),
+                    None => entry(repository, folder, name, &objects),
+                };
+                match whole {
                     Ok(entry) => {
                         listed.push(entry.snapshot.to_string());
                         next.list(entry);

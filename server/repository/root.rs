@@ -12,10 +12,12 @@ use uuid::Uuid;
 use super::{
     cover::Cover,
     index::{Index, Located, Place},
-    key::{self, KeySource},
+    key,
     manifest::Snapshot,
     objects::{self, Objects},
+    signature::{PublicKey, SigningKey},
     store::{Directory, Made, Object, Store, found},
+    trust::{Access, Guard},
     vault::{OVERHEAD, Scheme, Secret, Vault},
 };
 use crate::{
@@ -34,6 +36,7 @@ pub struct Repository {
     pub store: Arc<dyn Store>,
     pub id: Uuid,
     seal: Seal,
+    pub(super) guard: Guard,
 }
 
 /// What is between a repository and whoever looks at it.
@@ -159,7 +162,7 @@ impl Repository {
         let mut text = serde_json::to_vec(&root).expect("texts and numbers are JSON");
         text.push(b'\n');
         match store.create(ROOT, text.into())? {
-            Made::Now => Ok(Repository { store, id, seal }),
+            Made::Now => Ok(Repository { store, id, seal, guard: Guard::default() }),
             Made::Before => {
                 let recipients = sealed.map_or(&[][..], |sealed| &sealed.recipients);
                 recipients.iter().try_for_each(|own| store.delete(&key::slot(own)))?;
@@ -170,42 +173,81 @@ impl Repository {
 
     /// One in a directory that is not sealed.
     pub fn open(path: &Path) -> Result<Repository> {
-        Repository::on(Arc::new(Directory::new(path)), &KeySource::none())
+        Repository::on(Arc::new(Directory::new(path)), &Access::none())
     }
 
     /// One whose root was read before.
     #[cfg(test)]
     pub fn unsealed(store: Arc<dyn Store>, id: Uuid) -> Repository {
-        Repository { store, id, seal: Seal::Nothing }
+        Repository { store, id, seal: Seal::Nothing, guard: Guard::default() }
     }
 
     /// The repository at a place, for somebody who waits for so long where a store fails.
-    pub fn at(place: &str, patience: Duration, key: &KeySource) -> Result<Repository> {
-        Repository::on(store_at(place, patience)?, key)
+    pub fn at(place: &str, patience: Duration, access: &Access) -> Result<Repository> {
+        Repository::on(store_at(place, patience)?, access)
     }
 
-    /// `Denied` if it is sealed, and the key is not its own.
-    pub fn on(store: Arc<dyn Store>, key: &KeySource) -> Result<Repository> {
-        let Root { repository: id, seal, .. } = Root::read(&*store)?;
-        let seal = match seal {
-            Some(scheme) => Seal::Opened(Arc::new(key.vault(&*store, &scheme, id)?)),
+    /// `Denied` if it is sealed, and the key is not its own; or if keys are pinned, and the owner
+    /// of none has signed that this is the repository.
+    pub fn on(store: Arc<dyn Store>, access: &Access) -> Result<Repository> {
+        let (root, text) = Root::read(&*store)?;
+        let id = root.repository;
+        // First: whoever asks for the key below already takes it for the repository that is meant.
+        let guard = Guard::of(&*store, id, &text, &access.trust)?;
+        let seal = match root.seal {
+            Some(scheme) => Seal::Opened(Arc::new(access.key.vault(&*store, &scheme, id)?)),
             None => {
-                key.is_not_needed(&store.place())?;
+                access.key.is_not_needed(&store.place())?;
                 Seal::Nothing
             }
         };
-        Ok(Repository { store, id, seal })
+        Ok(Repository { store, id, seal, guard })
     }
 
     /// The same for somebody who may do without the key: what everybody sees is enough then.
-    pub fn seen(place: &str, patience: Duration, key: &KeySource) -> Result<Repository> {
+    pub fn seen(place: &str, patience: Duration, access: &Access) -> Result<Repository> {
         let store = store_at(place, patience)?;
-        if key.is_named() {
-            return Repository::on(store, key);
+        if access.key.is_named() {
+            return Repository::on(store, access);
         }
-        let Root { repository: id, seal, .. } = Root::read(&*store)?;
-        let seal = seal.map_or(Seal::Nothing, |_| Seal::Closed);
-        Ok(Repository { store, id, seal })
+        let (root, text) = Root::read(&*store)?;
+        let guard = Guard::of(&*store, root.repository, &text, &access.trust)?;
+        let seal = root.seal.map_or(Seal::Nothing, |_| Seal::Closed);
+        Ok(Repository { store, id: root.repository, seal, guard })
+    }
+
+    /// The same for whoever signs it, and the bytes that say what it is.
+    pub(super) fn to_sign(store: Arc<dyn Store>, access: &Access) -> Result<(Repository, Vec<u8>)> {
+        let (root, text) = Root::read(&*store)?;
+        let id = root.repository;
+        let guard = Guard::adopting(&*store, id, &text, &access.trust)?;
+        let seal = match (root.seal, access.key.is_named()) {
+            // A key that is named has to be its own.
+            (Some(scheme), true) => Seal::Opened(Arc::new(access.key.vault(&*store, &scheme, id)?)),
+            (Some(_), false) => Seal::Closed,
+            (None, _) => {
+                access.key.is_not_needed(&store.place())?;
+                Seal::Nothing
+            }
+        };
+        Ok((Repository { store, id, seal, guard }, text))
+    }
+
+    /// Who has signed that it is this repository: those that are trusted, or without any all who
+    /// say so.
+    pub fn signers(&self) -> &[PublicKey] {
+        self.guard.vouched()
+    }
+
+    /// With what is signed whatever is added, if anything is. `Denied` where it is signed, and no
+    /// key is named.
+    pub fn signing_key(&self) -> Result<Option<&SigningKey>> {
+        self.guard.signer(&self.store.place())
+    }
+
+    /// Refuses whoever may not add to it, before anything is sent.
+    pub fn is_open_to_additions(&self) -> Result<()> {
+        self.signing_key().map(drop)
     }
 
     pub fn is_sealed(&self) -> bool {
@@ -276,7 +318,8 @@ impl Repository {
 }
 
 impl Root {
-    fn read(store: &dyn Store) -> Result<Root> {
+    /// And its bytes.
+    fn read(store: &dyn Store) -> Result<(Root, Vec<u8>)> {
         let text = found(store.read(ROOT, limits::REPOSITORY_ROOT_BYTES_MAX))?;
         let text = text.ok_or_else(|| {
             Error::not_found(format!(
@@ -284,7 +327,7 @@ impl Root {
                 store.place()
             ))
         })?;
-        Root::parse(&text, &store.place())
+        Ok((Root::parse(&text, &store.place())?, text))
     }
 
     fn parse(text: &[u8], place: &str) -> Result<Root> {

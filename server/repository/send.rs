@@ -339,6 +339,7 @@ impl Destination<'_> {
 
 /// Makes a name that has these bytes, unless it is there and has them.
 pub fn put(repository: &Repository, name: &str, bytes: Vec<u8>) -> Result<()> {
+    repository.is_open_to_additions()?;
     let bytes = Bytes::from(bytes);
     match repository.store.create(name, bytes.clone())? {
         Made::Now => Ok(()),

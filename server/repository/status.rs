@@ -9,14 +9,20 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{
+    care::Care,
     catalogue::{self, Standing},
     collect::References,
-    drills,
     key::SLOTS,
+    reports,
     root::Repository,
+    signature::PublicKey,
     store::Object,
+    trust::VOUCHERS,
 };
-use crate::{base::error::Result, part::manifest::rfc3339};
+use crate::{
+    base::{clock::Clock, error::Result},
+    part::manifest::rfc3339,
+};
 
 /// What is in a repository.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,12 +32,13 @@ pub struct Status {
     pub sealed: bool,
     /// It is sealed, and its key is not here: then nothing passes for unnamed.
     pub closed: bool,
+    /// Who has signed that it is this repository.
+    pub signed: Vec<String>,
     pub histories: Vec<History>,
     /// Bytes of all objects.
     pub bytes: u64,
-    /// What the drill came to that was kept last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub drill: Option<drills::Report>,
+    #[serde(flatten)]
+    pub care: Care,
     /// Objects that are to be deleted once their grace is over, and their bytes.
     pub dropped: u64,
     pub dropped_bytes: u64,
@@ -54,6 +61,8 @@ pub struct History {
     pub newest_seq: u64,
     /// RFC 3339, UTC.
     pub newest_written: String,
+    /// The newest catalogue, as CLUSTER/LINEAGE/N.
+    pub catalogue: String,
 }
 
 /// Reads every snapshot and every index.
@@ -62,7 +71,10 @@ pub fn status(repository: &Repository) -> Result<Status> {
     let (mut histories, mut unreadable) = (Vec::new(), Vec::new());
     let mut named = BTreeSet::from([super::root::ROOT.to_owned()]);
     let mut dropped = BTreeSet::new();
-    for standing in repository.standings()? {
+    let standings = repository.standings()?;
+    let care = Care::of(repository, &standings, Clock::start().wall_ms())?;
+    for standing in standings {
+        let mark = standing.mark();
         let Standing { folder, catalogue, damaged, .. } = standing;
         unreadable.extend(damaged);
         let mut references = References::default();
@@ -83,11 +95,14 @@ pub fn status(repository: &Repository) -> Result<Status> {
             newest: newest.snapshot.to_string(),
             newest_seq: newest.seq.0,
             newest_written: rfc3339(newest.written_ms),
+            catalogue: mark.to_string(),
         });
     }
-    let apart = [catalogue::FOLDER, drills::FOLDER, SLOTS];
     let is_apart = |object: &&Object| {
-        object.name.split('/').next().is_some_and(|folder| apart.contains(&folder))
+        object.name.split('/').next().is_some_and(|folder| {
+            [catalogue::FOLDER, SLOTS, VOUCHERS].contains(&folder)
+                || reports::FOLDERS.contains(&folder)
+        })
     };
     let left = objects.iter().filter(|object| !is_apart(object));
     let left = left.filter(|object| !named.contains(&object.name));
@@ -102,11 +117,12 @@ pub fn status(repository: &Repository) -> Result<Status> {
         place: repository.store.place(),
         sealed: repository.is_sealed(),
         closed: repository.is_closed(),
+        signed: repository.signers().iter().map(PublicKey::to_string).collect(),
         histories,
         bytes: objects.iter().map(|object| object.bytes).sum(),
         dropped: going.len() as u64,
         dropped_bytes: bytes(&going),
-        drill: drills::newest(repository)?,
+        care,
         unnamed: unnamed.len() as u64,
         unnamed_bytes: bytes(&unnamed),
         unreadable,

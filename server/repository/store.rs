@@ -8,9 +8,11 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    time::UNIX_EPOCH,
 };
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::base::{
     clock::Random,
@@ -51,6 +53,12 @@ pub trait Store: Send + Sync {
     /// Whatever is found first, if anything is there.
     fn any(&self) -> Result<Option<Object>> {
         Ok(found(self.list(""))?.and_then(|there| there.into_iter().next()))
+    }
+    /// What writers have begun and given no name yet, as they last wrote to it by this time, in
+    /// milliseconds since 1970. A store that makes a name at once has none.
+    fn unfinished(&self, until_ms: u64) -> Result<Vec<Object>> {
+        let _ = until_ms;
+        Ok(Vec::new())
     }
     fn delete(&self, name: &str) -> Result<()>;
     /// Each of them, and what became of it.
@@ -121,7 +129,7 @@ impl Store for Directory {
         directories(&self.path, &aside)?;
         let unfinished = aside.join(Random::from_entropy().uuid().to_string());
         let made = self.make(name, &bytes, &unfinished);
-        // If it stays, it is counted as unfinished and harms nobody.
+        // If it stays, it harms nobody until a collection takes it away.
         let _ = fs::remove_file(&unfinished);
         made
     }
@@ -183,6 +191,35 @@ impl Store for Directory {
             }
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    fn unfinished(&self, until_ms: u64) -> Result<Vec<Object>> {
+        let aside = self.file(UNFINISHED);
+        let entries = match fs::read_dir(&aside) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.at(aside.display())?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.at(aside.display())?;
+            let metadata = match entry.metadata() {
+                // It has just got its name.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata.at(aside.display())?,
+            };
+            // Whoever put something else there has to take it away.
+            let Some(uuid) = entry.file_name().to_str().and_then(|word| word.parse::<Uuid>().ok())
+            else {
+                continue;
+            };
+            let written = metadata.modified().at(aside.display())?;
+            let since_1970 = written.duration_since(UNIX_EPOCH).unwrap_or_default();
+            if metadata.is_file() && since_1970.as_millis() <= until_ms.into() {
+                let (name, bytes) = (format!("{UNFINISHED}/{uuid}"), metadata.len());
+                found.push(Object { name, bytes });
+            }
+        }
         Ok(found)
     }
 

@@ -14,7 +14,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    catalogue::{self, Catalogue, Dropped, Hold},
+    catalogue::{self, Catalogue, Dropped},
+    entry::Hold,
     export::export,
     import::{Imported, import},
     index::Place,
@@ -23,7 +24,8 @@ use super::{
     root::{Kept, Repository},
     status::status,
     store::{Directory, Made, Object, Store},
-    verify::verify,
+    trust::{Access, Trust},
+    verify::{Depth, verify},
 };
 use crate::{
     base::{
@@ -41,10 +43,12 @@ use crate::{
     },
 };
 
+mod caring;
 mod collecting;
 mod faulty;
 mod lossy;
 mod sealed;
+mod signed;
 
 /// The nodes that hold each group of a sample; one is the largest id there is.
 const NODES: [u64; 3] = [1, 2, u64::MAX];
@@ -54,13 +58,15 @@ struct Stage {
     repository: Repository,
     /// The file that opens it, if it is sealed.
     key: Option<PathBuf>,
+    /// Whose signatures are believed.
+    trust: Trust,
 }
 
 impl Stage {
     fn new() -> Stage {
         let dir = tempfile::tempdir().unwrap();
         let repository = Repository::init(dir.path().join("repository").to_str().unwrap()).unwrap();
-        Stage { dir, repository, key: None }
+        Stage { dir, repository, key: None, trust: Trust::default() }
     }
 
     fn open(&self) -> Result<Repository> {
@@ -68,7 +74,12 @@ impl Stage {
     }
 
     fn on(&self, store: Arc<dyn Store>) -> Result<Repository> {
-        Repository::on(store, &self.key.as_ref().map_or_else(KeySource::none, KeySource::file))
+        Repository::on(store, &self.access())
+    }
+
+    fn access(&self) -> Access {
+        let key = self.key.as_ref().map_or_else(KeySource::none, KeySource::file);
+        Access { key, trust: self.trust.clone() }
     }
 
     fn root(&self) -> PathBuf {
@@ -115,7 +126,7 @@ impl Stage {
     }
 
     fn is_sound(&self) {
-        let report = verify(&self.repository, &[], true).unwrap();
+        let report = verify(&self.repository, &[], Depth::Whole).unwrap();
         assert!(report.sound, "{report}");
     }
 }
@@ -402,7 +413,7 @@ fn found_and_named(stage: &Stage) {
         let found = |what: &str| {
             let own = name.split('/').next_back().unwrap();
             let names = |text: &str| text.contains(own);
-            let report = stage.open().and_then(|repository| verify(&repository, &[], true));
+            let report = stage.open().and_then(|repository| verify(&repository, &[], Depth::Whole));
             let notices = match &report {
                 Err(e) => names(&e.message),
                 Ok(report) => report.problems.iter().any(|p| names(&p.what) || names(&p.snapshot)),
@@ -444,8 +455,8 @@ fn quick_looks_at_sizes_and_whole_at_bytes() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[100] ^= 1;
     fs::write(&path, &bytes).unwrap();
-    assert!(verify(&stage.repository, &[], false).unwrap().sound);
-    let report = verify(&stage.repository, &[], true).unwrap();
+    assert!(verify(&stage.repository, &[], Depth::Quick).unwrap().sound);
+    let report = verify(&stage.repository, &[], Depth::Whole).unwrap();
     assert_eq!(report.problems.len(), 1, "{report}");
     assert!(report.to_string().contains("DAMAGED"), "{report}");
     // Damage is not handed on.
@@ -455,7 +466,7 @@ fn quick_looks_at_sizes_and_whole_at_bytes() {
     assert!(e.kind == Kind::Corrupt && e.message.contains(&segment.name), "{e}");
     assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0, "no half of a part stays");
     fs::write(&path, &bytes[1..]).unwrap();
-    let report = verify(&stage.repository, &[], false).unwrap();
+    let report = verify(&stage.repository, &[], Depth::Quick).unwrap();
     assert!(report.problems[0].what.contains("was made with"), "{report}");
 }
 
@@ -475,7 +486,7 @@ fn damage_to_the_snapshot_before_keeps_no_later_one_from_being_stored() {
         assert!(!imported.lost.is_empty(), "{kind}");
         assert!(imported.lost.iter().all(|lost| lost.contains(&hurt.name)), "{imported:?}");
         stage.comes_back(&second);
-        let report = verify(&stage.repository, &[second.snapshot], true).unwrap();
+        let report = verify(&stage.repository, &[second.snapshot], Depth::Whole).unwrap();
         assert!(report.sound, "{report}");
     }
 }
@@ -533,8 +544,8 @@ fn goes_on(stage: &Stage) {
         let e = import(&full, &stage.tars(&second)).unwrap_err();
         assert_eq!(e.kind, Kind::Exhausted);
         assert_eq!(stage.repository.listed().unwrap().len(), 1);
-        assert!(verify(&stage.repository, &[first.snapshot], true).unwrap().sound);
-        assert_eq!(verify(&stage.repository, &[], true).unwrap().sound, left < 3, "{kind}");
+        assert!(verify(&stage.repository, &[first.snapshot], Depth::Whole).unwrap().sound);
+        assert_eq!(verify(&stage.repository, &[], Depth::Whole).unwrap().sound, left < 3, "{kind}");
         assert_eq!(status(&stage.repository).unwrap().unnamed, left, "{kind}");
     }
     // It goes on where the others ended.
@@ -599,7 +610,7 @@ fn nothing_is_overwritten_and_what_is_absent_is_named() {
     // A snapshot under another's name is not taken for it.
     let name = catalogue::name(kept.folder, 1);
     fs::copy(stage.root().join(name), stage.root().join(catalogue::name(kept.folder, 2))).unwrap();
-    let report = verify(&stage.repository, &[], false).unwrap();
+    let report = verify(&stage.repository, &[], Depth::Quick).unwrap();
     let says = "it says of itself that it is catalogue 1";
     assert!(report.problems[0].what.contains(says), "{report}");
 }

@@ -3,29 +3,39 @@
 //!
 //! Quick: the catalogues, each snapshot, its indexes, and that every segment is there with its
 //! size. Whole: every chunk is read and opened as well, and held against its index, its partition,
-//! and the order of rows within and across chunks. Problems are collected, not thrown, up to a
-//! bound; further ones are counted.
+//! and the order of rows within and across chunks. A share does that with the chunks whose turn it
+//! is (`depth`). Problems are collected, not thrown, up to a bound; further ones are counted.
+//!
+//! What snapshots share is read once: the index of a group that has not changed since the snapshot
+//! before, and a chunk wherever it is named. What is wrong with it is said of every snapshot that
+//! has it. For that, memory holds 16 bytes for each chunk that was read, and for one snapshot of
+//! each history the last keys of its chunks.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+pub use super::depth::{Depth, Percent};
 use super::{
     catalogue, contents,
-    index::{Index, Located},
+    index::{Index, Located, Place},
     manifest::{self, Group},
     root::{Folder, Kept, Repository},
 };
 use crate::{
     base::{
         error::Result,
-        ids::{GroupId, SnapshotId},
+        ids::{GroupId, SnapshotId, SnapshotSeq},
         limits,
     },
-    part::{chunk::Digest, manifest::Owner, parallel},
+    part::{
+        chunk::{ChunkHash, Digest},
+        manifest::{Owner, PartitionPart},
+        parallel,
+    },
 };
 
 /// What a verification found.
@@ -33,16 +43,37 @@ use crate::{
 pub struct Report {
     /// Nothing is wrong with what was looked at.
     pub sound: bool,
-    /// Chunks were opened as well.
-    pub whole: bool,
+    #[serde(flatten)]
+    pub depth: Depth,
+    pub histories: Vec<Covered>,
     pub snapshots: Vec<Looked>,
+    pub read: Read,
     pub problems: Vec<Problem>,
     /// How many more there are.
     pub more: u64,
 }
 
+/// A history of which snapshots were looked at, up to which.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Covered {
+    pub cluster: String,
+    pub lineage: String,
+    /// How many, also those that cannot be read.
+    pub snapshots: u64,
+    pub newest_seq: u64,
+}
+
+/// What was read, each once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    pub indexes: u64,
+    pub chunks: u64,
+    /// Of the chunks, as they are stored.
+    pub stored_bytes: u64,
+}
+
 /// A snapshot that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Looked {
     pub snapshot: String,
     pub seq: u64,
@@ -53,7 +84,7 @@ pub struct Looked {
 }
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The snapshot, or the name of what is wrong if that is none.
     pub snapshot: String,
@@ -72,15 +103,31 @@ impl Report {
     fn count(&self) -> u64 {
         self.problems.len() as u64 + self.more
     }
+
+    fn covers(&mut self, folder: Folder, seq: SnapshotSeq) {
+        let (cluster, lineage) = (folder.cluster.to_string(), folder.lineage.to_string());
+        let is = |one: &&mut Covered| one.cluster == cluster && one.lineage == lineage;
+        match self.histories.iter_mut().find(is) {
+            Some(known) => {
+                known.snapshots += 1;
+                known.newest_seq = known.newest_seq.max(seq.0);
+            }
+            None => {
+                let (snapshots, newest_seq) = (1, seq.0);
+                self.histories.push(Covered { cluster, lineage, snapshots, newest_seq });
+            }
+        }
+    }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for looked in &self.snapshots {
             let Looked { snapshot, seq, sound, rows, chunks, stored_bytes } = looked;
-            let verdict = match (sound, self.whole) {
-                (true, true) => "sound",
-                (true, false) => "all objects are there",
+            let verdict = match (sound, self.depth) {
+                (true, Depth::Whole) => "sound",
+                (true, Depth::Share { .. }) => "sound as far as it was read",
+                (true, Depth::Quick) => "all objects are there",
                 (false, _) => "DAMAGED",
             };
             writeln!(
@@ -88,6 +135,10 @@ impl fmt::Display for Report {
                 "{snapshot}  number {seq}: {rows} rows in {chunks} chunks, {stored_bytes} bytes \
                  stored: {verdict}"
             )?;
+        }
+        if let Depth::Share { .. } = self.depth {
+            let Read { chunks, stored_bytes, .. } = self.read;
+            writeln!(f, "read {}: {chunks}, {stored_bytes} bytes stored", self.depth)?;
         }
         for Problem { snapshot, what } in &self.problems {
             writeln!(f, "{snapshot}: {what}")?;
@@ -100,17 +151,19 @@ impl fmt::Display for Report {
 }
 
 /// Looks at some snapshots, or at all.
-pub fn verify(repository: &Repository, wanted: &[SnapshotId], whole: bool) -> Result<Report> {
-    let mut report = Report { whole, ..Report::default() };
-    let mut sizes = Sizes { repository, known: BTreeMap::new() };
+pub fn verify(repository: &Repository, wanted: &[SnapshotId], depth: Depth) -> Result<Report> {
+    let mut report = Report { depth, ..Report::default() };
+    let sizes = Sizes { repository, known: BTreeMap::new() };
+    let mut seen = Seen { sizes, groups: BTreeMap::new(), chunks: Chunks::default() };
     if wanted.is_empty() {
         for standing in repository.standings()? {
             for damaged in &standing.damaged {
                 report.problem(&standing.folder.name(), damaged.clone());
             }
             for entry in &standing.catalogue.snapshots {
+                report.covers(standing.folder, entry.seq);
                 match repository.kept(standing.folder, entry) {
-                    Ok(kept) => look(&mut sizes, &kept, &mut report),
+                    Ok(kept) => seen.look(&kept, &mut report),
                     Err(e) => report.problem(&entry.snapshot.to_string(), e.message),
                 }
             }
@@ -119,7 +172,10 @@ pub fn verify(repository: &Repository, wanted: &[SnapshotId], whole: bool) -> Re
     }
     for id in wanted {
         match repository.find(*id) {
-            Ok(kept) => look(&mut sizes, &kept, &mut report),
+            Ok(kept) => {
+                report.covers(kept.folder, kept.snapshot.seq);
+                seen.look(&kept, &mut report);
+            }
             Err(e) => report.problem(&id.to_string(), e.message),
         }
     }
@@ -153,7 +209,10 @@ fn catalogues(repository: &Repository, report: &mut Report) -> Result<()> {
                 }
                 // The newest was named already, if it is that.
                 Err(_) if number == last => {}
-                Err(e) => report.problem(&catalogue::name(*folder, number), e.message),
+                Err(e) => {
+                    report.problem(&catalogue::name(*folder, number), e.message);
+                    before = None;
+                }
             }
         }
     }
@@ -192,96 +251,189 @@ impl Sizes<'_> {
         }
         Ok(self.known.get(folder).and_then(|known| known.get(name)).copied())
     }
+
+    /// What is wrong with where the segments of an index lie: each has to be there, as large as it
+    /// was made.
+    fn fits(&mut self, folder: Folder, index: &Index) -> Vec<String> {
+        let mut faults = Vec::new();
+        for segment in &index.segments {
+            let name = folder.object(&segment.name);
+            let fault = match self.of(&folder.name(), &name) {
+                Err(e) => format!("{name}: {}", e.message),
+                Ok(None) => format!("{name} is missing"),
+                Ok(Some(bytes)) if bytes != segment.bytes => {
+                    let was = segment.bytes;
+                    format!("{name} has {bytes} bytes, and was made with {was}")
+                }
+                Ok(Some(_)) => continue,
+            };
+            push(&mut faults, fault);
+        }
+        faults
+    }
 }
 
-fn look(sizes: &mut Sizes<'_>, kept: &Kept, report: &mut Report) {
-    let (snapshot, before) = (&kept.snapshot, report.count());
-    let id = snapshot.snapshot.to_string();
-    let (mut roots, mut chunks, mut checked) = (Vec::new(), 0, BTreeSet::new());
-    let mut all = true;
-    for held in &snapshot.held {
-        match sizes.repository.index(kept.folder, &held.index) {
-            Err(e) => {
-                all = false;
-                report.problem(&id, format!("{}: {}", named(held.group), e.message));
-            }
-            Ok(index) => {
-                chunks += index.chunks.len();
-                roots.push(manifest::group_root(held, &index.partitions));
-                fits(sizes, kept, &index, &mut checked, report);
-                if report.whole {
-                    open(sizes.repository, kept, held, &index, report);
+/// What was looked at so far, so that it is not read again.
+struct Seen<'a> {
+    sizes: Sizes<'a>,
+    /// Of each history's groups, as the last snapshot that was looked at has them.
+    groups: BTreeMap<(Folder, GroupId), Known>,
+    chunks: Chunks,
+}
+
+/// What is known of a group's rows.
+struct Known {
+    place: Place,
+    /// Without their chunks.
+    partitions: Vec<PartitionPart>,
+    chunks: usize,
+    /// What is wrong with them.
+    faults: Vec<String>,
+    /// Last keys of those chunks that were opened.
+    lasts: Lasts,
+}
+
+type Lasts = HashMap<ChunkHash, Vec<u8>>;
+
+/// Chunks that were opened, by where they lie.
+#[derive(Default)]
+struct Chunks {
+    opened: HashSet<u128>,
+    /// Those of them that are damaged, and how.
+    damaged: HashMap<u128, String>,
+}
+
+/// A chunk by where it lies, and by all that an index says of it: one that says something else has
+/// it opened again.
+fn place_of(folder: Folder, index: &Index, at: &Located) -> u128 {
+    let Located { hash, rows, bytes, stored_bytes, stored_digest, offset, .. } = at;
+    let mut hasher = blake3::Hasher::new();
+    for number in [rows, bytes, stored_bytes, offset] {
+        hasher.update(&number.to_be_bytes());
+    }
+    hasher.update(&hash.0);
+    hasher.update(&stored_digest.0);
+    hasher.update(folder.object(&index.segments[at.segment].name).as_bytes());
+    hasher.update(&[0]);
+    hasher.update(&at.first);
+    let hash = hasher.finalize();
+    let (head, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+    u128::from_be_bytes(*head)
+}
+
+impl Seen<'_> {
+    fn look(&mut self, kept: &Kept, report: &mut Report) {
+        let (snapshot, before) = (&kept.snapshot, report.count());
+        let id = snapshot.snapshot.to_string();
+        let (mut roots, mut chunks, mut all) = (Vec::new(), 0, true);
+        // Groups share segments: one that is missing is named once.
+        let mut told = BTreeSet::new();
+        for held in &snapshot.held {
+            let key = (kept.folder, held.group);
+            if self.groups.get(&key).is_none_or(|known| known.place != held.index) {
+                match self.read(kept, held, report) {
+                    Ok(known) => drop(self.groups.insert(key, known)),
+                    Err(e) => {
+                        all = false;
+                        report.problem(&id, format!("{}: {}", named(held.group), e.message));
+                        continue;
+                    }
                 }
             }
+            let known = &self.groups[&key];
+            chunks += known.chunks;
+            roots.push(manifest::group_root(held, &known.partitions));
+            for fault in known.faults.iter().filter(|fault| told.insert((*fault).clone())) {
+                report.problem(&id, fault.clone());
+            }
         }
+        if all && manifest::root(roots.into_iter()) != snapshot.root {
+            report.problem(&id, "its root is not that of its groups".into());
+        }
+        let sound = report.count() == before;
+        report.snapshots.push(Looked {
+            snapshot: id,
+            seq: snapshot.seq.0,
+            sound,
+            rows: snapshot.rows,
+            chunks,
+            stored_bytes: snapshot.stored_bytes,
+        });
     }
-    if all && manifest::root(roots.into_iter()) != snapshot.root {
-        report.problem(&id, "its root is not that of its groups".into());
+
+    /// Reads the index of a group, and of its chunks those that are to be opened.
+    fn read(&mut self, kept: &Kept, held: &Group, report: &mut Report) -> Result<Known> {
+        let index = self.sizes.repository.index(kept.folder, &held.index)?;
+        report.read.indexes += 1;
+        let mut faults = self.sizes.fits(kept.folder, &index);
+        let lasts = match report.depth {
+            Depth::Quick => Lasts::new(),
+            _ => self.open(kept.folder, held.group, &index, &mut faults, report),
+        };
+        let chunks = index.chunks.len();
+        let mut partitions = index.partitions;
+        partitions.iter_mut().for_each(|partition| partition.chunks = Vec::new());
+        Ok(Known { place: held.index.clone(), partitions, chunks, faults, lasts })
     }
-    let sound = report.count() == before;
-    report.snapshots.push(Looked {
-        snapshot: id,
-        seq: snapshot.seq.0,
-        sound,
-        rows: snapshot.rows,
-        chunks,
-        stored_bytes: snapshot.stored_bytes,
-    });
+
+    /// Opens the chunks of a group whose turn it is and that were not opened before. The last keys
+    /// of all that were ever opened.
+    fn open(
+        &mut self,
+        folder: Folder,
+        group: GroupId,
+        index: &Index,
+        faults: &mut Vec<String>,
+        report: &mut Report,
+    ) -> Lasts {
+        let (repository, depth, read) = (self.sizes.repository, report.depth, &mut report.read);
+        let Chunks { opened, damaged } = &mut self.chunks;
+        let known = self.groups.get(&(folder, group)).map(|known| &known.lasts);
+        let wanted = index.in_order(group.is_meta()).map(|(owner, at)| {
+            let place = place_of(folder, index, at);
+            (owner, at, place, depth.opens(at.hash) && opened.insert(place))
+        });
+        let look = |(owner, at, place, is_wanted): (Owner, &Located, u128, bool)| {
+            let open = || contents::open(repository, folder, index, owner, at);
+            (owner, at.clone(), place, is_wanted.then(|| open().map(|opened| opened.last)))
+        };
+        let (mut lasts, mut before): (Lasts, Option<(Owner, Vec<u8>)>) = (Lasts::new(), None);
+        let noted = parallel::in_order(wanted, look, |(owner, at, place, looked)| {
+            let last = match looked {
+                Some(Ok(last)) => {
+                    read.chunks += 1;
+                    read.stored_bytes += at.stored_bytes;
+                    Some(last)
+                }
+                Some(Err(e)) => {
+                    read.chunks += 1;
+                    damaged.insert(place, format!("{owner}: {}", e.message));
+                    None
+                }
+                None => known.and_then(|known| known.get(&at.hash)).cloned(),
+            };
+            if let Some(fault) = damaged.get(&place) {
+                push(faults, fault.clone());
+            }
+            if before.as_ref().is_some_and(|(of, end)| *of == owner && *end >= at.first) {
+                push(faults, contents::behind(owner, &at).message);
+            }
+            before = last.clone().map(|last| (owner, last));
+            lasts.extend(last.map(|last| (at.hash, last)));
+            Ok(())
+        });
+        noted.expect("noting what was seen does not fail");
+        lasts
+    }
+}
+
+/// One more than are named is enough to know that there are more.
+fn push(faults: &mut Vec<String>, fault: String) {
+    if faults.len() <= limits::PROBLEMS_MAX {
+        faults.push(fault);
+    }
 }
 
 fn named(group: GroupId) -> String {
     if group.is_meta() { "the meta group".into() } else { format!("group {group}") }
-}
-
-/// Whether every segment is there, as large as it was made.
-fn fits(
-    sizes: &mut Sizes<'_>,
-    kept: &Kept,
-    index: &Index,
-    checked: &mut BTreeSet<String>,
-    report: &mut Report,
-) {
-    let id = kept.snapshot.snapshot.to_string();
-    for segment in &index.segments {
-        let name = kept.folder.object(&segment.name);
-        if !checked.insert(name.clone()) {
-            continue;
-        }
-        match sizes.of(&kept.folder.name(), &name) {
-            Err(e) => report.problem(&id, format!("{name}: {}", e.message)),
-            Ok(None) => report.problem(&id, format!("{name} is missing")),
-            Ok(Some(bytes)) if bytes != segment.bytes => {
-                let was = segment.bytes;
-                report.problem(&id, format!("{name} has {bytes} bytes, and was made with {was}"));
-            }
-            Ok(Some(_)) => {}
-        }
-    }
-}
-
-/// Opens every chunk of a group.
-fn open(repository: &Repository, kept: &Kept, held: &Group, index: &Index, report: &mut Report) {
-    let id = kept.snapshot.snapshot.to_string();
-    let look = |(owner, at): (Owner, &Located)| {
-        let opened = contents::open(repository, kept.folder, index, owner, at);
-        (owner, at.clone(), opened.map(|opened| opened.last))
-    };
-    let mut before: Option<(Owner, Vec<u8>)> = None;
-    let noted = parallel::in_order(index.in_order(held.group.is_meta()), look, |looked| {
-        let (owner, at, last) = looked;
-        let last = match last {
-            Ok(last) => last,
-            Err(e) => {
-                report.problem(&id, format!("{owner}: {}", e.message));
-                before = None;
-                return Ok(());
-            }
-        };
-        if before.as_ref().is_some_and(|(of, end)| *of == owner && *end >= at.first) {
-            report.problem(&id, contents::behind(owner, &at).message);
-        }
-        before = Some((owner, last));
-        Ok(())
-    });
-    noted.expect("noting what was seen does not fail");
 }

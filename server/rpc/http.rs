@@ -1,19 +1,27 @@
-//! HTTP/1 beside gRPC on the same port: `/metrics`, `/healthz` (the process lives) and `/readyz`
-//! (this node can serve what it should hold).
+//! HTTP/1 beside gRPC on the same port: `/metrics`, in the format that is asked for, `/healthz`
+//! (the process lives) and `/readyz` (this node can serve what it should hold).
 
 use std::sync::Arc;
 
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CONTENT_TYPE},
+    },
     response::IntoResponse,
     routing::get,
 };
 
 use crate::{
-    base::{limits, metrics::Metrics},
-    engine::driver::Handle,
+    base::{
+        ids::GroupId,
+        limits,
+        metrics::{Format, Metrics, Process, Seen},
+    },
+    cluster::reconfigure::Membership,
+    engine::{EngineView, driver::Handle},
     log::Log,
     service::{admin::Cluster, parts::Parts},
 };
@@ -43,19 +51,32 @@ async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
-    let now = pages
-        .handle
-        .look(false, limits::NODE_STATUS, |s| {
-            let silences: Vec<_> = s.silences().collect();
-            (s.unready().is_none(), s.led().count(), s.overlay_bytes(), silences)
-        })
-        .await;
-    let (ready, led, overlay, silences) = now.unwrap_or_default();
-    pages.metrics.silent(silences);
-    pages.metrics.now(ready, led, overlay, pages.log.bytes(), pages.parts.view_age());
-    (
-        [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
-        pages.metrics.text(),
-    )
+async fn metrics(State(pages): State<Pages>, headers: HeaderMap) -> impl IntoResponse {
+    let seen = pages.handle.look(false, limits::NODE_STATUS, |view| seen(&view)).await;
+    pages.metrics.now(&seen.unwrap_or_default(), pages.log.bytes(), pages.parts.view_age());
+    // A system without /proc shows none of it.
+    if let Ok(process) = Process::look() {
+        pages.metrics.process(&process);
+    }
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = Format::accepted(accept);
+    ([(CONTENT_TYPE, format.content_type())], pages.metrics.text(format))
+}
+
+fn seen(view: &EngineView<'_>) -> Seen {
+    let (away, wanted) = (view.away(), view.meta().settings().replication_factor as usize);
+    let lacks = |(group, members): &(GroupId, &Membership)| {
+        let answer = members.voters.iter().filter(|node| !away.contains(node)).count();
+        // The meta group has as many as there are nodes for, up to a number of its own.
+        let least = if group.is_meta() { members.voters.len() } else { wanted };
+        answer < least
+    };
+    Seen {
+        ready: view.unready().is_none(),
+        groups_led: view.led().count(),
+        groups_without_leader: view.leaderless().count(),
+        groups_under_replicated: view.led().filter(lacks).count(),
+        overlay_bytes: view.overlay_bytes(),
+        silences: view.silences().collect(),
+    }
 }

@@ -20,6 +20,7 @@ mod snapshot;
 mod schedules;
 mod threshold;
 pub mod http;
+pub mod reflection;
 
 pub use access::Access;
 pub use audit::{Audit, Subject};

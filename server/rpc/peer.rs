@@ -131,6 +131,8 @@ impl PeerService for PeerApi {
                 status.parts = self.parts.under_way();
                 status.uploads = self.uploads.driven();
                 status.repository = self.uploads.repository_place().unwrap_or_default();
+                let care = self.uploads.known_care();
+                (status.verification, status.drill) = (care.verification, care.drill);
                 Ok(status)
             })
             .await

@@ -7,7 +7,7 @@ use crate::{
     base::{ids::ScheduleId, limits},
     cluster::schedule::Schedule,
     proto::v1::{self, schedule_service_server::ScheduleService},
-    service::schedules::Schedules,
+    service::{schedules::Schedules, uploads::Told},
     wire,
 };
 
@@ -53,6 +53,7 @@ impl ScheduleService for ScheduleApi {
     ) -> Result<Response<v1::ListSchedulesResponse>, Status> {
         self.calls
             .call("ListSchedules", request, |request, wait| async move {
+                let is_first = request.page_token.is_empty();
                 let after = Some(request.page_token).filter(|token| !token.is_empty());
                 let after = after.map(ScheduleId::new).transpose()?;
                 let size = page_size(request.page_size, limits::PAGE_SIZE);
@@ -60,8 +61,18 @@ impl ScheduleService for ScheduleApi {
                 let name = |schedule: &Schedule| schedule.id.as_str().to_owned();
                 let (listed, next_page_token) = cut_page(listed, size, name);
                 let repositories = self.schedules.repositories().await?;
-                let schedules = listed.iter().map(wire::schedule).collect();
-                Ok(v1::ListSchedulesResponse { schedules, next_page_token, repositories })
+                let care = match is_first {
+                    true => self.schedules.care().await?,
+                    false => Told::default(),
+                };
+                Ok(v1::ListSchedulesResponse {
+                    schedules: listed.iter().map(wire::schedule).collect(),
+                    next_page_token,
+                    repositories,
+                    verification: care.verification,
+                    drill: care.drill,
+                    unreadable_reports: care.unreadable,
+                })
             })
             .await
     }

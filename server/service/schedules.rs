@@ -16,10 +16,12 @@
 //! repository loses nothing of the last hours, and fills no disk. Whoever deletes a schedule keeps
 //! what its runs have left.
 //!
-//! # What this does not do
+//! # What stays in the repository
 //!
-//! It deletes nothing in the repository. `Schedules::stored` is where that follows: it has the
-//! schedule with its rules (`keep`), right after one of its snapshots was stored.
+//! What the schedule's rules (`keep`) say, or everything where it has none. This module deletes
+//! nothing there: the node that drives an upload collects right after it has stored the snapshot
+//! (`uploads::retain`), by the rules as they stand then, and what it takes out is of this schedule
+//! alone.
 
 mod run;
 
@@ -43,7 +45,10 @@ use crate::{
         Command, State,
         schedule::{Decision, Definition, Run, Schedule},
     },
-    service::{admin::Cluster, uploads::Uploads},
+    service::{
+        admin::Cluster,
+        uploads::{Told, Uploads},
+    },
 };
 
 /// The service. Cheap to clone.
@@ -151,6 +156,21 @@ impl Schedules {
         let own = self.shared.uploads.repository_place();
         let places: BTreeSet<String> = others.into_values().chain(own).collect();
         Ok(places.into_iter().collect())
+    }
+
+    /// What the reports in this node's repository say, or what nodes last knew that have one.
+    pub async fn care(&self) -> Result<Told> {
+        if self.shared.uploads.are_possible() {
+            return Ok(self.shared.uploads.care().await);
+        }
+        let mut told = Told::default();
+        for said in self.shared.cluster.with_repositories().await?.into_values() {
+            let verified = [told.verification, said.verification].into_iter().flatten();
+            told.verification = verified.max_by_key(|last| last.began_ms);
+            let drilled = [told.drill, said.drill].into_iter().flatten();
+            told.drill = drilled.max_by_key(|last| last.began_ms);
+        }
+        Ok(told)
     }
 
     // ---- As the node that leads sees it. ----

@@ -13,6 +13,8 @@
 //!
 //! Does not decide when snapshots are stored, and deletes nothing.
 
+mod pace;
+mod care;
 mod retain;
 mod drive;
 
@@ -30,6 +32,8 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 
+pub use self::care::Told;
+use self::pace::Pace;
 use crate::{
     base::{
         clock::Clock,
@@ -47,11 +51,11 @@ use crate::{
     proto::{internal::v1 as internal, v1},
     repository::{
         commit::{part_of, root_of},
-        key::KeySource,
         manifest::{Group, Snapshot},
         root::{Folder, Repository, store_at},
         send::{self, Destination, Part, Watch},
         store::Store,
+        trust::{Access, Mark},
     },
     service::{admin::Cluster, parts::Parts},
 };
@@ -63,8 +67,8 @@ pub struct Place {
     pub place: String,
     /// Bytes a second that this node sends at most; none is no bound.
     pub bytes_per_second: Option<u64>,
-    /// Where its key is found, if it is sealed.
-    pub key: KeySource,
+    /// The key of a sealed one, and who signs.
+    pub access: Access,
 }
 
 /// The service. Cheap to clone.
@@ -77,8 +81,9 @@ struct Shared {
     place: Option<Place>,
     /// Where that is, once somebody has asked.
     store: Mutex<Option<Arc<dyn Store>>>,
-    /// When the bytes that were allowed so far will have been sent.
-    paid: Mutex<Duration>,
+    pace: Pace,
+    /// What the repository's reports said last.
+    care: Mutex<Told>,
     driven: Mutex<BTreeMap<SnapshotId, Arc<Driven>>>,
     /// Places for threads that ask the repository what it has: a store that is silent must not
     /// gather them.
@@ -101,6 +106,12 @@ struct Driven {
 
 /// The messages of a node that stores groups.
 pub type Progress = mpsc::Receiver<Result<internal::UploadGroupsResponse>>;
+
+impl Place {
+    pub fn new(place: String, bytes_per_second: Option<u64>, access: Access) -> Place {
+        Place { place, bytes_per_second, access }
+    }
+}
 
 impl Driven {
     fn new() -> Arc<Driven> {
@@ -140,9 +151,11 @@ impl Uploads {
         crew: Crew,
     ) -> Uploads {
         let shared = Shared {
-            place,
+            // Nodes never go back to an older catalogue.
+            place: place.map(|at| Place { access: at.access.strict(), ..at }),
             store: Mutex::default(),
-            paid: Mutex::default(),
+            pace: Pace::default(),
+            care: Mutex::default(),
             driven: Mutex::default(),
             looks: Arc::new(Semaphore::new(limits::REPOSITORY_LOOKS)),
             cluster,
@@ -194,18 +207,28 @@ impl Uploads {
                 lock(&self.shared.store).insert(opened).clone()
             }
         };
-        Repository::on(store, &place.key)
+        Repository::on(store, &place.access)
+    }
+
+    /// The same for whoever stores something: in a signed one only with the signing key.
+    fn repository_to_add_to(&self) -> Result<Repository> {
+        let repository = self.repository()?;
+        repository.is_open_to_additions()?;
+        Ok(repository)
     }
 
     /// Says in the log whether the repository can be used. The node starts without it too: what
     /// keeps backups must not keep a cluster from its work.
-    pub async fn look_once(self) {
+    async fn look_once(&self) {
         let Some(place) = self.shared.place.clone() else { return };
-        let opened = crew::blocking(Role::Repository, move || self.repository()).await;
+        let this = self.clone();
+        let opened = crew::blocking(Role::Repository, move || this.repository_to_add_to()).await;
         match opened {
             Ok(repository) => {
                 tracing::info!(repository = %repository.id, place = place.place,
-                               sealed = repository.is_sealed(), "snapshots can be uploaded")
+                               sealed = repository.is_sealed(),
+                               signed = !repository.signers().is_empty(),
+                               "snapshots can be uploaded")
             }
             Err(e) => {
                 tracing::error!(error = %e, "the repository cannot be used: uploads of snapshots \
@@ -226,8 +249,9 @@ impl Uploads {
         if !matches!(overall.status, Status::Completed | Status::Processing) {
             return Err(not_completed(id, &overall.reason));
         }
-        let now = self.state(id).await?;
-        if matches!(now.status(), v1::UploadStatus::Running | v1::UploadStatus::Stored) {
+        let (now, is_listed) = self.seen(id).await?;
+        // Where it is found beside a damaged catalogue, driving it makes the catalogue again.
+        if now.status() == v1::UploadStatus::Running || is_listed {
             return Ok(now);
         }
         let driven = Driven::new();
@@ -269,9 +293,10 @@ impl Uploads {
         match ended {
             Ok(stored) => {
                 tracing::info!(snapshot = %id, new_bytes = stored.new_bytes, bytes = stored.bytes,
-                               root = stored.root, "the snapshot is in the repository");
+                               root = stored.root, catalogue = stored.catalogue,
+                               "the snapshot is in the repository");
                 self.shared.metrics.upload_ended(true);
-                *lock(&driven.state) = (v1::UploadStatus::Stored, String::new());
+                *lock(&driven.state) = (v1::UploadStatus::Stored, stored.reason);
             }
             Err(e) => {
                 tracing::error!(snapshot = %id, error = %e, "the snapshot was not uploaded");
@@ -288,15 +313,20 @@ impl Uploads {
 
     /// How far a snapshot is in the repository: what the repository says, or who has it stored.
     pub async fn state(&self, id: SnapshotId) -> Result<v1::Upload> {
+        self.seen(id).await.map(|(upload, _)| upload)
+    }
+
+    /// The same, and whether a catalogue lists it that is not damaged.
+    async fn seen(&self, id: SnapshotId) -> Result<(v1::Upload, bool)> {
         let place = self.place()?.place.clone();
         let here = lock(&self.shared.driven).get(&id).map(|driven| driven.upload());
         if let Some(upload) = here.as_ref().filter(|u| u.status() == v1::UploadStatus::Running) {
-            return Ok(self.seen_from_here(upload.clone()));
+            return Ok((self.seen_from_here(upload.clone()), false));
         }
         let elsewhere = self.shared.cluster.uploads(id).await;
         let running = |u: &&v1::Upload| u.status() == v1::UploadStatus::Running;
         if let Some(upload) = elsewhere.iter().find(running) {
-            return Ok(v1::Upload { repository: place, ..upload.clone() });
+            return Ok((v1::Upload { repository: place, ..upload.clone() }, false));
         }
         let this = self.clone();
         let known = self.shared.cluster.view(true, limits::NODE_STATUS, move |s| {
@@ -327,14 +357,25 @@ impl Uploads {
             v1::Upload { repository: place.clone(), ..known.unwrap_or(nobody) }
         };
         match tokio::time::timeout(limits::NODE_STATUS, look).await {
-            Ok(Ok(Some(stored))) => Ok(stored),
-            Ok(Ok(None)) => Ok(absent(String::new())),
-            Ok(Err(e)) => Ok(absent(format!("nobody knows: {e}"))),
-            Err(_) => Ok(absent("nobody knows: the repository does not answer".to_owned())),
+            Ok(Ok(Some(stored))) if stored.reason.is_empty() => {
+                // Whoever drove it knows what had to be made up for.
+                let mut driven = here.iter().chain(&elsewhere);
+                let driven = driven.find(|u| u.status() == v1::UploadStatus::Stored);
+                let reason = driven.map_or(String::new(), |driven| driven.reason.clone());
+                Ok((v1::Upload { reason, ..stored }, true))
+            }
+            Ok(Ok(Some(found))) => Ok((found, false)),
+            Ok(Ok(None)) => Ok((absent(String::new()), false)),
+            Ok(Err(e)) => Ok((absent(format!("nobody knows: {e}")), false)),
+            Err(_) => {
+                let silent = "nobody knows: the repository does not answer".to_owned();
+                Ok((absent(silent), false))
+            }
         }
     }
 
-    /// The snapshot as the repository has it. Waits for it: not for a thread of tokio.
+    /// The snapshot as the repository has it, with a reason where it was found beside a damaged
+    /// catalogue. Waits for it: not for a thread of tokio.
     fn stored(
         &self,
         id: SnapshotId,
@@ -343,11 +384,23 @@ impl Uploads {
     ) -> Result<Option<v1::Upload>> {
         let repository = self.repository()?;
         let cluster = self.shared.peers.me().identity.borrow().cluster;
-        let there = repository.snapshot(Folder { cluster, lineage }, seq)?;
-        Ok(there.filter(|there| there.snapshot == id).map(|there| self.is_there(&there)))
+        let folder = Folder { cluster, lineage };
+        let standing = repository.standing(folder)?;
+        let Some(entry) = standing.catalogue.entry(seq) else { return Ok(None) };
+        let there = repository.kept(folder, entry)?.snapshot;
+        let reason = match &standing.damaged[..] {
+            [] => String::new(),
+            damaged => format!(
+                "a catalogue of the repository is damaged, and the next upload makes it again: {}",
+                damaged.join("; ")
+            ),
+        };
+        let found = v1::Upload { reason, ..self.is_there(&there, standing.mark()) };
+        Ok(Some(found).filter(|_| there.snapshot == id))
     }
 
-    fn is_there(&self, there: &Snapshot) -> v1::Upload {
+    /// Listed in this catalogue.
+    fn is_there(&self, there: &Snapshot, at: Mark) -> v1::Upload {
         v1::Upload {
             status: v1::UploadStatus::Stored as i32,
             repository: self.shared.place.as_ref().map_or(String::new(), |at| at.place.clone()),
@@ -355,6 +408,7 @@ impl Uploads {
             bytes: there.stored_bytes,
             new_bytes: there.new_bytes,
             root: there.root.to_string(),
+            catalogue: at.to_string(),
             ..v1::Upload::default()
         }
     }
@@ -412,7 +466,7 @@ impl Uploads {
         let id = SnapshotId::from_slice(&request.uuid)?;
         let (this, lineage) = (self.clone(), self.lineage());
         crew::blocking(Role::Repository, move || {
-            let repository = this.repository()?;
+            let repository = this.repository_to_add_to()?;
             let hold = this.shared.parts.hold(id)?;
             let manifest = hold.manifest();
             if let Some(seal) = &manifest.seal {
@@ -458,7 +512,7 @@ impl Uploads {
         }
         let (this, asked) = (self.clone(), request.repository.clone());
         let (repository, hold) = crew::blocking(Role::Repository, move || {
-            let repository = this.repository()?;
+            let repository = this.repository_to_add_to()?;
             if repository.id.as_bytes()[..] != asked[..] {
                 return Err(Error::conflict(format!(
                     "{} is repository {} to node {}: the nodes name several places",
@@ -561,19 +615,15 @@ impl Watch for Sending {
         self.is_wanted()?;
         let shared = &self.uploads.shared;
         if let Some(Place { bytes_per_second: Some(rate), .. }) = &shared.place {
-            let now = shared.clock.now();
-            let begins = {
-                let mut paid = lock(&shared.paid);
-                let begins = now.max(*paid);
-                *paid = begins + Duration::from_secs_f64(bytes as f64 / *rate as f64);
-                begins
-            };
-            let left = begins.saturating_sub(now);
+            let price = shared.pace.pay(shared.clock.now(), bytes, *rate);
             self.runtime.block_on(async {
                 // It ends early when nobody listens any more.
-                let _ = tokio::time::timeout(left, self.tell.closed()).await;
+                let _ = tokio::time::timeout(price.wait, self.tell.closed()).await;
             });
-            self.is_wanted()?;
+            if let Err(e) = self.is_wanted() {
+                shared.pace.give_back(price);
+                return Err(e);
+            }
         }
         shared.metrics.upload_sent(bytes);
         Ok(())

@@ -16,6 +16,10 @@ use crate::{
         internal::{v1 as internal, v1::meta_command::Action},
         v1,
     },
+    repository::{
+        care::{Drilled, Verified},
+        verify::Depth,
+    },
 };
 
 pub(super) fn put(id: &ScheduleId, definition: &Definition, at_ms: u64, replace: bool) -> Action {
@@ -208,5 +212,39 @@ pub fn schedule(schedule: &Schedule) -> v1::Schedule {
         skipped: schedule.skipped,
         failures: schedule.failures,
         note: schedule.note.clone(),
+    }
+}
+
+/// As clients see it.
+pub fn verification(last: &Verified) -> v1::RepositoryVerification {
+    let (depth, percent) = match last.depth {
+        Depth::Quick => (v1::VerificationDepth::Quick, 0),
+        Depth::Share { percent, .. } => (v1::VerificationDepth::Share, u8::from(percent)),
+        Depth::Whole => (v1::VerificationDepth::Whole, 0),
+    };
+    v1::RepositoryVerification {
+        report: last.report.clone(),
+        began_ms: last.began_ms,
+        depth: depth as i32,
+        percent: u32::from(percent),
+        sound: last.sound,
+        problems: last.problems,
+        snapshots: last.snapshots,
+        snapshots_since: last.snapshots_since,
+    }
+}
+
+/// As clients see it.
+pub fn drill(last: &Drilled) -> v1::RepositoryDrill {
+    let ms = |seconds: f64| (seconds * 1000.0) as u64;
+    v1::RepositoryDrill {
+        report: last.report.clone(),
+        began_ms: last.began_ms,
+        uuid: last.drill.snapshot.clone(),
+        passed: last.drill.passed,
+        problem: last.drill.problems.first().cloned().unwrap_or_default(),
+        rto_ms: ms(last.drill.rto_s),
+        rpo_ms: ms(last.drill.rpo_s),
+        snapshots_since: last.snapshots_since,
     }
 }

@@ -4,6 +4,7 @@
 mod harness;
 
 mod bench;
+mod cares;
 mod connections;
 mod cut;
 mod cuts;
@@ -19,6 +20,7 @@ mod identities;
 mod log;
 mod members;
 mod moves;
+mod objects;
 mod operations;
 mod parts;
 mod quorum;
@@ -27,9 +29,11 @@ mod recover;
 mod replacements;
 mod requests;
 mod schedules;
+mod scrapes;
 mod sealed;
 mod seeds;
 mod signals;
+mod signatures;
 mod snapshots;
 mod starts;
 mod stores;

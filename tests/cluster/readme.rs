@@ -30,7 +30,8 @@ const RESULTS: Named = ("docs/scripting.md", "$ ddbctl get --site shop-1 height"
 const BACKUP: Named = ("docs/backup-and-restore.md", "--all --output backup ");
 const REPOSITORY: Named = ("docs/backup-and-restore.md", "ddbctl repository import");
 const COLLECTED: Named = ("docs/backup-and-restore.md", "ddbctl repository hold");
-const DRILL: Named = ("docs/backup-and-restore.md", "--keep-report");
+const VERIFIED: Named = ("docs/backup-and-restore.md", "--sample 10");
+const DRILL: Named = ("docs/backup-and-restore.md", "--scratch drill");
 const GUIDE: Named = ("docs/backup-and-restore.md", "devicedb cluster download_snapshot");
 const BY_HAND: Named = ("docs/backup-and-restore.md", "shelf=");
 const CRON: Named = ("docs/backup-and-restore.md", "#!/bin/sh");
@@ -48,6 +49,7 @@ const FROM_START_TO_RESTORE: &[Named] = &[
     BACKUP,
     REPOSITORY,
     COLLECTED,
+    VERIFIED,
     DRILL,
     GUIDE,
     BY_HAND,
@@ -83,6 +85,9 @@ const UPLOADED: &[Named] = &[("docs/backup-and-restore.md", "ddbctl repository i
 
 /// A repository that is sealed, and who opens it.
 const VAULT: &[Named] = &[("docs/backup-and-restore.md", "mkdir -p /tmp/ddb-vault")];
+
+/// A repository that is signed, and who reads it.
+const SIGNED: Named = ("docs/backup-and-restore.md", "mkdir -p /tmp/ddb-signed");
 
 /// A secured cluster, from nothing to what was put into it and who may read it.
 const SECURED: &[Named] = &[CERTIFICATES, CLOSED, OPERATED, GRANTED, TOKENS, JOINS];
@@ -367,6 +372,15 @@ async fn a_repository_is_sealed_and_opened_as_it_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_repository_is_signed_and_trusted_as_it_is_written() {
+    let dir = TempDir::with_prefix("devicedb-readme-").unwrap();
+    let words: Here = vec![("/tmp/ddb-signed", dir.path().join("signed").display().to_string())];
+    let steps = [script(&find(&Page::all(), SIGNED), &words)];
+    let ran = shell(&session(&steps, dir.path()), SESSION).await.exits(0);
+    ran.says("is signed by ed25519-").says("signed by   ed25519-");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_three_commands_of_a_recovery_bring_two_of_four_nodes_back() {
     let pages = Page::all();
     let [inspect, plan, apply] = [INSPECT, PLAN, APPLY].map(|name| find(&pages, name));
@@ -422,7 +436,7 @@ async fn every_flag_of_start_stands_in_the_document_for_operators() {
 fn every_block_of_commands_is_run_or_says_why_it_is_not() {
     let pages = Page::all();
     let alone = FOUNDED_TOGETHER.iter().chain(SECURED).chain(SEALED).chain(UPLOADED);
-    let alone = alone.chain(RECOVERY).chain(VAULT);
+    let alone = alone.chain(RECOVERY).chain(VAULT).chain([&SIGNED]);
     let run = FROM_START_TO_RESTORE.iter().chain(alone);
     let known: Vec<Named> = run.chain(NOT_RUN.iter().map(|(name, _)| name)).copied().collect();
     known.iter().for_each(|name| drop(find(&pages, *name)));

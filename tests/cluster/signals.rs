@@ -1,13 +1,16 @@
 //! Signals: which of them end a node, and how.
 
-use std::os::unix::process::ExitStatusExt as _;
+use std::{
+    os::unix::process::ExitStatusExt as _,
+    process::{Command, Stdio},
+};
 
 use devicedb::proto::v1::Bucket;
 use rustix::process::Signal;
 
 use crate::{
     connections::{Connection, call, stream},
-    harness::{Cluster, Options, SOON, SnapshotStore, eventually},
+    harness::{Cluster, Options, SOON, SnapshotStore, binary, ended, eventually, http_get, shell},
 };
 
 fn options() -> Options {
@@ -99,4 +102,30 @@ async fn a_second_request_to_stop_ends_a_node_at_once_and_loses_nothing() {
     drop(open);
     cluster.restart_all().await;
     assert_eq!(cluster.client().values("shop", Bucket::Default, "k").await.unwrap(), ["v"]);
+}
+
+/// How a program that starts a node for itself alone leaves none behind. No page tells of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_ends_with_its_standard_input_where_it_is_told_to() {
+    let cluster = Cluster::start(1, options()).await;
+    let mut node = cluster.further();
+    node.args.push("--end-with-stdin".into());
+    let refused = node.start_refused().await;
+    assert_eq!(refused.code, Some(2), "{}", refused.story());
+    assert!(refused.stderr.contains("standard input is no pipe"), "{}", refused.story());
+    let mut command = Command::new(binary("devicedb"));
+    command.args(&node.args).stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    eventually("the node answers", SOON, async || {
+        match http_get(&node.endpoint(), "/readyz").await {
+            Ok((200, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    drop(child.stdin.take());
+    let status = ended(&mut child, "the node ends with its standard input", SOON).await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    let help = shell("devicedb start --help; ddbctl --help", SOON).await.exits(0).out();
+    assert!(help.contains("--snapshot-store") && !help.contains("end-with-stdin"), "{help}");
 }

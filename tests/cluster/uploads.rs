@@ -1,7 +1,11 @@
 //! Snapshots into a repository by the nodes themselves: each group once, whoever dies, and whatever
 //! the store does.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use devicedb::{
     base::clock::Random,
@@ -10,7 +14,7 @@ use devicedb::{
 use tonic::Code;
 
 use crate::harness::{
-    Cluster, Node, Options, Ran, S3, SOON, SnapshotStore, eventually, http_get, shell,
+    Cluster, Node, ObjectStore, Options, Ran, SOON, SnapshotStore, eventually, http_get, shell,
 };
 
 const SITES: usize = 8;
@@ -22,7 +26,7 @@ pub fn value(n: usize) -> Vec<u8> {
     (0..VALUE_BYTES / 8).flat_map(|_| noise.next_u64().to_be_bytes()).collect()
 }
 
-async fn put(cluster: &Cluster, keys: std::ops::Range<usize>) {
+pub async fn put(cluster: &Cluster, keys: std::ops::Range<usize>) {
     let client = cluster.client();
     for n in keys {
         let site = format!("shop-{}", n % SITES);
@@ -31,14 +35,19 @@ async fn put(cluster: &Cluster, keys: std::ops::Range<usize>) {
 }
 
 /// Three nodes with a repository, and values of so many keys.
-pub async fn cluster(place: &str, more: &[&str], s3: Option<&S3>, keys: usize) -> Cluster {
+pub async fn cluster(
+    place: &str,
+    more: &[&str],
+    store: Option<&ObjectStore>,
+    keys: usize,
+) -> Cluster {
     let options = Options { snapshot_store: SnapshotStore::Own, ..Options::default() };
     let mut cluster = Cluster::empty(options);
     let words = ["--repository", place].into_iter().chain(more.iter().copied());
     cluster.options.extra = words.map(str::to_owned).collect();
     for _ in 0..3 {
         let mut node = cluster.further();
-        node.under = s3.map_or(Vec::new(), S3::under);
+        node.under = store.map_or(Vec::new(), ObjectStore::under);
         node.start();
         node.wait_listening().await;
         cluster.nodes.push(node);
@@ -62,6 +71,16 @@ async fn sent_bytes(cluster: &Cluster) -> u64 {
     sum
 }
 
+/// Of a repository with one history.
+fn newest_catalogue(place: &Path) -> PathBuf {
+    let mut folder = place.join("k");
+    while folder.is_dir() {
+        let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        folder = entries.max().unwrap();
+    }
+    folder
+}
+
 pub fn json(ran: &Ran) -> serde_json::Value {
     serde_json::from_slice(&ran.stdout).unwrap_or_else(|e| panic!("{e}: {}", ran.story()))
 }
@@ -71,7 +90,11 @@ fn endpoints(cluster: &Cluster) -> String {
 }
 
 pub async fn ctl(cluster: &Cluster, words: &str) -> Ran {
-    shell(&format!("ddbctl --endpoint {} {words}", endpoints(cluster)), SOON).await
+    ctl_within(cluster, words, SOON).await
+}
+
+pub async fn ctl_within(cluster: &Cluster, words: &str, bound: Duration) -> Ran {
+    shell(&format!("ddbctl --endpoint {} {words}", endpoints(cluster)), bound).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,6 +136,20 @@ async fn nodes_store_every_group_once_and_the_parts_come_back_byte_for_byte() {
     shell(&format!("ddbctl repository verify {place}"), SOON).await.exits(0).says("sound");
     let status = shell(&format!("ddbctl repository status {place} --format json"), SOON).await;
     assert_eq!(json(&status.exits(0))["unnamed"], 0);
+
+    // The newest catalogue is damaged: an upload says so, and makes it again.
+    let newest = newest_catalogue(Path::new(&place));
+    fs::write(&newest, "{}").unwrap();
+    let second = second["uuid"].as_str().unwrap();
+    let seen = cluster.nodes[1].ctl(&["snapshot", "status", second]).await.exits(0);
+    seen.says("a catalogue of the repository is damaged");
+    let again = ctl(&cluster, &format!("snapshot upload {second}")).await.exits(0);
+    let name = newest.file_name().unwrap().to_str().unwrap();
+    again.says("was damaged, and is made again").says(name);
+    assert_ne!(newest_catalogue(Path::new(&place)), newest);
+    assert_eq!(sent_bytes(&cluster).await, bytes + new);
+    // The damaged one stays in the chain until it is old, and is reported until then.
+    shell(&format!("ddbctl repository verify {place} {second}"), SOON).await.exits(0);
     let (tars, out) = (cluster.download_all(uuid).await, dir.path().join("out"));
     fs::create_dir(&out).unwrap();
     let line = format!("ddbctl repository export {place} {uuid} --output {}", out.display());
@@ -128,7 +165,7 @@ async fn nodes_store_every_group_once_and_the_parts_come_back_byte_for_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_loses_answers_and_dies_gets_every_object_once() {
     let dir = tempfile::tempdir().unwrap();
-    let mut s3 = S3::start(dir.path()).await;
+    let mut s3 = ObjectStore::start(dir.path()).await;
     let place = "s3://backups/of/devices";
     s3.shell(&format!("ddbctl repository init {place}")).await.exits(0);
     // Slow enough to die in the middle.

@@ -10,7 +10,7 @@ use std::{
 use devicedb::{proto::v1::Bucket, repository::key::SLOTS};
 
 use crate::{
-    harness::{Node, Port, S3, SOON, shell},
+    harness::{Node, ObjectStore, Port, SOON, shell},
     uploads::{cluster, ctl, json, value},
 };
 
@@ -25,7 +25,7 @@ async fn keygen(dir: &Path, name: &str) -> (String, String) {
 }
 
 /// The founder of a new cluster of what is in the repository, not started.
-fn founder(dir: &Path, name: &str, s3: &S3, words: &[&str]) -> Node {
+fn founder(dir: &Path, name: &str, s3: &ObjectStore, words: &[&str]) -> Node {
     let (port, store) = (Port::claim(), dir.join(name));
     let own = ["start", "--store", store.to_str().unwrap(), "--listen", &port.endpoint()];
     let seed = ["--restore-from", PLACE];
@@ -43,7 +43,7 @@ fn holds(bytes: &[u8], word: &[u8]) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_seal_what_they_store_and_a_new_cluster_begins_with_it_by_the_key() {
     let dir = tempfile::tempdir().unwrap();
-    let s3 = S3::start(dir.path()).await;
+    let s3 = ObjectStore::start(dir.path()).await;
     let (identity, recipient) = keygen(dir.path(), "identity.txt").await;
     let made = format!("ddbctl repository init {PLACE} --recipient {recipient}");
     s3.shell(&made).await.exits(0).says("and sealed");

@@ -20,7 +20,7 @@ use devicedb::{
     repository::{
         root::Repository,
         store::{Directory, Store as _},
-        verify::verify,
+        verify::{Depth, verify},
     },
 };
 
@@ -171,7 +171,7 @@ impl Kept {
 
         let own = [std::process::id()];
         let before = processor_seconds(&own);
-        let report = verify(&repository, &[], true).unwrap();
+        let report = verify(&repository, &[], Depth::Whole).unwrap();
         assert!(report.sound, "{report}");
         let a_core = upload.bytes as f64 / 1e6 / (processor_seconds(&own) - before);
         self.note("verify, MB of chunks a second of a core", Goal::AtLeast(500.0), a_core);

@@ -26,7 +26,7 @@ pub const DOORS: &[(&str, &str, &str)] = &[
     ("tokio_rustls", "net/tls repository", "ask `net::tls`"),
     ("object_store", "repository", "ask `repository::store::Store`"),
     ("x509_parser", "net/tls", "ask `net::tls::Certificate`"),
-    ("ring", "part/seal net/tls", "blake3 for hashes, `part::seal` for secrets"),
+    ("ring", "part/seal net/tls repository", "blake3 for hashes, `part::seal` for secrets"),
     ("age", "part/seal", "ask `part::seal`"),
     ("aes_gcm_siv", "part/seal", "ask `part::seal::Keys`"),
     ("rcgen", "ctl", "certificates are made by `ddbctl cert` alone"),

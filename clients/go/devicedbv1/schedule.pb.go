@@ -23,6 +23,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// How much of a repository a verification reads.
+type VerificationDepth int32
+
+const (
+	// Never sent.
+	VerificationDepth_VERIFICATION_DEPTH_UNSPECIFIED VerificationDepth = 0
+	// Whether everything is there that is named.
+	VerificationDepth_VERIFICATION_DEPTH_QUICK VerificationDepth = 1
+	// Also the rows of the chunks whose turn it was on that day.
+	VerificationDepth_VERIFICATION_DEPTH_SHARE VerificationDepth = 2
+	// Every row.
+	VerificationDepth_VERIFICATION_DEPTH_WHOLE VerificationDepth = 3
+)
+
+// Enum value maps for VerificationDepth.
+var (
+	VerificationDepth_name = map[int32]string{
+		0: "VERIFICATION_DEPTH_UNSPECIFIED",
+		1: "VERIFICATION_DEPTH_QUICK",
+		2: "VERIFICATION_DEPTH_SHARE",
+		3: "VERIFICATION_DEPTH_WHOLE",
+	}
+	VerificationDepth_value = map[string]int32{
+		"VERIFICATION_DEPTH_UNSPECIFIED": 0,
+		"VERIFICATION_DEPTH_QUICK":       1,
+		"VERIFICATION_DEPTH_SHARE":       2,
+		"VERIFICATION_DEPTH_WHOLE":       3,
+	}
+)
+
+func (x VerificationDepth) Enum() *VerificationDepth {
+	p := new(VerificationDepth)
+	*p = x
+	return p
+}
+
+func (x VerificationDepth) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (VerificationDepth) Descriptor() protoreflect.EnumDescriptor {
+	return file_devicedb_v1_schedule_proto_enumTypes[0].Descriptor()
+}
+
+func (VerificationDepth) Type() protoreflect.EnumType {
+	return &file_devicedb_v1_schedule_proto_enumTypes[0]
+}
+
+func (x VerificationDepth) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use VerificationDepth.Descriptor instead.
+func (VerificationDepth) EnumDescriptor() ([]byte, []int) {
+	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{0}
+}
+
 // A schedule, and what has become of its runs.
 type Schedule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -569,9 +626,16 @@ type ListSchedulesResponse struct {
 	// For the next page; empty when there is none.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// Where the nodes that answer have their repository, each place once: one, unless nodes were started with several; none, and no run can succeed.
-	Repositories  []string `protobuf:"bytes,3,rep,name=repositories,proto3" json:"repositories,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Repositories []string `protobuf:"bytes,3,rep,name=repositories,proto3" json:"repositories,omitempty"`
+	// The last verification of all snapshots whose report is in the repository; absent where nobody knows of one. A node that has no repository tells what others
+	// last knew. Told with the first page.
+	Verification *RepositoryVerification `protobuf:"bytes,4,opt,name=verification,proto3" json:"verification,omitempty"`
+	// The last rehearsed restore whose report is in the repository; absent where the verification would be.
+	Drill *RepositoryDrill `protobuf:"bytes,5,opt,name=drill,proto3" json:"drill,omitempty"`
+	// Reports newer than these that cannot be read, and why.
+	UnreadableReports []string `protobuf:"bytes,6,rep,name=unreadable_reports,json=unreadableReports,proto3" json:"unreadable_reports,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ListSchedulesResponse) Reset() {
@@ -625,6 +689,245 @@ func (x *ListSchedulesResponse) GetRepositories() []string {
 	return nil
 }
 
+func (x *ListSchedulesResponse) GetVerification() *RepositoryVerification {
+	if x != nil {
+		return x.Verification
+	}
+	return nil
+}
+
+func (x *ListSchedulesResponse) GetDrill() *RepositoryDrill {
+	if x != nil {
+		return x.Drill
+	}
+	return nil
+}
+
+func (x *ListSchedulesResponse) GetUnreadableReports() []string {
+	if x != nil {
+		return x.UnreadableReports
+	}
+	return nil
+}
+
+// A verification of a repository, by its report.
+type RepositoryVerification struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the report in the repository.
+	Report string `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	// Milliseconds since 1970, by the clock of the machine that verified.
+	BeganMs uint64 `protobuf:"varint,2,opt,name=began_ms,json=beganMs,proto3" json:"began_ms,omitempty"`
+	// How much was read.
+	Depth VerificationDepth `protobuf:"varint,3,opt,name=depth,proto3,enum=devicedb.v1.VerificationDepth" json:"depth,omitempty"`
+	// Percent of the chunks that were read, with the depth share; otherwise 0.
+	Percent uint32 `protobuf:"varint,4,opt,name=percent,proto3" json:"percent,omitempty"`
+	// Whether nothing was wrong.
+	Sound bool `protobuf:"varint,5,opt,name=sound,proto3" json:"sound,omitempty"`
+	// How much was wrong.
+	Problems uint64 `protobuf:"varint,6,opt,name=problems,proto3" json:"problems,omitempty"`
+	// Snapshots that were looked at.
+	Snapshots uint64 `protobuf:"varint,7,opt,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// Snapshots that have come since.
+	SnapshotsSince uint64 `protobuf:"varint,8,opt,name=snapshots_since,json=snapshotsSince,proto3" json:"snapshots_since,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RepositoryVerification) Reset() {
+	*x = RepositoryVerification{}
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepositoryVerification) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepositoryVerification) ProtoMessage() {}
+
+func (x *RepositoryVerification) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepositoryVerification.ProtoReflect.Descriptor instead.
+func (*RepositoryVerification) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RepositoryVerification) GetReport() string {
+	if x != nil {
+		return x.Report
+	}
+	return ""
+}
+
+func (x *RepositoryVerification) GetBeganMs() uint64 {
+	if x != nil {
+		return x.BeganMs
+	}
+	return 0
+}
+
+func (x *RepositoryVerification) GetDepth() VerificationDepth {
+	if x != nil {
+		return x.Depth
+	}
+	return VerificationDepth_VERIFICATION_DEPTH_UNSPECIFIED
+}
+
+func (x *RepositoryVerification) GetPercent() uint32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *RepositoryVerification) GetSound() bool {
+	if x != nil {
+		return x.Sound
+	}
+	return false
+}
+
+func (x *RepositoryVerification) GetProblems() uint64 {
+	if x != nil {
+		return x.Problems
+	}
+	return 0
+}
+
+func (x *RepositoryVerification) GetSnapshots() uint64 {
+	if x != nil {
+		return x.Snapshots
+	}
+	return 0
+}
+
+func (x *RepositoryVerification) GetSnapshotsSince() uint64 {
+	if x != nil {
+		return x.SnapshotsSince
+	}
+	return 0
+}
+
+// A rehearsed restore, by its report.
+type RepositoryDrill struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the report in the repository.
+	Report string `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	// Milliseconds since 1970, by the clock of the machine that rehearsed.
+	BeganMs uint64 `protobuf:"varint,2,opt,name=began_ms,json=beganMs,proto3" json:"began_ms,omitempty"`
+	// The snapshot that was restored.
+	Uuid string `protobuf:"bytes,3,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	// Whether it was restored, row by row, within the objectives.
+	Passed bool `protobuf:"varint,4,opt,name=passed,proto3" json:"passed,omitempty"`
+	// What was wrong first; empty where nothing was.
+	Problem string `protobuf:"bytes,5,opt,name=problem,proto3" json:"problem,omitempty"`
+	// How long it took until every site could be read.
+	RtoMs uint64 `protobuf:"varint,6,opt,name=rto_ms,json=rtoMs,proto3" json:"rto_ms,omitempty"`
+	// How old the snapshot was.
+	RpoMs uint64 `protobuf:"varint,7,opt,name=rpo_ms,json=rpoMs,proto3" json:"rpo_ms,omitempty"`
+	// Snapshots that have come since.
+	SnapshotsSince uint64 `protobuf:"varint,8,opt,name=snapshots_since,json=snapshotsSince,proto3" json:"snapshots_since,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RepositoryDrill) Reset() {
+	*x = RepositoryDrill{}
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepositoryDrill) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepositoryDrill) ProtoMessage() {}
+
+func (x *RepositoryDrill) ProtoReflect() protoreflect.Message {
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepositoryDrill.ProtoReflect.Descriptor instead.
+func (*RepositoryDrill) Descriptor() ([]byte, []int) {
+	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RepositoryDrill) GetReport() string {
+	if x != nil {
+		return x.Report
+	}
+	return ""
+}
+
+func (x *RepositoryDrill) GetBeganMs() uint64 {
+	if x != nil {
+		return x.BeganMs
+	}
+	return 0
+}
+
+func (x *RepositoryDrill) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *RepositoryDrill) GetPassed() bool {
+	if x != nil {
+		return x.Passed
+	}
+	return false
+}
+
+func (x *RepositoryDrill) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *RepositoryDrill) GetRtoMs() uint64 {
+	if x != nil {
+		return x.RtoMs
+	}
+	return 0
+}
+
+func (x *RepositoryDrill) GetRpoMs() uint64 {
+	if x != nil {
+		return x.RpoMs
+	}
+	return 0
+}
+
+func (x *RepositoryDrill) GetSnapshotsSince() uint64 {
+	if x != nil {
+		return x.SnapshotsSince
+	}
+	return 0
+}
+
 // A schedule to end.
 type DeleteScheduleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -636,7 +939,7 @@ type DeleteScheduleRequest struct {
 
 func (x *DeleteScheduleRequest) Reset() {
 	*x = DeleteScheduleRequest{}
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[8]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +951,7 @@ func (x *DeleteScheduleRequest) String() string {
 func (*DeleteScheduleRequest) ProtoMessage() {}
 
 func (x *DeleteScheduleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[8]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +964,7 @@ func (x *DeleteScheduleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteScheduleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteScheduleRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{8}
+	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteScheduleRequest) GetName() string {
@@ -680,7 +983,7 @@ type DeleteScheduleResponse struct {
 
 func (x *DeleteScheduleResponse) Reset() {
 	*x = DeleteScheduleResponse{}
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[9]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +995,7 @@ func (x *DeleteScheduleResponse) String() string {
 func (*DeleteScheduleResponse) ProtoMessage() {}
 
 func (x *DeleteScheduleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[9]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +1008,7 @@ func (x *DeleteScheduleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteScheduleResponse.ProtoReflect.Descriptor instead.
 func (*DeleteScheduleResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{9}
+	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{11}
 }
 
 // A schedule to pause.
@@ -719,7 +1022,7 @@ type PauseScheduleRequest struct {
 
 func (x *PauseScheduleRequest) Reset() {
 	*x = PauseScheduleRequest{}
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[10]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +1034,7 @@ func (x *PauseScheduleRequest) String() string {
 func (*PauseScheduleRequest) ProtoMessage() {}
 
 func (x *PauseScheduleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[10]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +1047,7 @@ func (x *PauseScheduleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseScheduleRequest.ProtoReflect.Descriptor instead.
 func (*PauseScheduleRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{10}
+	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PauseScheduleRequest) GetName() string {
@@ -765,7 +1068,7 @@ type PauseScheduleResponse struct {
 
 func (x *PauseScheduleResponse) Reset() {
 	*x = PauseScheduleResponse{}
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[11]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +1080,7 @@ func (x *PauseScheduleResponse) String() string {
 func (*PauseScheduleResponse) ProtoMessage() {}
 
 func (x *PauseScheduleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[11]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +1093,7 @@ func (x *PauseScheduleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseScheduleResponse.ProtoReflect.Descriptor instead.
 func (*PauseScheduleResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{11}
+	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PauseScheduleResponse) GetSchedule() *Schedule {
@@ -811,7 +1114,7 @@ type ResumeScheduleRequest struct {
 
 func (x *ResumeScheduleRequest) Reset() {
 	*x = ResumeScheduleRequest{}
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[12]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +1126,7 @@ func (x *ResumeScheduleRequest) String() string {
 func (*ResumeScheduleRequest) ProtoMessage() {}
 
 func (x *ResumeScheduleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[12]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +1139,7 @@ func (x *ResumeScheduleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeScheduleRequest.ProtoReflect.Descriptor instead.
 func (*ResumeScheduleRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{12}
+	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResumeScheduleRequest) GetName() string {
@@ -857,7 +1160,7 @@ type ResumeScheduleResponse struct {
 
 func (x *ResumeScheduleResponse) Reset() {
 	*x = ResumeScheduleResponse{}
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[13]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +1172,7 @@ func (x *ResumeScheduleResponse) String() string {
 func (*ResumeScheduleResponse) ProtoMessage() {}
 
 func (x *ResumeScheduleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[13]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1185,7 @@ func (x *ResumeScheduleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeScheduleResponse.ProtoReflect.Descriptor instead.
 func (*ResumeScheduleResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{13}
+	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResumeScheduleResponse) GetSchedule() *Schedule {
@@ -903,7 +1206,7 @@ type RunScheduleRequest struct {
 
 func (x *RunScheduleRequest) Reset() {
 	*x = RunScheduleRequest{}
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[14]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +1218,7 @@ func (x *RunScheduleRequest) String() string {
 func (*RunScheduleRequest) ProtoMessage() {}
 
 func (x *RunScheduleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[14]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1231,7 @@ func (x *RunScheduleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunScheduleRequest.ProtoReflect.Descriptor instead.
 func (*RunScheduleRequest) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{14}
+	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RunScheduleRequest) GetName() string {
@@ -951,7 +1254,7 @@ type RunScheduleResponse struct {
 
 func (x *RunScheduleResponse) Reset() {
 	*x = RunScheduleResponse{}
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[15]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1266,7 @@ func (x *RunScheduleResponse) String() string {
 func (*RunScheduleResponse) ProtoMessage() {}
 
 func (x *RunScheduleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_devicedb_v1_schedule_proto_msgTypes[15]
+	mi := &file_devicedb_v1_schedule_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1279,7 @@ func (x *RunScheduleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunScheduleResponse.ProtoReflect.Descriptor instead.
 func (*RunScheduleResponse) Descriptor() ([]byte, []int) {
-	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{15}
+	return file_devicedb_v1_schedule_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RunScheduleResponse) GetSchedule() *Schedule {
@@ -1039,11 +1342,32 @@ const file_devicedb_v1_schedule_proto_rawDesc = "" +
 	"\x14ListSchedulesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"\x98\x01\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\xc4\x02\n" +
 	"\x15ListSchedulesResponse\x123\n" +
 	"\tschedules\x18\x01 \x03(\v2\x15.devicedb.v1.ScheduleR\tschedules\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\"\n" +
-	"\frepositories\x18\x03 \x03(\tR\frepositories\"+\n" +
+	"\frepositories\x18\x03 \x03(\tR\frepositories\x12G\n" +
+	"\fverification\x18\x04 \x01(\v2#.devicedb.v1.RepositoryVerificationR\fverification\x122\n" +
+	"\x05drill\x18\x05 \x01(\v2\x1c.devicedb.v1.RepositoryDrillR\x05drill\x12-\n" +
+	"\x12unreadable_reports\x18\x06 \x03(\tR\x11unreadableReports\"\x94\x02\n" +
+	"\x16RepositoryVerification\x12\x16\n" +
+	"\x06report\x18\x01 \x01(\tR\x06report\x12\x19\n" +
+	"\bbegan_ms\x18\x02 \x01(\x04R\abeganMs\x124\n" +
+	"\x05depth\x18\x03 \x01(\x0e2\x1e.devicedb.v1.VerificationDepthR\x05depth\x12\x18\n" +
+	"\apercent\x18\x04 \x01(\rR\apercent\x12\x14\n" +
+	"\x05sound\x18\x05 \x01(\bR\x05sound\x12\x1a\n" +
+	"\bproblems\x18\x06 \x01(\x04R\bproblems\x12\x1c\n" +
+	"\tsnapshots\x18\a \x01(\x04R\tsnapshots\x12'\n" +
+	"\x0fsnapshots_since\x18\b \x01(\x04R\x0esnapshotsSince\"\xe1\x01\n" +
+	"\x0fRepositoryDrill\x12\x16\n" +
+	"\x06report\x18\x01 \x01(\tR\x06report\x12\x19\n" +
+	"\bbegan_ms\x18\x02 \x01(\x04R\abeganMs\x12\x12\n" +
+	"\x04uuid\x18\x03 \x01(\tR\x04uuid\x12\x16\n" +
+	"\x06passed\x18\x04 \x01(\bR\x06passed\x12\x18\n" +
+	"\aproblem\x18\x05 \x01(\tR\aproblem\x12\x15\n" +
+	"\x06rto_ms\x18\x06 \x01(\x04R\x05rtoMs\x12\x15\n" +
+	"\x06rpo_ms\x18\a \x01(\x04R\x05rpoMs\x12'\n" +
+	"\x0fsnapshots_since\x18\b \x01(\x04R\x0esnapshotsSince\"+\n" +
 	"\x15DeleteScheduleRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x18\n" +
 	"\x16DeleteScheduleResponse\"*\n" +
@@ -1059,7 +1383,12 @@ const file_devicedb_v1_schedule_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"^\n" +
 	"\x13RunScheduleResponse\x121\n" +
 	"\bschedule\x18\x01 \x01(\v2\x15.devicedb.v1.ScheduleR\bschedule\x12\x14\n" +
-	"\x05began\x18\x02 \x01(\bR\x05began2\xed\x04\n" +
+	"\x05began\x18\x02 \x01(\bR\x05began*\x91\x01\n" +
+	"\x11VerificationDepth\x12\"\n" +
+	"\x1eVERIFICATION_DEPTH_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18VERIFICATION_DEPTH_QUICK\x10\x01\x12\x1c\n" +
+	"\x18VERIFICATION_DEPTH_SHARE\x10\x02\x12\x1c\n" +
+	"\x18VERIFICATION_DEPTH_WHOLE\x10\x032\xed\x04\n" +
 	"\x0fScheduleService\x12P\n" +
 	"\vPutSchedule\x12\x1f.devicedb.v1.PutScheduleRequest\x1a .devicedb.v1.PutScheduleResponse\x12P\n" +
 	"\vGetSchedule\x12\x1f.devicedb.v1.GetScheduleRequest\x1a .devicedb.v1.GetScheduleResponse\x12V\n" +
@@ -1081,54 +1410,61 @@ func file_devicedb_v1_schedule_proto_rawDescGZIP() []byte {
 	return file_devicedb_v1_schedule_proto_rawDescData
 }
 
-var file_devicedb_v1_schedule_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_devicedb_v1_schedule_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_devicedb_v1_schedule_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_devicedb_v1_schedule_proto_goTypes = []any{
-	(*Schedule)(nil),               // 0: devicedb.v1.Schedule
-	(*ScheduledRun)(nil),           // 1: devicedb.v1.ScheduledRun
-	(*PutScheduleRequest)(nil),     // 2: devicedb.v1.PutScheduleRequest
-	(*PutScheduleResponse)(nil),    // 3: devicedb.v1.PutScheduleResponse
-	(*GetScheduleRequest)(nil),     // 4: devicedb.v1.GetScheduleRequest
-	(*GetScheduleResponse)(nil),    // 5: devicedb.v1.GetScheduleResponse
-	(*ListSchedulesRequest)(nil),   // 6: devicedb.v1.ListSchedulesRequest
-	(*ListSchedulesResponse)(nil),  // 7: devicedb.v1.ListSchedulesResponse
-	(*DeleteScheduleRequest)(nil),  // 8: devicedb.v1.DeleteScheduleRequest
-	(*DeleteScheduleResponse)(nil), // 9: devicedb.v1.DeleteScheduleResponse
-	(*PauseScheduleRequest)(nil),   // 10: devicedb.v1.PauseScheduleRequest
-	(*PauseScheduleResponse)(nil),  // 11: devicedb.v1.PauseScheduleResponse
-	(*ResumeScheduleRequest)(nil),  // 12: devicedb.v1.ResumeScheduleRequest
-	(*ResumeScheduleResponse)(nil), // 13: devicedb.v1.ResumeScheduleResponse
-	(*RunScheduleRequest)(nil),     // 14: devicedb.v1.RunScheduleRequest
-	(*RunScheduleResponse)(nil),    // 15: devicedb.v1.RunScheduleResponse
+	(VerificationDepth)(0),         // 0: devicedb.v1.VerificationDepth
+	(*Schedule)(nil),               // 1: devicedb.v1.Schedule
+	(*ScheduledRun)(nil),           // 2: devicedb.v1.ScheduledRun
+	(*PutScheduleRequest)(nil),     // 3: devicedb.v1.PutScheduleRequest
+	(*PutScheduleResponse)(nil),    // 4: devicedb.v1.PutScheduleResponse
+	(*GetScheduleRequest)(nil),     // 5: devicedb.v1.GetScheduleRequest
+	(*GetScheduleResponse)(nil),    // 6: devicedb.v1.GetScheduleResponse
+	(*ListSchedulesRequest)(nil),   // 7: devicedb.v1.ListSchedulesRequest
+	(*ListSchedulesResponse)(nil),  // 8: devicedb.v1.ListSchedulesResponse
+	(*RepositoryVerification)(nil), // 9: devicedb.v1.RepositoryVerification
+	(*RepositoryDrill)(nil),        // 10: devicedb.v1.RepositoryDrill
+	(*DeleteScheduleRequest)(nil),  // 11: devicedb.v1.DeleteScheduleRequest
+	(*DeleteScheduleResponse)(nil), // 12: devicedb.v1.DeleteScheduleResponse
+	(*PauseScheduleRequest)(nil),   // 13: devicedb.v1.PauseScheduleRequest
+	(*PauseScheduleResponse)(nil),  // 14: devicedb.v1.PauseScheduleResponse
+	(*ResumeScheduleRequest)(nil),  // 15: devicedb.v1.ResumeScheduleRequest
+	(*ResumeScheduleResponse)(nil), // 16: devicedb.v1.ResumeScheduleResponse
+	(*RunScheduleRequest)(nil),     // 17: devicedb.v1.RunScheduleRequest
+	(*RunScheduleResponse)(nil),    // 18: devicedb.v1.RunScheduleResponse
 }
 var file_devicedb_v1_schedule_proto_depIdxs = []int32{
-	1,  // 0: devicedb.v1.Schedule.running:type_name -> devicedb.v1.ScheduledRun
-	1,  // 1: devicedb.v1.Schedule.stored:type_name -> devicedb.v1.ScheduledRun
-	1,  // 2: devicedb.v1.Schedule.failed:type_name -> devicedb.v1.ScheduledRun
-	0,  // 3: devicedb.v1.PutScheduleResponse.schedule:type_name -> devicedb.v1.Schedule
-	0,  // 4: devicedb.v1.GetScheduleResponse.schedule:type_name -> devicedb.v1.Schedule
-	0,  // 5: devicedb.v1.ListSchedulesResponse.schedules:type_name -> devicedb.v1.Schedule
-	0,  // 6: devicedb.v1.PauseScheduleResponse.schedule:type_name -> devicedb.v1.Schedule
-	0,  // 7: devicedb.v1.ResumeScheduleResponse.schedule:type_name -> devicedb.v1.Schedule
-	0,  // 8: devicedb.v1.RunScheduleResponse.schedule:type_name -> devicedb.v1.Schedule
-	2,  // 9: devicedb.v1.ScheduleService.PutSchedule:input_type -> devicedb.v1.PutScheduleRequest
-	4,  // 10: devicedb.v1.ScheduleService.GetSchedule:input_type -> devicedb.v1.GetScheduleRequest
-	6,  // 11: devicedb.v1.ScheduleService.ListSchedules:input_type -> devicedb.v1.ListSchedulesRequest
-	8,  // 12: devicedb.v1.ScheduleService.DeleteSchedule:input_type -> devicedb.v1.DeleteScheduleRequest
-	10, // 13: devicedb.v1.ScheduleService.PauseSchedule:input_type -> devicedb.v1.PauseScheduleRequest
-	12, // 14: devicedb.v1.ScheduleService.ResumeSchedule:input_type -> devicedb.v1.ResumeScheduleRequest
-	14, // 15: devicedb.v1.ScheduleService.RunSchedule:input_type -> devicedb.v1.RunScheduleRequest
-	3,  // 16: devicedb.v1.ScheduleService.PutSchedule:output_type -> devicedb.v1.PutScheduleResponse
-	5,  // 17: devicedb.v1.ScheduleService.GetSchedule:output_type -> devicedb.v1.GetScheduleResponse
-	7,  // 18: devicedb.v1.ScheduleService.ListSchedules:output_type -> devicedb.v1.ListSchedulesResponse
-	9,  // 19: devicedb.v1.ScheduleService.DeleteSchedule:output_type -> devicedb.v1.DeleteScheduleResponse
-	11, // 20: devicedb.v1.ScheduleService.PauseSchedule:output_type -> devicedb.v1.PauseScheduleResponse
-	13, // 21: devicedb.v1.ScheduleService.ResumeSchedule:output_type -> devicedb.v1.ResumeScheduleResponse
-	15, // 22: devicedb.v1.ScheduleService.RunSchedule:output_type -> devicedb.v1.RunScheduleResponse
-	16, // [16:23] is the sub-list for method output_type
-	9,  // [9:16] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	2,  // 0: devicedb.v1.Schedule.running:type_name -> devicedb.v1.ScheduledRun
+	2,  // 1: devicedb.v1.Schedule.stored:type_name -> devicedb.v1.ScheduledRun
+	2,  // 2: devicedb.v1.Schedule.failed:type_name -> devicedb.v1.ScheduledRun
+	1,  // 3: devicedb.v1.PutScheduleResponse.schedule:type_name -> devicedb.v1.Schedule
+	1,  // 4: devicedb.v1.GetScheduleResponse.schedule:type_name -> devicedb.v1.Schedule
+	1,  // 5: devicedb.v1.ListSchedulesResponse.schedules:type_name -> devicedb.v1.Schedule
+	9,  // 6: devicedb.v1.ListSchedulesResponse.verification:type_name -> devicedb.v1.RepositoryVerification
+	10, // 7: devicedb.v1.ListSchedulesResponse.drill:type_name -> devicedb.v1.RepositoryDrill
+	0,  // 8: devicedb.v1.RepositoryVerification.depth:type_name -> devicedb.v1.VerificationDepth
+	1,  // 9: devicedb.v1.PauseScheduleResponse.schedule:type_name -> devicedb.v1.Schedule
+	1,  // 10: devicedb.v1.ResumeScheduleResponse.schedule:type_name -> devicedb.v1.Schedule
+	1,  // 11: devicedb.v1.RunScheduleResponse.schedule:type_name -> devicedb.v1.Schedule
+	3,  // 12: devicedb.v1.ScheduleService.PutSchedule:input_type -> devicedb.v1.PutScheduleRequest
+	5,  // 13: devicedb.v1.ScheduleService.GetSchedule:input_type -> devicedb.v1.GetScheduleRequest
+	7,  // 14: devicedb.v1.ScheduleService.ListSchedules:input_type -> devicedb.v1.ListSchedulesRequest
+	11, // 15: devicedb.v1.ScheduleService.DeleteSchedule:input_type -> devicedb.v1.DeleteScheduleRequest
+	13, // 16: devicedb.v1.ScheduleService.PauseSchedule:input_type -> devicedb.v1.PauseScheduleRequest
+	15, // 17: devicedb.v1.ScheduleService.ResumeSchedule:input_type -> devicedb.v1.ResumeScheduleRequest
+	17, // 18: devicedb.v1.ScheduleService.RunSchedule:input_type -> devicedb.v1.RunScheduleRequest
+	4,  // 19: devicedb.v1.ScheduleService.PutSchedule:output_type -> devicedb.v1.PutScheduleResponse
+	6,  // 20: devicedb.v1.ScheduleService.GetSchedule:output_type -> devicedb.v1.GetScheduleResponse
+	8,  // 21: devicedb.v1.ScheduleService.ListSchedules:output_type -> devicedb.v1.ListSchedulesResponse
+	12, // 22: devicedb.v1.ScheduleService.DeleteSchedule:output_type -> devicedb.v1.DeleteScheduleResponse
+	14, // 23: devicedb.v1.ScheduleService.PauseSchedule:output_type -> devicedb.v1.PauseScheduleResponse
+	16, // 24: devicedb.v1.ScheduleService.ResumeSchedule:output_type -> devicedb.v1.ResumeScheduleResponse
+	18, // 25: devicedb.v1.ScheduleService.RunSchedule:output_type -> devicedb.v1.RunScheduleResponse
+	19, // [19:26] is the sub-list for method output_type
+	12, // [12:19] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_devicedb_v1_schedule_proto_init() }
@@ -1141,13 +1477,14 @@ func file_devicedb_v1_schedule_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_devicedb_v1_schedule_proto_rawDesc), len(file_devicedb_v1_schedule_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   16,
+			NumEnums:      1,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_devicedb_v1_schedule_proto_goTypes,
 		DependencyIndexes: file_devicedb_v1_schedule_proto_depIdxs,
+		EnumInfos:         file_devicedb_v1_schedule_proto_enumTypes,
 		MessageInfos:      file_devicedb_v1_schedule_proto_msgTypes,
 	}.Build()
 	File_devicedb_v1_schedule_proto = out.File

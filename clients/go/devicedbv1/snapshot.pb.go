@@ -219,7 +219,7 @@ type Upload struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How far it is.
 	Status UploadStatus `protobuf:"varint,1,opt,name=status,proto3,enum=devicedb.v1.UploadStatus" json:"status,omitempty"`
-	// Why it failed, what it does now, or why nobody knows.
+	// Why it failed, what it does now, or why nobody knows. Once stored: which catalogues of the repository were damaged.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The place of the repository.
 	Repository string `protobuf:"bytes,3,opt,name=repository,proto3" json:"repository,omitempty"`
@@ -232,7 +232,9 @@ type Upload struct {
 	// Once stored: blake3 of all groups' marks and rows, in hex.
 	Root string `protobuf:"bytes,7,opt,name=root,proto3" json:"root,omitempty"`
 	// While it runs, or where it failed: the node that has it stored.
-	NodeId        uint64 `protobuf:"varint,8,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeId uint64 `protobuf:"varint,8,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Once stored: the newest catalogue of the history in the repository, as CLUSTER/LINEAGE/N, which a reader can name as the least that must have been reached.
+	Catalogue     string `protobuf:"bytes,9,opt,name=catalogue,proto3" json:"catalogue,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -321,6 +323,13 @@ func (x *Upload) GetNodeId() uint64 {
 		return x.NodeId
 	}
 	return 0
+}
+
+func (x *Upload) GetCatalogue() string {
+	if x != nil {
+		return x.Catalogue
+	}
+	return ""
 }
 
 // What one node contributes to a snapshot.
@@ -1877,7 +1886,7 @@ var File_devicedb_v1_snapshot_proto protoreflect.FileDescriptor
 
 const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\n" +
-	"\x1adevicedb/v1/snapshot.proto\x12\vdevicedb.v1\x1a\x17devicedb/v1/types.proto\"\xf2\x01\n" +
+	"\x1adevicedb/v1/snapshot.proto\x12\vdevicedb.v1\x1a\x17devicedb/v1/types.proto\"\x90\x02\n" +
 	"\x06Upload\x121\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x19.devicedb.v1.UploadStatusR\x06status\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1e\n" +
@@ -1889,7 +1898,8 @@ const file_devicedb_v1_snapshot_proto_rawDesc = "" +
 	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x1b\n" +
 	"\tnew_bytes\x18\x06 \x01(\x04R\bnewBytes\x12\x12\n" +
 	"\x04root\x18\a \x01(\tR\x04root\x12\x17\n" +
-	"\anode_id\x18\b \x01(\x04R\x06nodeId\"\xa1\x03\n" +
+	"\anode_id\x18\b \x01(\x04R\x06nodeId\x12\x1c\n" +
+	"\tcatalogue\x18\t \x01(\tR\tcatalogue\"\xa1\x03\n" +
 	"\fSnapshotPart\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x123\n" +

@@ -39,6 +39,16 @@ def test_grpcurl_reads_health_and_reflection(cluster: Cluster, through: str) -> 
     assert "rpc Get ( .devicedb.v1.GetRequest ) returns ( .devicedb.v1.GetResponse );" in grpcurl(endpoint, "describe", "devicedb.v1.KvService.Get")
     overview: dict[str, Any] = json.loads(grpcurl("-d", "{}", endpoint, "devicedb.v1.ClusterService/GetOverview"))
     assert len(overview["nodes"]) == 3
+    # Older tools ask by another name, and hear the same.
+    older = grpcurl("-d", '{"list_services": ""}', endpoint, "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    assert "devicedb.v1.KvService" in older
+    # What an error carries is shown, and not its bytes.
+    asked = [GRPCURL, "-plaintext", "-max-time", "10", "-format-error", "-d", '{"site": "nowhere", "key": "aw=="}', endpoint, "devicedb.v1.KvService/Get"]
+    refused = subprocess.run(asked, capture_output=True, text=True, timeout=30)
+    assert refused.returncode != 0
+    detail = json.loads(refused.stderr)["details"][0]
+    assert detail["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
+    assert detail["domain"] == "devicedb", detail
 
 
 def test_the_twenty_lines_of_the_readme_back_a_cluster_up(cluster: Cluster, tmp_path: pathlib.Path) -> None:

@@ -39,14 +39,20 @@ pub const CTL_RETRY_MAX: Duration = Duration::from_secs(1);
 /// Time that has to be left for another attempt. With less, `ddbctl` tells what was said last.
 pub const CTL_ATTEMPT_MIN: Duration = Duration::from_millis(100);
 
+/// How long an interrupt waits for a command to take away what it made.
+pub const CTL_TIDY: Duration = Duration::from_secs(10);
 /// How long one question of a drill may take before it is asked again.
 pub const DRILL_ASK: Duration = Duration::from_secs(5);
 /// Pause between two looks at the node of a drill.
 pub const DRILL_LOOK: Duration = Duration::from_millis(100);
+/// Bytes of the end of what the node of a drill says that are kept, to tell why it ended.
+pub const DRILL_SAID_BYTES: usize = 16 << 10;
+/// How long the last words of a node that has ended may be on their way.
+pub const DRILL_LAST_WORDS: Duration = Duration::from_secs(1);
+/// Names that a drill tries for its directory: another one may just remove what it makes.
+pub const DRILL_NAMES: usize = 10;
 /// Keys that a drill reads of each site.
 pub const DRILL_KEYS: u64 = 100;
-/// Bytes of a drill's report.
-pub const DRILL_REPORT_BYTES_MAX: u64 = 1 << 20;
 /// First pause between two looks at a snapshot that `ddbctl` waits for.
 pub const CTL_LOOK_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between two looks at a snapshot; each pause is a fifth longer than the one before.

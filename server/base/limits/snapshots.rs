@@ -110,12 +110,25 @@ pub const ABANDONED_AFTER_MS: u64 = 24 * 3_600_000;
 pub const COLLECT_GRACE_MS: u64 = 24 * 3_600_000;
 /// A clock that is further ahead of all that a repository holds ends no hold and no grace.
 pub const CLOCK_AHEAD_MAX_MS: u64 = 8 * 24 * 3_600_000;
+/// Bytes of a report of a verification or a drill.
+pub const REPORT_BYTES_MAX: u64 = 1 << 20;
+/// Snapshots that the report of a verification names: those that it looked at last.
+pub const REPORT_SNAPSHOTS_MAX: usize = 1000;
+/// Reports that are read until one can be, and those that cannot that are named.
+pub const REPORTS_TRIED: usize = 32;
+pub const REPORTS_NAMED_MAX: usize = 8;
+/// How far a report may be dated ahead of who reads it: clocks differ, and not by more.
+pub const REPORT_AHEAD_MAX_MS: u64 = 24 * 3_600_000;
+/// How often a node looks at the reports in its repository, for its metrics.
+pub const REPORTS_LOOK: Duration = Duration::from_secs(300);
 /// Objects that are deleted at a time.
 pub const REPOSITORY_DELETES: usize = 8;
 /// Bytes of a name in a repository.
 pub const REPOSITORY_NAME_BYTES_MAX: usize = 255;
 /// Bytes of a slot that holds a repository's key. That of one recipient has some hundreds.
 pub const REPOSITORY_SLOT_BYTES_MAX: u64 = 4096;
+/// Bytes of a voucher, in which somebody signs what a repository is. One has some 400.
+pub const REPOSITORY_VOUCHER_BYTES_MAX: u64 = 4096;
 /// How long a command has to print a repository's key, and its words on stderr to be read then.
 pub const REPOSITORY_KEY_COMMAND: Duration = Duration::from_secs(30);
 pub const REPOSITORY_KEY_COMMAND_WORDS: Duration = Duration::from_secs(1);

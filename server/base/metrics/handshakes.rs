@@ -1,6 +1,6 @@
 //! Why handshakes come to nothing.
 
-use super::Why;
+use super::labels::Why;
 
 /// Why a handshake came to nothing, or the certificate that it brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -39,7 +39,7 @@ use crate::{
     faults::failpoint::{Failpoint, failpoint},
     part::chunk::Digest,
     proto::internal::v1::{SeedOrder, SeedPlan},
-    repository::{key::KeySource, points::Point},
+    repository::{points::Point, trust::Access},
     store, wire,
 };
 
@@ -47,8 +47,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Order {
     pub place: String,
-    /// Where its key is found, if it is sealed.
-    pub key: KeySource,
+    /// The key of a sealed one, and whose signatures are believed.
+    pub access: Access,
     pub point: Point,
     /// All sites, if there is no pattern.
     pub sites: Vec<Pattern>,

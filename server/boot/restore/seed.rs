@@ -56,9 +56,9 @@ use crate::{
     },
     repository::{
         contents::Contents,
-        key::KeySource,
         points::{self, Point},
         root::{Kept, Repository},
+        trust::Access,
     },
     store::{Commit, FORMAT, Store, keys},
     wire,
@@ -134,7 +134,7 @@ pub fn seed(
     founding: &Founding,
     say: &dyn Fn(&str, Progress),
 ) -> Result<Seeded> {
-    let made = opened(&order.place, &order.key).and_then(|repository| {
+    let made = opened(&order.place, &order.access).and_then(|repository| {
         let kept = chosen(&repository, order.point)?;
         let contents = Contents::open(&repository, &kept)?;
         let seed = Seed {
@@ -160,7 +160,7 @@ pub fn seed_planned(
     node: NodeId,
     say: &dyn Fn(&str, Progress),
 ) -> Result<Seeded> {
-    let made = opened(&order.place, &order.key).and_then(|repository| {
+    let made = opened(&order.place, &order.access).and_then(|repository| {
         if repository.id != plan.repository {
             return Err(Error::conflict(format!(
                 "it is repository {}, and the nodes have begun with snapshot {} in repository {}: \
@@ -186,7 +186,7 @@ pub struct Choice {
 
 /// Looks which repository and which snapshot are meant. Reads none of its rows.
 pub fn look_up(order: &Order) -> Result<(Uuid, SnapshotId)> {
-    let repository = opened(&order.place, &order.key)?;
+    let repository = opened(&order.place, &order.access)?;
     Ok((repository.id, chosen(&repository, order.point)?.snapshot.snapshot))
 }
 
@@ -194,7 +194,7 @@ impl Choice {
     /// Looks whether a cluster of several nodes can be made of what is meant, as far as the
     /// founder can tell.
     pub fn of(order: &Order, founder: &Node) -> Result<Choice> {
-        let repository = opened(&order.place, &order.key)?;
+        let repository = opened(&order.place, &order.access)?;
         let kept = chosen(&repository, order.point)?;
         let contents = Contents::open(&repository, &kept)?;
         let snapshot = kept.snapshot.snapshot;
@@ -227,9 +227,9 @@ impl Choice {
 }
 
 /// A place that is none is said soon; a store that fails later is waited for.
-fn opened(place: &str, key: &KeySource) -> Result<Repository> {
-    Repository::at(place, limits::OBJECT_PATIENCE_COMMAND, key)?;
-    Repository::at(place, limits::OBJECT_PATIENCE_NODE, key)
+fn opened(place: &str, access: &Access) -> Result<Repository> {
+    Repository::at(place, limits::OBJECT_PATIENCE_COMMAND, access)?;
+    Repository::at(place, limits::OBJECT_PATIENCE_NODE, access)
 }
 
 fn unmade(dir: &Path, place: &str, e: Error) -> Error {

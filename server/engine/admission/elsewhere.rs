@@ -294,6 +294,8 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     // Uploads.
     ("GetNodeStatusResponse.uploads", "any: shown"),
     ("GetNodeStatusResponse.repository", "any: shown, and asked to store what schedules take"),
+    ("GetNodeStatusResponse.verification", "any: shown"),
+    ("GetNodeStatusResponse.drill", "any: shown"),
     ("DrivenUpload.uuid", "any: shown"),
     ("DrivenUpload.status", "any: shown"),
     ("DrivenUpload.reason", "any: shown"),

@@ -5,7 +5,8 @@ use crate::{
     base::ids::SnapshotId,
     repository::{
         catalogue::Step,
-        collect::{Collected, Order, collect, hold},
+        collect::{Collected, Order, Unfinished, collect, hold, unfinished},
+        commit::{Commit, Made},
         repair::repair,
         root::Folder,
     },
@@ -233,6 +234,99 @@ fn what_interrupted_storing_has_left_goes_when_it_is_overtaken() {
     assert!(e.message.contains("given up"), "{e}");
 }
 
+/// Lists a snapshot of a schedule, as a node does that drives an upload.
+fn upload(stage: &Stage, sample: &Sample, schedule: &str) -> Made {
+    let kept = stage.repository.find(sample.snapshot).unwrap();
+    let Snapshot { seq, snapshot, partitions, groups, .. } = kept.snapshot;
+    let repository = stage.repository.clone();
+    let schedule = Some(schedule.to_owned());
+    let folder = kept.folder;
+    let commit = Commit { repository, folder, seq, snapshot, partitions, groups, schedule };
+    match commit.there(&kept.snapshot.root).unwrap() {
+        Some(made) => made,
+        None => panic!("{snapshot} is not there"),
+    }
+}
+
+impl Stage {
+    fn catalogue(&self, number: u64) -> PathBuf {
+        self.root().join(catalogue::name(self.folder(), number))
+    }
+
+    fn schedules(&self) -> Vec<Option<String>> {
+        let listed = self.repository.listed().unwrap();
+        listed.into_iter().map(|(_, entry)| entry.schedule).collect()
+    }
+}
+
+#[test]
+fn an_upload_beside_a_damaged_catalogue_says_so_and_its_snapshot_keeps_its_schedule() {
+    let stage = Stage::new();
+    let samples: Vec<Sample> = (1..=3).map(|n| sample(n, n)).collect();
+    samples[..2].iter().for_each(|sample| drop(stage.import(sample)));
+    let damage = |number| {
+        let whole = fs::read(stage.catalogue(number)).unwrap();
+        fs::write(stage.catalogue(number), &whole[1..]).unwrap();
+    };
+    // What is imported now is new, though it is found where the catalogue should list it.
+    damage(2);
+    let imported = stage.import(&samples[2]);
+    assert!(!imported.was_there && imported.new_bytes > 0, "{imported:?}");
+    assert!(imported.damaged[0].contains("0000000000000002"), "{imported:?}");
+    let again = stage.import(&samples[2]);
+    assert_eq!((again.was_there, again.new_bytes, again.damaged), (true, 0, Vec::new()));
+    assert_eq!(stage.numbers(), [1, 2, 3]);
+
+    // One that no text says a schedule of, and that the request does.
+    damage(3);
+    let made = upload(&stage, &samples[2], "nightly");
+    assert!(made.was_there && made.damaged[0].contains("0000000000000003"), "{made:?}");
+    assert_eq!(stage.repository.standing(stage.folder()).unwrap().damaged, [""; 0]);
+    assert_eq!(stage.schedules(), [None, None, Some("nightly".to_owned())]);
+    // One that is listed is as it was listed.
+    let made = upload(&stage, &samples[1], "nightly");
+    assert!(made.was_there && made.damaged.is_empty(), "{made:?}");
+    assert_eq!(stage.schedules(), [None, None, Some("nightly".to_owned())]);
+}
+
+/// The snapshot itself says its schedule, so that whoever makes the catalogue again knows it.
+#[test]
+fn a_schedule_outlives_the_catalogue_that_said_it() {
+    let stage = Stage::new();
+    let samples: Vec<Sample> = (1..=3).map(|n| sample(n, n)).collect();
+    stage.import(&samples[0]);
+    let part = samples[1].part().0;
+    let kept = stage.repository.find(samples[0].snapshot).unwrap();
+    let commit = Commit {
+        repository: stage.repository.clone(),
+        folder: kept.folder,
+        seq: part.seq,
+        snapshot: part.snapshot,
+        partitions: kept.snapshot.partitions,
+        groups: kept.snapshot.groups,
+        schedule: Some("nightly".into()),
+    };
+    let snapshot = Snapshot {
+        snapshot: part.snapshot,
+        seq: part.seq,
+        schedule: commit.schedule.clone(),
+        ..kept.snapshot
+    };
+    assert!(!commit.list(snapshot, None).unwrap().was_there);
+    fs::write(stage.catalogue(2), b"{}").unwrap();
+    stage.import(&samples[2]);
+    assert_eq!(stage.schedules(), [None, Some("nightly".to_owned()), None]);
+    // And the schedule's rules take it out.
+    let nightly = Order { schedule: Some("nightly".into()), ..order("last=1") };
+    let collected = stage.collect(&nightly);
+    assert_eq!(collected.snapshots[1].reasons, ["newest", "last 1 of 1"], "{collected:?}");
+    for number in 2..=3 {
+        fs::write(stage.catalogue(number), b"{}").unwrap();
+    }
+    repair(&stage.repository).unwrap();
+    assert_eq!(stage.schedules(), [None, Some("nightly".to_owned()), None]);
+}
+
 #[test]
 fn a_damaged_or_missing_catalogue_takes_no_snapshot_with_it() {
     let stage = Stage::new();
@@ -243,7 +337,7 @@ fn a_damaged_or_missing_catalogue_takes_no_snapshot_with_it() {
     fs::write(&newest, &whole[1..]).unwrap();
     assert_eq!(stage.numbers(), [1, 2, 3]);
     assert_eq!(stage.repository.standing(stage.folder()).unwrap().damaged.len(), 1);
-    let report = verify(&stage.repository, &[], true).unwrap();
+    let report = verify(&stage.repository, &[], Depth::Whole).unwrap();
     assert!(!report.sound && report.snapshots.iter().all(|one| one.sound), "{report}");
     // Storing goes on, and with it there is a catalogue again.
     stage.import(&samples[3]);
@@ -254,10 +348,10 @@ fn a_damaged_or_missing_catalogue_takes_no_snapshot_with_it() {
         if number == 4 {
             break;
         }
-        assert!(!verify(&stage.repository, &[], true).unwrap().sound);
+        assert!(!verify(&stage.repository, &[], Depth::Whole).unwrap().sound);
     }
     assert!(stage.numbers().is_empty());
-    assert!(!verify(&stage.repository, &[], true).unwrap().sound);
+    assert!(!verify(&stage.repository, &[], Depth::Whole).unwrap().sound);
     let repaired = repair(&stage.repository).unwrap();
     assert_eq!((repaired.listed.len(), repaired.refused.len()), (4, 0), "{repaired:?}");
     stage.holds_exactly(&samples.iter().collect::<Vec<_>>());
@@ -283,7 +377,7 @@ fn old_catalogues_are_deleted_and_the_chain_is_whole() {
     assert_eq!(stage.numbers(), [1]);
     let missing = stage.root().join(catalogue::name(folder, 50));
     fs::remove_file(missing).unwrap();
-    let report = verify(&stage.repository, &[], false).unwrap();
+    let report = verify(&stage.repository, &[], Depth::Quick).unwrap();
     assert!(report.to_string().contains("it is missing"), "{report}");
 }
 
@@ -307,4 +401,27 @@ fn void_numbers_are_runs_and_a_catalogue_has_one_text() {
     assert_eq!(catalogue::Catalogue::parse(&text).unwrap(), catalogue);
     let id: SnapshotId = sample::snapshot(5);
     assert_eq!(stage.repository.find_entry(id).unwrap().1.seq, SnapshotSeq(5));
+}
+
+/// A writer that is killed in the middle of an object leaves a file that has no name.
+#[test]
+fn what_a_killed_writer_has_left_without_a_name_goes_when_it_is_old() {
+    let stage = Stage::new();
+    let sample = sample(1, 1);
+    stage.import(&sample);
+    let aside = stage.root().join("unfinished");
+    let (left, own) = (aside.join(sample::snapshot(9).to_string()), aside.join("notes.txt"));
+    fs::write(&left, [7; 1000]).unwrap();
+    fs::write(&own, "whoever wrote this knows why").unwrap();
+    let day = Order { now_ms: now() + 24 * HOUR_MS, ..order("") };
+    let none = Unfinished::default();
+    assert_eq!(unfinished(&stage.repository, &order("")), Ok(none), "it may be under way");
+    let it = Unfinished { files: 1, bytes: 1000 };
+    let looks = Order { dry_run: true, ..day.clone() };
+    assert_eq!(unfinished(&stage.repository, &looks), Ok(it));
+    assert!(left.exists());
+    assert_eq!(unfinished(&stage.repository, &day), Ok(it));
+    assert!(!left.exists() && own.exists());
+    assert_eq!(unfinished(&stage.repository, &day), Ok(none));
+    stage.holds_exactly(&[&sample]);
 }

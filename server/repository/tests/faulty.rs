@@ -204,7 +204,7 @@ impl Faulty {
     }
 
     fn repository(&self) -> Repository {
-        Repository::on(self.this.upgrade().unwrap(), &KeySource::none()).unwrap()
+        Repository::on(self.this.upgrade().unwrap(), &Access::none()).unwrap()
     }
 
     fn folder(&self) -> Folder {
@@ -236,7 +236,7 @@ impl Faulty {
             }
             4 => {
                 let end = (seq % 2 == 0).then_some(now_ms + TICK_MS);
-                let held = catalogue::Hold { reason: "so".into(), until_ms: end };
+                let held = Hold { reason: "so".into(), until_ms: end };
                 let held = (seq % 3 > 0).then_some(held);
                 drop(hold(&self.open(), sample::snapshot(seq), held));
             }
@@ -509,7 +509,7 @@ fn play(seed: u64, parts: &Arc<Vec<Memory>>) -> [u64; 3] {
     }
     faulty.holds(true);
     let newest = repository.listed().unwrap().last().map_or(0, |(_, entry)| entry.seq.0);
-    let left: Vec<String> = verify(&repository, &[], true)
+    let left: Vec<String> = verify(&repository, &[], Depth::Whole)
         .map(|report| {
             report
                 .problems

@@ -60,7 +60,7 @@ fn persistently(stage: &Stage, lossy: &Arc<Lossy>, sample: &Sample) -> Imported 
             Err(e) => assert_eq!(e.kind, Kind::Unavailable, "{e}"),
         }
         // What is listed is whole; a snapshot that is not listed yet is all that may be wrong.
-        let report = verify(&stage.repository, &[], true).unwrap();
+        let report = verify(&stage.repository, &[], Depth::Whole).unwrap();
         let is_expected = |what: &str| what.starts_with("no catalogue lists it");
         assert!(report.problems.iter().all(|problem| is_expected(&problem.what)), "{report}");
     }

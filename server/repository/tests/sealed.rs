@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     base::limits,
     repository::{
-        catalogue::Entry,
         cover::Cover,
+        entry::Entry,
         key,
         root::{ROOT, Sealed},
         vault::{Scheme, Secret},
@@ -25,13 +25,13 @@ impl Stage {
             Sealed { key: Secret::draw().unwrap(), recipients: vec![identity.recipient()] };
         let place = dir.path().join("repository").display().to_string();
         let repository = Repository::init_sealed(&place, &sealed).unwrap();
-        Stage { dir, repository, key: Some(file) }
+        Stage { dir, repository, key: Some(file), trust: Trust::default() }
     }
 
     /// As somebody sees it who has no key.
     fn seen(&self) -> Repository {
         let place = self.root().display().to_string();
-        Repository::seen(&place, limits::OBJECT_PATIENCE_COMMAND, &KeySource::none()).unwrap()
+        Repository::seen(&place, limits::OBJECT_PATIENCE_COMMAND, &Access::none()).unwrap()
     }
 
     fn objects(&self) -> BTreeMap<String, Vec<u8>> {
@@ -248,5 +248,5 @@ fn the_sealed_formats_are_those_of_the_golden_files() {
     fs::write(&file, key.reveal()).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     let store = Arc::new(Directory::new(dir.path()));
-    assert_eq!(Repository::on(store, &KeySource::file(file)).unwrap().id, id);
+    assert_eq!(Repository::on(store, &Access::from(KeySource::file(file))).unwrap().id, id);
 }

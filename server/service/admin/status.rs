@@ -78,15 +78,25 @@ impl Cluster {
 
     /// Where the other nodes that answer have their repository.
     pub async fn repositories(&self) -> Result<BTreeMap<NodeId, String>> {
+        Ok(self
+            .with_repositories()
+            .await?
+            .into_iter()
+            .map(|(id, said)| (id, said.repository))
+            .collect())
+    }
+
+    /// What the other nodes say that answer and have a repository.
+    pub async fn with_repositories(&self) -> Result<BTreeMap<NodeId, GetNodeStatusResponse>> {
         let me = self.peers.me().identity.borrow().node;
         let look = self.handle.look(false, limits::NODE_STATUS, |s| s.meta().nodes().clone());
         let mut nodes = look.await?;
         nodes.remove(&me);
         let said = self.ask_nodes(&nodes).await;
-        let place = |(node, said): (NodeId, Result<GetNodeStatusResponse>)| {
-            Some((node, said.ok()?.repository)).filter(|(_, place)| !place.is_empty())
+        let has_one = |(node, said): (NodeId, Result<GetNodeStatusResponse>)| {
+            Some((node, said.ok()?)).filter(|(_, said)| !said.repository.is_empty())
         };
-        Ok(said.into_iter().filter_map(place).collect())
+        Ok(said.into_iter().filter_map(has_one).collect())
     }
 
     /// What says that this node, where it is alone in its cluster, has founded a second one.
@@ -124,6 +134,8 @@ impl Cluster {
             parts: Vec::new(),
             uploads: Vec::new(),
             repository: String::new(),
+            verification: None,
+            drill: None,
             heard,
             unready: unready.map_or(String::new(), |why| self.missing_too(why)),
             hello: Some(hello),

@@ -31,7 +31,7 @@ use crate::{
     part::{chunk::Digest, parallel},
     proto::{internal::v1 as internal, v1},
     repository::{
-        commit::Commit,
+        commit::{Commit, Made},
         index::{Index, Place, is_name},
         manifest::{self, Group, PartOf},
         root::{Folder, Repository},
@@ -88,7 +88,8 @@ impl Uploads {
     pub(super) async fn drive(&self, id: SnapshotId, driven: &Arc<Driven>) -> Result<v1::Upload> {
         let known = self.settled(id, driven).await?;
         let this = self.clone();
-        let repository = crew::blocking(Role::Repository, move || this.repository()).await?;
+        let repository =
+            crew::blocking(Role::Repository, move || this.repository_to_add_to()).await?;
         driven.say("it asks what the parts hold");
         let described = self.described(&known, &repository).await?;
         let wanted = compared(&described, known.topology)?;
@@ -116,7 +117,7 @@ impl Uploads {
         .await?;
         if let Some(there) = there {
             self.collect(&repository, folder, &known, driven).await;
-            return Ok(self.is_there(&there));
+            return self.told(&repository, folder, id, there).await;
         }
         let base = base.map(|base| base.seq);
         driven.say("nodes store their groups");
@@ -134,7 +135,7 @@ impl Uploads {
         let parts = described.into_values().map(|described| described.part).collect();
         let roots: Vec<Digest> = wanted.iter().map(|one| one.root).collect();
         let into = repository.clone();
-        let (made, _) = crew::blocking(Role::Repository, move || {
+        let made = crew::blocking(Role::Repository, move || {
             let stored = read_back(&into, folder, places, &roots)?;
             failpoint(Failpoint::UploadReady);
             let made = commit.make(parts, &stored, new_bytes, base);
@@ -143,7 +144,31 @@ impl Uploads {
         })
         .await?;
         self.collect(&repository, folder, &known, driven).await;
-        Ok(self.is_there(&made))
+        self.told(&repository, folder, id, made).await
+    }
+
+    /// Stored, in which catalogue it is listed, and what had to be made up for.
+    async fn told(
+        &self,
+        repository: &Repository,
+        folder: Folder,
+        id: SnapshotId,
+        made: Made,
+    ) -> Result<v1::Upload> {
+        for what in &made.damaged {
+            tracing::warn!(snapshot = %id, what, "a catalogue of the repository was damaged; it is \
+                           made again of the one before and of the snapshots that stand there");
+        }
+        let reason = match &made.damaged[..] {
+            [] => String::new(),
+            damaged => format!(
+                "a catalogue of the repository was damaged, and is made again: {}",
+                damaged.join("; ")
+            ),
+        };
+        let repository = repository.clone();
+        let at = crew::blocking(Role::Repository, move || repository.standing(folder)).await?;
+        Ok(v1::Upload { reason, ..self.is_there(&made.snapshot, at.mark()) })
     }
 
     async fn collect(

@@ -48,16 +48,20 @@ impl Uploads {
             trust_clock: false,
             dry_run: false,
         };
-        let collect = move || collect::collect(&repository, folder, &order);
+        let collect = move || {
+            let left = collect::unfinished(&repository, &order)?;
+            Ok((collect::collect(&repository, folder, &order)?, left))
+        };
         let schedule = of.id.as_str();
         match crew::blocking(Role::Repository, collect).await {
-            Ok(collected) => {
+            Ok((collected, left)) => {
                 let gone = collected.snapshots.iter().filter(|one| !one.stays).count();
                 tracing::info!(
                     schedule,
                     gone,
                     dropped_bytes = collected.dropped_bytes,
                     deleted_bytes = collected.deleted_bytes,
+                    unfinished_bytes = left.bytes,
                     "collected what the schedule does not keep in the repository"
                 );
                 for refused in collected.refused {

@@ -9,18 +9,18 @@ mod certificates;
 mod client;
 mod cluster;
 mod node;
+mod objects;
 mod ports;
 mod process;
-mod s3;
 mod writer;
 
 pub use certificates::Certificates;
 pub use client::{Client, put_request, reason};
 pub use cluster::{Cluster, Options, SnapshotStore};
 pub use node::{Node, ddbctl};
+pub use objects::ObjectStore;
 pub use ports::Port;
-pub use process::{Ran, binary, shell};
-pub use s3::S3;
+pub use process::{Ran, binary, ended, shell};
 pub use writer::{Ledger, Writer};
 
 use std::{fmt::Display, time::Duration};

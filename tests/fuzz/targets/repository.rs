@@ -1,5 +1,5 @@
-//! What a repository says of itself: the texts of a snapshot, also a sealed one, and of a
-//! catalogue, and the index of a group.
+//! What a repository says of itself: the texts of a snapshot, also a sealed one, of a catalogue,
+//! also a signed one, and of a voucher, and the index of a group.
 //!
 //! As with parts, digests would stop nearly every mutation at the first look: an input says with
 //! its first byte whether it is taken as it is, or with its digest put right.
@@ -12,6 +12,8 @@ use devicedb::{
         cover::Cover,
         index::{Index, Place, is_name},
         manifest::Snapshot,
+        signature::SigningKey,
+        trust::Voucher,
         vault::{Scheme, Secret},
     },
 };
@@ -19,7 +21,7 @@ use devicedb::{
 /// What is taken is the one spelling of what it says, and leads nowhere else.
 pub fn repository(input: &[u8]) -> bool {
     let Some((mode, bytes)) = input.split_first() else { return false };
-    match mode % 8 {
+    match mode % 10 {
         0 => snapshot(bytes),
         1 => snapshot(&put_right(bytes)),
         2 => index(&zstd::bulk::compress(bytes, 1).expect("anything can be compressed")),
@@ -27,7 +29,9 @@ pub fn repository(input: &[u8]) -> bool {
         4 => cover(bytes),
         5 => cover(&put_right(bytes)),
         6 => catalogue(bytes),
-        _ => catalogue(&put_right(bytes)),
+        7 => catalogue(&put_right(bytes)),
+        8 => voucher(bytes),
+        _ => voucher(&put_right(bytes)),
     }
 }
 
@@ -53,6 +57,32 @@ fn catalogue(text: &[u8]) -> bool {
                 assert!(is_name(&entry.object) && !catalogue.is_void(entry.seq));
                 assert_eq!(catalogue.entry(entry.seq), Some(entry));
             }
+            is_signed_and_unsigned(catalogue);
+            true
+        }
+        Err(e) => {
+            assert!(matches!(e.kind, Kind::Corrupt | Kind::Conflict), "{e:?}");
+            false
+        }
+    }
+}
+
+/// Signed by another key it says the same, in the one spelling of it.
+fn is_signed_and_unsigned(catalogue: Catalogue) {
+    let key = SigningKey::of([7; 32]);
+    let signed = catalogue.clone().signed(&key);
+    let text = signed.encode().expect("it is as it was");
+    assert_eq!(Catalogue::parse(&text), Ok(signed.clone()));
+    let Catalogue { format, signer, signature, .. } = catalogue;
+    assert_eq!(Catalogue { format, signer, signature, ..signed }, catalogue);
+}
+
+/// Nobody but the owner of the key makes one.
+fn voucher(text: &[u8]) -> bool {
+    match Voucher::parse(text) {
+        Ok(_) => {
+            let golden = include_bytes!("../../golden/repository/voucher.json");
+            assert_eq!(text, golden, "somebody has signed another one");
             true
         }
         Err(e) => {

@@ -1,10 +1,22 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class VerificationDepth(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERIFICATION_DEPTH_UNSPECIFIED: _ClassVar[VerificationDepth]
+    VERIFICATION_DEPTH_QUICK: _ClassVar[VerificationDepth]
+    VERIFICATION_DEPTH_SHARE: _ClassVar[VerificationDepth]
+    VERIFICATION_DEPTH_WHOLE: _ClassVar[VerificationDepth]
+VERIFICATION_DEPTH_UNSPECIFIED: VerificationDepth
+VERIFICATION_DEPTH_QUICK: VerificationDepth
+VERIFICATION_DEPTH_SHARE: VerificationDepth
+VERIFICATION_DEPTH_WHOLE: VerificationDepth
 
 class Schedule(_message.Message):
     __slots__ = ("name", "cron", "keep", "start_deadline_ms", "paused", "created_ms", "next_ms", "running", "stored", "failed", "missed", "skipped", "failures", "note")
@@ -97,14 +109,60 @@ class ListSchedulesRequest(_message.Message):
     def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListSchedulesResponse(_message.Message):
-    __slots__ = ("schedules", "next_page_token", "repositories")
+    __slots__ = ("schedules", "next_page_token", "repositories", "verification", "drill", "unreadable_reports")
     SCHEDULES_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     REPOSITORIES_FIELD_NUMBER: _ClassVar[int]
+    VERIFICATION_FIELD_NUMBER: _ClassVar[int]
+    DRILL_FIELD_NUMBER: _ClassVar[int]
+    UNREADABLE_REPORTS_FIELD_NUMBER: _ClassVar[int]
     schedules: _containers.RepeatedCompositeFieldContainer[Schedule]
     next_page_token: str
     repositories: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, schedules: _Optional[_Iterable[_Union[Schedule, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., repositories: _Optional[_Iterable[str]] = ...) -> None: ...
+    verification: RepositoryVerification
+    drill: RepositoryDrill
+    unreadable_reports: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, schedules: _Optional[_Iterable[_Union[Schedule, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., repositories: _Optional[_Iterable[str]] = ..., verification: _Optional[_Union[RepositoryVerification, _Mapping]] = ..., drill: _Optional[_Union[RepositoryDrill, _Mapping]] = ..., unreadable_reports: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RepositoryVerification(_message.Message):
+    __slots__ = ("report", "began_ms", "depth", "percent", "sound", "problems", "snapshots", "snapshots_since")
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_MS_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    PERCENT_FIELD_NUMBER: _ClassVar[int]
+    SOUND_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_SINCE_FIELD_NUMBER: _ClassVar[int]
+    report: str
+    began_ms: int
+    depth: VerificationDepth
+    percent: int
+    sound: bool
+    problems: int
+    snapshots: int
+    snapshots_since: int
+    def __init__(self, report: _Optional[str] = ..., began_ms: _Optional[int] = ..., depth: _Optional[_Union[VerificationDepth, str]] = ..., percent: _Optional[int] = ..., sound: bool = ..., problems: _Optional[int] = ..., snapshots: _Optional[int] = ..., snapshots_since: _Optional[int] = ...) -> None: ...
+
+class RepositoryDrill(_message.Message):
+    __slots__ = ("report", "began_ms", "uuid", "passed", "problem", "rto_ms", "rpo_ms", "snapshots_since")
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_MS_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    RTO_MS_FIELD_NUMBER: _ClassVar[int]
+    RPO_MS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_SINCE_FIELD_NUMBER: _ClassVar[int]
+    report: str
+    began_ms: int
+    uuid: str
+    passed: bool
+    problem: str
+    rto_ms: int
+    rpo_ms: int
+    snapshots_since: int
+    def __init__(self, report: _Optional[str] = ..., began_ms: _Optional[int] = ..., uuid: _Optional[str] = ..., passed: bool = ..., problem: _Optional[str] = ..., rto_ms: _Optional[int] = ..., rpo_ms: _Optional[int] = ..., snapshots_since: _Optional[int] = ...) -> None: ...
 
 class DeleteScheduleRequest(_message.Message):
     __slots__ = ("name",)

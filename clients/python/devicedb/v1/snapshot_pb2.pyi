@@ -52,7 +52,7 @@ PART_DELETION_KEPT: PartDeletion
 PART_DELETION_UNANSWERED: PartDeletion
 
 class Upload(_message.Message):
-    __slots__ = ("status", "reason", "repository", "bytes_done", "bytes", "new_bytes", "root", "node_id")
+    __slots__ = ("status", "reason", "repository", "bytes_done", "bytes", "new_bytes", "root", "node_id", "catalogue")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     REPOSITORY_FIELD_NUMBER: _ClassVar[int]
@@ -61,6 +61,7 @@ class Upload(_message.Message):
     NEW_BYTES_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    CATALOGUE_FIELD_NUMBER: _ClassVar[int]
     status: UploadStatus
     reason: str
     repository: str
@@ -69,7 +70,8 @@ class Upload(_message.Message):
     new_bytes: int
     root: str
     node_id: int
-    def __init__(self, status: _Optional[_Union[UploadStatus, str]] = ..., reason: _Optional[str] = ..., repository: _Optional[str] = ..., bytes_done: _Optional[int] = ..., bytes: _Optional[int] = ..., new_bytes: _Optional[int] = ..., root: _Optional[str] = ..., node_id: _Optional[int] = ...) -> None: ...
+    catalogue: str
+    def __init__(self, status: _Optional[_Union[UploadStatus, str]] = ..., reason: _Optional[str] = ..., repository: _Optional[str] = ..., bytes_done: _Optional[int] = ..., bytes: _Optional[int] = ..., new_bytes: _Optional[int] = ..., root: _Optional[str] = ..., node_id: _Optional[int] = ..., catalogue: _Optional[str] = ...) -> None: ...
 
 class SnapshotPart(_message.Message):
     __slots__ = ("node_id", "address", "status", "reason", "partitions", "partitions_done", "rows", "bytes", "bytes_written", "download_bytes", "manifest_digest", "seal")

@@ -17,7 +17,7 @@ use crate::{
         manifest::{Manifest, MetaPart, PartitionPart},
         sample::{self, Sample},
     },
-    repository::{import::import, key::KeySource},
+    repository::{import::import, trust::Access},
 };
 
 const SITES: [&str; 4] = ["pier", "depot", "silo", "van"];
@@ -141,7 +141,7 @@ impl Stage {
         let place = self.dir.path().join("repository");
         let sites = sites.iter().map(|text| Pattern::new(*text).unwrap()).collect();
         let place = place.display().to_string();
-        Order { place, key: KeySource::none(), point: Point::Latest, sites, nodes: 1 }
+        Order { place, access: Access::none(), point: Point::Latest, sites, nodes: 1 }
     }
 
     fn seed(&self, sites: &[&str], nonce: u64) -> Result<Seeded> {
