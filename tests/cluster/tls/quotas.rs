@@ -161,14 +161,16 @@ async fn a_client_that_runs_wild_is_told_to_slow_down_and_others_are_served() {
     let (done, refused): (Vec<_>, Vec<_>) =
         calls.join_all().await.into_iter().partition(Result::is_ok);
     assert!(!done.is_empty() && !refused.is_empty(), "{} of 500 refused", refused.len());
-    let last = refused.into_iter().map(|one| over(&one.unwrap_err())).last().expect("there is one");
-    assert!(
-        last.0.contains("client/wild makes more than 20 calls a second on this node"),
-        "{last:?}"
-    );
-    // Whoever waits as long as it is told is let in. ddbctl does.
-    tokio::time::sleep(last.1).await;
-    wild.put(SITE, Bucket::Default, "wild", "v").await.unwrap();
+    for (said, _) in refused.into_iter().map(|one| over(&one.unwrap_err())) {
+        let wanted = "client/wild makes more than 20 calls a second on this node";
+        assert!(said.contains(wanted), "{said}");
+    }
+    // Whoever waits as long as it is told is let in, if nothing else of the same client was since.
+    if let Err(status) = wild.put(SITE, Bucket::Default, "wild", "v").await {
+        tokio::time::sleep(over(&status).1).await;
+        wild.put(SITE, Bucket::Default, "wild", "v").await.unwrap();
+    }
+    // ddbctl waits so.
     for _ in 0..30 {
         let line = format!("get --site {SITE} calm");
         secured.ctl_as(0, &issued[0], &line).await.exits(0).says("v");
