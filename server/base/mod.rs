@@ -18,3 +18,5 @@ pub mod journal;
 pub mod metrics;
 #[cfg(test)]
 pub mod golden;
+#[cfg(test)]
+pub mod polled;

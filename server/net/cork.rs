@@ -109,6 +109,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::base::polled::Polled;
 
     #[tokio::test]
     async fn everything_arrives_in_order_and_a_flush_lets_the_next_write_wait_again() {
@@ -116,7 +117,7 @@ mod tests {
         let mut corked = Corked::new(near);
         let mut waits = 0;
         for piece in [&b"one "[..], b"two ", b"three"] {
-            let mut writing = tokio_test::task::spawn(corked.write_all(piece));
+            let mut writing = Polled::new(corked.write_all(piece));
             while writing.poll().is_pending() {
                 assert!(writing.is_woken(), "nothing else would go on with it");
                 waits += 1;

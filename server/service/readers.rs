@@ -488,9 +488,9 @@ impl Drop for Outgoing {
 #[cfg(test)]
 mod tests {
     use axum::body::Body as AxumBody;
-    use tokio_test::{assert_pending, task};
 
     use super::*;
+    use crate::base::polled::Polled;
 
     const PIECE: usize = limits::READER_PIECE_BYTES;
 
@@ -510,9 +510,7 @@ mod tests {
 
     /// What the body gives out now.
     fn next(body: &mut Outgoing) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let mut polling =
-            task::spawn(std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)));
-        polling.poll()
+        Polled::new(std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx))).poll()
     }
 
     fn data(body: &mut Outgoing) -> Bytes {
@@ -533,7 +531,7 @@ mod tests {
         let mut under_way: Vec<_> = (0..limits::READER_PIECES).map(|_| data(&mut body)).collect();
         assert!(under_way.iter().all(|piece| piece.len() == PIECE));
         assert_eq!(lying(&readers), limits::READER_PIECES * PIECE + 5);
-        assert_pending!(next(&mut body));
+        assert!(next(&mut body).is_pending());
         under_way.pop();
         let last = data(&mut body);
         assert_eq!((last.len(), lying(&readers)), (5, (limits::READER_PIECES - 1) * PIECE + 5));
@@ -618,8 +616,8 @@ mod tests {
             (outgoing(&readers, piece, None), outgoing(&readers, piece, None));
         let mut both = (data(&mut first), second);
         data(&mut both.1);
-        let mut turn = task::spawn(readers.turn(Kind::Scan));
-        assert_pending!(turn.poll());
+        let mut turn = Polled::new(readers.turn(Kind::Scan));
+        assert!(turn.poll().is_pending());
         drop(both.1);
         assert!(turn.is_woken());
         assert!(matches!(turn.poll(), Poll::Ready(Ok(_))));
