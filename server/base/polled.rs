@@ -1,7 +1,7 @@
 //! A future that a test polls by hand, and whether anything has asked for its next poll.
 //!
-//! A crate of such helpers would have tokio compiled with features that only tests have, and with it
-//! everything that stands on tokio: once for tests and once more for the binaries.
+//! A crate of such helpers would have tokio compiled with features that only tests have, and with
+//! it everything that stands on tokio: once for tests and once more for the binaries.
 
 use std::{
     pin::Pin,
