@@ -126,6 +126,15 @@ pub struct Start {
     /// Raft groups that carry the partitions: a power of two. Fixed when the cluster is founded.
     #[arg(long, value_name = "N", default_value_t = 64, env = "DEVICEDB_GROUPS")]
     groups: u32,
+    /// Bytes a second of replicas that move: this node sends at most so many, and takes so many.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "DEVICEDB_MOVE_RATE",
+        default_value_t = limits::MOVE_BYTES_A_SECOND,
+        value_parser = clap::value_parser!(u64).range(limits::MOVE_BYTES_A_SECOND_MIN..),
+    )]
+    move_rate: u64,
     /// Where this node's parts of snapshots are kept. Must exist. Several nodes may share it.
     #[arg(long, value_name = "DIR", env = "DEVICEDB_SNAPSHOT_STORE")]
     snapshot_store: Option<PathBuf>,
@@ -384,7 +393,7 @@ fn main() -> ExitCode {
     rustix::process::umask(rustix::fs::Mode::from_bits_retain(0o077));
     #[cfg(feature = "fault-injection")]
     if env::args_os().nth(1).is_some_and(|arg| arg == "--failpoints") {
-        return list_failpoints();
+        return ended(say(&devicedb::faults::failpoint::listed()));
     }
     if env::args_os().nth(1).is_some_and(|arg| arg == "cluster") {
         return match guide::main(env::args_os().skip(2)) {
@@ -429,6 +438,7 @@ impl Start {
             replication_factor: self.replication_factor,
             partitions: self.partitions,
             groups: self.groups,
+            move_rate: self.move_rate,
             snapshot_store: self.snapshot_store,
             repository: self.repository.map(|at| Place::new(at, self.repository_rate, access)),
             seal_to: self.seal_to,
@@ -451,9 +461,8 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
     let found = std::net::ToSocketAddrs::to_socket_addrs(&address)
         .map_err(|e| Error::invalid(format!("-host {}: {e}", args.host)).with_source(e))?;
     let found: Vec<SocketAddr> = found.collect();
-    let listen = found.iter().find(|a| a.is_ipv4()).or(found.first()).copied();
-    let listen =
-        listen.ok_or_else(|| Error::invalid(format!("-host {} has no address", args.host)))?;
+    let nowhere = || Error::invalid(format!("-host {} has no address", args.host));
+    let listen = *found.iter().find(|a| a.is_ipv4()).or(found.first()).ok_or_else(nowhere)?;
     let options = Options {
         advertise: Some(address),
         // As the guide has it.
@@ -467,15 +476,6 @@ fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
         ..Options::plain(args.store, listen)
     };
     Ok((options, args.log_level))
-}
-
-/// Lists every place at which a test can crash a node, one a line.
-#[cfg(feature = "fault-injection")]
-fn list_failpoints() -> ExitCode {
-    for point in devicedb::faults::failpoint::Failpoint::ALL {
-        println!("{:28} {}", point.name(), point.about());
-    }
-    ExitCode::SUCCESS
 }
 
 fn run(options: Options, log: &str, json: bool) -> ExitCode {

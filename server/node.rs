@@ -21,6 +21,7 @@ use crate::{
         ids::{NodeId, Topology},
         limits,
         metrics::Metrics,
+        pace::Paced,
         space::Space,
     },
     boot::{
@@ -35,7 +36,7 @@ use crate::{
     },
     faults::failpoint::{Failpoint, failpoint},
     net::{
-        Dialler, Me, Peers,
+        Arrivals, Dialler, Me, Peers,
         acceptor::{self, Guests, Incoming},
         tls::Tls,
     },
@@ -244,7 +245,8 @@ async fn run(
     let plan = plan.map(|plan| plan.record());
     let (identity_tx, identity_rx) = watch::channel(identity.clone());
     let me = Me { identity: identity_rx.clone(), address: address.clone(), incarnation, dialler };
-    let peers = Peers::new(me, spool.clone(), metrics.clone(), crew.clone());
+    let pace = Paced::new(options.move_rate, clock);
+    let peers = Peers::new(me, spool.clone(), pace, metrics.clone(), crew.clone());
 
     let (log, engine) = blocking({
         let (dir, identity, store) = (options.store.clone(), identity.clone(), store.clone());
@@ -294,8 +296,14 @@ async fn run(
         peers.listed(node.id, &node.address);
     }
 
-    let cluster =
-        Cluster::new(handle.clone(), peers.clone(), identity.topology, options.store.clone());
+    let arrivals = Arrivals::new(options.move_rate, clock);
+    let cluster = Cluster::new(
+        handle.clone(),
+        peers.clone(),
+        arrivals,
+        identity.topology,
+        options.store.clone(),
+    );
     let directories = Directories { store: options.store.clone(), snapshot_store: shelf, sealing };
     let parts = Parts::new(
         identity.node,

@@ -13,6 +13,7 @@ pub mod disk;
 pub mod space;
 pub mod strangers;
 pub mod flock;
+pub mod pace;
 pub mod crew;
 pub mod journal;
 pub mod metrics;

@@ -74,6 +74,8 @@ pub struct Options {
     pub replication_factor: u32,
     pub partitions: u32,
     pub groups: u32,
+    /// Bytes of rows a second that it sends to other nodes, and that it takes.
+    pub move_rate: u64,
     pub snapshot_store: Option<PathBuf>,
     /// Where snapshots are uploaded to.
     pub repository: Option<uploads::Place>,
@@ -129,6 +131,7 @@ impl Options {
             replication_factor: 3,
             partitions: 1024,
             groups: 64,
+            move_rate: limits::MOVE_BYTES_A_SECOND,
             snapshot_store: None,
             repository: None,
             seal_to: Vec::new(),

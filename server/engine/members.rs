@@ -475,7 +475,8 @@ fn watch_snapshots(group: &mut Group, now: Duration) {
     for (node, offer) in offers {
         let over = match offer {
             Offer::Wanted => false,
-            Offer::Sending { since, .. } => now.saturating_sub(since) > limits::SEND_ROWS,
+            // Its end is told.
+            Offer::Sending { .. } => false,
             Offer::Delivered { at, since, .. } => {
                 let late = now.saturating_sub(since) > limits::SNAPSHOT_FOLLOWED;
                 if late && group.matched(node) < at.index {

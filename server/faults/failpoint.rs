@@ -404,7 +404,7 @@ failpoints! {
 pub fn failpoint(_: Failpoint) {}
 
 #[cfg(feature = "fault-injection")]
-pub use armed::{check, failpoint};
+pub use armed::{check, failpoint, listed};
 
 #[cfg(feature = "fault-injection")]
 mod armed {
@@ -474,6 +474,12 @@ mod armed {
             }
             _ => {}
         }
+    }
+
+    /// Every place at which a test can crash a node, one a line.
+    pub fn listed() -> String {
+        let line = |point: &Failpoint| format!("{:28} {}\n", point.name(), point.about());
+        Failpoint::ALL.iter().map(line).collect()
     }
 
     /// `Invalid`, with those there are, if the environment names none of them.

@@ -5,6 +5,10 @@
 //! belong to. Either file is gone when its transfer has failed. How many are on their way at once
 //! is the engine's business. Neither takes the last room of a disk that a store lies on (`space`);
 //! the receiver's has to have room for the rows in the store as well.
+//!
+//! A node sends no more bytes a second than it was told, all its transfers together, and takes no
+//! more (`devicedb start --move-rate`): clients are served meanwhile. A transfer may take as long
+//! as its bytes do at that rate; it fails when nothing of it moves any more.
 
 mod arrivals;
 
@@ -29,7 +33,9 @@ use crate::{
         crew::{self, Role},
         error::{Context, Error, Result},
         ids::{GroupId, NodeId, Topology},
-        limits, space,
+        limits,
+        pace::Paced,
+        space,
     },
     engine::{ArrivedRows, Input, RowsToSend, check_rows, driver::Handle},
     faults::failpoint::{Failpoint, failpoint},
@@ -73,6 +79,7 @@ pub(super) async fn send_rows_to(
     me: &Me,
     address: &str,
     spool: &Path,
+    pace: &Paced,
     rows: RowsToSend,
 ) -> Result<()> {
     let RowsToSend { to, group, name, record, view, .. } = rows;
@@ -92,25 +99,36 @@ pub(super) async fn send_rows_to(
         bytes,
         ..SendRowsRequest::default()
     };
-    let sent = tokio::time::timeout(
-        limits::SEND_ROWS,
-        ship_file(me, address, head, &spooled.path, digest),
-    )
-    .await;
-    sent.map_err(|_| {
-        Error::unavailable(format!(
-            "sending rows to node {to} took longer than {:?}",
-            limits::SEND_ROWS
-        ))
-    })?
+    let moved = AtomicU64::new(0);
+    tokio::select! {
+        sent = ship_file(me, address, head, (&spooled.path, pace), digest, &moved) => sent,
+        () = stalls(&moved) => Err(Error::unavailable(format!(
+            "node {to} has taken no rows for {:?}",
+            limits::ROWS_STALLED
+        ))),
+    }
+}
+
+/// Ends when nothing has moved for some time.
+async fn stalls(moved: &AtomicU64) {
+    let mut before = None;
+    loop {
+        let now = Some(moved.load(Ordering::Relaxed));
+        if now == before {
+            return;
+        }
+        before = now;
+        tokio::time::sleep(limits::ROWS_STALLED).await;
+    }
 }
 
 async fn ship_file(
     me: &Me,
     address: &str,
     head: SendRowsRequest,
-    path: &Path,
+    (path, pace): (&Path, &Paced),
     digest: [u8; 32],
+    moved: &AtomicU64,
 ) -> Result<()> {
     let mut client = me.dialler.connect(address).await?;
     let mut file = File::open(path).await.at(path.display())?;
@@ -130,6 +148,8 @@ async fn ship_file(
             {
                 break;
             }
+            pace.pay(piece.len() as u64).await;
+            moved.fetch_add(1, Ordering::Relaxed);
             queue
                 .send(SendRowsRequest { rows: piece.into(), ..SendRowsRequest::default() })
                 .await
@@ -185,11 +205,11 @@ pub async fn receive_rows(
         .look(false, limits::PEER_CONNECT, move |sight| sight.may_send_rows(from, group))
         .await??;
     let mut transfer = arrivals.begin(group, head.bytes);
-    let placed = tokio::time::timeout(limits::SEND_ROWS, transfer.take_place()).await;
+    let placed = tokio::time::timeout(limits::ROWS_STALLED, transfer.take_place()).await;
     placed.map_err(|_| {
         Error::exhausted(format!(
             "other rows have come to this node for {:?}; rows of group {group} wait",
-            limits::SEND_ROWS
+            limits::ROWS_STALLED
         ))
     })?;
     let spooled = Spooled::new(spool, &format!("incoming-{group}"));
@@ -209,6 +229,7 @@ pub async fn receive_rows(
         }
         hash.update(&piece.rows);
         let bytes = piece.rows.len() as u64;
+        transfer.may_take(bytes).await;
         came += bytes;
         // All that has come is written once more, into the store.
         space::spare(spool, bytes + came).map_err(|e| {

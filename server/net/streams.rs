@@ -33,9 +33,10 @@ use crate::{
         limits,
         locks::lock,
         metrics::Metrics,
+        pace::Paced,
     },
     cluster::Removed,
-    engine::{Input, RowsToSend, driver::Handle},
+    engine::{Announced, Input, RowsToSend, driver::Handle},
     faults::failpoint::{Failpoint, failpoint},
     net::{
         handshake::{belongs, newcomer},
@@ -61,6 +62,8 @@ struct Shared {
     crew: Crew,
     metrics: Arc<Metrics>,
     spool: PathBuf,
+    /// How fast rows are sent.
+    pace: Paced,
     /// Which process of each node has a stream to this one.
     speakers: Mutex<BTreeMap<NodeId, speakers::Speaker>>,
     /// What is known of this node's own end as a member.
@@ -81,7 +84,7 @@ struct Line {
 type Queued = (Vec<PeerMessage>, Reservation);
 
 impl Peers {
-    pub fn new(me: Me, spool: PathBuf, metrics: Arc<Metrics>, crew: Crew) -> Peers {
+    pub fn new(me: Me, spool: PathBuf, pace: Paced, metrics: Arc<Metrics>, crew: Crew) -> Peers {
         let whereabouts = Mutex::new(Whereabouts::new(me.identity.borrow().node, &me.address));
         let shared = Shared {
             me,
@@ -92,6 +95,7 @@ impl Peers {
             crew,
             metrics,
             spool,
+            pace,
             speakers: Mutex::default(),
             departure: Mutex::default(),
             sought: Mutex::default(),
@@ -259,10 +263,12 @@ impl Peers {
         let (to, group, announced) = (rows.to, rows.group, rows.announced.clone());
         let tell = {
             let shared = self.shared.clone();
-            move |announced| {
-                if let Some(handle) = shared.handle.get() {
-                    // The offer expires by itself when the engine has no room for this.
-                    let _ = handle.input(Input::RowsSent { to, group, announced });
+            async move |announced: Option<Announced>| {
+                let Some(handle) = shared.handle.get() else { return };
+                let sent = || Input::RowsSent { to, group, announced: announced.clone() };
+                // Before it hears of the end the engine sends no other rows of the group there.
+                while handle.input(sent()).is_err_and(|e| e.kind == Kind::Exhausted) {
+                    tokio::time::sleep(limits::ROWS_SENT_AGAIN).await;
                 }
             }
         };
@@ -271,7 +277,8 @@ impl Peers {
             let is_open = if let Some(open) = open { opens(open).await } else { false };
             let sent = match peers.address(to).filter(|_| is_open) {
                 Some(address) => {
-                    rows::send_rows_to(&shared.me, &address, &shared.spool, rows).await
+                    let Shared { me, spool, pace, .. } = &*shared;
+                    rows::send_rows_to(me, &address, spool, pace, rows).await
                 }
                 None => Err(Error::unavailable(format!("there is no stream to node {to}"))),
             };
@@ -283,9 +290,9 @@ impl Peers {
                     "rows of a group could not be sent; the leader will try again",
                 );
             }
-            tell(sent.ok().map(|()| announced));
+            tell(sent.ok().map(|()| announced)).await;
         };
-        self.shared.crew.spawn_or(Role::Ship, work, async move |_| tell_of_panic(None));
+        self.shared.crew.spawn_or(Role::Ship, work, async move |_| tell_of_panic(None).await);
     }
 }
 

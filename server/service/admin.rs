@@ -112,11 +112,17 @@ pub struct SiteView {
 }
 
 impl Cluster {
-    pub fn new(handle: Handle, peers: Peers, topology: Topology, store: PathBuf) -> Cluster {
+    pub fn new(
+        handle: Handle,
+        peers: Peers,
+        arrivals: Arrivals,
+        topology: Topology,
+        store: PathBuf,
+    ) -> Cluster {
         Cluster {
             handle,
             peers,
-            arrivals: Arrivals::default(),
+            arrivals,
             topology,
             store,
             joining: Arc::new(Semaphore::new(limits::JOINS_AT_ONCE)),

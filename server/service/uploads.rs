@@ -13,7 +13,6 @@
 //!
 //! Does not decide when snapshots are stored, and deletes nothing.
 
-mod pace;
 mod care;
 mod retain;
 mod drive;
@@ -33,7 +32,6 @@ use tokio::{
 };
 
 pub use self::care::Told;
-use self::pace::Pace;
 use crate::{
     base::{
         clock::Clock,
@@ -43,6 +41,7 @@ use crate::{
         limits,
         locks::lock,
         metrics::Metrics,
+        pace::Pace,
     },
     cluster::snapshots::Status,
     faults::failpoint::{Failpoint, failpoint},

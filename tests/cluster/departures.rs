@@ -1,7 +1,10 @@
 //! Nodes that give away what they hold, and leave; and what becomes of the replicas that stay
 //! behind when groups have gone elsewhere.
 
-use devicedb::proto::v1::Bucket;
+use devicedb::{
+    base::{clock::Random, limits},
+    proto::v1::{Bucket, OperationState},
+};
 
 use crate::{
     connections::{metrics, number},
@@ -174,4 +177,44 @@ async fn the_room_of_groups_that_have_left_is_used_again_and_what_they_held_is_n
     move_to(0).await;
     let again = store_bytes(&cluster.nodes[0]);
     assert!(again < first + (8 << 20), "{first} bytes, and {again} with the same rows again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_move_no_faster_than_the_nodes_are_told() {
+    const RATE: u64 = 4 << 20;
+    let extra = vec!["--move-rate".to_owned(), RATE.to_string()];
+    let options = Options { replication_factor: 1, extra, ..Options::default() };
+    let cluster = Cluster::start(2, options).await;
+    let client = cluster.client();
+    four_sites(&client).await;
+    let mut rng = Random::seeded(7);
+    let mut value = || -> Vec<u8> {
+        (0..limits::VALUE_BYTES_MAX / 8).flat_map(|_| rng.next_u64().to_be_bytes()).collect()
+    };
+    for site in ["dock", "mill", "pier", "shed"] {
+        for number in 0..4 {
+            client.put(site, Bucket::Default, format!("{number}"), value()).await.unwrap();
+        }
+    }
+    // Wherever the sites are: all goes to one node, and then to the other.
+    let ids = [id_of(&cluster, &cluster.nodes[0]).await, id_of(&cluster, &cluster.nodes[1]).await];
+    let mut rates = Vec::new();
+    for (empty, full) in [(ids[0], ids[1]), (ids[1], ids[0])] {
+        let (empty, full) = (empty.to_string(), full.to_string());
+        cluster.ctl(&["node", "set", &full, "--capacity", "100", "--wait"]).await.exits(0);
+        let words = ["-o", "json", "node", "set", &empty, "--capacity", "0"];
+        let begun = cluster.ctl(&words).await.exits(0);
+        let begun: serde_json::Value = serde_json::from_slice(&begun.stdout).unwrap();
+        let operation = begun["operation"].as_str().unwrap();
+        eventually("all has moved", SOON, async || {
+            let seen = client.operation(operation).await.unwrap();
+            rates.push(seen.bytes_per_s);
+            if seen.state() == OperationState::Done { Ok(()) } else { Err(format!("{seen:?}")) }
+        })
+        .await;
+    }
+    // Of the last four seconds: what they allow, and the message that came in the first moment.
+    let most = RATE + limits::ROWS_PIECE_BYTES as u64 / 4;
+    assert!(rates.iter().any(|rate| *rate > 0), "rows came: {rates:?}");
+    assert!(rates.iter().all(|rate| *rate <= most), "{rates:?}");
 }

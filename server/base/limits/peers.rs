@@ -158,8 +158,22 @@ pub const ROWS_PIECE_BYTES: usize = 1 << 20;
 pub const ROWS_PIECES_QUEUED: usize = 4;
 /// How long a receiver of rows waits for the next message before the transfer fails.
 pub const ROWS_PIECE: Duration = Duration::from_secs(30);
-/// How long one transfer of rows may take before it fails.
-pub const SEND_ROWS: Duration = Duration::from_secs(600);
+/// How long rows may wait for their place at a receiver, or move no further, before the transfer
+/// fails. How long it takes in all has no bound, since its bytes have none.
+pub const ROWS_STALLED: Duration = Duration::from_secs(600);
+/// How long the engine waits between two tries to hear how a transfer has ended, while its queue is
+/// full.
+pub const ROWS_SENT_AGAIN: Duration = Duration::from_millis(100);
+/// Bytes of rows that a node sends a second, and that it takes, unless it is started with another
+/// rate: about half of what a plain SSD writes, since every row is written twice, to a file and to
+/// the store.
+pub const MOVE_BYTES_A_SECOND: u64 = 64 << 20;
+/// The lowest rate: below it a receiver might take the pause between two messages for an end.
+pub const MOVE_BYTES_A_SECOND_MIN: u64 = 1 << 20;
 
 const _: () = assert!(ROWS_PIECE_BYTES < PEER_MESSAGE_BYTES_MAX);
-const _: () = assert!(ROWS_PIECE.as_millis() < SEND_ROWS.as_millis());
+const _: () = assert!(ROWS_PIECE.as_millis() < ROWS_STALLED.as_millis());
+const _: () = assert!(
+    2 * (ROWS_AT_ONCE * ROWS_PIECE_BYTES) as u64 <= MOVE_BYTES_A_SECOND_MIN * ROWS_PIECE.as_secs(),
+    "transfers that share the lowest rate still send each message in time"
+);

@@ -2,8 +2,9 @@
 //! are, and which were refused for want of room.
 //!
 //! A transfer that is one too many waits here, before its first row: the sender has its file
-//! already, and the connection holds it back. What is told of it is for people and for estimates;
-//! nothing depends on it.
+//! already, and the connection holds it back. So it does with every message that comes sooner than
+//! the node's rate allows. What is told of a transfer is for people and for estimates; nothing
+//! depends on it.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    base::{ids::GroupId, limits, locks::lock},
+    base::{clock::Clock, ids::GroupId, limits, locks::lock, pace::Paced},
     proto::{internal::v1::IncomingRows, v1::WaitReason},
 };
 
@@ -22,6 +23,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Arrivals {
     places: Arc<Semaphore>,
+    pace: Arc<Paced>,
     told: Arc<Mutex<Told>>,
 }
 
@@ -53,13 +55,15 @@ struct Rate {
 /// halt.
 const SECONDS: usize = 5;
 
-impl Default for Arrivals {
-    fn default() -> Arrivals {
-        Arrivals { places: Arc::new(Semaphore::new(limits::ROWS_IN_AT_ONCE)), told: Arc::default() }
-    }
-}
-
 impl Arrivals {
+    pub fn new(bytes_per_second: u64, clock: Clock) -> Arrivals {
+        Arrivals {
+            places: Arc::new(Semaphore::new(limits::ROWS_IN_AT_ONCE)),
+            pace: Arc::new(Paced::new(bytes_per_second, clock)),
+            told: Arc::default(),
+        }
+    }
+
     /// A transfer that waits for its place.
     pub(super) fn begin(&self, group: GroupId, bytes_total: u64) -> Transfer {
         let mut told = lock(&self.told);
@@ -93,6 +97,11 @@ impl Transfer {
         if let Some(rows) = lock(&self.of.told).transfers.get_mut(&self.number) {
             rows.reason = 0;
         }
+    }
+
+    /// Waits until this node may take so many bytes.
+    pub(super) async fn may_take(&self, bytes: u64) {
+        self.of.pace.pay(bytes).await;
     }
 
     pub(super) fn came(&self, bytes: u64, now: Duration) {
@@ -145,9 +154,13 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn arrivals() -> Arrivals {
+        Arrivals::new(limits::MOVE_BYTES_A_SECOND, Clock::start())
+    }
+
     #[tokio::test]
     async fn one_transfer_too_many_waits_and_says_so_until_another_one_has_ended() {
-        let arrivals = Arrivals::default();
+        let arrivals = arrivals();
         let mut taken = Vec::new();
         for group in 0..limits::ROWS_IN_AT_ONCE as u32 {
             let mut transfer = arrivals.begin(GroupId(group), 100);
@@ -171,7 +184,7 @@ mod tests {
 
     #[test]
     fn want_of_room_is_told_until_rows_come_or_for_some_time() {
-        let arrivals = Arrivals::default();
+        let arrivals = arrivals();
         let transfer = arrivals.begin(GroupId(3), 0);
         transfer.has_no_room(at(7));
         drop(transfer);

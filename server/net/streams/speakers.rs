@@ -90,8 +90,10 @@ mod tests {
     use super::*;
     use crate::{
         base::{
+            clock::Clock,
             crew::Crew,
             ids::{ClusterId, Lineage, Topology},
+            pace::Paced,
         },
         entry::Identity,
         net::{Dialler, Me},
@@ -112,7 +114,8 @@ mod tests {
             incarnation: 1,
             dialler: Dialler::default(),
         };
-        Peers::new(me, PathBuf::new(), Arc::default(), Crew::default())
+        let pace = Paced::new(limits::MOVE_BYTES_A_SECOND, Clock::start());
+        Peers::new(me, PathBuf::new(), pace, Arc::default(), Crew::default())
     }
 
     #[test]

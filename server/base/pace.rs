@@ -1,4 +1,4 @@
-//! How fast this node sends.
+//! How fast this node sends or takes something.
 //!
 //! Bytes are paid for before they are sent, each by the time that it takes at the rate, and one
 //! sender after the other. So what has been sent by any moment is never more than the rate allows
@@ -6,7 +6,7 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use crate::base::locks::lock;
+use super::{clock::Clock, locks::lock};
 
 /// When the bytes that are paid for or wait to be will all have been.
 #[derive(Default)]
@@ -39,11 +39,47 @@ impl Pace {
     }
 }
 
+/// A pace at one rate, for tasks that wait until their bytes are paid for.
+pub struct Paced {
+    pace: Pace,
+    bytes_per_second: u64,
+    clock: Clock,
+}
+
+/// What a task has paid and waits for. Dropped before that, it is given back.
+struct Turn<'a> {
+    of: &'a Pace,
+    price: Option<Price>,
+}
+
+impl Paced {
+    pub fn new(bytes_per_second: u64, clock: Clock) -> Paced {
+        Paced { pace: Pace::default(), bytes_per_second, clock }
+    }
+
+    /// Waits until these bytes may go.
+    pub async fn pay(&self, bytes: u64) {
+        let price = self.pace.pay(self.clock.now(), bytes, self.bytes_per_second);
+        let mut turn = Turn { of: &self.pace, price: Some(price) };
+        tokio::time::sleep(price.wait).await;
+        turn.price = None;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(price) = self.price {
+            self.of.give_back(price);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::polled::Polled;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -57,6 +93,19 @@ mod tests {
         assert!(long.wait > 1_000_000 * SECOND);
         pace.give_back(long);
         assert_eq!(pace.pay(3 * SECOND, 500, 1000).wait, SECOND);
+    }
+
+    #[test]
+    fn whoever_no_longer_waits_gives_the_time_back() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let _inside = runtime.enter();
+        let paced = Paced::new(1, Clock::start());
+        let mut waits = Polled::new(paced.pay(1_000_000));
+        assert!(waits.poll().is_pending());
+        let until = *lock(&paced.pace.until);
+        assert!(until >= 1_000_000 * SECOND);
+        drop(waits);
+        assert_eq!(*lock(&paced.pace.until), until - 1_000_000 * SECOND);
     }
 
     proptest! {
