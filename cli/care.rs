@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::term::text;
+use super::term::text::{self, counted};
 use crate::{
     proto::v1,
     repository::care::{Care, Drilled, Verified},
@@ -166,9 +166,4 @@ fn drilled(last: &Drilled) -> String {
         last.drill.rto_s,
         counted(last.snapshots_since, "snapshot")
     )
-}
-
-/// So many of something.
-pub fn counted(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

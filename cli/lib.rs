@@ -46,6 +46,7 @@ mod care;
 mod drill;
 mod repository;
 mod schedule;
+mod backup;
 mod access;
 mod context;
 pub mod bench;
@@ -70,12 +71,15 @@ const AT_HOME: &str = "127.0.0.1:8080";
 
 /// Runs `ddbctl` with a process's arguments, its own name first.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = Args::try_parse_from(args);
+    let parsed = Args::try_parse_from(args::by_habit(args));
     let mut args = match parsed {
         Ok(args) => args,
         Err(e) => return args::explain(&e, &mut Console::open("ddbctl", Format::Table)),
     };
     let mut console = Console::open("ddbctl", args.format);
+    if args.quiet {
+        console.hush();
+    }
     let (endpoints, access) = match reach(&mut args) {
         Ok(reached) => reached,
         Err(failure) => {
@@ -196,11 +200,17 @@ async fn dispatch(
         Command::Put(args) => kv::put(args, client, console).await,
         Command::Delete(args) => kv::delete(args, client, console).await,
         Command::Scan(args) => kv::scan(args, client, console).await,
+        Command::Snapshot(args::Snapshot::Restore { parts }) if !parts.is_empty() => {
+            restore::run(&parts, None, console)
+        }
         Command::Snapshot(command) => snapshot::run(command, client, console).await,
         Command::Restore { parts, identity } => restore::run(&parts, identity.as_deref(), console),
         Command::Repository(command) => repository::run(command, console).await,
         Command::Schedule(command) => schedule::run(command, client, console).await,
-        Command::Backup(command) => schedule::backup(command, client, console).await,
+        Command::Backup(args::Backup { command: Some(status), .. }) => {
+            schedule::backup(status, client, console).await
+        }
+        Command::Backup(args::Backup { to, .. }) => backup::run(to, client, console).await,
         Command::Cert(command) => cert::run(command, console),
         Command::Whoami => access::whoami(client, console).await,
         Command::Grant(command) => access::grants(command, client, console).await,

@@ -9,16 +9,14 @@ use rustix::{fs::Mode, process::umask};
 use serde::Serialize;
 
 use super::{
-    args,
-    care::{self, counted},
-    drill,
+    args, care, drill,
     place::{failed, look, open},
     snapshot::{listed, refuse_what_is_no_part},
     term::{
         exit::{self, Failure},
         output::{Console, View},
         table::{Number, Prose, Table, Text},
-        text,
+        text::{self, counted},
     },
 };
 use crate::{

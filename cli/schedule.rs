@@ -9,7 +9,7 @@ use serde::Serialize;
 use tonic::transport::Channel;
 
 use super::{
-    args::{Backup as BackupArgs, Schedule as Args},
+    args::{BackupStatus as BackupArgs, Schedule as Args},
     care::Told,
     client::{Call, Client},
     term::{

@@ -19,7 +19,7 @@ mod cert;
 mod access;
 mod context;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 
@@ -38,7 +38,7 @@ pub use kv::{Bucket, Delete, Get, Place, Put, Scan, Write};
 pub use operation::Operation;
 pub use relay::Relay;
 pub use repository::{Collecting, Drill, Repository, Slots, Verifying};
-pub use schedule::{Backup, Schedule};
+pub use schedule::{Backup, BackupStatus, BackupTo, Schedule};
 pub use site::Site;
 pub use snapshot::{Download, Snapshot};
 pub use value::{Endpoints, Span, Token, cluster_id, endpoint};
@@ -91,6 +91,9 @@ pub struct Args {
         value_name = "FORMAT"
     )]
     pub format: Format,
+    /// Say nothing on stderr but warnings and what went wrong
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -135,7 +138,7 @@ pub enum Command {
     #[command(subcommand)]
     Cluster(Cluster),
     /// The cluster's nodes
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "member")]
     Node(Node),
     /// What was asked of the nodes as a whole: how far it is, and why it waits
     #[command(subcommand)]
@@ -174,8 +177,10 @@ pub enum Command {
     /// When the cluster takes snapshots by itself and stores them in the nodes' repository
     #[command(subcommand)]
     Schedule(Schedule),
-    /// How the cluster's backups stand
-    #[command(subcommand)]
+    /// Back the cluster up into a directory, in one line for cron: snapshot, download, verify, and
+    /// remove old ones. Or say how its backups stand
+    #[command(after_help = "Examples:\n  ddbctl backup --to /var/backups/devicedb --keep 7\n  \
+                            ddbctl backup status")]
     Backup(Backup),
     /// Certificates for nodes and clients, of a CA of your own
     #[command(subcommand)]
@@ -215,6 +220,21 @@ impl Command {
             _ => false,
         }
     }
+}
+
+/// What people say by habit as clap has it: `help snapshot create` is `snapshot create --help`, and
+/// `version` is `--version`.
+pub fn by_habit(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    match args.get(1).and_then(|word| word.to_str()) {
+        Some("help") => {
+            args.remove(1);
+            args.push("--help".into());
+        }
+        Some("version") if args.len() == 2 => args[1] = "--version".into(),
+        _ => {}
+    }
+    args
 }
 
 /// Help and version go to stdout; anything else is a line about what is wrong with the command
@@ -262,6 +282,23 @@ mod tests {
 
     fn parse(line: &str) -> Result<Args, clap::Error> {
         Args::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn habits_are_understood() {
+        let said = |line: &str| {
+            let words = by_habit(line.split(' ').map(OsString::from));
+            Args::try_parse_from(words).map(drop).map_err(|e| e.kind())
+        };
+        for line in ["ddbctl help", "ddbctl help snapshot create", "ddbctl help backup"] {
+            assert_eq!(said(line), Err(ErrorKind::DisplayHelp), "{line}");
+        }
+        assert_eq!(said("ddbctl version"), Err(ErrorKind::DisplayVersion));
+        for line in ["ddbctl member ls", "ddbctl snapshot ls", "ddbctl site ls", "ddbctl token ls"]
+        {
+            assert_eq!(said(line), Ok(()), "{line}");
+        }
+        assert_eq!(said("ddbctl get --site s help"), Ok(()));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! What `ddbctl schedule` and `ddbctl backup` take.
 
-use clap::Subcommand;
+use std::path::PathBuf;
+
+use clap::{Subcommand, value_parser};
 
 use super::value::Span;
+use crate::base::ids::SnapshotId;
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:\n  \
@@ -33,6 +36,7 @@ pub enum Schedule {
         replace: bool,
     },
     /// All schedules: when each had its last good backup, when the next is due, and what is wrong
+    #[command(visible_alias = "ls")]
     List,
     /// A schedule, and what has become of its runs
     Get {
@@ -72,8 +76,50 @@ pub enum Schedule {
     },
 }
 
+/// Backs the cluster up, or says how its backups stand.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Backup {
+    #[command(subcommand)]
+    pub command: Option<BackupStatus>,
+    #[command(flatten)]
+    pub to: BackupTo,
+}
+
+/// A backup of the whole cluster in a directory.
+#[derive(Debug, clap::Args)]
+pub struct BackupTo {
+    /// The directory that backups are kept in; it is made if it does not exist. Each is a directory
+    /// TIME-UUID with a verified tar for each node
+    #[arg(long, value_name = "DIR", required = true)]
+    pub to: Option<PathBuf>,
+    /// How many backups of this cluster and history are kept; older ones are removed, here and in
+    /// the cluster
+    #[arg(long, value_name = "N", default_value = "7", value_parser = keep)]
+    pub keep: usize,
+    /// Go on with the snapshot of a run that was interrupted
+    #[arg(long, value_name = "UUID")]
+    pub uuid: Option<SnapshotId>,
+    /// This backup holds less than half of what an earlier one holds, and that is right
+    #[arg(long)]
+    pub accept_smaller: bool,
+    /// How long to wait for the snapshot
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub wait_timeout: Span,
+    /// How many parts are fetched at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u8).range(1..))]
+    pub parallel: u8,
+}
+
+fn keep(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("it is a number from 1 on".into()),
+        Ok(count) => Ok(count),
+    }
+}
+
 #[derive(Debug, Subcommand)]
-pub enum Backup {
+pub enum BackupStatus {
     /// On one screen: where backups go, and of each schedule the last good one and its age, the
     /// last failure, and the next
     Status,

@@ -38,8 +38,8 @@ use crate::{
 
 /// A part that is here, whole.
 #[derive(Debug, Serialize)]
-struct Fetched {
-    path: String,
+pub struct Fetched {
+    pub path: String,
     node_id: String,
     bytes: u64,
     /// Blake3 of the tar.
@@ -207,7 +207,7 @@ async fn all(
 
 /// Fetches so many parts at the same time, each from its own node where that is among the
 /// endpoints. How each ended, in the order of the parts.
-async fn at_once(
+pub async fn at_once(
     parallel: usize,
     uuid: SnapshotId,
     parts: Vec<v1::SnapshotPart>,

@@ -76,6 +76,14 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// For programs: the exit code, and what, where and what to do.
+    pub fn document(&self) -> serde_json::Value {
+        let Failure { exit, what, place, remedy } = self;
+        serde_json::json!({
+            "error": { "exit": exit, "what": what, "place": place, "remedy": remedy }
+        })
+    }
+
     pub fn new(
         exit: u8,
         what: impl Into<String>,

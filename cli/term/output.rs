@@ -47,6 +47,8 @@ pub struct Console {
     /// How wide the terminal is that stdout is; none where it is a file or a pipe.
     columns: Option<usize>,
     stderr_is_terminal: bool,
+    /// Whether only warnings and failures are said.
+    hushed: bool,
     farewell: InterruptMessage,
 }
 
@@ -69,6 +71,7 @@ impl Console {
             stdout_is_terminal: io::stdout().is_terminal(),
             columns: columns(),
             stderr_is_terminal: io::stderr().is_terminal(),
+            hushed: false,
             farewell: InterruptMessage { name, ..InterruptMessage::default() },
         }
     }
@@ -86,6 +89,7 @@ impl Console {
             stdout_is_terminal: false,
             columns: None,
             stderr_is_terminal: self.stderr_is_terminal,
+            hushed: self.hushed,
             farewell: InterruptMessage::default(),
         };
         (0..count).map(|_| one()).collect()
@@ -133,8 +137,19 @@ impl Console {
         self.out.flush()
     }
 
+    /// From now on nothing is said or drawn but warnings and failures.
+    pub fn hush(&mut self) {
+        self.hushed = true;
+    }
+
     /// Words for a person. When nobody can hear them, that is no failure.
     pub fn say(&mut self, words: &str) {
+        if !self.hushed {
+            self.speak(words);
+        }
+    }
+
+    fn speak(&self, words: &str) {
         let mut to = lock(&self.words);
         let mut write = || drop(writeln!(to, "{words}"));
         match &self.bars {
@@ -152,22 +167,24 @@ impl Console {
 
     pub fn warn(&mut self, words: &str) {
         let line = format!("{}: warning: {}", self.name, super::text::line(words));
-        self.say(&line);
+        self.speak(&line);
     }
 
     /// Says how it ended, if there is anything to say, and returns the exit code.
-    pub fn finish(mut self, end: Result<(), Failure>) -> u8 {
+    pub fn finish(self, end: Result<(), Failure>) -> u8 {
         let Err(failure) = end else { return exit::OK };
         if !failure.is_silent() {
-            let line = format!("{}: {failure}", self.name);
-            self.say(&line);
+            self.complain(&failure);
         }
         failure.exit
     }
 
-    pub fn complain(&mut self, failure: &Failure) {
-        let line = format!("{}: {failure}", self.name);
-        self.say(&line);
+    /// Says what went wrong: a line for people, an object on a line where results are JSON.
+    pub fn complain(&self, failure: &Failure) {
+        match self.format {
+            Format::Json => self.speak(&failure.document().to_string()),
+            Format::Table | Format::Yaml => self.speak(&format!("{}: {failure}", self.name)),
+        }
     }
 
     pub fn farewell(&self) -> InterruptMessage {
@@ -201,15 +218,26 @@ impl Console {
     }
 
     fn target(&self) -> ProgressDrawTarget {
-        if self.stderr_is_terminal {
-            ProgressDrawTarget::stderr()
-        } else {
-            ProgressDrawTarget::hidden()
-        }
+        if self.draws() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+    }
+
+    /// Whether somebody is there who can be asked.
+    pub fn asks(&self) -> bool {
+        self.stderr_is_terminal && io::stdin().is_terminal()
+    }
+
+    /// Asks, and returns the line that is typed; an end of input is an empty one.
+    pub fn ask(&self, question: &str) -> Result<String, Failure> {
+        let typed =
+            |e| Failure::new(exit::FAILED, format!("cannot read what is typed: {e}"), "", "");
+        let _ = write!(lock(&self.words), "{question}");
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map_err(typed)?;
+        Ok(line)
     }
 
     pub fn draws(&self) -> bool {
-        self.stderr_is_terminal
+        self.stderr_is_terminal && !self.hushed
     }
 
     /// A console that keeps what it is told, with what it has kept.
@@ -225,6 +253,7 @@ impl Console {
             stdout_is_terminal: false,
             columns: None,
             stderr_is_terminal: false,
+            hushed: false,
             farewell: InterruptMessage::default(),
         };
         (console, out, words)

@@ -17,6 +17,11 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// So many of something.
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Bytes in a document: text where they are text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blob(pub Bytes);

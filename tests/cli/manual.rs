@@ -126,7 +126,18 @@ fn root(ctl: &Command, page: &mut String) {
 /// A command, its examples and what is below it. `known` are arguments that were told further up.
 fn section(command: &Command, level: usize, known: &[&Arg], page: &mut String) {
     writeln!(page, "{} `{}`\n\n{}.\n", "#".repeat(level), name(command), about(command)).unwrap();
+    let aliases: Vec<String> =
+        command.get_visible_aliases().map(|alias| format!("`{alias}`")).collect();
+    if !aliases.is_empty() {
+        writeln!(page, "It may also be said as {}.\n", aliases.join(", ")).unwrap();
+    }
     if command.has_subcommands() {
+        let alone: Vec<&Arg> = own(command).collect();
+        if !alone.is_empty() {
+            usage(command, page);
+            table(&alone, page);
+            writeln!(page, "```sh\n{}```\n", examples(command)).unwrap();
+        }
         let shared = shared(command);
         for (verbs, args) in &shared {
             writeln!(page, "{} take:\n", verbs.join(", ")).unwrap();

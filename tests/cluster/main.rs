@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod backups;
 mod bench;
 mod cares;
 mod connections;
