@@ -11,9 +11,10 @@ use super::{
     cluster::warn,
     picture::{Stale, agreed_or_alone, service},
     term::{
-        exit::Failure,
+        exit::{self, Failure},
         output::{Console, View},
         table::{Number, Table, Text},
+        text::counted,
     },
 };
 use crate::proto::v1;
@@ -64,7 +65,12 @@ impl View for Sites {
 pub async fn run(command: Site, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
     match command {
         Site::Add { site } => add(site, client, console).await,
-        Site::Remove { site } => remove(site, client, console).await,
+        Site::Remove { site, yes } => {
+            if !yes && console.asks() {
+                confirm(&site, client, console).await?;
+            }
+            remove(site, client, console).await
+        }
         Site::List => {
             let (sites, stale) = agreed_or_alone(client, |mut client, local| async move {
                 pages(&mut client, local).await
@@ -85,6 +91,32 @@ pub async fn add(site: String, client: &mut Client, console: &mut Console) -> Re
     console
         .confirm(&format!("site {site:?} {}", if created { "added" } else { "was there before" }));
     console.print(&SiteLine::new(body.site.unwrap_or_default(), Some(created)))
+}
+
+/// Says what goes with a site, and asks.
+async fn confirm(site: &str, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
+    let found = list(client).await?.into_iter().find(|one| one.id == site);
+    let Some(found) = found else {
+        let place = "ddbctl site list shows those that there are";
+        return Err(Failure::new(exit::NOT_FOUND, format!("there is no site {site:?}"), "", place));
+    };
+    let relays = match found.relays {
+        0 => String::new(),
+        count => format!(", and {} no longer belong to any", counted(count.into(), "relay")),
+    };
+    let said = console.ask(&format!(
+        "site {site:?} goes for good with all its keys and their history{relays}. Type its name to \
+         go on: "
+    ))?;
+    if said.trim() == site {
+        return Ok(());
+    }
+    Err(Failure::new(
+        exit::FAILED,
+        format!("nothing was removed: {:?} is not {site:?}", said.trim()),
+        "",
+        "scripts say --yes",
+    ))
 }
 
 pub async fn remove(

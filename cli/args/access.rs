@@ -43,6 +43,7 @@ pub enum Grant {
     /// Take it away again; said word for word
     Remove(Granted),
     /// All grants, by identity
+    #[command(visible_alias = "ls")]
     List,
 }
 
@@ -98,6 +99,7 @@ pub enum Token {
         file: Option<PathBuf>,
     },
     /// All tokens, by name
+    #[command(visible_alias = "ls")]
     List,
     /// End a token
     Revoke {

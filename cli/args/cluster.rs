@@ -84,6 +84,7 @@ pub enum Upgrade {
 #[derive(Debug, Subcommand)]
 pub enum Node {
     /// The nodes, by id
+    #[command(visible_alias = "ls")]
     List,
     /// Remove a node that is lost for good: others take its places, and it never comes back. Until
     /// then it keeps its votes, and the next loss may stop the cluster. The data is copied

@@ -9,6 +9,7 @@ use clap::Subcommand;
 )]
 pub enum Context {
     /// The contexts of the configuration file; an asterisk stands before the one that is used
+    #[command(visible_alias = "ls")]
     List,
     /// Make a context the one that is used where no other is named
     Use {

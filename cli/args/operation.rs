@@ -32,6 +32,7 @@ pub enum Operation {
     #[command(after_help = "Examples:\n  \
         ddbctl operation list\n  \
         ddbctl operation list --running -o json")]
+    #[command(visible_alias = "ls")]
     List {
         /// Only those that run
         #[arg(long)]

@@ -32,6 +32,7 @@ pub enum Relay {
         no_site: bool,
     },
     /// The relays, by name
+    #[command(visible_alias = "ls")]
     List {
         /// Only those of this site
         #[arg(long)]

@@ -77,6 +77,7 @@ pub enum Repository {
         key: Reading,
     },
     /// Its snapshots, oldest first in each history
+    #[command(visible_alias = "ls")]
     List {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]
@@ -223,6 +224,7 @@ pub enum Repository {
     ddbctl repository key export /backups --output key.hex --repository-key-file identity.txt")]
 pub enum Slots {
     /// The recipients whose age identities open it. Needs no key
+    #[command(visible_alias = "ls")]
     List {
         /// The directory, or where it lies in an object store
         #[arg(value_name = "REPOSITORY")]

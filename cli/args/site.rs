@@ -9,11 +9,15 @@ pub enum Site {
         /// The site
         site: String,
     },
-    /// Remove a site and all its data
+    /// Remove a site and all its data, for good. On a terminal it says what goes, and asks
     Remove {
         /// The site
         site: String,
+        /// Ask nothing
+        #[arg(long)]
+        yes: bool,
     },
     /// The sites, by name
+    #[command(visible_alias = "ls")]
     List,
 }

@@ -50,7 +50,22 @@ pub enum Snapshot {
         node: Option<u64>,
     },
     /// The snapshots, newest first
+    #[command(visible_alias = "ls")]
     List,
+    /// Where those who know other databases look for the way back: `ddbctl restore`
+    #[command(hide = true)]
+    Restore {
+        /// Parts
+        #[arg(value_name = "PART")]
+        parts: Vec<PathBuf>,
+    },
+    /// Where they look for a backup in a file: `ddbctl backup`
+    #[command(hide = true)]
+    Save {
+        /// What they say further
+        #[arg(value_name = "FILE")]
+        rest: Vec<String>,
+    },
     /// Fetch the part of the node that answers, of another one, or all of them
     Download(Download),
     /// Check downloaded or extracted parts of one snapshot, without a cluster
@@ -127,7 +142,15 @@ impl Snapshot {
     /// Whether it speaks to no cluster.
     pub fn is_local(&self) -> bool {
         use Snapshot::*;
-        matches!(self, Verify { .. } | Keygen { .. } | Seal { .. } | Unseal { .. })
+        matches!(
+            self,
+            Verify { .. }
+                | Keygen { .. }
+                | Seal { .. }
+                | Unseal { .. }
+                | Restore { .. }
+                | Save { .. }
+        )
     }
 }
 

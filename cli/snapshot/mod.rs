@@ -66,6 +66,15 @@ pub async fn run(
         args::Snapshot::Verify { paths, identity } => {
             verify::run(&paths, identity.as_deref(), console)
         }
+        args::Snapshot::Restore { .. } => Err(Failure::usage(
+            "a snapshot is restored on the machines of its nodes, and here nothing says from what",
+            "ddbctl restore PART... says the steps for the parts that you have; from a repository, \
+             devicedb start --restore-from PLACE begins a new cluster",
+        )),
+        args::Snapshot::Save { .. } => Err(Failure::usage(
+            "a snapshot has a part on every node, and no one file holds it",
+            "ddbctl backup --to DIR takes one, and fetches and verifies all its parts",
+        )),
         args::Snapshot::Keygen { output } => seal::keygen(&output, console),
         args::Snapshot::Seal { paths, to, output } => seal::seal(&paths, &to, &output, console),
         args::Snapshot::Unseal { paths, identity, output } => {

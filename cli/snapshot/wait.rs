@@ -155,7 +155,8 @@ impl Bars {
     }
 
     fn show(&mut self, snapshot: &v1::Snapshot, console: &Console) {
-        for part in &snapshot.parts {
+        // A node that has not said what it holds has no bar yet: it would be a full one.
+        for part in snapshot.parts.iter().filter(|part| part.partitions > 0) {
             let at = self.parts.iter().position(|(node, _)| *node == part.node_id).unwrap_or_else(
                 || {
                     let bar = self.all.add(console.bar(u64::from(part.partitions), false));

@@ -418,6 +418,37 @@ fn the_environment_says_what_the_command_line_does_not() {
 }
 
 #[test]
+fn what_goes_wrong_is_an_object_where_results_are_json_and_a_line_elsewhere() {
+    let (exit, out, words) = run(&nowhere(), &["-o", "json", "--timeout", "100ms", "node", "list"]);
+    assert_eq!((exit, &*out), (3, ""));
+    let said: serde_json::Value =
+        serde_json::from_str(&words).unwrap_or_else(|e| panic!("{e}: {words}"));
+    assert_eq!(said["error"]["exit"], 3, "{said}");
+    for field in ["what", "place", "remedy"] {
+        assert!(said["error"][field].is_string(), "{field}: {said}");
+    }
+    let (exit, _, words) = run(&nowhere(), &["--timeout", "100ms", "node", "list"]);
+    assert!(exit == 3 && words.starts_with("ddbctl: "), "{words}");
+}
+
+#[test]
+fn those_who_know_other_databases_are_told_the_words_of_this_one() {
+    for (words, remedy) in [
+        (&["snapshot", "save", "all.db"][..], "ddbctl backup --to DIR"),
+        (&["snapshot", "restore"], "ddbctl restore PART..."),
+        (&["snapshot", "restore", "/does/not/exist.tar"], "there is no such part"),
+    ] {
+        let (exit, _, said) = run(&nowhere(), words);
+        assert!(matches!(exit, 2 | 5) && said.contains(remedy), "{words:?}: {exit} {said}");
+    }
+    for (words, begins) in [(&["version"][..], "ddbctl "), (&["help", "snapshot"], "Consistent ")] {
+        let said = Command::new(env!("CARGO_BIN_EXE_ddbctl")).args(words).output().unwrap();
+        let (exit, out, _) = told(said);
+        assert!(exit == 0 && out.starts_with(begins), "{words:?}: {exit} {out}");
+    }
+}
+
+#[test]
 fn completions_are_printed_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let (exit, out, _) = run(&nowhere(), &["completions", shell]);
