@@ -83,11 +83,12 @@
 //!    ([`Engine::holds`]).
 //! 2. The leader keeps the read in [`Group::reads`]. Unless the lease covers it, [`ask_for_reads`]
 //!    begins one round of heartbeats for all reads that wait (ReadIndex).
-//! 3. When a quorum has answered, [`note_read_states`] marks the round as ripe and renews the
-//!    lease, counted from the moment at which the round was sent.
+//! 3. When a quorum has answered, [`Reads::answered`] marks the round as ripe and renews the lease,
+//!    counted from the moment at which the round was sent.
 //! 4. [`answer_reads`] checks the clock again. It answers under the lease once everything committed
-//!    is applied, or without it once the round's index is applied. [`data::Query::answer`] reads
-//!    the overlay's layers, newest first, and then the store's view ([`overlay::Reader`]).
+//!    is applied, or without it once the round's index is applied ([`Reads::take_ripe`]).
+//!    [`data::Query::answer`] reads the overlay's layers, newest first, and then the store's view
+//!    ([`overlay::Reader`]).
 //! 5. A scan is one such read for each page ([`KvApi::scan`]): a page is linearizable, the whole
 //!    scan is not one instant. The server makes the next page when the connection has room for it
 //!    ([`rpc::pulled`]) and clients have taken enough of what waits ([`readers::Readers`]).
@@ -279,6 +280,8 @@
 //! [`Peers::told`]: net::Peers::told
 //! [`Plan::keep`]: boot::restore::plan::Plan::keep
 //! [`Plan::state`]: boot::restore::plan::Plan::state
+//! [`Reads::answered`]: engine::read_index::Reads::answered
+//! [`Reads::take_ripe`]: engine::read_index::Reads::take_ripe
 //! [`Record`]: entry::Record
 //! [`Topology::group_of_site`]: base::ids::Topology::group_of_site
 //! [`Waiting::found`]: boot::waiting::Waiting::found
@@ -327,7 +330,6 @@
 //! [`net::Whereabouts`]: net::Whereabouts
 //! [`net::judge`]: net::judge
 //! [`node`]: node
-//! [`note_read_states`]: engine::Engine::note_read_states
 //! [`offline::plan`]: boot::restore::offline::plan
 //! [`on_forward`]: engine::Engine::on_forward
 //! [`on_installed`]: engine::Engine::on_installed

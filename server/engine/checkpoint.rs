@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Engine, Host, group::Group, overlay::Sealed, storage::Offer};
+use super::{Engine, Host, group::Group, overlay::Sealed};
 use crate::{
     base::{
         error::Result,
@@ -23,7 +23,7 @@ use crate::{
         mutation::{Mutation, mutated},
     },
     log::{Batch, Log},
-    store::{Store, View, keys, transfer},
+    store::{Store, View, transfer},
     wire,
 };
 
@@ -218,7 +218,7 @@ impl Engine {
     pub(super) fn start_checkpoint_if_due(&mut self, host: &mut dyn Host) -> Result<()> {
         self.tick_offers(host);
         let count = |groups: &BTreeMap<GroupId, Box<Group>>| {
-            groups.values().map(|g| g.overlay.bytes()).sum::<usize>()
+            groups.values().map(|g| g.overlay_bytes()).sum::<usize>()
         };
         if std::mem::take(&mut self.checkpoints.uncounted) {
             self.checkpoints.bytes = count(&self.groups);
@@ -246,10 +246,10 @@ impl Engine {
         }
         let (mut layers, mut running) = (Vec::new(), Vec::new());
         for group in self.groups.values() {
-            let ripe = group.overlay.ripe();
+            let ripe = group.ripe();
             if let Some(last) = ripe.last() {
-                running.push((group.id, last.number, wire::decode_record(&last.record)?));
-                layers.push((group.id, ripe));
+                running.push((group.id(), last.number, wire::decode_record(&last.record)?));
+                layers.push((group.id(), ripe));
             }
         }
         self.checkpoints.wanted = false;
@@ -275,32 +275,7 @@ impl Engine {
     pub(super) fn seal_group(&mut self, id: GroupId, always: bool) -> Option<u64> {
         let meta_rows = if id.is_meta() { self.changed_meta_rows() } else { Vec::new() };
         self.checkpoints.uncounted = true;
-        let group = self.groups.get_mut(&id)?;
-        if group.installing.is_some() || !group.has_replica() {
-            return None;
-        }
-        let rows_before = group.overlay.open_bytes();
-        for (key, row) in meta_rows {
-            group.overlay.set(key, row);
-        }
-        for (partition, index) in std::mem::take(&mut group.changed) {
-            let index = bytes::Bytes::copy_from_slice(&index.to_be_bytes());
-            group.overlay.set(keys::partition_index(partition), Some(index));
-        }
-        let remembered = group.machine.as_mut().map(|m| m.take_remembered()).unwrap_or_default();
-        for (slot, remembered) in remembered {
-            if mutated(Mutation::RequestsNotStored) && slot > 0 {
-                continue;
-            }
-            group.overlay.set(keys::request(id, slot), Some(wire::encode_remembered(&remembered)));
-        }
-        let empty = rows_before == 0 && group.overlay.open_bytes() == 0;
-        let same_members = group.record.members == group.stored.members;
-        if empty && same_members && (!always || group.record == group.stored) {
-            return None;
-        }
-        let Group { overlay, record, .. } = &mut **group;
-        Some(overlay.seal(wire::encode_record(record), record.applied))
+        self.groups.get_mut(&id)?.seal(meta_rows, always)
     }
 
     pub(super) fn on_finished(&mut self, finished: Finished, host: &mut dyn Host) -> Result<()> {
@@ -317,10 +292,7 @@ impl Engine {
                 self.checkpoints.uncounted = true;
                 for (id, number, record) in self.checkpoints.running.take().unwrap_or_default() {
                     let Some(group) = self.groups.get_mut(&id) else { continue };
-                    group.overlay.written(number);
-                    if record.applied >= group.stored.applied {
-                        group.stored = record;
-                    }
+                    group.written(number, record);
                 }
                 failpoint(Failpoint::CheckpointNoted);
                 if let Some((seq, view)) = stored.capture {
@@ -331,46 +303,16 @@ impl Engine {
         }
     }
 
-    /// Drops entries that the store covers, but for those that a follower may still ask for: so
-    /// many of them, and no more bytes than its rows are likely to have, unless a member that is
-    /// there lacks them.
+    /// Drops entries that the store covers, but for those that a follower may still ask for.
     fn compact_logs(&mut self, host: &mut dyn Host) -> Result<()> {
         let mut batch = Batch::default();
         let kept = self.checkpoints.bounds.log_entries_kept;
-        for group in self.groups.values_mut().filter(|g| g.installing.is_none()) {
-            let offered = group
-                .raw
-                .store()
-                .offers
-                .borrow()
-                .values()
-                .filter_map(offered_index)
-                .min()
-                .unwrap_or(u64::MAX);
-            let covered = if mutated(Mutation::TruncatedEarly) {
-                group.record.applied.index
-            } else {
-                group.stored.applied.index
-            };
-            let (by_entries, begin) =
-                (covered.saturating_sub(kept), group.raw.store().begin().index);
-            let by_bytes =
-                group.raw.store().behind(limits::LOG_BYTES_KEPT).min(covered).min(group.lacked());
-            let to = by_entries.max(by_bytes).min(offered);
-            if to > begin + kept / 10 || to > begin && to == by_bytes {
-                group.raw.mut_store().compact(to, &mut batch)?;
-            }
+        for group in self.groups.values_mut().filter(|group| !group.is_installing()) {
+            group.compact(kept, &mut batch)?;
         }
         if !batch.is_empty() {
             self.log.write(&mut batch, false)?;
         }
         host.start(Job::Purge)
-    }
-}
-
-fn offered_index(offer: &Offer) -> Option<u64> {
-    match offer {
-        Offer::Wanted => None,
-        Offer::Sending { at, .. } | Offer::Delivered { at, .. } => Some(at.index),
     }
 }

@@ -13,9 +13,10 @@ use std::{collections::BTreeSet, time::Duration};
 use super::{
     Engine, Host, News,
     admission::{self, Objection},
-    group::{self, Asker, Waiting},
+    group::Waiting,
     message,
-    requests::{Body, For, Request},
+    read_index::Read,
+    requests::{Asker, Body, For, Request},
 };
 use crate::{
     base::{
@@ -118,9 +119,7 @@ impl Engine {
                     }
                     request.exposed = true;
                 }
-                Body::Read { query, .. } => {
-                    group.reads.push(group::Read { asker, query, deadline })
-                }
+                Body::Read { query, .. } => group.reads_mut().add(Read { asker, query, deadline }),
             }
             self.awake.insert(id);
             return Ok(());
@@ -140,7 +139,7 @@ impl Engine {
             // new leader yet.
             self.groups
                 .get(&id)
-                .and_then(|g| g.leader)
+                .and_then(|g| g.leader())
                 .filter(|l| Some(*l) != request.declined)
                 .or(hint)
         } else {
@@ -227,8 +226,7 @@ impl Engine {
                     return self.finish(asker, id, Reply::Refused(e), host);
                 }
                 if leads && !stale {
-                    let group = self.group(id);
-                    group.reads.push(group::Read { asker, query, deadline });
+                    self.group(id).reads_mut().add(Read { asker, query, deadline });
                     self.awake.insert(id);
                 } else if stale && self.holds(id) {
                     self.answer_read(id, asker, &query, host)?;
@@ -259,7 +257,7 @@ impl Engine {
         let leader = self
             .groups
             .get(&id)
-            .and_then(|g| g.leader)
+            .and_then(|g| g.leader())
             .or_else(|| self.hints.get(&id).copied())
             .filter(|l| *l != self.me());
         let reply =

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Engine, Host, News, apply::internal_command, message};
+use super::{Engine, Host, News, group::Waiting, message};
 use crate::{
     base::{
         error::Result,
@@ -227,7 +227,7 @@ impl Engine {
     pub(super) fn propose_meta(&mut self, command: Command) {
         let deadline = self.now + limits::REQUEST_DEADLINE;
         if let Some(meta) = self.groups.get_mut(&GroupId::META) {
-            meta.queue.push_back(internal_command(command.into(), deadline));
+            meta.enqueue_own(Waiting::for_nobody(Logged::Meta(command), deadline));
             self.awake.insert(GroupId::META);
         }
     }
@@ -266,17 +266,11 @@ impl Engine {
         let (open, deadline) = (self.marks.open, self.now + limits::REQUEST_DEADLINE);
         let mut marked = Vec::new();
         for group in self.groups.values_mut().filter(|g| g.leads()) {
-            if group.fence.is_marked(seq) && !mutated(Mutation::CapturedTwice) {
-                marked.push(group.id.0);
-            } else if group.fence.may_propose_mark(seq, group.knows_all())
-                || (mutated(Mutation::CapturedTwice) && group.knows_all())
-            {
-                let mark = crate::entry::Command { request: None, action: Logged::Mark(seq) };
-                if group.propose(open, vec![internal_command(mark, deadline)]).is_ok() {
-                    group.fence.proposed(seq);
-                    failpoint(Failpoint::MarkProposed);
-                    self.awake.insert(group.id);
-                }
+            if group.fence().is_marked(seq) && !mutated(Mutation::CapturedTwice) {
+                marked.push(group.id().0);
+            } else if group.propose_mark(seq, open, deadline) {
+                failpoint(Failpoint::MarkProposed);
+                self.awake.insert(group.id());
             }
         }
         if !marked.is_empty() {
@@ -302,8 +296,8 @@ impl Engine {
         host: &mut dyn Host,
     ) -> Result<()> {
         let group = &self.groups[&id];
-        let (at, leads, replayed) =
-            (group.record.applied, group.leads(), group.record.applied.index <= group.replay_until);
+        let (at, leads) = (group.applied(), group.leads());
+        let replayed = group.is_replayed(at.index);
         if replayed {
             self.give_up(seq);
         } else if !self.marks.over.contains(&seq)
@@ -313,13 +307,13 @@ impl Engine {
             let group = self.group(id);
             // A layer is always closed here: the record has moved to the mark.
             if !mutated(Mutation::CapturedLate) {
-                group.overlay.hold_after(seq, layer.unwrap_or_else(|| group.overlay.last_sealed()));
+                group.hold_after(seq, layer);
             }
             let captured = Captured {
                 group: id,
                 at,
-                dots: group.record.data.dots,
-                members: group.record.members.clone(),
+                dots: group.record().data.dots,
+                members: group.members().clone(),
             };
             let now = self.now;
             let capture = self.marks.captures.entry(seq).or_insert_with(|| Capture {
@@ -345,7 +339,7 @@ impl Engine {
         index: u64,
         host: &mut dyn Host,
     ) -> Result<()> {
-        let replayed = self.groups.get(&GroupId::META).is_some_and(|g| index <= g.replay_until);
+        let replayed = self.groups.get(&GroupId::META).is_some_and(|g| g.is_replayed(index));
         if replayed {
             self.marks.over.insert(seq);
         }
@@ -381,7 +375,7 @@ impl Engine {
 
     fn release_layers(&mut self, seq: SnapshotSeq) {
         for group in self.groups.values_mut() {
-            group.overlay.release(seq);
+            group.release(seq);
         }
     }
 
@@ -423,9 +417,9 @@ impl Engine {
         };
         let waits = |g: &super::group::Group| {
             g.has_replica()
-                && stays(g.id)
-                && !capture.groups.contains_key(&g.id)
-                && !g.fence.is_marked(seq)
+                && stays(g.id())
+                && !capture.groups.contains_key(&g.id())
+                && !g.fence().is_marked(seq)
         };
         let sealed = snapshot.stage == Stage::Sealed;
         if self.groups.values().any(|g| waits(g)) && !(late && sealed) {
@@ -628,20 +622,10 @@ impl Engine {
             return;
         }
         let deadline = self.now + limits::REQUEST_DEADLINE;
-        for group in self.groups.values_mut().filter(|g| g.knows_all()) {
-            let behind = group.machine.as_ref().is_some_and(|m| m.state().lineage != lineage);
-            let asked =
-                group.queue.iter().map(|w| &w.command).chain(
-                    group.proposed.iter().flat_map(|p| p.commands.iter().map(|w| &w.command)),
-                );
-            let set = Logged::Data(crate::data::Command::SetLineage { lineage });
-            if behind && !asked.into_iter().any(|c| c.action == set) {
-                group.queue.push_front(internal_command(
-                    crate::entry::Command { request: None, action: set },
-                    deadline,
-                ));
+        for group in self.groups.values_mut() {
+            if group.enqueue_lineage(lineage, deadline) {
                 failpoint(Failpoint::LineageQueued);
-                self.awake.insert(group.id);
+                self.awake.insert(group.id());
             }
         }
     }

@@ -26,6 +26,17 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Token(pub u64);
 
+/// The one that waits for the answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A request of this node, by its number.
+    Mine(u64),
+    /// A request that another node forwarded, by its number there.
+    Theirs(NodeId, u64),
+    /// Nobody: the engine itself, which looks at the state instead.
+    Nobody,
+}
+
 /// What is asked of a group.
 #[derive(Clone, Debug)]
 pub enum Body {

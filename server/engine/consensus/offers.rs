@@ -1,0 +1,169 @@
+//! Rows in place of entries: which members of a group this leader sends rows, and which of them may
+//! be told to begin behind those rows.
+//!
+//! raft-rs asks for a Raft snapshot for a member whose entries the log no longer has. The rows go
+//! another way than messages do, so the wish is kept here, the rows are sent, and only when they
+//! have arrived is the snapshot announced.
+//!
+//! Pure: the caller says what was asked, sent and acknowledged, and when, and carries out what is
+//! decided.
+//!
+//! - Rows are sent as the store has them. The store has to know the last change of members, or it
+//!   would bring back those of before; and it may not end before the log begins.
+//! - An offer ends when the member has the rows, when its time is over, when its process is gone,
+//!   and when it is no member any more. If that was too early, raft-rs asks again.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    base::{ids::NodeId, limits},
+    cluster::reconfigure::Membership,
+    entry::Position,
+};
+
+/// What raft-rs announces when rows have arrived.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Announced {
+    pub at: Position,
+    pub members: Membership,
+    pub name: Bytes,
+}
+
+/// How far rows for one member are.
+#[derive(Debug, PartialEq)]
+enum Offer {
+    /// raft-rs has asked for them.
+    Wanted,
+    /// They are on their way.
+    Sending { at: Position, since: Duration },
+    /// They are there; they may be announced.
+    Delivered { announced: Announced, since: Duration },
+}
+
+/// What the store has of a group, beside what its log has.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    pub at: Position,
+    pub members: &'a Membership,
+    /// The last change of members that is applied.
+    pub changed_at: u64,
+    /// Where the log begins.
+    pub log_begins: u64,
+}
+
+/// The members of a group that are offered rows.
+#[derive(Debug, Default)]
+pub struct Offers(BTreeMap<NodeId, Offer>);
+
+impl Offers {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// raft-rs asks for a snapshot that ends at `needed` or later. None until rows like that have
+    /// arrived.
+    pub fn ask(&mut self, member: NodeId, needed: u64) -> Option<&Announced> {
+        let offer = self.0.entry(member).or_insert(Offer::Wanted);
+        if matches!(offer, Offer::Delivered { announced, .. } if announced.at.index < needed) {
+            *offer = Offer::Wanted;
+        }
+        match offer {
+            Offer::Delivered { announced, .. } => Some(announced),
+            Offer::Wanted | Offer::Sending { .. } => None,
+        }
+    }
+
+    /// Members that wait for rows, while nobody sends them any.
+    pub fn wanted(&self) -> impl Iterator<Item = NodeId> {
+        self.0.iter().filter(|(_, offer)| **offer == Offer::Wanted).map(|(member, _)| *member)
+    }
+
+    /// How many members are being sent rows.
+    pub fn under_way(&self) -> usize {
+        self.0.values().filter(|offer| matches!(offer, Offer::Sending { .. })).count()
+    }
+
+    /// Whether rows as the store has them would do for a member. If not, the store has to get
+    /// further first.
+    pub fn would_do(stored: &Stored<'_>, member: NodeId) -> bool {
+        stored.members.has(member)
+            && stored.at.index >= stored.changed_at
+            && stored.at.index >= stored.log_begins
+    }
+
+    /// Rows of this place are on their way to a member.
+    pub fn send(&mut self, member: NodeId, at: Position, now: Duration) {
+        self.0.insert(member, Offer::Sending { at, since: now });
+    }
+
+    /// They have arrived. Whether anybody still waits for them.
+    pub fn arrived(&mut self, member: NodeId, announced: Announced, now: Duration) -> bool {
+        let sending = matches!(self.0.get(&member), Some(Offer::Sending { .. }));
+        if sending {
+            self.0.insert(member, Offer::Delivered { announced, since: now });
+        }
+        sending
+    }
+
+    /// They have not arrived; raft-rs asks again with the next heartbeat. Whether anybody waited.
+    pub fn failed(&mut self, member: NodeId) -> bool {
+        let sending = matches!(self.0.get(&member), Some(Offer::Sending { .. }));
+        if sending {
+            self.0.remove(&member);
+        }
+        sending
+    }
+
+    /// A member's process has ended, or it is none any more: rows that it had are gone. Whether
+    /// there was an offer.
+    pub fn take_back(&mut self, member: NodeId) -> bool {
+        self.0.remove(&member).is_some()
+    }
+
+    /// This replica does not lead any more.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    pub fn keep_members(&mut self, members: &Membership) {
+        self.0.retain(|member, _| members.has(*member));
+    }
+
+    /// Drops offers that have done their work, and those that have not within their time. Members
+    /// whose snapshot was announced and not followed: raft-rs is told that it failed.
+    pub fn review(&mut self, now: Duration, matched: impl Fn(NodeId) -> u64) -> Vec<NodeId> {
+        let mut failed = Vec::new();
+        self.0.retain(|member, offer| match offer {
+            Offer::Wanted => true,
+            Offer::Sending { since, .. } => now.saturating_sub(*since) <= limits::SEND_ROWS,
+            Offer::Delivered { announced, since } => {
+                let late = now.saturating_sub(*since) > limits::SNAPSHOT_FOLLOWED;
+                let has = matched(*member) >= announced.at.index;
+                if late && !has {
+                    failed.push(*member);
+                }
+                !late && !has
+            }
+        });
+        failed
+    }
+
+    /// The first entry that some member needs behind its rows; the log keeps it.
+    pub fn lowest(&self) -> Option<u64> {
+        let begins = |offer: &Offer| match offer {
+            Offer::Wanted => None,
+            Offer::Sending { at, .. } => Some(at.index),
+            Offer::Delivered { announced, .. } => Some(announced.at.index),
+        };
+        self.0.values().filter_map(begins).min()
+    }
+}
+
+/// Whether a member that is to follow a Raft snapshot of `pending` has come past it another way.
+/// raft-rs goes on only when an answer is news, and such a member has nothing new to say: it would
+/// wait for ever unless raft-rs is told that the snapshot is there.
+pub fn has_passed(matched: u64, pending: Option<u64>) -> bool {
+    pending.is_some_and(|pending| matched >= pending)
+}
