@@ -199,3 +199,134 @@ impl Reads {
         self.rounds.iter_mut().for_each(|round| drop_late(&mut round.reads));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        base::{
+            golden::{self, ms, number},
+            ids::SiteId,
+        },
+        data::{Bucket, Key},
+    };
+
+    /// One replica, and the reads that wait there.
+    struct Replica {
+        reads: Reads,
+        known: Known,
+        questions: u64,
+        now: Duration,
+    }
+
+    fn list<T: std::fmt::Display>(list: impl IntoIterator<Item = T>) -> String {
+        list.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn name(asker: Asker) -> String {
+        match asker {
+            Asker::Mine(number) => number.to_string(),
+            Asker::Theirs(node, number) => format!("{number} of node {node}"),
+            Asker::Nobody => "nobody".into(),
+        }
+    }
+
+    impl Replica {
+        fn new() -> Replica {
+            let known = Known {
+                leads: false,
+                knows_all: false,
+                knows_leader: false,
+                term: 1,
+                applied: 0,
+                commit: 0,
+            };
+            Replica { reads: Reads::default(), known, questions: 0, now: Duration::ZERO }
+        }
+
+        /// What a round of the engine does with what waits.
+        fn round(&mut self) -> String {
+            let mut told = Vec::new();
+            let asked = self.reads.ask(&self.known, self.now, || {
+                self.questions += 1;
+                self.questions
+            });
+            told.extend(asked.map(|question| format!("asks question {question}")));
+            let Ripe { reads, looks } = self.reads.take_ripe(&self.known, self.now);
+            if !reads.is_empty() {
+                told.push(format!("answers reads {}", list(reads.iter().map(|r| name(r.asker)))));
+            }
+            if !looks.is_empty() {
+                told.push(format!("answers looks {}", list(looks)));
+            }
+            if told.is_empty() {
+                told.push(if self.reads.is_empty() { "rests" } else { "waits" }.into());
+            }
+            told.join("\n")
+        }
+
+        fn read(&mut self, number: u64, until: &str) {
+            let query = data::Query {
+                site: SiteId::new("shop").unwrap(),
+                bucket: Bucket::Default,
+                read: data::Read::Get { key: Key::new("k").unwrap() },
+            };
+            self.reads.add(Read { asker: Asker::Mine(number), query, deadline: ms(until) });
+        }
+
+        fn act(&mut self, line: &str) -> String {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["at", now] => self.now = ms(now),
+                ["leads", "in", "term", term] => {
+                    (self.known.leads, self.known.knows_all) = (true, false);
+                    (self.known.knows_leader, self.known.term) = (true, number(term));
+                }
+                ["has", "applied", "an", "entry", "of", "its", "own", "term"] => {
+                    self.known.knows_all = true;
+                }
+                ["follows", leader] => {
+                    (self.known.leads, self.known.knows_all) = (false, false);
+                    self.known.knows_leader = leader != "nobody";
+                }
+                ["committed", commit, "applied", applied] => {
+                    (self.known.commit, self.known.applied) = (number(commit), number(applied));
+                }
+                ["read", name, "until", until] => self.read(number(name), until),
+                ["look", name] => self.reads.add_look(number(name)),
+                ["round"] => return self.round(),
+                ["question", question, "is", "answered", "with", index] => {
+                    self.reads.answered(&self.known, number(question), number(index));
+                }
+                ["offers", "its", "place"] => self.reads.offered(self.known.term),
+                ["no", "answer", "comes"] => self.reads.ask_again(self.now, |_| true),
+                ["loses", "its", "place"] => {
+                    (self.known.leads, self.known.knows_all) = (false, false);
+                    self.known.knows_leader = false;
+                    self.reads.lose_leadership();
+                    let askers: Vec<String> = self.reads.give_back().map(name).collect();
+                    return if askers.is_empty() {
+                        "gives back nothing".into()
+                    } else {
+                        format!("gives back reads {}", list(askers))
+                    };
+                }
+                ["tick"] => {
+                    let mut gone = Vec::new();
+                    self.reads.expire(self.now, &mut gone);
+                    return format!("drops reads {}", list(gone.into_iter().map(name)));
+                }
+                _ => panic!("{line} is no line of a story"),
+            }
+            String::new()
+        }
+    }
+
+    #[test]
+    fn reads_are_answered_when_the_stories_say() {
+        golden::play("engine/reads", || {
+            let mut replica = Replica::new();
+            move |line| replica.act(line)
+        });
+    }
+}

@@ -167,3 +167,117 @@ impl Offers {
 pub fn has_passed(matched: u64, pending: Option<u64>) -> bool {
     pending.is_some_and(|pending| matched >= pending)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::base::golden::{self, ms, number};
+
+    /// A leader, and how far its members are.
+    #[derive(Default)]
+    struct Leader {
+        offers: Offers,
+        stored: u64,
+        stored_members: Membership,
+        changed_at: u64,
+        log_begins: u64,
+        matched: BTreeMap<NodeId, u64>,
+        now: Duration,
+    }
+
+    fn node(word: &str) -> NodeId {
+        NodeId(number(word))
+    }
+
+    impl Leader {
+        fn announced(&self) -> Announced {
+            let at = Position { index: self.stored, term: 1 };
+            Announced { at, members: self.stored_members.clone(), name: Bytes::new() }
+        }
+
+        fn tick(&mut self) -> String {
+            let matched = |member| self.matched.get(&member).copied().unwrap_or_default();
+            let failed = self.offers.review(self.now, matched);
+            let mut told: Vec<String> = failed
+                .iter()
+                .map(|member| format!("the snapshot for node {member} has failed"))
+                .collect();
+            let stored = Stored {
+                at: Position { index: self.stored, term: 1 },
+                members: &self.stored_members,
+                changed_at: self.changed_at,
+                log_begins: self.log_begins,
+            };
+            for member in self.offers.wanted().collect::<Vec<_>>() {
+                if Offers::would_do(&stored, member) {
+                    self.offers.send(member, stored.at, self.now);
+                    told.push(format!("sends node {member} the rows of {}", stored.at.index));
+                } else {
+                    told.push(format!("node {member} waits for a checkpoint"));
+                }
+            }
+            let log = self.offers.lowest();
+            told.extend(log.map(|index| format!("keeps the log behind {index}")));
+            if told.is_empty() { "rests".into() } else { told.join("\n") }
+        }
+
+        fn act(&mut self, line: &str) -> String {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["at", now] => self.now = ms(now),
+                ["the", "store", "has", stored, "with", ref members @ ..] => {
+                    self.stored = number(stored);
+                    let learners: BTreeSet<_> = members.iter().map(|word| node(word)).collect();
+                    self.stored_members = Membership { learners, ..Membership::default() };
+                }
+                ["the", "log", "begins", "behind", index] => self.log_begins = number(index),
+                ["members", "change", "at", index] => self.changed_at = number(index),
+                ["raft", "asks", "for", member, "from", index] => {
+                    let asked = self.offers.ask(node(member), number(index));
+                    return match asked {
+                        Some(announced) => format!("announces the rows of {}", announced.at.index),
+                        None => "later".into(),
+                    };
+                }
+                ["tick"] => return self.tick(),
+                ["rows", "for", member, "arrive"] => {
+                    let announced = self.announced();
+                    let waited = self.offers.arrived(node(member), announced, self.now);
+                    return if waited { "node may be told" } else { "nobody waits" }.into();
+                }
+                ["rows", "for", member, "are", "lost"] => {
+                    let waited = self.offers.failed(node(member));
+                    return if waited { "raft asks again" } else { "nobody waits" }.into();
+                }
+                ["node", member, "has", index] => {
+                    self.matched.insert(node(member), number(index));
+                }
+                ["node", member, "stops"] => {
+                    let had = self.offers.take_back(node(member));
+                    return if had { "its offer is over" } else { "it had none" }.into();
+                }
+                ["members", "are", ref members @ ..] => {
+                    let learners: BTreeSet<_> = members.iter().map(|word| node(word)).collect();
+                    self.offers.keep_members(&Membership { learners, ..Membership::default() });
+                }
+                ["raft", "waits", "until", member, "follows", "a", "snapshot", "of", pending] => {
+                    let matched = self.matched.get(&node(member)).copied().unwrap_or_default();
+                    let passed = has_passed(matched, Some(number(pending)));
+                    return if passed { "told that it is there" } else { "waits" }.into();
+                }
+                _ => panic!("{line} is no line of a story"),
+            }
+            String::new()
+        }
+    }
+
+    #[test]
+    fn rows_are_offered_as_told() {
+        golden::play("engine/offers", || {
+            let mut leader = Leader::default();
+            move |line| leader.act(line)
+        });
+    }
+}

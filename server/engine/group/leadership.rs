@@ -214,8 +214,8 @@ impl Group {
         let (me, alive) = (self.raft.me(), self.raft.alive());
         let others =
             self.members().voters.iter().copied().filter(|n| *n != me && alive.contains(n));
-        let heir = others.max_by_key(|n| self.raft.matched(*n));
+        let Some(heir) = others.max_by_key(|n| self.raft.matched(*n)) else { return false };
         self.handed_over = None;
-        heir.is_some_and(|heir| self.hand_over(heir, now))
+        self.hand_over(heir, now)
     }
 }

@@ -165,11 +165,6 @@ impl Group {
         self.fence
     }
 
-    /// The lineage in which a data group's machine is.
-    pub fn machine(&self) -> Option<&data::Machine> {
-        self.machine.as_ref()
-    }
-
     pub fn has_replica(&self) -> bool {
         self.record.applied.index > 0
     }
