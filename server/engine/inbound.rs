@@ -77,7 +77,7 @@ impl Engine {
                 follows: group.stands_by_leader(self.now),
             })
         };
-        let asked = |number: u64| self.requests.open.get(&number);
+        let asked = |number: u64| self.requests.get(number);
         judge(&Facts {
             me: self.me(),
             from,

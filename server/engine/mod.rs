@@ -111,8 +111,6 @@ pub struct Engine {
     meta: cluster::State,
     meta_changed: BTreeSet<Changed>,
     groups: BTreeMap<GroupId, Box<Group>>,
-    /// The leaders of groups, as other nodes have named them.
-    hints: BTreeMap<GroupId, NodeId>,
     requests: Requests,
     looks: reads::Inspections,
     marks: Marks,
@@ -195,7 +193,7 @@ impl Engine {
             }
             groups.insert(id, Box::new(group));
         }
-        let requests = Requests::starting_at(rng.next_u64());
+        let requests = Requests::starting_at(identity.node, rng.next_u64());
         let looks = reads::Inspections::starting_at(rng.next_u64());
         let awake = groups.keys().copied().collect();
         let votes_from = if restarted { now + limits::PROMISE } else { now };
@@ -209,7 +207,6 @@ impl Engine {
             meta,
             meta_changed: BTreeSet::new(),
             groups,
-            hints: BTreeMap::new(),
             requests,
             looks,
             checkpoints: Checkpoints::new(bounds),
@@ -371,13 +368,10 @@ impl Engine {
                 self.decline(node, id, group, host);
             }
         }
-        for number in self.requests.expired(self.now) {
-            if let Some(request) = self.requests.open.remove(&number) {
-                self.deliver(&request.for_whom, Err(request.too_late()), host)?;
-            }
+        for request in self.requests.take_expired(self.now) {
+            self.deliver(&request.for_whom, Err(request.too_late()), host)?;
         }
-        self.requests.open.values_mut().for_each(|request| request.hops = 0);
-        for number in self.requests.stale(self.now, self.me()) {
+        for number in self.requests.tick(self.now) {
             self.route(number, host)?;
         }
         self.expire_looks();
@@ -477,11 +471,7 @@ impl Engine {
         for asker in askers {
             match asker {
                 Asker::Theirs(node, forward) => self.decline(node, forward, id, host),
-                Asker::Mine(number) => {
-                    if let Some(request) = self.requests.open.get_mut(&number) {
-                        request.sent = None;
-                    }
-                }
+                Asker::Mine(number) => self.requests.ask_again(number),
                 Asker::Nobody => {}
             }
         }
@@ -492,19 +482,15 @@ impl Engine {
     fn follow_leader(&mut self, id: GroupId, steps_down: bool, host: &mut dyn Host) -> Result<()> {
         let me = self.me();
         let Followed { leader, changed, given_back } = self.group(id).follow(steps_down);
-        if let Some(leader) = leader {
-            self.hints.insert(id, leader);
+        if leader.is_some() {
+            self.requests.note_leader(id, leader);
         }
         self.give_back(id, given_back, host);
         if changed {
             host.tell(News::Leader { group: id, leader });
-            if leader.is_some() {
-                let waiting = self.requests.open.iter().filter(|(_, r)| {
-                    r.group == id && r.sent.is_none_or(|(to, _)| Some(to) != leader)
-                });
-                for number in waiting.map(|(n, _)| *n).collect::<Vec<_>>() {
-                    self.route(number, host)?;
-                }
+            let elsewhere = leader.map(|leader| self.requests.not_at(id, leader));
+            for number in elsewhere.unwrap_or_default() {
+                self.route(number, host)?;
             }
             if id.is_meta() && leader != Some(me) {
                 self.marks.lost_leadership();

@@ -64,7 +64,7 @@ impl<'a> EngineView<'a> {
             .groups
             .get(&group)
             .and_then(|g| g.leader())
-            .or_else(|| self.engine.hints.get(&group).copied())
+            .or_else(|| self.engine.requests.hint(group))
     }
     pub fn overlay_bytes(&self) -> usize {
         self.engine.groups.values().map(|g| g.overlay_bytes()).sum()
