@@ -43,6 +43,7 @@ mod rows;
 pub mod consensus;
 mod promise;
 mod tenure;
+mod captures;
 pub mod requests;
 pub mod read_index;
 pub mod group;
@@ -67,10 +68,11 @@ use std::{
 };
 
 pub use self::apply::{check_rows, load_meta};
+pub use self::captures::Captured;
 pub use self::checkpoint::{Bounds, Finished, Job, Stored};
 pub use self::consensus::Announced;
 pub use self::host::{Host, Input, News};
-pub use self::marks::{Captured, SnapshotNews};
+pub use self::marks::SnapshotNews;
 pub use self::members::{ArrivedRows, RowsToSend};
 pub use self::reads::{EngineView, Inspection};
 pub use self::requests::{Body, Token};
