@@ -169,7 +169,7 @@ impl Engine {
         let group = self.group(id);
         group.forget_applied();
         let bytes = group.overlay_bytes();
-        self.checkpoints.bytes += bytes.saturating_sub(bytes_before);
+        self.checkpoints.add(bytes.saturating_sub(bytes_before));
         Ok(())
     }
 

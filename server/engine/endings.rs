@@ -178,7 +178,7 @@ impl Engine {
         let waiting = self.group(id).give_back();
         self.give_back(id, waiting, host);
         self.group(id).install(Installing::Nothing);
-        self.checkpoints.uncounted = true;
+        self.checkpoints.count_again();
         self.endings.under_way = Some((id, may));
         for rows in self.arrived.remove(&id).unwrap_or_default() {
             host.discard(rows);

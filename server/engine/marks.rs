@@ -146,7 +146,7 @@ impl Engine {
                 open.expect("it was just looked at"),
                 groups,
                 self.now,
-                self.checkpoints.bounds.cut_deadline,
+                self.checkpoints.cut_deadline(),
             );
             let actions = barrier.tick(self.now);
             self.marks.barrier = Some(barrier);

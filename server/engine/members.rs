@@ -153,7 +153,7 @@ impl Engine {
         for group in self.groups.values_mut().filter(|g| g.leads()) {
             for (to, would_do) in group.rows_wanted() {
                 if !would_do {
-                    self.checkpoints.wanted = true;
+                    self.checkpoints.want();
                     continue;
                 }
                 if free == 0 {
@@ -216,7 +216,7 @@ impl Engine {
             record.mark = crate::base::ids::SnapshotSeq(0);
         }
         self.forget_captured(id);
-        self.checkpoints.uncounted = true;
+        self.checkpoints.count_again();
         failpoint(Failpoint::InstallBegun);
         host.start(Job::Install { group: id, path, record: wire::encode_record(&record) })?;
         self.group(id).install(Installing::Rows { turn: Box::new(turn), record });

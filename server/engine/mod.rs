@@ -319,7 +319,7 @@ impl Engine {
             Input::Heard(node) => self.note_heard(node),
             Input::Gone(node) => self.on_gone(node),
             Input::Adopt(lineage) => self.adopt(lineage, host)?,
-            Input::Checkpoint => self.checkpoints.wanted = true,
+            Input::Checkpoint => self.checkpoints.want(),
             Input::Resign => self.resign(),
         }
         Ok(())
