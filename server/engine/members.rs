@@ -18,20 +18,14 @@ use super::{
     Engine, Host, Job,
     consensus::{Announced, Turn},
     group::{Group, Installing},
-    requests::For,
 };
 use crate::{
     base::{
         error::Result,
-        ids::{GroupId, Lineage, NodeId, SiteId},
+        ids::{GroupId, NodeId},
         limits,
     },
-    cluster::{
-        self,
-        reconfigure::Wait,
-        sites::{Site, SiteState},
-    },
-    data::{self, Reply},
+    cluster::reconfigure::Wait,
     entry::Record,
     faults::{
         failpoint::{Failpoint, failpoint},
@@ -253,82 +247,5 @@ impl Engine {
         self.log.write(&mut batch, true)?;
         failpoint(Failpoint::InstallLogRestarted);
         self.after_write(id, *turn, host)
-    }
-
-    /// On the meta leader, finishes sites that were left half added or half removed.
-    pub(super) fn tick_sites(&mut self, host: &mut dyn Host) -> Result<()> {
-        for site in std::mem::take(&mut self.site_again) {
-            self.site_step(site, host)?;
-        }
-        if !self.leads_meta()
-            || self.identity.lineage == Lineage::PENDING
-            || !self.ticks.is_multiple_of(limits::SITE_TICKS)
-        {
-            return Ok(());
-        }
-        for (site, _) in self.meta.unfinished_sites(limits::SITES_AT_ONCE) {
-            if self.site_work.insert(site.clone()) {
-                self.site_step(site, host)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn site_step(&mut self, site: SiteId, host: &mut dyn Host) -> Result<()> {
-        let group = self.topology().group_of_site(&site);
-        let Some(now) = self.meta.sites().site(&site).filter(|s| s.state != SiteState::Present)
-        else {
-            self.site_work.remove(&site);
-            return Ok(());
-        };
-        let generation = now.generation;
-        let command = match now.state {
-            SiteState::Adding | SiteState::Present => {
-                data::Command::AddSite { site: site.clone(), generation }
-            }
-            SiteState::Removing => data::Command::DropSite {
-                site: site.clone(),
-                generation,
-                rows_max: limits::SITE_DROP_ROWS,
-            },
-        };
-        self.ask(group, command, For::Site(site, now), host)
-    }
-
-    /// What a step did follows from how the site was when it was asked for, not from how it is now.
-    pub(super) fn on_site_step(
-        &mut self,
-        site: SiteId,
-        was: Site,
-        answer: Result<Reply>,
-        host: &mut dyn Host,
-    ) -> Result<()> {
-        let generation = was.generation;
-        match (answer, was.state) {
-            // At the next tick: a lone voter would commit step after step within one round.
-            (Ok(Reply::SiteDropped { more: true }), _) => {
-                self.site_again.push(site);
-                return Ok(());
-            }
-            (Ok(Reply::SiteDropped { more: false } | Reply::Done { .. }), SiteState::Removing) => {
-                self.ask(
-                    GroupId::META,
-                    cluster::Command::SiteRemoved { site: site.clone(), generation },
-                    For::Nobody,
-                    host,
-                )?;
-            }
-            (Ok(Reply::Done { .. }), SiteState::Adding) => {
-                self.ask(
-                    GroupId::META,
-                    cluster::Command::SiteAdded { site: site.clone(), generation },
-                    For::Nobody,
-                    host,
-                )?;
-            }
-            _ => {}
-        }
-        self.site_work.remove(&site);
-        Ok(())
     }
 }

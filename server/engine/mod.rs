@@ -30,13 +30,17 @@
 //! no other file speaks to raft-rs). What decides for it and has a state of its own: `promise` (who
 //! may be voted for), `tenure` (whose acknowledgement counts), `consensus::offers` (who is sent
 //! rows in place of entries), `read_index` (when a read may be answered). `group` holds these
-//! together and keeps its fields to itself.
+//! together and keeps its fields to itself. What decides for the node: `captures` (which snapshots
+//! it captures), `requests` (where a request goes), `admission` (what other nodes may say).
 //!
-//! `requests`, `admission` (what other nodes may say), `inbound` (their messages), `forward` (the
-//! way of a request to a leader and back). Then the engine's duties: `apply`, `reads`, `elections`,
-//! `members` (which nodes hold a group), `endings` (of replicas that are left over), `marks` (the
-//! cut), `checkpoint`. `host` is the outside as the engine sees it, `survey` looks at a replica
-//! that nobody runs, and `driver` has the threads of a node.
+//! Most of what decides is shown by stories in `tests/golden/engine/`: a line is an event, the
+//! lines behind it are what follows.
+//!
+//! Then the engine's duties, which carry out what is decided: `inbound` (messages of other nodes),
+//! `forward` (the way of a request to a leader and back), `apply`, `reads`, `elections`, `members`
+//! (which nodes hold a group), `endings` (of replicas that are left over), `sites` (that come and
+//! go), `marks` (the cut), `checkpoint`. `host` is the outside as the engine sees it, `survey`
+//! looks at a replica that nobody runs, and `driver` has the threads of a node.
 
 pub mod overlay;
 mod rows;
@@ -55,6 +59,7 @@ mod reads;
 mod elections;
 mod members;
 mod endings;
+mod sites;
 mod marks;
 mod checkpoint;
 mod host;
@@ -83,12 +88,13 @@ use self::{
     group::{Followed, Group},
     marks::Marks,
     requests::{Asker, For, Requests},
+    sites::Sites,
 };
 use crate::{
     base::{
         clock::Random,
         error::Result,
-        ids::{GroupId, Lineage, NodeId, SiteId, Topology},
+        ids::{GroupId, Lineage, NodeId, Topology},
         limits,
     },
     cluster::{self, Changed},
@@ -118,10 +124,7 @@ pub struct Engine {
     marks: Marks,
     checkpoints: Checkpoints,
     endings: Endings,
-    /// Sites that this meta leader is finishing: half added or half removed ones.
-    site_work: BTreeSet<SiteId>,
-    /// Sites whose removal goes on at the next tick.
-    site_again: Vec<SiteId>,
+    sites: Sites,
     /// When each node was last heard, or became a member.
     heard: BTreeMap<NodeId, Duration>,
     /// Rows that have arrived for Raft snapshots that have not been announced yet.
@@ -213,8 +216,7 @@ impl Engine {
             looks,
             checkpoints: Checkpoints::new(bounds),
             endings: Endings::default(),
-            site_work: BTreeSet::new(),
-            site_again: Vec::new(),
+            sites: Sites::default(),
             heard: BTreeMap::new(),
             arrived: BTreeMap::new(),
             awake,
