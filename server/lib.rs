@@ -54,10 +54,10 @@
 //! 2. [`kv::Kv::write`] finds the group ([`Topology::group_of_site`]), draws a request id if the
 //!    write has none, and puts it into the engine's bounded queue ([`driver::Handle::request`]).
 //! 3. `driver::run_engine` takes what is queued and calls [`Engine::round`], where messages of
-//!    other nodes pass [`engine::admission`]. If this node leads the group, [`Engine::route`] adds
-//!    the write to the group's queue. Otherwise it sends a `Forward` to the node that it believes
-//!    leads, and [`on_forward`] queues the write there. An unanswered request is sent again with
-//!    the same id.
+//!    other nodes pass [`engine::admission`]. [`Engine::route`] takes the write where
+//!    [`Requests::next_hop`] says: into the group's queue if this node leads the group, or with a
+//!    `Forward` to the node that it believes leads, where [`on_forward`] queues it. An unanswered
+//!    request is sent again with the same id.
 //! 4. [`Group::propose_waiting`] makes one entry of the queued writes, provided that the leader has
 //!    applied an entry of its own term, the group is in the present lineage, no mark holds writes
 //!    back ([`Fence::holds_writes`]), and the overlay has room. The entry carries `seen`: the
@@ -83,11 +83,12 @@
 //!    ([`Engine::holds`]).
 //! 2. The leader keeps the read in [`Group::reads`]. Unless the lease covers it, [`ask_for_reads`]
 //!    begins one round of heartbeats for all reads that wait (ReadIndex).
-//! 3. When a quorum has answered, [`note_read_states`] marks the round as ripe and renews the
-//!    lease, counted from the moment at which the round was sent.
+//! 3. When a quorum has answered, [`Reads::answered`] marks the round as ripe and renews the lease,
+//!    counted from the moment at which the round was sent.
 //! 4. [`answer_reads`] checks the clock again. It answers under the lease once everything committed
-//!    is applied, or without it once the round's index is applied. [`data::Query::answer`] reads
-//!    the overlay's layers, newest first, and then the store's view ([`overlay::Reader`]).
+//!    is applied, or without it once the round's index is applied ([`Reads::take_ripe`]).
+//!    [`data::Query::answer`] reads the overlay's layers, newest first, and then the store's view
+//!    ([`overlay::Reader`]).
 //! 5. A scan is one such read for each page ([`KvApi::scan`]): a page is linearizable, the whole
 //!    scan is not one instant. The server makes the next page when the connection has room for it
 //!    ([`rpc::pulled`]) and clients have taken enough of what waits ([`readers::Readers`]).
@@ -108,8 +109,9 @@
 //!    `SealSnapshot`. After [`limits::CUT_DEADLINE`] it proposes `AbortSnapshot` instead. The
 //!    outcome that comes first in the meta log wins. Release, seal and abort all raise [`Open`],
 //!    and writes go on.
-//! 6. When all replicas of a node stand at their marks, one checkpoint brings the store to the cut
-//!    and opens a view of it ([`capture_due`], [`on_view`]). Then the later layers may be written.
+//! 6. When all replicas of a node stand at their marks ([`Captures::due`]), one checkpoint brings
+//!    the store to the cut and opens a view of it ([`on_view`]). Then the later layers may be
+//!    written.
 //!    If a replica has not come [`limits::MARK_GRACE`] after the node's first mark, the node goes
 //!    without it as soon as the snapshot is sealed. A node that applies a mark while it replays its
 //!    log after a restart contributes no part.
@@ -238,6 +240,7 @@
 //! [`Arrival::prepare`]: boot::arrival::Arrival::prepare
 //! [`Barrier`]: cut::Barrier
 //! [`Calls::call`]: rpc::Calls::call
+//! [`Captures::due`]: engine::captures::Captures::due
 //! [`Cluster::announce_until_known`]: service::admin::Cluster::announce_until_known
 //! [`Cluster::take_in`]: service::admin::Cluster::take_in
 //! [`Contents::open`]: repository::contents::Contents::open
@@ -279,7 +282,10 @@
 //! [`Peers::told`]: net::Peers::told
 //! [`Plan::keep`]: boot::restore::plan::Plan::keep
 //! [`Plan::state`]: boot::restore::plan::Plan::state
+//! [`Reads::answered`]: engine::read_index::Reads::answered
+//! [`Reads::take_ripe`]: engine::read_index::Reads::take_ripe
 //! [`Record`]: entry::Record
+//! [`Requests::next_hop`]: engine::requests::Requests::next_hop
 //! [`Topology::group_of_site`]: base::ids::Topology::group_of_site
 //! [`Waiting::found`]: boot::waiting::Waiting::found
 //! [`Waiting::init`]: boot::waiting::Waiting::init
@@ -290,7 +296,6 @@
 //! [`base`]: base
 //! [`boot`]: boot
 //! [`boot::starting`]: boot::starting
-//! [`capture_due`]: engine::Engine::capture_due
 //! [`chunk`]: part::chunk
 //! [`chunk::Chunker`]: part::chunk::Chunker
 //! [`clock`]: base::clock
@@ -327,7 +332,6 @@
 //! [`net::Whereabouts`]: net::Whereabouts
 //! [`net::judge`]: net::judge
 //! [`node`]: node
-//! [`note_read_states`]: engine::Engine::note_read_states
 //! [`offline::plan`]: boot::restore::offline::plan
 //! [`on_forward`]: engine::Engine::on_forward
 //! [`on_installed`]: engine::Engine::on_installed

@@ -5,7 +5,7 @@
 //! else is the story. `UPDATE_GOLDEN=1` writes the stories anew; the scenario and the comments
 //! stay.
 
-use std::{fmt::Write as _, fs, path::PathBuf};
+use std::{fmt::Write as _, fs, path::PathBuf, time::Duration};
 
 /// Plays every story in `tests/golden/<folder>`, each with an actor of its own. The actor is given
 /// one line of the scenario and returns what it did.
@@ -49,6 +49,16 @@ pub fn table(document: &str, name: &str, expected: &str) {
             "the table of {name} in {document} is old: UPDATE_GOLDEN=1 cargo test --lib"
         );
     }
+}
+
+/// A number in a line of a scenario.
+pub fn number(word: &str) -> u64 {
+    word.parse().unwrap_or_else(|_| panic!("{word} is not a number"))
+}
+
+/// Milliseconds in a line of a scenario.
+pub fn ms(word: &str) -> Duration {
+    Duration::from_millis(number(word))
 }
 
 fn told(old: &str, mut actor: impl FnMut(&str) -> String) -> String {

@@ -246,9 +246,81 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::golden::{self, number};
 
     fn set(nodes: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
         nodes.into_iter().map(NodeId).collect()
+    }
+
+    /// A group, and who leads it, is alive and has caught up.
+    #[derive(Default)]
+    struct Story {
+        members: Membership,
+        wanted: Wanted,
+        leader: Option<NodeId>,
+        silent: BTreeSet<NodeId>,
+        behind: BTreeSet<NodeId>,
+    }
+
+    fn nodes<C: FromIterator<NodeId>>(words: &[&str]) -> C {
+        words.iter().map(|word| NodeId(number(word))).collect()
+    }
+
+    impl Story {
+        fn step(&mut self) -> String {
+            let Story { members, wanted, leader, silent, behind } = self;
+            let leader = leader.as_mut().expect("the story says who leads");
+            let (caught_up, alive) = (|n| !behind.contains(&n), |n| !silent.contains(&n));
+            let Some(step) = next_step(members, wanted, *leader, &caught_up, &alive) else {
+                let wait = why_not(members, wanted, *leader, &caught_up, &alive);
+                return wait.map_or("rests".into(), |wait| match wait {
+                    Wait::Silent(node) => format!("waits for node {node} to answer"),
+                    Wait::Behind(node) => format!("waits for node {node} to catch up"),
+                    Wait::Away(node) => format!("waits for node {node}, which votes, to answer"),
+                });
+            };
+            take(step, members, leader);
+            match step {
+                Step::AddLearner(node) => {
+                    behind.insert(node);
+                    format!("node {node} learns")
+                }
+                Step::Promote(node) => format!("node {node} votes"),
+                Step::Remove(node) => format!("node {node} is removed"),
+                Step::HandOver(node) => format!("node {node} leads"),
+            }
+        }
+
+        fn act(&mut self, line: &str) -> String {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["voters", ref voters @ ..] => self.members.voters = nodes(voters),
+                ["wanted", ref voters @ ..] => self.wanted.voters = nodes(voters),
+                ["node", node, "leads"] => self.leader = Some(NodeId(number(node))),
+                ["node", node, "should", "lead"] => {
+                    self.wanted.leader = Some(NodeId(number(node)));
+                }
+                ["node", node, "is", "drained"] => {
+                    self.wanted.drained.insert(NodeId(number(node)));
+                }
+                ["node", node, "is", "silent"] => drop(self.silent.insert(NodeId(number(node)))),
+                ["node", node, "answers"] => drop(self.silent.remove(&NodeId(number(node)))),
+                ["node", node, "has", "caught", "up"] => {
+                    self.behind.remove(&NodeId(number(node)));
+                }
+                ["step"] => return self.step(),
+                _ => panic!("{line} is no line of a story"),
+            }
+            String::new()
+        }
+    }
+
+    #[test]
+    fn members_change_as_told() {
+        golden::play("engine/members", || {
+            let mut story = Story::default();
+            move |line| story.act(line)
+        });
     }
 
     fn a_membership() -> impl Strategy<Value = Membership> {

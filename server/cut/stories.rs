@@ -1,19 +1,13 @@
 //! The cut as stories: `tests/golden/cut`. Also the few facts too small for one.
 
-use std::time::Duration;
-
 use super::*;
-use crate::base::golden;
+use crate::base::golden::{self, ms, number};
 
 #[derive(Default)]
 struct Actor {
     barrier: Option<Barrier>,
     fence: Fence,
     open: Open,
-}
-
-fn number(word: &str) -> u64 {
-    word.parse().unwrap_or_else(|_| panic!("{word} is not a number"))
 }
 
 fn groups(word: &str) -> Vec<GroupId> {
@@ -96,10 +90,6 @@ impl Actor {
             self.open.get()
         )
     }
-}
-
-fn ms(word: &str) -> Duration {
-    Duration::from_millis(number(word))
 }
 
 fn said(actions: Vec<Action>) -> String {

@@ -507,7 +507,7 @@ pub(super) const REPLY: &[Row<ForwardReply>] = &[
         "a request that is open, of this group, and was sent to the sender",
         |f, m| {
             let Some(request) = (f.asked)(m.id) else { return Later };
-            only_if(request.group == f.group && request.asked.contains(&f.from))
+            only_if(request.group == f.group && request.was_sent_to(f.from))
         },
     ),
     row("ForwardReply.leader", "0, or a registered node", |f, m| {

@@ -23,25 +23,22 @@
 //! passed over it would hold other rows from then on. It ends the node, which says that it has to
 //! be upgraded.
 
-use std::{ops::Range, path::Path};
-
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry as RaftEntry, EntryType};
+use std::path::Path;
 
 use super::{
     Engine, Host, News,
-    group::{Asker, Group, Proposed, Waiting},
+    consensus::{Holds, Logged, entries},
+    group::Waiting,
     opened,
-    overlay::{Overlay, Reader},
-    storage,
 };
 use crate::{
     base::{
         error::{Error, Kind, Result},
-        ids::{GroupId, NodeId, SnapshotSeq, Topology},
+        ids::{GroupId, SnapshotSeq, Topology},
     },
     cluster::{self, Changed, Event},
-    data::{self, Machine, Reply, Row, RowKey},
-    entry::{Action, Entry, Identity, Position},
+    data::{self, Machine, Reply, RowKey},
+    entry::{Action, Entry, Identity},
     faults::{
         failpoint::{Failpoint, failpoint},
         mutation::{Mutation, mutated},
@@ -49,78 +46,6 @@ use crate::{
     store::{View, keys, transfer},
     wire,
 };
-
-/// The rows of a data group as its machine sees them.
-pub(super) struct GroupRows<'a> {
-    pub overlay: &'a mut Overlay,
-    pub view: &'a View,
-}
-
-/// The same, only to look at.
-pub(super) struct SeenRows<'a>(pub Reader<'a>);
-
-impl data::Rows for GroupRows<'_> {
-    fn get(&self, key: &RowKey) -> Result<Option<Row>> {
-        get(&Reader { overlay: self.overlay, view: self.view }, key)
-    }
-    fn set(&mut self, key: &RowKey, row: Option<Row>) -> Result<()> {
-        self.overlay.set(keys::data(&key.encode()), row.map(|row| wire::encode_row(&row)));
-        Ok(())
-    }
-    fn visit(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(RowKey, Row) -> Result<bool>,
-    ) -> Result<()> {
-        visit(&Reader { overlay: self.overlay, view: self.view }, from, to, each)
-    }
-}
-
-impl data::Rows for SeenRows<'_> {
-    fn get(&self, key: &RowKey) -> Result<Option<Row>> {
-        get(&self.0, key)
-    }
-    fn set(&mut self, key: &RowKey, _: Option<Row>) -> Result<()> {
-        Err(Error::conflict(format!(
-            "a read tried to change a row of site {:?}",
-            key.site.as_str()
-        )))
-    }
-    fn visit(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        each: &mut dyn FnMut(RowKey, Row) -> Result<bool>,
-    ) -> Result<()> {
-        visit(&self.0, from, to, each)
-    }
-}
-
-fn get(reader: &Reader<'_>, key: &RowKey) -> Result<Option<Row>> {
-    reader
-        .get(&keys::data(&key.encode()))?
-        .map(|bytes| wire::decode_row(&key.place, &bytes))
-        .transpose()
-}
-
-fn visit(
-    reader: &Reader<'_>,
-    from: &[u8],
-    to: &[u8],
-    each: &mut dyn FnMut(RowKey, Row) -> Result<bool>,
-) -> Result<()> {
-    let range: Range<Vec<u8>> = keys::data(from)..keys::data(to);
-    for row in reader.range(&range)? {
-        let (key, bytes) = row?;
-        let key = RowKey::decode(&key[1..])?;
-        let row = wire::decode_row(&key.place, &bytes)?;
-        if !each(key, row)? {
-            break;
-        }
-    }
-    Ok(())
-}
 
 /// Reads the rows that have come for a group to their end, and returns the record that they begin
 /// with. `Corrupt` unless they could be served from: a node that finds out only when they are in
@@ -210,26 +135,26 @@ impl Engine {
     pub(super) fn apply(
         &mut self,
         id: GroupId,
-        entries: Vec<RaftEntry>,
+        entries: Vec<entries::Raw>,
         host: &mut dyn Host,
     ) -> Result<()> {
-        let bytes_before = self.groups.get(&id).map_or(0, |g| g.overlay.bytes());
+        let bytes_before = self.groups.get(&id).map_or(0, |g| g.overlay_bytes());
         for entry in entries {
-            let at = Position { index: entry.index, term: entry.term };
-            if entry.get_entry_type() != EntryType::EntryNormal {
+            let entry = Logged::of(entry);
+            let at = entry.at;
+            if entry.changes_members() {
                 self.commit_members(id, at.index)?;
             }
             let effect = self
                 .apply_entry(id, entry)
                 .map_err(|e| e.at(format!("applying entry {} of group {id}", at.index)))?;
             let group = self.group(id);
-            group.record.applied = at;
-            group.raw.advance_apply_to(at.index);
+            group.advance_applied(at);
             failpoint(Failpoint::Applied);
             for why in effect.skipped {
                 host.tell(News::Skipped { group: id, at, why });
             }
-            let asked = take_proposed(group, at);
+            let asked = group.take_proposed(at);
             self.answer_entry(id, asked, effect.replies, host)?;
             if let Some(seq) = effect.marked {
                 self.mark_applied(id, seq, host)?;
@@ -243,8 +168,8 @@ impl Engine {
         }
         let group = self.group(id);
         group.forget_applied();
-        let bytes = group.overlay.bytes();
-        self.checkpoints.bytes += bytes.saturating_sub(bytes_before);
+        let bytes = group.overlay_bytes();
+        self.checkpoints.add(bytes.saturating_sub(bytes_before));
         Ok(())
     }
 
@@ -254,30 +179,36 @@ impl Engine {
     /// since. With the commit index on disk raft-rs does not stand for election before it has
     /// applied the change again.
     fn commit_members(&mut self, id: GroupId, index: u64) -> Result<()> {
-        let group = self.group(id);
         let mut batch = crate::log::Batch::default();
-        group.raw.mut_store().persist_commit(index, &mut batch)?;
+        self.group(id).persist_commit(index, &mut batch)?;
         self.log.write(&mut batch, true)?;
         failpoint(Failpoint::ChangeCommitted);
         Ok(())
     }
 
-    fn apply_entry(&mut self, id: GroupId, entry: RaftEntry) -> Result<Effect> {
+    fn apply_entry(&mut self, id: GroupId, entry: Logged) -> Result<Effect> {
         let Engine { groups, meta, meta_changed, view, .. } = self;
         let group = opened(groups, id);
         let mut effect = Effect::default();
-        if entry.get_entry_type() != EntryType::EntryNormal {
-            match change_members(group, &entry) {
-                Ok(()) => effect.members_changed = true,
-                Err(e) if e.kind == Kind::Corrupt => effect.skipped.push(e.message),
-                Err(e) => return Err(e),
+        let (at, commands) = match entry {
+            Logged { holds: Holds::Nothing, .. } => return Ok(effect),
+            Logged { holds: Holds::Commands(commands), at } => (at, commands),
+            Logged { holds: Holds::Change(change), at } => {
+                match change.and_then(|change| group.change_members(change, at.index)) {
+                    Ok(()) => effect.members_changed = true,
+                    Err(e) if e.kind == Kind::Corrupt => effect.skipped.push(e.message),
+                    Err(e) => return Err(e),
+                }
+                return Ok(effect);
             }
-            return Ok(effect);
-        }
-        if entry.data.is_empty() {
-            return Ok(effect);
-        }
-        let Entry { seen, commands } = match wire::decode_entry(&entry.data) {
+            Logged { holds: Holds::NewerChange, .. } => {
+                return Err(Error::conflict(
+                    "a newer version has changed members in a way that this one does not know: \
+                     upgrade this node",
+                ));
+            }
+        };
+        let Entry { seen, commands } = match wire::decode_entry(&commands) {
             Err(e) if e.kind == Kind::Corrupt => {
                 effect.skipped.push(e.message);
                 return Ok(effect);
@@ -288,38 +219,26 @@ impl Engine {
             let reply = match command.action {
                 action
                     if action.is_user()
-                        && group.fence.fenced(seen)
+                        && group.fence().fenced(seen)
                         && !mutated(Mutation::NoHold) =>
                 {
                     drop(action);
                     None
                 }
                 Action::Mark(seq) => {
-                    if group.fence.apply_mark(seq) || mutated(Mutation::CapturedTwice) {
-                        let at = Position { index: entry.index, term: entry.term };
-                        if !mutated(Mutation::MarkNotStored) {
-                            (group.record.mark, group.record.mark_at) = (seq, at);
-                        }
+                    if group.apply_mark(seq, at) {
                         effect.marked = Some(seq);
                     }
                     Some(Reply::Done { changed: effect.marked.is_some() })
                 }
-                Action::Data(command_data) => {
-                    let Group { machine, overlay, changed, record, .. } = group;
-                    let Some(machine) = machine else {
+                Action::Data(data) => {
+                    let Some(reply) = group.apply(command.request, &data, at.index, view)? else {
                         effect.skip(
                             "it holds a command for a data group, and stands in the log of the \
                              meta group",
                         );
                         continue;
                     };
-                    let reply = machine.apply(
-                        command.request,
-                        &command_data,
-                        &mut GroupRows { overlay, view },
-                    )?;
-                    changed.extend(machine.take_touched().into_iter().map(|p| (p, entry.index)));
-                    record.data = machine.state();
                     Some(reply)
                 }
                 Action::Meta(_) if !id.is_meta() => {
@@ -361,10 +280,7 @@ impl Engine {
                 None => again.push(waiting),
             }
         }
-        let group = self.group(id);
-        for waiting in again.into_iter().rev() {
-            group.queue.push_front(waiting);
-        }
+        self.group(id).enqueue_again(again);
         Ok(())
     }
 
@@ -416,59 +332,4 @@ impl Engine {
             .map(|c| (keys::meta(&wire::meta_row_name(c)), wire::encode_meta_row(&self.meta, c)))
             .collect()
     }
-}
-
-/// `Corrupt` where no version could make the change.
-fn change_members(group: &mut Group, entry: &RaftEntry) -> Result<()> {
-    if entry.get_entry_type() == EntryType::EntryConfChangeV2 {
-        return Err(Error::conflict(
-            "a newer version has changed members in a way that this one does not know: upgrade \
-             this node",
-        ));
-    }
-    let change: ConfChange = protobuf::Message::parse_from_bytes(&entry.data).map_err(|e| {
-        Error::corrupt(format!("a membership change cannot be read: {e}")).with_source(e)
-    })?;
-    let node = NodeId(change.node_id);
-    let was_member = group.members().has(node);
-    let state = group.raw.apply_conf_change(&change).map_err(|e| {
-        Error::corrupt(format!("a membership change is refused: {e}")).with_source(e)
-    })?;
-    let members = storage::membership(&state);
-    group.left &= change.node_id != group.raw.raft.id
-        || change.get_change_type() == ConfChangeType::RemoveNode;
-    group.changed_at = entry.index;
-    if !members.has(node) {
-        // Rows of this stay are none of the next one's.
-        group.raw.mut_store().offers.get_mut().remove(&node);
-    }
-    if group.leads() && !was_member && members.has(node) {
-        group.tenures.begin(group.term(), node, entry.index);
-    }
-    group.record.members = members.clone();
-    group.raw.mut_store().set_members(members);
-    failpoint(Failpoint::MembersChanged);
-    Ok(())
-}
-
-/// Who asked for the entry at a place; nobody when another leader's entry took that place.
-fn take_proposed(group: &mut Group, at: Position) -> Vec<Waiting> {
-    while group.proposed.front().is_some_and(|p| p.at.index < at.index) {
-        group.proposed.pop_front();
-    }
-    match group.proposed.front() {
-        Some(Proposed { at: place, .. }) if *place == at => {
-            group.proposed.pop_front().map(|p| p.commands).unwrap_or_default()
-        }
-        _ => Vec::new(),
-    }
-}
-
-/// Keeps `Asker` and the group's own commands in one place: what nobody asked for is proposed like
-/// the rest.
-pub(super) fn internal_command(
-    command: crate::entry::Command,
-    deadline: std::time::Duration,
-) -> Waiting {
-    Waiting { asker: Asker::Nobody, command, deadline }
 }

@@ -8,9 +8,9 @@
 //! behind, but for what followers that are a little late will ask for. While rows wait, only the
 //! log holds them, so how far it is synced is noted more often than that.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Engine, Host, group::Group, overlay::Sealed, storage::Offer};
+use super::{Engine, Host, overlay::Sealed};
 use crate::{
     base::{
         error::Result,
@@ -23,7 +23,7 @@ use crate::{
         mutation::{Mutation, mutated},
     },
     log::{Batch, Log},
-    store::{Store, View, keys, transfer},
+    store::{Store, View, transfer},
     wire,
 };
 
@@ -158,22 +158,38 @@ impl Default for Bounds {
     }
 }
 
-/// Checkpoints of a node.
+/// What is to be written now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    /// How far the log is synced.
+    Extent,
+    /// What was applied. `always` also where nothing but a record has changed.
+    Checkpoint {
+        always: bool,
+    },
+}
+
+/// When the rows of a node go from memory to its store. Pure, but for the work that is under way.
+///
+/// - One checkpoint runs at a time.
+/// - `bytes` counts all overlays: what is applied is added as it comes, and they are counted again
+///   when something else has changed them.
 pub(super) struct Checkpoints {
-    pub bounds: Bounds,
+    bounds: Bounds,
     /// Groups in the running one: the last layer, and the record it ends with.
     running: Option<Vec<(GroupId, u64, Record)>>,
     /// Somebody needs one.
-    pub wanted: bool,
+    wanted: bool,
     last: Duration,
     /// When the log's extent was noted last; none while it is being noted.
     noted: Option<Duration>,
     /// Bytes of all overlays: the last count, and what was applied since.
-    pub bytes: usize,
+    bytes: usize,
     /// The value of `bytes` when it last changed, and the time of that change.
     steady: (usize, Duration),
     /// Whether something else than applying has changed the overlays, so that they must be counted.
-    pub uncounted: bool,
+    uncounted: bool,
 }
 
 impl Checkpoints {
@@ -188,6 +204,67 @@ impl Checkpoints {
             steady: (0, Duration::ZERO),
             uncounted: true,
         }
+    }
+
+    /// How long a snapshot may be open.
+    pub fn cut_deadline(&self) -> Duration {
+        self.bounds.cut_deadline
+    }
+
+    /// Somebody needs the store to know what is applied.
+    pub fn want(&mut self) {
+        self.wanted = true;
+    }
+
+    /// So many bytes were applied.
+    pub fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    /// Something else than applying has changed the overlays.
+    pub fn count_again(&mut self) {
+        self.uncounted = true;
+    }
+
+    /// Bytes of all overlays, which `count` counts if that has to be done.
+    fn recount(&mut self, count: impl Fn() -> usize) {
+        if std::mem::take(&mut self.uncounted) {
+            self.bytes = count();
+        }
+        debug_assert_eq!(self.bytes, count(), "rows came or went uncounted");
+    }
+
+    /// What is to be written now. `capture` says that a snapshot waits for the store to be at its
+    /// cut.
+    fn due(&mut self, now: Duration, capture: bool) -> Due {
+        if self.running.is_some() {
+            return Due::Nothing;
+        }
+        let old = self.is_old(now);
+        let large = self.bytes >= self.bounds.overlay_checkpoint_bytes;
+        if capture || self.wanted || old || large {
+            return Due::Checkpoint { always: self.wanted };
+        }
+        if self.extent_is_old(now) {
+            self.noted = None;
+            return Due::Extent;
+        }
+        Due::Nothing
+    }
+
+    /// The layers for a checkpoint are sealed: it begins with these, or there is nothing to write.
+    fn sealed(&mut self, now: Duration, running: Option<Vec<(GroupId, u64, Record)>>) {
+        (self.wanted, self.last, self.running) = (false, now, running);
+    }
+
+    /// The checkpoint that ran is done. Its groups.
+    fn done(&mut self) -> Vec<(GroupId, u64, Record)> {
+        self.uncounted = true;
+        self.running.take().unwrap_or_default()
+    }
+
+    fn extent_noted(&mut self, now: Duration) {
+        self.noted = Some(now);
     }
 
     /// Whether what waits has waited for long enough.
@@ -217,110 +294,68 @@ impl Checkpoints {
 impl Engine {
     pub(super) fn start_checkpoint_if_due(&mut self, host: &mut dyn Host) -> Result<()> {
         self.tick_offers(host);
-        let count = |groups: &BTreeMap<GroupId, Box<Group>>| {
-            groups.values().map(|g| g.overlay.bytes()).sum::<usize>()
-        };
-        if std::mem::take(&mut self.checkpoints.uncounted) {
-            self.checkpoints.bytes = count(&self.groups);
-        }
-        debug_assert_eq!(
-            self.checkpoints.bytes,
-            count(&self.groups),
-            "rows came or went uncounted"
-        );
+        let Engine { checkpoints, groups, .. } = self;
+        checkpoints.recount(|| groups.values().map(|group| group.overlay_bytes()).sum());
         if self.checkpoints.running.is_some() {
             return Ok(());
         }
         let capture = self.capture_due();
-        let old = self.checkpoints.is_old(self.now);
-        if capture.is_none()
-            && !self.checkpoints.wanted
-            && !old
-            && self.checkpoints.bytes < self.checkpoints.bounds.overlay_checkpoint_bytes
-        {
-            return self.note_extent_if_due(host);
+        match self.checkpoints.due(self.now, capture.is_some()) {
+            Due::Nothing => Ok(()),
+            Due::Extent => host.start(Job::NoteExtent),
+            Due::Checkpoint { always } => self.start_checkpoint(always, capture, host),
         }
+    }
+
+    fn start_checkpoint(
+        &mut self,
+        always: bool,
+        capture: Option<SnapshotSeq>,
+        host: &mut dyn Host,
+    ) -> Result<()> {
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
         for id in ids {
-            self.seal_group(id, self.checkpoints.wanted);
+            self.seal_group(id, always);
         }
         let (mut layers, mut running) = (Vec::new(), Vec::new());
         for group in self.groups.values() {
-            let ripe = group.overlay.ripe();
+            let ripe = group.ripe();
             if let Some(last) = ripe.last() {
-                running.push((group.id, last.number, wire::decode_record(&last.record)?));
-                layers.push((group.id, ripe));
+                running.push((group.id(), last.number, wire::decode_record(&last.record)?));
+                layers.push((group.id(), ripe));
             }
         }
-        self.checkpoints.wanted = false;
-        self.checkpoints.last = self.now;
-        if !layers.is_empty() || capture.is_some() {
-            self.checkpoints.running = Some(running);
+        let begins = !layers.is_empty() || capture.is_some();
+        self.checkpoints.sealed(self.now, begins.then_some(running));
+        if begins {
             failpoint(Failpoint::LayersSealed);
             host.start(Job::Checkpoint { layers, capture })?;
         }
         Ok(())
     }
 
-    fn note_extent_if_due(&mut self, host: &mut dyn Host) -> Result<()> {
-        if !self.checkpoints.extent_is_old(self.now) {
-            return Ok(());
-        }
-        self.checkpoints.noted = None;
-        host.start(Job::NoteExtent)
-    }
-
     /// Closes a group's open layer where it is now; with `always` also when only the record has
     /// changed. Its number, if a layer was closed.
     pub(super) fn seal_group(&mut self, id: GroupId, always: bool) -> Option<u64> {
         let meta_rows = if id.is_meta() { self.changed_meta_rows() } else { Vec::new() };
-        self.checkpoints.uncounted = true;
-        let group = self.groups.get_mut(&id)?;
-        if group.installing.is_some() || !group.has_replica() {
-            return None;
-        }
-        let rows_before = group.overlay.open_bytes();
-        for (key, row) in meta_rows {
-            group.overlay.set(key, row);
-        }
-        for (partition, index) in std::mem::take(&mut group.changed) {
-            let index = bytes::Bytes::copy_from_slice(&index.to_be_bytes());
-            group.overlay.set(keys::partition_index(partition), Some(index));
-        }
-        let remembered = group.machine.as_mut().map(|m| m.take_remembered()).unwrap_or_default();
-        for (slot, remembered) in remembered {
-            if mutated(Mutation::RequestsNotStored) && slot > 0 {
-                continue;
-            }
-            group.overlay.set(keys::request(id, slot), Some(wire::encode_remembered(&remembered)));
-        }
-        let empty = rows_before == 0 && group.overlay.open_bytes() == 0;
-        let same_members = group.record.members == group.stored.members;
-        if empty && same_members && (!always || group.record == group.stored) {
-            return None;
-        }
-        let Group { overlay, record, .. } = &mut **group;
-        Some(overlay.seal(wire::encode_record(record), record.applied))
+        self.checkpoints.count_again();
+        self.groups.get_mut(&id)?.seal(meta_rows, always)
     }
 
     pub(super) fn on_finished(&mut self, finished: Finished, host: &mut dyn Host) -> Result<()> {
         match finished {
             Finished::Installed { group, view } => self.on_installed(group, *view?, host),
             Finished::ExtentNoted(noted) => {
-                self.checkpoints.noted = Some(self.now);
+                self.checkpoints.extent_noted(self.now);
                 noted
             }
             Finished::Purged(purged) => purged,
             Finished::Checkpoint(stored) => {
                 let stored = *stored?;
                 self.view = Arc::new(stored.view);
-                self.checkpoints.uncounted = true;
-                for (id, number, record) in self.checkpoints.running.take().unwrap_or_default() {
+                for (id, number, record) in self.checkpoints.done() {
                     let Some(group) = self.groups.get_mut(&id) else { continue };
-                    group.overlay.written(number);
-                    if record.applied >= group.stored.applied {
-                        group.stored = record;
-                    }
+                    group.written(number, record);
                 }
                 failpoint(Failpoint::CheckpointNoted);
                 if let Some((seq, view)) = stored.capture {
@@ -331,35 +366,12 @@ impl Engine {
         }
     }
 
-    /// Drops entries that the store covers, but for those that a follower may still ask for: so
-    /// many of them, and no more bytes than its rows are likely to have, unless a member that is
-    /// there lacks them.
+    /// Drops entries that the store covers, but for those that a follower may still ask for.
     fn compact_logs(&mut self, host: &mut dyn Host) -> Result<()> {
         let mut batch = Batch::default();
         let kept = self.checkpoints.bounds.log_entries_kept;
-        for group in self.groups.values_mut().filter(|g| g.installing.is_none()) {
-            let offered = group
-                .raw
-                .store()
-                .offers
-                .borrow()
-                .values()
-                .filter_map(offered_index)
-                .min()
-                .unwrap_or(u64::MAX);
-            let covered = if mutated(Mutation::TruncatedEarly) {
-                group.record.applied.index
-            } else {
-                group.stored.applied.index
-            };
-            let (by_entries, begin) =
-                (covered.saturating_sub(kept), group.raw.store().begin().index);
-            let by_bytes =
-                group.raw.store().behind(limits::LOG_BYTES_KEPT).min(covered).min(group.lacked());
-            let to = by_entries.max(by_bytes).min(offered);
-            if to > begin + kept / 10 || to > begin && to == by_bytes {
-                group.raw.mut_store().compact(to, &mut batch)?;
-            }
+        for group in self.groups.values_mut().filter(|group| !group.is_installing()) {
+            group.compact(kept, &mut batch)?;
         }
         if !batch.is_empty() {
             self.log.write(&mut batch, false)?;
@@ -368,9 +380,76 @@ impl Engine {
     }
 }
 
-fn offered_index(offer: &Offer) -> Option<u64> {
-    match offer {
-        Offer::Wanted => None,
-        Offer::Sending { at, .. } | Offer::Delivered { at, .. } => Some(at.index),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::golden::{self, ms, number};
+
+    const MIB: usize = limits::OVERLAY_CHECKPOINT_BYTES / 64;
+
+    /// The checkpoints of one node, as its loop drives them.
+    struct Node {
+        checkpoints: Checkpoints,
+        /// Bytes in memory; those of the running checkpoint go when it is done.
+        bytes: usize,
+        running: usize,
+        capture: bool,
+        now: Duration,
+    }
+
+    impl Node {
+        fn new() -> Node {
+            let checkpoints = Checkpoints::new(Bounds::default());
+            let now = Duration::ZERO;
+            Node { checkpoints, bytes: 0, running: 0, capture: false, now }
+        }
+
+        fn round(&mut self) -> String {
+            let bytes = self.bytes;
+            self.checkpoints.recount(|| bytes);
+            let full = if self.checkpoints.is_full() { "writes wait, " } else { "" };
+            let does = match self.checkpoints.due(self.now, self.capture) {
+                Due::Nothing => "writes nothing".into(),
+                Due::Extent => "notes how far the log is synced".into(),
+                Due::Checkpoint { always } => {
+                    self.running = self.bytes;
+                    let begins = self.bytes > 0 || self.capture || always;
+                    self.checkpoints.sealed(self.now, begins.then(Vec::new));
+                    self.capture = false;
+                    let what = if always { " of every group" } else { "" };
+                    format!("begins a checkpoint{what}")
+                }
+            };
+            format!("{full}{does}")
+        }
+
+        fn act(&mut self, line: &str) -> String {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["at", now, "s"] => self.now = ms(now) * 1000,
+                ["applies", mib, "MiB"] => {
+                    self.bytes += number(mib) as usize * MIB;
+                    self.checkpoints.add(number(mib) as usize * MIB);
+                }
+                ["somebody", "needs", "the", "store", ..] => self.checkpoints.want(),
+                ["a", "snapshot", "waits", "for", "its", "cut"] => self.capture = true,
+                ["the", "checkpoint", "is", "done"] => {
+                    self.bytes -= std::mem::take(&mut self.running);
+                    drop(self.checkpoints.done());
+                }
+                ["the", "extent", "is", "noted"] => self.checkpoints.extent_noted(self.now),
+                ["round"] => return self.round(),
+                _ => panic!("{line} is no line of a story"),
+            }
+            String::new()
+        }
+    }
+
+    #[test]
+    fn checkpoints_begin_as_told() {
+        golden::play("engine/checkpoints", || {
+            let mut node = Node::new();
+            move |line| node.act(line)
+        });
     }
 }

@@ -43,14 +43,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raft::eraftpb::HardState;
-
 use super::{
     Engine, Host, Job, News,
+    consensus::GroupLog,
     group::{Group, Installing},
     message,
-    storage::GroupLog,
-    tenure::Tenures,
 };
 use crate::{
     base::{
@@ -87,13 +84,13 @@ impl Engine {
     /// Whether a replica here holds something that nobody needs, as far as this node knows.
     fn is_left_over(&self, group: &Group) -> bool {
         let me = self.me();
-        let assigned = self.meta.assignments().get(&group.id).is_none_or(|n| n.contains(&me));
-        group.left
+        let assigned = self.meta.assignments().get(&group.id()).is_none_or(|n| n.contains(&me));
+        group.was_left()
             && !assigned
             && !group.leads()
             && group.is_something()
-            && group.installing.is_none()
-            && !group.overlay.is_held()
+            && !group.is_installing()
+            && !group.is_held()
     }
 
     /// Asks whether the replicas that are left over may end.
@@ -113,7 +110,7 @@ impl Engine {
             snapshot.parts.get(&me).is_some_and(|part| part.status == Status::Processing)
         };
         let is_needed = |group: &Group| {
-            if group.id.is_meta() {
+            if group.id().is_meta() {
                 group.members().voters.contains(&me)
             } else {
                 group.is_something()
@@ -131,7 +128,7 @@ impl Engine {
             return;
         }
         let left_over = self.groups.values().filter(|group| self.is_left_over(group));
-        for id in left_over.map(|group| group.id).collect::<Vec<_>>() {
+        for id in left_over.map(|group| group.id()).collect::<Vec<_>>() {
             let number = self.rng.next_u64();
             self.endings.asked.insert(id, number);
             for node in self.meta.assignments().get(&id).cloned().unwrap_or_default() {
@@ -154,11 +151,10 @@ impl Engine {
         if members.has(from) {
             return;
         }
-        let have = |node| node == self.me() || group.matched(node) >= group.changed_at;
-        if !group.knows_all() || !most(&members.voters, have) {
+        if !group.knows_all() || !most(&members.voters, |node| group.has_last_change(node)) {
             return;
         }
-        let may = MayEnd { id: asked.id, term: group.term(), index: group.record.applied.index };
+        let may = MayEnd { id: asked.id, term: group.term(), index: group.applied().index };
         self.send(from, message(id, peer_message::Body::MayEnd(may)), host);
     }
 
@@ -175,19 +171,14 @@ impl Engine {
         let Some(group) = self.groups.get(&id).filter(|group| self.is_left_over(group)) else {
             return Ok(());
         };
-        let is_back = group.term() > may.term
-            || group.tenures.own(may.term) > may.index
-            || group.record.applied.index > may.index;
-        if is_back {
+        if group.is_back(may.term, may.index) {
             return Ok(());
         }
         failpoint(Failpoint::EndBegun);
-        self.give_back(id, host);
-        let group = self.group(id);
-        group.overlay.reset();
-        group.changed.clear();
-        group.installing = Some(Installing::Nothing);
-        self.checkpoints.uncounted = true;
+        let waiting = self.group(id).give_back();
+        self.give_back(id, waiting, host);
+        self.group(id).install(Installing::Nothing);
+        self.checkpoints.count_again();
         self.endings.under_way = Some((id, may));
         for rows in self.arrived.remove(&id).unwrap_or_default() {
             host.discard(rows);
@@ -201,23 +192,14 @@ impl Engine {
     pub(super) fn on_ended(&mut self, id: GroupId, view: View, host: &mut dyn Host) -> Result<()> {
         self.view = std::sync::Arc::new(view);
         let (_, may) = self.endings.under_way.take().expect("one that ends was told that it may");
-        let group = self.group(id);
-        let known = group.raw.store().hard_state();
-        let vote = if known.term == may.term { known.vote } else { 0 };
-        let state = HardState { term: may.term, vote, commit: 0, ..HardState::default() };
         let mut batch = Batch::default();
-        group.raw.mut_store().end(state, &mut batch)?;
+        self.group(id).end_log(may.term, &mut batch)?;
         self.log.write(&mut batch, true)?;
         failpoint(Failpoint::EndLogCut);
         let machine = data::Machine::open(self.topology(), id, data::State::default(), [])?;
         let log = GroupLog::open(self.log.clone(), id, Position::default(), Default::default())?;
         let new = Group::open(self.me(), id, log, Record::default(), Some(machine), &mut self.rng)?;
-        let group = self.group(id);
-        // What it has promised to a leader holds for the node.
-        let (promise, left) = (std::mem::take(&mut group.promise), group.left);
-        *group = new;
-        (group.promise, group.left, group.ended) = (promise, left, true);
-        group.tenures = Tenures::end(may.term, may.index);
+        self.group(id).begin_anew(new, Position { index: may.index, term: may.term });
         self.note_departures();
         host.tell(News::Ended { group: id });
         failpoint(Failpoint::EndNoted);

@@ -1,25 +1,26 @@
-//! The way of a request to the leader of its group, and of the answer back.
+//! Takes requests to the leaders of their groups, and answers back. Where a request goes is decided
+//! in `requests`.
 //!
 //! What may not be asked of a group is refused where it comes in (`admission`): once it is proposed
 //! it is in the log for good.
 //!
 //! A request is routed when it comes, when leadership changes, and when it was not answered. A node
 //! that leads takes it into the group's queue; any other sends it on, or says who it believes
-//! leads. A copy that is refused speaks for itself only: where an earlier one may still have its
-//! effect, the request is tried again until its deadline.
+//! leads.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use super::{
     Engine, Host, News,
     admission::{self, Objection},
-    group::{self, Asker, Waiting},
+    group::Waiting,
     message,
-    requests::{Body, For, Request},
+    read_index::Read,
+    requests::{Asker, Body, For, Hop, Known, Request},
 };
 use crate::{
     base::{
-        error::{Error, Kind, Result},
+        error::{Kind, Result},
         ids::{GroupId, NodeId},
         limits,
     },
@@ -49,19 +50,7 @@ impl Engine {
         if let Err(Objection::Wrong(_, e)) = objection {
             return self.deliver(&for_whom, Err(e), host);
         }
-        let asked = BTreeSet::new();
-        let number = self.requests.add(Request {
-            for_whom,
-            group,
-            body,
-            deadline,
-            sent: None,
-            asked,
-            exposed: false,
-            sendings: 0,
-            declined: None,
-            hops: 0,
-        });
+        let number = self.requests.add(Request::new(for_whom, group, body, deadline));
         self.route(number, host)
     }
 
@@ -78,102 +67,100 @@ impl Engine {
         self.on_request(for_whom, group, Body::Propose(command.into()), deadline, host)
     }
 
-    /// Hands a request to the node that is believed to lead its group.
+    /// Takes a request to where it is to be answered.
     pub(super) fn route(&mut self, number: u64, host: &mut dyn Host) -> Result<()> {
-        let Some(request) = self.requests.open.get_mut(&number) else { return Ok(()) };
-        let (id, me) = (request.group, self.identity.node);
-        request.sendings += 1;
-        if let Body::Read { query, stale: true } = &request.body {
-            let query = query.clone();
-            if self.holds(id) {
-                return self.answer_read(id, Asker::Mine(number), &query, host);
-            }
-        }
-        let leads = self.groups.get(&id).is_some_and(|g| g.leads());
-        let request = self.requests.open.get_mut(&number).expect("it was just looked at");
-        // A write was looked at when it came, and waits for nobody's word.
-        if leads
-            && let Body::Propose(command) = &request.body
-            && !matches!(command.action, Action::Data(data::Command::Write(_)))
-        {
-            // Without a place where it was sent it is asked again on the next tick.
-            request.sent = None;
-            let command = command.clone();
-            match self.with_facts(me, id, |facts| admission::command(facts, &command)) {
-                Ok(()) => {}
-                Err(Objection::Later) => return Ok(()),
-                Err(Objection::Wrong(_, e)) => {
-                    return self.finish(Asker::Mine(number), id, Reply::Refused(e), host);
-                }
-            }
-        }
-        let request = self.requests.open.get_mut(&number).expect("it was just looked at");
-        if let Some(group) = self.groups.get_mut(&id).filter(|g| g.leads()) {
-            request.sent = Some((me, self.now));
-            let (asker, deadline) = (Asker::Mine(number), request.deadline);
-            match request.body.clone() {
-                Body::Propose(command) => {
-                    if let Err(full) = group.enqueue(Waiting { asker, command, deadline }) {
-                        return self.finish(asker, id, Reply::Refused(full), host);
-                    }
-                    request.exposed = true;
-                }
-                Body::Read { query, .. } => {
-                    group.reads.push(group::Read { asker, query, deadline })
-                }
-            }
-            self.awake.insert(id);
-            return Ok(());
-        }
-        let unanswered = request.sent.map(|(to, _)| to);
-        if unanswered.is_some() && self.hints.get(&id).copied() == unanswered {
-            self.hints.remove(&id);
-        }
-        let replicas = self.meta.assignments().get(&id).map_or(&[][..], Vec::as_slice);
-        let follows =
-            replicas.contains(&me) && self.groups.get(&id).is_some_and(|g| g.has_replica());
-        // A replica hears itself who leads. Others ask those that should hold the group, one after
-        // the other, until somebody knows.
-        let hint = self.hints.get(&id).copied();
-        let target = if follows {
-            // Whoever has just declined knows better than this replica, which has not heard of the
-            // new leader yet.
-            self.groups
-                .get(&id)
-                .and_then(|g| g.leader)
-                .filter(|l| Some(*l) != request.declined)
-                .or(hint)
-        } else {
-            let next = || replicas.get(request.sendings as usize % replicas.len().max(1)).copied();
-            hint.or_else(next)
+        let Some(request) = self.requests.get(number) else { return Ok(()) };
+        let (id, me) = (request.group, self.me());
+        let holds = request.is_stale_read() && self.holds(id);
+        let group = self.groups.get(&id);
+        let leads = group.is_some_and(|group| group.leads());
+        let replicas = self.meta.assignments().get(&id).filter(|_| !leads);
+        let replicas = replicas.map_or(&[][..], Vec::as_slice);
+        let known = Known {
+            holds,
+            leads,
+            follows: replicas.contains(&me) && group.is_some_and(|group| group.has_replica()),
+            leader: group.and_then(|group| group.leader()),
+            replicas,
         };
-        let target = target.filter(|n| *n != me);
-        request.sent = target.map(|to| (to, self.now));
-        if let Some(to) = target {
-            request.asked.insert(to);
-            request.exposed |= matches!(request.body, Body::Propose(_));
-            let deadline_ms =
-                request.deadline.saturating_sub(self.now).as_millis().min(u128::from(u32::MAX))
-                    as u32;
-            let asked = match &request.body {
-                Body::Propose(command) => {
-                    internal::forward::Request::Command(wire::command(command))
-                }
-                Body::Read { query, stale } => {
-                    internal::forward::Request::Query(wire::query(query, *stale))
-                }
-            };
-            let forward = internal::Forward {
-                id: number,
-                deadline_ms,
-                request: Some(asked),
-                again: request.sendings > 1,
-            };
-            failpoint(Failpoint::Forwarding);
-            host.send(to, message(id, peer_message::Body::Forward(forward)));
-            failpoint(Failpoint::Forwarded);
+        match self.requests.next_hop(number, &known, self.now) {
+            Some(Hop::AnswerHere) => self.answer_here(number, id, host),
+            Some(Hop::Lead) => self.lead(number, id, host),
+            Some(Hop::Forward(to)) => {
+                self.forward(number, to, host);
+                Ok(())
+            }
+            Some(Hop::Wait) | None => Ok(()),
         }
+    }
+
+    /// A stale read is answered from what this node has.
+    fn answer_here(&mut self, number: u64, id: GroupId, host: &mut dyn Host) -> Result<()> {
+        let Some(Request { body: Body::Read { query, .. }, .. }) = self.requests.get(number) else {
+            return Ok(());
+        };
+        let query = query.clone();
+        self.answer_read(id, Asker::Mine(number), &query, host)
+    }
+
+    /// Puts a request into the queue of a group that this node leads.
+    fn lead(&mut self, number: u64, id: GroupId, host: &mut dyn Host) -> Result<()> {
+        let Some(request) = self.requests.get(number) else { return Ok(()) };
+        let (asker, deadline) = (Asker::Mine(number), request.deadline);
+        match request.body.clone() {
+            Body::Read { query, .. } => {
+                self.group(id).reads_mut().add(Read { asker, query, deadline });
+            }
+            Body::Propose(command) => {
+                match self.may_propose(id, &command) {
+                    Ok(()) => {}
+                    Err(Objection::Later) => {
+                        self.requests.ask_again(number);
+                        return Ok(());
+                    }
+                    Err(Objection::Wrong(_, e)) => {
+                        return self.finish(asker, id, Reply::Refused(e), host);
+                    }
+                }
+                if let Err(full) = self.group(id).enqueue(Waiting { asker, command, deadline }) {
+                    return self.finish(asker, id, Reply::Refused(full), host);
+                }
+            }
+        }
+        self.requests.queued(number, self.now);
+        self.awake.insert(id);
         Ok(())
+    }
+
+    /// Whether a command of this node may be proposed now. A write was looked at when it came, and
+    /// waits for nobody's word.
+    fn may_propose(&self, id: GroupId, command: &Command) -> std::result::Result<(), Objection> {
+        match &command.action {
+            Action::Data(data::Command::Write(_)) => Ok(()),
+            _ => self.with_facts(self.me(), id, |facts| admission::command(facts, command)),
+        }
+    }
+
+    /// Sends a request to the node that is believed to lead its group.
+    fn forward(&mut self, number: u64, to: NodeId, host: &mut dyn Host) {
+        let Some(request) = self.requests.get(number) else { return };
+        let left = request.deadline.saturating_sub(self.now).as_millis();
+        let asked = match &request.body {
+            Body::Propose(command) => internal::forward::Request::Command(wire::command(command)),
+            Body::Read { query, stale } => {
+                internal::forward::Request::Query(wire::query(query, *stale))
+            }
+        };
+        let forward = internal::Forward {
+            id: number,
+            deadline_ms: left.min(u128::from(u32::MAX)) as u32,
+            request: Some(asked),
+            again: request.is_again(),
+        };
+        let id = request.group;
+        failpoint(Failpoint::Forwarding);
+        host.send(to, message(id, peer_message::Body::Forward(forward)));
+        failpoint(Failpoint::Forwarded);
     }
 
     pub(super) fn on_forward(
@@ -227,8 +214,7 @@ impl Engine {
                     return self.finish(asker, id, Reply::Refused(e), host);
                 }
                 if leads && !stale {
-                    let group = self.group(id);
-                    group.reads.push(group::Read { asker, query, deadline });
+                    self.group(id).reads_mut().add(Read { asker, query, deadline });
                     self.awake.insert(id);
                 } else if stale && self.holds(id) {
                     self.answer_read(id, asker, &query, host)?;
@@ -259,8 +245,8 @@ impl Engine {
         let leader = self
             .groups
             .get(&id)
-            .and_then(|g| g.leader)
-            .or_else(|| self.hints.get(&id).copied())
+            .and_then(|g| g.leader())
+            .or_else(|| self.requests.hint(id))
             .filter(|l| *l != self.me());
         let reply =
             internal::ForwardReply { id: forward, leader: leader.map_or(0, |l| l.0), reply: None };
@@ -275,27 +261,13 @@ impl Engine {
         host: &mut dyn Host,
     ) -> Result<()> {
         if let Some(answer) = reply.reply {
-            self.hints.insert(id, from);
+            self.requests.note_leader(id, Some(from));
             let answer = wire::parse_reply(answer).unwrap_or_else(Reply::Refused);
             return self.finish(Asker::Mine(reply.id), id, answer, host);
         }
-        match NodeId(reply.leader) {
-            NodeId(0) => self.hints.remove(&id),
-            leader => self.hints.insert(id, leader),
-        };
-        if let Some(request) = self.requests.open.get_mut(&reply.id)
-            && request.sent.is_some_and(|(to, _)| to == from)
-        {
-            // At once to somebody new, but not for ever: while an election settles, nodes may point
-            // at each other in a circle.
-            (request.sent, request.declined) = (None, Some(from));
-            if reply.leader != 0
-                && NodeId(reply.leader) != from
-                && request.hops < limits::FORWARD_HOPS_MAX
-            {
-                request.hops += 1;
-                self.route(reply.id, host)?;
-            }
+        let leader = Some(NodeId(reply.leader)).filter(|leader| *leader != NodeId(0));
+        if self.requests.declined(reply.id, id, from, leader) {
+            self.route(reply.id, host)?;
         }
         Ok(())
     }
@@ -311,20 +283,10 @@ impl Engine {
         match asker {
             Asker::Nobody => {}
             Asker::Mine(number) => {
-                let earlier_copy =
-                    self.requests.open.get_mut(&number).filter(|r| r.exposed && r.sendings > 1);
-                if let (
-                    Some(request),
-                    Reply::Refused(Error { kind: Kind::Exhausted | Kind::Unavailable, .. }),
-                ) = (earlier_copy, &reply)
-                {
-                    // This copy had no effect; an earlier one may still have. It is tried again
-                    // until its deadline.
-                    request.sent = None;
-                    return Ok(());
-                }
-                let told = !(mutated(Mutation::NotAnswered) && number.is_multiple_of(50));
-                if let Some(request) = self.requests.open.remove(&number).filter(|_| told) {
+                if let Some(request) = self.requests.answered(number, &reply) {
+                    if mutated(Mutation::NotAnswered) && number.is_multiple_of(50) {
+                        return Ok(());
+                    }
                     let answer = if let Reply::Refused(e) = reply { Err(e) } else { Ok(reply) };
                     self.deliver(&request.for_whom, answer, host)?;
                 }

@@ -1,13 +1,11 @@
 //! What other nodes say, once it has passed the door: which duty it belongs to, and where a Raft
 //! message finds its replica.
 
-use raft::eraftpb::MessageType;
-
 use super::{
     Engine, Host, News,
     admission::{self, Facts, Replica, Verdict},
+    consensus::{GroupLog, Message},
     group::Group,
-    storage::GroupLog,
 };
 use crate::{
     base::{
@@ -17,9 +15,7 @@ use crate::{
     cluster::level::Level,
     data,
     entry::Record,
-    faults::mutation::{Mutation, mutated},
     proto::internal::v1::{self as internal, PeerMessage, peer_message},
-    wire,
 };
 
 impl Engine {
@@ -72,17 +68,16 @@ impl Engine {
     ) -> T {
         let replicas = |group: GroupId| {
             let group = self.groups.get(&group)?;
-            let raft = &group.raw.raft;
             Some(Replica {
                 members: group.members(),
                 term: group.term(),
-                last_index: raft.raft_log.last_index(),
-                leader: Some(NodeId(raft.leader_id)).filter(|l| *l != NodeId(0)),
+                last_index: group.raft().last_index(),
+                leader: group.raft().leader(),
                 leads: group.leads(),
-                follows: group.leads() || group.promise.stands(self.now),
+                follows: group.stands_by_leader(self.now),
             })
         };
-        let asked = |number: u64| self.requests.open.get(&number);
+        let asked = |number: u64| self.requests.get(number);
         judge(&Facts {
             me: self.me(),
             from,
@@ -115,10 +110,8 @@ impl Engine {
 
     fn on_raft(&mut self, id: GroupId, raft: internal::RaftMessage) -> Result<()> {
         let tenure = raft.tenure;
-        let Some(message) = wire::parse_raft(raft) else { return Ok(()) };
-        let brings_entries =
-            message.msg_type == MessageType::MsgAppend && !message.entries.is_empty();
-        if brings_entries && self.checkpoints.is_full() {
+        let Some(message) = Message::parse(raft) else { return Ok(()) };
+        if message.brings_entries() && self.checkpoints.is_full() {
             // The store is behind; Raft sends them again.
             return Ok(());
         }
@@ -126,41 +119,24 @@ impl Engine {
             self.make_room_for(id)?;
         }
         let group = self.groups.get_mut(&id).expect("room was just made for it");
-        if group.installing.is_some() {
+        if group.is_installing() {
             return Ok(());
         }
         if !group.may_take(&message, self.now, self.votes_from) {
             return Ok(());
         }
-        if message.msg_type == MessageType::MsgSnapshot {
+        if let Some(announced) = message.announces() {
             // Its rows came first; without them it cannot be followed, and the leader sends both
             // again.
-            let snapshot = message.get_snapshot();
-            if !self
-                .arrived
-                .get(&id)
-                .is_some_and(|arrived| arrived.iter().any(|rows| rows.are_of(snapshot)))
-            {
+            let arrived = self.arrived.get(&id);
+            if !arrived.is_some_and(|arrived| arrived.iter().any(|rows| rows.are(&announced))) {
                 return Ok(());
             }
         }
-        match message.msg_type {
-            // Of a stay that is over, or from one that has not heard yet which one it is in.
-            MessageType::MsgAppendResponse
-                if group.leads()
-                    && message.term == group.term()
-                    && self.meta.settings().level >= Level::DEPARTURE
-                    && tenure != group.tenures.of(message.term, NodeId(message.from))
-                    && !mutated(Mutation::TenureIgnored) =>
-            {
-                return Ok(());
-            }
-            MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot
-                if !group.tenures.hear(message.term, tenure) =>
-            {
-                return Ok(());
-            }
-            _ => {}
+        // Members that have not heard yet which stay they are in do not name it.
+        let named = self.meta.settings().level >= Level::DEPARTURE;
+        if !group.is_of_this_stay(&message, tenure, named) {
+            return Ok(());
         }
         group.step(message, &mut self.rng);
         self.awake.insert(id);

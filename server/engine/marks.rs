@@ -7,19 +7,19 @@
 //! replicas of this node have done so, one checkpoint brings the store to the cut, a view of it is
 //! opened, and the groups go on.
 //!
-//! - Only a mark that is applied as it comes is captured. One that is applied again after a restart
-//!   is not, nor is the mark of a group that was behind in a snapshot that was begun before the
-//!   restart: the part is what lies finished on the shelf, or missing.
-//! - A node does not wait for ever for its last replica: after `limits::MARK_GRACE` its part holds
-//!   the groups it has.
-//! - A snapshot that is aborted, or in which this node has no part any more, is let go of at once.
+//! Which snapshots are captured, and when, is decided in `captures`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use super::{Engine, Host, News, apply::internal_command, message};
+use super::{
+    Engine, Host, News,
+    captures::{Captured, Captures, Due, Part as Known},
+    group::Waiting,
+    message,
+};
 use crate::{
     base::{
         error::Result,
@@ -28,11 +28,10 @@ use crate::{
     },
     cluster::{
         self, Command,
-        reconfigure::Membership,
         snapshots::{Part, Stage, Status},
     },
     cut::{Action, Barrier, Open},
-    entry::{Action as Logged, Position},
+    entry::Action as Logged,
     faults::{
         failpoint::{Failpoint, failpoint},
         mutation::{Mutation, mutated},
@@ -89,38 +88,12 @@ impl std::fmt::Debug for SnapshotNews {
     }
 }
 
-/// A group at its mark.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Captured {
-    pub group: GroupId,
-    pub at: Position,
-    /// The counter of its newest dot.
-    pub dots: u64,
-    pub members: Membership,
-}
-
-/// A snapshot that this node is capturing.
-#[derive(Debug)]
-struct Capture {
-    /// When this node applied its first mark of the snapshot.
-    since: Duration,
-    /// The groups that stand at their mark.
-    groups: BTreeMap<GroupId, Captured>,
-    /// Whether the checkpoint has begun that opens the view.
-    viewing: bool,
-}
-
 /// Marks and captures of a node.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     open: Open,
     barrier: Option<Barrier>,
-    captures: BTreeMap<SnapshotSeq, Capture>,
-    /// Snapshots that this node captures no more: handed over, given up, or begun before it
-    /// started.
-    over: BTreeSet<SnapshotSeq>,
-    /// Snapshots whose view the snapshot service has got; it reports on them.
-    handed_over: BTreeMap<SnapshotSeq, SnapshotId>,
+    captures: Captures,
     /// The node that asked for marks last; leaders report marks to it.
     asked_by: Option<NodeId>,
     /// A question for marks that came before this node applied the snapshot's `Begin`, and the node
@@ -136,9 +109,7 @@ impl Marks {
     pub fn new(meta: &cluster::State) -> Marks {
         let mut marks = Marks::default();
         marks.meta_replaced(meta);
-        // What was begun before this process is not captured by it, sealed or not: a part of it may
-        // be finished already.
-        marks.over.extend(meta.snapshots().keys());
+        marks.captures.pass_over(meta.snapshots().keys().copied());
         marks
     }
 
@@ -149,8 +120,8 @@ impl Marks {
     /// The meta state has come from a Raft snapshot or the store.
     pub fn meta_replaced(&mut self, meta: &cluster::State) {
         self.open.resolved(meta.settings().resolved);
-        // Begin was not applied here as it came: whatever is open now is not captured by this node.
-        self.over.extend(meta.open_snapshot().map(|s| s.seq));
+        // Begin was not applied here as it came.
+        self.captures.pass_over(meta.open_snapshot().map(|s| s.seq));
     }
 
     pub fn lost_leadership(&mut self) {
@@ -175,7 +146,7 @@ impl Engine {
                 open.expect("it was just looked at"),
                 groups,
                 self.now,
-                self.checkpoints.bounds.cut_deadline,
+                self.checkpoints.cut_deadline(),
             );
             let actions = barrier.tick(self.now);
             self.marks.barrier = Some(barrier);
@@ -227,7 +198,7 @@ impl Engine {
     pub(super) fn propose_meta(&mut self, command: Command) {
         let deadline = self.now + limits::REQUEST_DEADLINE;
         if let Some(meta) = self.groups.get_mut(&GroupId::META) {
-            meta.queue.push_back(internal_command(command.into(), deadline));
+            meta.enqueue_own(Waiting::for_nobody(Logged::Meta(command), deadline));
             self.awake.insert(GroupId::META);
         }
     }
@@ -266,17 +237,11 @@ impl Engine {
         let (open, deadline) = (self.marks.open, self.now + limits::REQUEST_DEADLINE);
         let mut marked = Vec::new();
         for group in self.groups.values_mut().filter(|g| g.leads()) {
-            if group.fence.is_marked(seq) && !mutated(Mutation::CapturedTwice) {
-                marked.push(group.id.0);
-            } else if group.fence.may_propose_mark(seq, group.knows_all())
-                || (mutated(Mutation::CapturedTwice) && group.knows_all())
-            {
-                let mark = crate::entry::Command { request: None, action: Logged::Mark(seq) };
-                if group.propose(open, vec![internal_command(mark, deadline)]).is_ok() {
-                    group.fence.proposed(seq);
-                    failpoint(Failpoint::MarkProposed);
-                    self.awake.insert(group.id);
-                }
+            if group.fence().is_marked(seq) && !mutated(Mutation::CapturedTwice) {
+                marked.push(group.id().0);
+            } else if group.propose_mark(seq, open, deadline) {
+                failpoint(Failpoint::MarkProposed);
+                self.awake.insert(group.id());
             }
         }
         if !marked.is_empty() {
@@ -302,32 +267,24 @@ impl Engine {
         host: &mut dyn Host,
     ) -> Result<()> {
         let group = &self.groups[&id];
-        let (at, leads, replayed) =
-            (group.record.applied, group.leads(), group.record.applied.index <= group.replay_until);
+        let (at, leads) = (group.applied(), group.leads());
+        let replayed = group.is_replayed(at.index);
         if replayed {
             self.give_up(seq);
-        } else if !self.marks.over.contains(&seq)
-            && !self.marks.captures.get(&seq).is_some_and(|c| c.viewing)
-        {
+        } else if self.marks.captures.takes(seq) {
             let layer = self.seal_group(id, true);
             let group = self.group(id);
             // A layer is always closed here: the record has moved to the mark.
             if !mutated(Mutation::CapturedLate) {
-                group.overlay.hold_after(seq, layer.unwrap_or_else(|| group.overlay.last_sealed()));
+                group.hold_after(seq, layer);
             }
             let captured = Captured {
                 group: id,
                 at,
-                dots: group.record.data.dots,
-                members: group.record.members.clone(),
+                dots: group.record().data.dots,
+                members: group.members().clone(),
             };
-            let now = self.now;
-            let capture = self.marks.captures.entry(seq).or_insert_with(|| Capture {
-                since: now,
-                groups: BTreeMap::new(),
-                viewing: false,
-            });
-            capture.groups.insert(id, captured);
+            self.marks.captures.marked(seq, captured, self.now);
         }
         failpoint(Failpoint::MarkApplied);
         if leads && let Some(asked_by) = self.marks.asked_by {
@@ -345,9 +302,9 @@ impl Engine {
         index: u64,
         host: &mut dyn Host,
     ) -> Result<()> {
-        let replayed = self.groups.get(&GroupId::META).is_some_and(|g| index <= g.replay_until);
+        let replayed = self.groups.get(&GroupId::META).is_some_and(|g| g.is_replayed(index));
         if replayed {
-            self.marks.over.insert(seq);
+            self.marks.captures.pass_over([seq]);
         }
         match self.marks.early.take() {
             Some((early, from)) if early == seq => self.on_mark_request(from, seq, host),
@@ -373,81 +330,73 @@ impl Engine {
 
     /// Lets go of a snapshot: nothing waits for its view any more.
     fn give_up(&mut self, seq: SnapshotSeq) {
-        self.marks.over.insert(seq);
-        if self.marks.captures.remove(&seq).is_some() {
+        if self.marks.captures.give_up(seq) {
             self.release_layers(seq);
         }
     }
 
     fn release_layers(&mut self, seq: SnapshotSeq) {
         for group in self.groups.values_mut() {
-            group.overlay.release(seq);
+            group.release(seq);
         }
     }
 
     /// A Raft snapshot replaces a group's rows: whatever was captured of it and not yet seen by a
     /// view is gone.
     pub(super) fn forget_captured(&mut self, id: GroupId) {
-        for capture in self.marks.captures.values_mut().filter(|c| !c.viewing) {
-            capture.groups.remove(&id);
-        }
+        self.marks.captures.forget_group(id);
     }
 
     /// The snapshot for which the next checkpoint brings the store to the cut.
     pub(super) fn capture_due(&mut self) -> Option<SnapshotSeq> {
-        let (seq, since) =
-            self.marks.captures.iter().find(|(_, c)| !c.viewing).map(|(seq, c)| (*seq, c.since))?;
-        let late =
-            self.now.saturating_sub(since) > limits::MARK_GRACE || self.checkpoints.is_full();
-        let Some(snapshot) = self.meta.snapshot(seq) else {
-            // This node's meta replica has not applied Begin yet, or the snapshot was forgotten
-            // long ago.
-            if late || self.meta.settings().begun >= seq {
-                self.give_up(seq);
-            }
-            return None;
-        };
-        let mine = snapshot.parts.get(&self.me()).map(|p| p.status);
-        if snapshot.stage == Stage::Aborted
-            || snapshot.deleting.is_some()
-            || mine != Some(Status::Processing)
-        {
-            self.give_up(seq);
-            return None;
-        }
-        let capture = self.marks.captures.get_mut(&seq)?;
-        let (meta, me) = (&self.meta, self.identity.node);
+        let seq = self.marks.captures.next()?;
+        let (part, full, now) = (self.part_in(seq), self.checkpoints.is_full(), self.now);
+        let (meta, me, groups) = (&self.meta, self.identity.node, &self.groups);
         // A replica that is to go, or has gone elsewhere, is not waited for.
         let stays = |id: GroupId| {
             id.is_meta() || meta.assignments().get(&id).is_some_and(|nodes| nodes.contains(&me))
         };
-        let waits = |g: &super::group::Group| {
-            g.has_replica()
-                && stays(g.id)
-                && !capture.groups.contains_key(&g.id)
-                && !g.fence.is_marked(seq)
+        let to_come = |captures: &Captures| {
+            groups.values().any(|group| {
+                group.has_replica()
+                    && stays(group.id())
+                    && !captures.has(seq, group.id())
+                    && !group.fence().is_marked(seq)
+            })
         };
-        let sealed = snapshot.stage == Stage::Sealed;
-        if self.groups.values().any(|g| waits(g)) && !(late && sealed) {
-            if late && !sealed && self.checkpoints.is_full() {
+        match self.marks.captures.due(seq, part, full, now, to_come) {
+            Due::Nothing => None,
+            Due::Capture(seq) => Some(seq),
+            Due::GiveUp(seq) => {
                 self.give_up(seq);
+                None
             }
-            return None;
         }
-        capture.viewing = true;
-        Some(seq)
+    }
+
+    /// What this node's meta replica knows of its part in a snapshot.
+    fn part_in(&self, seq: SnapshotSeq) -> Known {
+        let Some(snapshot) = self.meta.snapshot(seq) else {
+            let forgotten = self.meta.settings().begun >= seq;
+            return if forgotten { Known::Unwanted } else { Known::Unbegun };
+        };
+        let mine = snapshot.parts.get(&self.me()).map(|part| part.status);
+        match snapshot.stage {
+            _ if snapshot.deleting.is_some() || mine != Some(Status::Processing) => Known::Unwanted,
+            Stage::Aborted => Known::Unwanted,
+            Stage::Begun => Known::Open,
+            Stage::Sealed => Known::Sealed,
+        }
     }
 
     /// The store stands at the cut and a view of it is open.
     pub(super) fn on_view(&mut self, seq: SnapshotSeq, view: View, host: &mut dyn Host) {
-        let Some(capture) = self.marks.captures.remove(&seq) else { return };
+        let Some(groups) = self.marks.captures.viewed(seq) else { return };
         self.release_layers(seq);
-        self.marks.over.insert(seq);
         let Some(snapshot) = self.meta.snapshot(seq).filter(|s| s.deleting.is_none()) else {
             return;
         };
-        self.marks.handed_over.insert(seq, snapshot.id);
-        let groups = capture.groups.into_values().collect();
+        self.marks.captures.hand_over(seq, snapshot.id);
         host.tell(News::Snapshot(Box::new(SnapshotNews::View {
             id: snapshot.id,
             seq,
@@ -489,12 +438,7 @@ impl Engine {
             .rev()
             .take(limits::PARTS_WATCHED)
             .filter(|s| mine(&s.parts) && !s.is_open() && s.deleting.is_none());
-        let lost = recent
-            .filter(|s| {
-                !self.marks.handed_over.contains_key(&s.seq)
-                    && !self.marks.captures.contains_key(&s.seq)
-            })
-            .map(|s| s.id);
+        let lost = recent.filter(|s| !self.marks.captures.is_known(s.seq)).map(|s| s.id);
         for id in lost.collect::<Vec<_>>() {
             host.tell(News::Snapshot(Box::new(SnapshotNews::Unreported { id })));
         }
@@ -594,12 +538,12 @@ impl Engine {
     /// What became of snapshots whose views were handed over, when the news of it came as a whole
     /// and not one by one.
     pub(super) fn tell_outcomes(&self, host: &mut dyn Host) {
-        for (seq, id) in &self.marks.handed_over {
-            let news = match self.meta.snapshot(*seq).map(|s| s.stage) {
+        for (seq, id) in self.marks.captures.handed_over() {
+            let news = match self.meta.snapshot(seq).map(|s| s.stage) {
                 Some(Stage::Begun) => continue,
-                Some(Stage::Sealed) => SnapshotNews::Sealed { id: *id },
-                Some(Stage::Aborted) => SnapshotNews::Aborted { id: *id },
-                None => SnapshotNews::Deleted { id: *id },
+                Some(Stage::Sealed) => SnapshotNews::Sealed { id },
+                Some(Stage::Aborted) => SnapshotNews::Aborted { id },
+                None => SnapshotNews::Deleted { id },
             };
             host.tell(News::Snapshot(Box::new(news)));
         }
@@ -628,20 +572,10 @@ impl Engine {
             return;
         }
         let deadline = self.now + limits::REQUEST_DEADLINE;
-        for group in self.groups.values_mut().filter(|g| g.knows_all()) {
-            let behind = group.machine.as_ref().is_some_and(|m| m.state().lineage != lineage);
-            let asked =
-                group.queue.iter().map(|w| &w.command).chain(
-                    group.proposed.iter().flat_map(|p| p.commands.iter().map(|w| &w.command)),
-                );
-            let set = Logged::Data(crate::data::Command::SetLineage { lineage });
-            if behind && !asked.into_iter().any(|c| c.action == set) {
-                group.queue.push_front(internal_command(
-                    crate::entry::Command { request: None, action: set },
-                    deadline,
-                ));
+        for group in self.groups.values_mut() {
+            if group.enqueue_lineage(lineage, deadline) {
                 failpoint(Failpoint::LineageQueued);
-                self.awake.insert(group.id);
+                self.awake.insert(group.id());
             }
         }
     }

@@ -13,30 +13,20 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use raft::{
-    Progress, ProgressState, SnapshotStatus,
-    eraftpb::{ConfChange, ConfChangeType},
-};
 
 use super::{
-    Engine, Host, Installing, Job,
-    group::Group,
-    requests::For,
-    storage::{self, Offer},
+    Engine, Host, Job,
+    consensus::{Announced, Turn},
+    group::{Group, Installing},
 };
 use crate::{
     base::{
         error::Result,
-        ids::{GroupId, Lineage, NodeId, SiteId},
+        ids::{GroupId, NodeId},
         limits,
     },
-    cluster::{
-        self,
-        reconfigure::{self, Membership, Step, Wait},
-        sites::{Site, SiteState},
-    },
-    data::{self, Reply},
-    entry::{Position, Record},
+    cluster::reconfigure::Wait,
+    entry::Record,
     faults::{
         failpoint::{Failpoint, failpoint},
         mutation::{Mutation, mutated},
@@ -68,22 +58,11 @@ pub struct ArrivedRows {
 impl ArrivedRows {
     /// Whether these are what a Raft snapshot announces, at its place and with its members. Once
     /// they are being put in place, it is too late to refuse them.
-    pub(super) fn are_of(&self, snapshot: &raft::eraftpb::Snapshot) -> bool {
-        let meta = snapshot.get_metadata();
-        let at = Position { index: meta.index, term: meta.term };
-        let fits = |record: Record| {
-            record.applied == at && record.members == storage::membership(meta.get_conf_state())
-        };
-        self.name == snapshot.data && wire::decode_record(&self.record).is_ok_and(fits)
+    pub(super) fn are(&self, announced: &Announced) -> bool {
+        let fits =
+            |record: Record| record.applied == announced.at && record.members == announced.members;
+        self.name == announced.name && wire::decode_record(&self.record).is_ok_and(fits)
     }
-}
-
-/// What raft-rs announces when rows have arrived.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Announced {
-    pub at: Position,
-    pub members: Membership,
-    pub name: Bytes,
 }
 
 impl Engine {
@@ -96,8 +75,8 @@ impl Engine {
         };
         self.groups
             .values_mut()
-            .filter(|group| departed(&group.id))
-            .for_each(|group| group.left = true);
+            .filter(|group| departed(&group.id()))
+            .for_each(|group| group.leave());
     }
 
     /// Whether this node holds a group as far as it knows: it should by the newest assignment that
@@ -110,8 +89,8 @@ impl Engine {
         assigned
             && self.groups.get(&id).is_some_and(|group| {
                 group.has_replica()
-                    && group.installing.is_none()
-                    && !group.left
+                    && !group.is_installing()
+                    && !group.was_left()
                     && group.members().has(self.me())
             })
     }
@@ -125,62 +104,33 @@ impl Engine {
     /// Takes the next step towards the wanted members of a group that this node leads, if there is
     /// one to take now.
     pub(super) fn tick_group(&mut self, id: GroupId) {
-        let (me, now) = (self.me(), self.now);
+        let now = self.now;
         let resigning = self.resigning;
         let Some(group) = self.groups.get_mut(&id).filter(|g| g.leads()) else { return };
         // Also before it has committed an entry of its term: the voter that it lacks for that may
         // be the one that waits for rows.
-        watch_snapshots(group, now);
-        if !group.knows_all() || resigning || group.raw.raft.has_pending_conf() {
+        group.review_offers(now);
+        if resigning || !group.may_change_members() {
             return;
         }
-        let wanted = self.meta.wanted(id);
-        let (caught_up, alive) = (|n| group.is_caught_up(n), |n| group.may_be_alive(n));
-        let members = group.members();
-        let step = reconfigure::next_step(members, &wanted, me, &caught_up, &alive);
-        // Most groups are at rest at most times.
-        let waits = step.is_none() && !wanted.is_met_by(members);
-        let waits =
-            waits.then(|| reconfigure::why_not(members, &wanted, me, &caught_up, &alive)).flatten();
-        group.waits = waits.map(|wait| match group.waits {
-            Some((before, since)) if before == wait => (wait, since),
-            _ => (wait, now),
-        });
-        if let Some(step) = step {
-            take_step(group, step, now);
+        if let Some(step) = group.next_step(&self.meta.wanted(id), now) {
+            group.take_step(step, now);
             self.awake.insert(id);
         }
     }
 
     /// What a group waits for that this node leads, and for how long already.
     pub(super) fn wait_of(&self, group: &Group) -> Option<(Wait, Duration)> {
-        let wait = self.why_waits(group)?;
-        let since = group.waits.filter(|(before, _)| *before == wait).map_or(self.now, |w| w.1);
-        Some((wait, self.now.saturating_sub(since)))
-    }
-
-    fn why_waits(&self, group: &Group) -> Option<Wait> {
-        if !group.knows_all() || group.raw.raft.has_pending_conf() {
-            return None;
-        }
-        let wanted = self.meta.wanted(group.id);
-        let (caught_up, alive) = (|n| group.is_caught_up(n), |n| group.may_be_alive(n));
-        reconfigure::why_not(group.members(), &wanted, self.me(), &caught_up, &alive)
+        group.wait(&self.meta.wanted(group.id()), self.now)
     }
 
     /// Offers every group that this node leads to the voter that knows most, and takes none back:
     /// the node is about to stop.
     pub(super) fn resign(&mut self) {
         self.resigning = true;
-        let (me, now) = (self.me(), self.now);
         for group in self.groups.values_mut().filter(|g| g.leads()) {
-            let alive = group.alive();
-            let others =
-                group.members().voters.iter().copied().filter(|n| *n != me && alive.contains(n));
-            if let Some(heir) = others.max_by_key(|n| group.matched(*n)) {
-                group.handed_over = Duration::ZERO;
-                hand_over(group, heir, now);
-                self.awake.insert(group.id);
+            if group.resign(self.now) {
+                self.awake.insert(group.id());
             }
         }
     }
@@ -188,82 +138,43 @@ impl Engine {
     /// Sends rows to members that asked for them, as far as the store knows those members.
     pub(super) fn tick_offers(&mut self, host: &mut dyn Host) {
         let groups = &self.groups;
-        self.offering.retain(|id| groups.get(id).is_some_and(|g| g.offers()));
+        self.offering.retain(|id| groups.get(id).is_some_and(|g| g.offers_rows()));
         if self.offering.is_empty() {
             return;
         }
-        let under_way = |g: &Group| {
-            g.raw
-                .store()
-                .offers
-                .borrow()
-                .values()
-                .filter(|o| matches!(o, Offer::Sending { .. }))
-                .count()
-        };
-        let mut free =
-            limits::ROWS_AT_ONCE.saturating_sub(self.groups.values().map(|g| under_way(g)).sum());
+        let under_way = self.groups.values().map(|group| group.rows_under_way()).sum();
+        let mut free = limits::ROWS_AT_ONCE.saturating_sub(under_way);
         for group in self.groups.values_mut().filter(|g| g.leads()) {
-            let mut offers = group.raw.store().offers.borrow_mut();
-            let members = group.members();
-            offers.retain(|to, _| members.has(*to));
-            let wanted: Vec<NodeId> =
-                offers.iter().filter(|(_, o)| **o == Offer::Wanted).map(|(n, _)| *n).collect();
-            for to in wanted {
-                // Rows of an earlier stay would bring back the members of then, and less than the
-                // node has acknowledged: the store has to have the last change.
-                let members = &group.stored.members;
-                let known = members.has(to) && group.stored.applied.index >= group.changed_at;
-                if !known || group.stored.applied.index < group.raw.store().begin().index {
-                    self.checkpoints.wanted = true;
+            for (to, would_do) in group.rows_wanted() {
+                if !would_do {
+                    self.checkpoints.want();
                     continue;
                 }
                 if free == 0 {
                     continue;
                 }
                 free -= 1;
-                let at = group.stored.applied;
                 let name = Bytes::copy_from_slice(&self.rng.next_u64().to_be_bytes());
-                offers.insert(to, Offer::Sending { at, since: self.now });
-                let announced = Announced { at, members: members.clone(), name: name.clone() };
-                let record = wire::encode_record(&group.stored);
-                host.send_rows(RowsToSend {
-                    to,
-                    group: group.id,
-                    name,
-                    record,
-                    view: self.view.clone(),
-                    announced,
-                });
+                let (announced, record) = group.send_rows(to, name.clone());
+                let record = wire::encode_record(record);
+                let (group, view) = (group.id(), self.view.clone());
+                host.send_rows(RowsToSend { to, group, name, record, view, announced });
             }
         }
     }
 
     pub(super) fn on_rows_sent(&mut self, to: NodeId, id: GroupId, announced: Option<Announced>) {
         let Some(group) = self.groups.get_mut(&id).filter(|g| g.leads()) else { return };
-        let now = self.now;
-        let offers = group.raw.mut_store().offers.get_mut();
-        if !matches!(offers.get(&to), Some(Offer::Sending { .. })) {
-            return;
+        if group.rows_sent(to, announced, self.now) {
+            self.awake.insert(id);
         }
-        match announced {
-            Some(Announced { at, members, name }) => {
-                offers.insert(to, Offer::Delivered { at, members, name, since: now });
-                group.raw.ping();
-            }
-            // raft-rs asks again with the next heartbeat.
-            None => drop(offers.remove(&to)),
-        }
-        self.awake.insert(id);
     }
 
     /// A process that has ended has lost the rows that it had not put in place: the next one is not
     /// left waiting for them. If only its stream has ended, they are sent once more.
     pub(super) fn take_offers_back(&mut self, node: NodeId) {
         for group in self.groups.values_mut().filter(|g| g.leads()) {
-            if group.raw.mut_store().offers.get_mut().remove(&node).is_some() {
-                group.raw.report_snapshot(node.0, SnapshotStatus::Failure);
-            }
+            group.take_offer_back(node);
         }
     }
 
@@ -279,18 +190,17 @@ impl Engine {
     pub(super) fn install(
         &mut self,
         id: GroupId,
-        ready: raft::Ready,
+        turn: Turn,
+        announced: &Announced,
         host: &mut dyn Host,
     ) -> Result<()> {
-        let meta = ready.snapshot().get_metadata();
-        let at = Position { index: meta.index, term: meta.term };
         // Others of this group will not be announced any more.
         let (mine, others): (Vec<_>, Vec<_>) = self
             .arrived
             .remove(&id)
             .unwrap_or_default()
             .into_iter()
-            .partition(|rows| rows.are_of(ready.snapshot()));
+            .partition(|rows| rows.are(announced));
         let mut mine = mine.into_iter();
         let ArrivedRows { record, path, .. } =
             mine.next().expect("a snapshot is stepped only when its rows are here");
@@ -300,14 +210,10 @@ impl Engine {
             record.mark = crate::base::ids::SnapshotSeq(0);
         }
         self.forget_captured(id);
-        self.checkpoints.uncounted = true;
-        let group = self.group(id);
-        (record.applied, record.members) = (at, storage::membership(meta.get_conf_state()));
-        group.overlay.reset();
-        group.changed.clear();
+        self.checkpoints.count_again();
         failpoint(Failpoint::InstallBegun);
         host.start(Job::Install { group: id, path, record: wire::encode_record(&record) })?;
-        group.installing = Some(Installing::Rows { ready: Box::new(ready), record });
+        self.group(id).install(Installing::Rows { turn: Box::new(turn), record });
         Ok(())
     }
 
@@ -318,11 +224,7 @@ impl Engine {
         view: View,
         host: &mut dyn Host,
     ) -> Result<()> {
-        let installing = {
-            let group = self.groups.get_mut(&id).expect("a group stays while it installs");
-            group.installing.take().expect("only an installing group has something installed")
-        };
-        let Installing::Rows { ready, record } = installing else {
+        let Installing::Rows { turn, record } = self.group(id).take_installing() else {
             return self.on_ended(id, view, host);
         };
         self.view = Arc::new(view);
@@ -340,160 +242,10 @@ impl Engine {
             self.tell_access(host);
             self.tell_outcomes(host);
         }
-        let group = self.groups.get_mut(&id).expect("a group stays while it installs");
-        group.machine = machine;
-        (group.left, group.ended) = (false, false);
-        group.changed_at = record.applied.index;
-        group.fence = crate::cut::Fence::stored(record.mark);
         let mut batch = crate::log::Batch::default();
-        let log = group.raw.mut_store();
-        log.restart(record.applied, record.members.clone(), &mut batch)?;
-        log.append(ready.entries(), &mut batch)?;
-        if let Some(state) = ready.hs() {
-            log.set_hard_state(state, &mut batch)?;
-        }
-        (group.record, group.stored) = (record.clone(), record);
+        self.group(id).installed(&turn, record, machine, &mut batch)?;
         self.log.write(&mut batch, true)?;
         failpoint(Failpoint::InstallLogRestarted);
-        self.after_write(id, *ready, host)
+        self.after_write(id, *turn, host)
     }
-
-    /// On the meta leader, finishes sites that were left half added or half removed.
-    pub(super) fn tick_sites(&mut self, host: &mut dyn Host) -> Result<()> {
-        for site in std::mem::take(&mut self.site_again) {
-            self.site_step(site, host)?;
-        }
-        if !self.leads_meta()
-            || self.identity.lineage == Lineage::PENDING
-            || !self.ticks.is_multiple_of(limits::SITE_TICKS)
-        {
-            return Ok(());
-        }
-        for (site, _) in self.meta.unfinished_sites(limits::SITES_AT_ONCE) {
-            if self.site_work.insert(site.clone()) {
-                self.site_step(site, host)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn site_step(&mut self, site: SiteId, host: &mut dyn Host) -> Result<()> {
-        let group = self.topology().group_of_site(&site);
-        let Some(now) = self.meta.sites().site(&site).filter(|s| s.state != SiteState::Present)
-        else {
-            self.site_work.remove(&site);
-            return Ok(());
-        };
-        let generation = now.generation;
-        let command = match now.state {
-            SiteState::Adding | SiteState::Present => {
-                data::Command::AddSite { site: site.clone(), generation }
-            }
-            SiteState::Removing => data::Command::DropSite {
-                site: site.clone(),
-                generation,
-                rows_max: limits::SITE_DROP_ROWS,
-            },
-        };
-        self.ask(group, command, For::Site(site, now), host)
-    }
-
-    /// What a step did follows from how the site was when it was asked for, not from how it is now.
-    pub(super) fn on_site_step(
-        &mut self,
-        site: SiteId,
-        was: Site,
-        answer: Result<Reply>,
-        host: &mut dyn Host,
-    ) -> Result<()> {
-        let generation = was.generation;
-        match (answer, was.state) {
-            // At the next tick: a lone voter would commit step after step within one round.
-            (Ok(Reply::SiteDropped { more: true }), _) => {
-                self.site_again.push(site);
-                return Ok(());
-            }
-            (Ok(Reply::SiteDropped { more: false } | Reply::Done { .. }), SiteState::Removing) => {
-                self.ask(
-                    GroupId::META,
-                    cluster::Command::SiteRemoved { site: site.clone(), generation },
-                    For::Nobody,
-                    host,
-                )?;
-            }
-            (Ok(Reply::Done { .. }), SiteState::Adding) => {
-                self.ask(
-                    GroupId::META,
-                    cluster::Command::SiteAdded { site: site.clone(), generation },
-                    For::Nobody,
-                    host,
-                )?;
-            }
-            _ => {}
-        }
-        self.site_work.remove(&site);
-        Ok(())
-    }
-}
-
-fn take_step(group: &mut Group, step: Step, now: Duration) {
-    let (node, kind, proposed) = match step {
-        Step::AddLearner(node) => {
-            (node, ConfChangeType::AddLearnerNode, Failpoint::LearnerProposed)
-        }
-        Step::Promote(node) => (node, ConfChangeType::AddNode, Failpoint::PromotionProposed),
-        Step::Remove(node) => (node, ConfChangeType::RemoveNode, Failpoint::RemovalProposed),
-        Step::HandOver(node) => return hand_over(group, node, now),
-    };
-    let mut change = ConfChange::default();
-    change.set_change_type(kind);
-    change.node_id = node.0;
-    // Dropped while leadership is on its way elsewhere; the next leader thinks of it again.
-    let _ = group.raw.propose_conf_change(Vec::new(), change);
-    failpoint(proposed);
-}
-
-/// Offers leadership to a node. From now on this term has no lease: that node may be elected at
-/// once, at any later moment.
-fn hand_over(group: &mut Group, to: NodeId, now: Duration) {
-    if now.saturating_sub(group.handed_over) < limits::HAND_OVER_AGAIN
-        && group.handed_over != Duration::ZERO
-    {
-        return;
-    }
-    group.handed_over = now;
-    group.no_lease_in = group.term();
-    group.lease_until = Duration::ZERO;
-    group.raw.transfer_leader(to.0);
-    failpoint(Failpoint::LeadershipOffered);
-}
-
-/// Forgets Raft snapshots that have done their work, and those that have not within their time.
-fn watch_snapshots(group: &mut Group, now: Duration) {
-    let offers: Vec<(NodeId, Offer)> =
-        group.raw.store().offers.borrow().iter().map(|(n, o)| (*n, o.clone())).collect();
-    for (node, offer) in offers {
-        let over = match offer {
-            Offer::Wanted => false,
-            // Its end is told.
-            Offer::Sending { .. } => false,
-            Offer::Delivered { at, since, .. } => {
-                let late = now.saturating_sub(since) > limits::SNAPSHOT_FOLLOWED;
-                if late && group.matched(node) < at.index {
-                    group.raw.report_snapshot(node.0, SnapshotStatus::Failure);
-                }
-                late || group.matched(node) >= at.index
-            }
-        };
-        if over {
-            group.raw.mut_store().offers.get_mut().remove(&node);
-        }
-    }
-    // raft-rs goes on only when an answer is news. A member that has come past its snapshot another
-    // way has nothing new to say, and would wait for ever.
-    let passed =
-        |p: &Progress| p.state == ProgressState::Snapshot && p.matched >= p.pending_snapshot;
-    let waiting: Vec<u64> =
-        group.raw.raft.prs().iter().filter(|(_, p)| passed(p)).map(|(node, _)| *node).collect();
-    waiting.into_iter().for_each(|node| group.raw.report_snapshot(node, SnapshotStatus::Finish));
 }

@@ -24,19 +24,33 @@
 //!   guess.
 //! - While restored nodes have no lineage yet, only the meta group is active.
 //!
-//! Files, in reading order: `overlay` and `storage` (a group's rows and log), `group`, `requests`,
-//! `admission` (what other nodes may say), `inbound` (their messages), `forward` (the way of a
-//! request to a leader and back). Then the engine's duties: `apply`, `reads`, `elections`,
-//! `members` (which nodes hold a group), `endings` (of replicas that are left over), `marks` (the
-//! cut), `checkpoint`. `host` is the outside as the engine sees it, `survey` looks at a replica
-//! that nobody runs, and `driver` has the threads of a node.
+//! # Files, in reading order
+//!
+//! What one group has: `overlay` and `rows` (its applied rows), and `consensus` (its part in Raft:
+//! no other file speaks to raft-rs). What decides for it and has a state of its own: `promise` (who
+//! may be voted for), `tenure` (whose acknowledgement counts), `consensus::offers` (who is sent
+//! rows in place of entries), `read_index` (when a read may be answered). `group` holds these
+//! together and keeps its fields to itself. What decides for the node: `captures` (which snapshots
+//! it captures), `requests` (where a request goes), `admission` (what other nodes may say).
+//!
+//! Most of what decides is shown by stories in `tests/golden/engine/`: a line is an event, the
+//! lines behind it are what follows.
+//!
+//! Then the engine's duties, which carry out what is decided: `inbound` (messages of other nodes),
+//! `forward` (the way of a request to a leader and back), `apply`, `reads`, `elections`, `members`
+//! (which nodes hold a group), `endings` (of replicas that are left over), `sites` (that come and
+//! go), `marks` (the cut), `checkpoint`. `host` is the outside as the engine sees it, `survey`
+//! looks at a replica that nobody runs, and `driver` has the threads of a node.
 
 pub mod overlay;
+mod rows;
+pub mod consensus;
 mod promise;
 mod tenure;
-pub mod storage;
-pub mod group;
+mod captures;
 pub mod requests;
+pub mod read_index;
+pub mod group;
 pub(crate) mod admission;
 mod inbound;
 mod forward;
@@ -45,6 +59,7 @@ mod reads;
 mod elections;
 mod members;
 mod endings;
+mod sites;
 mod marks;
 mod checkpoint;
 mod host;
@@ -57,29 +72,29 @@ use std::{
     time::Duration,
 };
 
-use raft::StateRole;
-
 pub use self::apply::{check_rows, load_meta};
+pub use self::captures::Captured;
 pub use self::checkpoint::{Bounds, Finished, Job, Stored};
+pub use self::consensus::Announced;
 pub use self::host::{Host, Input, News};
-pub use self::marks::{Captured, SnapshotNews};
-pub use self::members::{Announced, ArrivedRows, RowsToSend};
+pub use self::marks::SnapshotNews;
+pub use self::members::{ArrivedRows, RowsToSend};
 pub use self::reads::{EngineView, Inspection};
 pub use self::requests::{Body, Token};
 use self::{
     checkpoint::Checkpoints,
+    consensus::{GroupLog, Message, Turn},
     endings::Endings,
-    group::{Asker, Group, Installing},
+    group::{Followed, Group},
     marks::Marks,
-    requests::{For, Requests},
-    storage::GroupLog,
-    tenure::Tenures,
+    requests::{Asker, For, Requests},
+    sites::Sites,
 };
 use crate::{
     base::{
         clock::Random,
         error::Result,
-        ids::{GroupId, Lineage, NodeId, SiteId, Topology},
+        ids::{GroupId, Lineage, NodeId, Topology},
         limits,
     },
     cluster::{self, Changed},
@@ -104,17 +119,12 @@ pub struct Engine {
     meta: cluster::State,
     meta_changed: BTreeSet<Changed>,
     groups: BTreeMap<GroupId, Box<Group>>,
-    /// The leaders of groups, as other nodes have named them.
-    hints: BTreeMap<GroupId, NodeId>,
     requests: Requests,
     looks: reads::Inspections,
     marks: Marks,
     checkpoints: Checkpoints,
     endings: Endings,
-    /// Sites that this meta leader is finishing: half added or half removed ones.
-    site_work: BTreeSet<SiteId>,
-    /// Sites whose removal goes on at the next tick.
-    site_again: Vec<SiteId>,
+    sites: Sites,
     /// When each node was last heard, or became a member.
     heard: BTreeMap<NodeId, Duration>,
     /// Rows that have arrived for Raft snapshots that have not been announced yet.
@@ -184,11 +194,11 @@ impl Engine {
                 GroupLog::open(log.clone(), id, record.applied, record.members.clone())?;
             let mut group = Group::open(identity.node, id, group_log, record, machine, &mut rng)?;
             if let Some(at) = ended.get(&id) {
-                (group.ended, group.tenures) = (true, Tenures::end(at.term, at.index));
+                group.has_ended(*at);
             }
             groups.insert(id, Box::new(group));
         }
-        let requests = Requests::starting_at(rng.next_u64());
+        let requests = Requests::starting_at(identity.node, rng.next_u64());
         let looks = reads::Inspections::starting_at(rng.next_u64());
         let awake = groups.keys().copied().collect();
         let votes_from = if restarted { now + limits::PROMISE } else { now };
@@ -202,13 +212,11 @@ impl Engine {
             meta,
             meta_changed: BTreeSet::new(),
             groups,
-            hints: BTreeMap::new(),
             requests,
             looks,
             checkpoints: Checkpoints::new(bounds),
             endings: Endings::default(),
-            site_work: BTreeSet::new(),
-            site_again: Vec::new(),
+            sites: Sites::default(),
             heard: BTreeMap::new(),
             arrived: BTreeMap::new(),
             awake,
@@ -266,18 +274,6 @@ impl Engine {
         self.identity.topology
     }
 
-    /// A group whose only voter is this node need not wait for an election.
-    fn campaign_if_sole_voter(&mut self) {
-        let me = self.me();
-        for group in self.groups.values_mut() {
-            let voters = &group.record.members.voters;
-            if voters.len() == 1 && voters.contains(&me) {
-                // A candidate that is refused stands again at its time-out.
-                let _ = group.raw.campaign();
-            }
-        }
-    }
-
     /// One turn of the loop; see the module. An error is the end of the node.
     pub fn round(
         &mut self,
@@ -325,7 +321,7 @@ impl Engine {
             Input::Heard(node) => self.note_heard(node),
             Input::Gone(node) => self.on_gone(node),
             Input::Adopt(lineage) => self.adopt(lineage, host)?,
-            Input::Checkpoint => self.checkpoints.wanted = true,
+            Input::Checkpoint => self.checkpoints.want(),
             Input::Resign => self.resign(),
         }
         Ok(())
@@ -356,19 +352,19 @@ impl Engine {
     fn on_tick(&mut self, host: &mut dyn Host) -> Result<()> {
         self.ticks += 1;
         let active = self.is_active(GroupId(0));
-        for group in self.groups.values_mut().filter(|g| active || g.id.is_meta()) {
-            if group.installing.is_none() {
+        for group in self.groups.values_mut().filter(|g| active || g.id().is_meta()) {
+            if !group.is_installing() {
                 group.tick(&mut self.rng);
                 group.forget_applied();
                 if group.has_work() {
-                    self.awake.insert(group.id);
+                    self.awake.insert(group.id());
                 }
             }
         }
         for (group, asker) in self
             .groups
             .values_mut()
-            .flat_map(|g| g.expire(self.now).into_iter().map(|asker| (g.id, asker)))
+            .flat_map(|g| g.expire(self.now).into_iter().map(|asker| (g.id(), asker)))
             .collect::<Vec<_>>()
         {
             if let Asker::Theirs(node, id) = asker {
@@ -376,13 +372,10 @@ impl Engine {
                 self.decline(node, id, group, host);
             }
         }
-        for number in self.requests.expired(self.now) {
-            if let Some(request) = self.requests.open.remove(&number) {
-                self.deliver(&request.for_whom, Err(request.too_late()), host)?;
-            }
+        for request in self.requests.take_expired(self.now) {
+            self.deliver(&request.for_whom, Err(request.too_late()), host)?;
         }
-        self.requests.open.values_mut().for_each(|request| request.hops = 0);
-        for number in self.requests.stale(self.now, self.me()) {
+        for number in self.requests.tick(self.now) {
             self.route(number, host)?;
         }
         self.expire_looks();
@@ -407,52 +400,35 @@ impl Engine {
             return Ok(false);
         }
         let mut batch = Batch::default();
-        let mut readies = Vec::new();
+        let mut turns = Vec::new();
         let (mut sync, mut entries) = (false, 0);
         for id in awake {
-            self.propose_waiting(id, host)?;
+            self.propose_waiting(id, host);
             self.ask_for_reads(id);
             let Some(group) = self.groups.get_mut(&id) else { continue };
-            if group.is_asked() {
+            if !group.reads().is_empty() {
                 self.asked.insert(id);
             }
-            if group.offers() {
+            if group.offers_rows() {
                 self.offering.insert(id);
             }
-            if group.installing.is_some() || !group.raw.has_ready() {
+            let Some(mut turn) = group.turn() else { continue };
+            let early = [Failpoint::EarlySending, Failpoint::EarlySent];
+            send_all(group, turn.take_early_messages(), early, host);
+            if let Some(announced) = turn.announced() {
+                self.install(id, turn, &announced, host)?;
                 continue;
             }
-            let mut ready = group.raw.ready();
-            send_all(
-                group,
-                ready.take_messages(),
-                [Failpoint::EarlySending, Failpoint::EarlySent],
-                host,
-            );
-            if !ready.snapshot().is_empty() {
-                self.install(id, ready, host)?;
-                continue;
-            }
-            entries += ready.entries().len();
-            sync |= ready.must_sync();
-            if !ready.entries().is_empty() && batch.bytes() >= limits::LOG_WRITE_BYTES {
+            entries += turn.entries();
+            sync |= turn.must_sync();
+            if turn.entries() > 0 && batch.bytes() >= limits::LOG_WRITE_BYTES {
                 // What is gathered is held in memory more than once. The sync of what follows
                 // covers it too, and nobody is told before.
                 host.flush();
                 self.log.write(&mut batch, false)?;
             }
-            let committed = group.commit();
-            let log = group.raw.mut_store();
-            log.append(ready.entries(), &mut batch)?;
-            if let Some(state) = ready.hs() {
-                log.set_hard_state(state, &mut batch)?;
-            }
-            if !ready.entries().is_empty() {
-                // It costs nothing here, and a restart then knows of membership changes up to the
-                // entries that it has acknowledged.
-                log.persist_commit(committed, &mut batch)?;
-            }
-            readies.push((id, ready));
+            opened(&mut self.groups, id).write(&turn, &mut batch)?;
+            turns.push((id, turn));
         }
         if !batch.is_empty() {
             host.flush();
@@ -462,62 +438,31 @@ impl Engine {
             failpoint(Failpoint::LogWritten);
             host.tell(News::Logged { entries, synced: sync, took: host.now() - began });
         }
-        let more = !readies.is_empty();
-        for (id, ready) in readies {
-            self.after_write(id, ready, host)?;
+        let more = !turns.is_empty();
+        for (id, turn) in turns {
+            self.after_write(id, turn, host)?;
         }
         Ok(more)
     }
 
-    fn propose_waiting(&mut self, id: GroupId, host: &mut dyn Host) -> Result<()> {
-        let open = self.marks.open();
-        let full = self.checkpoints.is_full();
-        let current = self.meta.settings().lineage;
-        let Some(group) = self.groups.get_mut(&id).filter(|g| g.knows_all()) else { return Ok(()) };
-        let same_lineage = group.machine.as_ref().is_none_or(|m| m.state().lineage == current)
-            && current != Lineage::PENDING;
-        let held = group.propose_waiting(open, same_lineage && !full)?;
-        match (held && group.fence.holds_writes(open), group.held_since) {
-            (true, None) => group.held_since = Some(self.now),
-            (false, Some(since)) => {
-                group.held_since = None;
-                host.tell(News::Held(self.now.saturating_sub(since)));
-            }
-            _ => {}
+    fn propose_waiting(&mut self, id: GroupId, host: &mut dyn Host) {
+        let (open, lineage) = (self.marks.open(), self.meta.settings().lineage);
+        let has_room = !self.checkpoints.is_full();
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if let Some(held) = group.propose_waiting(open, lineage, has_room, self.now) {
+            host.tell(News::Held(held));
         }
-        Ok(())
     }
 
     /// What had to wait for the disk: messages, then committed entries.
-    fn after_write(
-        &mut self,
-        id: GroupId,
-        mut ready: raft::Ready,
-        host: &mut dyn Host,
-    ) -> Result<()> {
+    fn after_write(&mut self, id: GroupId, mut turn: Turn, host: &mut dyn Host) -> Result<()> {
         let group = opened(&mut self.groups, id);
-        send_all(
-            group,
-            ready.take_persisted_messages(),
-            [Failpoint::LateSending, Failpoint::LateSent],
-            host,
-        );
-        let (role, mut committed, states) = (
-            ready.ss().map(|s| s.raft_state),
-            ready.take_committed_entries(),
-            ready.take_read_states(),
-        );
-        let mut light = group.raw.advance_append(ready);
         let late = [Failpoint::LateSending, Failpoint::LateSent];
-        send_all(group, light.take_messages(), late, host);
-        if let Some(commit) = light.commit_index() {
-            group.raw.mut_store().set_commit(commit);
-        }
-        committed.extend(light.take_committed_entries());
-        // Behind a Raft snapshot that has just been put in place.
-        group.raw.advance_apply_to(group.record.applied.index.max(group.raw.raft.raft_log.applied));
-        self.note_read_states(id, states);
-        self.note_leader(id, role, host)?;
+        send_all(group, turn.take_late_messages(), late, host);
+        let steps_down = turn.steps_down();
+        let (messages, committed) = group.advance(turn);
+        send_all(group, messages, late, host);
+        self.follow_leader(id, steps_down, host)?;
         self.apply(id, committed, host)?;
         if self.groups.get(&id).is_some_and(|g| g.has_work()) {
             self.awake.insert(id);
@@ -525,16 +470,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives back what waits in a group, to be asked elsewhere.
-    fn give_back(&mut self, id: GroupId, host: &mut dyn Host) {
-        for asker in self.group(id).give_back() {
+    /// Gives back what waited in a group, to be asked elsewhere.
+    fn give_back(&mut self, id: GroupId, askers: Vec<Asker>, host: &mut dyn Host) {
+        for asker in askers {
             match asker {
                 Asker::Theirs(node, forward) => self.decline(node, forward, id, host),
-                Asker::Mine(number) => {
-                    if let Some(request) = self.requests.open.get_mut(&number) {
-                        request.sent = None;
-                    }
-                }
+                Asker::Mine(number) => self.requests.ask_again(number),
                 Asker::Nobody => {}
             }
         }
@@ -542,39 +483,18 @@ impl Engine {
 
     /// Follows who leads: a leader that is none any more gives its work back, and requests go where
     /// the new one is.
-    fn note_leader(
-        &mut self,
-        id: GroupId,
-        role: Option<StateRole>,
-        host: &mut dyn Host,
-    ) -> Result<()> {
+    fn follow_leader(&mut self, id: GroupId, steps_down: bool, host: &mut dyn Host) -> Result<()> {
         let me = self.me();
-        let group = opened(&mut self.groups, id);
-        let leader = Some(NodeId(group.raw.raft.leader_id)).filter(|l| *l != NodeId(0));
-        let changed = leader != group.leader;
-        group.leader = leader;
-        if let Some(leader) = leader {
-            self.hints.insert(id, leader);
+        let Followed { leader, changed, given_back } = self.group(id).follow(steps_down);
+        if leader.is_some() {
+            self.requests.note_leader(id, leader);
         }
-        let stepped_down = role.is_some_and(|r| r != StateRole::Leader);
-        if stepped_down || (changed && leader != Some(me)) {
-            group.fence.leadership_lost();
-            group.lease_until = Duration::ZERO;
-            group.raw.mut_store().offers.get_mut().clear();
-            let looks: Vec<u64> =
-                group.rounds.iter_mut().flat_map(|r| std::mem::take(&mut r.looks)).collect();
-            self.give_back(id, host);
-            self.group(id).looks.extend(looks);
-        }
+        self.give_back(id, given_back, host);
         if changed {
             host.tell(News::Leader { group: id, leader });
-            if leader.is_some() {
-                let waiting = self.requests.open.iter().filter(|(_, r)| {
-                    r.group == id && r.sent.is_none_or(|(to, _)| Some(to) != leader)
-                });
-                for number in waiting.map(|(n, _)| *n).collect::<Vec<_>>() {
-                    self.route(number, host)?;
-                }
+            let elsewhere = leader.map(|leader| self.requests.not_at(id, leader));
+            for number in elsewhere.unwrap_or_default() {
+                self.route(number, host)?;
             }
             if id.is_meta() && leader != Some(me) {
                 self.marks.lost_leadership();
@@ -597,7 +517,7 @@ fn message(group: GroupId, body: peer_message::Body) -> PeerMessage {
 /// Sends what raft-rs has to say, if it has.
 fn send_all(
     group: &Group,
-    messages: Vec<raft::eraftpb::Message>,
+    messages: Vec<Message>,
     [before, after]: [Failpoint; 2],
     host: &mut dyn Host,
 ) {
@@ -606,9 +526,9 @@ fn send_all(
     }
     failpoint(before);
     for sent in messages {
-        let (to, tenure) = (NodeId(sent.to), group.tenure_on(&sent));
-        let raft = peer_message::Body::Raft(wire::raft(sent, tenure));
-        host.send(to, message(group.id, raft));
+        let (to, tenure) = (sent.to(), group.tenure_on(&sent));
+        let raft = peer_message::Body::Raft(sent.into_wire(tenure));
+        host.send(to, message(group.id(), raft));
     }
     failpoint(after);
 }

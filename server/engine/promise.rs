@@ -90,11 +90,7 @@ pub fn turn(group: u32, voters: impl Iterator<Item = NodeId>, me: NodeId) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::golden;
-
-    fn ms(word: &str) -> Duration {
-        Duration::from_millis(word.parse().expect("milliseconds"))
-    }
+    use crate::base::golden::{self, ms};
 
     fn act(promise: &mut Promise, votes_from: &mut Duration, line: &str) -> String {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -1,30 +1,13 @@
-//! Reads, and who may answer them when.
-//!
-//! A leader that has applied an entry of its own term may answer a read from what it has applied,
-//! if it is certain to be the leader still. It is certain
-//! - within its lease: a quorum answered heartbeats that were sent less than `limits::LEASE` ago,
-//!   and whoever answered does not vote for another until longer after (Raft thesis 6.4.1). The
-//!   lease counts from the sending, on this node's monotonic clock; a leader that has offered its
-//!   place to another has none for the rest of its term, since that one may be elected at once; and
-//!   a node that has restarted votes only after a promise has passed (see `elections`).
-//! - otherwise after a round of heartbeats begun after the read came (ReadIndex, 6.4). One round
-//!   serves all reads that wait, and renews the lease.
-//!
-//! The meta state is on every node: a look at it asks the leader for the commit index and waits
-//! until that is applied here.
+//! Reads and looks, from where they come in to their answers. When they may be answered is decided
+//! in `read_index`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use raft::ReadState;
-
 use super::{
-    Engine, Host, admission,
-    apply::SeenRows,
-    group::{Asker, Group, ReadRound},
-    overlay::Reader,
+    Engine, Host, admission, group::Group, read_index::Ripe, requests::Asker, rows::SeenRows,
 };
 use crate::{
     base::{
@@ -55,7 +38,7 @@ impl<'a> EngineView<'a> {
     }
     /// The groups that this node leads, and their members.
     pub fn led(&self) -> impl Iterator<Item = (GroupId, &'a Membership)> {
-        self.engine.groups.values().filter(|g| g.leads()).map(|g| (g.id, g.members()))
+        self.engine.groups.values().filter(|g| g.leads()).map(|g| (g.id(), g.members()))
     }
     /// What a group waits for that this node leads and that does not have the members it should.
     pub fn wait_of(&self, group: GroupId) -> Option<(Wait, Duration)> {
@@ -63,27 +46,28 @@ impl<'a> EngineView<'a> {
     }
     /// Data groups of which something is here.
     pub fn replicas(&self) -> usize {
-        self.engine.groups.values().filter(|g| !g.id.is_meta() && g.is_something()).count()
+        self.engine.groups.values().filter(|g| !g.id().is_meta() && g.is_something()).count()
     }
     /// The groups of which this node has a replica and knows no leader: who votes in them, as far
     /// as the replica has applied the log, and how far that is.
     pub fn leaderless(&self) -> impl Iterator<Item = (GroupId, &'a BTreeSet<NodeId>, u64)> {
-        let groups = self.engine.groups.values().filter(|g| g.has_replica() && g.leader.is_none());
-        groups.map(|g| (g.id, &g.members().voters, g.record.applied.index))
+        let groups =
+            self.engine.groups.values().filter(|g| g.has_replica() && g.leader().is_none());
+        groups.map(|g| (g.id(), &g.members().voters, g.applied().index))
     }
     /// How far this node has applied a group's log; 0 without a replica.
     pub fn applied(&self, group: GroupId) -> u64 {
-        self.engine.groups.get(&group).map_or(0, |g| g.record.applied.index)
+        self.engine.groups.get(&group).map_or(0, |g| g.applied().index)
     }
     pub fn leader(&self, group: GroupId) -> Option<NodeId> {
         self.engine
             .groups
             .get(&group)
-            .and_then(|g| g.leader)
-            .or_else(|| self.engine.hints.get(&group).copied())
+            .and_then(|g| g.leader())
+            .or_else(|| self.engine.requests.hint(group))
     }
     pub fn overlay_bytes(&self) -> usize {
-        self.engine.groups.values().map(|g| g.overlay.bytes()).sum()
+        self.engine.groups.values().map(|g| g.overlay_bytes()).sum()
     }
     pub fn open(&self) -> SnapshotSeq {
         self.engine.marks.open().get()
@@ -102,15 +86,14 @@ impl<'a> EngineView<'a> {
     /// it has none. Replicas at the same place have the same.
     pub fn replica(&self, id: GroupId) -> Result<Option<(Position, blake3::Hash)>> {
         let Some(group) =
-            self.engine.groups.get(&id).filter(|g| g.has_replica() && g.installing.is_none())
+            self.engine.groups.get(&id).filter(|g| g.has_replica() && !g.is_installing())
         else {
             return Ok(None);
         };
         let mut hash = blake3::Hasher::new();
         for partition in self.engine.topology().partitions_of(id) {
-            for row in (Reader { overlay: &group.overlay, view: &self.engine.view })
-                .range(&keys::partition(PartitionId(partition)))?
-            {
+            let rows = group.reader(&self.engine.view);
+            for row in rows.range(&keys::partition(PartitionId(partition)))? {
                 let (key, row) = row?;
                 hash.update(&(key.len() as u64).to_be_bytes())
                     .update(&key)
@@ -118,7 +101,7 @@ impl<'a> EngineView<'a> {
                     .update(&row);
             }
         }
-        Ok(Some((group.record.applied, hash.finalize())))
+        Ok(Some((group.applied(), hash.finalize())))
     }
 
     /// Other nodes, and for how long this one has not heard them; since it runs, or since they are
@@ -146,7 +129,7 @@ impl<'a> EngineView<'a> {
         let Some(meta) = engine.groups.get(&GroupId::META).filter(|g| g.has_replica()) else {
             return Some("the node has not received the cluster's configuration yet".into());
         };
-        if meta.leader.is_none() {
+        if meta.leader().is_none() {
             return Some("the meta group has no leader".into());
         }
         if engine.identity.lineage == crate::base::ids::Lineage::PENDING {
@@ -162,10 +145,10 @@ impl<'a> EngineView<'a> {
             .iter()
             .filter(|(g, nodes)| !g.is_meta() && nodes.contains(&engine.identity.node));
         let behind = |g: &Group| {
-            g.installing.is_some()
+            g.is_installing()
                 || !g.has_replica()
-                || g.leader.is_none()
-                || g.record.applied.index < g.commit()
+                || g.leader().is_none()
+                || g.applied().index < g.raft().commit()
         };
         let waiting = mine.filter(|(id, _)| {
             engine
@@ -203,6 +186,11 @@ impl Inspections {
     pub fn starting_at(number: u64) -> Inspections {
         Inspections { waiting: BTreeMap::new(), last: number >> 1 }
     }
+
+    fn next_number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
 }
 
 impl Engine {
@@ -210,12 +198,11 @@ impl Engine {
         if !look.linearizable {
             return (look.see)(Ok(EngineView { engine: self }));
         }
-        self.looks.last += 1;
-        let number = self.looks.last;
+        let number = self.looks.next_number();
         self.looks.waiting.insert(number, look);
         match self.groups.get_mut(&GroupId::META) {
             Some(meta) => {
-                meta.looks.push(number);
+                meta.reads_mut().add_look(number);
                 self.awake.insert(GroupId::META);
             }
             None => self.refuse_look(number, "this node has not joined a cluster yet; retry"),
@@ -237,65 +224,20 @@ impl Engine {
                 "the meta group has no leader that could be reached; retry later",
             );
         }
-        // A follower's question to the leader may be lost without a trace: ask again.
         if let Some(meta) = self.groups.get_mut(&GroupId::META) {
-            let late = meta
-                .rounds
-                .iter()
-                .position(|r| {
-                    r.index.is_some()
-                        || self.now.saturating_sub(r.sent) < limits::READ_AGAIN_TICKS * limits::TICK
-                })
-                .unwrap_or(meta.rounds.len());
-            for round in meta.rounds.drain(..late) {
-                meta.looks
-                    .extend(round.looks.into_iter().filter(|n| self.looks.waiting.contains_key(n)));
-                meta.reads.extend(round.reads);
-            }
-            if !meta.looks.is_empty() {
+            let waiting = &self.looks.waiting;
+            meta.reads_mut().ask_again(self.now, |number| waiting.contains_key(&number));
+            if meta.reads().waits_to_ask() {
                 self.awake.insert(GroupId::META);
             }
         }
     }
 
-    /// Begins a round of heartbeats for the reads that wait, unless the lease covers them.
+    /// Begins a question to the quorum for the reads that wait, unless the lease covers them.
     pub(super) fn ask_for_reads(&mut self, id: GroupId) {
-        let (me, now) = (self.me(), self.now);
-        let Some(group) = self.groups.get_mut(&id).filter(|g| g.installing.is_none()) else {
-            return;
-        };
-        if group.reads.is_empty() && group.looks.is_empty() {
-            return;
-        }
-        let leased = group.knows_all() && group.has_lease(now);
-        let may_ask = if group.leads() { group.knows_all() } else { group.leader.is_some() };
-        if leased || !may_ask {
-            return;
-        }
-        self.looks.last += 1;
-        let number = self.looks.last;
-        group.raw.read_index([me.0.to_be_bytes(), number.to_be_bytes()].concat());
-        let (reads, looks) = (std::mem::take(&mut group.reads), std::mem::take(&mut group.looks));
-        group.rounds.push_back(ReadRound { number, sent: now, index: None, reads, looks });
-    }
-
-    /// A quorum has answered a round, or the leader a follower's question.
-    pub(super) fn note_read_states(&mut self, id: GroupId, states: Vec<ReadState>) {
-        let group = self.group(id);
-        for state in states {
-            let number = state
-                .request_ctx
-                .get(8..16)
-                .and_then(|b| b.try_into().ok())
-                .map_or(0, u64::from_be_bytes);
-            let Some(round) = group.rounds.iter_mut().find(|r| r.number == number) else {
-                continue;
-            };
-            round.index = Some(state.index);
-            let sent = round.sent;
-            if group.leads() && group.no_lease_in != group.term() {
-                group.lease_until = group.lease_until.max(sent + limits::LEASE);
-            }
+        let Engine { groups, looks, now, .. } = self;
+        if let Some(group) = groups.get_mut(&id) {
+            group.ask_for_reads(*now, || looks.next_number());
         }
     }
 
@@ -305,21 +247,9 @@ impl Engine {
         for id in std::mem::take(&mut self.asked) {
             let now = self.now;
             let group = self.group(id);
-            let (mut reads, mut looks) = (Vec::new(), Vec::new());
-            let applied = group.record.applied.index;
-            if group.knows_all() && group.has_lease(now) && applied >= group.commit() {
-                reads.append(&mut group.reads);
-                looks.append(&mut group.looks);
-            }
-            group.rounds.retain_mut(|round| {
-                let ripe = round.index.is_some_and(|index| index <= applied);
-                if ripe {
-                    reads.append(&mut round.reads);
-                    looks.append(&mut round.looks);
-                }
-                !ripe
-            });
-            if group.is_asked() {
+            let (waiting, known) = group.reads_with();
+            let Ripe { reads, looks } = waiting.take_ripe(&known, now);
+            if !waiting.is_empty() {
                 self.asked.insert(id);
             }
             for read in reads {
@@ -342,10 +272,8 @@ impl Engine {
         host: &mut dyn Host,
     ) -> Result<()> {
         let group = self.groups.get(&id).expect("reads wait only in groups that are there");
-        let reply: Reply = query.answer(
-            self.topology(),
-            &SeenRows(Reader { overlay: &group.overlay, view: &self.view }),
-        )?;
+        let rows = SeenRows(group.reader(&self.view));
+        let reply: Reply = query.answer(self.topology(), &rows)?;
         self.finish(asker, id, reply, host)
     }
 }

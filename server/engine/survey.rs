@@ -9,8 +9,10 @@
 //! - The meta group's state machine is pure, so the whole log is replayed into it here. A data
 //!   group's log is not replayed: the engine does that when the node starts.
 
-use raft::eraftpb::{ConfChange, ConfChangeType, Entry as RaftEntry, EntryType};
-
+use super::consensus::{
+    Change, Holds, Logged, Role,
+    entries::{self, Raw},
+};
 use crate::{
     base::{
         error::{Error, Kind, Result},
@@ -64,7 +66,8 @@ pub fn survey(log: &Log, group: GroupId, record: &Record, meta: Option<State>) -
     }
     let mut fence = Fence::stored(record.mark);
     each_behind(log, group, applied.index, found.last_index, |entry| {
-        survey.last = Position { index: entry.index, term: entry.term };
+        let entry = Logged::of(entry);
+        survey.last = entry.at;
         survey.take(entry, &mut fence)
     })?;
     survey.mark = fence.mark();
@@ -92,7 +95,7 @@ fn each_behind(
     group: GroupId,
     after: u64,
     last: u64,
-    mut see: impl FnMut(RaftEntry) -> Result<()>,
+    mut see: impl FnMut(Raw) -> Result<()>,
 ) -> Result<()> {
     let mut next = after + 1;
     while next <= last {
@@ -114,14 +117,24 @@ fn each_behind(
 }
 
 impl Survey {
-    fn take(&mut self, entry: RaftEntry, fence: &mut Fence) -> Result<()> {
-        if entry.get_entry_type() != EntryType::EntryNormal {
-            return self.change_members(&entry);
-        }
-        if entry.data.is_empty() {
-            return Ok(());
-        }
-        let decoded = match wire::decode_entry(&entry.data) {
+    fn take(&mut self, entry: Logged, fence: &mut Fence) -> Result<()> {
+        let commands = match entry.holds {
+            Holds::Nothing => return Ok(()),
+            Holds::Commands(commands) => commands,
+            Holds::Change(Ok(change)) => {
+                self.change_members(change, entry.at.index);
+                return Ok(());
+            }
+            // `apply` passes over it too.
+            Holds::Change(Err(_)) => return Ok(()),
+            Holds::NewerChange => {
+                return Err(Error::conflict(
+                    "a newer version has changed members in a way that this one does not know: \
+                     use that version",
+                ));
+            }
+        };
+        let decoded = match wire::decode_entry(&commands) {
             Err(e) if e.kind == Kind::Corrupt => return Ok(()),
             decoded => decoded?,
         };
@@ -142,35 +155,22 @@ impl Survey {
         Ok(())
     }
 
-    fn change_members(&mut self, entry: &RaftEntry) -> Result<()> {
-        if entry.get_entry_type() == EntryType::EntryConfChangeV2 {
-            return Err(Error::conflict(
-                "a newer version has changed members in a way that this one does not know: use \
-                 that version",
-            ));
-        }
-        let change: ConfChange = match protobuf::Message::parse_from_bytes(&entry.data) {
-            Ok(change) => change,
-            // `apply` passes over it too.
-            Err(_) => return Ok(()),
-        };
+    fn change_members(&mut self, change: Change, index: u64) {
         let mut members = self.members.last().cloned().unwrap_or_default();
-        let node = crate::base::ids::NodeId(change.node_id);
-        members.voters.remove(&node);
-        members.learners.remove(&node);
-        match change.get_change_type() {
-            ConfChangeType::AddNode => drop(members.voters.insert(node)),
-            ConfChangeType::AddLearnerNode => drop(members.learners.insert(node)),
-            ConfChangeType::RemoveNode => {}
+        members.voters.remove(&change.node);
+        members.learners.remove(&change.node);
+        match change.to {
+            Role::Voter => drop(members.voters.insert(change.node)),
+            Role::Learner => drop(members.learners.insert(change.node)),
+            Role::Nothing => {}
         }
         // raft-rs refuses a change that leaves no voter.
         if !members.voters.is_empty() {
-            if entry.index <= self.commit {
+            if index <= self.commit {
                 self.members.clear();
             }
             self.members.push(members);
         }
-        Ok(())
     }
 }
 
@@ -187,12 +187,10 @@ pub fn without_changes(
     if begins_again(log, group, applied)? {
         return Ok(());
     }
-    let mut replaced: Vec<RaftEntry> = Vec::new();
+    let mut replaced: Vec<Raw> = Vec::new();
     each_behind(log, group, applied.index, last, |entry| {
-        let changes = entry.get_entry_type() != EntryType::EntryNormal;
-        if changes {
-            let (index, term) = (entry.index, entry.term);
-            replaced.push(RaftEntry { index, term, ..RaftEntry::default() });
+        if entries::changes_members(&entry) {
+            replaced.push(entries::emptied(&entry));
         } else if !replaced.is_empty() {
             replaced.push(entry);
         }
@@ -204,6 +202,8 @@ pub fn without_changes(
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use raft::eraftpb::{ConfChange, ConfChangeType, Entry as RaftEntry, EntryType};
 
     use super::*;
     use crate::{

@@ -48,37 +48,47 @@ fn seeds_or(usual: Range<u64>) -> Range<u64> {
     bounds.or_else(one).expect("DEVICEDB_SIM_SEEDS is a seed, or two with .. between them")
 }
 
-/// Seeds that have broken a promise once, and what they have found.
-const FOUND: &[(&str, &str)] = &[
-    ("seed=25", "a follower that had not heard of a new leader sent a request in circles"),
-    ("seed=53", "the engine's thread ended without a reason at a log that could not be read"),
+/// Plots that have broken a promise once, what they have found, and the story below
+/// `tests/golden/engine/` that shows it, where one machine of the engine can.
+const FOUND: &[(&str, &str, Option<&str>)] = &[
+    (
+        "seed=25",
+        "a follower that had not heard of a new leader sent a request in circles",
+        Some("requests/a_follower_that_has_not_heard_of_the_new_leader.txt"),
+    ),
+    ("seed=53", "the engine's thread ended without a reason at a log that could not be read", None),
     (
         "seed=50",
         "verify counted a node whose part lacks the meta group, which cannot be restored, for a \
          majority",
+        None,
     ),
     (
         "seed=157 lasts=2214 disasters=0 faults=Loss without=3",
         "a request that came late took a deleted snapshot once more, under the same uuid",
+        None,
     ),
     (
         "seed=619 nodes=7 replicas=3 think=1 every=500 checkpoint=1024 overlay=16384 kept=0 \
          cut=1000 clients=4 lasts=11000 snapshots=500 disasters=1 faults=Crash,Cut,Late \
          without=6,7,28,29,35,36,37,38,39,40,41,42,43",
         "a replica that had come past its Raft snapshot by another way was left waiting for ever",
+        Some("offers/a_member_that_has_come_past_its_snapshot_another_way.txt"),
     ),
     (
         "seed=676 without=80,81,82,83,98,99,100,101,102,103,104,105,106,107,108,\
          109,110,111,112,113,114,115,116,117,118,119,120,121",
         "a new leader that lacked the one voter for which a Raft snapshot had been lost never sent \
          it again",
+        Some("offers/a_snapshot_that_is_lost_is_sent_again.txt"),
     ),
     (
         "seed=318 clients=7 disasters=0 without=21,22,23,33,34,35,36,37,38,39,40,41,42,43,44",
         "a node that was restarted captured a sealed snapshot once more, for the one group that \
          had been behind, and could not put that in the place of its part",
+        Some("captures/a_restarted_node_captures_nothing_that_was_begun_before.txt"),
     ),
-    ("seed=298", "several logs in one thread read one another's blocks"),
+    ("seed=298", "several logs in one thread read one another's blocks", None),
 ];
 /// How many stories may be played to make one shorter.
 const ATTEMPTS: u32 = 150;
@@ -263,13 +273,25 @@ fn replicas_end_where_their_groups_have_left_and_begin_anew_where_they_come_back
 
 #[test]
 fn no_story_that_broke_a_promise_once_does_so_again() {
-    let endings = on_all_cores(FOUND, |(plot, _)| played(plot.parse().unwrap()));
-    for ((plot, found), ending) in FOUND.iter().zip(endings) {
+    let endings = on_all_cores(FOUND, |(plot, ..)| played(plot.parse().unwrap()));
+    for ((plot, found, _), ending) in FOUND.iter().zip(endings) {
         assert!(
             ending.broken.is_empty(),
             "{plot}, which found that {found}: {}",
             ending.broken.join("\n")
         );
+    }
+}
+
+#[test]
+fn a_story_that_tells_what_a_plot_found_names_the_plot() {
+    let stories = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/engine");
+    for (plot, found, story) in FOUND {
+        let Some(story) = story else { continue };
+        let told = std::fs::read_to_string(stories.join(story)).unwrap_or_default();
+        let seed = plot.split(' ').next().unwrap();
+        let named = told.contains(&format!("{seed} of FOUND in tests/sim/main.rs"));
+        assert!(named, "{story} does not say that it is {plot}, which found that {found}");
     }
 }
 

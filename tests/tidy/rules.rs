@@ -9,7 +9,7 @@ pub const LAYERS: &[&str] = &[
      part/directory part/source part/parallel part/verify part/set part/reseal part/ways \
      repository entry",
     "proto wire",
-    "net/cork net/tls store log engine net",
+    "net/cork net/tls store log engine/consensus engine net",
     "service rpc boot signals node",
     "ctl main",
 ];
@@ -20,8 +20,8 @@ pub const DOORS: &[(&str, &str, &str)] = &[
     ("raft_engine", "log", "ask `log`"),
     (
         "raft",
-        "engine log wire",
-        "ask `engine`; only `log` keeps and `wire` converts raft's structs",
+        "engine/consensus log wire",
+        "ask `engine::consensus`; only `log` keeps and `wire` converts raft's structs",
     ),
     ("tokio_rustls", "net/tls repository", "ask `net::tls`"),
     ("object_store", "repository", "ask `repository::store::Store`"),
@@ -32,7 +32,7 @@ pub const DOORS: &[(&str, &str, &str)] = &[
     ("rcgen", "ctl", "certificates are made by `ddbctl cert` alone"),
     (
         "protobuf",
-        "engine log wire",
+        "engine/consensus log wire",
         "prost, through `proto`: protobuf 2 reads nothing but our own disk",
     ),
 ];

@@ -22,7 +22,7 @@ use crate::{
         self, Node, State, level::Level, reconfigure::Membership, snapshots::Part, state::Settings,
     },
     data::{self, Bucket, Key, Query, Read},
-    engine::requests::{Body as Asked, For, Request},
+    engine::requests::{Body as Asked, Request},
     entry::{Action, Command},
     proto::{
         self,
@@ -113,18 +113,8 @@ impl Scene {
             (SILENT, of(None, false)),
             (GroupId::META, of(Some(LEADER), true)),
         ];
-        let request = Request {
-            for_whom: For::Nobody,
-            group: FOLLOWED,
-            body: Asked::Propose(Command { request: None, action: Action::Mark(SnapshotSeq(1)) }),
-            deadline: Default::default(),
-            sent: None,
-            asked: [LEADER].into(),
-            exposed: true,
-            sendings: 1,
-            declined: None,
-            hops: 0,
-        };
+        let body = Asked::Propose(Command { request: None, action: Action::Mark(SnapshotSeq(1)) });
+        let request = Request::sent(FOLLOWED, body, LEADER);
         Scene { meta, held: held.into(), asked: [(7, request)].into() }
     }
 

@@ -3,22 +3,20 @@
 //!
 //! - `last` is on disk or in the batch that is being written; raft-rs is told of it only after the
 //!   write.
-//! - A Raft snapshot is announced to a node only after its rows have arrived there
-//!   (`Offer::Delivered`); until then raft-rs is told to come back later, and the wish is kept for
-//!   the engine.
+//! - A Raft snapshot is announced to a node only after its rows have arrived there; until then
+//!   raft-rs is told to come back later, and the wish is kept for the engine (`Offers`).
 
 use std::{
-    cell::RefCell,
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
+    cell::{Ref, RefCell, RefMut},
+    collections::VecDeque,
 };
 
-use bytes::Bytes;
 use raft::{
     GetEntriesContext, RaftState, StorageError,
     eraftpb::{ConfState, Entry, HardState, Snapshot},
 };
 
+use super::offers::{Announced, Offers};
 use crate::{
     base::{
         error::{Error, Result},
@@ -30,17 +28,6 @@ use crate::{
     faults::mutation::{Mutation, mutated},
     log::{self, Batch, Log},
 };
-
-/// How far a Raft snapshot for one node is.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Offer {
-    /// raft-rs has asked for it.
-    Wanted,
-    /// Its rows are on their way.
-    Sending { at: Position, since: Duration },
-    /// Its rows are there; it may be announced.
-    Delivered { at: Position, members: Membership, name: Bytes, since: Duration },
-}
 
 /// See the module.
 pub struct GroupLog {
@@ -58,7 +45,8 @@ pub struct GroupLog {
     /// back so many bytes reach.
     appended: u64,
     steps: VecDeque<(u64, u64)>,
-    pub offers: RefCell<BTreeMap<NodeId, Offer>>,
+    /// raft-rs asks for a snapshot where it may only look.
+    offers: RefCell<Offers>,
 }
 
 impl GroupLog {
@@ -138,8 +126,18 @@ impl GroupLog {
         self.last
     }
 
-    pub fn hard_state(&self) -> &HardState {
-        &self.hard_state
+    /// The members that are sent rows.
+    pub fn offers(&self) -> Ref<'_, Offers> {
+        self.offers.borrow()
+    }
+
+    pub fn offers_mut(&mut self) -> &mut Offers {
+        self.offers.get_mut()
+    }
+
+    /// For who holds what raft-rs knows of the members at the same time.
+    pub fn offers_to_review(&self) -> RefMut<'_, Offers> {
+        self.offers.borrow_mut()
     }
 
     pub fn set_members(&mut self, members: Membership) {
@@ -253,8 +251,11 @@ impl GroupLog {
         Ok(())
     }
 
-    /// Begins again at nothing, with this hard state.
-    pub fn end(&mut self, state: HardState, batch: &mut Batch) -> Result<()> {
+    /// Begins again at nothing, in a leader's term. A vote of that term stays.
+    pub fn end(&mut self, term: u64, batch: &mut Batch) -> Result<()> {
+        let known = &self.hard_state;
+        let vote = if known.term == term { known.vote } else { 0 };
+        let state = HardState { term, vote, commit: 0, ..HardState::default() };
         let nothing = Position::default();
         batch.restart(self.group, nothing, self.last.index)?;
         batch.hard_state(self.group, &written(&state))?;
@@ -325,23 +326,16 @@ impl raft::Storage for GroupLog {
     }
 
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
-        let mut offers = self.offers.borrow_mut();
-        match offers.entry(NodeId(to)).or_insert(Offer::Wanted) {
-            Offer::Delivered { at, members, name, .. }
-                if at.index >= request_index && at.index >= self.begin.index =>
-            {
-                let mut snapshot = Snapshot { data: name.to_vec().into(), ..Snapshot::default() };
+        let needed = request_index.max(self.begin.index);
+        match self.offers.borrow_mut().ask(NodeId(to), needed) {
+            Some(Announced { at, members, name }) => {
+                let mut snapshot = Snapshot { data: name.clone(), ..Snapshot::default() };
                 let meta = snapshot.mut_metadata();
                 (meta.index, meta.term) = (at.index, at.term);
                 meta.set_conf_state(conf_state(members));
                 Ok(snapshot)
             }
-            offer => {
-                if matches!(offer, Offer::Delivered { .. }) {
-                    *offer = Offer::Wanted;
-                }
-                Err(StorageError::SnapshotTemporarilyUnavailable.into())
-            }
+            None => Err(StorageError::SnapshotTemporarilyUnavailable.into()),
         }
     }
 }
