@@ -256,7 +256,7 @@ impl Summary {
             let Ok(source) = Source::open(&path) else { continue };
             let stored = fs::metadata(&path).map_or(0, |file| file.len());
             let manifest = source.manifest();
-            let summary = found.get_or_insert_with(|| Summary {
+            let summary = found.get_or_insert(Summary {
                 cluster: manifest.cluster,
                 lineage: manifest.lineage,
                 seq: manifest.seq,
