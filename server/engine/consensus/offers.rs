@@ -96,7 +96,7 @@ impl Offers {
 
     /// Rows of this place are on their way to a member.
     pub fn send(&mut self, member: NodeId, at: Position) {
-        self.0.insert(member, Offer::Sending { .. });
+        self.0.insert(member, Offer::Sending { at });
     }
 
     /// They have arrived. Whether anybody still waits for them.
@@ -155,7 +155,7 @@ impl Offers {
     pub fn lowest(&self) -> Option<u64> {
         let begins = |offer: &Offer| match offer {
             Offer::Wanted => None,
-            Offer::Sending { .. } => Some(at.index),
+            Offer::Sending { at } => Some(at.index),
             Offer::Delivered { announced, .. } => Some(announced.at.index),
         };
         self.0.values().filter_map(begins).min()
