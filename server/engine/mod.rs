@@ -47,7 +47,7 @@ mod rows;
 pub mod consensus;
 mod promise;
 mod tenure;
-mod captures;
+pub mod captures;
 pub mod requests;
 pub mod read_index;
 pub mod group;

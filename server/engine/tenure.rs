@@ -68,25 +68,37 @@ impl Tenures {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::golden::{self, number};
+
+    fn act(tenures: &mut Tenures, line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let node = |word: &str| NodeId(number(word));
+        match words[..] {
+            ["term", term, "node", member, "becomes", "a", "member", "at", at] => {
+                tenures.begin(number(term), node(member), number(at));
+                String::new()
+            }
+            ["term", term, "tenure", "of", "node", member] => {
+                tenures.of(number(term), node(member)).to_string()
+            }
+            ["term", term, "the", "leader", "names", "tenure", tenure] => {
+                let heard = tenures.hear(number(term), number(tenure));
+                if heard { "heard" } else { "said to the replica before" }.into()
+            }
+            ["term", term, "own", "tenure"] => tenures.own(number(term)).to_string(),
+            ["term", term, "the", "replica", "ends", "at", at] => {
+                *tenures = Tenures::end(number(term), number(at));
+                String::new()
+            }
+            _ => panic!("{line} is no line of a story"),
+        }
+    }
 
     #[test]
-    fn a_tenure_is_of_one_term_and_a_late_word_of_an_earlier_stay_does_not_bring_it_back() {
-        let (mut leader, node) = (Tenures::default(), NodeId(2));
-        assert_eq!(leader.of(3, node), 0);
-        leader.begin(3, node, 40);
-        leader.begin(3, node, 90);
-        assert_eq!((leader.of(3, node), leader.of(3, NodeId(1)), leader.of(4, node)), (90, 0, 0));
-        leader.begin(4, NodeId(1), 120);
-        assert_eq!(leader.of(4, node), 0, "it came in an earlier term");
-
-        let mut member = Tenures::default();
-        assert!([(3, 40), (3, 90), (3, 40), (2, 70)].iter().all(|(t, at)| member.hear(*t, *at)));
-        assert_eq!((member.own(3), member.own(2)), (90, 0));
-        assert!(member.hear(5, 0));
-        assert_eq!((member.own(3), member.own(5)), (0, 0));
-
-        let mut next = Tenures::end(5, 200);
-        assert!(!next.hear(5, 0) && !next.hear(5, 190), "it was said to the replica before");
-        assert!(next.hear(5, 210) && next.hear(6, 0));
+    fn tenures_are_as_told() {
+        golden::play("engine/tenures", || {
+            let mut tenures = Tenures::default();
+            move |line| act(&mut tenures, line)
+        });
     }
 }
