@@ -234,7 +234,7 @@ pub fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> Failure {
 }
 
 /// The known word that is most like this one, as what to do.
-fn nearest(word: &str, known: &[&str]) -> String {
+pub fn nearest(word: &str, known: &[&str]) -> String {
     let near = known.iter().map(|known| (strsim::damerau_levenshtein(word, known), known)).min();
     match near {
         Some((distance, known)) if distance <= NEAR.min(word.len()) => {

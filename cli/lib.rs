@@ -58,6 +58,7 @@ mod golden;
 use args::Command;
 pub use args::{Args, NodeKeys, endpoint};
 use client::Client;
+pub use config::nearest;
 use connection::Access;
 pub use term::exit::CODES as EXIT_CODES;
 use term::{

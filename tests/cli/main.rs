@@ -6,6 +6,7 @@ mod downloads;
 mod fake;
 mod guide;
 mod manual;
+mod settings;
 
 use std::{
     fs::{self, File},

@@ -6,7 +6,10 @@ use std::{collections::BTreeSet, fs, net::TcpListener, time::Duration};
 use devicedb::{
     base::limits,
     net,
-    proto::internal::v1::{Founder, JoinRequest, NodeRecord},
+    proto::{
+        internal::v1::{Founder, JoinRequest, NodeRecord},
+        v1::Bucket,
+    },
 };
 
 use crate::harness::{
@@ -587,4 +590,46 @@ async fn a_second_cluster_in_the_place_of_a_member_hears_of_the_first_and_is_not
     second.start();
     second.wait_ready().await;
     assert_eq!(second.client().overview().await.unwrap().cluster_id, first.cluster_id);
+}
+
+/// Has a node take its words from a file of settings.
+fn by_file(node: &mut Node) {
+    let mut settings = String::new();
+    let mut words = node.args.drain(1..).peekable();
+    while let Some(word) = words.next() {
+        let flag = word.strip_prefix("--").unwrap_or_else(|| panic!("{word} is no flag"));
+        let (name, value) = match flag.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (flag, words.next_if(|next| !next.starts_with("--"))),
+        };
+        let value = match value {
+            Some(value) if value.bytes().all(|byte| byte.is_ascii_digit()) => value,
+            Some(value) => format!("{value:?}"),
+            None => "true".to_owned(),
+        };
+        settings += &format!("{name} = {value}\n");
+    }
+    drop(words);
+    let file = node.store.with_extension("toml");
+    fs::write(&file, settings).unwrap();
+    node.args.extend(["--config".to_owned(), file.display().to_string()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_take_their_words_from_files() {
+    let options = Options { replication_factor: 2, ..Options::default() };
+    let mut cluster = Cluster::empty(options);
+    for _ in 0..2 {
+        let mut node = cluster.further();
+        by_file(&mut node);
+        assert_eq!(node.args.len(), 3, "{:?}", node.args);
+        node.start();
+        node.wait_listening().await;
+        cluster.nodes.push(node);
+    }
+    cluster.settled().await;
+    let client = cluster.client();
+    client.add_site("shop").await.unwrap();
+    client.put("shop", Bucket::Default, "key", "value").await.unwrap();
+    assert_eq!(client.values("shop", Bucket::Default, "key").await.unwrap(), ["value"]);
 }
