@@ -21,8 +21,8 @@ use devicedb::{
                         work; 130 or 143 asked to stop twice."
 )]
 pub struct Start {
-    /// A file of settings: what is said neither here nor in the environment. TOML, with the names of
-    /// these flags.
+    /// A file of settings: what is said neither here nor in the environment. TOML, with the names
+    /// of these flags.
     #[arg(long, value_name = "FILE", env = "DEVICEDB_CONFIG")]
     config: Option<PathBuf>,
     /// The directory of this node's data. Created if it is not there.

@@ -1,6 +1,6 @@
 //! What a node does beside answering requests, each duty in a task of its own that ends with the
-//! node: it listens to its engine, sends rows, makes itself known, goes on with snapshots, schedules
-//! and operations, and watches its disks.
+//! node: it listens to its engine, sends rows, makes itself known, goes on with snapshots,
+//! schedules and operations, and watches its disks.
 
 use std::{path::PathBuf, sync::Arc};
 
