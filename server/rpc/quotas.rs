@@ -528,7 +528,7 @@ mod tests {
         quotas.begin(&reads, SCAN).unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_stream_goes_on_as_fast_as_it_is_paid_for_and_a_single_answer_at_once() {
         let bytes = limits::CLIENT_BYTES_A_SECOND_MIN;
         for (path, waits) in [(SCAN, true), (PUT, false)] {
