@@ -4,7 +4,7 @@
 //! The repository is a directory on the disk that everything else lies on. Sizes are of keys and
 //! values as a user wrote them, once. In each round both sides found new clusters, in turns.
 
-use std::{path::Path, thread, time::Duration};
+use std::{fs, path::Path, thread, time::Duration};
 
 use devicedb::{
     base::{
@@ -14,9 +14,9 @@ use devicedb::{
     ctl::bench::{
         load::{Lasts, Plan},
         report::Latency,
-        requests::{Field, Kind},
+        requests::{Field, Kind, key},
     },
-    proto::v1::{Upload, UploadStatus},
+    proto::v1::{Bucket, Upload, UploadStatus},
     repository::{
         root::Repository,
         store::{Directory, Store as _},
@@ -26,7 +26,7 @@ use devicedb::{
 
 use crate::{
     Args, SITES, TYPICAL, VALUE_BYTES,
-    harness::{Cluster, Options, eventually, http_get, shell},
+    harness::{Cluster, Node, Options, Port, eventually, http_get, shell},
     machine::{Machine, processor_seconds},
     subject::{Subject, Which},
     table::{median, written},
@@ -113,6 +113,31 @@ async fn sent_bytes(cluster: &Cluster) -> f64 {
     sum
 }
 
+/// Nodes that begin a cluster together from a repository, not started yet. One alone founds it.
+fn beginners(dir: &Path, place: &Path, size: usize) -> Vec<Node> {
+    let (place, size_said) = (place.display().to_string(), size.to_string());
+    let mut nodes: Vec<Node> = Vec::new();
+    for nth in 0..size {
+        let (name, port) = (format!("of-{size}-{nth}"), Port::claim());
+        let (store, snapshots) = (dir.join(&name), dir.join(format!("{name}-snapshots")));
+        fs::create_dir_all(&snapshots).unwrap();
+        let (at, listen) = (store.display().to_string(), port.endpoint());
+        let snapshots = snapshots.display().to_string();
+        let mut args = vec!["start", "--store", &at, "--listen", &listen];
+        args.extend(["--snapshot-store", &snapshots, "--restore-from", &place]);
+        if size > 1 {
+            args.extend(["--expect-nodes", &size_said]);
+        }
+        let first = nodes.first().map(Node::endpoint);
+        if let Some(first) = &first {
+            args.extend(["--join", first]);
+        }
+        let args = args.into_iter().map(str::to_owned).collect();
+        nodes.push(Node::new(&name, port, dir, store, args));
+    }
+    nodes
+}
+
 /// The same bytes in objects of the same size, as many at a time, by the same `create`.
 fn plain_puts(dir: &Path, bytes: u64) -> Duration {
     let store = Directory::new(dir);
@@ -177,7 +202,46 @@ impl Kept {
         self.note("verify, MB of chunks a second of a core", Goal::AtLeast(500.0), a_core);
 
         self.beside_puts(args, &subject, &field, &connections, &clock).await;
+        drop((connections, subject));
+        self.rebuilds(&place, &field, &clock).await;
         megabytes(&field) / (ended - began).as_secs_f64()
+    }
+
+    /// New clusters of one and of three nodes that begin with the newest snapshot, and a drill. The
+    /// cluster that it is of is gone.
+    async fn rebuilds(&mut self, place: &Path, field: &Field, clock: &Clock) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut loads = Vec::new();
+        for size in [1, NODES] {
+            let mut nodes = beginners(dir.path(), place, size);
+            let began = clock.now();
+            nodes.iter_mut().for_each(Node::start);
+            let first = nodes[0].client();
+            eventually("a key is read", BOUND, async || {
+                let read = first.get(&field.sites[0], Bucket::Default, key(0)).await;
+                let read = read.map_err(|e| e.to_string())?;
+                if read.siblings.is_empty() { Err("it is not there".to_owned()) } else { Ok(()) }
+            })
+            .await;
+            let read = clock.now() - began;
+            for node in &mut nodes {
+                node.wait_ready().await;
+            }
+            loads.push((read, clock.now() - began));
+        }
+        let [(one_read, one_ready), (read, ready)] = loads[..] else { unreachable!("two sizes") };
+        self.note("one new node: to the first read, s", Goal::None, one_read.as_secs_f64());
+        self.note("one new node: to ready, s", Goal::None, one_ready.as_secs_f64());
+        self.note("three new nodes: to the first read, s", Goal::AtMost(3.0), read.as_secs_f64());
+        let of_one = ready.as_secs_f64() / one_ready.as_secs_f64();
+        self.note("three new nodes: to all ready, of one's time", Goal::AtMost(1.2), of_one);
+
+        let began = clock.now();
+        let (place, scratch) = (place.display(), dir.path().join("scratch"));
+        let line = format!("ddbctl repository drill {place} --scratch {}", scratch.display());
+        shell(&line, BOUND).await.exits(0);
+        let took = clock.now() - began;
+        self.note("drill, s", Goal::AtMost(60.0), took.as_secs_f64());
     }
 
     /// Puts alone, and while a snapshot that was taken before is uploaded.
