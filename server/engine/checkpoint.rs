@@ -2,19 +2,24 @@
 //! loop, which never waits for them.
 //!
 //! A checkpoint begins when there are many bytes, when they have waited for long (less long while
-//! nothing comes), or when somebody needs the store to know something: a snapshot its cut, a new
-//! member its rows. It seals every group's open layer with the group's record; when it is done,
-//! readers move to a view that holds those rows, the layers are dropped, and logs are cut off
-//! behind, but for what followers that are a little late will ask for. While rows wait, only the
-//! log holds them, so how far it is synced is noted more often than that.
+//! nothing comes), or when a new member needs the store to have its rows. A snapshot needs none: it
+//! copies what its marks have frozen. A checkpoint seals every group's open layer with the group's
+//! record; when it is done, readers move to a view that holds those rows, the layers are dropped,
+//! and logs are cut off behind, but for what followers that are a little late will ask for. While
+//! rows wait, only the log holds them, so how far it is synced is noted more often than that.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Engine, Host, group::Group, overlay::Sealed, storage::Offer};
+use super::{
+    Engine, Host,
+    group::Group,
+    overlay::{LayerBytes, Sealed},
+    storage::Offer,
+};
 use crate::{
     base::{
         error::Result,
-        ids::{GroupId, SnapshotSeq, Topology},
+        ids::{GroupId, Topology},
         limits,
     },
     entry::Record,
@@ -29,9 +34,8 @@ use crate::{
 
 /// Work for the thread beside the loop, done in order.
 pub enum Job {
-    /// Write layers, oldest first, in one transaction; then open a view, and one more when a
-    /// snapshot waits for this moment.
-    Checkpoint { layers: Vec<(GroupId, Vec<Arc<Sealed>>)>, capture: Option<SnapshotSeq> },
+    /// Write layers, oldest first, in one transaction; then open a view.
+    Checkpoint { layers: Vec<(GroupId, Vec<Arc<Sealed>>)> },
     /// Note how far the log is synced.
     NoteExtent,
     /// Give back the space of entries that were dropped.
@@ -46,8 +50,8 @@ impl Job {
     /// Does the work, which takes as long as the disk does.
     pub fn run(self, store: &Store, log: &Log, topology: Topology) -> Finished {
         match self {
-            Job::Checkpoint { layers, capture } => {
-                Finished::Checkpoint(write_layers(store, log, &layers, capture).map(Box::new))
+            Job::Checkpoint { layers } => {
+                Finished::Checkpoint(write_layers(store, log, &layers).map(Box::new))
             }
             Job::NoteExtent => Finished::ExtentNoted(log.note_extent()),
             Job::Purge => Finished::Purged(log.purge()),
@@ -83,7 +87,7 @@ impl Job {
     /// Bytes that it writes, as far as they are known before.
     pub fn bytes(&self) -> usize {
         match self {
-            Job::Checkpoint { layers, .. } => {
+            Job::Checkpoint { layers } => {
                 layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum()
             }
             Job::NoteExtent | Job::Purge | Job::Install { .. } | Job::End { .. } => 0,
@@ -91,38 +95,27 @@ impl Job {
     }
 }
 
-fn write_layers(
-    store: &Store,
-    log: &Log,
-    layers: &[(GroupId, Vec<Arc<Sealed>>)],
-    capture: Option<SnapshotSeq>,
-) -> Result<Stored> {
-    if !layers.is_empty() {
-        let mut commit = store.begin()?;
-        for (group, layers) in layers {
-            for layer in layers {
-                commit.rows(layer.rows.iter().map(|(k, v)| (k.as_slice(), v.as_deref())))?;
-            }
-            failpoint(Failpoint::CheckpointRowsWritten);
-            if let Some(last) = layers.last() {
-                commit.group(*group, &last.record)?;
-            }
+fn write_layers(store: &Store, log: &Log, layers: &[(GroupId, Vec<Arc<Sealed>>)]) -> Result<View> {
+    let mut commit = store.begin()?;
+    for (group, layers) in layers {
+        for layer in layers {
+            commit.rows(layer.rows.iter().map(|(k, v)| (k.as_slice(), v.as_deref())))?;
         }
-        failpoint(Failpoint::CheckpointGroupsWritten);
-        commit.finish()?;
-        failpoint(Failpoint::CheckpointCommitted);
-        log.note_extent()?;
+        failpoint(Failpoint::CheckpointRowsWritten);
+        if let Some(last) = layers.last() {
+            commit.group(*group, &last.record)?;
+        }
     }
-    let capture = capture.map(|seq| store.view().map(|view| (seq, view))).transpose()?;
-    if capture.is_some() {
-        failpoint(Failpoint::ViewOpened);
-    }
-    Ok(Stored { view: store.view()?, capture })
+    failpoint(Failpoint::CheckpointGroupsWritten);
+    commit.finish()?;
+    failpoint(Failpoint::CheckpointCommitted);
+    log.note_extent()?;
+    store.view()
 }
 
 /// What became of a job. An error in it is the end of the node.
 pub enum Finished {
-    Checkpoint(Result<Box<Stored>>),
+    Checkpoint(Result<Box<View>>),
     ExtentNoted(Result<()>),
     Purged(Result<()>),
     /// What was to be put in place of a group's rows is.
@@ -130,12 +123,6 @@ pub enum Finished {
         group: GroupId,
         view: Result<Box<View>>,
     },
-}
-
-/// What a checkpoint has stored.
-pub struct Stored {
-    pub view: View,
-    pub capture: Option<(SnapshotSeq, View)>,
 }
 
 /// What may be other than the limits of the same names, for those who want things to happen sooner.
@@ -174,6 +161,8 @@ pub(super) struct Checkpoints {
     steady: (usize, Duration),
     /// Whether something else than applying has changed the overlays, so that they must be counted.
     pub uncounted: bool,
+    /// Counts what is sealed, for those who keep it longer than the overlays do.
+    pub sealed: LayerBytes,
 }
 
 impl Checkpoints {
@@ -187,6 +176,7 @@ impl Checkpoints {
             bytes: 0,
             steady: (0, Duration::ZERO),
             uncounted: true,
+            sealed: LayerBytes::default(),
         }
     }
 
@@ -231,10 +221,8 @@ impl Engine {
         if self.checkpoints.running.is_some() {
             return Ok(());
         }
-        let capture = self.capture_due();
         let old = self.checkpoints.is_old(self.now);
-        if capture.is_none()
-            && !self.checkpoints.wanted
+        if !self.checkpoints.wanted
             && !old
             && self.checkpoints.bytes < self.checkpoints.bounds.overlay_checkpoint_bytes
         {
@@ -246,18 +234,18 @@ impl Engine {
         }
         let (mut layers, mut running) = (Vec::new(), Vec::new());
         for group in self.groups.values() {
-            let ripe = group.overlay.ripe();
-            if let Some(last) = ripe.last() {
+            let sealed = group.overlay.sealed();
+            if let Some(last) = sealed.last() {
                 running.push((group.id, last.number, wire::decode_record(&last.record)?));
-                layers.push((group.id, ripe));
+                layers.push((group.id, sealed));
             }
         }
         self.checkpoints.wanted = false;
         self.checkpoints.last = self.now;
-        if !layers.is_empty() || capture.is_some() {
+        if !layers.is_empty() {
             self.checkpoints.running = Some(running);
             failpoint(Failpoint::LayersSealed);
-            host.start(Job::Checkpoint { layers, capture })?;
+            host.start(Job::Checkpoint { layers })?;
         }
         Ok(())
     }
@@ -271,13 +259,13 @@ impl Engine {
     }
 
     /// Closes a group's open layer where it is now; with `always` also when only the record has
-    /// changed. Its number, if a layer was closed.
-    pub(super) fn seal_group(&mut self, id: GroupId, always: bool) -> Option<u64> {
+    /// changed.
+    pub(super) fn seal_group(&mut self, id: GroupId, always: bool) {
         let meta_rows = if id.is_meta() { self.changed_meta_rows() } else { Vec::new() };
         self.checkpoints.uncounted = true;
-        let group = self.groups.get_mut(&id)?;
+        let Some(group) = self.groups.get_mut(&id) else { return };
         if group.installing.is_some() || !group.has_replica() {
-            return None;
+            return;
         }
         let rows_before = group.overlay.open_bytes();
         for (key, row) in meta_rows {
@@ -297,10 +285,10 @@ impl Engine {
         let empty = rows_before == 0 && group.overlay.open_bytes() == 0;
         let same_members = group.record.members == group.stored.members;
         if empty && same_members && (!always || group.record == group.stored) {
-            return None;
+            return;
         }
         let Group { overlay, record, .. } = &mut **group;
-        Some(overlay.seal(wire::encode_record(record), record.applied))
+        overlay.seal(wire::encode_record(record), record.applied, &self.checkpoints.sealed);
     }
 
     pub(super) fn on_finished(&mut self, finished: Finished, host: &mut dyn Host) -> Result<()> {
@@ -311,9 +299,8 @@ impl Engine {
                 noted
             }
             Finished::Purged(purged) => purged,
-            Finished::Checkpoint(stored) => {
-                let stored = *stored?;
-                self.view = Arc::new(stored.view);
+            Finished::Checkpoint(view) => {
+                self.view = Arc::new(*view?);
                 self.checkpoints.uncounted = true;
                 for (id, number, record) in self.checkpoints.running.take().unwrap_or_default() {
                     let Some(group) = self.groups.get_mut(&id) else { continue };
@@ -323,9 +310,6 @@ impl Engine {
                     }
                 }
                 failpoint(Failpoint::CheckpointNoted);
-                if let Some((seq, view)) = stored.capture {
-                    self.on_view(seq, view, host);
-                }
                 self.compact_logs(host)
             }
         }

@@ -93,7 +93,6 @@ impl Engine {
             && !group.leads()
             && group.is_something()
             && group.installing.is_none()
-            && !group.overlay.is_held()
     }
 
     /// Asks whether the replicas that are left over may end.

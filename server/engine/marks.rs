@@ -1,11 +1,11 @@
-//! The engine's part in a snapshot: it sets marks, holds and releases writes, and hands over a view
-//! of the store at exactly the cut.
+//! The engine's part in a snapshot: it sets marks, holds and releases writes, and hands over what
+//! its replicas hold at exactly the cut.
 //!
-//! The rules stand in `docs/cut.md`, their decisions in `cut`; here they meet the groups.
-//! The meta leader runs the barrier. A leader of any group sets its mark when it is asked. A
-//! replica that applies a mark seals its layer there and holds back what comes after; when all
-//! replicas of this node have done so, one checkpoint brings the store to the cut, a view of it is
-//! opened, and the groups go on.
+//! The rules stand in `docs/cut.md`, their decisions in `cut`; here they meet the groups. The meta
+//! leader runs the barrier. A leader of any group sets its mark when it is asked. A replica that
+//! applies a mark seals its layer there and freezes its rows; when all replicas of this node have
+//! done so, what they have frozen is handed over. Neither waits for a checkpoint, and none waits
+//! for them.
 //!
 //! - Only a mark that is applied as it comes is captured. One that is applied again after a restart
 //!   is not, nor is the mark of a group that was behind in a snapshot that was begun before the
@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Engine, Host, News, apply::internal_command, message};
+use super::{Engine, Host, News, apply::internal_command, message, overlay::Frozen};
 use crate::{
     base::{
         error::Result,
@@ -38,18 +38,15 @@ use crate::{
         mutation::{Mutation, mutated},
     },
     proto::internal::{v1 as internal, v1::peer_message},
-    store::View,
 };
 
 /// What the snapshot service has to know.
 pub enum SnapshotNews {
-    /// The store at the cut, as far as this node holds it. To be copied soon: a view keeps the
-    /// store from reusing space.
-    View {
+    /// The cut, as far as this node holds it. To be copied soon: what is frozen keeps memory, and
+    /// the store from reusing space.
+    Captured {
         id: SnapshotId,
         seq: SnapshotSeq,
-        created_ms: u64,
-        view: Box<View>,
         groups: Vec<Captured>,
     },
     Sealed {
@@ -77,8 +74,8 @@ pub enum SnapshotNews {
 impl std::fmt::Debug for SnapshotNews {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            SnapshotNews::View { id, groups, .. } => {
-                write!(f, "View({id}, {} groups)", groups.len())
+            SnapshotNews::Captured { id, groups, .. } => {
+                write!(f, "Captured({id}, {} groups)", groups.len())
             }
             SnapshotNews::Sealed { id } => write!(f, "Sealed({id})"),
             SnapshotNews::Aborted { id } => write!(f, "Aborted({id})"),
@@ -90,13 +87,14 @@ impl std::fmt::Debug for SnapshotNews {
 }
 
 /// A group at its mark.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Captured {
     pub group: GroupId,
     pub at: Position,
     /// The counter of its newest dot.
     pub dots: u64,
     pub members: Membership,
+    pub rows: Frozen,
 }
 
 /// A snapshot that this node is capturing.
@@ -106,8 +104,6 @@ struct Capture {
     since: Duration,
     /// The groups that stand at their mark.
     groups: BTreeMap<GroupId, Captured>,
-    /// Whether the checkpoint has begun that opens the view.
-    viewing: bool,
 }
 
 /// Marks and captures of a node.
@@ -119,7 +115,7 @@ pub(super) struct Marks {
     /// Snapshots that this node captures no more: handed over, given up, or begun before it
     /// started.
     over: BTreeSet<SnapshotSeq>,
-    /// Snapshots whose view the snapshot service has got; it reports on them.
+    /// Snapshots whose groups the snapshot service has got; it reports on them.
     handed_over: BTreeMap<SnapshotSeq, SnapshotId>,
     /// The node that asked for marks last; leaders report marks to it.
     asked_by: Option<NodeId>,
@@ -306,27 +302,17 @@ impl Engine {
             (group.record.applied, group.leads(), group.record.applied.index <= group.replay_until);
         if replayed {
             self.give_up(seq);
-        } else if !self.marks.over.contains(&seq)
-            && !self.marks.captures.get(&seq).is_some_and(|c| c.viewing)
-        {
-            let layer = self.seal_group(id, true);
-            let group = self.group(id);
-            // A layer is always closed here: the record has moved to the mark.
-            if !mutated(Mutation::CapturedLate) {
-                group.overlay.hold_after(seq, layer.unwrap_or_else(|| group.overlay.last_sealed()));
-            }
-            let captured = Captured {
-                group: id,
-                at,
-                dots: group.record.data.dots,
-                members: group.record.members.clone(),
-            };
+        } else if !self.marks.over.contains(&seq) {
+            let rows = self.freeze(id);
+            let record = &self.groups[&id].record;
+            let (dots, members) = (record.data.dots, record.members.clone());
+            let captured = Captured { group: id, at, dots, members, rows };
             let now = self.now;
-            let capture = self.marks.captures.entry(seq).or_insert_with(|| Capture {
-                since: now,
-                groups: BTreeMap::new(),
-                viewing: false,
-            });
+            let capture = self
+                .marks
+                .captures
+                .entry(seq)
+                .or_insert_with(|| Capture { since: now, groups: BTreeMap::new() });
             capture.groups.insert(id, captured);
         }
         failpoint(Failpoint::MarkApplied);
@@ -336,6 +322,12 @@ impl Engine {
             failpoint(Failpoint::MarkReported);
         }
         Ok(())
+    }
+
+    /// A group's rows as they are now: its layers, and the view that they lie over.
+    fn freeze(&mut self, id: GroupId) -> Frozen {
+        self.seal_group(id, true);
+        self.groups[&id].overlay.freeze(self.view.clone())
     }
 
     /// `Begin(seq)` is applied.
@@ -371,34 +363,23 @@ impl Engine {
         }
     }
 
-    /// Lets go of a snapshot: nothing waits for its view any more.
+    /// Lets go of a snapshot, and of what is frozen for it.
     fn give_up(&mut self, seq: SnapshotSeq) {
         self.marks.over.insert(seq);
-        if self.marks.captures.remove(&seq).is_some() {
-            self.release_layers(seq);
+        self.marks.captures.remove(&seq);
+    }
+
+    /// Hands over the snapshots for which this node has all that it waits for.
+    pub(super) fn hand_over_captures(&mut self, host: &mut dyn Host) {
+        while let Some(seq) = self.capture_due() {
+            self.hand_over(seq, host);
         }
     }
 
-    fn release_layers(&mut self, seq: SnapshotSeq) {
-        for group in self.groups.values_mut() {
-            group.overlay.release(seq);
-        }
-    }
-
-    /// A Raft snapshot replaces a group's rows: whatever was captured of it and not yet seen by a
-    /// view is gone.
-    pub(super) fn forget_captured(&mut self, id: GroupId) {
-        for capture in self.marks.captures.values_mut().filter(|c| !c.viewing) {
-            capture.groups.remove(&id);
-        }
-    }
-
-    /// The snapshot for which the next checkpoint brings the store to the cut.
-    pub(super) fn capture_due(&mut self) -> Option<SnapshotSeq> {
-        let (seq, since) =
-            self.marks.captures.iter().find(|(_, c)| !c.viewing).map(|(seq, c)| (*seq, c.since))?;
-        let late =
-            self.now.saturating_sub(since) > limits::MARK_GRACE || self.checkpoints.is_full();
+    /// The oldest snapshot that is captured, if all replicas of this node stand at its mark.
+    fn capture_due(&mut self) -> Option<SnapshotSeq> {
+        let (seq, capture) = self.marks.captures.first_key_value()?;
+        let (seq, late) = (*seq, self.now.saturating_sub(capture.since) > limits::MARK_GRACE);
         let Some(snapshot) = self.meta.snapshot(seq) else {
             // This node's meta replica has not applied Begin yet, or the snapshot was forgotten
             // long ago.
@@ -415,7 +396,7 @@ impl Engine {
             self.give_up(seq);
             return None;
         }
-        let capture = self.marks.captures.get_mut(&seq)?;
+        let capture = self.marks.captures.get(&seq)?;
         let (meta, me) = (&self.meta, self.identity.node);
         // A replica that is to go, or has gone elsewhere, is not waited for.
         let stays = |id: GroupId| {
@@ -428,35 +409,26 @@ impl Engine {
                 && !g.fence.is_marked(seq)
         };
         let sealed = snapshot.stage == Stage::Sealed;
-        if self.groups.values().any(|g| waits(g)) && !(late && sealed) {
-            if late && !sealed && self.checkpoints.is_full() {
-                self.give_up(seq);
-            }
-            return None;
-        }
-        capture.viewing = true;
-        Some(seq)
+        let waits = self.groups.values().any(|g| waits(g));
+        (!waits || late && sealed).then_some(seq)
     }
 
-    /// The store stands at the cut and a view of it is open.
-    pub(super) fn on_view(&mut self, seq: SnapshotSeq, view: View, host: &mut dyn Host) {
-        let Some(capture) = self.marks.captures.remove(&seq) else { return };
-        self.release_layers(seq);
+    fn hand_over(&mut self, seq: SnapshotSeq, host: &mut dyn Host) {
+        let Some(mut capture) = self.marks.captures.remove(&seq) else { return };
+        if mutated(Mutation::CapturedLate) {
+            for captured in capture.groups.values_mut() {
+                captured.rows = self.freeze(captured.group);
+            }
+        }
         self.marks.over.insert(seq);
-        let Some(snapshot) = self.meta.snapshot(seq).filter(|s| s.deleting.is_none()) else {
-            return;
-        };
-        self.marks.handed_over.insert(seq, snapshot.id);
+        let Some(snapshot) = self.meta.snapshot(seq) else { return };
+        let (id, sealed) = (snapshot.id, snapshot.stage == Stage::Sealed);
+        self.marks.handed_over.insert(seq, id);
         let groups = capture.groups.into_values().collect();
-        host.tell(News::Snapshot(Box::new(SnapshotNews::View {
-            id: snapshot.id,
-            seq,
-            created_ms: snapshot.created_ms,
-            view: Box::new(view),
-            groups,
-        })));
-        if snapshot.stage == Stage::Sealed {
-            host.tell(News::Snapshot(Box::new(SnapshotNews::Sealed { id: snapshot.id })));
+        host.tell(News::Snapshot(Box::new(SnapshotNews::Captured { id, seq, groups })));
+        failpoint(Failpoint::CaptureHandedOver);
+        if sealed {
+            host.tell(News::Snapshot(Box::new(SnapshotNews::Sealed { id })));
         }
     }
 

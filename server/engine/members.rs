@@ -299,7 +299,6 @@ impl Engine {
         if mutated(Mutation::MarkNotSent) {
             record.mark = crate::base::ids::SnapshotSeq(0);
         }
-        self.forget_captured(id);
         self.checkpoints.uncounted = true;
         let group = self.group(id);
         (record.applied, record.members) = (at, storage::membership(meta.get_conf_state()));

@@ -60,7 +60,7 @@ use std::{
 use raft::StateRole;
 
 pub use self::apply::{check_rows, load_meta};
-pub use self::checkpoint::{Bounds, Finished, Job, Stored};
+pub use self::checkpoint::{Bounds, Finished, Job};
 pub use self::host::{Host, Input, News};
 pub use self::marks::{Captured, SnapshotNews};
 pub use self::members::{Announced, ArrivedRows, RowsToSend};
@@ -304,6 +304,7 @@ impl Engine {
         }
         self.answer_reads(host)?;
         host.flush();
+        self.hand_over_captures(host);
         self.start_checkpoint_if_due(host)?;
         Ok(())
     }
