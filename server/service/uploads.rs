@@ -11,11 +11,14 @@
 //! one of them makes the snapshot, and the other finds the same one there. So an upload ends with
 //! the node that drives it, and the client that waits for it asks another node.
 //!
-//! Does not decide when snapshots are stored, and deletes nothing.
+//! A node that has a repository also verifies it where a schedule says so (`verifying`).
+//!
+//! Does not decide when snapshots are stored or the repository is verified.
 
 mod pace;
 mod care;
 mod retain;
+mod verifying;
 mod drive;
 
 use std::{
@@ -33,7 +36,7 @@ use tokio::{
 };
 
 pub use self::care::Told;
-use self::pace::Pace;
+use self::{pace::Pace, verifying::Verification};
 use crate::{
     base::{
         clock::Clock,
@@ -82,6 +85,10 @@ struct Shared {
     /// Where that is, once somebody has asked.
     store: Mutex<Option<Arc<dyn Store>>>,
     pace: Pace,
+    /// The same for what verifications read.
+    reading: Pace,
+    /// The verification that this node carries out, or the last one.
+    verification: Mutex<Option<Arc<Verification>>>,
     /// What the repository's reports said last.
     care: Mutex<Told>,
     driven: Mutex<BTreeMap<SnapshotId, Arc<Driven>>>,
@@ -155,6 +162,8 @@ impl Uploads {
             place: place.map(|at| Place { access: at.access.strict(), ..at }),
             store: Mutex::default(),
             pace: Pace::default(),
+            reading: Pace::default(),
+            verification: Mutex::default(),
             care: Mutex::default(),
             driven: Mutex::default(),
             looks: Arc::new(Semaphore::new(limits::REPOSITORY_LOOKS)),

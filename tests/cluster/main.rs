@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod adoptions;
 mod bench;
 mod cares;
 mod connections;
