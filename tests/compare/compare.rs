@@ -84,6 +84,8 @@ enum Part {
     Failover,
     /// What DeviceDB alone shall do
     Goals,
+    /// Of the goals, only the peak of memory while the largest values are written
+    Memory,
     /// What TLS costs
     Tls,
     /// Snapshots into a repository
@@ -140,6 +142,10 @@ async fn run_all(args: &Args) -> ExitCode {
     }
     if args.names(Part::Goals) {
         kept.push(publish_table(args, "goals", &goals::measure(args).await.markdown()));
+    }
+    if args.names(Part::Memory) {
+        println!("{}", goals::measure_memory(args).await.markdown());
+        kept.push(Ok("printed only: it is a row of the goals".into()));
     }
     if args.names(Part::Tls) {
         kept.push(publish_table(args, "tls", &tls::measure(args).await.markdown()));

@@ -74,6 +74,16 @@ pub async fn measure(args: &Args) -> Goals {
     goals
 }
 
+/// Of the goals, only what the largest values take in memory.
+pub async fn measure_memory(args: &Args) -> Goals {
+    let mut goals = Goals { machine: Machine::look(), goals: Vec::new() };
+    for round in 0..args.rounds {
+        eprintln!("round {}", round + 1);
+        goals.large_under_way().await;
+    }
+    goals
+}
+
 impl Goals {
     fn note(&mut self, what: &'static str, better: Better, wanted: f64, value: f64) {
         eprintln!("{what}: {}", written(value));
@@ -123,9 +133,23 @@ impl Goals {
         self.at_most("idle node of 1024 groups, peak memory, MiB", 200.0, memory);
     }
 
-    /// What writes of the largest values take in memory while they are under way, and on disk once
-    /// nobody writes.
+    /// What the largest values take in memory while they are written, and on disk once nobody
+    /// writes.
     async fn large(&mut self) {
+        let (subject, field) = self.large_under_way().await;
+        let Subject::Ours(cluster) = &subject else { unreachable!("it was made as one of ours") };
+        tokio::time::sleep(SETTLED).await;
+        let disk =
+            cluster.nodes.iter().map(|node| disk_bytes(&node.store)).max().unwrap_or_default();
+        self.at_most(
+            "disk of a node a minute later, of 776 MiB in values of 1 MiB",
+            2.5,
+            disk as f64 / (field.keys() as f64 * LARGE_BYTES as f64),
+        );
+    }
+
+    /// Writes the largest values, and looks what they take in memory meanwhile.
+    async fn large_under_way(&mut self) -> (Subject, Field) {
         let subject = Subject::Ours(Cluster::start(NODES, Options::product()).await);
         let connections = subject.connect().await;
         let Subject::Ours(cluster) = &subject else { unreachable!("it was made as one of ours") };
@@ -142,6 +166,8 @@ impl Goals {
             "not all large values were written: {:?}",
             written.failures
         );
+        let rate = written.all.rows as f64 / written.took.as_secs_f64();
+        eprintln!("values of 1 MiB a second: {}", crate::table::written(rate));
         let under_way = (LARGE_WRITERS * LARGE_BYTES) as f64 / f64::from(1 << 20);
         let memory = subject.pids().into_iter().map(peak_memory_mib).fold(0.0, f64::max);
         self.at_most(
@@ -149,14 +175,7 @@ impl Goals {
             8.0,
             memory / under_way,
         );
-        tokio::time::sleep(SETTLED).await;
-        let disk =
-            cluster.nodes.iter().map(|node| disk_bytes(&node.store)).max().unwrap_or_default();
-        self.at_most(
-            "disk of a node a minute later, of 776 MiB in values of 1 MiB",
-            2.5,
-            disk as f64 / (field.keys() as f64 * LARGE_BYTES as f64),
-        );
+        (subject, field)
     }
 
     async fn disaster(&mut self) {
