@@ -44,7 +44,8 @@ use tracing_subscriber::{
 };
 
 /// A put allocates some dozens of times on its way, and the system's allocator took a sixth of its
-/// time.
+/// time. It is built without huge pages (`no_thp`): with them an idle node held 27 MiB where it used
+/// 5, and whatever was freed in between stayed.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
