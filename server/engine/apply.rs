@@ -30,7 +30,7 @@ use raft::eraftpb::{ConfChange, ConfChangeType, Entry as RaftEntry, EntryType};
 use super::{
     Engine, Host, News,
     group::{Asker, Group, Proposed, Waiting},
-    opened,
+    heard_within, opened,
     overlay::{Overlay, Reader},
     storage,
 };
@@ -241,8 +241,8 @@ impl Engine {
                 self.tick_group(id);
             }
         }
-        let group = self.group(id);
-        group.forget_applied();
+        let group = opened(&mut self.groups, id);
+        group.forget_applied(heard_within(&self.heard, self.now));
         let bytes = group.overlay.bytes();
         self.checkpoints.bytes += bytes.saturating_sub(bytes_before);
         Ok(())

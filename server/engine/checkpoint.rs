@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Engine, Host, group::Group, overlay::Sealed, storage::Offer};
+use super::{Engine, Host, group::Group, heard_within, overlay::Sealed, storage::Offer};
 use crate::{
     base::{
         error::Result,
@@ -354,8 +354,9 @@ impl Engine {
             };
             let (by_entries, begin) =
                 (covered.saturating_sub(kept), group.raw.store().begin().index);
+            let lacked = group.lacked(heard_within(&self.heard, self.now));
             let by_bytes =
-                group.raw.store().behind(limits::LOG_BYTES_KEPT).min(covered).min(group.lacked());
+                group.raw.store().behind(limits::LOG_BYTES_KEPT).min(covered).min(lacked);
             let to = by_entries.max(by_bytes).min(offered);
             if to > begin + kept / 10 || to > begin && to == by_bytes {
                 group.raw.mut_store().compact(to, &mut batch)?;

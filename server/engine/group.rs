@@ -368,8 +368,11 @@ impl Group {
         };
         let entry = Entry { seen, commands: entry };
         let proposed = self.raw.propose(Vec::new(), wire::encode_entry(&entry));
-        let commands = entry
-            .commands
+        let mut commands = entry.commands;
+        if proposed.is_ok() {
+            self.share_proposed(&mut commands);
+        }
+        let commands = commands
             .into_iter()
             .zip(askers)
             .map(|(command, (asker, deadline))| Waiting { asker, command, deadline })
@@ -384,6 +387,25 @@ impl Group {
                 Ok(())
             }
             Err(_) => Err(commands),
+        }
+    }
+
+    /// Has large commands share the bytes of the entry that was just made of them, so that the
+    /// messages in which they came go.
+    fn share_proposed(&self, commands: &mut [Command]) {
+        let is_large =
+            |command: &Command| wire::command_bytes(command) >= limits::ENTRY_SHARED_BYTES;
+        if !commands.iter().any(is_large) {
+            return;
+        }
+        let entry = self.raw.raft.raft_log.unstable.entries.last();
+        if let Some(Ok(same)) = entry.map(|entry| wire::decode_entry(&entry.data)) {
+            for (command, same) in commands.iter_mut().zip(same.commands) {
+                debug_assert_eq!(*command, same, "an entry says what was proposed");
+                if is_large(command) {
+                    *command = same;
+                }
+            }
         }
     }
 
@@ -433,18 +455,23 @@ impl Group {
     }
 
     /// How far every member that is there has the leader's log, as the leader knows; followers know
-    /// of nobody who lacks anything.
-    pub fn lacked(&self) -> u64 {
-        let there =
-            self.raw.raft.prs().iter().filter(|(_, member)| self.leads() && member.recent_active);
+    /// of nobody who lacks anything. One that is offered rows asks for no entries before them.
+    ///
+    /// raft-rs's own idea of who is active will not do: it is forgotten at every check of the
+    /// quorum, and entries that are dropped then cost a member that is only slow all rows.
+    pub fn lacked(&self, is_there: impl Fn(NodeId) -> bool) -> u64 {
+        let offers = self.raw.store().offers.borrow();
+        let lacks = |node: NodeId| is_there(node) && !offers.contains_key(&node);
+        let members = self.raw.raft.prs().iter();
+        let there = members.filter(|(node, _)| self.leads() && lacks(NodeId(**node)));
         there.map(|(_, member)| member.matched).min().unwrap_or(u64::MAX)
     }
 
     /// Drops entries from memory that are applied here, once they are many bytes: only a member
     /// that is away can still ask for them, and they are on disk.
-    pub fn forget_applied(&mut self) {
+    pub fn forget_applied(&mut self, is_there: impl Fn(NodeId) -> bool) {
         if self.raw.store().recent_bytes() > limits::LOG_CACHE_APPLIED_BYTES {
-            let (applied, lacked) = (self.record.applied.index, self.lacked());
+            let (applied, lacked) = (self.record.applied.index, self.lacked(is_there));
             self.raw.mut_store().forget(applied, lacked);
         }
     }
@@ -471,5 +498,33 @@ impl Group {
     /// How far a member's log is known to agree with the leader's.
     pub fn matched(&self, node: NodeId) -> u64 {
         self.raw.raft.prs().get(node.0).map_or(0, |p| p.matched)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{base::disk::Machine, engine::storage::Offer, entry::LOG_BEGIN, log::Log};
+
+    #[test]
+    fn what_a_slow_member_lacks_is_known_after_a_check_of_the_quorum() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path(), Arc::new(Machine)).unwrap();
+        let (id, [me, slow, away]) = (GroupId(0), [1, 2, 3].map(NodeId));
+        let members = Membership { voters: [me, slow, away].into(), learners: [].into() };
+        let record = Record { applied: LOG_BEGIN, members: members.clone(), ..Record::default() };
+        let log = GroupLog::open(log, id, record.applied, members).unwrap();
+        let mut group = Group::open(me, id, log, record, None, &mut Random::seeded(1)).unwrap();
+        group.raw.raft.become_candidate();
+        group.raw.raft.become_leader();
+        let there = |node| node == slow;
+        group.raw.raft.mut_prs().get_mut(slow.0).unwrap().matched = 7;
+        group.raw.raft.mut_prs().quorum_recently_active(me.0);
+        assert_eq!(group.lacked(there), 7);
+        assert_eq!(group.lacked(|_| false), u64::MAX, "for whoever is away nothing is kept");
+        group.raw.store().offers.borrow_mut().insert(slow, Offer::Wanted);
+        assert_eq!(group.lacked(there), u64::MAX, "it gets rows");
     }
 }

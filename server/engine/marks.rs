@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Engine, Host, News, apply::internal_command, message};
+use super::{Engine, Host, News, apply::internal_command, heard_within, message};
 use crate::{
     base::{
         error::Result,
@@ -580,15 +580,10 @@ impl Engine {
         self.report_missing(seq, &gone, "the node was not reachable while the snapshot was taken");
     }
 
-    /// Nodes that have said anything within a few elections. raft-rs's own idea of who is active is
-    /// forgotten at every check of the quorum.
+    /// This node, and others that have said anything lately.
     fn heard_lately(&self) -> BTreeSet<NodeId> {
-        let lately = self
-            .heard
-            .iter()
-            .filter(|(_, at)| self.now.saturating_sub(**at) < limits::SILENT)
-            .map(|(n, _)| *n);
-        lately.chain([self.me()]).collect()
+        let is_there = heard_within(&self.heard, self.now);
+        self.heard.keys().copied().filter(|node| is_there(*node)).chain([self.me()]).collect()
     }
 
     /// What became of snapshots whose views were handed over, when the news of it came as a whole

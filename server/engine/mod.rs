@@ -359,7 +359,7 @@ impl Engine {
         for group in self.groups.values_mut().filter(|g| active || g.id.is_meta()) {
             if group.installing.is_none() {
                 group.tick(&mut self.rng);
-                group.forget_applied();
+                group.forget_applied(heard_within(&self.heard, self.now));
                 if group.has_work() {
                     self.awake.insert(group.id);
                 }
@@ -435,15 +435,17 @@ impl Engine {
             }
             entries += ready.entries().len();
             sync |= ready.must_sync();
-            if !ready.entries().is_empty() && batch.bytes() >= limits::LOG_WRITE_BYTES {
-                // What is gathered is held in memory more than once. The sync of what follows
-                // covers it too, and nobody is told before.
-                host.flush();
-                self.log.write(&mut batch, false)?;
-            }
             let committed = group.commit();
             let log = group.raw.mut_store();
-            log.append(ready.entries(), &mut batch)?;
+            for entries in storage::in_bytes(ready.entries(), limits::LOG_WRITE_BYTES) {
+                if batch.bytes() >= limits::LOG_WRITE_BYTES {
+                    // What is gathered is held in memory more than once. The sync of what follows
+                    // covers it too, and nobody is told before.
+                    host.flush();
+                    self.log.write(&mut batch, false)?;
+                }
+                log.append(entries, &mut batch)?;
+            }
             if let Some(state) = ready.hs() {
                 log.set_hard_state(state, &mut batch)?;
             }
@@ -476,7 +478,9 @@ impl Engine {
         let Some(group) = self.groups.get_mut(&id).filter(|g| g.knows_all()) else { return Ok(()) };
         let same_lineage = group.machine.as_ref().is_none_or(|m| m.state().lineage == current)
             && current != Lineage::PENDING;
+        let before = group.proposed.len();
         let held = group.propose_waiting(open, same_lineage && !full)?;
+        self.requests.share(group.proposed.iter().skip(before).flat_map(|new| &new.commands));
         match (held && group.fence.holds_writes(open), group.held_since) {
             (true, None) => group.held_since = Some(self.now),
             (false, Some(since)) => {
@@ -588,6 +592,11 @@ impl Engine {
 /// finds it.
 fn opened(groups: &mut BTreeMap<GroupId, Box<Group>>, id: GroupId) -> &mut Group {
     groups.get_mut(&id).expect("the engine keeps every group that it has opened")
+}
+
+/// Tells the nodes that have said anything within a few elections.
+fn heard_within(heard: &BTreeMap<NodeId, Duration>, now: Duration) -> impl Fn(NodeId) -> bool + '_ {
+    move |node| heard.get(&node).is_some_and(|at| now.saturating_sub(*at) < limits::SILENT)
 }
 
 fn message(group: GroupId, body: peer_message::Body) -> PeerMessage {

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use super::group::{Asker, Waiting};
 use crate::{
     base::{
         error::Error,
@@ -20,6 +21,7 @@ use crate::{
     cluster::sites::Site,
     data,
     entry::{Action, Command},
+    wire,
 };
 
 /// Names a request to the caller that handed it in.
@@ -77,6 +79,18 @@ impl Requests {
         self.last += 1;
         self.open.insert(self.last, request);
         self.last
+    }
+
+    /// Has requests share the bytes of what was proposed for them, where these are many.
+    pub fn share<'a>(&mut self, proposed: impl Iterator<Item = &'a Waiting>) {
+        for Waiting { asker, command, .. } in proposed {
+            if wire::command_bytes(command) >= limits::ENTRY_SHARED_BYTES
+                && let Asker::Mine(number) = asker
+                && let Some(request) = self.open.get_mut(number)
+            {
+                request.body = Body::Propose(command.clone());
+            }
+        }
     }
 
     /// Numbers begin anywhere, so that an answer to a forward of an earlier run is not taken for
