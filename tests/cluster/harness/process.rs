@@ -53,10 +53,10 @@ impl Ran {
         self
     }
 
-    /// It said this, on stdout or stderr, in whatever case.
+    /// It said this, on stdout or stderr, in whatever case, or in a document.
     #[track_caller]
     pub fn says(self, words: &str) -> Ran {
-        let said = format!("{}{}", self.out(), self.stderr).to_lowercase();
+        let said = format!("{}{}", self.out(), self.stderr).to_lowercase().replace("\\\"", "\"");
         assert!(said.contains(&words.to_lowercase()), "does not say {words:?}:\n{}", self.story());
         self
     }
