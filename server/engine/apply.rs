@@ -166,8 +166,8 @@ impl Engine {
                 self.tick_group(id);
             }
         }
-        let group = self.group(id);
-        group.forget_applied();
+        let group = opened(&mut self.groups, id);
+        group.forget_applied(|node| self.heard.lately(node, self.now));
         let bytes = group.overlay_bytes();
         self.checkpoints.add(bytes.saturating_sub(bytes_before));
         Ok(())

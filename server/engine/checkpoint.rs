@@ -371,7 +371,8 @@ impl Engine {
         let mut batch = Batch::default();
         let kept = self.checkpoints.bounds.log_entries_kept;
         for group in self.groups.values_mut().filter(|group| !group.is_installing()) {
-            group.compact(kept, &mut batch)?;
+            let is_there = |node| self.heard.lately(node, self.now);
+            group.compact(kept, is_there, &mut batch)?;
         }
         if !batch.is_empty() {
             self.log.write(&mut batch, false)?;

@@ -90,22 +90,15 @@ impl Engine {
         })
     }
 
-    /// Notes when a node of the cluster was heard. Others are not remembered, since there may be
-    /// any number of them.
+    /// Notes when a node of the cluster was heard.
     pub(super) fn note_heard(&mut self, node: NodeId) {
         if self.meta.node(node).is_some() {
-            self.heard.insert(node, self.now);
+            self.heard.note(node, self.now);
         }
     }
 
-    /// A node that has just become a member is as good as heard: its silence begins now. Otherwise
-    /// whoever joins next would be given its places.
     pub(super) fn note_members(&mut self) {
-        let members = self.meta.nodes();
-        self.heard.retain(|node, _| members.contains_key(node));
-        for node in members.keys() {
-            self.heard.entry(*node).or_insert(self.now);
-        }
+        self.heard.note_members(self.meta.nodes().keys().copied(), self.now);
     }
 
     fn on_raft(&mut self, id: GroupId, raft: internal::RaftMessage) -> Result<()> {

@@ -524,15 +524,10 @@ impl Engine {
         self.report_missing(seq, &gone, "the node was not reachable while the snapshot was taken");
     }
 
-    /// Nodes that have said anything within a few elections. raft-rs's own idea of who is active is
-    /// forgotten at every check of the quorum.
+    /// This node, and others that have said anything within a few elections.
     fn heard_lately(&self) -> BTreeSet<NodeId> {
-        let lately = self
-            .heard
-            .iter()
-            .filter(|(_, at)| self.now.saturating_sub(**at) < limits::SILENT)
-            .map(|(n, _)| *n);
-        lately.chain([self.me()]).collect()
+        let nodes = self.meta.nodes().keys().copied();
+        nodes.filter(|node| *node == self.me() || self.heard.lately(*node, self.now)).collect()
     }
 
     /// What became of snapshots whose views were handed over, when the news of it came as a whole

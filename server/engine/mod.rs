@@ -44,6 +44,7 @@
 
 pub mod overlay;
 mod rows;
+mod heard;
 pub mod consensus;
 mod promise;
 mod tenure;
@@ -86,6 +87,7 @@ use self::{
     consensus::{GroupLog, Message, Turn},
     endings::Endings,
     group::{Followed, Group},
+    heard::Heard,
     marks::Marks,
     requests::{Asker, For, Requests},
     sites::Sites,
@@ -125,8 +127,7 @@ pub struct Engine {
     checkpoints: Checkpoints,
     endings: Endings,
     sites: Sites,
-    /// When each node was last heard, or became a member.
-    heard: BTreeMap<NodeId, Duration>,
+    heard: Heard,
     /// Rows that have arrived for Raft snapshots that have not been announced yet.
     arrived: BTreeMap<GroupId, VecDeque<ArrivedRows>>,
     /// Groups with something to do in this round.
@@ -217,7 +218,7 @@ impl Engine {
             checkpoints: Checkpoints::new(bounds),
             endings: Endings::default(),
             sites: Sites::default(),
-            heard: BTreeMap::new(),
+            heard: Heard::default(),
             arrived: BTreeMap::new(),
             awake,
             asked: BTreeSet::new(),
@@ -355,7 +356,7 @@ impl Engine {
         for group in self.groups.values_mut().filter(|g| active || g.id().is_meta()) {
             if !group.is_installing() {
                 group.tick(&mut self.rng);
-                group.forget_applied();
+                group.forget_applied(|node| self.heard.lately(node, self.now));
                 if group.has_work() {
                     self.awake.insert(group.id());
                 }
@@ -421,13 +422,11 @@ impl Engine {
             }
             entries += turn.entries();
             sync |= turn.must_sync();
-            if turn.entries() > 0 && batch.bytes() >= limits::LOG_WRITE_BYTES {
-                // What is gathered is held in memory more than once. The sync of what follows
-                // covers it too, and nobody is told before.
+            opened(&mut self.groups, id).write(&turn, &mut batch, &mut |full| {
+                // What is gathered is held in memory more than once.
                 host.flush();
-                self.log.write(&mut batch, false)?;
-            }
-            opened(&mut self.groups, id).write(&turn, &mut batch)?;
+                self.log.write(full, false)
+            })?;
             turns.push((id, turn));
         }
         if !batch.is_empty() {
@@ -449,8 +448,12 @@ impl Engine {
         let (open, lineage) = (self.marks.open(), self.meta.settings().lineage);
         let has_room = !self.checkpoints.is_full();
         let Some(group) = self.groups.get_mut(&id) else { return };
+        let before = group.raft().last_index();
         if let Some(held) = group.propose_waiting(open, lineage, has_room, self.now) {
             host.tell(News::Held(held));
+        }
+        for (number, command) in group.shared_behind(before) {
+            self.requests.share(number, command);
         }
     }
 

@@ -109,10 +109,7 @@ impl<'a> EngineView<'a> {
     pub fn silences(&self) -> impl Iterator<Item = (NodeId, Duration)> {
         let engine = self.engine;
         let others = self.meta().nodes().keys().filter(|node| **node != engine.me());
-        others.map(|node| {
-            let heard = engine.heard.get(node).copied().unwrap_or_default();
-            (*node, engine.now.saturating_sub(heard))
-        })
+        others.map(|node| (*node, engine.heard.silence(*node, engine.now)))
     }
 
     /// Other nodes that this one has not heard for `limits::AWAY`.

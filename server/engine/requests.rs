@@ -138,6 +138,14 @@ impl Requests {
         self.last
     }
 
+    /// Has a request share the bytes of what was proposed for it.
+    pub fn share(&mut self, number: u64, proposed: &Command) {
+        if let Some(request) = self.open.get_mut(&number) {
+            debug_assert!(matches!(&request.body, Body::Propose(command) if command == proposed));
+            request.body = Body::Propose(proposed.clone());
+        }
+    }
+
     pub fn get(&self, number: u64) -> Option<&Request> {
         self.open.get(&number)
     }

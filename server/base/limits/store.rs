@@ -14,7 +14,7 @@ pub const OVERLAY_BYTES_MAX: usize = 128 << 20;
 pub const ROW_LARGE_BYTES: usize = 32 << 10;
 /// How many times its size a row of `ROW_LARGE_BYTES` weighs in memory, since waiting does not make
 /// its pages cheaper.
-pub const ROW_LARGE_WEIGHT: usize = 4;
+pub const ROW_LARGE_WEIGHT: usize = 8;
 /// Time since the last checkpoint after which another one begins, while rows keep coming.
 pub const CHECKPOINT_AGE_MAX: Duration = Duration::from_secs(30);
 /// Time since the last checkpoint after which a quiet node (`CHECKPOINT_QUIET`) writes the rows

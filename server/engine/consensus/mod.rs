@@ -18,6 +18,7 @@ mod message;
 
 use std::{cell::Ref, collections::BTreeSet};
 
+use bytes::Bytes;
 use raft::{
     Config, Progress, ProgressState, RawNode, SnapshotStatus, StateRole, eraftpb::HardState,
 };
@@ -227,6 +228,11 @@ impl Raft {
         Some(at)
     }
 
+    /// The entry that was just proposed, as the log holds it.
+    pub fn proposed(&self) -> Option<&Bytes> {
+        self.node.raft.raft_log.unstable.entries.last().map(|entry| &entry.data)
+    }
+
     /// Dropped while leadership is on its way elsewhere; the next leader thinks of it again.
     pub fn propose_change(&mut self, change: Change) {
         let _ = self.node.propose_conf_change(Vec::new(), change.raw());
@@ -247,10 +253,16 @@ impl Raft {
         Turn(self.node.ready())
     }
 
-    /// Puts what a turn has for the disk into the batch.
-    pub fn write(&mut self, turn: &Turn, batch: &mut Batch) -> Result<()> {
+    /// Puts what a turn has for the disk into the batch. `drain` writes a batch that is full, which
+    /// needs no sync: that of what follows covers it too, and nobody is told before.
+    pub fn write(
+        &mut self,
+        turn: &Turn,
+        batch: &mut Batch,
+        drain: &mut dyn FnMut(&mut Batch) -> Result<()>,
+    ) -> Result<()> {
         let committed = self.commit();
-        self.put(turn, batch)?;
+        self.put(turn, batch, drain)?;
         if turn.entries() > 0 {
             // It costs nothing here, and a restart then knows of membership changes up to the
             // entries that it has acknowledged.
@@ -259,9 +271,19 @@ impl Raft {
         Ok(())
     }
 
-    fn put(&mut self, Turn(ready): &Turn, batch: &mut Batch) -> Result<()> {
+    fn put(
+        &mut self,
+        Turn(ready): &Turn,
+        batch: &mut Batch,
+        drain: &mut dyn FnMut(&mut Batch) -> Result<()>,
+    ) -> Result<()> {
         let log = self.node.mut_store();
-        log.append(ready.entries(), batch)?;
+        for entries in storage::in_bytes(ready.entries(), limits::LOG_WRITE_BYTES) {
+            if batch.bytes() >= limits::LOG_WRITE_BYTES {
+                drain(batch)?;
+            }
+            log.append(entries, batch)?;
+        }
         ready.hs().map_or(Ok(()), |state: &HardState| log.set_hard_state(state, batch))
     }
 
@@ -342,10 +364,12 @@ impl Raft {
     }
 
     /// How far every member that is there has the leader's log, as the leader knows; followers know
-    /// of nobody who lacks anything.
-    pub fn lacked(&self) -> u64 {
-        let there =
-            self.node.raft.prs().iter().filter(|(_, member)| self.leads() && member.recent_active);
+    /// of nobody who lacks anything. A member that is offered rows asks for no entries before them.
+    pub fn lacked(&self, is_there: impl Fn(NodeId) -> bool) -> u64 {
+        let offers = self.offers();
+        let lacks = |node| node != self.me() && is_there(node) && !offers.has(node);
+        let members = self.node.raft.prs().iter();
+        let there = members.filter(|(node, _)| self.leads() && lacks(NodeId(**node)));
         there.map(|(_, member)| member.matched).min().unwrap_or(u64::MAX)
     }
 
@@ -383,9 +407,9 @@ impl Raft {
 
     /// Drops entries from memory that are applied, once they are many bytes: only a member that is
     /// away can still ask for them, and they are on disk.
-    pub fn forget_applied(&mut self, applied: u64) {
+    pub fn forget_applied(&mut self, applied: u64, is_there: impl Fn(NodeId) -> bool) {
         if self.node.store().recent_bytes() > limits::LOG_CACHE_APPLIED_BYTES {
-            let lacked = self.lacked();
+            let lacked = self.lacked(is_there);
             self.node.mut_store().forget(applied, lacked);
         }
     }
@@ -399,7 +423,7 @@ impl Raft {
         batch: &mut Batch,
     ) -> Result<()> {
         self.node.mut_store().restart(at, members, batch)?;
-        self.put(turn, batch)
+        self.put(turn, batch, &mut |_| Ok(()))
     }
 
     /// Lets the log begin again at nothing, in a leader's term. The replica is opened anew then.
@@ -451,5 +475,32 @@ impl Raft {
         for member in waiting {
             self.node.report_snapshot(member, SnapshotStatus::Finish);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{base::disk::Machine, entry::LOG_BEGIN, log::Log};
+
+    #[test]
+    fn what_a_slow_member_lacks_is_known_after_a_check_of_the_quorum() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(dir.path(), Arc::new(Machine)).unwrap();
+        let (id, [me, slow, away]) = (GroupId(0), [1, 2, 3].map(NodeId));
+        let members = Membership { voters: [me, slow, away].into(), learners: [].into() };
+        let log = GroupLog::open(log, id, LOG_BEGIN, members).unwrap();
+        let mut raft = Raft::open(me, id, log, LOG_BEGIN.index, &mut Random::seeded(1)).unwrap();
+        raft.node.raft.become_candidate();
+        raft.node.raft.become_leader();
+        raft.node.raft.mut_prs().get_mut(slow.0).unwrap().matched = 7;
+        raft.node.raft.mut_prs().quorum_recently_active(me.0);
+        let there = |node| node == slow;
+        assert_eq!(raft.lacked(there), 7);
+        assert_eq!(raft.lacked(|_| false), u64::MAX, "for whoever is away nothing is kept");
+        raft.offers_mut().send(slow, LOG_BEGIN);
+        assert_eq!(raft.lacked(there), u64::MAX, "it gets rows");
     }
 }

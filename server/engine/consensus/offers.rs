@@ -76,6 +76,11 @@ impl Offers {
         }
     }
 
+    /// Whether a member is offered rows.
+    pub fn has(&self, member: NodeId) -> bool {
+        self.0.contains_key(&member)
+    }
+
     /// Members that wait for rows, while nobody sends them any.
     pub fn wanted(&self) -> impl Iterator<Item = NodeId> {
         self.0.iter().filter(|(_, offer)| **offer == Offer::Wanted).map(|(member, _)| *member)

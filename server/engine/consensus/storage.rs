@@ -268,6 +268,19 @@ impl GroupLog {
     }
 }
 
+/// Cuts entries into runs: each ends with the entry that brings it to so many bytes.
+pub fn in_bytes(entries: &[Entry], bytes: usize) -> impl Iterator<Item = &[Entry]> {
+    let mut run = 0;
+    entries.split_inclusive(move |entry| {
+        run += log::entry_bytes(entry);
+        let ends = run >= bytes;
+        if ends {
+            run = 0;
+        }
+        ends
+    })
+}
+
 impl raft::Storage for GroupLog {
     fn initial_state(&self) -> raft::Result<RaftState> {
         Ok(RaftState::new(self.hard_state.clone(), conf_state(&self.members)))
@@ -369,6 +382,17 @@ mod tests {
 
     use super::*;
     use crate::{base::disk::Machine, entry::LOG_BEGIN};
+
+    #[test]
+    fn entries_are_cut_into_runs_of_so_many_bytes() {
+        let entry = |bytes: usize| Entry { data: vec![0; bytes].into(), ..Entry::default() };
+        let entries = [10, 10, 500, 10, 200, 10].map(entry);
+        let runs = |bytes| in_bytes(&entries, bytes).map(<[Entry]>::len).collect::<Vec<_>>();
+        assert_eq!(runs(1), [1; 6]);
+        assert_eq!(runs(200), [3, 2, 1]);
+        assert_eq!(runs(10_000), [6]);
+        assert_eq!(in_bytes(&[], 1).count(), 0);
+    }
 
     #[test]
     fn what_is_not_applied_stays_in_memory_and_what_was_dropped_is_read_from_disk() {

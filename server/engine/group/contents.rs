@@ -16,7 +16,7 @@ use super::{
 use crate::{
     base::{
         error::Result,
-        ids::{RequestId, SnapshotSeq},
+        ids::{NodeId, RequestId, SnapshotSeq},
         limits,
     },
     cut::Fence,
@@ -74,8 +74,8 @@ impl Group {
     }
 
     /// Drops entries from memory that are applied here, once they are many bytes.
-    pub fn forget_applied(&mut self) {
-        self.raft.forget_applied(self.record.applied.index);
+    pub fn forget_applied(&mut self, is_there: impl Fn(NodeId) -> bool) {
+        self.raft.forget_applied(self.record.applied.index, is_there);
     }
 
     // ---- To the store. ----
@@ -126,7 +126,12 @@ impl Group {
     /// Drops entries that the store covers, but for those that a follower may still ask for: so
     /// many of them, and no more bytes than its rows are likely to have, unless a member that is
     /// there lacks them.
-    pub fn compact(&mut self, kept: u64, batch: &mut Batch) -> Result<()> {
+    pub fn compact(
+        &mut self,
+        kept: u64,
+        is_there: impl Fn(NodeId) -> bool,
+        batch: &mut Batch,
+    ) -> Result<()> {
         let offered = self.raft.offers().lowest().unwrap_or(u64::MAX);
         let covered = if mutated(Mutation::TruncatedEarly) {
             self.record.applied.index
@@ -134,8 +139,8 @@ impl Group {
             self.stored.applied.index
         };
         let (by_entries, begin) = (covered.saturating_sub(kept), self.raft.begin().index);
-        let by_bytes =
-            self.raft.behind(limits::LOG_BYTES_KEPT).min(covered).min(self.raft.lacked());
+        let lacked = self.raft.lacked(is_there);
+        let by_bytes = self.raft.behind(limits::LOG_BYTES_KEPT).min(covered).min(lacked);
         let to = by_entries.max(by_bytes).min(offered);
         if to > begin + kept / 10 || to > begin && to == by_bytes {
             self.raft.compact(to, batch)?;

@@ -201,9 +201,14 @@ impl Group {
         (!self.is_installing() && self.raft.has_turn()).then(|| self.raft.turn())
     }
 
-    /// Puts what a turn has for the disk into the batch.
-    pub fn write(&mut self, turn: &Turn, batch: &mut Batch) -> Result<()> {
-        self.raft.write(turn, batch)
+    /// Puts what a turn has for the disk into the batch, which `drain` writes where it is full.
+    pub fn write(
+        &mut self,
+        turn: &Turn,
+        batch: &mut Batch,
+        drain: &mut dyn FnMut(&mut Batch) -> Result<()>,
+    ) -> Result<()> {
+        self.raft.write(turn, batch, drain)
     }
 
     // ---- Reads. ----

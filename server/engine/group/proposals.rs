@@ -39,6 +39,11 @@ pub(super) struct Proposed {
     pub(super) commands: Vec<Waiting>,
 }
 
+/// Whether a command has so many bytes that holding them once more matters.
+fn is_large(command: &Command) -> bool {
+    wire::command_bytes(command) >= limits::ENTRY_SHARED_BYTES
+}
+
 impl Group {
     /// Queues a command for the group's log, unless `WAITING_REQUESTS_MAX` wait already.
     pub fn enqueue(&mut self, waiting: Waiting) -> Result<()> {
@@ -141,8 +146,11 @@ impl Group {
         } else {
             open.get()
         };
-        let entry = Entry { seen, commands: entry };
+        let mut entry = Entry { seen, commands: entry };
         let proposed = self.raft.propose(wire::encode_entry(&entry), urgent);
+        if proposed.is_some() && entry.commands.iter().any(is_large) {
+            self.share_proposed(&mut entry);
+        }
         let commands = entry
             .commands
             .into_iter()
@@ -156,6 +164,29 @@ impl Group {
             }
             None => Err(commands),
         }
+    }
+
+    /// Has an entry's large commands share the bytes of the log's entry that was just made of them,
+    /// so that the messages in which they came go.
+    fn share_proposed(&self, entry: &mut Entry) {
+        let Some(Ok(logged)) = self.raft.proposed().map(wire::decode_entry) else { return };
+        debug_assert_eq!(*entry, logged, "the log holds what was proposed");
+        for (command, logged) in entry.commands.iter_mut().zip(logged.commands) {
+            if is_large(command) {
+                *command = logged;
+            }
+        }
+    }
+
+    /// Large commands of this node's requests that were proposed behind an entry, each with the
+    /// number of its request: they share the log's bytes.
+    pub fn shared_behind(&self, index: u64) -> impl Iterator<Item = (u64, &Command)> {
+        let new = self.proposed.iter().rev().take_while(move |proposed| proposed.at.index > index);
+        let large = new.flat_map(|proposed| &proposed.commands).filter(|w| is_large(&w.command));
+        large.filter_map(|waiting| match waiting.asker {
+            Asker::Mine(number) => Some((number, &waiting.command)),
+            Asker::Theirs(..) | Asker::Nobody => None,
+        })
     }
 
     /// Appends a snapshot's mark at once, before all that waits, if this leader may. Whether it
