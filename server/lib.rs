@@ -103,23 +103,23 @@
 //! 3. In [`on_mark_request`] a leader appends `Mark(seq)` to each of its groups. From then on the
 //!    writes of these groups wait.
 //! 4. When a replica applies the first `Mark(seq)` ([`mark_applied`]), it seals its overlay there
-//!    and keeps later layers out of the store ([`Overlay::hold_after`]). The leader also reports
-//!    the mark.
+//!    and freezes its rows: the sealed layers and the store's view under them
+//!    ([`Overlay::freeze`]). The leader also reports the mark.
 //! 5. When all groups have reported, the barrier sends `Release(seq)` to all nodes and proposes
 //!    `SealSnapshot`. After [`limits::CUT_DEADLINE`] it proposes `AbortSnapshot` instead. The
 //!    outcome that comes first in the meta log wins. Release, seal and abort all raise [`Open`],
 //!    and writes go on.
-//! 6. When all replicas of a node stand at their marks ([`Captures::due`]), one checkpoint brings
-//!    the store to the cut and opens a view of it ([`on_view`]). Then the later layers may be
-//!    written.
-//!    If a replica has not come [`limits::MARK_GRACE`] after the node's first mark, the node goes
-//!    without it as soon as the snapshot is sealed. A node that applies a mark while it replays its
-//!    log after a restart contributes no part.
-//! 7. [`parts::Parts::take`] copies the view on a thread of its own. [`chunk::Chunker`] cuts rows
+//! 6. When all replicas of a node stand at their marks ([`Captures::due`]), what they have frozen is
+//!    handed over to be copied ([`hand_over_captures`]). No checkpoint is waited for, and none
+//!    waits. If a replica has not come [`limits::MARK_GRACE`] after the node's first mark, the node
+//!    goes without it as soon as the snapshot is sealed. A node that applies a mark while it
+//!    replays its log after a restart contributes no part.
+//! 7. [`parts::Parts::take`] copies the rows on a thread of its own. [`chunk::Chunker`] cuts them
 //!    into chunks, sealed for recipients if there are any ([`kept::seal`]), and
 //!    [`shelf::PartWriter`] stores them. A partition that has not changed since the node's newest
-//!    part of this history and this seal is taken over unread. When the rows are copied, the view
-//!    is dropped. The manifest is put in place once the snapshot is sealed.
+//!    part of this history and this seal is taken over unread. When the rows of a group are copied,
+//!    its layers and its view are dropped. The manifest is put in place once the snapshot is
+//!    sealed.
 //! 8. The node reports its part (`ReportPart`). [`cluster::snapshots::Snapshot::overall`] calls the
 //!    snapshot completed when it is sealed and every group, including the meta group, is in a
 //!    completed part. The parts of nodes that were silent at the seal are `missing` for good
@@ -273,7 +273,7 @@
 //! [`Log::write`]: log::Log::write
 //! [`Open`]: cut::Open
 //! [`Overlay`]: engine::overlay::Overlay
-//! [`Overlay::hold_after`]: engine::overlay::Overlay::hold_after
+//! [`Overlay::freeze`]: engine::overlay::Overlay::freeze
 //! [`PeerApi::join`]: rpc::PeerApi
 //! [`Peers::heard`]: net::Peers::heard
 //! [`Peers::listed`]: net::Peers::listed
@@ -318,6 +318,7 @@
 //! [`entry`]: entry
 //! [`error`]: base::error
 //! [`faults`]: faults
+//! [`hand_over_captures`]: engine::Engine::hand_over_captures
 //! [`install`]: engine::Engine::install
 //! [`kept::seal`]: part::seal::kept::seal
 //! [`kv::Kv::get`]: service::kv::Kv::get
@@ -336,7 +337,6 @@
 //! [`on_forward`]: engine::Engine::on_forward
 //! [`on_installed`]: engine::Engine::on_installed
 //! [`on_mark_request`]: engine::Engine::on_mark_request
-//! [`on_view`]: engine::Engine::on_view
 //! [`overlay::Reader`]: engine::overlay::Reader
 //! [`part`]: part
 //! [`part::traces`]: part::traces

@@ -1,16 +1,17 @@
-//! Which snapshots this node captures, and when a checkpoint brings its store to the cut.
+//! Which snapshots this node captures, and when it has all that it waits for.
 //!
-//! A replica that applies a snapshot's mark stands at its cut. When all replicas of this node do,
-//! one checkpoint brings the store there, and a view of it is handed over.
+//! A replica that applies a snapshot's mark stands at its cut, and what it holds there is frozen.
+//! When all replicas of this node do, what they have frozen is handed over.
 //!
 //! Pure: the caller says which marks are applied, what the meta group knows of a snapshot and which
-//! replicas are still to come, and carries out what is decided.
+//! replicas are still to come, and carries out what is decided. What is frozen is none of its
+//! business.
 //!
 //! - Only a mark that is applied as it comes is captured. One that is applied again after a restart
 //!   is not, nor is the mark of a group that was behind in a snapshot that was begun before the
 //!   restart: the part is what lies finished on the shelf, or missing.
-//! - A node does not wait for ever for its last replica: `limits::MARK_GRACE` after the first mark,
-//!   or when the overlay is full, its part holds the groups it has, if the snapshot is sealed.
+//! - A node does not wait for ever for its last replica: `limits::MARK_GRACE` after the first mark
+//!   its part holds the groups it has, if the snapshot is sealed.
 //! - A snapshot that is aborted, or in which this node has no part any more, is let go of at once,
 //!   and never captured again.
 
@@ -19,34 +20,18 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    base::{
-        ids::{GroupId, SnapshotId, SnapshotSeq},
-        limits,
-    },
-    cluster::reconfigure::Membership,
-    entry::Position,
+use crate::base::{
+    ids::{GroupId, SnapshotId, SnapshotSeq},
+    limits,
 };
-
-/// A group at its mark.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Captured {
-    pub group: GroupId,
-    pub at: Position,
-    /// The counter of its newest dot.
-    pub dots: u64,
-    pub members: Membership,
-}
 
 /// A snapshot that this node is capturing.
 #[derive(Debug)]
-struct Capture {
+struct Capture<G> {
     /// When this node applied its first mark of the snapshot.
     since: Duration,
-    /// The groups that stand at their mark.
-    groups: BTreeMap<GroupId, Captured>,
-    /// Whether the checkpoint has begun that opens the view.
-    viewing: bool,
+    /// The groups that stand at their mark, each with what it holds there.
+    groups: BTreeMap<GroupId, G>,
 }
 
 /// What the meta group knows of a snapshot and of this node's part in it.
@@ -68,24 +53,30 @@ pub enum Part {
 pub enum Due {
     /// Nothing yet, or nothing is being captured.
     Nothing,
-    /// Its layers are let go of: it is not captured here.
+    /// What is frozen for it is let go of: it is not captured here.
     GiveUp(SnapshotSeq),
-    /// The next checkpoint brings the store to its cut.
-    Capture(SnapshotSeq),
+    /// What is frozen is handed over.
+    HandOver(SnapshotSeq),
 }
 
-/// The captures of a node.
-#[derive(Debug, Default)]
-pub struct Captures {
-    under_way: BTreeMap<SnapshotSeq, Capture>,
+/// The captures of a node. `G` is what a group holds at its mark.
+#[derive(Debug)]
+pub struct Captures<G> {
+    under_way: BTreeMap<SnapshotSeq, Capture<G>>,
     /// Snapshots that this node captures no more: handed over, given up, or begun before it
     /// started.
     over: BTreeSet<SnapshotSeq>,
-    /// Snapshots whose view the snapshot service has got; it reports on them.
+    /// Snapshots whose groups the snapshot service has got; it reports on them.
     handed_over: BTreeMap<SnapshotSeq, SnapshotId>,
 }
 
-impl Captures {
+impl<G> Default for Captures<G> {
+    fn default() -> Captures<G> {
+        Captures { under_way: BTreeMap::new(), over: BTreeSet::new(), handed_over: BTreeMap::new() }
+    }
+}
+
+impl<G> Captures<G> {
     /// Snapshots that this process has not seen begin: what was begun before it is not captured by
     /// it, sealed or not, since a part of it may be finished already.
     pub fn pass_over(&mut self, seqs: impl IntoIterator<Item = SnapshotSeq>) {
@@ -94,17 +85,13 @@ impl Captures {
 
     /// Whether a group whose mark is applied now is to be captured there.
     pub fn takes(&self, seq: SnapshotSeq) -> bool {
-        !self.over.contains(&seq) && !self.under_way.get(&seq).is_some_and(|c| c.viewing)
+        !self.over.contains(&seq)
     }
 
-    /// A group stands at its mark.
-    pub fn marked(&mut self, seq: SnapshotSeq, captured: Captured, now: Duration) {
-        let capture = self.under_way.entry(seq).or_insert_with(|| Capture {
-            since: now,
-            groups: BTreeMap::new(),
-            viewing: false,
-        });
-        capture.groups.insert(captured.group, captured);
+    /// A group stands at its mark, and holds this.
+    pub fn marked(&mut self, seq: SnapshotSeq, group: GroupId, holds: G, now: Duration) {
+        let new = || Capture { since: now, groups: BTreeMap::new() };
+        self.under_way.entry(seq).or_insert_with(new).groups.insert(group, holds);
     }
 
     /// Whether a group stands at its mark.
@@ -112,67 +99,45 @@ impl Captures {
         self.under_way.get(&seq).is_some_and(|capture| capture.groups.contains_key(&group))
     }
 
-    /// A Raft snapshot replaces a group's rows: whatever was captured of it and not yet seen by a
-    /// view is gone.
-    pub fn forget_group(&mut self, group: GroupId) {
-        for capture in self.under_way.values_mut().filter(|capture| !capture.viewing) {
-            capture.groups.remove(&group);
-        }
-    }
-
-    /// Lets go of a snapshot: nothing waits for its view any more. Whether layers wait for it.
+    /// Lets go of a snapshot, and of what is frozen for it. Whether anything was.
     pub fn give_up(&mut self, seq: SnapshotSeq) -> bool {
         self.over.insert(seq);
         self.under_way.remove(&seq).is_some()
     }
 
-    /// The oldest snapshot that still waits for its checkpoint.
+    /// The oldest snapshot that is being captured.
     pub fn next(&self) -> Option<SnapshotSeq> {
-        self.under_way.iter().find(|(_, capture)| !capture.viewing).map(|(seq, _)| *seq)
+        self.under_way.keys().next().copied()
     }
 
-    /// What is to be done about a snapshot that waits for its checkpoint. `to_come` says whether
-    /// some replica here is still to apply the mark; `full` that the overlay holds writes back
-    /// meanwhile.
+    /// What is to be done about a snapshot that is being captured. `to_come` says whether some
+    /// replica here is still to apply the mark.
     pub fn due(
-        &mut self,
+        &self,
         seq: SnapshotSeq,
         part: Part,
-        full: bool,
         now: Duration,
-        to_come: impl Fn(&Captures) -> bool,
+        to_come: impl Fn(&Captures<G>) -> bool,
     ) -> Due {
         let Some(capture) = self.under_way.get(&seq) else { return Due::Nothing };
-        let late = now.saturating_sub(capture.since) > limits::MARK_GRACE || full;
-        let decided = match part {
+        let late = now.saturating_sub(capture.since) > limits::MARK_GRACE;
+        match part {
             Part::Unbegun if late => Due::GiveUp(seq),
             Part::Unbegun => Due::Nothing,
             Part::Unwanted => Due::GiveUp(seq),
-            Part::Sealed if late => Due::Capture(seq),
-            Part::Open | Part::Sealed if !to_come(self) => Due::Capture(seq),
-            // Nothing gets into the store before the snapshot has its view, and writes wait.
-            Part::Open if full => Due::GiveUp(seq),
+            Part::Sealed if late => Due::HandOver(seq),
+            Part::Open | Part::Sealed if !to_come(self) => Due::HandOver(seq),
             Part::Open | Part::Sealed => Due::Nothing,
-        };
-        if decided == Due::Capture(seq)
-            && let Some(capture) = self.under_way.get_mut(&seq)
-        {
-            capture.viewing = true;
         }
-        decided
     }
 
-    /// The store stands at the cut, and a view of it is open. The groups that it holds, if the
-    /// snapshot was not given up meanwhile.
-    pub fn viewed(&mut self, seq: SnapshotSeq) -> Option<Vec<Captured>> {
-        let capture = self.under_way.remove(&seq)?;
+    /// Takes what the groups hold, to hand it over to the snapshot service, which reports on it from
+    /// now on. It is not captured again.
+    pub fn hand_over(&mut self, seq: SnapshotSeq, id: SnapshotId) -> Vec<G> {
         self.over.insert(seq);
-        Some(capture.groups.into_values().collect())
-    }
-
-    /// The view goes to the snapshot service, which reports on it.
-    pub fn hand_over(&mut self, seq: SnapshotSeq, id: SnapshotId) {
         self.handed_over.insert(seq, id);
+        let capture = self.under_way.remove(&seq);
+        capture.map(|capture| capture.groups.into_values().collect()).unwrap_or_default()
     }
 
     pub fn handed_over(&self) -> impl Iterator<Item = (SnapshotSeq, SnapshotId)> {
@@ -193,12 +158,11 @@ mod tests {
     /// One node, and what it is told of snapshots.
     #[derive(Default)]
     struct Node {
-        captures: Captures,
+        captures: Captures<GroupId>,
         parts: BTreeMap<u64, Part>,
         /// Groups of which this node has a replica.
         groups: Vec<GroupId>,
         marked: BTreeSet<(SnapshotSeq, GroupId)>,
-        full: bool,
         now: Duration,
     }
 
@@ -226,7 +190,7 @@ mod tests {
                 ["abort", "of", seq, "applied"] => {
                     self.parts.insert(number(seq), Part::Unwanted);
                     let held = self.captures.give_up(SnapshotSeq(number(seq)));
-                    return if held { "its layers are let go of" } else { "nothing waits" }.into();
+                    return if held { "what is frozen is let go of" } else { "nothing is" }.into();
                 }
                 ["restart"] => {
                     let known = self.parts.keys().copied().map(SnapshotSeq).collect::<Vec<_>>();
@@ -236,17 +200,7 @@ mod tests {
                 ["mark", seq, "applied", "in", name] => {
                     return self.mark(SnapshotSeq(number(seq)), group(name));
                 }
-                ["rows", "of", name, "replaced"] => self.captures.forget_group(group(name)),
-                ["overlay", "full"] => self.full = true,
-                ["checkpoint"] => return self.checkpoint(),
-                ["view", "of", seq, "open"] => {
-                    let seq = SnapshotSeq(number(seq));
-                    let Some(groups) = self.captures.viewed(seq) else {
-                        return format!("nobody waits for snapshot {seq}");
-                    };
-                    let names: Vec<_> = groups.iter().map(|c| c.group.to_string()).collect();
-                    return format!("snapshot {seq} has groups {}", names.join(" "));
-                }
+                ["round"] => return self.round(),
                 _ => panic!("{line} is no line of a story"),
             }
             String::new()
@@ -257,26 +211,24 @@ mod tests {
             if !self.captures.takes(seq) {
                 return format!("group {group} is not captured");
             }
-            let captured = Captured {
-                group,
-                at: Position::default(),
-                dots: 0,
-                members: Membership::default(),
-            };
-            self.captures.marked(seq, captured, self.now);
+            self.captures.marked(seq, group, group, self.now);
             format!("group {group} stands at its mark")
         }
 
-        fn checkpoint(&mut self) -> String {
+        fn round(&mut self) -> String {
             let Some(seq) = self.captures.next() else { return "captures nothing".into() };
             let part = self.parts.get(&seq.0).copied().unwrap_or(Part::Unbegun);
-            let to_come = |captures: &Captures| {
+            let to_come = |captures: &Captures<GroupId>| {
                 let mut replicas = self.groups.iter();
                 replicas.any(|g| !captures.has(seq, *g) && !self.marked.contains(&(seq, *g)))
             };
-            match self.captures.due(seq, part, self.full, self.now, to_come) {
+            match self.captures.due(seq, part, self.now, to_come) {
                 Due::Nothing => format!("waits for snapshot {seq}"),
-                Due::Capture(seq) => format!("goes to the cut of snapshot {seq}"),
+                Due::HandOver(seq) => {
+                    let groups = self.captures.hand_over(seq, SnapshotId(uuid::Uuid::nil()));
+                    let names: Vec<_> = groups.iter().map(GroupId::to_string).collect();
+                    format!("hands over groups {} of snapshot {seq}", names.join(" "))
+                }
                 Due::GiveUp(seq) => {
                     self.captures.give_up(seq);
                     format!("gives snapshot {seq} up")

@@ -2,19 +2,22 @@
 //! loop, which never waits for them.
 //!
 //! A checkpoint begins when there are many bytes, when they have waited for long (less long while
-//! nothing comes), or when somebody needs the store to know something: a snapshot its cut, a new
-//! member its rows. It seals every group's open layer with the group's record; when it is done,
-//! readers move to a view that holds those rows, the layers are dropped, and logs are cut off
-//! behind, but for what followers that are a little late will ask for. While rows wait, only the
-//! log holds them, so how far it is synced is noted more often than that.
+//! nothing comes), or when a new member needs the store to have its rows. A snapshot needs none: it
+//! copies what its marks have frozen. A checkpoint seals every group's open layer with the group's
+//! record; when it is done, readers move to a view that holds those rows, the layers are dropped,
+//! and logs are cut off behind, but for what followers that are a little late will ask for. While
+//! rows wait, only the log holds them, so how far it is synced is noted more often than that.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Engine, Host, overlay::Sealed};
+use super::{
+    Engine, Host,
+    overlay::{LayerBytes, Sealed},
+};
 use crate::{
     base::{
         error::Result,
-        ids::{GroupId, SnapshotSeq, Topology},
+        ids::{GroupId, Topology},
         limits,
     },
     entry::Record,
@@ -29,9 +32,8 @@ use crate::{
 
 /// Work for the thread beside the loop, done in order.
 pub enum Job {
-    /// Write layers, oldest first, in one transaction; then open a view, and one more when a
-    /// snapshot waits for this moment.
-    Checkpoint { layers: Vec<(GroupId, Vec<Arc<Sealed>>)>, capture: Option<SnapshotSeq> },
+    /// Write layers, oldest first, in one transaction; then open a view.
+    Checkpoint { layers: Vec<(GroupId, Vec<Arc<Sealed>>)> },
     /// Note how far the log is synced.
     NoteExtent,
     /// Give back the space of entries that were dropped.
@@ -46,8 +48,8 @@ impl Job {
     /// Does the work, which takes as long as the disk does.
     pub fn run(self, store: &Store, log: &Log, topology: Topology) -> Finished {
         match self {
-            Job::Checkpoint { layers, capture } => {
-                Finished::Checkpoint(write_layers(store, log, &layers, capture).map(Box::new))
+            Job::Checkpoint { layers } => {
+                Finished::Checkpoint(write_layers(store, log, &layers).map(Box::new))
             }
             Job::NoteExtent => Finished::ExtentNoted(log.note_extent()),
             Job::Purge => Finished::Purged(log.purge()),
@@ -83,7 +85,7 @@ impl Job {
     /// Bytes that it writes, as far as they are known before.
     pub fn bytes(&self) -> usize {
         match self {
-            Job::Checkpoint { layers, .. } => {
+            Job::Checkpoint { layers } => {
                 layers.iter().flat_map(|(_, l)| l).map(|l| l.bytes()).sum()
             }
             Job::NoteExtent | Job::Purge | Job::Install { .. } | Job::End { .. } => 0,
@@ -91,38 +93,27 @@ impl Job {
     }
 }
 
-fn write_layers(
-    store: &Store,
-    log: &Log,
-    layers: &[(GroupId, Vec<Arc<Sealed>>)],
-    capture: Option<SnapshotSeq>,
-) -> Result<Stored> {
-    if !layers.is_empty() {
-        let mut commit = store.begin()?;
-        for (group, layers) in layers {
-            for layer in layers {
-                commit.rows(layer.rows.iter().map(|(k, v)| (k.as_slice(), v.as_deref())))?;
-            }
-            failpoint(Failpoint::CheckpointRowsWritten);
-            if let Some(last) = layers.last() {
-                commit.group(*group, &last.record)?;
-            }
+fn write_layers(store: &Store, log: &Log, layers: &[(GroupId, Vec<Arc<Sealed>>)]) -> Result<View> {
+    let mut commit = store.begin()?;
+    for (group, layers) in layers {
+        for layer in layers {
+            commit.rows(layer.rows.iter().map(|(k, v)| (k.as_slice(), v.as_deref())))?;
         }
-        failpoint(Failpoint::CheckpointGroupsWritten);
-        commit.finish()?;
-        failpoint(Failpoint::CheckpointCommitted);
-        log.note_extent()?;
+        failpoint(Failpoint::CheckpointRowsWritten);
+        if let Some(last) = layers.last() {
+            commit.group(*group, &last.record)?;
+        }
     }
-    let capture = capture.map(|seq| store.view().map(|view| (seq, view))).transpose()?;
-    if capture.is_some() {
-        failpoint(Failpoint::ViewOpened);
-    }
-    Ok(Stored { view: store.view()?, capture })
+    failpoint(Failpoint::CheckpointGroupsWritten);
+    commit.finish()?;
+    failpoint(Failpoint::CheckpointCommitted);
+    log.note_extent()?;
+    store.view()
 }
 
 /// What became of a job. An error in it is the end of the node.
 pub enum Finished {
-    Checkpoint(Result<Box<Stored>>),
+    Checkpoint(Result<Box<View>>),
     ExtentNoted(Result<()>),
     Purged(Result<()>),
     /// What was to be put in place of a group's rows is.
@@ -130,12 +121,6 @@ pub enum Finished {
         group: GroupId,
         view: Result<Box<View>>,
     },
-}
-
-/// What a checkpoint has stored.
-pub struct Stored {
-    pub view: View,
-    pub capture: Option<(SnapshotSeq, View)>,
 }
 
 /// What may be other than the limits of the same names, for those who want things to happen sooner.
@@ -190,6 +175,8 @@ pub(super) struct Checkpoints {
     steady: (usize, Duration),
     /// Whether something else than applying has changed the overlays, so that they must be counted.
     uncounted: bool,
+    /// Counts what is sealed, for those who keep it longer than the overlays do.
+    layers: LayerBytes,
 }
 
 impl Checkpoints {
@@ -203,6 +190,7 @@ impl Checkpoints {
             bytes: 0,
             steady: (0, Duration::ZERO),
             uncounted: true,
+            layers: LayerBytes::default(),
         }
     }
 
@@ -234,15 +222,14 @@ impl Checkpoints {
         debug_assert_eq!(self.bytes, count(), "rows came or went uncounted");
     }
 
-    /// What is to be written now. `capture` says that a snapshot waits for the store to be at its
-    /// cut.
-    fn due(&mut self, now: Duration, capture: bool) -> Due {
+    /// What is to be written now.
+    fn due(&mut self, now: Duration) -> Due {
         if self.running.is_some() {
             return Due::Nothing;
         }
         let old = self.is_old(now);
         let large = self.bytes >= self.bounds.overlay_checkpoint_bytes;
-        if capture || self.wanted || old || large {
+        if self.wanted || old || large {
             return Due::Checkpoint { always: self.wanted };
         }
         if self.extent_is_old(now) {
@@ -299,47 +286,43 @@ impl Engine {
         if self.checkpoints.running.is_some() {
             return Ok(());
         }
-        let capture = self.capture_due();
-        match self.checkpoints.due(self.now, capture.is_some()) {
+        match self.checkpoints.due(self.now) {
             Due::Nothing => Ok(()),
             Due::Extent => host.start(Job::NoteExtent),
-            Due::Checkpoint { always } => self.start_checkpoint(always, capture, host),
+            Due::Checkpoint { always } => self.start_checkpoint(always, host),
         }
     }
 
-    fn start_checkpoint(
-        &mut self,
-        always: bool,
-        capture: Option<SnapshotSeq>,
-        host: &mut dyn Host,
-    ) -> Result<()> {
+    fn start_checkpoint(&mut self, always: bool, host: &mut dyn Host) -> Result<()> {
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
         for id in ids {
             self.seal_group(id, always);
         }
         let (mut layers, mut running) = (Vec::new(), Vec::new());
         for group in self.groups.values() {
-            let ripe = group.ripe();
-            if let Some(last) = ripe.last() {
+            let sealed = group.sealed();
+            if let Some(last) = sealed.last() {
                 running.push((group.id(), last.number, wire::decode_record(&last.record)?));
-                layers.push((group.id(), ripe));
+                layers.push((group.id(), sealed));
             }
         }
-        let begins = !layers.is_empty() || capture.is_some();
+        let begins = !layers.is_empty();
         self.checkpoints.sealed(self.now, begins.then_some(running));
         if begins {
             failpoint(Failpoint::LayersSealed);
-            host.start(Job::Checkpoint { layers, capture })?;
+            host.start(Job::Checkpoint { layers })?;
         }
         Ok(())
     }
 
     /// Closes a group's open layer where it is now; with `always` also when only the record has
-    /// changed. Its number, if a layer was closed.
-    pub(super) fn seal_group(&mut self, id: GroupId, always: bool) -> Option<u64> {
+    /// changed.
+    pub(super) fn seal_group(&mut self, id: GroupId, always: bool) {
         let meta_rows = if id.is_meta() { self.changed_meta_rows() } else { Vec::new() };
         self.checkpoints.count_again();
-        self.groups.get_mut(&id)?.seal(meta_rows, always)
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.seal(meta_rows, always, &self.checkpoints.layers);
+        }
     }
 
     pub(super) fn on_finished(&mut self, finished: Finished, host: &mut dyn Host) -> Result<()> {
@@ -350,17 +333,13 @@ impl Engine {
                 noted
             }
             Finished::Purged(purged) => purged,
-            Finished::Checkpoint(stored) => {
-                let stored = *stored?;
-                self.view = Arc::new(stored.view);
+            Finished::Checkpoint(view) => {
+                self.view = Arc::new(*view?);
                 for (id, number, record) in self.checkpoints.done() {
                     let Some(group) = self.groups.get_mut(&id) else { continue };
                     group.written(number, record);
                 }
                 failpoint(Failpoint::CheckpointNoted);
-                if let Some((seq, view)) = stored.capture {
-                    self.on_view(seq, view, host);
-                }
                 self.compact_logs(host)
             }
         }
@@ -394,7 +373,6 @@ mod tests {
         /// Bytes in memory; those of the running checkpoint go when it is done.
         bytes: usize,
         running: usize,
-        capture: bool,
         now: Duration,
     }
 
@@ -402,21 +380,20 @@ mod tests {
         fn new() -> Node {
             let checkpoints = Checkpoints::new(Bounds::default());
             let now = Duration::ZERO;
-            Node { checkpoints, bytes: 0, running: 0, capture: false, now }
+            Node { checkpoints, bytes: 0, running: 0, now }
         }
 
         fn round(&mut self) -> String {
             let bytes = self.bytes;
             self.checkpoints.recount(|| bytes);
             let full = if self.checkpoints.is_full() { "writes wait, " } else { "" };
-            let does = match self.checkpoints.due(self.now, self.capture) {
+            let does = match self.checkpoints.due(self.now) {
                 Due::Nothing => "writes nothing".into(),
                 Due::Extent => "notes how far the log is synced".into(),
                 Due::Checkpoint { always } => {
                     self.running = self.bytes;
-                    let begins = self.bytes > 0 || self.capture || always;
+                    let begins = self.bytes > 0 || always;
                     self.checkpoints.sealed(self.now, begins.then(Vec::new));
-                    self.capture = false;
                     let what = if always { " of every group" } else { "" };
                     format!("begins a checkpoint{what}")
                 }
@@ -433,7 +410,6 @@ mod tests {
                     self.checkpoints.add(number(mib) as usize * MIB);
                 }
                 ["somebody", "needs", "the", "store", ..] => self.checkpoints.want(),
-                ["a", "snapshot", "waits", "for", "its", "cut"] => self.capture = true,
                 ["the", "checkpoint", "is", "done"] => {
                     self.bytes -= std::mem::take(&mut self.running);
                     drop(self.checkpoints.done());

@@ -90,7 +90,6 @@ impl Engine {
             && !group.leads()
             && group.is_something()
             && !group.is_installing()
-            && !group.is_held()
     }
 
     /// Asks whether the replicas that are left over may end.

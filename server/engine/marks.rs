@@ -1,11 +1,11 @@
-//! The engine's part in a snapshot: it sets marks, holds and releases writes, and hands over a view
-//! of the store at exactly the cut.
+//! The engine's part in a snapshot: it sets marks, holds and releases writes, and hands over what
+//! its replicas hold at exactly the cut.
 //!
-//! The rules stand in `docs/cut.md`, their decisions in `cut`; here they meet the groups.
-//! The meta leader runs the barrier. A leader of any group sets its mark when it is asked. A
-//! replica that applies a mark seals its layer there and holds back what comes after; when all
-//! replicas of this node have done so, one checkpoint brings the store to the cut, a view of it is
-//! opened, and the groups go on.
+//! The rules stand in `docs/cut.md`, their decisions in `cut`; here they meet the groups. The meta
+//! leader runs the barrier. A leader of any group sets its mark when it is asked. A replica that
+//! applies a mark seals its layer there and freezes its rows; when all replicas of this node have
+//! done so, what they have frozen is handed over. Neither waits for a checkpoint, and none waits
+//! for them.
 //!
 //! Which snapshots are captured, and when, is decided in `captures`.
 
@@ -16,9 +16,10 @@ use std::{
 
 use super::{
     Engine, Host, News,
-    captures::{Captured, Captures, Due, Part as Known},
+    captures::{Captures, Due, Part as Known},
     group::Waiting,
     message,
+    overlay::Frozen,
 };
 use crate::{
     base::{
@@ -28,27 +29,25 @@ use crate::{
     },
     cluster::{
         self, Command,
+        reconfigure::Membership,
         snapshots::{Part, Stage, Status},
     },
     cut::{Action, Barrier, Open},
-    entry::Action as Logged,
+    entry::{Action as Logged, Position},
     faults::{
         failpoint::{Failpoint, failpoint},
         mutation::{Mutation, mutated},
     },
     proto::internal::{v1 as internal, v1::peer_message},
-    store::View,
 };
 
 /// What the snapshot service has to know.
 pub enum SnapshotNews {
-    /// The store at the cut, as far as this node holds it. To be copied soon: a view keeps the
-    /// store from reusing space.
-    View {
+    /// The cut, as far as this node holds it. To be copied soon: what is frozen keeps memory, and
+    /// the store from reusing space.
+    Captured {
         id: SnapshotId,
         seq: SnapshotSeq,
-        created_ms: u64,
-        view: Box<View>,
         groups: Vec<Captured>,
     },
     Sealed {
@@ -76,8 +75,8 @@ pub enum SnapshotNews {
 impl std::fmt::Debug for SnapshotNews {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            SnapshotNews::View { id, groups, .. } => {
-                write!(f, "View({id}, {} groups)", groups.len())
+            SnapshotNews::Captured { id, groups, .. } => {
+                write!(f, "Captured({id}, {} groups)", groups.len())
             }
             SnapshotNews::Sealed { id } => write!(f, "Sealed({id})"),
             SnapshotNews::Aborted { id } => write!(f, "Aborted({id})"),
@@ -88,12 +87,23 @@ impl std::fmt::Debug for SnapshotNews {
     }
 }
 
+/// A group at its mark.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    pub group: GroupId,
+    pub at: Position,
+    /// The counter of its newest dot.
+    pub dots: u64,
+    pub members: Membership,
+    pub rows: Frozen,
+}
+
 /// Marks and captures of a node.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     open: Open,
     barrier: Option<Barrier>,
-    captures: Captures,
+    captures: Captures<Captured>,
     /// The node that asked for marks last; leaders report marks to it.
     asked_by: Option<NodeId>,
     /// A question for marks that came before this node applied the snapshot's `Begin`, and the node
@@ -272,19 +282,11 @@ impl Engine {
         if replayed {
             self.give_up(seq);
         } else if self.marks.captures.takes(seq) {
-            let layer = self.seal_group(id, true);
-            let group = self.group(id);
-            // A layer is always closed here: the record has moved to the mark.
-            if !mutated(Mutation::CapturedLate) {
-                group.hold_after(seq, layer);
-            }
-            let captured = Captured {
-                group: id,
-                at,
-                dots: group.record().data.dots,
-                members: group.members().clone(),
-            };
-            self.marks.captures.marked(seq, captured, self.now);
+            let rows = self.freeze(id);
+            let group = &self.groups[&id];
+            let (dots, members) = (group.record().data.dots, group.members().clone());
+            let captured = Captured { group: id, at, dots, members, rows };
+            self.marks.captures.marked(seq, id, captured, self.now);
         }
         failpoint(Failpoint::MarkApplied);
         if leads && let Some(asked_by) = self.marks.asked_by {
@@ -293,6 +295,12 @@ impl Engine {
             failpoint(Failpoint::MarkReported);
         }
         Ok(())
+    }
+
+    /// A group's rows as they are now: its layers, and the view that they lie over.
+    fn freeze(&mut self, id: GroupId) -> Frozen {
+        self.seal_group(id, true);
+        self.groups[&id].freeze(self.view.clone())
     }
 
     /// `Begin(seq)` is applied.
@@ -328,35 +336,28 @@ impl Engine {
         }
     }
 
-    /// Lets go of a snapshot: nothing waits for its view any more.
+    /// Lets go of a snapshot, and of what is frozen for it.
     fn give_up(&mut self, seq: SnapshotSeq) {
-        if self.marks.captures.give_up(seq) {
-            self.release_layers(seq);
+        self.marks.captures.give_up(seq);
+    }
+
+    /// Hands over the snapshots for which this node has all that it waits for.
+    pub(super) fn hand_over_captures(&mut self, host: &mut dyn Host) {
+        while let Some(seq) = self.capture_due() {
+            self.hand_over(seq, host);
         }
     }
 
-    fn release_layers(&mut self, seq: SnapshotSeq) {
-        for group in self.groups.values_mut() {
-            group.release(seq);
-        }
-    }
-
-    /// A Raft snapshot replaces a group's rows: whatever was captured of it and not yet seen by a
-    /// view is gone.
-    pub(super) fn forget_captured(&mut self, id: GroupId) {
-        self.marks.captures.forget_group(id);
-    }
-
-    /// The snapshot for which the next checkpoint brings the store to the cut.
-    pub(super) fn capture_due(&mut self) -> Option<SnapshotSeq> {
+    /// The oldest snapshot that is captured, if this node has all that it waits for.
+    fn capture_due(&mut self) -> Option<SnapshotSeq> {
         let seq = self.marks.captures.next()?;
-        let (part, full, now) = (self.part_in(seq), self.checkpoints.is_full(), self.now);
+        let (part, now) = (self.part_in(seq), self.now);
         let (meta, me, groups) = (&self.meta, self.identity.node, &self.groups);
         // A replica that is to go, or has gone elsewhere, is not waited for.
         let stays = |id: GroupId| {
             id.is_meta() || meta.assignments().get(&id).is_some_and(|nodes| nodes.contains(&me))
         };
-        let to_come = |captures: &Captures| {
+        let to_come = |captures: &Captures<Captured>| {
             groups.values().any(|group| {
                 group.has_replica()
                     && stays(group.id())
@@ -364,9 +365,9 @@ impl Engine {
                     && !group.fence().is_marked(seq)
             })
         };
-        match self.marks.captures.due(seq, part, full, now, to_come) {
+        match self.marks.captures.due(seq, part, now, to_come) {
             Due::Nothing => None,
-            Due::Capture(seq) => Some(seq),
+            Due::HandOver(seq) => Some(seq),
             Due::GiveUp(seq) => {
                 self.give_up(seq);
                 None
@@ -389,23 +390,19 @@ impl Engine {
         }
     }
 
-    /// The store stands at the cut and a view of it is open.
-    pub(super) fn on_view(&mut self, seq: SnapshotSeq, view: View, host: &mut dyn Host) {
-        let Some(groups) = self.marks.captures.viewed(seq) else { return };
-        self.release_layers(seq);
-        let Some(snapshot) = self.meta.snapshot(seq).filter(|s| s.deleting.is_none()) else {
-            return;
-        };
-        self.marks.captures.hand_over(seq, snapshot.id);
-        host.tell(News::Snapshot(Box::new(SnapshotNews::View {
-            id: snapshot.id,
-            seq,
-            created_ms: snapshot.created_ms,
-            view: Box::new(view),
-            groups,
-        })));
-        if snapshot.stage == Stage::Sealed {
-            host.tell(News::Snapshot(Box::new(SnapshotNews::Sealed { id: snapshot.id })));
+    fn hand_over(&mut self, seq: SnapshotSeq, host: &mut dyn Host) {
+        let Some(snapshot) = self.meta.snapshot(seq) else { return self.give_up(seq) };
+        let (id, sealed) = (snapshot.id, snapshot.stage == Stage::Sealed);
+        let mut groups = self.marks.captures.hand_over(seq, id);
+        if mutated(Mutation::CapturedLate) {
+            for captured in &mut groups {
+                captured.rows = self.freeze(captured.group);
+            }
+        }
+        host.tell(News::Snapshot(Box::new(SnapshotNews::Captured { id, seq, groups })));
+        failpoint(Failpoint::CaptureHandedOver);
+        if sealed {
+            host.tell(News::Snapshot(Box::new(SnapshotNews::Sealed { id })));
         }
     }
 

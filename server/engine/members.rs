@@ -209,7 +209,6 @@ impl Engine {
         if mutated(Mutation::MarkNotSent) {
             record.mark = crate::base::ids::SnapshotSeq(0);
         }
-        self.forget_captured(id);
         self.checkpoints.count_again();
         failpoint(Failpoint::InstallBegun);
         host.start(Job::Install { group: id, path, record: wire::encode_record(&record) })?;

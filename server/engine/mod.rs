@@ -74,11 +74,10 @@ use std::{
 };
 
 pub use self::apply::{check_rows, load_meta};
-pub use self::captures::Captured;
-pub use self::checkpoint::{Bounds, Finished, Job, Stored};
+pub use self::checkpoint::{Bounds, Finished, Job};
 pub use self::consensus::Announced;
 pub use self::host::{Host, Input, News};
-pub use self::marks::SnapshotNews;
+pub use self::marks::{Captured, SnapshotNews};
 pub use self::members::{ArrivedRows, RowsToSend};
 pub use self::reads::{EngineView, Inspection};
 pub use self::requests::{Body, Token};
@@ -301,6 +300,7 @@ impl Engine {
         }
         self.answer_reads(host)?;
         host.flush();
+        self.hand_over_captures(host);
         self.start_checkpoint_if_due(host)?;
         Ok(())
     }

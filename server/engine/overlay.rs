@@ -2,24 +2,28 @@
 //!
 //! The newest layer is open and takes what is applied. Sealing it fixes it together with the
 //! group's record at that log index; a checkpoint writes sealed layers to the store, oldest first,
-//! and only then are they dropped. A mark seals a layer too, and the layers behind it wait until
-//! the snapshot has its view: so the store passes through exactly the state of the mark.
+//! and only then are they dropped. A mark seals a layer too, and freezes what there is: the layers
+//! and the view that they lie over. Whoever copies it needs no checkpoint for that, and keeps none
+//! waiting; it keeps the layers in memory for as long.
 //!
 //! - A row is looked up in the layers from the newest to the oldest, then in the store's view.
 //! - Rows leave memory in the same step in which the view that holds them becomes the one that is
-//!   read.
+//!   read, unless something frozen holds them.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, VecDeque, btree_map},
     iter::Peekable,
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
 
 use crate::{
-    base::{error::Result, ids::SnapshotSeq, limits},
+    base::{error::Result, limits},
     entry::Position,
     store::{Rows, View},
 };
@@ -34,6 +38,16 @@ fn weight(bytes: usize) -> usize {
 
 type Map = BTreeMap<Vec<u8>, Option<Bytes>>;
 
+/// Bytes of a node's sealed layers that are in memory, whoever holds them.
+#[derive(Clone, Debug, Default)]
+pub struct LayerBytes(Arc<AtomicUsize>);
+
+impl LayerBytes {
+    pub fn now(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A layer that does not change any more.
 #[derive(Debug)]
 pub struct Sealed {
@@ -44,11 +58,18 @@ pub struct Sealed {
     pub record: Vec<u8>,
     pub applied: Position,
     bytes: usize,
+    counted: LayerBytes,
 }
 
 impl Sealed {
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        self.counted.0.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -59,9 +80,6 @@ pub struct Overlay {
     open_bytes: usize,
     sealed: VecDeque<Arc<Sealed>>,
     sealed_ever: u64,
-    /// For each snapshot that waits for its view, the layer that its mark closed: layers after it
-    /// are not written before.
-    held_after: BTreeMap<SnapshotSeq, u64>,
 }
 
 impl Overlay {
@@ -77,18 +95,24 @@ impl Overlay {
         self.open_bytes + self.sealed.iter().map(|l| l.bytes).sum::<usize>()
     }
 
-    /// Closes the open layer at a log index. Its number, for `hold_after`.
-    pub fn seal(&mut self, record: Vec<u8>, applied: Position) -> u64 {
+    /// Closes the open layer at a log index, and counts it.
+    pub fn seal(&mut self, record: Vec<u8>, applied: Position, counted: &LayerBytes) {
         self.sealed_ever += 1;
         let (rows, bytes) = (std::mem::take(&mut self.open), std::mem::take(&mut self.open_bytes));
+        counted.0.fetch_add(bytes, Ordering::Relaxed);
         self.sealed.push_back(Arc::new(Sealed {
             number: self.sealed_ever,
             rows,
             record,
             applied,
             bytes,
+            counted: counted.clone(),
         }));
-        self.sealed_ever
+    }
+
+    /// What is sealed, over the view that lies under it.
+    pub fn freeze(&self, view: Arc<View>) -> Frozen {
+        Frozen { layers: self.sealed.iter().rev().cloned().collect(), view }
     }
 
     /// Bytes that the open layer has taken.
@@ -96,28 +120,9 @@ impl Overlay {
         self.open_bytes
     }
 
-    /// The number of the newest layer that was closed.
-    pub fn last_sealed(&self) -> u64 {
-        self.sealed_ever
-    }
-
-    pub fn hold_after(&mut self, seq: SnapshotSeq, number: u64) {
-        self.held_after.insert(seq, number);
-    }
-
-    pub fn release(&mut self, seq: SnapshotSeq) {
-        self.held_after.remove(&seq);
-    }
-
-    /// Whether some snapshot waits for its view of what is here.
-    pub fn is_held(&self) -> bool {
-        !self.held_after.is_empty()
-    }
-
     /// What a checkpoint may write now, oldest first.
-    pub fn ripe(&self) -> Vec<Arc<Sealed>> {
-        let last = self.held_after.values().copied().min().unwrap_or(u64::MAX);
-        self.sealed.iter().filter(|l| l.number <= last).cloned().collect()
+    pub fn sealed(&self) -> Vec<Arc<Sealed>> {
+        self.sealed.iter().cloned().collect()
     }
 
     /// Drops layers that the store holds now.
@@ -132,11 +137,87 @@ impl Overlay {
         self.open.clear();
         self.open_bytes = 0;
         self.sealed.clear();
-        self.held_after.clear();
     }
 
     fn layers(&self) -> impl Iterator<Item = &Map> {
         std::iter::once(&self.open).chain(self.sealed.iter().rev().map(|l| &l.rows))
+    }
+}
+
+/// A group's rows as they were at one moment, whatever is applied or stored behind it. It keeps its
+/// layers in memory and its view's pages on disk.
+#[derive(Clone)]
+pub struct Frozen {
+    /// The newest first.
+    layers: Vec<Arc<Sealed>>,
+    view: Arc<View>,
+}
+
+impl Frozen {
+    /// What counts its layers; none where it has none.
+    pub fn counted(&self) -> Option<&LayerBytes> {
+        self.layers.first().map(|layer| &layer.counted)
+    }
+
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        match self.layers.iter().find_map(|layer| layer.rows.get(key)) {
+            Some(row) => Ok(row.clone()),
+            None => self.view.get(key),
+        }
+    }
+
+    /// Shows the rows of a range in key order, without a copy of any but the large ones.
+    pub fn each(
+        &self,
+        range: &Range<Vec<u8>>,
+        mut see: impl FnMut(&[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let layers = self.layers.iter().map(|layer| layer.rows.range(range.clone()).peekable());
+        let mut layered = Layered(layers.collect());
+        let mut next = layered.next();
+        self.view.each(range, |stored, value| {
+            while let Some((key, row)) = next.filter(|(key, _)| *key < stored) {
+                row.map_or(Ok(()), |row| see(key, row))?;
+                next = layered.next();
+            }
+            match next {
+                Some((key, row)) if key == stored => {
+                    next = layered.next();
+                    row.map_or(Ok(()), |row| see(stored, row))
+                }
+                _ => see(stored, value),
+            }
+        })?;
+        while let Some((key, row)) = next {
+            row.map_or(Ok(()), |row| see(key, row))?;
+            next = layered.next();
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Frozen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Frozen({} layers)", self.layers.len())
+    }
+}
+
+/// The keys of some layers in order, each with its newest row; none where it was deleted.
+struct Layered<'a>(Vec<Peekable<btree_map::Range<'a, Vec<u8>, Option<Bytes>>>>);
+
+impl<'a> Iterator for Layered<'a> {
+    type Item = (&'a [u8], Option<&'a [u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let first =
+            self.0.iter_mut().filter_map(|layer| layer.peek().map(|(key, _)| *key)).min()?;
+        let mut newest = None;
+        for layer in &mut self.0 {
+            if let Some((_, row)) = layer.next_if(|(key, _)| *key == first) {
+                newest.get_or_insert(row);
+            }
+        }
+        newest.map(|row| (first.as_slice(), row.as_deref()))
     }
 }
 
@@ -171,7 +252,7 @@ impl<'a> Reader<'a> {
 
 /// The rows of several layers and the store as one; for a key, the newest layer counts.
 pub struct Merged<'a> {
-    layers: Vec<Peekable<std::collections::btree_map::Range<'a, Vec<u8>, Option<Bytes>>>>,
+    layers: Vec<Peekable<btree_map::Range<'a, Vec<u8>, Option<Bytes>>>>,
     stored: Peekable<Rows>,
 }
 
@@ -233,6 +314,8 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::create(dir.path(), &crate::base::disk::Machine, b"me").unwrap();
             let (mut overlay, mut model, mut view) = (Overlay::default(), BTreeMap::new(), None);
+            let counted = LayerBytes::default();
+            let mut frozen: Vec<(Frozen, BTreeMap<Vec<u8>, Vec<u8>>)> = Vec::new();
             for (what, key, value) in steps {
                 let key = vec![b'd', key];
                 match what {
@@ -244,16 +327,15 @@ mod tests {
                         model.remove(&key);
                         overlay.set(key, None);
                     }
-                    3 => {
-                        overlay.seal(vec![], Position::default());
-                    }
+                    3 => overlay.seal(vec![], Position::default(), &counted),
                     4 => {
-                        let n = overlay.seal(vec![], Position::default());
-                        overlay.hold_after(SnapshotSeq(n), n);
-                        overlay.release(SnapshotSeq(n));
+                        overlay.seal(vec![], Position::default(), &counted);
+                        store.begin().unwrap().finish().unwrap();
+                        let view = Arc::new(store.view().unwrap());
+                        frozen.push((overlay.freeze(view), model.clone()));
                     }
                     _ => {
-                        let ripe = overlay.ripe();
+                        let ripe = overlay.sealed();
                         let mut commit = store.begin().unwrap();
                         for layer in &ripe {
                             commit
@@ -288,42 +370,67 @@ mod tests {
                     );
                 }
             }
+            for (frozen, model) in &frozen {
+                prop_assert_eq!(&all(frozen).into_iter().collect::<BTreeMap<_, _>>(), model);
+                for key in 0..12 {
+                    let row = frozen.get(&[b'd', key]).unwrap().map(|row| row.to_vec());
+                    prop_assert_eq!(row.as_ref(), model.get(&vec![b'd', key]));
+                }
+            }
         }
     }
 
-    #[test]
-    fn layers_behind_a_mark_wait_for_its_view() {
-        let mut overlay = Overlay::default();
-        overlay.set(b"a".to_vec(), Some(Bytes::from("1")));
-        let mark = overlay.seal(vec![], Position::default());
-        overlay.hold_after(SnapshotSeq(1), mark);
-        overlay.set(b"a".to_vec(), Some(Bytes::from("2")));
-        overlay.seal(vec![], Position::default());
-        assert_eq!(overlay.ripe().iter().map(|l| l.number).collect::<Vec<_>>(), [mark]);
-        overlay.written(mark);
-        overlay.release(SnapshotSeq(1));
-        assert_eq!(overlay.ripe().len(), 1);
+    fn row(value: &'static str) -> Option<Bytes> {
+        Some(Bytes::from(value))
+    }
+
+    fn all(frozen: &Frozen) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        let see = |key: &[u8], row: &[u8]| {
+            rows.push((key.to_vec(), row.to_vec()));
+            Ok(())
+        };
+        frozen.each(&(vec![b'd']..vec![b'e']), see).unwrap();
+        rows
     }
 
     #[test]
-    fn two_snapshots_in_a_row_hold_each_its_own_mark() {
+    fn what_is_frozen_stays_while_layers_come_and_are_stored_and_its_memory_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path(), &crate::base::disk::Machine, b"me").unwrap();
+        store.begin().unwrap().finish().unwrap();
+        let counted = LayerBytes::default();
         let mut overlay = Overlay::default();
-        let marks = [1, 2].map(|seq| {
-            overlay.set(b"a".to_vec(), Some(Bytes::from(vec![seq])));
-            let mark = overlay.seal(vec![], Position::default());
-            overlay.hold_after(SnapshotSeq(u64::from(seq)), mark);
-            mark
-        });
-        overlay.set(b"a".to_vec(), Some(Bytes::from("3")));
-        overlay.seal(vec![], Position::default());
-        let ripe = |overlay: &Overlay| overlay.ripe().last().map(|l| l.number);
-        assert_eq!(ripe(&overlay), Some(marks[0]), "the second mark does not loosen the first");
-        overlay.written(marks[0]);
-        overlay.release(SnapshotSeq(1));
-        assert_eq!(
-            ripe(&overlay),
-            Some(marks[1]),
-            "the first view does not loosen the second mark"
-        );
+        let seal = |overlay: &mut Overlay| overlay.seal(vec![], Position::default(), &counted);
+        overlay.set(b"da".to_vec(), row("1"));
+        overlay.set(b"db".to_vec(), row("1"));
+        seal(&mut overlay);
+        overlay.set(b"db".to_vec(), None);
+        overlay.set(b"dc".to_vec(), row("2"));
+        seal(&mut overlay);
+        let first = overlay.freeze(Arc::new(store.view().unwrap()));
+        let layers = counted.now();
+        assert_eq!(layers, overlay.bytes());
+
+        overlay.set(b"da".to_vec(), row("3"));
+        seal(&mut overlay);
+        let mut commit = store.begin().unwrap();
+        for layer in overlay.sealed() {
+            commit.rows(layer.rows.iter().map(|(k, v)| (k.as_slice(), v.as_deref()))).unwrap();
+        }
+        commit.finish().unwrap();
+        overlay.written(overlay.sealed().last().unwrap().number);
+        let second = overlay.freeze(Arc::new(store.view().unwrap()));
+
+        let rows = |rows: &[(&str, &str)]| -> Vec<(Vec<u8>, Vec<u8>)> {
+            rows.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec())).collect()
+        };
+        assert_eq!(all(&first), rows(&[("da", "1"), ("dc", "2")]));
+        assert_eq!(first.get(b"db").unwrap(), None);
+        assert_eq!(all(&second), rows(&[("da", "3"), ("dc", "2")]));
+        assert_eq!((overlay.bytes(), counted.now()), (0, layers), "the first holds its layers");
+        drop(first);
+        assert_eq!(counted.now(), 0);
+        assert_eq!(all(&second).len(), 2);
     }
 }

@@ -248,8 +248,8 @@ failpoints! {
     Sealed "cut.sealed"
     /// The abort is proposed.
     AbortProposed "cut.abort-proposed"
-    /// A view of the store at the cut is open.
-    ViewOpened "cut.view-opened"
+    /// What a node has frozen at the cut is handed over to be copied.
+    CaptureHandedOver "cut.handed-over"
 
     // This node's part.
     /// Copying is about to begin.

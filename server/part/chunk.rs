@@ -29,7 +29,7 @@
 //! It does not know partitions, files or manifests: who wants chunks to begin anew calls `finish`
 //! in between.
 
-use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+use std::{borrow::Cow, fmt, ops::Range, str::FromStr, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -65,6 +65,8 @@ pub struct Chunk {
 pub struct Rows {
     plain: Vec<u8>,
     rows: u64,
+    /// Where the last key lies.
+    last: Range<usize>,
 }
 
 /// Cuts rows into chunks.
@@ -204,8 +206,8 @@ impl Rows {
             if actual != hash {
                 return Err(Error::corrupt(format!("its content is that of chunk {actual}")));
             }
-            let rows = count_rows(&plain)?;
-            Ok(Rows { plain, rows })
+            let (rows, last) = count_rows(&plain)?;
+            Ok(Rows { plain, rows, last })
         };
         open().map_err(|e: Error| e.at(format_args!("chunk {hash}")))
     }
@@ -218,6 +220,12 @@ impl Rows {
     /// Plain bytes.
     pub fn bytes(&self) -> u64 {
         self.plain.len() as u64
+    }
+
+    /// The keys of its first and its last row.
+    pub fn ends(&self) -> (&[u8], &[u8]) {
+        let first = self.iter().next().expect("a chunk has rows").0;
+        (first, &self.plain[self.last.clone()])
     }
 
     /// The chunk's name under a seal, or without one.
@@ -262,6 +270,7 @@ impl ChunkHash {
 struct Row<'a> {
     key: &'a [u8],
     value: &'a [u8],
+    key_end: usize,
     end: usize,
 }
 
@@ -296,7 +305,8 @@ fn decompress(data: &[u8]) -> Result<Vec<u8>> {
     Ok(plain)
 }
 
-fn count_rows(plain: &[u8]) -> Result<u64> {
+/// How many rows there are, all of them in order, and where the last key lies.
+fn count_rows(plain: &[u8]) -> Result<(u64, Range<usize>)> {
     match plain {
         [] => return Err(Error::corrupt("it is empty")),
         [FORMAT] => return Err(Error::corrupt("it has no rows")),
@@ -307,27 +317,27 @@ fn count_rows(plain: &[u8]) -> Result<u64> {
             )));
         }
     }
-    let (mut at, mut rows, mut last) = (1, 0, None);
+    let (mut at, mut rows, mut last) = (1, 0, 0..0);
     while at < plain.len() {
         let place = |what: &str| Error::corrupt(format!("row {rows} at byte {at}: {what}"));
         let row = take_row(plain, at).map_err(place)?;
-        if last.is_some_and(|last| last >= row.key) {
+        if rows > 0 && plain[last] >= *row.key {
             return Err(place("its key does not lie behind the one before it"));
         }
-        last = Some(row.key);
+        last = row.key_end - row.key.len()..row.key_end;
         at = row.end;
         rows += 1;
     }
-    Ok(rows)
+    Ok((rows, last))
 }
 
 fn take_row(plain: &[u8], at: usize) -> Result<Row<'_>, &'static str> {
-    let (key, at) = take_bytes(plain, at)?;
+    let (key, key_end) = take_bytes(plain, at)?;
     if key.len() > limits::ROW_KEY_BYTES_MAX {
         return Err("its key is too long");
     }
-    let (value, end) = take_bytes(plain, at)?;
-    Ok(Row { key, value, end })
+    let (value, end) = take_bytes(plain, key_end)?;
+    Ok(Row { key, value, key_end, end })
 }
 
 fn take_bytes(plain: &[u8], at: usize) -> Result<(&[u8], usize), &'static str> {
@@ -440,6 +450,8 @@ mod tests {
         let open = |chunk: &Chunk| {
             let rows = Rows::open(chunk.hash, &chunk.data, None).unwrap();
             assert_eq!((rows.rows(), rows.bytes()), (chunk.rows, chunk.bytes));
+            let keys: Vec<_> = rows.iter().map(|(key, _)| key).collect();
+            assert_eq!(rows.ends(), (keys[0], keys[keys.len() - 1]));
             rows.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect::<Vec<_>>()
         };
         chunks.iter().flat_map(open).collect()

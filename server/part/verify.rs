@@ -211,9 +211,7 @@ impl<'a> Plan<'a> {
             return entry.check_stored(data).map(|()| None);
         }
         let rows = entry.open(data, self.source.keys())?;
-        let mut keys = rows.iter().map(|(key, _)| key);
-        let first = keys.next().expect("a chunk has rows");
-        let last = keys.last().unwrap_or(first);
+        let (first, last) = rows.ends();
         if !owner.owns(first, last) {
             return Err(Error::corrupt(format!(
                 "chunk {hash} holds rows of other partitions than {owner}"

@@ -163,10 +163,8 @@ pub fn open(
     at: &Located,
 ) -> Result<Opened> {
     let rows = at.entry().open(&repository.chunk(folder, index, at)?, None)?;
-    let mut keys = rows.iter().map(|(key, _)| key);
-    let first = keys.next().expect("a chunk has rows");
-    let last = keys.last().unwrap_or(first).to_vec();
-    if !owner.owns(first, &last) {
+    let (first, last) = rows.ends();
+    if !owner.owns(first, last) {
         let what = format!("chunk {} holds rows of others than {owner}", at.hash);
         return Err(Error::corrupt(what));
     }
@@ -174,6 +172,7 @@ pub fn open(
         let what = format!("chunk {} does not begin where the index says", at.hash);
         return Err(Error::corrupt(what));
     }
+    let last = last.to_vec();
     Ok(Opened { rows, last })
 }
 

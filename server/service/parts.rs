@@ -1,9 +1,9 @@
-//! This node's parts of snapshots: from the view at the cut to files on the shelf, and from there
-//! to the clients that download them.
+//! This node's parts of snapshots: from what is frozen at the cut to files on the shelf, and from
+//! there to the clients that download them.
 //!
-//! A capture runs on a thread of its own beside the engine. While the view is open, it copies rows
-//! in key order into chunks and reuses the chunks of every partition that has not changed since the
-//! node's newest part. Then it drops the view, and puts the manifest in place only when the
+//! A capture runs on a thread of its own beside the engine. It copies rows in key order into chunks
+//! and reuses the chunks of every partition that has not changed since the node's newest part. It
+//! lets go of each group when its rows are copied, and puts the manifest in place only when the
 //! snapshot is known to be sealed. The node reports the outcome until the meta group takes the
 //! report. A capture of an aborted snapshot gives its space back.
 
@@ -47,7 +47,6 @@ use crate::{
     },
     proto::{internal::v1 as internal, v1},
     service::admin::Cluster,
-    store::View,
 };
 
 /// Opens this node's corner of the snapshot store, before the node speaks to anyone. Fails where
@@ -262,9 +261,7 @@ impl Parts {
         self.shared.crew.spawn(Role::Parts, self.clone().note_lineage());
         while let Some(news) = news.recv().await {
             match news {
-                SnapshotNews::View { id, seq, view, groups, .. } => {
-                    self.begin(id, seq, *view, groups)
-                }
+                SnapshotNews::Captured { id, seq, groups } => self.begin(id, seq, groups),
                 SnapshotNews::Sealed { id } => self.decide(id, Outcome::Sealed),
                 SnapshotNews::Aborted { id } => self.decide(id, Outcome::Given),
                 SnapshotNews::Unreported { id } => self.account_for(id),
@@ -351,7 +348,7 @@ impl Parts {
         }
     }
 
-    fn begin(&self, id: SnapshotId, seq: SnapshotSeq, view: View, groups: Vec<Captured>) {
+    fn begin(&self, id: SnapshotId, seq: SnapshotSeq, groups: Vec<Captured>) {
         let topology = self.shared.identity.borrow().topology;
         let each = topology.partitions() / topology.groups();
         let partitions = groups.iter().filter(|g| !g.group.is_meta()).count() as u32 * each;
@@ -362,7 +359,7 @@ impl Parts {
         let this = self.clone();
         self.shared.crew.spawn(Role::Report, async move {
             let taken =
-                crew::watched(Role::Part, this.take(id, seq, view, groups, capture.clone())).await;
+                crew::watched(Role::Part, this.take(id, seq, groups, capture.clone())).await;
             let part = taken.unwrap_or_else(|e| Some(this.failed(id, &e)));
             let end = match part.as_ref().map(|part| part.status) {
                 None => PartEnd::GivenUp,
@@ -387,15 +384,13 @@ impl Parts {
         &self,
         id: SnapshotId,
         seq: SnapshotSeq,
-        view: View,
         groups: Vec<Captured>,
         capture: Arc<Capture>,
     ) -> Option<Part> {
         failpoint(Failpoint::CaptureBegun);
         let (this, watched) = (self.clone(), capture.clone());
         let copied = capture::behind(move || {
-            let copied = this.copy(id, seq, &view, groups, &watched);
-            drop(view);
+            let copied = this.copy(id, seq, groups, &watched);
             this.shared.metrics.view_held(watched.let_go());
             failpoint(Failpoint::CaptureCopied);
             copied
@@ -485,7 +480,6 @@ impl Parts {
         &self,
         id: SnapshotId,
         seq: SnapshotSeq,
-        view: &View,
         captured: Vec<Captured>,
         capture: &Capture,
     ) -> Result<(Arc<Shelf>, PartWriter, Manifest)> {
@@ -499,7 +493,7 @@ impl Parts {
             written_ms: self.shared.clock.wall_ms(),
             sealing: self.shared.sealing.as_ref(),
         };
-        let (writer, manifest) = capture::copy(&shelf, &head, view, captured, capture)?;
+        let (writer, manifest) = capture::copy(&shelf, &head, captured, capture)?;
         Ok((shelf, writer, manifest))
     }
 }

@@ -287,7 +287,7 @@ pub struct Prepared {
 }
 
 /// One in each of the groups.
-const SITES: [&str; 8] = ["pier", "depot", "silo", "van", "shop", "yard", "attic", "kiosk"];
+pub const SITES: [&str; 8] = ["pier", "depot", "silo", "van", "shop", "yard", "attic", "kiosk"];
 
 /// Two replicas, so that a second node makes the cluster whole.
 fn options() -> Options {

@@ -44,6 +44,8 @@ enum Scene {
     Sealing,
     /// A node takes writes.
     Writes,
+    /// A node stores what it has taken.
+    Checkpoint,
     /// A node takes writes and a snapshot.
     Snapshot,
     /// A snapshot is deleted.
@@ -119,10 +121,10 @@ fn plan(point: Failpoint) -> (Scene, u32) {
         | CheckpointNoted
         | LogPurged
         | ExtentWritten
-        | ExtentSynced => (Scene::Snapshot, 1),
-        StorePageWritten => (Scene::Snapshot, 12),
-        StoreSynced | StoreSumsWritten => (Scene::Snapshot, 1),
-        ViewOpened | CaptureBegun | CaptureChunkPlaced | CaptureCopied | CaptureSynced => {
+        | ExtentSynced => (Scene::Checkpoint, 1),
+        StorePageWritten => (Scene::Checkpoint, 12),
+        StoreSynced | StoreSumsWritten => (Scene::Checkpoint, 1),
+        CaptureHandedOver | CaptureBegun | CaptureChunkPlaced | CaptureCopied | CaptureSynced => {
             (Scene::Snapshot, 1)
         }
         CaptureAsideWritten => (Scene::Snapshot, 2),
@@ -225,6 +227,7 @@ async fn play(scene: Scene, crashes: Vec<Crash>, prepared: &Prepared) {
         Scene::Start => one::start(crash, prepared).await,
         Scene::Sealing => one::sealing(crash, prepared).await,
         Scene::Writes => one::writes(crash, prepared).await,
+        Scene::Checkpoint => one::checkpoint(crash, prepared).await,
         Scene::Snapshot => one::snapshot(crash, prepared).await,
         Scene::Delete => one::delete(crash, prepared).await,
         Scene::Download => one::download(crash, prepared).await,

@@ -7,12 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use devicedb::{faults::failpoint::Failpoint, part::seal::Identity, proto::v1::Bucket};
+use devicedb::{
+    base::limits, faults::failpoint::Failpoint, part::seal::Identity, proto::v1::Bucket,
+};
 
 use crate::{
     crash::{
-        Books, Crash, Prepared, Writers, add_sites, ask_for_snapshot, recovers, snapshots_work,
-        until_done, verify,
+        Books, Crash, Prepared, SITES, Writers, add_sites, ask_for_snapshot, recovers,
+        snapshots_work, until_done, verify,
     },
     harness::{Cluster, Options, SOON, eventually, shell},
 };
@@ -100,6 +102,22 @@ pub async fn writes(crash: Crash, prepared: &Prepared) {
     let writers = Writers::start(&cluster.clients(), "meanwhile");
     crash.kills(&mut cluster.nodes, async {}).await;
     recovers(&mut cluster, vec![writers], &mut books).await;
+}
+
+/// Large values make a checkpoint begin at once, and what is known of the sites does not change by
+/// them: they stand under one key of another bucket.
+pub async fn checkpoint(crash: Crash, prepared: &Prepared) {
+    let (mut cluster, mut books) = (prepared.copy().await, prepared.books.clone());
+    let writers = Writers::start(&cluster.clients(), "meanwhile");
+    let (client, value) = (cluster.nodes[0].client(), vec![7; limits::VALUE_BYTES_MAX]);
+    let filling = async move {
+        for _ in 0..limits::OVERLAY_CHECKPOINT_BYTES / limits::VALUE_BYTES_MAX {
+            until_done(async || client.put(SITES[0], Bucket::Lww, "large", &value).await).await;
+        }
+    };
+    crash.kills(&mut cluster.nodes, filling).await;
+    recovers(&mut cluster, vec![writers], &mut books).await;
+    snapshots_work(&cluster, Some(&prepared.uuid)).await;
 }
 
 pub async fn snapshot(crash: Crash, prepared: &Prepared) {

@@ -139,7 +139,7 @@ impl Story {
                 .filter(|p| groups.contains(&topology.group_of_site(&p.site())))
             {
                 held.extend(
-                    versions(&view, topology, place)
+                    versions(|key| view.get(key), topology, place)
                         .unwrap()
                         .map(|versions| (place, Held { place, versions })),
                 );

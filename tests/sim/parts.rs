@@ -3,11 +3,12 @@
 //!
 //! Copying, the shelf and the tar are the real ones, on files of a temporary directory: what a
 //! crash does to half a part is that the process ends. The shelf's own fsyncs are not simulated. Of
-//! a part that is put in place it is checked, now and then, that its tar holds what the view held.
+//! a part that is put in place it is checked, now and then, that its tar holds what was frozen.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -71,7 +72,7 @@ struct Node {
 struct Taken {
     capture: Capture,
     seq: SnapshotSeq,
-    view: Option<(View, Vec<Captured>)>,
+    groups: Option<Vec<Captured>>,
     rows: Rows,
     copied: Option<(PartWriter, Manifest)>,
 }
@@ -114,11 +115,10 @@ impl Parts {
     pub fn on_news(&mut self, node: usize, news: SnapshotNews, world: &mut World) {
         let incarnation = world.nodes[node].incarnation;
         match news {
-            SnapshotNews::View { id, seq, view, groups, .. } => {
-                let rows = rows(&view, world.topology, groups.iter().map(|g| g.group))
-                    .expect("the story has just read them");
+            SnapshotNews::Captured { id, seq, groups } => {
+                let rows = captured(&groups, world.topology).expect("the story has just read them");
                 let capture = Capture::begin(groups.len() as u32, Clock::start());
-                let taken = Taken { capture, seq, view: Some((*view, groups)), rows, copied: None };
+                let taken = Taken { capture, seq, groups: Some(groups), rows, copied: None };
                 self.of(node, world).captures.insert(id, taken);
                 let most = [5, 100, 3000][self.rng.below(3) as usize];
                 self.later(node, id, most, world);
@@ -201,7 +201,7 @@ impl Parts {
         let this = self.of(node, world);
         this.shelf.set_lineage(identity.lineage).expect("a temporary directory can be used");
         let Some(taken) = this.captures.get_mut(&id) else { return };
-        if let Some((view, groups)) = taken.view.take() {
+        if let Some(groups) = taken.groups.take() {
             let head = Head {
                 snapshot: id,
                 seq: taken.seq,
@@ -210,7 +210,7 @@ impl Parts {
                 written_ms,
                 sealing: None,
             };
-            match capture::copy(&this.shelf, &head, &view, groups, &taken.capture) {
+            match capture::copy(&this.shelf, &head, groups, &taken.capture) {
                 Ok(copied) => taken.copied = Some(copied),
                 Err(_) if taken.capture.is_stopped() => {}
                 Err(e) => {
@@ -282,7 +282,7 @@ impl Parts {
         true
     }
 
-    /// Downloads a part and compares it with what its view held.
+    /// Downloads a part and compares it with what its node had frozen.
     fn check(
         &mut self,
         node: usize,
@@ -303,7 +303,7 @@ impl Parts {
         match looked {
             Ok(rows) if rows == *held => {}
             Ok(rows) => self.broken.push(format!(
-                "node {node}: the part of {id} holds {rows:?}, its view held {held:?}"
+                "node {node}: the part of {id} holds {rows:?}, the node had {held:?}"
             )),
             Err(e) => self.broken.push(format!(
                 "node {node}: the part of {id} that was just completed is not sound: {e}"
@@ -415,21 +415,35 @@ pub fn rows(
     topology: Topology,
     groups: impl IntoIterator<Item = GroupId>,
 ) -> Result<Rows> {
-    let digest = |group: GroupId| {
-        let mut hash = blake3::Hasher::new();
-        let ranges = match group.is_meta() {
-            true => vec![vec![keys::META]..vec![keys::META + 1]],
-            false => {
-                topology.partitions_of(group).map(|p| keys::partition(PartitionId(p))).collect()
-            }
-        };
-        for range in &ranges {
-            for row in view.range(range)? {
-                let (key, row) = row?;
-                hash.update(&key[1..]).update(&row);
-            }
-        }
-        Ok((group, hash.finalize().to_hex().to_string()))
+    let of = |group| Ok((group, digest(group, topology, |range, see| view.each(range, see))?));
+    groups.into_iter().map(of).collect()
+}
+
+/// What was frozen of some groups.
+pub fn captured(groups: &[Captured], topology: Topology) -> Result<Rows> {
+    let of = |Captured { group, rows, .. }: &Captured| {
+        Ok((*group, digest(*group, topology, |range, see| rows.each(range, see))?))
     };
-    groups.into_iter().map(digest).collect()
+    groups.iter().map(of).collect()
+}
+
+type See<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<()>;
+
+fn digest(
+    group: GroupId,
+    topology: Topology,
+    each: impl Fn(&Range<Vec<u8>>, See) -> Result<()>,
+) -> Result<String> {
+    let mut hash = blake3::Hasher::new();
+    let ranges = match group.is_meta() {
+        true => vec![vec![keys::META]..vec![keys::META + 1]],
+        false => topology.partitions_of(group).map(|p| keys::partition(PartitionId(p))).collect(),
+    };
+    for range in &ranges {
+        each(range, &mut |key, row| {
+            hash.update(&key[1..]).update(row);
+            Ok(())
+        })?;
+    }
+    Ok(hash.finalize().to_hex().to_string())
 }

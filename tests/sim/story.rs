@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use devicedb::{
     base::{
         clock::Random,
@@ -20,8 +21,8 @@ use devicedb::{
     },
     cluster::{self, reconfigure::Membership},
     data::{Place as RowPlace, Row, RowKey, Versions},
-    engine::{Body, Input, SnapshotNews},
-    store::{View, keys},
+    engine::{Body, Captured, Input, SnapshotNews},
+    store::keys,
     wire,
 };
 
@@ -585,12 +586,11 @@ impl Story {
                 }
                 self.cuts.entry(*id).or_default().sealed.get_or_insert(now);
             }
-            SnapshotNews::View { id, view, groups, .. } => {
+            SnapshotNews::Captured { id, groups, .. } => {
                 let topology = self.world.topology;
                 let cut = self.cuts.entry(*id).or_default();
-                let held: BTreeSet<GroupId> = groups.iter().map(|g| g.group).collect();
-                let seen = counters(view, topology, &held)
-                    .and_then(|counters| Ok((counters, parts::rows(view, topology, held)?)));
+                let seen = counters(groups, topology)
+                    .and_then(|counters| Ok((counters, parts::captured(groups, topology)?)));
                 let (counters, mut rows) = match seen {
                     Ok(seen) => seen,
                     Err(e) => return self.world.unreadable(node, &e),
@@ -641,18 +641,14 @@ impl Story {
     }
 }
 
-fn counters(
-    view: &View,
-    topology: Topology,
-    groups: &BTreeSet<GroupId>,
-) -> Result<BTreeMap<(usize, usize), u64>> {
+fn counters(groups: &[Captured], topology: Topology) -> Result<BTreeMap<(usize, usize), u64>> {
     let mut held = BTreeMap::new();
     for (column, turn) in (0..COLUMNS).flat_map(|column| (0..3).map(move |turn| (column, turn))) {
         let place = Place::Counter(column, turn);
-        if !groups.contains(&topology.group_of_site(&place.site())) {
-            continue;
-        }
-        let number = versions(view, topology, place)?.map_or(0, |versions| {
+        let of = topology.group_of_site(&place.site());
+        let Some(group) = groups.iter().find(|g| g.group == of) else { continue };
+        let found = versions(|key| group.rows.get(key), topology, place)?;
+        let number = found.map_or(0, |versions| {
             let value = versions
                 .visible()
                 .next()
@@ -665,15 +661,19 @@ fn counters(
     Ok(held)
 }
 
-/// What a store holds of a key.
-pub fn versions(view: &View, topology: Topology, place: Place) -> Result<Option<Versions>> {
+/// What there is of a key, where `get` looks up its row.
+pub fn versions(
+    get: impl FnOnce(&[u8]) -> Result<Option<Bytes>>,
+    topology: Topology,
+    place: Place,
+) -> Result<Option<Versions>> {
     let row_place = RowPlace::Key { bucket: place.bucket(), key: place.key() };
     let row = RowKey {
         partition: topology.partition_of(&place.site()),
         site: place.site(),
         place: row_place,
     };
-    let Some(stored) = view.get(&keys::data(&row.encode()))? else { return Ok(None) };
+    let Some(stored) = get(&keys::data(&row.encode()))? else { return Ok(None) };
     let Row::Key(versions) = wire::decode_row(&row.place, &stored).unwrap() else {
         panic!("{row:?} is not the row of a key")
     };

@@ -43,8 +43,8 @@ pub const REPORT_AGAIN: Duration = Duration::from_millis(500);
 /// Niceness of the thread that captures a part: where others want every core, it gets about a tenth
 /// of one.
 pub const CAPTURE_NICE: i32 = 10;
-/// How long a capture may hold a view of the store, which keeps the store from using space again.
-/// After that the capture fails.
+/// How long a capture may hold rows as they were at the cut, which keeps the store from using space
+/// again. After that the capture fails.
 pub const VIEW_AGE_MAX: Duration = Duration::from_secs(600);
 /// Bytes of chunks that a part's writer leaves to the kernel before it syncs them.
 pub const SHELF_UNSYNCED_BYTES: u64 = 64 << 20;

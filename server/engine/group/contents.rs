@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     super::{
         consensus::Turn,
-        overlay::{Reader, Sealed},
+        overlay::{Frozen, LayerBytes, Reader, Sealed},
         rows::GroupRows,
         tenure::Tenures,
     },
@@ -80,11 +80,16 @@ impl Group {
 
     // ---- To the store. ----
 
-    /// Closes the open layer where it is now, with these rows of the meta group; with `always` also
-    /// when only the record has changed. Its number, if a layer was closed.
-    pub fn seal(&mut self, meta_rows: Vec<(Vec<u8>, Option<Bytes>)>, always: bool) -> Option<u64> {
+    /// Closes the open layer where it is now, with these rows of the meta group, and counts it; with
+    /// `always` also when only the record has changed.
+    pub fn seal(
+        &mut self,
+        meta_rows: Vec<(Vec<u8>, Option<Bytes>)>,
+        always: bool,
+        counted: &LayerBytes,
+    ) {
         if self.is_installing() || !self.has_replica() {
-            return None;
+            return;
         }
         let rows_before = self.overlay.open_bytes();
         for (key, row) in meta_rows {
@@ -105,14 +110,19 @@ impl Group {
         let empty = rows_before == 0 && self.overlay.open_bytes() == 0;
         let same_members = self.record.members == self.stored.members;
         if empty && same_members && (!always || self.record == self.stored) {
-            return None;
+            return;
         }
-        Some(self.overlay.seal(wire::encode_record(&self.record), self.record.applied))
+        self.overlay.seal(wire::encode_record(&self.record), self.record.applied, counted);
     }
 
     /// What a checkpoint may write now, oldest first.
-    pub fn ripe(&self) -> Vec<Arc<Sealed>> {
-        self.overlay.ripe()
+    pub fn sealed(&self) -> Vec<Arc<Sealed>> {
+        self.overlay.sealed()
+    }
+
+    /// The sealed rows, over the view that lies under them.
+    pub fn freeze(&self, view: Arc<View>) -> Frozen {
+        self.overlay.freeze(view)
     }
 
     /// The store has the layers up to a number, and the record that the last of them ends with.
@@ -146,23 +156,6 @@ impl Group {
             self.raft.compact(to, batch)?;
         }
         Ok(())
-    }
-
-    // ---- Around a mark. ----
-
-    /// Keeps what comes behind a layer, or behind the last one, out of the store until a snapshot
-    /// has its view.
-    pub fn hold_after(&mut self, seq: SnapshotSeq, layer: Option<u64>) {
-        self.overlay.hold_after(seq, layer.unwrap_or_else(|| self.overlay.last_sealed()));
-    }
-
-    pub fn release(&mut self, seq: SnapshotSeq) {
-        self.overlay.release(seq);
-    }
-
-    /// Whether some snapshot waits for its view of the rows.
-    pub fn is_held(&self) -> bool {
-        self.overlay.is_held()
     }
 
     // ---- Something else in their place. ----

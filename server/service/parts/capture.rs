@@ -1,10 +1,13 @@
-//! One capture: what has been decided about its snapshot, and the copying of rows into chunks for
-//! as long as the store's view may be held.
+//! One capture: what has been decided about its snapshot, and the copying of frozen rows into
+//! chunks for as long as they may be held.
 //!
-//! A held view keeps the store from using pages again, so that its file grows with every write;
-//! therefore it has an age at which the capture fails and lets go, and it fails as well when the
-//! store's disk comes to its floor of free space. Both are looked at between chunks and partitions:
-//! a disk that does not come back from one write holds the view for longer.
+//! What is frozen lies in the store and, as far as no checkpoint had stored it, in memory. A view
+//! of the store keeps it from using pages again, so that its file grows with every write; layers
+//! stay in memory beside those of what is written meanwhile. Therefore a capture has an age at
+//! which it fails and lets go; it fails as well when the store's disk comes to its floor of free
+//! space, or a node's layers to their bound. All is looked at between chunks and partitions: a disk
+//! that does not come back from one write holds all for longer. A group is let go of when its rows
+//! are copied.
 //!
 //! Relies on the shelf for files and on its owner for the news of the snapshot. It does not know
 //! the cluster.
@@ -30,7 +33,10 @@ use crate::{
         limits, space,
     },
     cluster::snapshots::{Part, Status},
-    engine::Captured,
+    engine::{
+        Captured,
+        overlay::{Frozen, LayerBytes},
+    },
     entry::Identity,
     faults::mutation::{Mutation, mutated},
     part::{
@@ -40,7 +46,7 @@ use crate::{
         shelf::{Finished, PartInfo, PartWriter, Shelf},
         tar::Plan,
     },
-    store::{View, keys},
+    store::keys,
 };
 
 /// What has been decided of a snapshot, as this node knows it.
@@ -61,6 +67,7 @@ pub struct Capture {
     began: Duration,
     /// Where the store lies that the view keeps from using space again.
     store: Option<PathBuf>,
+    layer_bytes_max: usize,
     view_age_max: Duration,
     viewing: AtomicBool,
 }
@@ -71,6 +78,7 @@ impl Capture {
         let (done, stop, viewing) =
             (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(true));
         let (outcome, view_age_max) = (watch::channel(Outcome::Open).0, limits::VIEW_AGE_MAX);
+        let layer_bytes_max = limits::LAYER_BYTES_MAX;
         Capture {
             partitions,
             done,
@@ -79,6 +87,7 @@ impl Capture {
             clock,
             began: clock.now(),
             store: None,
+            layer_bytes_max,
             view_age_max,
             viewing,
         }
@@ -148,7 +157,7 @@ impl Capture {
         self.age()
     }
 
-    fn check(&self) -> Result<()> {
+    fn check(&self, layers: Option<&LayerBytes>) -> Result<()> {
         if self.is_stopped() {
             return Err(Error::conflict("the snapshot was given up"));
         }
@@ -157,6 +166,14 @@ impl Capture {
                 "copying rows took longer than {} s, and a view of the store may not be held for \
                  longer: see why the snapshot store is so slow, then run create again",
                 self.view_age_max.as_secs()
+            )));
+        }
+        if layers.is_some_and(|layers| layers.now() > self.layer_bytes_max) {
+            return Err(Error::unavailable(format!(
+                "writes came faster than rows were copied: those that wait for the store, and \
+                 those that are copied from memory, came to more than {} bytes; see why the \
+                 snapshot store is so slow, then run create again",
+                self.layer_bytes_max
             )));
         }
         let room = self.store.as_deref().map_or(Ok(()), |dir| space::spare(dir, 0));
@@ -219,12 +236,11 @@ pub struct Head<'a> {
     pub sealing: Option<&'a Sealing>,
 }
 
-/// Copies all that a view holds of the groups that were captured into a part of its own, which is
-/// not in place yet.
+/// Copies all that is frozen of the groups that were captured into a part of its own, which is not
+/// in place yet. Lets go of each group when it is copied.
 pub fn copy(
     shelf: &Arc<Shelf>,
     head: &Head,
-    view: &View,
     mut captured: Vec<Captured>,
     capture: &Capture,
 ) -> Result<(PartWriter, Manifest)> {
@@ -233,7 +249,7 @@ pub fn copy(
     let keys = head.sealing.map(|sealing| sealing.keys.clone());
     let mut copier = Copier {
         writer: shelf.begin(head.snapshot)?,
-        view,
+        layers: captured.iter().find_map(|group| group.rows.counted()).cloned(),
         chunker: Chunker::new()?.sealed_with(keys),
         // Under another seal, or without one, its chunks have other names.
         previous: newest_part(shelf, identity).filter(|part| part.seal == seal),
@@ -263,7 +279,7 @@ pub fn copy(
         );
         if group.group.is_meta() {
             let Copied { rows, bytes, chunks } =
-                copier.range(&(vec![keys::META]..vec![keys::META + 1]))?;
+                copier.range(&group.rows, &(vec![keys::META]..vec![keys::META + 1]))?;
             let digest = chunk::digest(&chunks, rows);
             manifest.meta = Some(MetaPart {
                 mark_index: group.at.index,
@@ -279,7 +295,7 @@ pub fn copy(
         }
         let mut partitions = Vec::new();
         for partition in identity.topology.partitions_of(group.group).map(PartitionId) {
-            partitions.push(copier.partition(group.group, partition)?);
+            partitions.push(copier.partition(group.group, &group.rows, partition)?);
         }
         let (mark_index, mark_term, dots) = (group.at.index, group.at.term, group.dots);
         manifest.groups.push(GroupPart {
@@ -336,10 +352,11 @@ fn reported(info: &PartInfo, manifest: &Manifest) -> Part {
     }
 }
 
-/// Copies what a view holds, on a thread that may block.
+/// Copies what is frozen, on a thread that may block.
 struct Copier<'a> {
     writer: PartWriter,
-    view: &'a View,
+    /// Counts the node's layers; none where no group has one.
+    layers: Option<LayerBytes>,
     /// Begins anew with every range.
     chunker: Chunker,
     /// The node's newest part of the same history.
@@ -357,10 +374,14 @@ struct Copied {
 impl Copier<'_> {
     /// A partition that has not changed since the previous part keeps its chunks, and no row is
     /// read.
-    fn partition(&mut self, group: GroupId, id: PartitionId) -> Result<PartitionPart> {
-        self.capture.check()?;
-        let data_index = self
-            .view
+    fn partition(
+        &mut self,
+        group: GroupId,
+        rows: &Frozen,
+        id: PartitionId,
+    ) -> Result<PartitionPart> {
+        self.capture.check(self.layers.as_ref())?;
+        let data_index = rows
             .get(&keys::partition_index(id))?
             .and_then(|b| b.as_ref().try_into().ok())
             .map_or(0, u64::from_be_bytes);
@@ -372,7 +393,7 @@ impl Copier<'_> {
         let part = match before {
             Some(before) if self.reuse(&before.chunks)? => before,
             _ => {
-                let Copied { rows, bytes, chunks } = self.range(&keys::partition(id))?;
+                let Copied { rows, bytes, chunks } = self.range(rows, &keys::partition(id))?;
                 PartitionPart {
                     id,
                     data_index,
@@ -391,18 +412,18 @@ impl Copier<'_> {
         chunks.iter().try_fold(true, |all, hash| self.writer.reuse(*hash).map(|there| all && there))
     }
 
-    fn range(&mut self, range: &Range<Vec<u8>>) -> Result<Copied> {
-        let Copier { writer, view, chunker, capture, .. } = self;
+    fn range(&mut self, rows: &Frozen, range: &Range<Vec<u8>>) -> Result<Copied> {
+        let Copier { writer, layers, chunker, capture, .. } = self;
         let mut copied = Copied::default();
         let mut take = |chunk: Option<Chunk>| -> Result<()> {
             let Some(chunk) = chunk else { return Ok(()) };
-            capture.check()?;
+            capture.check(layers.as_ref())?;
             writer.chunk(&chunk)?;
             copied.take(&chunk);
             Ok(())
         };
         // Without the letter of the key space: in a part there is one space only.
-        view.each(range, |key, value| take(chunker.push(&key[1..], value)?))?;
+        rows.each(range, |key, value| take(chunker.push(&key[1..], value)?))?;
         take(chunker.finish()?)?;
         Ok(copied)
     }
@@ -420,6 +441,8 @@ impl Copied {
 mod tests {
     use super::*;
     use crate::{
+        engine::overlay::Overlay,
+        entry::Position,
         part::sample::{self, Sample},
         store::Store,
     };
@@ -478,36 +501,40 @@ mod tests {
     }
 
     #[test]
-    fn a_view_that_is_held_for_too_long_fails_its_capture_with_the_reason() {
+    fn rows_that_are_held_for_too_long_or_take_too_much_fail_their_capture_with_the_reason() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::create(dir.path(), &crate::base::disk::Machine, b"me").unwrap();
         let mut commit = store.begin().unwrap();
-        let key = keys::data(b"\0\x05site\0\x01k");
+        let (key, later) = (keys::data(b"\0\x05site\0\x01k"), keys::data(b"\0\x05site\0\x01l"));
         commit.rows([(key.as_slice(), Some(&b"v"[..]))].into_iter()).unwrap();
         commit.finish().unwrap();
         let shelf = Shelf::open(dir.path(), &sample::owner(1)).unwrap();
-        let view = store.view().unwrap();
-        for (view_age_max, holds) in [(limits::VIEW_AGE_MAX, true), (Duration::ZERO, false)] {
-            let capture = Capture { view_age_max, ..Capture::begin(64, Clock::start()) };
+        let (mut overlay, counted) = (Overlay::default(), LayerBytes::default());
+        overlay.set(later, Some(bytes::Bytes::from_static(b"w")));
+        overlay.seal(vec![], Position::default(), &counted);
+        let rows = overlay.freeze(Arc::new(store.view().unwrap()));
+        for (view_age_max, layer_bytes_max, reason) in [
+            (limits::VIEW_AGE_MAX, counted.now(), None),
+            (Duration::ZERO, counted.now(), Some("copying rows took longer than 0 s")),
+            (limits::VIEW_AGE_MAX, counted.now() - 1, Some("faster than rows were copied")),
+        ] {
+            let begun = Capture::begin(64, Clock::start());
+            let capture = Capture { view_age_max, layer_bytes_max, ..begun };
             while capture.age() == Duration::ZERO {}
             let mut copier = Copier {
                 writer: shelf.begin(sample::snapshot(1)).unwrap(),
-                view: &view,
+                layers: rows.counted().cloned(),
                 chunker: Chunker::new().unwrap(),
                 previous: None,
                 capture: &capture,
             };
-            let copied = copier.partition(GroupId(0), PartitionId(5));
-            assert!(
-                capture.view_age() > Duration::ZERO
-                    && capture.partitions_done() == u32::from(holds)
-            );
-            match copied {
-                Ok(part) => assert!(holds && part.rows == 1),
-                Err(e) => assert!(
-                    !holds && e.message.contains("copying rows took longer than 0 s"),
-                    "{e}"
-                ),
+            let copied = copier.partition(GroupId(0), &rows, PartitionId(5));
+            let done = u32::from(reason.is_none());
+            assert!(capture.view_age() > Duration::ZERO && capture.partitions_done() == done);
+            match (copied, reason) {
+                (Ok(part), None) => assert_eq!(part.rows, 2),
+                (Err(e), Some(reason)) => assert!(e.message.contains(reason), "{e}"),
+                (copied, _) => panic!("{copied:?} where {reason:?} was to come"),
             }
             assert!(capture.let_go() > Duration::ZERO);
             assert_eq!(capture.view_age(), Duration::ZERO);
