@@ -8,7 +8,8 @@ use crate::{
     repository::{
         adopt::{Adoption, Named, adopt},
         catalogue::Adopted,
-        collect::{self, Order, hold},
+        collect::{self, Collected, Order, hold},
+        points::{self, Point},
         root::Folder,
         signature,
     },
@@ -55,6 +56,33 @@ impl Stage {
     fn adopt(&self, lost: Named, by: Named) -> Result<Vec<Adoption>> {
         adopt(&self.repository, lost, by, now())
     }
+
+    /// A snapshot of another history, written so much later than all that are there.
+    fn put(&self, folder: Folder, seq: u64, id: u64, later_ms: u64) {
+        let written_ms = newest_written_ms(self) + later_ms;
+        let tars = NODES.map(|node| {
+            let id = sample::snapshot(id);
+            let one =
+                Sample { node: NodeId(node), snapshot: id, ..sample(seq, id.0.as_u64_pair().0) };
+            let (mut manifest, chunks) = one.part();
+            (manifest.cluster, manifest.lineage) = (folder.cluster, folder.lineage);
+            manifest.written_ms = written_ms;
+            let path = self.dir.path().join(format!("{id}-{node}.tar"));
+            fs::write(&path, tar_of(&manifest, chunks)).unwrap();
+            path
+        });
+        assert!(!import(&self.repository, &tars).unwrap().was_there);
+    }
+}
+
+fn newest_written_ms(stage: &Stage) -> u64 {
+    let all = stage.repository.listed().unwrap();
+    all.iter().map(|(_, entry)| entry.written_ms).max().unwrap()
+}
+
+fn stays(collected: &[Collected]) -> Vec<(u64, bool)> {
+    let all = collected.iter().flat_map(|of| &of.snapshots);
+    all.map(|one| (one.seq, one.stays)).collect()
 }
 
 #[test]
@@ -160,4 +188,65 @@ fn what_was_on_its_way_when_a_history_was_adopted_is_never_listed_and_goes() {
     let told = status(&stage.repository).unwrap();
     assert_eq!((told.unnamed, told.dropped), (0, 0), "{told:?}");
     stage.comes_back(&first);
+}
+
+#[test]
+fn rules_go_through_an_adopted_history_as_through_one() {
+    let stage = Stage::new();
+    (1..=3).for_each(|n| drop(stage.import(&sample(n, n))));
+    let by = folder(1);
+    stage.put(by, 1, 100, HOUR_MS);
+    let latest = || points::find(&stage.repository, Point::Latest);
+    assert!(latest().unwrap_err().message.contains("2 histories"), "nobody has said whose");
+    // By its cluster alone, since it has one history here.
+    stage.adopt(cluster(lost()), cluster(by)).unwrap();
+    assert_eq!(latest().unwrap().kept.snapshot.snapshot, sample::snapshot(100));
+    let first = newest_written_ms(&stage) - HOUR_MS;
+    let then = points::find(&stage.repository, Point::Time(first)).unwrap();
+    assert_eq!(then.kept.snapshot.snapshot, sample::snapshot(3));
+    let audit = Hold { reason: "the audit".into(), until_ms: None };
+    hold(&stage.repository, sample::snapshot(1), Some(audit)).unwrap();
+
+    let dry = Order { dry_run: true, ..order("last=2") };
+    let would = collect::line(&stage.repository, by, &dry).unwrap();
+    let wanted = [(1, true), (3, true), (2, false), (1, true)];
+    assert_eq!(stays(&would), wanted, "{would:?}");
+    let own = Order { own: Some(by), ..order("last=2") };
+    let collected = collect::line(&stage.repository, by, &own).unwrap();
+    assert_eq!(stays(&collected), wanted);
+    assert_eq!(collected[1].snapshots[0].reasons, ["last 2 of 2"]);
+    // The newest of the line is the one that always stays.
+    let collected = collect::all(&stage.repository, &order("last=1")).unwrap();
+    assert_eq!(stays(&collected), [(1, true), (3, false), (1, true)]);
+    stage.comes_back(&sample(1, 1));
+}
+
+#[test]
+fn who_was_adopted_adopts_nobody_and_who_has_nothing_is_told_so() {
+    let stage = Stage::new();
+    stage.import(&sample(1, 1));
+    let [b, c] = [folder(1), folder(2)];
+    stage.put(b, 1, 100, HOUR_MS);
+    for (lost, by, why) in [
+        (cluster(folder(9)), named(b), "has nothing of cluster"),
+        (cluster(lost()), cluster(c), "have it store one first, or name its lineage too"),
+        (named(b), named(b), "does not adopt itself"),
+        (cluster(b), named(b), "has nothing of cluster"),
+    ] {
+        let e = stage.adopt(lost, by).unwrap_err();
+        assert!(e.message.contains(why), "{e}");
+    }
+    stage.adopt(cluster(lost()), named(b)).unwrap();
+    stage.adopt(cluster(b), named(c)).unwrap();
+    let e = stage.adopt(named(lost()), named(b)).unwrap_err();
+    assert!(e.message.contains(&format!("was adopted by cluster {}", c.cluster)), "{e}");
+    let e = stage.adopt(cluster(lost()), named(c)).unwrap_err();
+    assert!(e.message.contains(&format!("was adopted by cluster {}", b.cluster)), "{e}");
+    // All three are one line, whose newest is what a restore finds.
+    stage.put(c, 7, 200, 2 * HOUR_MS);
+    let latest = points::find(&stage.repository, Point::Latest).unwrap();
+    assert_eq!(latest.kept.snapshot.snapshot, sample::snapshot(200));
+    let dry = Order { dry_run: true, ..order("last=2") };
+    let would = collect::all(&stage.repository, &dry).unwrap();
+    assert_eq!(stays(&would), [(7, true), (1, true), (1, false)]);
 }
