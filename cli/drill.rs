@@ -4,8 +4,9 @@
 //! Then it ends, and its directory is emptied: whatever ends the drill (`scratch`, `throwaway`).
 //!
 //! It can harm nobody. The node hears on the loopback alone, joins nobody, has a cluster id and a
-//! history that were just drawn, and is started without a repository to write to and without
-//! anything that this environment says to nodes but the key.
+//! history that were just drawn, and is started without a repository to write to. Of what this
+//! environment says to nodes it is told the key alone; whom this command believes it is told by
+//! `--trusted-key` and `--at-least-catalogue`.
 //!
 //! A drill that does not pass is no error of the program: it says what it found, and exits 6.
 
@@ -29,7 +30,7 @@ use super::{
     client::{Call, Client},
     connection::Access,
     kv,
-    place::{failed, open},
+    place::{self, failed, open},
     site, snapshot,
     term::{
         exit::{self, Failure},
@@ -124,20 +125,18 @@ pub async fn run(order: args::Drill, console: &mut Console) -> Result<(), Failur
     objective("would be lost", report.rpo_s, report.rpo_objective_s, &mut report.problems);
     objective("it would take", report.rto_s, report.rto_objective_s, &mut report.problems);
     report.passed = report.problems.is_empty();
-    if order.keep_report {
-        let kept = drills::keep(&drill.repository, &report, began_ms);
-        kept.map_err(|e| failed("its report is not kept", &order.place, &e))?;
-    }
     console.print(&report)?;
-    match report.passed {
+    let kept = order.keep_report.then(|| drills::keep(&drill.repository, &report, began_ms));
+    let verdict = match report.passed {
         true => Ok(()),
         false => Err(Failure::new(
             exit::NOT_VERIFIED,
             "the drill has not passed",
-            order.place,
+            order.place.clone(),
             "see the problems above: a restore would meet them too",
         )),
-    }
+    };
+    place::with_report(&order.place, kept, verdict, console)
 }
 
 fn objective(what: &str, is: f64, most: Option<f64>, problems: &mut Vec<String>) {

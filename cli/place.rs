@@ -2,6 +2,7 @@
 
 use super::term::{
     exit::{self, Failure},
+    output::Console,
     text,
 };
 use crate::{
@@ -21,6 +22,29 @@ pub fn open(place: &str, access: impl Into<Access>) -> Result<Repository, Failur
 pub fn look(place: &str, access: impl Into<Access>) -> Result<Repository, Failure> {
     Repository::seen(place, limits::OBJECT_PATIENCE_COMMAND, &access.into())
         .map_err(|e| failed("it cannot be opened", place, &e))
+}
+
+/// A verdict that was told, and what became of its report: the verdict counts, also where the
+/// report cannot be kept, and a good one without its report is a failure.
+pub fn with_report(
+    place: &str,
+    kept: Option<Result<String, Error>>,
+    verdict: Result<(), Failure>,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    match kept {
+        None => verdict,
+        Some(Ok(name)) => {
+            console.confirm(&format!("the report is kept as {name}"));
+            verdict
+        }
+        Some(Err(e)) => {
+            verdict.inspect_err(|_| {
+                console.warn(&format!("its report is not kept: {}", text::line(&e.message)));
+            })?;
+            Err(failed("its report is not kept", place, &e))
+        }
+    }
 }
 
 pub fn failed(what: &str, place: &str, e: &Error) -> Failure {

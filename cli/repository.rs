@@ -9,8 +9,10 @@ use rustix::{fs::Mode, process::umask};
 use serde::Serialize;
 
 use super::{
-    args, care, drill,
-    place::{failed, look, open},
+    args,
+    care::{self, counted},
+    drill,
+    place::{failed, look, open, with_report},
     snapshot::{listed, refuse_what_is_no_part},
     term::{
         exit::{self, Failure},
@@ -28,6 +30,7 @@ use crate::{
     },
     part::{chunk::Digest, manifest::rfc3339},
     repository::{
+        adopt::{self, Adoption},
         collect::{self, Collected, Keep, Order, Unfinished},
         cover::Cover,
         entry::{Entry, Hold},
@@ -104,6 +107,27 @@ struct Taken {
     histories: Vec<Collected>,
     /// What killed writers have left without a name, of no history.
     unfinished: Unfinished,
+}
+
+/// Histories that were taken over.
+#[derive(Serialize)]
+struct TakenOver {
+    histories: Vec<Adoption>,
+}
+
+impl View for TakenOver {
+    fn text(&self, _: Option<usize>) -> String {
+        let line = |one: &Adoption| {
+            let Adoption { cluster, lineage, by, was_adopted, snapshots, held, catalogue } = one;
+            let was = if *was_adopted { "was adopted before" } else { "is adopted" };
+            format!(
+                "cluster {cluster}, lineage {lineage}, {was} by {by}: {}, {held} of them held\n\
+                 catalogue {catalogue}\n",
+                counted(*snapshots, "snapshot")
+            )
+        };
+        self.histories.iter().map(line).collect()
+    }
 }
 
 #[derive(Serialize)]
@@ -239,6 +263,9 @@ impl View for Status {
                 history.newest, history.newest_seq, history.newest_written
             );
             lines += &format!("catalogue   {}\n", history.catalogue);
+            if let Some(by) = &history.adopted_by {
+                lines += &format!("adopted by  {by}\n");
+            }
         }
         lines += &care::told(&self.care);
         if self.dropped > 0 {
@@ -373,6 +400,11 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
         args::Repository::Release { place, key, snapshot } => {
             hold(&place, key, snapshot, None, console)
         }
+        args::Repository::Adopt { place, key, lost, by } => {
+            let adopted = adopt::adopt(&open(&place, key)?, lost, by, Clock::start().wall_ms());
+            let histories = adopted.map_err(|e| failed("it is not adopted", &place, &e))?;
+            console.print(&TakenOver { histories })
+        }
         args::Repository::Drill(order) => drill::run(order, console).await,
         args::Repository::Repair { place, key } => {
             let repaired = repair::repair(&open(&place, key)?);
@@ -437,9 +469,7 @@ fn take_out(
     for id in &order.named {
         repository.find_entry(*id).map_err(failed)?;
     }
-    let folders = repository.catalogues().map_err(failed)?.into_keys();
-    let collected = folders.map(|folder| collect::collect(&repository, folder, order));
-    let histories = collected.collect::<Result<Vec<_>, Error>>().map_err(failed)?;
+    let histories = collect::all(&repository, order).map_err(failed)?;
     let refused = histories.iter().any(|collected| !collected.refused.is_empty());
     let unfinished = collect::unfinished(&repository, order).map_err(failed)?;
     console.print(&Taken { dry_run: order.dry_run, histories, unfinished })?;
@@ -461,6 +491,7 @@ fn order(how: args::Collecting, named: Vec<SnapshotId>) -> Order {
         named: named.into_iter().collect(),
         grace_ms: how.grace.0.as_millis() as u64,
         now_ms: Clock::start().wall_ms(),
+        own: None,
         trust_clock: how.trust_clock,
         dry_run: how.dry_run,
     }
@@ -512,18 +543,7 @@ fn check(
         reports::keep(&repository, &kept, began_ms)
     });
     let verdict = if report.sound { Ok(()) } else { Err(damaged(place)) };
-    match kept {
-        None => verdict,
-        Some(Ok(name)) => {
-            console.confirm(&format!("the report is kept as {name}"));
-            verdict
-        }
-        Some(Err(e)) if report.sound => Err(failed("its report is not kept", place, &e)),
-        Some(Err(e)) => {
-            console.warn(&format!("its report is not kept: {}", text::line(&e.message)));
-            verdict
-        }
-    }
+    with_report(place, kept, verdict, console)
 }
 
 fn damaged(place: &str) -> Failure {

@@ -1,5 +1,5 @@
 //! `ddbctl schedule` and `ddbctl backup`: snapshots that the cluster takes and stores by itself,
-//! and how they stand.
+//! verifications that it carries out, and how they stand.
 //!
 //! What is wrong is said in words, and in the same words to people and to scripts.
 
@@ -30,6 +30,9 @@ struct Schedule {
     name: String,
     cron: String,
     keep: String,
+    /// How much its runs verify; absent where they take snapshots.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    verify: String,
     start_deadline_ms: u64,
     paused: bool,
     created_ms: u64,
@@ -93,10 +96,12 @@ fn service(channel: Channel) -> ScheduleServiceClient<Channel> {
 
 pub async fn run(command: Args, client: &mut Client, console: &mut Console) -> Result<(), Failure> {
     match command {
-        Args::Create { name, cron, keep, start_deadline, replace } => {
+        Args::Create { name, cron, keep, verify, start_deadline, replace } => {
             let call = Call::new(format!("create schedule {name:?}"));
             let start_deadline_ms = start_deadline.map_or(0, |span| span.0.as_millis() as u64);
-            let request = v1::PutScheduleRequest { name, cron, keep, start_deadline_ms, replace };
+            let verify = verify.map_or(String::new(), |extent| extent.to_string());
+            let request =
+                v1::PutScheduleRequest { name, cron, keep, start_deadline_ms, replace, verify };
             let answer = client
                 .call(&call, request, |channel, request| async move {
                     service(channel).put_schedule(request).await
@@ -219,7 +224,11 @@ async fn begin(
     let Some(run) = shown.running.as_ref().or(shown.last()) else { return console.print(&shown) };
     let uuid = run.uuid.clone();
     let how = if began { "has begun" } else { "was under way already" };
-    console.say(&format!("the run of snapshot {uuid} {how}"));
+    let what = match shown.verify.is_empty() {
+        true => format!("snapshot {uuid}"),
+        false => format!("verification {uuid}"),
+    };
+    console.say(&format!("the run of {what} {how}"));
     let Some(most) = most else { return console.print(&shown) };
     console.on_interrupt(format!(
         "the run goes on; look with ddbctl schedule get {}",
@@ -232,7 +241,10 @@ async fn begin(
         let shown = get(&name, client).await?;
         let is = |run: &&Run| run.uuid == uuid;
         if shown.stored.as_ref().is_some_and(|run| is(&run)) {
-            console.confirm(&format!("snapshot {uuid} is in the repository"));
+            console.confirm(&match shown.verify.is_empty() {
+                true => format!("{what} is in the repository"),
+                false => "the repository was verified, and nothing is wrong".to_owned(),
+            });
             return console.print(&shown);
         }
         let failed = shown.failed.as_ref().filter(is).map(|run| run.reason.clone());
@@ -242,7 +254,7 @@ async fn begin(
             return Err(Failure::new(
                 exit::FAILED,
                 format!("the run of schedule {name:?} failed: {}", text::line(&reason)),
-                format!("snapshot {uuid}"),
+                what,
                 format!(
                     "remove the cause, and say ddbctl schedule run {}",
                     text::shell_word(&name)
@@ -278,6 +290,7 @@ impl Schedule {
             name: schedule.name,
             cron: schedule.cron,
             keep: schedule.keep,
+            verify: schedule.verify,
             start_deadline_ms: schedule.start_deadline_ms,
             paused: schedule.paused,
             created_ms: schedule.created_ms,
@@ -300,21 +313,23 @@ impl Schedule {
 
     fn lines(&self) -> Vec<(&'static str, String)> {
         let mut lines = vec![("schedule", text::line(&self.name)), ("due", self.cron.clone())];
+        // A verification has no snapshot to look for.
+        let of = |run: &Run| match self.verify.is_empty() {
+            true => format!(" (snapshot {})", run.uuid),
+            false => String::new(),
+        };
+        if !self.verify.is_empty() {
+            lines.push(("verifies", text::line(&self.verify)));
+        }
         let good = match (&self.stored, self.age_s) {
             (Some(run), Some(age)) => {
-                format!(
-                    "{}, {} ago (snapshot {})",
-                    text::when(run.began_ms),
-                    text::span(age),
-                    run.uuid
-                )
+                format!("{}, {} ago{}", text::when(run.began_ms), text::span(age), of(run))
             }
             _ => "never".to_owned(),
         };
         lines.push(("last good", good));
         if let Some(run) = &self.running {
-            let since = text::when(run.began_ms);
-            lines.push(("under way", format!("since {since} (snapshot {})", run.uuid)));
+            lines.push(("under way", format!("since {}{}", text::when(run.began_ms), of(run))));
         }
         if let Some(run) = &self.failed {
             let reason = text::line(&run.reason);
@@ -366,8 +381,10 @@ fn told(lines: &[(&str, String)]) -> String {
 impl View for Schedule {
     fn text(&self, _: Option<usize>) -> String {
         let mut lines = self.lines();
-        let keep = if self.keep.is_empty() { "everything" } else { &self.keep };
-        lines.push(("keep", keep.to_owned()));
+        if self.verify.is_empty() {
+            let keep = if self.keep.is_empty() { "everything" } else { &self.keep };
+            lines.push(("keep", keep.to_owned()));
+        }
         if self.start_deadline_ms > 0 {
             lines.push(("start deadline", text::span(self.start_deadline_ms / 1000)));
         }
@@ -465,7 +482,16 @@ mod tests {
         };
         let paused =
             v1::Schedule { name: "paused".into(), paused: true, next_ms: 0, ..well.clone() };
-        [well, failing, late, paused].map(|one| Schedule::new(Some(one), NOW)).into()
+        let checked = v1::Schedule {
+            name: "checked".into(),
+            cron: "17 4 * * *".into(),
+            keep: String::new(),
+            verify: "10%".into(),
+            running: run(0, ""),
+            failed: run(25, "the repository is damaged, with 1 problem"),
+            ..well.clone()
+        };
+        [well, failing, late, paused, checked].map(|one| Schedule::new(Some(one), NOW)).into()
     }
 
     /// All is well, and nothing is.

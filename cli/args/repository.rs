@@ -11,7 +11,7 @@ use super::{
 use crate::{
     base::{ids::SnapshotId, limits},
     part::{manifest::WRITTEN_MS_MAX, seal::Recipient},
-    repository::{collect::Keep, points::Point, verify::Percent},
+    repository::{adopt::Named, collect::Keep, points::Point, verify::Percent},
 };
 
 const COLLECT: &str = "A snapshot that goes is gone at once for whoever lists. Its objects are \
@@ -29,6 +29,11 @@ const VERIFY: &str = "Which chunks --sample opens follows from the day, in UTC, 
 const REPAIR: &str = "What stands there and is whole is listed. A snapshot that the missing \
                       catalogue alone had dropped comes back: drop it again.";
 
+const ADOPT: &str = "From then on nothing is stored for the lost cluster, and whoever keeps rules \
+                     for the other one keeps them for both. It is for good: say it when the lost \
+                     cluster does not come back. The cluster that adopts needs one snapshot here, \
+                     or its lineage has to be named.\n\n\
+                     Examples:\n  ddbctl repository adopt /backups $lost --by $cluster";
 const SIGN: &str = "You answer for what is stored there by then: verify it first. Who has signed \
                     it before has to be trusted: that is how one key takes the place of another.\
                     \n\nExamples:\n  \
@@ -178,6 +183,22 @@ pub enum Repository {
         place: String,
         #[command(flatten)]
         key: Writing,
+    },
+    /// Have a cluster take over what a lost one has stored: its snapshots and holds stay, and count
+    /// as that cluster's own
+    #[command(after_help = ADOPT)]
+    Adopt {
+        /// The directory, or where it lies in an object store
+        #[arg(value_name = "REPOSITORY")]
+        place: String,
+        #[command(flatten)]
+        key: Writing,
+        /// The lost cluster's id, for all of its histories, or one of them as CLUSTER/LINEAGE
+        #[arg(value_name = "CLUSTER")]
+        lost: Named,
+        /// The id of the cluster that goes on in its place, or one of its histories
+        #[arg(long, value_name = "CLUSTER")]
+        by: Named,
     },
     /// Make a key that signs what is stored, and print its public key, which readers trust
     #[command(after_help = "Examples:\n  ddbctl repository keygen --output signing.key")]

@@ -5,16 +5,18 @@ use std::path::PathBuf;
 use clap::{Subcommand, value_parser};
 
 use super::value::Span;
-use crate::base::ids::SnapshotId;
+use crate::{base::ids::SnapshotId, repository::verify::Extent};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:\n  \
     ddbctl schedule create hourly --cron @hourly --keep last=24,daily=30\n  \
     ddbctl schedule create nightly --cron @daily --start-deadline 30m\n  \
+    ddbctl schedule create checked --cron '17 4 * * *' --verify 10%\n  \
     ddbctl schedule list\n  \
     ddbctl schedule run hourly --wait")]
 pub enum Schedule {
-    /// Have the cluster take a snapshot and store it whenever it is due, in UTC
+    /// Have the cluster take a snapshot and store it, or verify the repository, whenever it is due,
+    /// in UTC
     Create {
         /// A name for it
         #[arg(value_name = "NAME")]
@@ -27,6 +29,11 @@ pub enum Schedule {
         /// weekly=8,monthly=12,yearly=3,within=7d, or some of these. Without it, for always
         #[arg(long, value_name = "RULES", default_value = "")]
         keep: String,
+        /// Take no snapshot, and verify so much of the repository: quick, for whether everything is
+        /// there; 10%, for the chunks whose turn it is that day; whole. The report stays in the
+        /// repository
+        #[arg(long, value_name = "DEPTH", conflicts_with = "keep")]
+        verify: Option<Extent>,
         /// How late a run may begin that could not begin in time: 30m, 2h. Without it half of the
         /// time to the next one, and at most an hour
         #[arg(long, value_name = "TIME")]
@@ -61,7 +68,8 @@ pub enum Schedule {
         /// Its name
         #[arg(value_name = "NAME")]
         name: String,
-        /// Wait until its snapshot is in the repository; exits 1 when the run fails
+        /// Wait until its snapshot is in the repository, or that is verified; exits 1 when the run
+        /// fails, also because something is damaged
         #[arg(long)]
         wait: bool,
         /// For how long

@@ -136,7 +136,7 @@ roles! {
     CheckRows "check-rows" Request
     /// Removes the files of one part.
     Remove "remove" Request
-    /// Sees one upload to its end, or stores some of its groups.
+    /// Sees one upload to its end, or stores some of its groups; or sees a verification to its end.
     Upload "upload" Request
     /// Sees one run of a schedule to its end.
     Run "run" Request

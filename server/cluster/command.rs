@@ -310,6 +310,9 @@ impl Command {
     /// The level that all members have to know before it may stand in a log.
     pub fn level(&self) -> Level {
         match self {
+            Command::PutSchedule { definition, .. } if !definition.task.is_backup() => {
+                Level::VERIFICATIONS
+            }
             Command::PutSchedule { .. }
             | Command::DeleteSchedule(_)
             | Command::PauseSchedule { .. }

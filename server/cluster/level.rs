@@ -38,8 +38,10 @@ impl Level {
     pub const JOINS: Level = Level(5);
     /// Snapshots are taken and stored on schedules.
     pub const SCHEDULES: Level = Level(6);
+    /// Schedules have the repository verified.
+    pub const VERIFICATIONS: Level = Level(7);
     /// The newest that this version knows.
-    const NEWEST: Level = Level::SCHEDULES;
+    const NEWEST: Level = Level::VERIFICATIONS;
 
     /// The newest level that this node knows: that of its version, or an older one that a test
     /// names.

@@ -14,7 +14,9 @@
 //! - `access`: who may do what, as far as the cluster says it itself.
 //! - `cron`: when something recurs.
 //! - `retention`: which snapshots rules keep in a repository, and why.
-//! - `schedule`: when the cluster takes snapshots by itself, and what has become of them.
+//! - `extent`: how much of a repository a verification reads.
+//! - `schedule`: when the cluster takes snapshots by itself, or verifies the repository, and what
+//!   has become of that.
 //! - `command`: every change that can be asked of the meta group.
 //! - `placement`: which nodes should hold which group.
 //! - `reconfigure`: the next single step from a group's present members to the wanted ones.
@@ -28,6 +30,7 @@ pub mod operations;
 pub mod access;
 pub mod cron;
 pub mod retention;
+pub mod extent;
 pub mod schedule;
 pub mod command;
 pub mod placement;

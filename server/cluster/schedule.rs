@@ -1,5 +1,5 @@
-//! Schedules: when the cluster takes a snapshot of itself and has it stored in the repository, and
-//! what has become of it.
+//! Schedules: when the cluster takes a snapshot of itself and has it stored in the repository, or
+//! has the repository verified, and what has become of that.
 //!
 //! A schedule is a row of the meta group, so every node knows all of them, and what has become of
 //! their runs survives whoever runs them. The node that leads the meta group looks each second at
@@ -8,8 +8,9 @@
 //!
 //! Invariants:
 //! - A run is named by the instant that it was planned for (`SnapshotId::of_run`), and its
-//!   snapshot has that name. A leader that dies in the middle leaves the run in the row, and the
-//!   next one goes on with the same snapshot: taking and storing it can both be done again.
+//!   snapshot has that name, or the report of its verification is named by it. A leader that dies
+//!   in the middle leaves the run in the row, and the next one goes on with the same snapshot or
+//!   report: taking, storing and verifying can all be done again.
 //! - At most one run of a schedule is under way. What is due meanwhile is skipped, and counted.
 //! - Of runs that were missed the newest is made up for, once, while it is not later than the
 //!   schedule's start deadline. The others are counted as missed.
@@ -22,9 +23,11 @@
 //!   would be due until then. Beyond `limits::SCHEDULE_CLOCK_BACK` the schedule is planned anew
 //!   from now, and says so.
 //! - Where a clock goes back to instants that had their runs, their snapshots are known, or known
-//!   to be deleted. They are not taken twice: such a run is skipped, and the schedule says so.
+//!   to be deleted. They are not taken twice: such a run is skipped, and the schedule says so. Of
+//!   verifications only the last ones are remembered; one that is done twice harms nothing.
 //!
-//! Knows no clock: whoever asks says what time it is. Takes no snapshots and deletes none.
+//! Knows no clock: whoever asks says what time it is. Takes no snapshots, verifies nothing, and
+//! deletes nothing.
 
 use crate::{
     base::{
@@ -32,17 +35,26 @@ use crate::{
         ids::{ScheduleId, SnapshotId},
         limits,
     },
-    cluster::{cron::Cron, retention::Keep},
+    cluster::{cron::Cron, extent::Extent, retention::Keep},
 };
 
 /// What an operator has asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
     pub cron: Cron,
-    /// How long its snapshots stay in the repository; none for as long as nobody deletes them.
-    pub keep: Option<Keep>,
+    pub task: Task,
     /// How late a run may begin; none for what `Schedule::deadline_ms` says.
     pub start_deadline_ms: Option<u64>,
+}
+
+/// What a run does. A schedule never changes from one kind to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// It takes a snapshot and has it stored. `keep` says how long such snapshots stay in the
+    /// repository; none for as long as nobody deletes them.
+    Backup { keep: Option<Keep> },
+    /// It has so much of the repository verified, and the report kept there.
+    Verify(Extent),
 }
 
 /// A schedule as it is stored.
@@ -57,7 +69,7 @@ pub struct Schedule {
     /// What was planned up to here is decided: it ran, was skipped or missed.
     pub decided_ms: u64,
     pub running: Option<Run>,
-    /// The last run whose snapshot is in the repository.
+    /// The last run whose snapshot is in the repository, or whose verification found nothing wrong.
     pub stored: Option<Ended>,
     /// The last run that failed.
     pub failed: Option<Ended>,
@@ -75,6 +87,7 @@ pub struct Schedule {
 /// One run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
+    /// Its snapshot. A verification has none, and only its name.
     pub snapshot: SnapshotId,
     /// The instant that it is named by.
     pub planned_ms: u64,
@@ -116,6 +129,12 @@ impl Definition {
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+impl Task {
+    pub fn is_backup(&self) -> bool {
+        matches!(self, Task::Backup { .. })
     }
 }
 
@@ -196,9 +215,13 @@ impl Schedule {
         }
         let snapshot = name(planned_ms);
         if known(snapshot) {
-            let note = "its snapshot was there already, or was deleted: the clock of the node \
-                        that leads has gone back; look at the nodes' clocks"
-                .to_owned();
+            let what = match self.definition.task {
+                Task::Backup { .. } => "its snapshot was there already, or was deleted",
+                Task::Verify(_) => "it was verified then already",
+            };
+            let note = format!(
+                "{what}: the clock of the node that leads has gone back; look at the nodes' clocks"
+            );
             return Some(Decision { missed, skipped: 1, note, ..decision });
         }
         let run = Run { snapshot, planned_ms, began_ms: now_ms, by_hand: false };
@@ -230,7 +253,9 @@ impl Schedule {
 
     pub fn begin(&mut self, run: Run) {
         self.running = Some(run);
-        self.shelved.push(run.snapshot);
+        if self.definition.task.is_backup() {
+            self.shelved.push(run.snapshot);
+        }
     }
 
     /// Notes the end of a run, and says whether it was this one that was under way.

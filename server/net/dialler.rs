@@ -26,7 +26,8 @@ use crate::{
         Founder, GetNodeStatusRequest, GetNodeStatusResponse, IntroduceRequest, IntroduceResponse,
         JoinRequest, JoinResponse, ListPartsRequest, ListPartsResponse, PromiseFoundingRequest,
         RemovePartRequest, RemovePartResponse, StoreSnapshotRequest, StoreSnapshotResponse,
-        UploadGroupsRequest, UploadGroupsResponse, peer_service_client::PeerServiceClient,
+        UploadGroupsRequest, UploadGroupsResponse, VerifyRepositoryRequest,
+        VerifyRepositoryResponse, peer_service_client::PeerServiceClient,
     },
     wire,
 };
@@ -177,6 +178,16 @@ impl Dialler {
         request: StoreSnapshotRequest,
     ) -> Result<StoreSnapshotResponse> {
         let answer = self.connect_to(node).await?.store_snapshot(request).await;
+        Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
+    }
+
+    /// Has a node verify the repository, or say how far that is.
+    pub async fn verify_repository(
+        &self,
+        node: &Node,
+        request: VerifyRepositoryRequest,
+    ) -> Result<VerifyRepositoryResponse> {
+        let answer = self.connect_to(node).await?.verify_repository(request).await;
         Ok(answer.map_err(|s| wire::error_of(&s))?.into_inner())
     }
 

@@ -21,8 +21,9 @@
 //!
 //! A catalogue that cannot be read takes no snapshot with it: the one before is read, and with it
 //! every snapshot that stands there and is not void. The next change makes this a catalogue again.
-//! What the damaged one alone had dropped comes back then, as far as it is whole, and a hold that
-//! stood in it alone is over.
+//! What the damaged one alone had dropped comes back then, as far as it is whole. A hold stands
+//! nowhere but in catalogues, so whoever makes one sees to it that two of them say it
+//! (`amend_twice`) before it counts as made: no damage to one object ends it.
 //!
 //! Of a signed repository every catalogue is signed (`trust`), in a format of its own. Whoever
 //! believes what is signed alone goes back to none that is older unless he wants to, and takes in
@@ -37,7 +38,7 @@ use super::{
     cover::Cover,
     entry::Entry,
     index::is_name,
-    manifest::{Snapshot, laid_out, lineage_text, taken_apart},
+    manifest::{Snapshot, laid_out, lineage_text, of_format, taken_apart},
     root::{Folder, Kept, Repository},
     signature::{self, PublicKey, Signature, SigningKey},
     store::{Made, found},
@@ -80,6 +81,9 @@ pub struct Catalogue {
     pub void: Vec<(SnapshotSeq, SnapshotSeq)>,
     /// What is being deleted.
     pub dropped: Vec<Dropped>,
+    /// Who has taken the history over, if somebody has. Nothing is listed any more then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Adopted>,
     /// Who has signed it, if somebody has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signer: Option<PublicKey>,
@@ -100,10 +104,15 @@ pub struct Found {
     pub snapshots: BTreeSet<SnapshotSeq>,
 }
 
-/// All that can be relied on of a newer one.
-#[derive(Deserialize)]
-struct AnyCatalogue {
-    format: u32,
+/// Who has taken a history over (`adopt`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adopted {
+    pub cluster: ClusterId,
+    #[serde(with = "lineage_text")]
+    pub lineage: Lineage,
+    /// By the clock of who said so, for people.
+    pub at_ms: u64,
 }
 
 /// Objects that nothing refers to any more, and when they may be deleted. Until then whoever began
@@ -138,8 +147,30 @@ pub enum Step<T> {
 /// Nobody has signed it.
 const FORMAT: u32 = 1;
 const SIGNED: u32 = 2;
+/// The same of a history that was adopted: what does not know of that must not add to it.
+const ADOPTED: u32 = 3;
+const ADOPTED_SIGNED: u32 = 4;
 /// Where all catalogues lie, of all histories: one listing of a few names shows them.
 pub const FOLDER: &str = "k";
+
+impl Adopted {
+    pub fn by(&self) -> Folder {
+        Folder { cluster: self.cluster, lineage: self.lineage }
+    }
+
+    /// What whoever would still store something there is told.
+    pub fn refusal(&self, of: Folder) -> Error {
+        Error::conflict(format!(
+            "cluster {}, lineage {}, was adopted by cluster {}, lineage {}, at {}: nothing is \
+             stored for it any more. If it shall go on beside that one, give it another repository",
+            of.cluster,
+            of.lineage,
+            self.cluster,
+            self.lineage,
+            rfc3339(self.at_ms)
+        ))
+    }
+}
 
 impl Catalogue {
     fn empty(repository: &Repository, folder: Folder) -> Catalogue {
@@ -157,24 +188,37 @@ impl Catalogue {
             void: Vec::new(),
             dropped: Vec::new(),
             found: Found::default(),
+            adopted: None,
             signer: None,
             signature: None,
+        }
+    }
+
+    /// As it says who has adopted the history and who signs.
+    fn format_of(&self, signed: bool) -> u32 {
+        match (self.adopted.is_some(), signed) {
+            (false, false) => FORMAT,
+            (false, true) => SIGNED,
+            (true, false) => ADOPTED,
+            (true, true) => ADOPTED_SIGNED,
         }
     }
 
     /// The same, signed.
     pub fn signed(self, key: &SigningKey) -> Catalogue {
         let signer = Some(key.public());
-        let mut signed = Catalogue { format: SIGNED, signer, signature: None, ..self };
+        let format = self.format_of(true);
+        let mut signed = Catalogue { format, signer, signature: None, ..self };
         signed.signature = Some(key.sign(signature::Kind::Catalogue, &laid_out(&signed)));
         signed
     }
 
     /// Whether whoever it names has signed this text, and none of another one.
     fn is_as_signed(&self) -> bool {
-        let (signer, signature) = match (self.format, self.signer, self.signature) {
-            (FORMAT, None, None) => return true,
-            (SIGNED, Some(signer), Some(signature)) => (signer, signature),
+        let fits = self.format == self.format_of(self.signer.is_some());
+        let (signer, signature) = match (self.signer, self.signature) {
+            (None, None) => return fits,
+            (Some(signer), Some(signature)) if fits => (signer, signature),
             _ => return false,
         };
         let bare = Catalogue { signature: None, ..self.clone() };
@@ -238,17 +282,7 @@ impl Catalogue {
     /// `Conflict` if a newer version made it, `Corrupt` if it is not what was made.
     pub fn parse(text: &[u8]) -> Result<Catalogue> {
         let whole = taken_apart(text)?;
-        let garbled = |e: serde_json::Error| {
-            Error::corrupt(format!("it is not what this program writes: {e}")).with_source(e)
-        };
-        let AnyCatalogue { format } = serde_json::from_slice(&whole).map_err(garbled)?;
-        if format > SIGNED {
-            return Err(Error::conflict(format!(
-                "a newer version made this catalogue: format {format}, this program reads up to \
-                 {SIGNED}; use a newer program"
-            )));
-        }
-        let catalogue: Catalogue = serde_json::from_slice(&whole).map_err(garbled)?;
+        let catalogue: Catalogue = of_format(&whole, "made this catalogue", ADOPTED_SIGNED)?;
         catalogue.check()?;
         // One catalogue has one text.
         if laid_out(&catalogue) != text {
@@ -266,6 +300,7 @@ impl Catalogue {
         }
         let times = self.snapshots.iter().flat_map(|entry| [entry.written_ms, entry.listed_ms]);
         if self.written_ms > WRITTEN_MS_MAX
+            || self.adopted.is_some_and(|adopted| adopted.at_ms > WRITTEN_MS_MAX)
             || self.written != rfc3339(self.written_ms)
             || times.max().is_some_and(|latest| latest > WRITTEN_MS_MAX)
         {
@@ -482,6 +517,7 @@ impl Repository {
                 Step::Is(is) if standing.damaged.is_empty() => return Ok(is),
                 Step::Is(becomes) | Step::Becomes(becomes) => becomes,
             };
+            next.format = next.format_of(false);
             let name = name(folder, next.number);
             let next = match signing {
                 Some(key) => next.signed(key),
@@ -499,6 +535,30 @@ impl Repository {
             limits::CATALOGUE_TRIES,
             folder.name()
         )))
+    }
+
+    /// The same for what must not be lost with one object: it is over when `says` finds it in the
+    /// two newest catalogues.
+    pub fn amend_twice<T>(
+        &self,
+        folder: Folder,
+        mut change: impl FnMut(&mut Catalogue) -> Result<Step<T>>,
+        says: impl Fn(&Catalogue) -> bool,
+    ) -> Result<T> {
+        let changed = self.amend(folder, &mut change)?;
+        let number = self.standing(folder)?.catalogue.number;
+        let before = match self.catalogue(folder, number.saturating_sub(1)) {
+            Err(e) if e.kind != Kind::Corrupt => return Err(e),
+            before => before.ok().flatten(),
+        };
+        if before.is_some_and(|(before, _)| says(&before)) {
+            return Ok(changed);
+        }
+        self.amend(folder, |next| {
+            Ok(match change(next)? {
+                Step::Is(is) | Step::Becomes(is) => Step::Becomes(is),
+            })
+        })
     }
 
     /// Every snapshot that is listed, in order of history and number.

@@ -12,6 +12,8 @@
 //!   snapshot has been listed for `ABANDONED_AFTER`.
 //! - While a listed snapshot cannot be read, nobody knows what it refers to, and nothing goes.
 //! - What the rules say is `cluster::retention`'s.
+//! - A history goes on in the one that has adopted it, and rules go through both as through one
+//!   (`line`). Whoever is not its adopter's takes nothing out there.
 //! - A clock says when grace is over and when holds end. One that is far ahead of all that it finds
 //!   is not believed unless somebody says so.
 //!
@@ -27,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::{
+    adopt::Line,
     catalogue::{self, Catalogue, Dropped, Step, number_of},
     entry::{Entry, Hold},
     index::Index,
@@ -55,6 +58,8 @@ pub struct Order {
     /// How long what is dropped stays, for whoever reads it.
     pub grace_ms: u64,
     pub now_ms: u64,
+    /// The history of the cluster that asks for it, where it is no operator.
+    pub own: Option<Folder>,
     /// A clock that is far ahead is right.
     pub trust_clock: bool,
     /// Says what would be, and changes nothing.
@@ -128,8 +133,50 @@ impl References {
     }
 }
 
+/// Collects in every history, each with those that it has adopted.
+pub fn all(repository: &Repository, order: &Order) -> Result<Vec<Collected>> {
+    let lines = Line::all(repository.standings()?).into_iter();
+    let collected: Result<Vec<_>> = lines.map(|of| through(repository, &of, order)).collect();
+    Ok(collected?.into_iter().flatten().collect())
+}
+
+/// Collects in a history and in those that it has adopted.
+pub fn line(repository: &Repository, folder: Folder, order: &Order) -> Result<Vec<Collected>> {
+    match Line::of(folder, repository.standings()?) {
+        Some(of) => through(repository, &of, order),
+        None => Ok(vec![collect(repository, folder, order)?]),
+    }
+}
+
+/// The newest history first: what stays there counts for the rules in those before.
+fn through(repository: &Repository, of: &Line, order: &Order) -> Result<Vec<Collected>> {
+    let (mut newer, mut all) = (Vec::new(), Vec::new());
+    for folder in of.0.iter().rev().map(|standing| standing.folder) {
+        let collected = collect_behind(repository, folder, order, &newer)?;
+        let left = repository.standing(folder)?.catalogue.snapshots;
+        // A dry run leaves what would go.
+        let stay = left.into_iter().filter(|entry| {
+            let is_one = |one: &&Verdict| one.seq == entry.seq.0;
+            collected.snapshots.iter().find(is_one).is_none_or(|one| one.stays)
+        });
+        newer = stay.chain(newer).collect();
+        all.push(collected);
+    }
+    Ok(all)
+}
+
 /// Collects in one history.
 pub fn collect(repository: &Repository, folder: Folder, order: &Order) -> Result<Collected> {
+    collect_behind(repository, folder, order, &[])
+}
+
+/// The same in one that goes on in others, which have these snapshots, oldest first.
+fn collect_behind(
+    repository: &Repository,
+    folder: Folder,
+    order: &Order,
+    newer: &[Entry],
+) -> Result<Collected> {
     let within = format!("{}/", folder.name());
     let objects = repository.store.list(&folder.name())?;
     let objects: BTreeMap<String, u64> = objects
@@ -138,14 +185,17 @@ pub fn collect(repository: &Repository, folder: Folder, order: &Order) -> Result
         .collect();
     let mut references = References::default();
     let mut plan = |next: &mut Catalogue| {
+        if let Some(adopted) = next.adopted.filter(|_| order.own == Some(folder)) {
+            return Err(adopted.refusal(folder));
+        }
         let mut collected = Collected {
             cluster: folder.cluster.to_string(),
             lineage: folder.lineage.to_string(),
             dry_run: order.dry_run,
             ..Collected::default()
         };
-        let believed = believed(next, order, &mut collected.refused);
-        let going = going(next, order, believed, &mut collected)?;
+        let believed = believed(next, order, newer, &mut collected.refused);
+        let going = going(next, order, newer, believed, &mut collected)?;
         let mut void = abandoned(next, &objects, believed);
         void.extend(going);
         let any_void = !void.is_empty();
@@ -168,7 +218,7 @@ pub fn collect(repository: &Repository, folder: Folder, order: &Order) -> Result
         collected.dropped_bytes = fresh.iter().filter_map(|name| objects.get(name)).sum();
         if !fresh.is_empty() {
             // The clocks of several machines, the latest counts.
-            let from = order.now_ms.max(latest(next));
+            let from = order.now_ms.max(latest(next, newer));
             let not_before_ms = from.saturating_add(order.grace_ms).min(WRITTEN_MS_MAX);
             next.dropped.push(Dropped { not_before_ms, objects: fresh });
         }
@@ -182,7 +232,7 @@ pub fn collect(repository: &Repository, folder: Folder, order: &Order) -> Result
         false => repository.amend(folder, plan)?,
     };
     if !order.dry_run {
-        sweep(repository, folder, order, &objects, &mut collected)?;
+        sweep(repository, folder, order, newer, &objects, &mut collected)?;
         trim(repository, folder)?;
     }
     let left = repository.standing(folder)?.catalogue.dropped;
@@ -191,15 +241,20 @@ pub fn collect(repository: &Repository, folder: Folder, order: &Order) -> Result
     Ok(collected)
 }
 
-/// The latest time that a history knows of.
-fn latest(catalogue: &Catalogue) -> u64 {
-    let listed = catalogue.snapshots.iter().map(|entry| entry.written_ms.max(entry.listed_ms));
-    listed.max().unwrap_or(0)
+/// The latest time that a history knows of, and those that it goes on in.
+fn latest(catalogue: &Catalogue, newer: &[Entry]) -> u64 {
+    let all = catalogue.snapshots.iter().chain(newer);
+    all.map(|entry| entry.written_ms.max(entry.listed_ms)).max().unwrap_or(0)
 }
 
 /// The time, if the clock that says it can be believed.
-fn believed(catalogue: &Catalogue, order: &Order, refused: &mut Vec<String>) -> Option<u64> {
-    let ahead = order.now_ms.saturating_sub(latest(catalogue));
+fn believed(
+    catalogue: &Catalogue,
+    order: &Order,
+    newer: &[Entry],
+    refused: &mut Vec<String>,
+) -> Option<u64> {
+    let ahead = order.now_ms.saturating_sub(latest(catalogue, newer));
     if ahead <= limits::CLOCK_AHEAD_MAX_MS || order.trust_clock || catalogue.snapshots.is_empty() {
         return Some(order.now_ms);
     }
@@ -215,23 +270,25 @@ fn believed(catalogue: &Catalogue, order: &Order, refused: &mut Vec<String>) -> 
 fn going(
     catalogue: &Catalogue,
     order: &Order,
+    newer: &[Entry],
     believed: Option<u64>,
     collected: &mut Collected,
 ) -> Result<BTreeSet<SnapshotSeq>> {
     let ended = |hold: &&Hold| hold.until_ms.zip(believed).is_some_and(|(end, now)| end <= now);
     let of_schedule = |entry: &&Entry| order.schedule.is_none() || entry.schedule == order.schedule;
-    let dated: Vec<Dated> = catalogue
-        .snapshots
-        .iter()
-        .filter(of_schedule)
-        .map(|entry| Dated {
-            seq: entry.seq,
+    // Numbers of several histories say nothing of each other: places in the line do.
+    let placed = (1u64..).zip(catalogue.snapshots.iter().chain(newer).filter(of_schedule));
+    let dated: Vec<Dated> = placed
+        .map(|(place, entry)| Dated {
+            seq: SnapshotSeq(place),
             written_ms: entry.written_ms,
             hold: entry.hold.as_ref().filter(|hold| !ended(hold)).map(|hold| hold.reason.clone()),
         })
         .collect();
-    let judged = retention::judge(&dated, &order.keep, rfc3339).into_iter();
-    let mut judged: BTreeMap<_, _> = judged.map(|one| (one.seq, one.reasons)).collect();
+    let mut judged = retention::judge(&dated, &order.keep, rfc3339);
+    judged.sort_by_key(|one| one.seq);
+    let own = catalogue.snapshots.iter().filter(of_schedule).map(|entry| entry.seq);
+    let mut judged: BTreeMap<_, _> = own.zip(judged).map(|(seq, one)| (seq, one.reasons)).collect();
     let mut going = BTreeSet::new();
     for entry in catalogue.snapshots.iter().rev() {
         let mut reasons = judged.remove(&entry.seq).unwrap_or_else(|| {
@@ -271,8 +328,12 @@ fn abandoned(
 ) -> BTreeSet<SnapshotSeq> {
     let since = believed.and_then(|now| now.checked_sub(limits::ABANDONED_AFTER_MS));
     let Some(since) = since else { return BTreeSet::new() };
+    // In a history that was adopted nothing will ever be listed.
+    let closed = catalogue.adopted.filter(|adopted| adopted.at_ms <= since);
+    let closed = closed.map(|_| SnapshotSeq(u64::MAX));
     let old = catalogue.snapshots.iter().filter(|entry| entry.listed_ms <= since);
-    let Some(overtaken) = old.map(|entry| entry.seq).max() else { return BTreeSet::new() };
+    let overtaken = old.map(|entry| entry.seq).chain(closed).max();
+    let Some(overtaken) = overtaken else { return BTreeSet::new() };
     objects
         .keys()
         .filter_map(|name| number_of(name))
@@ -311,12 +372,13 @@ fn sweep(
     repository: &Repository,
     folder: Folder,
     order: &Order,
+    newer: &[Entry],
     sizes: &BTreeMap<String, u64>,
     collected: &mut Collected,
 ) -> Result<()> {
     // Once more: what is deleted is what the newest catalogue says.
     let standing = repository.standing(folder)?.catalogue;
-    let Some(now_ms) = believed(&standing, order, &mut Vec::new()) else { return Ok(()) };
+    let Some(now_ms) = believed(&standing, order, newer, &mut Vec::new()) else { return Ok(()) };
     let due = standing.dropped.iter().filter(|dropped| dropped.not_before_ms <= now_ms);
     let due: Vec<String> = due.flat_map(|dropped| dropped.objects.clone()).collect();
     let mut gone = BTreeSet::new();
@@ -373,10 +435,15 @@ pub fn unfinished(repository: &Repository, order: &Order) -> Result<Unfinished> 
     Ok(Unfinished { files: left.len() as u64, bytes })
 }
 
-/// Holds a snapshot, or ends that.
+/// Holds a snapshot, or ends that. A hold stands in two catalogues then: damage to one does not end
+/// it. That it was ended may be undone by damage, and it is ended again.
 pub fn hold(repository: &Repository, id: SnapshotId, hold: Option<Hold>) -> Result<Entry> {
     let (folder, _) = repository.find_entry(id)?;
-    repository.amend(folder, |next| {
+    let is_so = |catalogue: &Catalogue| {
+        let entry = catalogue.snapshots.iter().find(|entry| entry.snapshot == id);
+        hold.is_none() || entry.is_some_and(|entry| entry.hold == hold)
+    };
+    let change = |next: &mut Catalogue| {
         let entry = next.snapshots.iter_mut().find(|entry| entry.snapshot == id);
         let entry = entry
             .ok_or_else(|| Error::not_found(format!("snapshot {id} has just been dropped")))?;
@@ -385,5 +452,6 @@ pub fn hold(repository: &Repository, id: SnapshotId, hold: Option<Hold>) -> Resu
         }
         entry.hold = hold.clone();
         Ok(Step::Becomes(entry.clone()))
-    })
+    };
+    repository.amend_twice(folder, change, is_so)
 }

@@ -2,7 +2,8 @@
 //!
 //! Its object is stored, and the next catalogue lists it (`catalogue`): from then on it is there.
 //! Of all who would list a snapshot under one number, one does. Whoever comes second looks at what
-//! is listed: the same cut of the same snapshot, or somebody else's.
+//! is listed: the same cut of the same snapshot, or somebody else's. In a history that another one
+//! has adopted nothing is listed any more (`adopt`).
 //!
 //! Where the newest catalogue is damaged, the one that lists the snapshot takes its place, and says
 //! again what is found to stand there. That is told (`Made::damaged`), and what was stored a moment
@@ -90,6 +91,9 @@ impl Commit {
 
     /// `Conflict` if nothing can ever be listed under its number.
     fn listed(&self, catalogue: &Catalogue, root: &Digest) -> Result<Option<Snapshot>> {
+        if let Some(adopted) = catalogue.adopted {
+            return Err(adopted.refusal(self.folder));
+        }
         if catalogue.is_void(self.seq) {
             return Err(Error::conflict(format!(
                 "number {} of this history, snapshot {}, was dropped from the repository, or given \

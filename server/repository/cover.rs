@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
-    manifest::{Snapshot, laid_out, lineage_text, taken_apart},
+    manifest::{Snapshot, laid_out, lineage_text, of_format, taken_apart},
     vault::Vault,
 };
 use crate::{
     base::{
-        error::{Error, Kind, Result},
+        error::{Error, Result},
         ids::{ClusterId, Lineage, NodeId, SnapshotId, SnapshotSeq},
     },
     part::manifest::nodes::node_texts,
@@ -52,12 +52,6 @@ pub struct Cover {
     pub nodes: Vec<NodeId>,
     /// The sealed text in base64; empty where the snapshot is not sealed.
     sealed: String,
-}
-
-/// All that can be relied on of a newer one.
-#[derive(Deserialize)]
-struct AnyCover {
-    format: u32,
 }
 
 const FORMAT: u32 = 1;
@@ -99,20 +93,7 @@ impl Cover {
     /// `Conflict` if a newer version made it, `Corrupt` if it is not what was made.
     pub fn parse(text: &[u8]) -> Result<Cover> {
         let whole = taken_apart(text)?;
-        let garbled = |e: serde_json::Error| {
-            Error::corrupt(format!("it is not what this program writes: {e}")).with_source(e)
-        };
-        let AnyCover { format } = serde_json::from_slice(&whole).map_err(garbled)?;
-        if format > FORMAT {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!(
-                    "a newer version sealed this snapshot: format {format}, this program reads up \
-                     to {FORMAT}; use a newer program"
-                ),
-            ));
-        }
-        let cover: Cover = serde_json::from_slice(&whole).map_err(garbled)?;
+        let cover: Cover = of_format(&whole, "sealed this snapshot", FORMAT)?;
         // One cover has one text.
         if cover.encode() != text {
             return Err(Error::corrupt("it is not laid out as this program writes it"));

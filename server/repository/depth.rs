@@ -14,16 +14,14 @@
 //! Names are hashes, so a place holds about a hundredth of the chunks, and of few chunks sometimes
 //! none.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    base::error::{Error, Result},
-    part::{
-        chunk::ChunkHash,
-        manifest::{WRITTEN_MS_MAX, rfc3339},
-    },
+pub use crate::cluster::extent::{Extent, Percent};
+use crate::part::{
+    chunk::ChunkHash,
+    manifest::{WRITTEN_MS_MAX, rfc3339},
 };
 
 /// How deep.
@@ -43,15 +41,19 @@ pub enum Depth {
     Whole,
 }
 
-/// From 1 to 100.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "u8", into = "u8")]
-pub struct Percent(u8);
-
 const DAY_MS: u64 = 86_400_000;
 const PLACES: u64 = 100;
 
 impl Depth {
+    /// So much, of which a share is the one whose turn it is at a time.
+    pub fn of(extent: Extent, now_ms: u64) -> Depth {
+        match extent {
+            Extent::Quick => Depth::Quick,
+            Extent::Share(percent) => Depth::share(percent, now_ms),
+            Extent::Whole => Depth::Whole,
+        }
+    }
+
     /// The share whose turn it is at a time, in milliseconds since 1970.
     pub fn share(percent: Percent, now_ms: u64) -> Depth {
         Depth::Share { percent, day: now_ms.min(WRITTEN_MS_MAX) / DAY_MS }
@@ -63,7 +65,7 @@ impl Depth {
             Depth::Quick => false,
             Depth::Whole => true,
             Depth::Share { percent, day } => {
-                let percent = u64::from(percent.0);
+                let percent = u64::from(u8::from(percent));
                 let begin = (day % PLACES) * percent % PLACES;
                 (place(chunk) + PLACES - begin) % PLACES < percent
             }
@@ -83,44 +85,6 @@ impl fmt::Display for Depth {
             Depth::Share { percent, .. } => write!(f, "{percent} of the chunks"),
             Depth::Whole => f.write_str("every row"),
         }
-    }
-}
-
-impl fmt::Display for Percent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} %", self.0)
-    }
-}
-
-impl From<Percent> for u8 {
-    fn from(percent: Percent) -> u8 {
-        percent.0
-    }
-}
-
-impl TryFrom<u8> for Percent {
-    type Error = Error;
-
-    fn try_from(percent: u8) -> Result<Percent> {
-        match percent {
-            1..=100 => Ok(Percent(percent)),
-            _ => Err(Error::invalid(format!("{percent} is not a percentage from 1 to 100"))),
-        }
-    }
-}
-
-impl FromStr for Percent {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Percent> {
-        let digits = text.strip_suffix('%').unwrap_or(text).trim_end();
-        let number = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-        let percent = number.and_then(|digits| digits.parse::<u8>().ok());
-        percent.and_then(|percent| Percent::try_from(percent).ok()).ok_or_else(|| {
-            Error::invalid(format!(
-                "{text:?} is not a share: write a whole number of percent from 1 to 100, as in 10"
-            ))
-        })
     }
 }
 
@@ -208,17 +172,6 @@ mod tests {
             assert!(counted.iter().all(|count| *count == 1));
         }
         assert!(!Depth::Quick.opens(chunk(1)) && Depth::Whole.opens(chunk(1)));
-    }
-
-    #[test]
-    fn a_share_is_a_whole_number_of_percent() {
-        for (text, percent) in [("1", 1), ("10", 10), ("10%", 10), ("10 %", 10), ("100", 100)] {
-            assert_eq!(text.parse::<Percent>().map(u8::from), Ok(percent), "{text}");
-        }
-        for text in ["", "0", "101", "256", "-1", "+5", "0.5", "ten", "%", "1e1", "10%%"] {
-            let e = text.parse::<Percent>().unwrap_err();
-            assert!(e.message.contains("from 1 to 100"), "{text}: {e}");
-        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! It names the snapshot's object and the digest of its bytes, so that whoever believes the
 //! catalogue can prove the snapshot. The rest is what lists and rules need without reading any
 //! snapshot: its times, how much it has, which schedule it was taken for, and whether somebody
-//! holds it. The hold stands nowhere else in the repository.
+//! holds it. The hold stands nowhere else in the repository but in the catalogue before
+//! (`collect::hold`).
 
 use serde::{Deserialize, Serialize};
 

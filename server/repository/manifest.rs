@@ -11,13 +11,13 @@
 //! group have the same root, and the same cut has the same one, whoever made the snapshot of
 //! whichever parts.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
 use super::index::{Place, is_name};
 use crate::{
     base::{
-        error::{Error, Kind, Result},
+        error::{Error, Result},
         ids::{ClusterId, GroupId, Lineage, NodeId, SnapshotId, SnapshotSeq, Topology},
     },
     part::{
@@ -94,9 +94,11 @@ pub struct Group {
     pub index: Place,
 }
 
-/// All that can be relied on of a newer one.
+/// All that can be relied on of a newer text. Before 0.1.0 was out, reports of drills had no
+/// format.
 #[derive(Deserialize)]
-struct AnySnapshot {
+struct AnyFormat {
+    #[serde(default)]
     format: u32,
 }
 
@@ -119,20 +121,7 @@ impl Snapshot {
     /// `Conflict` if a newer version made it, `Corrupt` if it is not what was made.
     pub fn parse(text: &[u8]) -> Result<Snapshot> {
         let whole = taken_apart(text)?;
-        let garbled = |e: serde_json::Error| {
-            Error::corrupt(format!("it is not what this program writes: {e}")).with_source(e)
-        };
-        let AnySnapshot { format } = serde_json::from_slice(&whole).map_err(garbled)?;
-        if format > FORMAT {
-            return Err(Error::new(
-                Kind::Conflict,
-                format!(
-                    "a newer version made this snapshot: format {format}, this program reads up \
-                     to {FORMAT}; use a newer program"
-                ),
-            ));
-        }
-        let snapshot: Snapshot = serde_json::from_slice(&whole).map_err(garbled)?;
+        let snapshot: Snapshot = of_format(&whole, "made this snapshot", FORMAT)?;
         snapshot.check()?;
         // One snapshot has one text.
         if snapshot.encode()? != text {
@@ -209,6 +198,23 @@ pub(super) fn laid_out<T: Serialize>(fields: &T) -> Vec<u8> {
     let body = text.strip_suffix("\n}").expect("it is an object with fields").to_owned() + ",\n";
     let digest = Digest(blake3::hash(body.as_bytes()).into());
     (body + &last_line(&digest)).into_bytes()
+}
+
+/// What a text in JSON says, once its format is known to be one that this program reads: a newer
+/// one is told as that, and not as garbled. `Conflict` if a newer version made it, `Corrupt` if it
+/// is not what was made.
+pub(super) fn of_format<T: DeserializeOwned>(text: &[u8], what: &str, newest: u32) -> Result<T> {
+    let garbled = |e: serde_json::Error| {
+        Error::corrupt(format!("it is not what this program writes: {e}")).with_source(e)
+    };
+    let AnyFormat { format } = serde_json::from_slice(text).map_err(garbled)?;
+    if format > newest {
+        return Err(Error::conflict(format!(
+            "a newer version {what}: format {format}, this program reads up to {newest}; \
+             use a newer program"
+        )));
+    }
+    serde_json::from_slice(text).map_err(garbled)
 }
 
 /// The fields of such a text as JSON, if they are those of its digest.

@@ -30,6 +30,7 @@
 //! - `verify` reads what a snapshot names and names everything that is wrong, and `depth` says how
 //!   much of it is read.
 //! - `collect` takes snapshots out, by rules or by name, and deletes what nothing refers to.
+//! - `adopt` has one history go on in another one, whose cluster takes over what a lost one stored.
 //! - `reports` keeps what verifications and rehearsed restores came to (`drills`), and `care` tells
 //!   the newest of both.
 //! - `sign` signs one that was not signed, from its newest catalogues on.
@@ -65,6 +66,7 @@ pub mod trust;
 pub mod root;
 pub mod entry;
 pub mod catalogue;
+pub mod adopt;
 pub mod sign;
 pub mod send;
 pub mod commit;

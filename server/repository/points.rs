@@ -4,13 +4,15 @@
 //! clocks that may have been set. A time stands for the last snapshot that was written by then, and
 //! so never for a state that is later than it.
 //!
-//! Nothing says which of several histories is meant, when more than one has an answer. Then each
+//! A history that was adopted and the one that it goes on in have one answer, the newest (`adopt`).
+//! Nothing says which of several others is meant, when more than one has an answer. Then each
 //! answer is named, and a uuid decides. A snapshot that is meant and cannot be read is no reason to
 //! take an older one in silence: that is an error, and a uuid decides.
 
 use std::{fmt, str::FromStr};
 
 use super::{
+    adopt::Line,
     entry::Entry,
     manifest::Snapshot,
     root::{Folder, Kept, Repository},
@@ -85,11 +87,13 @@ pub fn find(repository: &Repository, point: Point) -> Result<Found> {
         Point::Snapshot(id) => entry.snapshot == id,
     };
     let mut found = Vec::new();
-    for standing in &standings {
-        let entries = &standing.catalogue.snapshots;
-        if let Some(at) = entries.iter().rposition(|entry| is_meant(&entry)) {
-            found.push((standing.folder, &entries[at], entries.get(at + 1)));
-        }
+    let lines = Line::all(standings.clone());
+    for line in &lines {
+        found.extend(line.0.iter().rev().find_map(|standing| {
+            let entries = &standing.catalogue.snapshots;
+            let at = entries.iter().rposition(|entry| is_meant(&entry))?;
+            Some((standing.folder, &entries[at], entries.get(at + 1)))
+        }));
     }
     match (found.as_slice(), point) {
         ([(folder, entry, next)], _) => {

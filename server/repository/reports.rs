@@ -2,9 +2,10 @@
 //! which they began. They are for people and for whoever watches; nothing that is stored or deleted
 //! relies on them.
 //!
-//! A report is made once and never changed. It may be damaged, cut, or made by a newer version like
-//! anything else there: whoever wants the newest gets the newest that can be read, and is told of
-//! those that cannot.
+//! A report is made once and never changed. That of a run of a schedule has a name of its own, so
+//! that a run which two nodes carry out has one report. A report may be damaged, cut, or made by a
+//! newer version like anything else there: whoever wants the newest gets the newest that can be
+//! read, and is told of those that cannot.
 //!
 //! A report is never sealed: it says of a sealed repository what everybody sees who reads the
 //! place. What is wrong is told there by the names of objects alone.
@@ -16,10 +17,11 @@ use uuid::Uuid;
 
 use super::{
     catalogue::number_of,
+    manifest::of_format,
     points::Point,
     root::{Folder, Repository},
     send,
-    store::Object,
+    store::{Object, found},
     verify::{self, Covered, Depth, Looked, Problem, Read},
 };
 use crate::{
@@ -82,11 +84,9 @@ struct Kept<T> {
     report: T,
 }
 
-/// All that can be relied on of a newer one. Before 0.1.0 was out, reports of drills had no format.
+/// Of which repository it is, where it says so.
 #[derive(Deserialize)]
 struct AnyReport {
-    #[serde(default)]
-    format: u32,
     repository: Option<Uuid>,
 }
 
@@ -99,6 +99,8 @@ pub struct Found<T> {
 }
 
 const FORMAT: u32 = 1;
+/// What is said of a newer one.
+const WHAT: &str = "made this report";
 /// Where all reports lie.
 pub const FOLDERS: [&str; 2] = [Verification::FOLDER, DRILLS];
 pub const DRILLS: &str = "drills";
@@ -153,6 +155,43 @@ pub fn keep<T: Report + Clone>(
     report: &T,
     began_ms: u64,
 ) -> Result<String> {
+    let name = named::<T>(began_ms, Random::from_entropy().next_u64());
+    send::put(repository, &name, text(repository, report)?)?;
+    Ok(name)
+}
+
+/// Where the report lies of a run that began then. Whoever carries the run out, and however often,
+/// it is the same name.
+pub fn of_run<T: Report>(began_ms: u64, run: Uuid) -> String {
+    named::<T>(began_ms, run.as_u64_pair().0)
+}
+
+/// Keeps the report of a run, unless one is there: the first counts. It is given back as it is
+/// stored, so that of a sealed repository nobody is told more by it.
+pub fn keep_once<T: Report + Clone>(
+    repository: &Repository,
+    report: &T,
+    began_ms: u64,
+    run: Uuid,
+) -> Result<T> {
+    repository.is_open_to_additions()?;
+    let name = of_run::<T>(began_ms, run);
+    repository.store.create(&name, text(repository, report)?.into())?;
+    read(repository, &name, began_ms).map_err(|e| e.at(&name))
+}
+
+/// The report of a run, if there is one.
+pub fn kept<T: Report>(repository: &Repository, began_ms: u64, run: Uuid) -> Result<Option<T>> {
+    let name = of_run::<T>(began_ms, run);
+    found(read(repository, &name, began_ms).map_err(|e| e.at(&name)))
+}
+
+fn named<T: Report>(began_ms: u64, nonce: u64) -> String {
+    format!("{}/{}-{nonce:016x}.json", T::FOLDER, digits(&rfc3339(began_ms)))
+}
+
+/// As it is stored.
+fn text<T: Report + Clone>(repository: &Repository, report: &T) -> Result<Vec<u8>> {
     let mut report = report.clone();
     if repository.is_sealed() {
         report.told().into_iter().for_each(|what| *what = outside(what));
@@ -168,10 +207,7 @@ pub fn keep<T: Report + Clone>(
             limits::REPORT_BYTES_MAX
         )));
     }
-    let nonce = Random::from_entropy().next_u64();
-    let name = format!("{}/{}-{nonce:016x}.json", T::FOLDER, digits(&rfc3339(began_ms)));
-    send::put(repository, &name, text)?;
-    Ok(name)
+    Ok(text)
 }
 
 /// As names have a time.
@@ -252,19 +288,11 @@ pub fn newest<T: Report>(
 /// `Conflict` if a newer version made it, `Corrupt` if it is not what was made.
 fn read<T: Report>(repository: &Repository, name: &str, began_ms: u64) -> Result<T> {
     let text = repository.store.read(name, limits::REPORT_BYTES_MAX)?;
-    let garbled = |e: serde_json::Error| {
-        Error::corrupt(format!("it is not what this program writes: {e}")).with_source(e)
-    };
-    let AnyReport { format, repository: of } = serde_json::from_slice(&text).map_err(garbled)?;
-    if format > FORMAT {
-        return Err(Error::conflict(format!(
-            "a newer version made this report: format {format}, this program reads up to {FORMAT}"
-        )));
-    }
+    let AnyReport { repository: of } = of_format(&text, WHAT, FORMAT)?;
     if of.is_some_and(|of| of != repository.id) {
         return Err(Error::corrupt("it is of another repository"));
     }
-    let report: T = serde_json::from_slice(&text).map_err(garbled)?;
+    let report: T = of_format(&text, WHAT, FORMAT)?;
     if report.began() != rfc3339(began_ms) {
         return Err(Error::corrupt("it says another time than its name"));
     }

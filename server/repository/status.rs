@@ -63,6 +63,9 @@ pub struct History {
     pub newest_written: String,
     /// The newest catalogue, as CLUSTER/LINEAGE/N.
     pub catalogue: String,
+    /// The history that it goes on in, as CLUSTER/LINEAGE, if that has adopted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopted_by: Option<String>,
 }
 
 /// Reads every snapshot and every index.
@@ -96,6 +99,7 @@ pub fn status(repository: &Repository) -> Result<Status> {
             newest_seq: newest.seq.0,
             newest_written: rfc3339(newest.written_ms),
             catalogue: mark.to_string(),
+            adopted_by: catalogue.adopted.map(|adopted| adopted.by().name()),
         });
     }
     let is_apart = |object: &&Object| {

@@ -43,6 +43,7 @@ use crate::{
     },
 };
 
+mod adopting;
 mod caring;
 mod collecting;
 mod faulty;

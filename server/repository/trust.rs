@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 use super::{
     key::{KeySource, private},
-    manifest::{laid_out, taken_apart},
+    manifest::{laid_out, of_format, taken_apart},
     signature::{Kind, PublicKey, Signature, SigningKey},
     store::{Store, found},
 };
@@ -102,12 +102,6 @@ pub struct Voucher {
     /// Of the text without this line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     signature: Option<Signature>,
-}
-
-/// All that can be relied on of a newer one.
-#[derive(Deserialize)]
-struct AnyVoucher {
-    format: u32,
 }
 
 /// What stands between an opened repository and what lies there.
@@ -259,17 +253,7 @@ impl Voucher {
     /// `Conflict` if a newer version made it, `Corrupt` if it is not what was signed.
     pub fn parse(text: &[u8]) -> Result<Voucher> {
         let whole = taken_apart(text)?;
-        let garbled = |e: serde_json::Error| {
-            Error::corrupt(format!("it is not what this program writes: {e}")).with_source(e)
-        };
-        let AnyVoucher { format } = serde_json::from_slice(&whole).map_err(garbled)?;
-        if format > FORMAT {
-            return Err(Error::conflict(format!(
-                "a newer version made this voucher: format {format}, this program reads up to \
-                 {FORMAT}; use a newer program"
-            )));
-        }
-        let voucher: Voucher = serde_json::from_slice(&whole).map_err(garbled)?;
+        let voucher: Voucher = of_format(&whole, "made this voucher", FORMAT)?;
         // One voucher has one text.
         if voucher.format == 0 || laid_out(&voucher) != text {
             return Err(Error::corrupt("it is not laid out as this program writes it"));

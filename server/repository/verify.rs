@@ -10,6 +10,9 @@
 //! before, and a chunk wherever it is named. What is wrong with it is said of every snapshot that
 //! has it. For that, memory holds 16 bytes for each chunk that was read, and for one snapshot of
 //! each history the last keys of its chunks.
+//!
+//! Somebody may look on (`Watch`): they set the pace, end it, and say which errors are no findings
+//! about the repository, so that a store which does not answer is never told as damage.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -18,7 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use super::depth::{Depth, Percent};
+pub use super::depth::{Depth, Extent, Percent};
 use super::{
     catalogue, contents,
     index::{Index, Located, Place},
@@ -27,7 +30,7 @@ use super::{
 };
 use crate::{
     base::{
-        error::Result,
+        error::{Error, Result},
         ids::{GroupId, SnapshotId, SnapshotSeq},
         limits,
     },
@@ -37,6 +40,28 @@ use crate::{
         parallel,
     },
 };
+
+/// Who looks on.
+pub trait Watch: Sync {
+    /// Before so many stored bytes are read. May wait; an error ends the verification.
+    fn before(&self, bytes: u64) -> Result<()>;
+    /// Whether an error is something to be told of the repository; otherwise it ends the
+    /// verification. Those of `before` are none.
+    fn is_finding(&self, e: &Error) -> bool;
+}
+
+/// Nobody looks on: all that is met is told.
+struct Unwatched;
+
+impl Watch for Unwatched {
+    fn before(&self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn is_finding(&self, _: &Error) -> bool {
+        true
+    }
+}
 
 /// What a verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -152,9 +177,19 @@ impl fmt::Display for Report {
 
 /// Looks at some snapshots, or at all.
 pub fn verify(repository: &Repository, wanted: &[SnapshotId], depth: Depth) -> Result<Report> {
+    watched(repository, wanted, depth, &Unwatched)
+}
+
+/// The same while somebody looks on.
+pub fn watched(
+    repository: &Repository,
+    wanted: &[SnapshotId],
+    depth: Depth,
+    watch: &dyn Watch,
+) -> Result<Report> {
     let mut report = Report { depth, ..Report::default() };
     let sizes = Sizes { repository, known: BTreeMap::new() };
-    let mut seen = Seen { sizes, groups: BTreeMap::new(), chunks: Chunks::default() };
+    let mut seen = Seen { sizes, groups: BTreeMap::new(), chunks: Chunks::default(), watch };
     if wanted.is_empty() {
         for standing in repository.standings()? {
             for damaged in &standing.damaged {
@@ -163,20 +198,20 @@ pub fn verify(repository: &Repository, wanted: &[SnapshotId], depth: Depth) -> R
             for entry in &standing.catalogue.snapshots {
                 report.covers(standing.folder, entry.seq);
                 match repository.kept(standing.folder, entry) {
-                    Ok(kept) => seen.look(&kept, &mut report),
-                    Err(e) => report.problem(&entry.snapshot.to_string(), e.message),
+                    Ok(kept) => seen.look(&kept, &mut report)?,
+                    Err(e) => report.problem(&entry.snapshot.to_string(), seen.finding(e)?),
                 }
             }
         }
-        catalogues(repository, &mut report)?;
+        catalogues(repository, watch, &mut report)?;
     }
     for id in wanted {
         match repository.find(*id) {
             Ok(kept) => {
                 report.covers(kept.folder, kept.snapshot.seq);
-                seen.look(&kept, &mut report);
+                seen.look(&kept, &mut report)?;
             }
-            Err(e) => report.problem(&id.to_string(), e.message),
+            Err(e) => report.problem(&id.to_string(), seen.finding(e)?),
         }
     }
     report.sound = report.count() == 0;
@@ -184,7 +219,7 @@ pub fn verify(repository: &Repository, wanted: &[SnapshotId], depth: Depth) -> R
 }
 
 /// Whether catalogues are links of one chain, and list what stands there.
-fn catalogues(repository: &Repository, report: &mut Report) -> Result<()> {
+fn catalogues(repository: &Repository, watch: &dyn Watch, report: &mut Report) -> Result<()> {
     // What is stored while this looks is listed in the catalogues that are read afterwards.
     let objects = repository.store.list("")?;
     let all = repository.catalogues()?;
@@ -207,6 +242,7 @@ fn catalogues(repository: &Repository, report: &mut Report) -> Result<()> {
                     report.problem(&catalogue::name(*folder, number), "it is missing".into());
                     before = None;
                 }
+                Err(e) if !watch.is_finding(&e) => return Err(e),
                 // The newest was named already, if it is that.
                 Err(_) if number == last => {}
                 Err(e) => {
@@ -254,11 +290,12 @@ impl Sizes<'_> {
 
     /// What is wrong with where the segments of an index lie: each has to be there, as large as it
     /// was made.
-    fn fits(&mut self, folder: Folder, index: &Index) -> Vec<String> {
+    fn fits(&mut self, folder: Folder, index: &Index, watch: &dyn Watch) -> Result<Vec<String>> {
         let mut faults = Vec::new();
         for segment in &index.segments {
             let name = folder.object(&segment.name);
             let fault = match self.of(&folder.name(), &name) {
+                Err(e) if !watch.is_finding(&e) => return Err(e),
                 Err(e) => format!("{name}: {}", e.message),
                 Ok(None) => format!("{name} is missing"),
                 Ok(Some(bytes)) if bytes != segment.bytes => {
@@ -269,7 +306,7 @@ impl Sizes<'_> {
             };
             push(&mut faults, fault);
         }
-        faults
+        Ok(faults)
     }
 }
 
@@ -279,6 +316,7 @@ struct Seen<'a> {
     /// Of each history's groups, as the last snapshot that was looked at has them.
     groups: BTreeMap<(Folder, GroupId), Known>,
     chunks: Chunks,
+    watch: &'a dyn Watch,
 }
 
 /// What is known of a group's rows.
@@ -322,7 +360,12 @@ fn place_of(folder: Folder, index: &Index, at: &Located) -> u128 {
 }
 
 impl Seen<'_> {
-    fn look(&mut self, kept: &Kept, report: &mut Report) {
+    /// What an error says of the repository, or the error that ends the verification.
+    fn finding(&self, e: Error) -> Result<String> {
+        if self.watch.is_finding(&e) { Ok(e.message) } else { Err(e) }
+    }
+
+    fn look(&mut self, kept: &Kept, report: &mut Report) -> Result<()> {
         let (snapshot, before) = (&kept.snapshot, report.count());
         let id = snapshot.snapshot.to_string();
         let (mut roots, mut chunks, mut all) = (Vec::new(), 0, true);
@@ -335,7 +378,8 @@ impl Seen<'_> {
                     Ok(known) => drop(self.groups.insert(key, known)),
                     Err(e) => {
                         all = false;
-                        report.problem(&id, format!("{}: {}", named(held.group), e.message));
+                        let what = self.finding(e)?;
+                        report.problem(&id, format!("{}: {what}", named(held.group)));
                         continue;
                     }
                 }
@@ -359,16 +403,18 @@ impl Seen<'_> {
             chunks,
             stored_bytes: snapshot.stored_bytes,
         });
+        Ok(())
     }
 
     /// Reads the index of a group, and of its chunks those that are to be opened.
     fn read(&mut self, kept: &Kept, held: &Group, report: &mut Report) -> Result<Known> {
+        self.watch.before(held.index.bytes)?;
         let index = self.sizes.repository.index(kept.folder, &held.index)?;
         report.read.indexes += 1;
-        let mut faults = self.sizes.fits(kept.folder, &index);
+        let mut faults = self.sizes.fits(kept.folder, &index, self.watch)?;
         let lasts = match report.depth {
             Depth::Quick => Lasts::new(),
-            _ => self.open(kept.folder, held.group, &index, &mut faults, report),
+            _ => self.open(kept.folder, held.group, &index, &mut faults, report)?,
         };
         let chunks = index.chunks.len();
         let mut partitions = index.partitions;
@@ -385,8 +431,9 @@ impl Seen<'_> {
         index: &Index,
         faults: &mut Vec<String>,
         report: &mut Report,
-    ) -> Lasts {
+    ) -> Result<Lasts> {
         let (repository, depth, read) = (self.sizes.repository, report.depth, &mut report.read);
+        let watch = self.watch;
         let Chunks { opened, damaged } = &mut self.chunks;
         let known = self.groups.get(&(folder, group)).map(|known| &known.lasts);
         let wanted = index.in_order(group.is_meta()).map(|(owner, at)| {
@@ -394,12 +441,16 @@ impl Seen<'_> {
             (owner, at, place, depth.opens(at.hash) && opened.insert(place))
         });
         let look = |(owner, at, place, is_wanted): (Owner, &Located, u128, bool)| {
-            let open = || contents::open(repository, folder, index, owner, at);
+            let open = || {
+                watch.before(at.stored_bytes)?;
+                contents::open(repository, folder, index, owner, at)
+            };
             (owner, at.clone(), place, is_wanted.then(|| open().map(|opened| opened.last)))
         };
         let (mut lasts, mut before): (Lasts, Option<(Owner, Vec<u8>)>) = (Lasts::new(), None);
-        let noted = parallel::in_order(wanted, look, |(owner, at, place, looked)| {
+        parallel::in_order(wanted, look, |(owner, at, place, looked)| {
             let last = match looked {
+                Some(Err(e)) if !watch.is_finding(&e) => return Err(e),
                 Some(Ok(last)) => {
                     read.chunks += 1;
                     read.stored_bytes += at.stored_bytes;
@@ -421,9 +472,8 @@ impl Seen<'_> {
             before = last.clone().map(|last| (owner, last));
             lasts.extend(last.map(|last| (at.hash, last)));
             Ok(())
-        });
-        noted.expect("noting what was seen does not fail");
-        lasts
+        })?;
+        Ok(lasts)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
         ListPartsResponse, PromiseFoundingRequest, PromiseFoundingResponse, RemovePartRequest,
         RemovePartResponse, SeedOrder, SeedPlan, SendRowsRequest, SendRowsResponse,
         StoreSnapshotRequest, StoreSnapshotResponse, UploadGroupsRequest, UploadGroupsResponse,
-        peer_service_server::PeerService,
+        VerifyRepositoryRequest, VerifyRepositoryResponse, peer_service_server::PeerService,
     },
     service::{admin::Cluster, inventory::Inventory, parts::Parts, uploads::Uploads},
     wire,
@@ -228,6 +228,19 @@ impl PeerService for PeerApi {
             .call("StoreSnapshot", request, |request, wait| async move {
                 self.cluster.is_member(name.as_deref()).await?;
                 self.uploads.store_asked(request, wait).await
+            })
+            .await
+    }
+
+    async fn verify_repository(
+        &self,
+        request: Request<VerifyRepositoryRequest>,
+    ) -> Result<Response<VerifyRepositoryResponse>, Status> {
+        let name = name_of_node(&request);
+        self.calls
+            .call("VerifyRepository", request, |request, _| async move {
+                self.cluster.is_member(name.as_deref()).await?;
+                self.uploads.verify_asked(&request)
             })
             .await
     }

@@ -140,6 +140,7 @@ pub const TABLE: &[Row] = &[
             "DescribePart",
             "UploadGroups",
             "StoreSnapshot",
+            "VerifyRepository",
         ],
         Whom::Nodes,
         Changes::Nothing,

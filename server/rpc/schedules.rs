@@ -24,9 +24,15 @@ impl ScheduleService for ScheduleApi {
     ) -> Result<Response<v1::PutScheduleResponse>, Status> {
         self.calls
             .call("PutSchedule", request, |request, wait| async move {
-                let v1::PutScheduleRequest { name, cron, keep, start_deadline_ms, replace } =
-                    request;
-                let definition = wire::parse_definition(&cron, &keep, start_deadline_ms)?;
+                let v1::PutScheduleRequest {
+                    name,
+                    cron,
+                    keep,
+                    start_deadline_ms,
+                    replace,
+                    verify,
+                } = request;
+                let definition = wire::parse_definition(&cron, &keep, &verify, start_deadline_ms)?;
                 let id = ScheduleId::new(name)?;
                 let (schedule, changed) = self.schedules.put(id, definition, replace, wait).await?;
                 let schedule = Some(wire::schedule(&schedule));

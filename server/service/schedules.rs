@@ -1,11 +1,12 @@
-//! Backups on a schedule: schedules as operators change them and look at them, and the node that
-//! runs them.
+//! Backups and verifications on a schedule: schedules as operators change them and look at them,
+//! and the node that runs them.
 //!
 //! Every node does this work, and it comes to something on the one that leads the meta group
 //! (`tend`): each second it looks what has come due by its wall clock, and proposes what is decided
 //! about it (`cluster::schedule`). A run that stands in a schedule's row is carried out by whoever
-//! leads (`run`): its snapshot is taken, stored in the repository, and the end is noted in the row.
-//! A leader that dies leaves the run there, and the next one goes on with it.
+//! leads (`run`): its snapshot is taken, stored in the repository, and the end is noted in the row;
+//! or a node that has a repository verifies it, one at a time in the cluster. A leader that dies
+//! leaves the run there, and the next one goes on with it.
 //!
 //! # What stays on the nodes' shelves
 //!
@@ -30,6 +31,8 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+
+use tokio::sync::Semaphore;
 
 use crate::{
     base::{
@@ -65,6 +68,8 @@ struct Shared {
     crew: Crew,
     /// The runs that this node carries out, by their snapshots.
     under_way: Mutex<BTreeSet<SnapshotId>>,
+    /// Turns of the runs that verify.
+    turns: Semaphore,
     /// The schedules that `/metrics` shows.
     shown: Mutex<Vec<String>>,
 }
@@ -85,8 +90,16 @@ impl Schedules {
         metrics: Arc<Metrics>,
         crew: Crew,
     ) -> Schedules {
-        let (under_way, shown) = (Mutex::default(), Mutex::default());
-        let shared = Shared { cluster, uploads, clock, metrics, crew, under_way, shown };
+        let shared = Shared {
+            cluster,
+            uploads,
+            clock,
+            metrics,
+            crew,
+            under_way: Mutex::default(),
+            turns: Semaphore::new(limits::VERIFICATIONS_AT_ONCE),
+            shown: Mutex::default(),
+        };
         Schedules { shared: Arc::new(shared) }
     }
 
@@ -201,7 +214,8 @@ impl Schedules {
         };
         let seen: Vec<ScheduleSeen> = all.iter().map(seen).collect();
         let ended = |schedule: &Schedule| schedule.stored.as_ref().map(|stored| stored.ended_ms);
-        let committed_s = all.iter().filter_map(ended).max().unwrap_or_default() / 1000;
+        let backups = all.iter().filter(|schedule| schedule.definition.task.is_backup());
+        let committed_s = backups.filter_map(ended).max().unwrap_or_default() / 1000;
         let mut shown = lock(&self.shared.shown);
         self.shared.metrics.schedules(&shown, &seen, committed_s);
         *shown = seen.into_iter().map(|seen| seen.name).collect();

@@ -11,10 +11,13 @@
 //! one of them makes the snapshot, and the other finds the same one there. So an upload ends with
 //! the node that drives it, and the client that waits for it asks another node.
 //!
-//! Does not decide when snapshots are stored, and deletes nothing.
+//! A node that has a repository also verifies it where a schedule says so (`verifying`).
+//!
+//! Does not decide when snapshots are stored or the repository is verified.
 
 mod care;
 mod retain;
+mod verifying;
 mod drive;
 
 use std::{
@@ -32,6 +35,7 @@ use tokio::{
 };
 
 pub use self::care::Told;
+use self::verifying::Verification;
 use crate::{
     base::{
         clock::Clock,
@@ -81,6 +85,10 @@ struct Shared {
     /// Where that is, once somebody has asked.
     store: Mutex<Option<Arc<dyn Store>>>,
     pace: Pace,
+    /// The same for what verifications read.
+    reading: Pace,
+    /// The verification that this node carries out, or the last one.
+    verification: Mutex<Option<Arc<Verification>>>,
     /// What the repository's reports said last.
     care: Mutex<Told>,
     driven: Mutex<BTreeMap<SnapshotId, Arc<Driven>>>,
@@ -154,6 +162,8 @@ impl Uploads {
             place: place.map(|at| Place { access: at.access.strict(), ..at }),
             store: Mutex::default(),
             pace: Pace::default(),
+            reading: Pace::default(),
+            verification: Mutex::default(),
             care: Mutex::default(),
             driven: Mutex::default(),
             looks: Arc::new(Semaphore::new(limits::REPOSITORY_LOOKS)),

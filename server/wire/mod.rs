@@ -35,7 +35,9 @@ pub use self::row::{
     decode_identity, decode_record, decode_remembered, decode_row, encode_identity, encode_record,
     encode_remembered, encode_row,
 };
-pub use self::schedule::{drill, parse_definition, schedule, verification};
+pub use self::schedule::{
+    Verifying, drill, parse_definition, parse_verifying, schedule, verification,
+};
 pub use self::status::{
     code_name, error_of, explained, not_permitted, other_cluster, slow_down, status_of,
 };

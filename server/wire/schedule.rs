@@ -5,12 +5,13 @@ use bytes::Bytes;
 use super::absent;
 use crate::{
     base::{
-        error::Result,
+        error::{Error, Result},
         ids::{ScheduleId, SnapshotId},
     },
     cluster::{
         Command,
-        schedule::{Decision, Definition, Ended, Run, Schedule},
+        extent::Extent,
+        schedule::{Decision, Definition, Ended, Run, Schedule, Task},
     },
     proto::{
         internal::{v1 as internal, v1::meta_command::Action},
@@ -30,6 +31,7 @@ pub(super) fn put(id: &ScheduleId, definition: &Definition, at_ms: u64, replace:
         start_deadline_ms: definition.start_deadline_ms.unwrap_or_default(),
         at_ms,
         replace,
+        verify: verify_text(definition),
     })
 }
 
@@ -65,7 +67,7 @@ pub(super) fn end(id: &ScheduleId, snapshot: SnapshotId, ended_ms: u64, reason: 
 }
 
 pub(super) fn parse_put(put: internal::PutSchedule) -> Result<Command> {
-    let definition = parse_definition(&put.cron, &put.keep, put.start_deadline_ms)?;
+    let definition = parse_definition(&put.cron, &put.keep, &put.verify, put.start_deadline_ms)?;
     let (id, at_ms, replace) = (ScheduleId::new(put.name)?, put.at_ms, put.replace);
     Ok(Command::PutSchedule { id, definition, at_ms, replace })
 }
@@ -98,16 +100,57 @@ pub(super) fn parse_end(end: internal::EndRun) -> Result<Command> {
 }
 
 /// As operators write it: an empty text and 0 for what is not said.
-pub fn parse_definition(cron: &str, keep: &str, start_deadline_ms: u64) -> Result<Definition> {
-    let keep = if keep.is_empty() { None } else { Some(keep.parse()?) };
+pub fn parse_definition(
+    cron: &str,
+    keep: &str,
+    verify: &str,
+    start_deadline_ms: u64,
+) -> Result<Definition> {
+    let task = match (keep, verify) {
+        ("", "") => Task::Backup { keep: None },
+        (keep, "") => Task::Backup { keep: Some(keep.parse()?) },
+        ("", verify) => Task::Verify(verify.parse()?),
+        _ => {
+            return Err(Error::invalid(
+                "a schedule that verifies takes no snapshots, so there are none to keep: say one \
+                 of the two, and make two schedules",
+            ));
+        }
+    };
     let start_deadline_ms = Some(start_deadline_ms).filter(|ms| *ms > 0);
-    let definition = Definition { cron: cron.parse()?, keep, start_deadline_ms };
+    let definition = Definition { cron: cron.parse()?, task, start_deadline_ms };
     definition.check()?;
     Ok(definition)
 }
 
 fn keep_text(definition: &Definition) -> String {
-    definition.keep.map_or(String::new(), |keep| keep.to_string())
+    match definition.task {
+        Task::Backup { keep } => keep.map_or(String::new(), |keep| keep.to_string()),
+        Task::Verify(_) => String::new(),
+    }
+}
+
+fn verify_text(definition: &Definition) -> String {
+    match definition.task {
+        Task::Backup { .. } => String::new(),
+        Task::Verify(extent) => extent.to_string(),
+    }
+}
+
+/// What a node is asked to verify for a run.
+pub struct Verifying {
+    pub run: Run,
+    pub extent: Extent,
+}
+
+pub fn parse_verifying(request: &internal::VerifyRepositoryRequest) -> Result<Verifying> {
+    let run = Run {
+        snapshot: SnapshotId::from_slice(&request.uuid)?,
+        planned_ms: request.planned_ms,
+        began_ms: request.began_ms,
+        by_hand: false,
+    };
+    Ok(Verifying { run, extent: request.extent.parse()? })
 }
 
 fn run_record(run: &Run) -> internal::RunRecord {
@@ -161,13 +204,15 @@ pub(super) fn schedule_record(schedule: &Schedule) -> internal::ScheduleRecord {
             .iter()
             .map(|id| Bytes::copy_from_slice(id.0.as_bytes()))
             .collect(),
+        verify: verify_text(&schedule.definition),
     }
 }
 
 pub(super) fn parse_schedule(record: internal::ScheduleRecord) -> Result<Schedule> {
+    let internal::ScheduleRecord { cron, keep, verify, start_deadline_ms, .. } = &record;
     Ok(Schedule {
+        definition: parse_definition(cron, keep, verify, *start_deadline_ms)?,
         id: ScheduleId::new(record.name)?,
-        definition: parse_definition(&record.cron, &record.keep, record.start_deadline_ms)?,
         paused: record.paused,
         created_ms: record.created_ms,
         decided_ms: record.decided_ms,
@@ -201,6 +246,7 @@ pub fn schedule(schedule: &Schedule) -> v1::Schedule {
         name: schedule.id.as_str().to_owned(),
         cron: schedule.definition.cron.to_string(),
         keep: keep_text(&schedule.definition),
+        verify: verify_text(&schedule.definition),
         start_deadline_ms: schedule.definition.start_deadline_ms.unwrap_or_default(),
         paused: schedule.paused,
         created_ms: schedule.created_ms,

@@ -192,6 +192,14 @@ async fn a_place_that_takes_no_report_takes_no_verdict_away() {
     let verify = format!("verify {at} --keep-report");
     let sound = repository(&verify).await.exits(1);
     sound.says(&uuid).says("sound").says("its report is not kept");
+    // A drill's report neither.
+    fs::write(place.path.join("drills"), "in the way").unwrap();
+    let scratch = place.path.with_file_name("scratch");
+    let drill = format!("drill {at} --scratch {} --keep-report", scratch.display());
+    let passed = repository(&drill).await.exits(1);
+    passed.says("PASSED").says(&uuid).says("its report is not kept");
+    let failed = repository(&format!("{drill} --rpo 1ms")).await.exits(6);
+    failed.says("FAILED").says("its report is not kept").says("the drill has not passed");
     let all = chunks(&place.path, &uuid);
     flip(&all[0]);
     let damaged = repository(&verify).await.exits(6);

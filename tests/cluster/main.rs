@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod adoptions;
 mod backups;
 mod bench;
 mod cares;

@@ -218,7 +218,7 @@ async fn a_cluster_is_upgraded_node_by_node_and_may_go_back_until_that_is_finali
         let status = cluster.ctl(&["cluster", "upgrade", "finalize"]).await;
         match step {
             0 => drop(status.exits(0).says("nothing has changed")),
-            _ => drop(status.exits(5).says("not every node knows level 6")),
+            _ => drop(status.exits(5).says("not every node knows level 7")),
         }
         let refused = cluster.ctl(&["node", "remove", "7", "--force"]).await.exits(5);
         refused.says("there is no node 7");
@@ -232,7 +232,7 @@ async fn a_cluster_is_upgraded_node_by_node_and_may_go_back_until_that_is_finali
     let refused = cluster.ctl(&["node", "remove", &gone, "--force"]).await.exits(5);
     refused.says("this needs level 2, and the cluster is at level 1");
     cluster.ctl(&["cluster", "upgrade", "status"]).await.exits(0).says("finalize ends the upgrade");
-    cluster.ctl(&["cluster", "upgrade", "finalize"]).await.exits(0).says("uses level 6");
+    cluster.ctl(&["cluster", "upgrade", "finalize"]).await.exits(0).says("uses level 7");
     cluster.ctl(&["cluster", "upgrade", "finalize"]).await.exits(0).says("nothing has changed");
     // No way back: the old version says so and changes nothing.
     cluster.nodes[2].terminate().await;

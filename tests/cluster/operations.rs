@@ -246,7 +246,7 @@ async fn a_cluster_with_an_older_version_has_no_operations_and_says_what_to_do()
     }
     let finalized = async || {
         let ran = cluster.ctl(&["cluster", "upgrade", "finalize"]).await;
-        if ran.story().contains("uses level 6") { Ok(()) } else { Err(ran.story()) }
+        if ran.story().contains("uses level 7") { Ok(()) } else { Err(ran.story()) }
     };
     eventually("the cluster uses what its nodes know", SOON, finalized).await;
     begun(&cluster, &["node", "set", &second, "--capacity", "60"]).await;

@@ -210,6 +210,78 @@ async fn a_leader_without_a_repository_has_another_node_store_it() {
     .await;
 }
 
+/// The reports of verifications, by their names.
+fn reports(place: &str) -> Vec<String> {
+    let names = std::fs::read_dir(format!("{place}/verifies")).into_iter().flatten();
+    names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_schedule_has_verified_is_verified_once_whoever_dies() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = repository(dir.path()).await;
+    // Storing the 4 MiB takes seconds at this rate, and so does reading them.
+    let rate = ["--repository-rate", "1000000"];
+    let mut cluster = cluster(3, &place, &[0, 1, 2], &rate).await;
+    put(&cluster, 0..16, VALUE_BYTES).await;
+    ctl(&cluster, "snapshot create --upload").await.exits(0);
+    let made = "schedule create checked --cron @monthly --verify whole";
+    ctl(&cluster, made).await.exits(0).says("verifies = whole").says("last good = never");
+    ctl(&cluster, "schedule run checked").await.exits(0).says("the run of verification");
+    let run = schedule(&cluster, "checked").await["running"].clone();
+    // Whoever leads has a repository, and so reads it itself.
+    let victim = leader(&cluster).await;
+    let node = &cluster.nodes[victim];
+    eventually("it reads", SOON, async || {
+        let log = node.log();
+        if log.contains("verifies the repository") { Ok(()) } else { Err(node.log_end()) }
+    })
+    .await;
+    assert_eq!(reports(&place), Vec::<String>::new(), "it is under way");
+    cluster.nodes[victim].kill9();
+    let ran = ctl(&cluster, "schedule run checked --wait").await.exits(0);
+    ran.says("was under way already").says("the repository was verified, and nothing is wrong");
+    let ended = schedule(&cluster, "checked").await;
+    assert_eq!(ended["stored"]["uuid"], run["uuid"], "{ended}");
+    assert_eq!(reports(&place).len(), 1);
+    let own = run["uuid"].as_str().unwrap().replace('-', "");
+    assert!(reports(&place)[0].ends_with(&format!("-{}.json", &own[..16])), "{own}");
+    let status = ctl(&cluster, "backup status").await.exits(0);
+    status.says("last verified = sound").says("every row, of 1 snapshot; 0 snapshots since");
+    let client = cluster.nodes[(victim + 1) % 3].client();
+    let (_, page) = http_get(&client.endpoint, "/metrics").await.unwrap();
+    let committed = "devicedb_repository_last_committed_timestamp_seconds 0";
+    assert!(page.contains(committed), "a verification stores no snapshot");
+    let snapshots = json(&ctl(&cluster, "snapshot list -o json").await.exits(0));
+    assert_eq!(snapshots["snapshots"].as_array().unwrap().len(), 1, "and takes none");
+
+    // Damage fails the run, in words that name the report; it is not begun again.
+    let uploaded = std::fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().path());
+    let mut folder = uploaded.filter(|path| path.join("").is_dir()).find_map(|cluster| {
+        let lineage = std::fs::read_dir(cluster).unwrap().next()?.unwrap().path();
+        lineage.join("g").is_dir().then(|| lineage.join("g"))
+    });
+    let segments = std::fs::read_dir(folder.take().expect("there are segments")).unwrap();
+    let segment = segments.map(|entry| entry.unwrap().path()).max().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let failed = ctl(&cluster, "schedule run checked --wait").await.exits(1);
+    failed.says("the repository is damaged, with 1 problem; the report is verifies/");
+    assert_eq!(reports(&place).len(), 2);
+    ctl(&cluster, "backup status").await.exits(0).says("last verified = DAMAGED (1 problem)");
+
+    // A repository that is gone is no damage, and there is no report of it.
+    std::fs::rename(&place, format!("{place}-away")).unwrap();
+    let failed = ctl(&cluster, "schedule run checked --wait").await.exits(1);
+    assert!(!failed.story().contains("damaged"), "{}", failed.story());
+    std::fs::rename(format!("{place}-away"), &place).unwrap();
+    assert_eq!(reports(&place).len(), 2);
+    let other = ctl(&cluster, "schedule create checked --cron @daily --replace").await.exits(5);
+    other.says("one that takes snapshots becomes none that verifies");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_scheduled_is_refused_by_what_is_wrong() {
     let mut cluster = cluster(1, "", &[], &[]).await;
@@ -219,6 +291,8 @@ async fn what_cannot_be_scheduled_is_refused_by_what_is_wrong() {
         ("create x --cron 'every 500d'", "is not a time from 1m to 366d"),
         ("create x --cron @daily --keep last=0", "its number goes from 1 to 100000"),
         ("create x --cron @daily --keep some", "is no rule of what is kept"),
+        ("create x --cron @daily --verify 0", "write quick, whole, or a whole number"),
+        ("create x --cron @daily --verify 10% --keep last=1", "cannot be used with"),
         ("create x --cron @daily --start-deadline 10ms", "a start deadline is 1 s to 7 days"),
         ("create '' --cron @daily", "must not be empty"),
     ] {
@@ -247,15 +321,25 @@ async fn what_cannot_be_scheduled_is_refused_by_what_is_wrong() {
     assert_eq!(schedule(&cluster, "plan-7").await, before);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_that_an_older_version_can_still_read_has_no_schedules() {
+/// Of one node, which knows no newer level.
+async fn older(level: &str) -> Cluster {
     let options = Options { snapshot_store: SnapshotStore::Own, ..Options::default() };
     let mut cluster = Cluster::empty(options);
     let mut node = cluster.further();
-    node.under = ["env", "DEVICEDB_LEVEL=5"].map(str::to_owned).to_vec();
+    node.under = ["env".to_owned(), format!("DEVICEDB_LEVEL={level}")].to_vec();
     node.start();
     cluster.nodes.push(node);
     cluster.settled().await;
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_an_older_version_can_still_read_has_no_schedules() {
+    let cluster = older("6").await;
+    let refused = ctl(&cluster, "schedule create x --cron @daily --verify 10%").await.exits(5);
+    refused.says("this needs level 7, and the cluster is at level 6");
+    ctl(&cluster, "schedule create x --cron @daily").await.exits(0);
+    let cluster = older("5").await;
     let refused = ctl(&cluster, "schedule create x --cron @daily").await.exits(5);
     refused.says("this needs level 6, and the cluster is at level 5");
     let none = json(&ctl(&cluster, "schedule list -o json").await.exits(0));

@@ -99,7 +99,7 @@ type Schedule struct {
 	NextMs uint64 `protobuf:"varint,7,opt,name=next_ms,json=nextMs,proto3" json:"next_ms,omitempty"`
 	// The run that is under way; absent where none is.
 	Running *ScheduledRun `protobuf:"bytes,8,opt,name=running,proto3" json:"running,omitempty"`
-	// The last run whose snapshot is in the repository; absent where there is none.
+	// The last run whose snapshot is in the repository, or whose verification found nothing wrong; absent where there is none.
 	Stored *ScheduledRun `protobuf:"bytes,9,opt,name=stored,proto3" json:"stored,omitempty"`
 	// The last run that failed; absent where none has.
 	Failed *ScheduledRun `protobuf:"bytes,10,opt,name=failed,proto3" json:"failed,omitempty"`
@@ -110,7 +110,9 @@ type Schedule struct {
 	// Runs that failed one after the other, up to now.
 	Failures uint32 `protobuf:"varint,13,opt,name=failures,proto3" json:"failures,omitempty"`
 	// What was odd when a run was decided last, in words; empty when nothing was.
-	Note          string `protobuf:"bytes,14,opt,name=note,proto3" json:"note,omitempty"`
+	Note string `protobuf:"bytes,14,opt,name=note,proto3" json:"note,omitempty"`
+	// How much of the nodes' repository its runs verify: quick, a percentage as in 10%, or whole; empty where they take snapshots and have them stored.
+	Verify        string `protobuf:"bytes,15,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -243,10 +245,17 @@ func (x *Schedule) GetNote() string {
 	return ""
 }
 
+func (x *Schedule) GetVerify() string {
+	if x != nil {
+		return x.Verify
+	}
+	return ""
+}
+
 // A run of a schedule.
 type ScheduledRun struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Of its snapshot.
+	// Of its snapshot; of the run itself where it verifies.
 	Uuid string `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	// Milliseconds since 1970, for when it was planned; the snapshot has its uuid from it.
 	PlannedMs uint64 `protobuf:"varint,2,opt,name=planned_ms,json=plannedMs,proto3" json:"planned_ms,omitempty"`
@@ -346,7 +355,9 @@ type PutScheduleRequest struct {
 	// As in Schedule.
 	StartDeadlineMs uint64 `protobuf:"varint,4,opt,name=start_deadline_ms,json=startDeadlineMs,proto3" json:"start_deadline_ms,omitempty"`
 	// Whether it takes the place of another one of that name, whose runs are remembered.
-	Replace       bool `protobuf:"varint,5,opt,name=replace,proto3" json:"replace,omitempty"`
+	Replace bool `protobuf:"varint,5,opt,name=replace,proto3" json:"replace,omitempty"`
+	// As in Schedule. Not together with keep: a schedule that verifies takes no snapshots, and never becomes one that does.
+	Verify        string `protobuf:"bytes,6,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -414,6 +425,13 @@ func (x *PutScheduleRequest) GetReplace() bool {
 		return x.Replace
 	}
 	return false
+}
+
+func (x *PutScheduleRequest) GetVerify() string {
+	if x != nil {
+		return x.Verify
+	}
+	return ""
 }
 
 // It is there.
@@ -1300,7 +1318,7 @@ var File_devicedb_v1_schedule_proto protoreflect.FileDescriptor
 
 const file_devicedb_v1_schedule_proto_rawDesc = "" +
 	"\n" +
-	"\x1adevicedb/v1/schedule.proto\x12\vdevicedb.v1\"\xbf\x03\n" +
+	"\x1adevicedb/v1/schedule.proto\x12\vdevicedb.v1\"\xd7\x03\n" +
 	"\bSchedule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04cron\x18\x02 \x01(\tR\x04cron\x12\x12\n" +
@@ -1317,7 +1335,8 @@ const file_devicedb_v1_schedule_proto_rawDesc = "" +
 	"\x06missed\x18\v \x01(\x04R\x06missed\x12\x18\n" +
 	"\askipped\x18\f \x01(\x04R\askipped\x12\x1a\n" +
 	"\bfailures\x18\r \x01(\rR\bfailures\x12\x12\n" +
-	"\x04note\x18\x0e \x01(\tR\x04note\"\xa8\x01\n" +
+	"\x04note\x18\x0e \x01(\tR\x04note\x12\x16\n" +
+	"\x06verify\x18\x0f \x01(\tR\x06verify\"\xa8\x01\n" +
 	"\fScheduledRun\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
 	"\n" +
@@ -1325,13 +1344,14 @@ const file_devicedb_v1_schedule_proto_rawDesc = "" +
 	"\bbegan_ms\x18\x03 \x01(\x04R\abeganMs\x12\x19\n" +
 	"\bended_ms\x18\x04 \x01(\x04R\aendedMs\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n" +
-	"\aby_hand\x18\x06 \x01(\bR\x06byHand\"\x96\x01\n" +
+	"\aby_hand\x18\x06 \x01(\bR\x06byHand\"\xae\x01\n" +
 	"\x12PutScheduleRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04cron\x18\x02 \x01(\tR\x04cron\x12\x12\n" +
 	"\x04keep\x18\x03 \x01(\tR\x04keep\x12*\n" +
 	"\x11start_deadline_ms\x18\x04 \x01(\x04R\x0fstartDeadlineMs\x12\x18\n" +
-	"\areplace\x18\x05 \x01(\bR\areplace\"b\n" +
+	"\areplace\x18\x05 \x01(\bR\areplace\x12\x16\n" +
+	"\x06verify\x18\x06 \x01(\tR\x06verify\"b\n" +
 	"\x13PutScheduleResponse\x121\n" +
 	"\bschedule\x18\x01 \x01(\v2\x15.devicedb.v1.ScheduleR\bschedule\x12\x18\n" +
 	"\achanged\x18\x02 \x01(\bR\achanged\"(\n" +

@@ -35,7 +35,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // Has the cluster back itself up on schedules. Any node answers. What is due is decided by the wall clock of the node that leads the meta group, in UTC; when it
-// dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster.
+// dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster, and below level 7 for schedules that verify.
 type ScheduleServiceClient interface {
 	// Makes a schedule. One that is there and is the same is left as it is; one that is another one is FAILED_PRECONDITION, or is changed where the request says
 	// so. At most 64 are kept.
@@ -137,7 +137,7 @@ func (c *scheduleServiceClient) RunSchedule(ctx context.Context, in *RunSchedule
 // for forward compatibility.
 //
 // Has the cluster back itself up on schedules. Any node answers. What is due is decided by the wall clock of the node that leads the meta group, in UTC; when it
-// dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster.
+// dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster, and below level 7 for schedules that verify.
 type ScheduleServiceServer interface {
 	// Makes a schedule. One that is there and is the same is left as it is; one that is another one is FAILED_PRECONDITION, or is changed where the request says
 	// so. At most 64 are kept.

@@ -43,10 +43,21 @@ pub const SCHEDULED_UNSTORED_KEPT: usize = 2;
 pub const SCHEDULE_LOOK: Duration = Duration::from_secs(1);
 /// How long a run waits for a snapshot that somebody else takes, and for a majority.
 pub const SCHEDULED_SNAPSHOT_WAIT: Duration = Duration::from_secs(300);
-/// How often one run begins to upload its snapshot, and the pause before each further time.
+/// How often one run begins to upload its snapshot or to verify, and the pause before each further
+/// time.
 pub const SCHEDULED_UPLOADS: usize = 3;
 pub const SCHEDULED_UPLOAD_AGAIN: Duration = Duration::from_secs(5);
 
+/// Verifications that a cluster carries out at a time.
+pub const VERIFICATIONS_AT_ONCE: usize = 1;
+/// Bytes that a node reads in a second while it verifies: its work for clients comes first. A lower
+/// `--repository-rate` holds too.
+pub const VERIFY_BYTES_PER_SECOND: u64 = 64 << 20;
+/// A verification that nobody has asked about for so long is given up.
+pub const VERIFY_ABANDONED: Duration = Duration::from_secs(15);
+
+const _: () = assert!(SCHEDULE_LOOK.as_millis() * 4 < VERIFY_ABANDONED.as_millis());
+const _: () = assert!(SCHEDULED_UPLOAD_AGAIN.as_millis() < VERIFY_ABANDONED.as_millis());
 const _: () = assert!(SCHEDULED_UNSTORED_KEPT * SCHEDULES_MAX < SNAPSHOTS_WARNED);
 const _: () = assert!(REQUEST_DEADLINE.as_millis() < SCHEDULED_SNAPSHOT_WAIT.as_millis());
 const _: () = assert!(SCHEDULE_LOOK.as_millis() <= START_DEADLINE_MIN.as_millis());

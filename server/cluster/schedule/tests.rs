@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::base::ids::{ClusterId, Lineage};
+use crate::{
+    base::ids::{ClusterId, Lineage},
+    cluster::{command::Command, level::Level},
+};
 
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
@@ -21,7 +24,8 @@ fn id() -> ScheduleId {
 
 fn schedule(cron: &str) -> Schedule {
     let cron = cron.parse().unwrap();
-    Schedule::new(id(), Definition { cron, keep: None, start_deadline_ms: None }, THEN)
+    let task = Task::Backup { keep: None };
+    Schedule::new(id(), Definition { cron, task, start_deadline_ms: None }, THEN)
 }
 
 fn name(planned_ms: u64) -> SnapshotId {
@@ -160,6 +164,33 @@ fn a_run_is_named_by_its_history_its_schedule_and_its_instant() {
     assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
     assert_eq!(name(THEN), SnapshotId::of_run(cluster(1), Lineage(1), &id(), THEN));
     assert_eq!(name(0).to_string(), "ab97b9dc-0fd5-8568-b719-71b5e89d2cb3");
+}
+
+#[test]
+fn a_verification_leaves_nothing_on_shelves_and_is_not_done_twice() {
+    let mut daily = schedule("@daily");
+    daily.definition.task = Task::Verify("10%".parse().unwrap());
+    let mut taken = BTreeSet::new();
+    let run = look(&mut daily, THEN + DAY, &mut taken).unwrap();
+    assert_eq!((daily.shelved.len(), daily.running), (0, Some(run)));
+    ends(&mut daily, "the repository is damaged");
+    assert_eq!((daily.failures, daily.idle()), (1, vec![]));
+    // The clock goes back a day, and the same instant comes again.
+    assert_eq!(look(&mut daily, THEN + 30 * MINUTE, &mut taken), None);
+    let known = |id| taken.contains(&id);
+    let again = daily.plan(THEN + DAY, name, known).unwrap();
+    assert_eq!((again.run, again.skipped), (None, 1));
+    assert!(again.note.contains("it was verified then already"), "{}", again.note);
+}
+
+#[test]
+fn only_one_that_verifies_needs_the_newer_level() {
+    let put = |task| {
+        let definition = Definition { task, ..schedule("@daily").definition };
+        Command::PutSchedule { id: id(), definition, at_ms: 1, replace: false }.level()
+    };
+    assert_eq!(put(Task::Backup { keep: None }), Level::SCHEDULES);
+    assert_eq!(put(Task::Verify("quick".parse().unwrap())), Level::VERIFICATIONS);
 }
 
 /// What happens between two looks.

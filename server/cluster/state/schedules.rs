@@ -10,7 +10,7 @@ use crate::{
     },
     cluster::{
         command::{Changed, Outcome},
-        schedule::{Decision, Definition, Run, Schedule},
+        schedule::{Decision, Definition, Run, Schedule, Task},
         snapshots::shortened,
     },
 };
@@ -38,6 +38,14 @@ impl State {
                      one another name, or replace that one with --replace",
                     id.as_str(),
                     known.definition.cron.as_str()
+                )));
+            }
+            Some(known) if known.definition.task.is_backup() != definition.task.is_backup() => {
+                return Err(Error::conflict(format!(
+                    "schedule {:?} is there, and one that takes snapshots becomes none that \
+                     verifies, nor the other way round: give the new one another name, or delete \
+                     that one first",
+                    id.as_str()
                 )));
             }
             None if self.schedules.len() >= most => {
@@ -162,13 +170,16 @@ impl State {
         if self.settings.lineage == Lineage::PENDING {
             return None;
         }
-        let known = |id: SnapshotId| {
-            self.snapshot_named(id).is_some() || self.settings.deleted.contains(&id)
+        let known = |id: SnapshotId| match schedule.definition.task {
+            Task::Backup { .. } => {
+                self.snapshot_named(id).is_some() || self.settings.deleted.contains(&id)
+            }
+            Task::Verify(_) => schedule.has_ended(id),
         };
         schedule.plan(now_ms, |planned_ms| self.run_name(&schedule.id, planned_ms), known)
     }
 
-    /// The snapshot of a schedule's instant in this history.
+    /// The snapshot of a schedule's instant in this history, or the name of its verification.
     pub fn run_name(&self, id: &ScheduleId, planned_ms: u64) -> SnapshotId {
         let settings = &self.settings;
         SnapshotId::of_run(settings.cluster, settings.lineage, id, planned_ms)

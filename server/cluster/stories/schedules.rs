@@ -5,7 +5,7 @@ use crate::{
     base::ids::ScheduleId,
     cluster::{
         command::Command,
-        schedule::{Decision, Definition, Ended, Run},
+        schedule::{Decision, Definition, Ended, Run, Task},
         state::State,
     },
 };
@@ -15,7 +15,8 @@ fn id(name: &str) -> ScheduleId {
 }
 
 fn definition(cron: &str) -> Definition {
-    Definition { cron: cron.parse().unwrap(), keep: None, start_deadline_ms: None }
+    let task = Task::Backup { keep: None };
+    Definition { cron: cron.parse().unwrap(), task, start_deadline_ms: None }
 }
 
 fn run(snapshot: &str, planned_ms: u64, by_hand: bool) -> Run {
@@ -31,6 +32,11 @@ pub fn command(words: &[&str]) -> Option<Command> {
     Some(match words[..] {
         ["schedule", name, cron, "at", at] => put(name, cron, at, false),
         ["schedule", name, cron, "at", at, "instead"] => put(name, cron, at, true),
+        ["verify", name, cron, extent, "at", at] => {
+            let task = Task::Verify(extent.parse().unwrap());
+            let definition = Definition { task, ..definition(cron) };
+            Command::PutSchedule { id: id(name), definition, at_ms: number(at), replace: true }
+        }
         ["unschedule", name] => Command::DeleteSchedule(id(name)),
         ["pause", name, "at", at] => {
             Command::PauseSchedule { id: id(name), paused: true, at_ms: number(at) }

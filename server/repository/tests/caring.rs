@@ -12,7 +12,7 @@ use crate::{
         index::Located,
         reports::{self, Report as _, Verification},
         root::Folder,
-        verify::{Percent, Report},
+        verify::{Percent, Report, Watch, watched},
     },
 };
 
@@ -390,4 +390,133 @@ fn other_histories_count_by_their_times() {
         reports::keep(&stage.repository, &kept, began_ms).unwrap();
         assert_eq!(care(&stage).verification.unwrap().snapshots_since, since);
     }
+}
+
+/// Counts what is to be read, and takes nothing for a finding that a store cannot answer for.
+#[derive(Default)]
+struct Onlooker {
+    bytes: Mutex<Vec<u64>>,
+    /// Ends it after so many reads.
+    most: Option<usize>,
+}
+
+impl Watch for Onlooker {
+    fn before(&self, bytes: u64) -> Result<()> {
+        let mut all = self.bytes.lock().unwrap();
+        all.push(bytes);
+        match self.most.is_none_or(|most| all.len() <= most) {
+            true => Ok(()),
+            false => Err(Error::unavailable("nobody waits")),
+        }
+    }
+
+    fn is_finding(&self, e: &Error) -> bool {
+        e.kind != Kind::Unavailable
+    }
+}
+
+/// Does not answer for objects of some kind.
+struct Silent {
+    inner: Directory,
+    kind: &'static str,
+}
+
+impl Silent {
+    fn asked(&self, name: &str) -> Result<()> {
+        match name.contains(self.kind) {
+            true => Err(Error::unavailable(format!("{name}: no answer"))),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Store for Silent {
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+    fn create(&self, name: &str, bytes: Bytes) -> Result<Made> {
+        self.inner.create(name, bytes)
+    }
+    fn bytes(&self, name: &str) -> Result<u64> {
+        self.inner.bytes(name)
+    }
+    fn read(&self, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+        self.asked(name).and_then(|()| self.inner.read(name, bytes_max))
+    }
+    fn read_range(&self, name: &str, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        self.asked(name).and_then(|()| self.inner.read_range(name, offset, bytes))
+    }
+    fn list(&self, below: &str) -> Result<Vec<Object>> {
+        self.inner.list(below)
+    }
+    fn delete(&self, name: &str) -> Result<()> {
+        self.inner.delete(name)
+    }
+}
+
+#[test]
+fn whoever_looks_on_sees_every_read_before_it_and_can_end_it() {
+    let stage = Stage::new();
+    stage.import(&sample(1, 1));
+    stage.import(&sample(2, 2));
+    let onlooker = Onlooker::default();
+    let report = watched(&stage.repository, &[], Depth::Whole, &onlooker).unwrap();
+    assert_eq!(report, verify(&stage.repository, &[], Depth::Whole).unwrap());
+    let asked = onlooker.bytes.into_inner().unwrap();
+    assert_eq!(asked.len() as u64, report.read.indexes + report.read.chunks);
+    assert!(asked.iter().sum::<u64>() > report.read.stored_bytes, "indexes too");
+    for most in [0, 1, asked.len() - 1] {
+        let onlooker = Onlooker { most: Some(most), ..Onlooker::default() };
+        let e = watched(&stage.repository, &[], Depth::Whole, &onlooker).unwrap_err();
+        assert_eq!((e.kind, e.message.as_str()), (Kind::Unavailable, "nobody waits"));
+    }
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_no_damage_to_whoever_looks_on() {
+    let stage = Stage::new();
+    let only = sample(1, 1);
+    stage.import(&only);
+    for kind in ["/s/", "/i/", "/g/"] {
+        let inner = Directory::new(stage.root());
+        let repository = stage.on(Arc::new(Silent { inner, kind })).unwrap();
+        let e = watched(&repository, &[], Depth::Whole, &Onlooker::default()).unwrap_err();
+        assert!(e.kind == Kind::Unavailable && e.message.contains("no answer"), "{kind}: {e}");
+        let told = verify(&repository, &[], Depth::Whole).unwrap();
+        assert!(!told.sound, "a command says what it has met");
+    }
+    // What is damaged is a finding, whoever looks on.
+    let (name, at) = chunks(&stage, &only).swap_remove(0);
+    flip(&stage, &name, at.offset);
+    let found = watched(&stage.repository, &[], Depth::Whole, &Onlooker::default()).unwrap();
+    assert!(!found.sound && found.problems[0].what.contains(&name), "{found}");
+}
+
+#[test]
+fn a_run_has_one_report_and_the_first_counts() {
+    let stage = Stage::new();
+    stage.import(&sample(1, 1));
+    let (began, run) = (DAY_MS * 20_000, sample::snapshot(5).0);
+    let report = verify(&stage.repository, &[], share(10, 20_000)).unwrap();
+    let made = |took_ms| Verification::new(&report, true, began, began + took_ms);
+    let kept = || reports::kept::<Verification>(&stage.repository, began, run);
+    assert_eq!(kept().unwrap(), None);
+    let two = thread::scope(|scope| {
+        let keep = |took_ms| {
+            let (repository, made) = (&stage.repository, made(took_ms));
+            scope.spawn(move || reports::keep_once(repository, &made, began, run).unwrap())
+        };
+        [keep(1000), keep(2000)].map(|thread| thread.join().unwrap())
+    });
+    assert_eq!(two[0], two[1], "both have the one that is there");
+    assert_eq!(kept().unwrap().as_ref(), Some(&two[0]));
+    let name = reports::of_run::<Verification>(began, run);
+    assert_eq!(care(&stage).verification.unwrap().report, name);
+    // Another run of the same moment has its own.
+    let other = sample::snapshot(6).0;
+    assert_eq!(reports::keep_once(&stage.repository, &made(7), began, other).unwrap(), made(7));
+    // One that is damaged is said to be, and never taken for absent.
+    fs::write(stage.root().join(&name), "{}").unwrap();
+    let e = kept().unwrap_err();
+    assert!(e.message.contains(&name), "{e}");
 }

@@ -26,6 +26,7 @@ fn order(rules: &str) -> Order {
         named: Default::default(),
         grace_ms: HOUR_MS,
         now_ms: now(),
+        own: None,
         trust_clock: true,
         dry_run: false,
     }
@@ -178,6 +179,32 @@ fn what_is_held_stays_until_it_is_released_or_its_time_is_over() {
     assert_eq!(stage.numbers(), [3]);
     let e = hold(&stage.repository, sample::snapshot(1), None).unwrap_err();
     assert_eq!(e.kind, Kind::NotFound, "{e}");
+}
+
+#[test]
+fn a_hold_outlives_damage_to_any_one_catalogue() {
+    let reason = |stage: &Stage| {
+        let all = stage.repository.listed().unwrap();
+        all[0].1.hold.as_ref().map(|hold| hold.reason.clone())
+    };
+    let audit = Some(Hold { reason: "the audit".into(), until_ms: None });
+    for nth in 0..2 {
+        let stage = Stage::new();
+        stage.import(&sample(1, 1));
+        hold(&stage.repository, sample::snapshot(1), audit.clone()).unwrap();
+        let numbers = stage.repository.catalogues().unwrap().remove(&stage.folder()).unwrap();
+        let damaged = numbers.iter().rev().nth(nth).copied().unwrap();
+        fs::write(stage.root().join(catalogue::name(stage.folder(), damaged)), "x").unwrap();
+        assert_eq!(reason(&stage).as_deref(), Some("the audit"), "number {damaged} of {numbers:?}");
+        // Said again it changes nothing, unless one of the two is missing.
+        hold(&stage.repository, sample::snapshot(1), audit.clone()).unwrap();
+        let before = stage.repository.standing(stage.folder()).unwrap().catalogue.number;
+        hold(&stage.repository, sample::snapshot(1), audit.clone()).unwrap();
+        let after = stage.repository.standing(stage.folder()).unwrap().catalogue.number;
+        assert_eq!((before, reason(&stage).as_deref()), (after, Some("the audit")));
+        let e = collect(&stage.repository, stage.folder(), &dropping(1)).unwrap_err();
+        assert!(e.message.contains("is held: the audit"), "{e}");
+    }
 }
 
 #[test]
@@ -368,14 +395,14 @@ fn old_catalogues_are_deleted_and_the_chain_is_whole() {
     }
     stage.collect(&order(""));
     let numbers = stage.repository.catalogues().unwrap().remove(&stage.folder()).unwrap();
-    assert_eq!((numbers.first(), numbers.last()), (Some(&18), Some(&81)));
+    assert_eq!((numbers.first(), numbers.last()), (Some(&98), Some(&161)));
     stage.is_sound();
     // A put that comes late, of a number that is free again, is no link of the chain.
-    let late = catalogue::name(stage.folder(), 17);
+    let late = catalogue::name(stage.folder(), 97);
     let folder = stage.folder();
-    fs::copy(stage.root().join(catalogue::name(folder, 18)), stage.root().join(&late)).unwrap();
+    fs::copy(stage.root().join(catalogue::name(folder, 98)), stage.root().join(&late)).unwrap();
     assert_eq!(stage.numbers(), [1]);
-    let missing = stage.root().join(catalogue::name(folder, 50));
+    let missing = stage.root().join(catalogue::name(folder, 120));
     fs::remove_file(missing).unwrap();
     let report = verify(&stage.repository, &[], Depth::Quick).unwrap();
     assert!(report.to_string().contains("it is missing"), "{report}");

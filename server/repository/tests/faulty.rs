@@ -299,6 +299,7 @@ impl Faulty {
             named,
             grace_ms: 24 * 3_600_000,
             now_ms,
+            own: None,
             trust_clock: random.below(2) == 0,
             dry_run: random.below(8) == 0,
         };
@@ -464,6 +465,7 @@ fn a_snapshot_that_leans_on_nobody_listed_would_be_damaged() {
                 named: named.map(sample::snapshot).into_iter().collect(),
                 grace_ms: 3_600_000,
                 now_ms: BEGIN_MS + days * 24 * 3_600_000,
+                own: None,
                 trust_clock: true,
                 dry_run: false,
             };
@@ -500,6 +502,7 @@ fn play(seed: u64, parts: &Arc<Vec<Memory>>) -> [u64; 3] {
             named: BTreeSet::new(),
             grace_ms: 3_600_000,
             now_ms: latest + days * 24 * 3_600_000,
+            own: None,
             trust_clock: true,
             dry_run: false,
         };

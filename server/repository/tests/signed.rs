@@ -211,16 +211,17 @@ fn a_signed_repository_gives_back_what_it_took_and_all_that_changes_it_is_signed
     stage.comes_back(&sample(2, 2));
     let held = Hold { reason: "the audit".into(), until_ms: None };
     hold(&stage.repository, sample::snapshot(1), Some(held)).unwrap();
-    is_signed(3);
-    hold(&stage.repository, sample::snapshot(1), None).unwrap();
+    // A hold stands in two.
     is_signed(4);
+    hold(&stage.repository, sample::snapshot(1), None).unwrap();
+    is_signed(5);
     let collected = collect(&stage.repository, stage.history(), &dropping(1)).unwrap();
     assert!(collected.dropped > 0, "{collected:?}");
-    is_signed(5);
+    is_signed(6);
     assert!(verify(&reader, &[], Depth::Whole).unwrap().sound);
     let told = status(&reader).unwrap();
     assert_eq!((told.unnamed, told.signed), (0, vec![own.public().to_string()]));
-    assert_eq!(told.histories[0].catalogue, format!("{}/5", stage.history().name()));
+    assert_eq!(told.histories[0].catalogue, format!("{}/6", stage.history().name()));
 }
 
 fn dropping(seq: u64) -> Order {
@@ -230,6 +231,7 @@ fn dropping(seq: u64) -> Order {
         named: [sample::snapshot(seq)].into(),
         grace_ms: 3_600_000,
         now_ms: crate::base::clock::Clock::start().wall_ms(),
+        own: None,
         trust_clock: true,
         dry_run: false,
     }

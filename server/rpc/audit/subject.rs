@@ -109,6 +109,9 @@ subjects! {
     internal::StoreSnapshotRequest: r => {
         SnapshotId::from_slice(&r.uuid).map_or(String::new(), |id| format!("snapshot {id}"))
     },
+    internal::VerifyRepositoryRequest: r => {
+        SnapshotId::from_slice(&r.uuid).map_or(String::new(), |id| format!("run {id}"))
+    },
     DownloadSnapshotRequest: r => format!("snapshot {}, node {}", r.uuid, r.node_id),
     AddGrantRequest: r => grant(r.grant.as_ref()),
     RemoveGrantRequest: r => grant(r.grant.as_ref()),

@@ -1,4 +1,5 @@
-//! One run: its snapshot is taken, stored, and the end noted.
+//! One run: its snapshot is taken, stored, and the end noted; or the repository is verified, and
+//! the end noted.
 //!
 //! Each step looks first whether it is done already, so a run can be begun again anywhere in it, by
 //! this node or by the next one that leads. It is left as it stands when this node does not lead
@@ -15,7 +16,8 @@ use crate::{
     },
     cluster::{
         Command, Node, State,
-        schedule::{Run, Schedule},
+        extent::Extent,
+        schedule::{Run, Schedule, Task},
     },
     faults::failpoint::{Failpoint, failpoint},
     proto::{internal::v1 as internal, v1::UploadStatus},
@@ -47,7 +49,11 @@ impl Schedules {
         let id = &schedule.id;
         tracing::info!(schedule = id.as_str(), snapshot = %run.snapshot, planned_ms =
                        run.planned_ms, "a scheduled run goes on");
-        let ended = match self.steps(id, run.snapshot).await {
+        let steps = match schedule.definition.task {
+            Task::Backup { .. } => self.steps(id, run.snapshot).await,
+            Task::Verify(extent) => self.verify(id, run, extent).await,
+        };
+        let ended = match steps {
             Ok(()) => Ok(()),
             Err(Halt::Failed(e)) => Err(e),
             Err(Halt::Left) => return,
@@ -58,11 +64,20 @@ impl Schedules {
         }
     }
 
-    /// What follows once a snapshot of a schedule is in the repository, on the node that leads.
+    /// What the log says of a run that came to its good end.
     fn stored(&self, schedule: &Schedule, run: Run) {
-        let keep = schedule.definition.keep.map_or("everything".to_owned(), |k| k.to_string());
-        tracing::info!(schedule = schedule.id.as_str(), snapshot = %run.snapshot, keep,
-                       "a scheduled snapshot is in the repository");
+        let schedule_id = schedule.id.as_str();
+        match schedule.definition.task {
+            Task::Backup { keep } => {
+                let keep = keep.map_or("everything".to_owned(), |keep| keep.to_string());
+                tracing::info!(schedule = schedule_id, snapshot = %run.snapshot, keep,
+                               "a scheduled snapshot is in the repository");
+            }
+            Task::Verify(extent) => {
+                tracing::info!(schedule = schedule_id, extent = %extent,
+                               "the repository was verified, and nothing is wrong");
+            }
+        }
     }
 
     async fn steps(&self, id: &ScheduleId, snapshot: SnapshotId) -> Result<(), Halt> {
@@ -212,6 +227,77 @@ impl Schedules {
             begin = false;
             tokio::time::sleep(limits::SCHEDULE_LOOK).await;
             self.is_ours(id, snapshot).await?;
+        }
+    }
+
+    /// Has the repository verified, by another node if one cannot.
+    async fn verify(&self, id: &ScheduleId, run: Run, extent: Extent) -> Result<(), Halt> {
+        let _turn = self.shared.turns.acquire().await;
+        let (mut tries, mut why) = (0, Error::unavailable("it was not begun"));
+        while tries < limits::SCHEDULED_UPLOADS {
+            self.is_ours(id, run.snapshot).await?;
+            let tried = match self.driver().await {
+                Ok(driver) => self.verify_at(id, run, extent, driver).await,
+                Err(e) => Err(e.into()),
+            };
+            match tried {
+                Ok(wrong) if wrong.is_empty() => return Ok(()),
+                Ok(wrong) => return Err(Error::corrupt(wrong).into()),
+                Err(Halt::Failed(e)) => {
+                    tracing::warn!(schedule = id.as_str(), error = %e, "the repository was not \
+                                   verified; it is begun again");
+                    // That node still verifies for whoever led before.
+                    tries += usize::from(e.kind != Kind::Exhausted);
+                    why = e;
+                }
+                Err(left) => return Err(left),
+            }
+            tokio::time::sleep(limits::SCHEDULED_UPLOAD_AGAIN).await;
+        }
+        Err(why.into())
+    }
+
+    /// What is wrong, in words, once the report is in the repository.
+    async fn verify_at(
+        &self,
+        id: &ScheduleId,
+        run: Run,
+        extent: Extent,
+        driver: Option<Node>,
+    ) -> Result<String, Halt> {
+        let mut begin = true;
+        loop {
+            let request = internal::VerifyRepositoryRequest {
+                uuid: run.snapshot.0.as_bytes().to_vec().into(),
+                node_id: driver.as_ref().map_or(self.me(), |node| node.id).0,
+                lineage: self.shared.cluster.me().identity.borrow().lineage.0,
+                begin,
+                extent: extent.to_string(),
+                planned_ms: run.planned_ms,
+                began_ms: run.began_ms,
+            };
+            let answer = match &driver {
+                None => self.shared.uploads.verify_asked(&request),
+                Some(node) => {
+                    let asked = self.shared.cluster.me().dialler.verify_repository(node, request);
+                    let answer = tokio::time::timeout(limits::REQUEST_DEADLINE, asked).await;
+                    let late = |_| Error::unavailable("the node that verifies does not answer");
+                    answer.map_err(late).flatten()
+                }
+            }?;
+            let status = i32::try_from(answer.status).ok();
+            match status.and_then(|status| UploadStatus::try_from(status).ok()) {
+                Some(UploadStatus::Running) => {}
+                Some(UploadStatus::Stored) => return Ok(answer.reason),
+                _ => {
+                    let told = Some(answer.reason).filter(|reason| !reason.is_empty());
+                    let told = told.unwrap_or_else(|| "the node that verified has lost it".into());
+                    return Err(Error::unavailable(told).into());
+                }
+            }
+            begin = false;
+            tokio::time::sleep(limits::SCHEDULE_LOOK).await;
+            self.is_ours(id, run.snapshot).await?;
         }
     }
 

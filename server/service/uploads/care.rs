@@ -63,7 +63,7 @@ impl Uploads {
     }
 
     /// Waits for the repository: not for a thread of tokio.
-    fn note_reports(&self) -> Result<()> {
+    pub(super) fn note_reports(&self) -> Result<()> {
         let repository = self.repository()?;
         let standings = repository.standings()?;
         let care = Care::of(&repository, &standings, self.shared.clock.wall_ms())?;

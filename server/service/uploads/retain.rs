@@ -1,4 +1,6 @@
-//! What a schedule does not keep goes from the repository once its next snapshot is there.
+//! What a schedule does not keep goes from the repository once its next snapshot is there, also
+//! from the histories that the cluster has adopted: there it takes up what the schedule of that
+//! name had stored.
 //!
 //! The node that drove the upload does it, and that it could not is said in its log: the snapshot
 //! is stored all the same, and the next one tries again.
@@ -12,7 +14,7 @@ use crate::{
         ids::{ScheduleId, SnapshotId},
         limits,
     },
-    cluster::{State, retention::Keep},
+    cluster::{State, retention::Keep, schedule::Task},
     repository::{
         collect::{self, Order},
         root::{Folder, Repository},
@@ -32,7 +34,10 @@ impl Scheduled {
         let mut all = state.schedules().values();
         let schedule =
             all.find(|schedule| schedule.running.is_some_and(|run| run.snapshot == snapshot))?;
-        Some(Scheduled { id: schedule.id.clone(), keep: schedule.definition.keep })
+        match schedule.definition.task {
+            Task::Backup { keep } => Some(Scheduled { id: schedule.id.clone(), keep }),
+            Task::Verify(_) => None,
+        }
     }
 }
 
@@ -45,26 +50,28 @@ impl Uploads {
             named: BTreeSet::new(),
             grace_ms: limits::COLLECT_GRACE_MS,
             now_ms: self.shared.clock.wall_ms(),
+            own: Some(folder),
             trust_clock: false,
             dry_run: false,
         };
         let collect = move || {
             let left = collect::unfinished(&repository, &order)?;
-            Ok((collect::collect(&repository, folder, &order)?, left))
+            Ok((collect::line(&repository, folder, &order)?, left))
         };
         let schedule = of.id.as_str();
         match crew::blocking(Role::Repository, collect).await {
             Ok((collected, left)) => {
-                let gone = collected.snapshots.iter().filter(|one| !one.stays).count();
+                let snapshots = collected.iter().flat_map(|of| &of.snapshots);
+                let gone = snapshots.filter(|one| !one.stays).count();
                 tracing::info!(
                     schedule,
                     gone,
-                    dropped_bytes = collected.dropped_bytes,
-                    deleted_bytes = collected.deleted_bytes,
+                    dropped_bytes = collected.iter().map(|of| of.dropped_bytes).sum::<u64>(),
+                    deleted_bytes = collected.iter().map(|of| of.deleted_bytes).sum::<u64>(),
                     unfinished_bytes = left.bytes,
                     "collected what the schedule does not keep in the repository"
                 );
-                for refused in collected.refused {
+                for refused in collected.into_iter().flat_map(|of| of.refused) {
                     tracing::warn!(schedule, refused, "something stays in the repository");
                 }
             }

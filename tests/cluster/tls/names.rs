@@ -8,7 +8,7 @@ use devicedb::{
             DeliverRequest, DescribePartRequest, FoundClusterRequest, Founder,
             GetNodeStatusRequest, Hello, IntroduceRequest, JoinRequest, ListPartsRequest,
             PromiseFoundingRequest, RemovePartRequest, SendRowsRequest, StoreSnapshotRequest,
-            UploadGroupsRequest, peer_service_client::PeerServiceClient,
+            UploadGroupsRequest, VerifyRepositoryRequest, peer_service_client::PeerServiceClient,
         },
         v1::{Bucket, DownloadSnapshotRequest, snapshot_service_client::SnapshotServiceClient},
     },
@@ -269,6 +269,10 @@ impl Secured {
             "DescribePart" => peer.describe_part(DescribePartRequest::default()).await.map(drop),
             "UploadGroups" => peer.upload_groups(UploadGroupsRequest::default()).await.map(drop),
             "StoreSnapshot" => peer.store_snapshot(StoreSnapshotRequest::default()).await.map(drop),
+            "VerifyRepository" => {
+                let request = VerifyRepositoryRequest::default();
+                peer.verify_repository(request).await.map(drop)
+            }
             "Join" => {
                 let protocol = *net::PROTOCOLS.end();
                 peer.join(JoinRequest { protocol, ..Default::default() }).await.map(drop)

@@ -9,7 +9,7 @@ use devicedb::{
         self, Node,
         access::{Grant, Pattern, Purpose, Role, Ticket, Token},
         operations::Begin,
-        schedule::{Decision, Definition, Run},
+        schedule::{Decision, Definition, Run, Task},
         sites::Relay,
         snapshots::Part,
         state::Settings,
@@ -76,8 +76,11 @@ pub fn changes() -> Vec<cluster::Command> {
     };
     let [hourly, daily] = ["hourly", "daily"].map(|id| ScheduleId::new(id).expect("plain"));
     let cron = "15 */2 * * MON-FRI".parse().expect("one that comes true");
-    let keep = "last=2,within=7d".parse().ok();
-    let definition = Definition { cron, keep, start_deadline_ms: Some(60_000) };
+    let task = Task::Backup { keep: "last=2,within=7d".parse().ok() };
+    let definition = Definition { cron, task, start_deadline_ms: Some(60_000) };
+    let task = Task::Verify("10%".parse().expect("a share"));
+    let verified = Definition { task, ..definition.clone() };
+    let checked = ScheduleId::new("checked").expect("plain");
     let run = Run { snapshot: id, planned_ms: 8, began_ms: 9, by_hand: false };
     let decision = Decision {
         id: hourly.clone(),
@@ -111,6 +114,7 @@ pub fn changes() -> Vec<cluster::Command> {
         CreateToken(joins),
         SetJoins { need_token: true },
         PutSchedule { id: hourly.clone(), definition, at_ms: 5, replace: false },
+        PutSchedule { id: checked, definition: verified, at_ms: 5, replace: false },
         PauseSchedule { id: hourly.clone(), paused: true, at_ms: 6 },
         PauseSchedule { id: hourly.clone(), paused: false, at_ms: 7 },
         DecideRun(decision),

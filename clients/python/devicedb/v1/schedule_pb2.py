@@ -24,51 +24,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64\x65vicedb/v1/schedule.proto\x12\x0b\x64\x65vicedb.v1\"\xc7\x02\n\x08Schedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x63ron\x18\x02 \x01(\t\x12\x0c\n\x04keep\x18\x03 \x01(\t\x12\x19\n\x11start_deadline_ms\x18\x04 \x01(\x04\x12\x0e\n\x06paused\x18\x05 \x01(\x08\x12\x12\n\ncreated_ms\x18\x06 \x01(\x04\x12\x0f\n\x07next_ms\x18\x07 \x01(\x04\x12*\n\x07running\x18\x08 \x01(\x0b\x32\x19.devicedb.v1.ScheduledRun\x12)\n\x06stored\x18\t \x01(\x0b\x32\x19.devicedb.v1.ScheduledRun\x12)\n\x06\x66\x61iled\x18\n \x01(\x0b\x32\x19.devicedb.v1.ScheduledRun\x12\x0e\n\x06missed\x18\x0b \x01(\x04\x12\x0f\n\x07skipped\x18\x0c \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\r \x01(\r\x12\x0c\n\x04note\x18\x0e \x01(\t\"u\n\x0cScheduledRun\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x12\n\nplanned_ms\x18\x02 \x01(\x04\x12\x10\n\x08\x62\x65gan_ms\x18\x03 \x01(\x04\x12\x10\n\x08\x65nded_ms\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07\x62y_hand\x18\x06 \x01(\x08\"j\n\x12PutScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x63ron\x18\x02 \x01(\t\x12\x0c\n\x04keep\x18\x03 \x01(\t\x12\x19\n\x11start_deadline_ms\x18\x04 \x01(\x04\x12\x0f\n\x07replace\x18\x05 \x01(\x08\"O\n\x13PutScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Schedule\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"\"\n\x12GetScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Schedule\"=\n\x14ListSchedulesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\xf4\x01\n\x15ListSchedulesResponse\x12(\n\tschedules\x18\x01 \x03(\x0b\x32\x15.devicedb.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0crepositories\x18\x03 \x03(\t\x12\x39\n\x0cverification\x18\x04 \x01(\x0b\x32#.devicedb.v1.RepositoryVerification\x12+\n\x05\x64rill\x18\x05 \x01(\x0b\x32\x1c.devicedb.v1.RepositoryDrill\x12\x1a\n\x12unreadable_reports\x18\x06 \x03(\t\"\xc7\x01\n\x16RepositoryVerification\x12\x0e\n\x06report\x18\x01 \x01(\t\x12\x10\n\x08\x62\x65gan_ms\x18\x02 \x01(\x04\x12-\n\x05\x64\x65pth\x18\x03 \x01(\x0e\x32\x1e.devicedb.v1.VerificationDepth\x12\x0f\n\x07percent\x18\x04 \x01(\r\x12\r\n\x05sound\x18\x05 \x01(\x08\x12\x10\n\x08problems\x18\x06 \x01(\x04\x12\x11\n\tsnapshots\x18\x07 \x01(\x04\x12\x17\n\x0fsnapshots_since\x18\x08 \x01(\x04\"\x9b\x01\n\x0fRepositoryDrill\x12\x0e\n\x06report\x18\x01 \x01(\t\x12\x10\n\x08\x62\x65gan_ms\x18\x02 \x01(\x04\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\x0e\n\x06passed\x18\x04 \x01(\x08\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\x0e\n\x06rto_ms\x18\x06 \x01(\x04\x12\x0e\n\x06rpo_ms\x18\x07 \x01(\x04\x12\x17\n\x0fsnapshots_since\x18\x08 \x01(\x04\"%\n\x15\x44\x65leteScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteScheduleResponse\"$\n\x14PauseScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x15PauseScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Schedule\"%\n\x15ResumeScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x16ResumeScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Schedule\"\"\n\x12RunScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x13RunScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Schedule\x12\r\n\x05\x62\x65gan\x18\x02 \x01(\x08*\x91\x01\n\x11VerificationDepth\x12\"\n\x1eVERIFICATION_DEPTH_UNSPECIFIED\x10\x00\x12\x1c\n\x18VERIFICATION_DEPTH_QUICK\x10\x01\x12\x1c\n\x18VERIFICATION_DEPTH_SHARE\x10\x02\x12\x1c\n\x18VERIFICATION_DEPTH_WHOLE\x10\x03\x32\xed\x04\n\x0fScheduleService\x12P\n\x0bPutSchedule\x12\x1f.devicedb.v1.PutScheduleRequest\x1a .devicedb.v1.PutScheduleResponse\x12P\n\x0bGetSchedule\x12\x1f.devicedb.v1.GetScheduleRequest\x1a .devicedb.v1.GetScheduleResponse\x12V\n\rListSchedules\x12!.devicedb.v1.ListSchedulesRequest\x1a\".devicedb.v1.ListSchedulesResponse\x12Y\n\x0e\x44\x65leteSchedule\x12\".devicedb.v1.DeleteScheduleRequest\x1a#.devicedb.v1.DeleteScheduleResponse\x12V\n\rPauseSchedule\x12!.devicedb.v1.PauseScheduleRequest\x1a\".devicedb.v1.PauseScheduleResponse\x12Y\n\x0eResumeSchedule\x12\".devicedb.v1.ResumeScheduleRequest\x1a#.devicedb.v1.ResumeScheduleResponse\x12P\n\x0bRunSchedule\x12\x1f.devicedb.v1.RunScheduleRequest\x1a .devicedb.v1.RunScheduleResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x64\x65vicedb/v1/schedule.proto\x12\x0b\x64\x65vicedb.v1\"\xd7\x02\n\x08Schedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x63ron\x18\x02 \x01(\t\x12\x0c\n\x04keep\x18\x03 \x01(\t\x12\x19\n\x11start_deadline_ms\x18\x04 \x01(\x04\x12\x0e\n\x06paused\x18\x05 \x01(\x08\x12\x12\n\ncreated_ms\x18\x06 \x01(\x04\x12\x0f\n\x07next_ms\x18\x07 \x01(\x04\x12*\n\x07running\x18\x08 \x01(\x0b\x32\x19.devicedb.v1.ScheduledRun\x12)\n\x06stored\x18\t \x01(\x0b\x32\x19.devicedb.v1.ScheduledRun\x12)\n\x06\x66\x61iled\x18\n \x01(\x0b\x32\x19.devicedb.v1.ScheduledRun\x12\x0e\n\x06missed\x18\x0b \x01(\x04\x12\x0f\n\x07skipped\x18\x0c \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\r \x01(\r\x12\x0c\n\x04note\x18\x0e \x01(\t\x12\x0e\n\x06verify\x18\x0f \x01(\t\"u\n\x0cScheduledRun\x12\x0c\n\x04uuid\x18\x01 \x01(\t\x12\x12\n\nplanned_ms\x18\x02 \x01(\x04\x12\x10\n\x08\x62\x65gan_ms\x18\x03 \x01(\x04\x12\x10\n\x08\x65nded_ms\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07\x62y_hand\x18\x06 \x01(\x08\"z\n\x12PutScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x63ron\x18\x02 \x01(\t\x12\x0c\n\x04keep\x18\x03 \x01(\t\x12\x19\n\x11start_deadline_ms\x18\x04 \x01(\x04\x12\x0f\n\x07replace\x18\x05 \x01(\x08\x12\x0e\n\x06verify\x18\x06 \x01(\t\"O\n\x13PutScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Schedule\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"\"\n\x12GetScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\">\n\x13GetScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Schedule\"=\n\x14ListSchedulesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\xf4\x01\n\x15ListSchedulesResponse\x12(\n\tschedules\x18\x01 \x03(\x0b\x32\x15.devicedb.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x14\n\x0crepositories\x18\x03 \x03(\t\x12\x39\n\x0cverification\x18\x04 \x01(\x0b\x32#.devicedb.v1.RepositoryVerification\x12+\n\x05\x64rill\x18\x05 \x01(\x0b\x32\x1c.devicedb.v1.RepositoryDrill\x12\x1a\n\x12unreadable_reports\x18\x06 \x03(\t\"\xc7\x01\n\x16RepositoryVerification\x12\x0e\n\x06report\x18\x01 \x01(\t\x12\x10\n\x08\x62\x65gan_ms\x18\x02 \x01(\x04\x12-\n\x05\x64\x65pth\x18\x03 \x01(\x0e\x32\x1e.devicedb.v1.VerificationDepth\x12\x0f\n\x07percent\x18\x04 \x01(\r\x12\r\n\x05sound\x18\x05 \x01(\x08\x12\x10\n\x08problems\x18\x06 \x01(\x04\x12\x11\n\tsnapshots\x18\x07 \x01(\x04\x12\x17\n\x0fsnapshots_since\x18\x08 \x01(\x04\"\x9b\x01\n\x0fRepositoryDrill\x12\x0e\n\x06report\x18\x01 \x01(\t\x12\x10\n\x08\x62\x65gan_ms\x18\x02 \x01(\x04\x12\x0c\n\x04uuid\x18\x03 \x01(\t\x12\x0e\n\x06passed\x18\x04 \x01(\x08\x12\x0f\n\x07problem\x18\x05 \x01(\t\x12\x0e\n\x06rto_ms\x18\x06 \x01(\x04\x12\x0e\n\x06rpo_ms\x18\x07 \x01(\x04\x12\x17\n\x0fsnapshots_since\x18\x08 \x01(\x04\"%\n\x15\x44\x65leteScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteScheduleResponse\"$\n\x14PauseScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x15PauseScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Schedule\"%\n\x15ResumeScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x16ResumeScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Schedule\"\"\n\x12RunScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x13RunScheduleResponse\x12\'\n\x08schedule\x18\x01 \x01(\x0b\x32\x15.devicedb.v1.Schedule\x12\r\n\x05\x62\x65gan\x18\x02 \x01(\x08*\x91\x01\n\x11VerificationDepth\x12\"\n\x1eVERIFICATION_DEPTH_UNSPECIFIED\x10\x00\x12\x1c\n\x18VERIFICATION_DEPTH_QUICK\x10\x01\x12\x1c\n\x18VERIFICATION_DEPTH_SHARE\x10\x02\x12\x1c\n\x18VERIFICATION_DEPTH_WHOLE\x10\x03\x32\xed\x04\n\x0fScheduleService\x12P\n\x0bPutSchedule\x12\x1f.devicedb.v1.PutScheduleRequest\x1a .devicedb.v1.PutScheduleResponse\x12P\n\x0bGetSchedule\x12\x1f.devicedb.v1.GetScheduleRequest\x1a .devicedb.v1.GetScheduleResponse\x12V\n\rListSchedules\x12!.devicedb.v1.ListSchedulesRequest\x1a\".devicedb.v1.ListSchedulesResponse\x12Y\n\x0e\x44\x65leteSchedule\x12\".devicedb.v1.DeleteScheduleRequest\x1a#.devicedb.v1.DeleteScheduleResponse\x12V\n\rPauseSchedule\x12!.devicedb.v1.PauseScheduleRequest\x1a\".devicedb.v1.PauseScheduleResponse\x12Y\n\x0eResumeSchedule\x12\".devicedb.v1.ResumeScheduleRequest\x1a#.devicedb.v1.ResumeScheduleResponse\x12P\n\x0bRunSchedule\x12\x1f.devicedb.v1.RunScheduleRequest\x1a .devicedb.v1.RunScheduleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'devicedb.v1.schedule_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERIFICATIONDEPTH']._serialized_start=1842
-  _globals['_VERIFICATIONDEPTH']._serialized_end=1987
+  _globals['_VERIFICATIONDEPTH']._serialized_start=1874
+  _globals['_VERIFICATIONDEPTH']._serialized_end=2019
   _globals['_SCHEDULE']._serialized_start=44
-  _globals['_SCHEDULE']._serialized_end=371
-  _globals['_SCHEDULEDRUN']._serialized_start=373
-  _globals['_SCHEDULEDRUN']._serialized_end=490
-  _globals['_PUTSCHEDULEREQUEST']._serialized_start=492
-  _globals['_PUTSCHEDULEREQUEST']._serialized_end=598
-  _globals['_PUTSCHEDULERESPONSE']._serialized_start=600
-  _globals['_PUTSCHEDULERESPONSE']._serialized_end=679
-  _globals['_GETSCHEDULEREQUEST']._serialized_start=681
-  _globals['_GETSCHEDULEREQUEST']._serialized_end=715
-  _globals['_GETSCHEDULERESPONSE']._serialized_start=717
-  _globals['_GETSCHEDULERESPONSE']._serialized_end=779
-  _globals['_LISTSCHEDULESREQUEST']._serialized_start=781
-  _globals['_LISTSCHEDULESREQUEST']._serialized_end=842
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=845
-  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=1089
-  _globals['_REPOSITORYVERIFICATION']._serialized_start=1092
-  _globals['_REPOSITORYVERIFICATION']._serialized_end=1291
-  _globals['_REPOSITORYDRILL']._serialized_start=1294
-  _globals['_REPOSITORYDRILL']._serialized_end=1449
-  _globals['_DELETESCHEDULEREQUEST']._serialized_start=1451
-  _globals['_DELETESCHEDULEREQUEST']._serialized_end=1488
-  _globals['_DELETESCHEDULERESPONSE']._serialized_start=1490
-  _globals['_DELETESCHEDULERESPONSE']._serialized_end=1514
-  _globals['_PAUSESCHEDULEREQUEST']._serialized_start=1516
-  _globals['_PAUSESCHEDULEREQUEST']._serialized_end=1552
-  _globals['_PAUSESCHEDULERESPONSE']._serialized_start=1554
-  _globals['_PAUSESCHEDULERESPONSE']._serialized_end=1618
-  _globals['_RESUMESCHEDULEREQUEST']._serialized_start=1620
-  _globals['_RESUMESCHEDULEREQUEST']._serialized_end=1657
-  _globals['_RESUMESCHEDULERESPONSE']._serialized_start=1659
-  _globals['_RESUMESCHEDULERESPONSE']._serialized_end=1724
-  _globals['_RUNSCHEDULEREQUEST']._serialized_start=1726
-  _globals['_RUNSCHEDULEREQUEST']._serialized_end=1760
-  _globals['_RUNSCHEDULERESPONSE']._serialized_start=1762
-  _globals['_RUNSCHEDULERESPONSE']._serialized_end=1839
-  _globals['_SCHEDULESERVICE']._serialized_start=1990
-  _globals['_SCHEDULESERVICE']._serialized_end=2611
+  _globals['_SCHEDULE']._serialized_end=387
+  _globals['_SCHEDULEDRUN']._serialized_start=389
+  _globals['_SCHEDULEDRUN']._serialized_end=506
+  _globals['_PUTSCHEDULEREQUEST']._serialized_start=508
+  _globals['_PUTSCHEDULEREQUEST']._serialized_end=630
+  _globals['_PUTSCHEDULERESPONSE']._serialized_start=632
+  _globals['_PUTSCHEDULERESPONSE']._serialized_end=711
+  _globals['_GETSCHEDULEREQUEST']._serialized_start=713
+  _globals['_GETSCHEDULEREQUEST']._serialized_end=747
+  _globals['_GETSCHEDULERESPONSE']._serialized_start=749
+  _globals['_GETSCHEDULERESPONSE']._serialized_end=811
+  _globals['_LISTSCHEDULESREQUEST']._serialized_start=813
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=874
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=877
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=1121
+  _globals['_REPOSITORYVERIFICATION']._serialized_start=1124
+  _globals['_REPOSITORYVERIFICATION']._serialized_end=1323
+  _globals['_REPOSITORYDRILL']._serialized_start=1326
+  _globals['_REPOSITORYDRILL']._serialized_end=1481
+  _globals['_DELETESCHEDULEREQUEST']._serialized_start=1483
+  _globals['_DELETESCHEDULEREQUEST']._serialized_end=1520
+  _globals['_DELETESCHEDULERESPONSE']._serialized_start=1522
+  _globals['_DELETESCHEDULERESPONSE']._serialized_end=1546
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_start=1548
+  _globals['_PAUSESCHEDULEREQUEST']._serialized_end=1584
+  _globals['_PAUSESCHEDULERESPONSE']._serialized_start=1586
+  _globals['_PAUSESCHEDULERESPONSE']._serialized_end=1650
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_start=1652
+  _globals['_RESUMESCHEDULEREQUEST']._serialized_end=1689
+  _globals['_RESUMESCHEDULERESPONSE']._serialized_start=1691
+  _globals['_RESUMESCHEDULERESPONSE']._serialized_end=1756
+  _globals['_RUNSCHEDULEREQUEST']._serialized_start=1758
+  _globals['_RUNSCHEDULEREQUEST']._serialized_end=1792
+  _globals['_RUNSCHEDULERESPONSE']._serialized_start=1794
+  _globals['_RUNSCHEDULERESPONSE']._serialized_end=1871
+  _globals['_SCHEDULESERVICE']._serialized_start=2022
+  _globals['_SCHEDULESERVICE']._serialized_end=2643
 # @@protoc_insertion_point(module_scope)

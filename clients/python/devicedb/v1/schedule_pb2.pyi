@@ -19,7 +19,7 @@ VERIFICATION_DEPTH_SHARE: VerificationDepth
 VERIFICATION_DEPTH_WHOLE: VerificationDepth
 
 class Schedule(_message.Message):
-    __slots__ = ("name", "cron", "keep", "start_deadline_ms", "paused", "created_ms", "next_ms", "running", "stored", "failed", "missed", "skipped", "failures", "note")
+    __slots__ = ("name", "cron", "keep", "start_deadline_ms", "paused", "created_ms", "next_ms", "running", "stored", "failed", "missed", "skipped", "failures", "note", "verify")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CRON_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class Schedule(_message.Message):
     SKIPPED_FIELD_NUMBER: _ClassVar[int]
     FAILURES_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_FIELD_NUMBER: _ClassVar[int]
     name: str
     cron: str
     keep: str
@@ -48,7 +49,8 @@ class Schedule(_message.Message):
     skipped: int
     failures: int
     note: str
-    def __init__(self, name: _Optional[str] = ..., cron: _Optional[str] = ..., keep: _Optional[str] = ..., start_deadline_ms: _Optional[int] = ..., paused: bool = ..., created_ms: _Optional[int] = ..., next_ms: _Optional[int] = ..., running: _Optional[_Union[ScheduledRun, _Mapping]] = ..., stored: _Optional[_Union[ScheduledRun, _Mapping]] = ..., failed: _Optional[_Union[ScheduledRun, _Mapping]] = ..., missed: _Optional[int] = ..., skipped: _Optional[int] = ..., failures: _Optional[int] = ..., note: _Optional[str] = ...) -> None: ...
+    verify: str
+    def __init__(self, name: _Optional[str] = ..., cron: _Optional[str] = ..., keep: _Optional[str] = ..., start_deadline_ms: _Optional[int] = ..., paused: bool = ..., created_ms: _Optional[int] = ..., next_ms: _Optional[int] = ..., running: _Optional[_Union[ScheduledRun, _Mapping]] = ..., stored: _Optional[_Union[ScheduledRun, _Mapping]] = ..., failed: _Optional[_Union[ScheduledRun, _Mapping]] = ..., missed: _Optional[int] = ..., skipped: _Optional[int] = ..., failures: _Optional[int] = ..., note: _Optional[str] = ..., verify: _Optional[str] = ...) -> None: ...
 
 class ScheduledRun(_message.Message):
     __slots__ = ("uuid", "planned_ms", "began_ms", "ended_ms", "reason", "by_hand")
@@ -67,18 +69,20 @@ class ScheduledRun(_message.Message):
     def __init__(self, uuid: _Optional[str] = ..., planned_ms: _Optional[int] = ..., began_ms: _Optional[int] = ..., ended_ms: _Optional[int] = ..., reason: _Optional[str] = ..., by_hand: bool = ...) -> None: ...
 
 class PutScheduleRequest(_message.Message):
-    __slots__ = ("name", "cron", "keep", "start_deadline_ms", "replace")
+    __slots__ = ("name", "cron", "keep", "start_deadline_ms", "replace", "verify")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CRON_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
     START_DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     REPLACE_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_FIELD_NUMBER: _ClassVar[int]
     name: str
     cron: str
     keep: str
     start_deadline_ms: int
     replace: bool
-    def __init__(self, name: _Optional[str] = ..., cron: _Optional[str] = ..., keep: _Optional[str] = ..., start_deadline_ms: _Optional[int] = ..., replace: bool = ...) -> None: ...
+    verify: str
+    def __init__(self, name: _Optional[str] = ..., cron: _Optional[str] = ..., keep: _Optional[str] = ..., start_deadline_ms: _Optional[int] = ..., replace: bool = ..., verify: _Optional[str] = ...) -> None: ...
 
 class PutScheduleResponse(_message.Message):
     __slots__ = ("schedule", "changed")

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class ScheduleServiceStub(object):
     """Has the cluster back itself up on schedules. Any node answers. What is due is decided by the wall clock of the node that leads the meta group, in UTC; when it
-    dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster.
+    dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster, and below level 7 for schedules that verify.
     """
 
     def __init__(self, channel):
@@ -75,7 +75,7 @@ class ScheduleServiceStub(object):
 
 class ScheduleServiceServicer(object):
     """Has the cluster back itself up on schedules. Any node answers. What is due is decided by the wall clock of the node that leads the meta group, in UTC; when it
-    dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster.
+    dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster, and below level 7 for schedules that verify.
     """
 
     def PutSchedule(self, request, context):
@@ -176,7 +176,7 @@ def add_ScheduleServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ScheduleService(object):
     """Has the cluster back itself up on schedules. Any node answers. What is due is decided by the wall clock of the node that leads the meta group, in UTC; when it
-    dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster.
+    dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster, and below level 7 for schedules that verify.
     """
 
     @staticmethod

@@ -83,7 +83,7 @@ _ScheduleServiceRunScheduleType = typing_extensions.TypeVar(
 
 class ScheduleServiceStub(typing.Generic[_ScheduleServicePutScheduleType, _ScheduleServiceGetScheduleType, _ScheduleServiceListSchedulesType, _ScheduleServiceDeleteScheduleType, _ScheduleServicePauseScheduleType, _ScheduleServiceResumeScheduleType, _ScheduleServiceRunScheduleType]):
     """Has the cluster back itself up on schedules. Any node answers. What is due is decided by the wall clock of the node that leads the meta group, in UTC; when it
-    dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster.
+    dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster, and below level 7 for schedules that verify.
     """
 
     @typing.overload
@@ -206,7 +206,7 @@ ScheduleServiceAsyncStub: typing_extensions.TypeAlias = ScheduleServiceStub[
 
 class ScheduleServiceServicer(metaclass=abc.ABCMeta):
     """Has the cluster back itself up on schedules. Any node answers. What is due is decided by the wall clock of the node that leads the meta group, in UTC; when it
-    dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster.
+    dies, the next one goes on with the run that was under way. FAILED_PRECONDITION below level 6 of the cluster, and below level 7 for schedules that verify.
     """
 
     @abc.abstractmethod
