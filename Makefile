@@ -22,7 +22,7 @@ LOCKED := --locked
 # One build serves every test: the one in which nodes can be made to fail on purpose.
 FAULTS := --features fault-injection
 
-.PHONY: help demo test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz alarms test-clients test-stores clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
+.PHONY: help demo deb image test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz alarms test-clients test-stores clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -149,6 +149,15 @@ deny: $(DENY) ## licences, sources and, where GitHub answers, advisories of what
 	$(DENY) --locked check bans licenses sources
 	@if $(DENY) --locked fetch db >/dev/null 2>&1; then $(DENY) --locked check advisories; \
 	else echo "advisories were NOT checked: github.com/RustSec/advisory-db cannot be reached from here"; fi
+
+VERSION = $(shell sed -nE 's/^version = "(.*)"/\1/p;/^version/q' Cargo.toml)
+deb: needs ## a Debian package of release binaries, with a systemd unit, below target/
+	$(CARGO) build $(LOCKED) --release --bins
+	@deploy/deb/build.sh "$${CARGO_TARGET_DIR:-target}/release" "$${CARGO_TARGET_DIR:-target}/devicedb_$(VERSION)_$$(dpkg --print-architecture).deb"
+
+image: needs ## a container image of release binaries, for docker, podman and containerd, below target/
+	$(CARGO) build $(LOCKED) --release --bins
+	@deploy/image/build.sh "$${CARGO_TARGET_DIR:-target}/release" "$${CARGO_TARGET_DIR:-target}/devicedb-image.tar"
 
 fmt: $(BUF) ## lays out Rust code and the contract
 	$(CARGO) fmt

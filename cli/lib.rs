@@ -11,7 +11,7 @@
 
 use std::{ffi::OsString, process::ExitCode, thread::available_parallelism};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
 use crate::base::{
     clock::{Clock, Random},
@@ -50,6 +50,7 @@ mod backup;
 mod access;
 mod context;
 pub mod bench;
+pub mod manual;
 mod flags;
 pub mod guide;
 #[cfg(test)]
@@ -218,6 +219,12 @@ async fn dispatch(
         Command::Token(command) => access::tokens(command, client, console).await,
         Command::Context(command) => context::run(command, context, console),
         Command::Bench(command) => bench::run(command, client, console).await,
-        Command::Completions { shell } => console.write(&args::completions(shell)),
+        Command::Completions { shell } => {
+            console.write(&manual::completions(Args::command(), shell))
+        }
+        Command::Manual { dir } => manual::pages(Args::command(), &dir).map_err(|e| {
+            let what = format!("cannot write the manual: {}", e.message);
+            Failure::new(exit::FAILED, what, "", "name a directory in which you may write")
+        }),
     }
 }

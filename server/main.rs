@@ -33,7 +33,7 @@ use devicedb::{
         },
         restore::offline,
     },
-    ctl::guide,
+    ctl::{guide, manual},
     node::{Node, Options},
     part::seal::Identities,
     signals::Signals,
@@ -74,6 +74,16 @@ enum Command {
     /// Bring a cluster back of which most nodes are lost for good. Offline: no node of it may run.
     #[command(subcommand)]
     Recover(Recover),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write pages for `man`, one for each command, into a directory.
+    Manual {
+        /// The directory. Made if it is not there.
+        dir: PathBuf,
+    },
     /// The guide's commands with the guide's words: start, overview, snapshot, get_snapshot,
     /// download_snapshot and others.
     Cluster {
@@ -175,6 +185,12 @@ fn main() -> ExitCode {
     let args = match Args::parse_from(words) {
         Args { command: Command::Recover(command) } => return ended(recover(command)),
         Args { command: Command::Restore(command) } => return ended(restore(command)),
+        Args { command: Command::Completions { shell } } => {
+            return ended(say(&manual::completions(Args::command(), shell)));
+        }
+        Args { command: Command::Manual { dir } } => {
+            return ended(manual::pages(Args::command(), &dir));
+        }
         args => args,
     };
     let Some(start) = args.start() else { return ExitCode::from(USAGE) };
@@ -391,9 +407,9 @@ fn confirmed(plan: &Plan, store: &Path, given: Option<String>) -> Result<()> {
 }
 
 /// To stdout; a reader that is gone is told by the exit code.
-fn say(text: &str) -> Result<()> {
+fn say(text: impl AsRef<[u8]>) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).at("writing to stdout")
+    out.write_all(text.as_ref()).and_then(|()| out.flush()).at("writing to stdout")
 }
 
 /// To people.

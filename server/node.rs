@@ -6,6 +6,7 @@
 mod services;
 mod duties;
 mod doors;
+mod manager;
 
 use std::sync::Arc;
 
@@ -133,6 +134,7 @@ impl Node {
             &ground.threshold,
             &ground.crew,
         )?;
+        ground.crew.spawn(Role::Manager, manager::starting(porch.doing()));
         let incarnation = Random::from_entropy().nonzero();
         let started = async {
             let arrival = Arrival {
@@ -179,6 +181,7 @@ impl Node {
 
     /// Stops serving, then everything else. What was acknowledged is on disk long before.
     pub async fn stop(mut self) -> Result<()> {
+        manager::stopping();
         self.resign().await;
         self.doors.stop.send_replace(true);
         // Streams that do not end by themselves are cut off.
@@ -255,6 +258,8 @@ async fn assemble(
     let (readers, threshold) = (services.readers, threshold.clone());
     let doors = Doors::open(routes, incoming, readers, threshold, tls.is_some(), crew);
     tracing::info!(node = %identity.node, %address, version = env!("CARGO_PKG_VERSION"), "serving");
+    let words = format!("serving at {address} as node {}", identity.node);
+    crew.spawn(Role::Manager, manager::serving(handle.clone(), words));
     let (id, crew) = (identity.node, crew.clone());
     Ok(Node { address, id, driver, handle, crew, peers, doors, _claim: claim })
 }

@@ -21,7 +21,7 @@ mod context;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
-use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{Parser, Subcommand, error::ErrorKind};
 
 use super::term::{
     exit::{self, Failure},
@@ -205,6 +205,12 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write pages for `man`, one for each command, into a directory
+    #[command(after_help = "Examples:\n  ddbctl manual ~/.local/share/man/man1")]
+    Manual {
+        /// The directory; made if it is not there
+        dir: PathBuf,
+    },
 }
 
 impl Command {
@@ -215,7 +221,8 @@ impl Command {
             | Command::Repository(_)
             | Command::Cert(_)
             | Command::Context(_)
-            | Command::Completions { .. } => true,
+            | Command::Completions { .. }
+            | Command::Manual { .. } => true,
             Command::Snapshot(snapshot) => snapshot.is_local(),
             _ => false,
         }
@@ -270,14 +277,10 @@ fn remedy(rendered: &str) -> String {
     usage.map_or("see --help".to_owned(), |usage| format!("it is used as `{usage}`; see --help"))
 }
 
-pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Args::command(), "ddbctl", &mut script);
-    script
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     fn parse(line: &str) -> Result<Args, clap::Error> {

@@ -74,6 +74,8 @@ roles! {
     Stop "stop" Node
     /// Answers while the node starts.
     StartingServer "porch" Node
+    /// Tells the service manager how the node is.
+    Manager "manager" Node
     /// Accepts connections and begins their requests.
     Doors "doors" Node
     /// Hands the engine's news on.

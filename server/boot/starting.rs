@@ -117,6 +117,11 @@ impl StartingServer {
         move |state, words| say(&doing, state, words)
     }
 
+    /// What the node is doing, until it serves.
+    pub fn doing(&self) -> watch::Receiver<Doing> {
+        self.doing.subscribe()
+    }
+
     /// Says from now on which cluster the node belongs to.
     pub fn belongs(&self, identity: &Identity) {
         self.doing.send_modify(|doing| doing.identity = Some(identity.clone()));
@@ -157,9 +162,9 @@ struct Inside {
 }
 
 /// What the node does, as far as it has come.
-struct Doing {
+pub struct Doing {
     state: NodeState,
-    words: String,
+    pub words: String,
     identity: Option<Identity>,
 }
 

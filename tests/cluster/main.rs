@@ -24,6 +24,7 @@ mod members;
 mod moves;
 mod objects;
 mod operations;
+mod packages;
 mod parts;
 mod quorum;
 mod readme;

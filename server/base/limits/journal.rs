@@ -1,4 +1,4 @@
-//! What a node says of itself on stderr, and what its audit log takes.
+//! What a node says of itself on stderr and to the service manager, and what its audit log takes.
 
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ pub const LOG_LAST_WORDS: Duration = Duration::from_millis(500);
 pub const LOG_FLUSH_ANSWERS: usize = 1;
 /// Pause before writing again to a stderr that does not block and takes nothing.
 pub const LOG_AGAIN: Duration = Duration::from_millis(10);
+
+/// Time that a node which starts asks a service manager for, again and again.
+pub const MANAGER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Lines of the audit log that wait for the thread that writes them. Calls wait for a place.
 pub const AUDIT_LINES_MAX: usize = 1024;

@@ -20,7 +20,7 @@ pub use cluster::{Cluster, Options, SnapshotStore};
 pub use node::{Node, ddbctl};
 pub use objects::ObjectStore;
 pub use ports::Port;
-pub use process::{Ran, binary, ended, shell};
+pub use process::{Ran, binary, ended, run, shell};
 pub use writer::{Ledger, Writer};
 
 use std::{fmt::Display, time::Duration};

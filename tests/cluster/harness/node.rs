@@ -32,6 +32,8 @@ pub struct Node {
     pub args: Vec<String>,
     pub store: PathBuf,
     pub snapshot_store: Option<PathBuf>,
+    /// What is run in place of the build's own `devicedb`.
+    pub program: Option<PathBuf>,
     /// A command to run the node under, as `unshare -rm sh -c '… exec "$@"' sh`; empty for none.
     pub under: Vec<String>,
     /// Those of a node that speaks TLS and nothing else.
@@ -50,6 +52,7 @@ impl Node {
             args,
             store,
             snapshot_store: None,
+            program: None,
             under: Vec::new(),
             certificates: None,
             log,
@@ -93,7 +96,7 @@ impl Node {
     }
 
     fn command(&self) -> Command {
-        let devicedb = binary("devicedb");
+        let devicedb = self.program.clone().unwrap_or_else(|| binary("devicedb"));
         let mut command = match self.under.split_first() {
             None => Command::new(devicedb),
             Some((outer, rest)) => {
