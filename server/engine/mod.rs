@@ -10,9 +10,11 @@
 //! 1. Take the inputs: peers' messages, requests, ticks, results of jobs.
 //! 2. Propose the waiting commands, one entry a group: the busier a group, the bigger its entries.
 //! 3. Gather the messages and entries of raft-rs. A leader's messages go out before its disk write;
-//!    that is safe, because its own vote counts only after the write.
+//!    that is safe, because its own vote counts only after the write. Entries that are committed by
+//!    now were on disk here before the round: apply and answer them, and the reads that may be
+//!    answered, before the disk write.
 //! 4. Write all groups' entries with one fsync.
-//! 5. Send the messages that had to wait for the disk, apply committed entries, answer.
+//! 5. Send the messages that had to wait for the disk, apply what is committed since, answer.
 //! 6. Answer the reads that a lease covers or whose round of heartbeats a quorum has answered.
 //!
 //! # Invariants
@@ -30,8 +32,9 @@
 //! no other file speaks to raft-rs). What decides for it and has a state of its own: `promise` (who
 //! may be voted for), `tenure` (whose acknowledgement counts), `consensus::offers` (who is sent
 //! rows in place of entries), `read_index` (when a read may be answered). `group` holds these
-//! together and keeps its fields to itself. What decides for the node: `captures` (which snapshots
-//! it captures), `requests` (where a request goes), `admission` (what other nodes may say).
+//! together and keeps its fields to itself. What decides for the node: `heard` (who is there),
+//! `captures` (which snapshots it captures), `requests` (where a request goes), `admission` (what
+//! other nodes may say).
 //!
 //! Most of what decides is shown by stories in `tests/golden/engine/`: a line is an event, the
 //! lines behind it are what follows.
@@ -422,14 +425,19 @@ impl Engine {
             }
             entries += turn.entries();
             sync |= turn.must_sync();
-            opened(&mut self.groups, id).write(&turn, &mut batch, &mut |full| {
+            let group = opened(&mut self.groups, id);
+            let committed = group.take_committed(&mut turn);
+            group.write(&turn, &mut batch, &mut |full| {
                 // What is gathered is held in memory more than once.
                 host.flush();
                 self.log.write(full, false)
             })?;
             turns.push((id, turn));
+            self.apply(id, committed, host)?;
         }
         if !batch.is_empty() {
+            // Who waits for what is committed, or reads, does not wait for this write.
+            self.answer_reads(host)?;
             host.flush();
             let began = host.now();
             failpoint(Failpoint::LogGathered);

@@ -253,6 +253,18 @@ impl Raft {
         Turn(self.node.ready())
     }
 
+    /// Takes what a turn has committed, unless some of it changes members. It was on disk here
+    /// before the turn, so it waits for nothing that the turn has for the disk.
+    pub fn take_committed(&self, Turn(ready): &mut Turn) -> Vec<entries::Raw> {
+        if ready.committed_entries().iter().any(entries::changes_members) {
+            return Vec::new();
+        }
+        let committed = ready.take_committed_entries();
+        let (last, written) = (committed.last().map_or(0, |entry| entry.index), self.written());
+        debug_assert!(last <= written.index, "entry {last} is committed and not on disk");
+        committed
+    }
+
     /// Puts what a turn has for the disk into the batch. `drain` writes a batch that is full, which
     /// needs no sync: that of what follows covers it too, and nobody is told before.
     pub fn write(

@@ -28,7 +28,7 @@ use std::{
 use self::proposals::Proposed;
 pub use self::{leadership::Followed, proposals::Waiting};
 use super::{
-    consensus::{GroupLog, Raft, Turn},
+    consensus::{GroupLog, Raft, Turn, entries::Raw},
     overlay::Overlay,
     promise::Promise,
     read_index::{Known, Reads},
@@ -199,6 +199,11 @@ impl Group {
     /// What raft-rs wants done, if there is anything. None while something is being put in place.
     pub fn turn(&mut self) -> Option<Turn> {
         (!self.is_installing() && self.raft.has_turn()).then(|| self.raft.turn())
+    }
+
+    /// Takes what a turn has committed and need not wait for what it has for the disk.
+    pub fn take_committed(&self, turn: &mut Turn) -> Vec<Raw> {
+        self.raft.take_committed(turn)
     }
 
     /// Puts what a turn has for the disk into the batch, which `drain` writes where it is full.
