@@ -9,7 +9,7 @@
 //! Modules stand in reading order: output, endpoints and retries; then one module for each noun of
 //! the command line; then the guide.
 
-use std::{ffi::OsString, process::ExitCode, thread::available_parallelism};
+use std::{ffi::OsString, process::ExitCode, thread::available_parallelism, time::Duration};
 
 use clap::{CommandFactory as _, Parser as _};
 
@@ -51,6 +51,7 @@ mod access;
 mod context;
 pub mod bench;
 pub mod manual;
+mod watch;
 mod flags;
 pub mod guide;
 #[cfg(test)]
@@ -97,7 +98,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Clock::start(),
         Random::from_entropy(),
     );
-    run_job(Job::Ctl(args.command, args.context), client, console)
+    let every = args.watch.map(|span| span.0);
+    run_job(Job::Ctl(args.command, args.context, every), client, console)
 }
 
 /// Whom it speaks to, and how: by the command line, the environment, the context, in this order.
@@ -117,8 +119,8 @@ fn reach(args: &mut Args) -> Result<(Vec<String>, Access), Failure> {
 
 /// What a process was started for.
 enum Job {
-    /// With the context that was named.
-    Ctl(Command, Option<String>),
+    /// With the context that was named, and how often it is said.
+    Ctl(Command, Option<String>, Option<Duration>),
     Guide(guide::Client),
 }
 
@@ -126,7 +128,7 @@ impl Job {
     /// What measures a cluster must not be what holds it up.
     fn threads(&self) -> usize {
         match self {
-            Job::Ctl(Command::Bench(_), _) => {
+            Job::Ctl(Command::Bench(_), ..) => {
                 available_parallelism().map_or(2, |cores| cores.get().max(2))
             }
             _ => 2,
@@ -178,8 +180,11 @@ fn run_job(deed: Job, client: Client, console: Console) -> ExitCode {
 
 async fn perform(deed: Job, mut client: Client, mut console: Console) -> u8 {
     let end = match deed {
-        Job::Ctl(command, context) => {
+        Job::Ctl(command, context, None) => {
             dispatch(command, context.as_deref(), &mut client, &mut console).await
+        }
+        Job::Ctl(command, context, Some(every)) => {
+            watch::watch(&command, every, context.as_deref(), &mut client, &mut console).await
         }
         Job::Guide(command) => guide::perform(command, &mut client, &mut console).await,
     };

@@ -9,9 +9,7 @@ use rustix::{fs::Mode, process::umask};
 use serde::Serialize;
 
 use super::{
-    args,
-    care::{self, counted},
-    drill,
+    args, care, drill,
     place::{failed, look, open, with_report},
     snapshot::{listed, refuse_what_is_no_part},
     term::{

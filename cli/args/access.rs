@@ -30,7 +30,7 @@ pub struct Held {
     pub sites: String,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 #[command(
     after_help = "Examples:\n  ddbctl grant add spiffe://acme/ns/shop/sa/till writer --sites \
                   shop-1\n  ddbctl grant add 'spiffe://acme/ns/backup/*' backup\n  ddbctl \
@@ -47,7 +47,7 @@ pub enum Grant {
     List,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 #[command(
     after_help = "Examples:\n  ddbctl token create nightly backup --file /etc/devicedb/nightly\n  \
                   ddbctl token create rack-7 --join --uses 3 --file rack-7.join\n  \

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Subcommand, value_parser};
 
 use crate::base::limits;
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Bench {
     /// Write random keys
     #[command(after_help = "Examples:\n  ddbctl bench put --clients 64 --seconds 30")]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 #[command(
     after_help = "Examples:\n  ddbctl cert init\n  ddbctl cert node a b c --host 127.0.0.1\n  \
                   ddbctl cert client ops --admin\n  ddbctl cert show certs/node-a.crt"
@@ -58,7 +58,7 @@ pub enum Cert {
     },
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Made {
     /// The directory of the CA and of what it issues
     #[arg(long, value_name = "DIR", default_value = "certs")]

@@ -5,7 +5,7 @@ use clap::{Subcommand, ValueEnum};
 use super::{operation::Wait, value::Span};
 use crate::base::limits::CAPACITY_PERCENT_MAX;
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Cluster {
     /// The node table, and what is wrong
     #[command(after_help = "Examples:\n  ddbctl cluster overview --partitions")]
@@ -70,7 +70,7 @@ pub enum Joins {
     Open,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Upgrade {
     /// Every node's version, and whether the cluster uses all that they know
     #[command(after_help = "Examples:\n  ddbctl cluster upgrade status")]
@@ -81,7 +81,7 @@ pub enum Upgrade {
     Finalize,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Node {
     /// The nodes, by id
     #[command(visible_alias = "ls")]

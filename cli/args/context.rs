@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 #[command(
     after_help = "Examples:\n  ddbctl context list\n  ddbctl context use prod\n  ddbctl context \
                   show prod"

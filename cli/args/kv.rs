@@ -30,7 +30,7 @@ pub enum Bucket {
     Local,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  \
     ddbctl get --site shop-1 color\n  \
     ddbctl get --site shop-1 photo --raw > photo.jpg")]
@@ -47,7 +47,7 @@ pub struct Get {
     pub stale: bool,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  \
     ddbctl put --site shop-1 color blue\n  \
     ddbctl put --site shop-1 photo --file photo.jpg\n  \
@@ -71,7 +71,7 @@ pub struct Put {
     pub write: Write,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 pub struct Delete {
     #[command(flatten)]
     pub place: Place,
@@ -100,7 +100,7 @@ pub struct Write {
     pub cluster_context: Option<String>,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  \
     ddbctl scan --site shop-1 --prefix c\n  \
     ddbctl -o json scan --site shop-1 --keys-only")]

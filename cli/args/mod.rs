@@ -94,6 +94,16 @@ pub struct Args {
     /// Say nothing on stderr but warnings and what went wrong
     #[arg(short, long, global = true)]
     pub quiet: bool,
+    /// Say a command that only looks again and again, every 2 s unless a time is said, until Ctrl-C
+    #[arg(
+        long,
+        global = true,
+        value_name = "TIME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2s"
+    )]
+    pub watch: Option<Span>,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -132,7 +142,7 @@ pub struct Secured {
     pub token_file: Option<PathBuf>,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// The cluster as a whole
     #[command(subcommand)]
@@ -214,6 +224,33 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it shows how things are, and changes nothing.
+    pub fn looks(&self) -> bool {
+        match self {
+            Command::Cluster(cluster) => matches!(
+                cluster,
+                Cluster::Overview { .. }
+                    | Cluster::Health { .. }
+                    | Cluster::Upgrade(Upgrade::Status)
+            ),
+            Command::Node(node) => matches!(node, Node::List),
+            Command::Operation(operation) => {
+                matches!(operation, Operation::List { .. } | Operation::Show { .. })
+            }
+            Command::Site(site) => matches!(site, Site::List),
+            Command::Relay(relay) => matches!(relay, Relay::List { .. }),
+            Command::Get(_) | Command::Whoami => true,
+            Command::Snapshot(snapshot) => {
+                matches!(snapshot, Snapshot::List | Snapshot::Status { .. } | Snapshot::Orphans)
+            }
+            Command::Schedule(schedule) => {
+                matches!(schedule, Schedule::List | Schedule::Get { .. })
+            }
+            Command::Backup(backup) => backup.command.is_some(),
+            _ => false,
+        }
+    }
+
     /// Whether it speaks to no cluster, so that nothing has to be known of one.
     pub fn is_local(&self) -> bool {
         match self {

@@ -8,7 +8,7 @@ use super::value::Span;
 use crate::base::ids::OperationId;
 
 /// Whether the command waits for the end of what it begins.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Wait {
     /// Wait until it is done, and say meanwhile how far it is and why it waits. Asked again, the
     /// command goes on waiting for the same operation
@@ -26,7 +26,7 @@ impl Wait {
     }
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Operation {
     /// The operations, the newest first: those that run, and those that ended last
     #[command(after_help = "Examples:\n  \

@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Relay {
     /// Register a relay
     Add {

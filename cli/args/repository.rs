@@ -39,7 +39,7 @@ const SIGN: &str = "You answer for what is stored there by then: verify it first
                     \n\nExamples:\n  \
                     ddbctl repository sign /backups --signing-key-file signing.key";
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 #[command(after_help = "Examples:\n  \
     ddbctl repository init /backups\n  \
     ddbctl repository init s3://backups/devicedb --recipient $recipient\n  \
@@ -238,7 +238,7 @@ pub enum Repository {
     Key(Slots),
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 #[command(after_help = "Examples:\n  \
     ddbctl repository key list /backups\n  \
     ddbctl repository key add-recipient /backups $recipient --repository-key-file identity.txt\n  \
@@ -287,7 +287,7 @@ pub enum Slots {
 }
 
 /// How much is verified.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Verifying {
     /// Snapshots; all of them without any
     #[arg(value_name = "UUID")]
@@ -305,7 +305,7 @@ pub struct Verifying {
 }
 
 /// A rehearsal.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Drill {
     /// The directory, or where it lies in an object store
     #[arg(value_name = "REPOSITORY")]
@@ -340,7 +340,7 @@ pub struct Drill {
 }
 
 /// How snapshots are taken out.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Collecting {
     /// How long what is dropped stays, for whoever reads it
     #[arg(long, value_name = "TIME", default_value = "24h")]

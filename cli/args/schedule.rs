@@ -7,7 +7,7 @@ use clap::{Subcommand, value_parser};
 use super::value::Span;
 use crate::{base::ids::SnapshotId, repository::verify::Extent};
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 #[command(after_help = "Examples:\n  \
     ddbctl schedule create hourly --cron @hourly --keep last=24,daily=30\n  \
     ddbctl schedule create nightly --cron @daily --start-deadline 30m\n  \
@@ -85,7 +85,7 @@ pub enum Schedule {
 }
 
 /// Backs the cluster up, or says how its backups stand.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Backup {
     #[command(subcommand)]
@@ -95,7 +95,7 @@ pub struct Backup {
 }
 
 /// A backup of the whole cluster in a directory.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct BackupTo {
     /// The directory that backups are kept in; it is made if it does not exist. Each is a directory
     /// TIME-UUID with a verified tar for each node
@@ -126,7 +126,7 @@ fn keep(text: &str) -> Result<usize, String> {
     }
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum BackupStatus {
     /// On one screen: where backups go, and of each schedule the last good one and its age, the
     /// last failure, and the next

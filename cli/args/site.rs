@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Site {
     /// Add a site; adding one that exists changes nothing
     Add {

@@ -10,7 +10,7 @@ use crate::{
     part::seal::Recipient,
 };
 
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Snapshot {
     /// Take a snapshot
     #[command(after_help = "Examples:\n  \
@@ -154,7 +154,7 @@ impl Snapshot {
     }
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Clone, Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  \
     ddbctl snapshot download $uuid > part.tar\n  \
     ddbctl snapshot download $uuid --all --output parts\n  \

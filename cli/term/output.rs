@@ -240,11 +240,22 @@ impl Console {
         self.stderr_is_terminal && !self.hushed
     }
 
-    /// A console that keeps what it is told, with what it has kept.
-    #[cfg(test)]
-    pub fn recording(format: Format) -> (Console, Record, Record) {
-        let (out, words) = (Record::default(), Record::default());
+    /// A console that keeps results and words as they come, in the form in which this one would
+    /// have written them, with what it has kept.
+    pub fn aside(&self) -> (Console, Record) {
+        let kept = Record::default();
         let console = Console {
+            name: self.name,
+            stdout_is_terminal: self.stdout_is_terminal,
+            columns: self.columns,
+            hushed: self.hushed,
+            ..Console::keeping(self.format, &kept, &kept)
+        };
+        (console, kept)
+    }
+
+    fn keeping(format: Format, out: &Record, words: &Record) -> Console {
+        Console {
             name: "ddbctl",
             format,
             out: Box::new(out.clone()),
@@ -255,9 +266,43 @@ impl Console {
             stderr_is_terminal: false,
             hushed: false,
             farewell: InterruptMessage::default(),
-        };
-        (console, out, words)
+        }
     }
+
+    /// Draws one of several pictures of the same: over the last one and below a heading on a
+    /// terminal, behind it elsewhere.
+    pub fn draw(&mut self, heading: &str, picture: &str) -> Result<(), Failure> {
+        let drawn = match (self.stdout_is_terminal, self.format) {
+            (true, _) => over_the_last(heading, picture, rows()),
+            (false, Format::Table) => format!("{picture}\n"),
+            (false, Format::Json) => picture.to_owned(),
+            (false, Format::Yaml) => format!("---\n{picture}"),
+        };
+        self.write(drawn.as_bytes())
+    }
+
+    /// A console that keeps what it is told, with what it has kept.
+    #[cfg(test)]
+    pub fn recording(format: Format) -> (Console, Record, Record) {
+        let (out, words) = (Record::default(), Record::default());
+        (Console::keeping(format, &out, &words), out, words)
+    }
+}
+
+/// A picture from the first line of a terminal on, as far as it is high, with the control sequences
+/// of ECMA-48: from where it begins, to the end of each line, and below it.
+fn over_the_last(heading: &str, picture: &str, rows: Option<usize>) -> String {
+    let lines: Vec<&str> = heading.lines().chain(picture.lines()).collect();
+    let shown = rows.map_or(lines.len(), |rows| lines.len().min(rows.saturating_sub(1)));
+    let mut drawn = String::from("\x1b[H");
+    for line in &lines[..shown] {
+        drawn += &format!("{line}\x1b[K\n");
+    }
+    let left = lines.len() - shown;
+    if left > 0 {
+        drawn += &format!("... and {left} more lines");
+    }
+    drawn + "\x1b[J"
 }
 
 impl InterruptMessage {
@@ -287,6 +332,11 @@ fn columns() -> Option<usize> {
     Some(size.ws_col.into()).filter(|columns| *columns > 0)
 }
 
+fn rows() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(size.ws_row.into()).filter(|rows| *rows > 0)
+}
+
 fn unwritable(e: impl std::fmt::Display) -> Failure {
     Failure::new(
         exit::FAILED,
@@ -296,24 +346,62 @@ fn unwritable(e: impl std::fmt::Display) -> Failure {
     )
 }
 
-#[cfg(test)]
+/// What a console was told that keeps it.
 #[derive(Clone, Default)]
 pub struct Record(Arc<Mutex<Vec<u8>>>);
 
-#[cfg(test)]
 impl Record {
     pub fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        String::from_utf8_lossy(&lock(&self.0)).into_owned()
     }
 }
 
-#[cfg(test)]
 impl Write for Record {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        lock(&self.0).extend_from_slice(bytes);
         Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_is_drawn_over_the_last_as_far_as_the_terminal_is_high() {
+        let drawn = over_the_last("now\n\n", "a\nb\n", Some(10));
+        assert_eq!(drawn, "\x1b[Hnow\x1b[K\n\x1b[K\na\x1b[K\nb\x1b[K\n\x1b[J");
+        let drawn = over_the_last("now\n", "a\nb\nc\n", Some(3));
+        assert_eq!(drawn, "\x1b[Hnow\x1b[K\na\x1b[K\n... and 2 more lines\x1b[J");
+        assert!(over_the_last("now\n", "a\nb\nc\n", None).contains("c\x1b[K"));
+    }
+
+    #[test]
+    fn elsewhere_pictures_stand_behind_each_other() {
+        for (format, wanted) in [
+            (Format::Table, "a\n\nb\n\n"),
+            (Format::Json, "a\nb\n"),
+            (Format::Yaml, "---\na\n---\nb\n"),
+        ] {
+            let (mut console, out, _) = Console::recording(format);
+            for picture in ["a\n", "b\n"] {
+                console.draw("heading\n", picture).unwrap();
+            }
+            assert_eq!(out.text(), wanted);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_aside_has_results_and_words_in_turn() {
+        let (console, out, words) = Console::recording(Format::Table);
+        let (mut aside, kept) = console.aside();
+        aside.say("first");
+        aside.write(b"then\n").unwrap();
+        aside.complain(&Failure::usage("what", "remedy"));
+        assert!(kept.text().starts_with("first\nthen\nddbctl: what"), "{}", kept.text());
+        assert_eq!(out.text() + &words.text(), "");
     }
 }

@@ -48,7 +48,7 @@ async fn a_service_manager_hears_what_a_node_does_and_that_it_lives() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("notify");
     let mut manager = Manager::at(&socket);
-    let port = Port::new();
+    let port = Port::claim();
     let (store, at) = (dir.path().join("store"), port.endpoint());
     let args = ["start", "--store", store.to_str().unwrap(), "--listen", &at, "--join", &at];
     let mut node = Node::new("a", port, dir.path(), store.clone(), args.map(String::from).into());
@@ -110,7 +110,8 @@ async fn the_package_for_debian_is_installed_started_updated_and_removed() {
     for made in ["var/lib/dpkg/info", "var/lib/dpkg/updates", "etc"] {
         fs::create_dir_all(root.join(made)).unwrap();
     }
-    for (file, words) in [("var/lib/dpkg/status", ""), ("etc/passwd", "root:x:0:0::/root:/bin/sh\n")]
+    for (file, words) in
+        [("var/lib/dpkg/status", ""), ("etc/passwd", "root:x:0:0::/root:/bin/sh\n")]
     {
         fs::write(root.join(file), words).unwrap();
     }
@@ -138,7 +139,7 @@ async fn the_package_for_debian_is_installed_started_updated_and_removed() {
     let starts = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     let words: Vec<&str> = starts.split(' ').collect();
     assert_eq!(words, ["/usr/bin/devicedb", "start", "--config", "/etc/devicedb/devicedb.toml"]);
-    let (settings, port) = (root.join(&words[3][1..]), Port::new());
+    let (settings, port) = (root.join(&words[3][1..]), Port::claim());
     let (store, at) = (dir.path().join("data/store"), port.endpoint());
     let given = fs::read_to_string(&settings).unwrap();
     let edited = given
@@ -225,7 +226,7 @@ async fn an_image_holds_all_that_a_node_needs_and_is_the_same_again() {
     assert_eq!(found, ["ddbctl", "devicedb"].map(String::from).into(), "and no shell");
     let entry = config["config"]["Entrypoint"][0].as_str().unwrap();
     let store = config["config"]["Env"][1].as_str().unwrap().strip_prefix("DEVICEDB_STORE=");
-    let (store, port) = (store.unwrap(), Port::new());
+    let (store, port) = (store.unwrap(), Port::claim());
     let at = port.endpoint();
     let args = ["start", "--store", store, "--listen", &at, "--found"].map(String::from);
     let mut node = Node::new("contained", port, dir.path(), root.join(&store[1..]), args.into());
@@ -236,7 +237,8 @@ async fn an_image_holds_all_that_a_node_needs_and_is_the_same_again() {
     node.program = Some(entry.into());
     node.start();
     node.wait_ready().await;
-    let said = as_root(&format!("chroot \"$ROOT\" /usr/bin/ddbctl --endpoint {at} version"), &places);
+    let said =
+        as_root(&format!("chroot \"$ROOT\" /usr/bin/ddbctl --endpoint {at} version"), &places);
     said.await.exits(0).says(env!("CARGO_PKG_VERSION"));
     assert!(root.join(&store[1..]).join("state.redb").is_file());
     assert!(node.terminate().await.success());

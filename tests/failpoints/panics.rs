@@ -56,7 +56,9 @@ fn cause(role: Role) -> Cause {
     use Role::*;
     match role {
         Engine | Store | Start | StartingServer | Doors | News | Rows | Announce | Parts
-        | Health | Readers | Disk | DiskLook | Journal | Operations | Schedules => Cause::Start,
+        | Health | Readers | Disk | DiskLook | Journal | Manager | Operations | Schedules => {
+            Cause::Start
+        }
         Stop => Cause::Stop,
         Meet => Cause::StartWithJoin,
         Certificates => Cause::StartWithCertificates,
