@@ -12,7 +12,6 @@ use std::{
     ffi::OsString,
     fs,
     io::{IsTerminal as _, Write as _},
-    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -42,7 +41,7 @@ use tracing_subscriber::{
     EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-use self::start::Start;
+use self::start::{Start, listening};
 
 /// A put allocates some dozens of times on its way, and the system's allocator took a sixth of its
 /// time. It is built without huge pages (`no_thp`): with them an idle node held 27 MiB where it
@@ -210,11 +209,8 @@ impl Args {
 /// The guide names host and port apart, and others reach the node by that name.
 fn guide_start(args: guide::StartArgs) -> Result<(Options, String)> {
     let address = format!("{}:{}", args.host, args.port);
-    let found = std::net::ToSocketAddrs::to_socket_addrs(&address)
-        .map_err(|e| Error::invalid(format!("-host {}: {e}", args.host)).with_source(e))?;
-    let found: Vec<SocketAddr> = found.collect();
-    let nowhere = || Error::invalid(format!("-host {} has no address", args.host));
-    let listen = *found.iter().find(|a| a.is_ipv4()).or(found.first()).ok_or_else(nowhere)?;
+    let listen =
+        listening(&address).map_err(|why| Error::invalid(format!("-host {}: {why}", args.host)))?;
     let options = Options {
         advertise: Some(address),
         // As the guide has it.

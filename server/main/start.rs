@@ -1,6 +1,9 @@
 //! What `devicedb start` takes, and what a node is told of it.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    path::PathBuf,
+};
 
 use devicedb::{
     base::limits,
@@ -15,6 +18,26 @@ use devicedb::{
     service::uploads::Place,
 };
 
+/// Where a node listens. Of a name's addresses the first of IPv4, which others dial first too.
+pub fn listening(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let (host, port) = text.rsplit_once(':').ok_or("it lacks a port: write HOST:PORT")?;
+    let port: u16 = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
+    if host.is_empty() {
+        return Err(format!(
+            "it lacks an address: 127.0.0.1:{port} is for this machine alone, 0.0.0.0:{port} for \
+             others too"
+        ));
+    }
+    let found =
+        (host, port).to_socket_addrs().map_err(|e| format!("{host} has no address: {e}"))?;
+    let found: Vec<SocketAddr> = found.collect();
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| format!("{host} has no address"))
+}
+
 #[derive(clap::Args)]
 #[command(
     after_help = "Exit codes: 0 asked to stop or decommissioned, 1 failed, 2 options that cannot \
@@ -28,8 +51,14 @@ pub struct Start {
     /// The directory of this node's data. Created if it is not there.
     #[arg(long, value_name = "DIR", env = "DEVICEDB_STORE")]
     store: PathBuf,
-    /// Where to listen, for gRPC and HTTP alike.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080", env = "DEVICEDB_LISTEN")]
+    /// Where to listen, for gRPC and HTTP alike: an address of this machine, or a name that has one.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:8080",
+        env = "DEVICEDB_LISTEN",
+        value_parser = listening,
+    )]
     listen: SocketAddr,
     /// Where others reach this node, if that is not where it listens.
     #[arg(long, value_name = "HOST:PORT", env = "DEVICEDB_ADVERTISE", value_parser = endpoint)]
@@ -288,5 +317,30 @@ impl Start {
             end_with_stdin: self.end_with_stdin,
         };
         (options, self.log, self.log_json)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_listens_at_an_address_or_a_name_and_says_what_is_wrong_with_others() {
+        for (text, address) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("localhost:80", "127.0.0.1:80"),
+        ] {
+            assert_eq!(listening(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        for (text, why) in [
+            ("localhost", "lacks a port"),
+            (":80", "127.0.0.1:80 is for this machine alone"),
+            ("localhost:http", "\"http\" is not a port"),
+            ("localhost:65536", "\"65536\" is not a port"),
+        ] {
+            let said = listening(text).unwrap_err();
+            assert!(said.contains(why), "{text}: {said}");
+        }
     }
 }
