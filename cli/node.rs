@@ -4,14 +4,14 @@
 use serde::Serialize;
 
 use super::{
-    args::Node,
+    args::{Node, NodeName},
     client::{Call, Client},
     cluster::{NodeLine, Overview, title, warn},
     departure,
     picture::{self, Stale, picture},
     removal,
     term::{
-        exit::Failure,
+        exit::{self, Failure},
         output::{Console, View},
         table::{Number, Table, Text},
         text,
@@ -40,6 +40,7 @@ pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> R
     match command {
         Node::List => list(client, console).await,
         Node::Remove { node, force, dry_run, etag, wait } => {
+            let node = id_of(node, client).await?;
             let request = v1::RemoveNodeRequest {
                 node_id: node,
                 force,
@@ -50,20 +51,28 @@ pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> R
             removal::run(request, wait.most(), client, console).await
         }
         Node::Decommission { node, force, dry_run, etag, wait } => {
+            let node = id_of(node, client).await?;
             let wait = wait.most();
             let asked = departure::Asked { node, replacement: 0, force, dry_run, etag, wait };
             departure::decommission(asked, client, console).await
         }
         Node::Replace { node, replacement, force, dry_run, etag, wait } => {
+            let node = id_of(node, client).await?;
+            let replacement = id_of(replacement, client).await?;
             let wait = wait.most();
             let asked = departure::Asked { node, replacement, force, dry_run, etag, wait };
             departure::replace(asked, client, console).await
         }
-        Node::Cancel { node } => departure::cancel(node, client, console).await,
+        Node::Cancel { node } => {
+            let node = id_of(node, client).await?;
+            departure::cancel(node, client, console).await
+        }
         Node::Set { node, certificate_name: Some(name), .. } => {
+            let node = id_of(node, client).await?;
             set_certificate_name(node, name, client, console).await
         }
         Node::Set { node, capacity, dry_run, force, wait, .. } => {
+            let node = id_of(node, client).await?;
             let request = v1::SetCapacityRequest {
                 node_id: node,
                 // The flags have one of the two.
@@ -73,9 +82,38 @@ pub async fn run(command: Node, client: &mut Client, console: &mut Console) -> R
             };
             departure::set(request, wait.most(), client, console).await
         }
-        Node::Drain { node, wait } => departure::drain(node, wait.most(), client, console).await,
-        Node::Undrain { node } => departure::undrain(node, client, console).await,
+        Node::Drain { node, wait } => {
+            let node = id_of(node, client).await?;
+            departure::drain(node, wait.most(), client, console).await
+        }
+        Node::Undrain { node } => {
+            let node = id_of(node, client).await?;
+            departure::undrain(node, client, console).await
+        }
     }
+}
+
+/// The id of a node. An address is looked up among the nodes as they are now: where nobody can say
+/// that, another node may be there by now.
+async fn id_of(name: NodeName, client: &mut Client) -> Result<u64, Failure> {
+    let address = match name {
+        NodeName::Id(id) => return Ok(id),
+        NodeName::Address(address) => address,
+    };
+    let seen = Overview::new(picture(client).await?);
+    if seen.stale.is_some() {
+        return Err(Failure::new(
+            exit::UNREACHABLE,
+            format!("which node is at {address} cannot be said now: no leader could be asked"),
+            "",
+            "name it by its id, or say it again later",
+        ));
+    }
+    let there = seen.nodes.iter().find(|node| node.address == address);
+    there.and_then(|node| node.id.parse().ok()).ok_or_else(|| {
+        let nobody = format!("no node of the cluster is at {address}");
+        Failure::new(exit::NOT_FOUND, nobody, "", "see ddbctl node list")
+    })
 }
 
 /// Has other nodes know a node by another name.

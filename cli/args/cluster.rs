@@ -2,7 +2,10 @@
 
 use clap::{Subcommand, ValueEnum};
 
-use super::{operation::Wait, value::Span};
+use super::{
+    operation::Wait,
+    value::{NodeName, Span},
+};
 use crate::base::limits::CAPACITY_PERCENT_MAX;
 
 #[derive(Clone, Debug, Subcommand)]
@@ -93,9 +96,9 @@ pub enum Node {
         ddbctl node remove 8131915220083707319 --dry-run\n  \
         ddbctl node remove 8131915220083707319 --wait --wait-timeout 30m")]
     Remove {
-        /// The node's id, as ddbctl node list shows it
-        #[arg(value_name = "NODE ID")]
-        node: u64,
+        /// The node: its id or its address, as ddbctl node list shows them
+        #[arg(value_name = "NODE")]
+        node: NodeName,
         /// Also if the node answers, or has what no other node that answers has
         #[arg(long)]
         force: bool,
@@ -114,9 +117,9 @@ pub enum Node {
         ddbctl node decommission 8131915220083707319 --dry-run\n  \
         ddbctl node decommission 8131915220083707319 --wait --wait-timeout 30m")]
     Decommission {
-        /// The node's id, as ddbctl node list shows it
-        #[arg(value_name = "NODE ID")]
-        node: u64,
+        /// The node: its id or its address, as ddbctl node list shows them
+        #[arg(value_name = "NODE")]
+        node: NodeName,
         /// Also if the others hold fewer copies afterwards than they should, or if only this node
         /// has a part of a snapshot
         #[arg(long)]
@@ -137,12 +140,12 @@ pub enum Node {
         ddbctl node replace 8131915220083707319 2779162084423051042 --dry-run\n  \
         ddbctl node replace 8131915220083707319 2779162084423051042 --wait")]
     Replace {
-        /// The id of the node that goes, as ddbctl node list shows it
-        #[arg(value_name = "NODE ID")]
-        node: u64,
-        /// The id of the node that takes its places
-        #[arg(value_name = "REPLACEMENT ID")]
-        replacement: u64,
+        /// The node that goes: its id or its address, as ddbctl node list shows them
+        #[arg(value_name = "NODE")]
+        node: NodeName,
+        /// The node that takes its places
+        #[arg(value_name = "REPLACEMENT")]
+        replacement: NodeName,
         /// Also if only the node that goes has a part of a snapshot
         #[arg(long)]
         force: bool,
@@ -158,9 +161,9 @@ pub enum Node {
     /// Have a node stay that is leaving
     #[command(after_help = "Examples:\n  ddbctl node cancel 8131915220083707319")]
     Cancel {
-        /// The node's id, as ddbctl node list shows it
-        #[arg(value_name = "NODE ID")]
-        node: u64,
+        /// The node: its id or its address, as ddbctl node list shows them
+        #[arg(value_name = "NODE")]
+        node: NodeName,
     },
     /// Change a node's share of the groups, or the name of its certificate
     #[command(
@@ -169,9 +172,9 @@ pub enum Node {
                       spiffe://acme/devicedb/node/b"
     )]
     Set {
-        /// The node's id, as ddbctl node list shows it
-        #[arg(value_name = "NODE ID")]
-        node: u64,
+        /// The node: its id or its address, as ddbctl node list shows them
+        #[arg(value_name = "NODE")]
+        node: NodeName,
         /// Its share relative to the others: 100 is usual, and 0 holds nothing
         #[arg(
             long,
@@ -202,17 +205,17 @@ pub enum Node {
     /// nothing of that: undrain ends it
     #[command(after_help = "Examples:\n  ddbctl node drain 8131915220083707319 --wait")]
     Drain {
-        /// The node's id, as ddbctl node list shows it
-        #[arg(value_name = "NODE ID")]
-        node: u64,
+        /// The node: its id or its address, as ddbctl node list shows them
+        #[arg(value_name = "NODE")]
+        node: NodeName,
         #[command(flatten)]
         wait: Wait,
     },
     /// Have a node that was drained be as any other again
     #[command(after_help = "Examples:\n  ddbctl node undrain 8131915220083707319")]
     Undrain {
-        /// The node's id, as ddbctl node list shows it
-        #[arg(value_name = "NODE ID")]
-        node: u64,
+        /// The node: its id or its address, as ddbctl node list shows them
+        #[arg(value_name = "NODE")]
+        node: NodeName,
     },
 }

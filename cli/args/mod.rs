@@ -41,7 +41,7 @@ pub use repository::{Collecting, Drill, Repository, Slots, Verifying};
 pub use schedule::{Backup, BackupStatus, BackupTo, Schedule};
 pub use site::Site;
 pub use snapshot::{Download, Snapshot};
-pub use value::{Endpoints, Span, Token, cluster_id, endpoint};
+pub use value::{Endpoints, NodeName, Span, Token, cluster_id, endpoint};
 
 /// The id of the flag that names a cluster.
 const CLUSTER_CONTEXT: &str = "cluster-context";

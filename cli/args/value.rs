@@ -20,6 +20,25 @@ pub struct Span(pub Duration);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token(pub Vec<u8>);
 
+/// A node as people name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeName {
+    Id(u64),
+    /// Where others reach it, as HOST:PORT.
+    Address(String),
+}
+
+impl FromStr for NodeName {
+    type Err = String;
+    fn from_str(s: &str) -> Result<NodeName, String> {
+        if let Ok(id) = s.parse() {
+            return Ok(NodeName::Id(id));
+        }
+        let address = endpoint(s).map(NodeName::Address);
+        address.map_err(|_| "it is neither the id of a node nor an address, HOST:PORT".into())
+    }
+}
+
 impl FromStr for Endpoints {
     type Err = String;
     fn from_str(s: &str) -> Result<Endpoints, String> {
