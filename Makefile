@@ -10,19 +10,23 @@ DENY_VERSION := 0.20.2
 FUZZ_VERSION := 0.13.1
 VERSITYGW_VERSION := v1.8.0
 AZURITE_VERSION := 3.37.0
+HELM_VERSION := v3.22.0
+KUBERNETES_VALIDATE_VERSION := 1.37.0
 TOOLS := $(CURDIR)/target/tools
 BUF := $(TOOLS)/buf-$(BUF_VERSION)/buf
 DENY := $(TOOLS)/deny-$(DENY_VERSION)/bin/cargo-deny
 FUZZ := $(TOOLS)/fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 VERSITYGW := $(TOOLS)/versitygw-$(VERSITYGW_VERSION)/versitygw
 AZURITE := $(TOOLS)/azurite-$(AZURITE_VERSION)/node_modules/azurite/dist/src/blob/main.js
+HELM := $(TOOLS)/helm-$(HELM_VERSION)/helm
+KUBERNETES := $(TOOLS)/kubernetes-validate-$(KUBERNETES_VALIDATE_VERSION)/bin/kubernetes-validate
 PROMETHEUS := $(TOOLS)/prometheus
 CARGO := cargo
 LOCKED := --locked
 # One build serves every test: the one in which nodes can be made to fail on purpose.
 FAULTS := --features fault-injection
 
-.PHONY: help demo deb image test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz alarms test-clients test-stores clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
+.PHONY: help demo deb image chart test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz alarms test-clients test-stores clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -159,6 +163,17 @@ image: needs ## a container image of release binaries, for docker, podman and co
 	$(CARGO) build $(LOCKED) --release --bins
 	@deploy/image/build.sh "$${CARGO_TARGET_DIR:-target}/release" "$${CARGO_TARGET_DIR:-target}/devicedb-image.tar"
 
+# Kubernetes' own schemas, for each kind that the chart has.
+chart: $(HELM) $(KUBERNETES) ## the chart for Kubernetes: checked, rendered to tests/golden/helm/, which tests run, and checked against Kubernetes' schemas
+	@mkdir -p tests/golden/helm
+	$(HELM) lint --quiet --set insecure=true deploy/helm/devicedb
+	@render() { $(HELM) template devicedb deploy/helm/devicedb --no-hooks=false "$$@"; }; set -e; \
+	render --set insecure=true,replicas=4 >tests/golden/helm/four.yaml; \
+	render --set insecure=true,global.replicasBefore=4 --is-upgrade >tests/golden/helm/three-of-four.yaml; \
+	render --values deploy/helm/example.yaml >tests/golden/helm/example.yaml; \
+	for rendered in tests/golden/helm/*.yaml; do $(KUBERNETES) --strict "$$rendered" || exit 1; done
+	@! $(HELM) template devicedb deploy/helm/devicedb 2>/dev/null || { echo "a chart without certificates renders without insecure: true" >&2; exit 1; }
+
 fmt: $(BUF) ## lays out Rust code and the contract
 	$(CARGO) fmt
 	$(BUF) format --write
@@ -204,6 +219,13 @@ $(AZURITE):
 	@command -v npm >/dev/null || { echo "npm is missing, and Azurite comes from its registry: install Node.js 20 or later, https://nodejs.org" >&2; exit 1; }
 	@npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$(TOOLS)/azurite-$(AZURITE_VERSION)" azurite@$(AZURITE_VERSION)
 	@touch "$@"
+
+$(HELM):
+	@command -v go >/dev/null || { echo "go is missing, and helm is built with it: install Go 1.26 or later, https://go.dev/dl" >&2; exit 1; }
+	GOBIN="$(@D)" GOFLAGS=-buildvcs=false CGO_ENABLED=0 go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
+
+$(KUBERNETES):
+	python3 -m venv "$(@D)/.." && "$(@D)/pip" install --quiet kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION)
 
 $(DENY):
 	$(CARGO) install --quiet --debug --locked --root "$(TOOLS)/deny-$(DENY_VERSION)" cargo-deny@$(DENY_VERSION)

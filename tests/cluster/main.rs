@@ -7,6 +7,7 @@ mod adoptions;
 mod backups;
 mod bench;
 mod cares;
+mod charts;
 mod connections;
 mod cut;
 mod cuts;

@@ -238,8 +238,7 @@ async fn an_image_holds_all_that_a_node_needs_and_is_the_same_again() {
     node.start();
     node.wait_ready().await;
     let said =
-        as_root(&format!("chroot \"$ROOT\" /usr/bin/ddbctl --endpoint {at} version"), &places);
-    said.await.exits(0).says(env!("CARGO_PKG_VERSION"));
+XX.exits(0).says(env!("CARGO_PKG_VERSION"));
     assert!(root.join(&store[1..]).join("state.redb").is_file());
     assert!(node.terminate().await.success());
 }

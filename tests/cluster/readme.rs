@@ -102,6 +102,8 @@ const RECOVERY: &[Named] = &[INSPECT, PLAN, APPLY];
 const NOT_RUN: &[(Named, &str)] = &[
     (("README.md", "make demo "), "the demo has a test of its own, and make test runs this one"),
     (("docs/packages.md", "sudo apt install"), "packages.rs installs and starts what it makes"),
+    (("docs/packages.md", "helm install"), "charts.rs runs what the chart renders"),
+    (("docs/packages.md", "kubectl create secret"), "it needs Kubernetes"),
     (("docs/packages.md", "docker load"), "packages.rs unpacks and starts what it makes"),
     (("docs/measuring.md", "ddbctl bench put"), "load of 30 s each; bench.rs has them shorter"),
     (("docs/backup-and-restore.md", "with devicedb.Client("), "the Python client's tests run it"),
