@@ -138,7 +138,7 @@ impl Engine {
         entries: Vec<entries::Raw>,
         host: &mut dyn Host,
     ) -> Result<()> {
-        let bytes_before = self.groups.get(&id).map_or(0, |g| g.overlay_bytes());
+        let bytes_before = self.groups.get(id).map_or(0, |g| g.overlay_bytes());
         for entry in entries {
             let entry = Logged::of(entry);
             let at = entry.at;

@@ -131,8 +131,8 @@ impl<G> Captures<G> {
         }
     }
 
-    /// Takes what the groups hold, to hand it over to the snapshot service, which reports on it from
-    /// now on. It is not captured again.
+    /// Takes what the groups hold, to hand it over to the snapshot service, which reports on it
+    /// from now on. It is not captured again.
     pub fn hand_over(&mut self, seq: SnapshotSeq, id: SnapshotId) -> Vec<G> {
         self.over.insert(seq);
         self.handed_over.insert(seq, id);

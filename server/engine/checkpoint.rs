@@ -282,7 +282,7 @@ impl Engine {
     pub(super) fn start_checkpoint_if_due(&mut self, host: &mut dyn Host) -> Result<()> {
         self.tick_offers(host);
         let Engine { checkpoints, groups, .. } = self;
-        checkpoints.recount(|| groups.values().map(|group| group.overlay_bytes()).sum());
+        checkpoints.recount(|| groups.all().map(|group| group.overlay_bytes()).sum());
         if self.checkpoints.running.is_some() {
             return Ok(());
         }
@@ -294,12 +294,12 @@ impl Engine {
     }
 
     fn start_checkpoint(&mut self, always: bool, host: &mut dyn Host) -> Result<()> {
-        let ids: Vec<GroupId> = self.groups.keys().copied().collect();
+        let ids: Vec<GroupId> = self.groups.ids().collect();
         for id in ids {
             self.seal_group(id, always);
         }
         let (mut layers, mut running) = (Vec::new(), Vec::new());
-        for group in self.groups.values() {
+        for group in self.groups.all() {
             let sealed = group.sealed();
             if let Some(last) = sealed.last() {
                 running.push((group.id(), last.number, wire::decode_record(&last.record)?));
@@ -320,7 +320,7 @@ impl Engine {
     pub(super) fn seal_group(&mut self, id: GroupId, always: bool) {
         let meta_rows = if id.is_meta() { self.changed_meta_rows() } else { Vec::new() };
         self.checkpoints.count_again();
-        if let Some(group) = self.groups.get_mut(&id) {
+        if let Some(group) = self.groups.get_mut(id) {
             group.seal(meta_rows, always, &self.checkpoints.layers);
         }
     }
@@ -336,7 +336,7 @@ impl Engine {
             Finished::Checkpoint(view) => {
                 self.view = Arc::new(*view?);
                 for (id, number, record) in self.checkpoints.done() {
-                    let Some(group) = self.groups.get_mut(&id) else { continue };
+                    let Some(group) = self.groups.get_mut(id) else { continue };
                     group.written(number, record);
                 }
                 failpoint(Failpoint::CheckpointNoted);
@@ -349,7 +349,7 @@ impl Engine {
     fn compact_logs(&mut self, host: &mut dyn Host) -> Result<()> {
         let mut batch = Batch::default();
         let kept = self.checkpoints.bounds.log_entries_kept;
-        for group in self.groups.values_mut().filter(|group| !group.is_installing()) {
+        for group in self.groups.all_mut().filter(|group| !group.is_installing()) {
             let is_there = |node| self.heard.lately(node, self.now);
             group.compact(kept, is_there, &mut batch)?;
         }

@@ -12,7 +12,7 @@ use crate::base::ids::{GroupId, NodeId};
 impl Engine {
     /// The last stream of a node has ended.
     pub(super) fn on_gone(&mut self, node: NodeId) {
-        self.groups.values_mut().for_each(|group| group.suspect(node));
+        self.groups.all_mut().for_each(|group| group.suspect(node));
         self.take_offers_back(node);
     }
 
@@ -20,7 +20,7 @@ impl Engine {
     /// node's turn. It asks again on every tick, since others may not be up yet.
     fn stand_first(&mut self) {
         let active = self.is_active(GroupId(0));
-        for group in self.groups.values_mut().filter(|g| active || g.id().is_meta()) {
+        for group in self.groups.all_mut().filter(|g| active || g.id().is_meta()) {
             if group.stand_first() {
                 self.awake.insert(group.id());
             }
@@ -32,7 +32,7 @@ impl Engine {
         if self.anew {
             self.stand_first();
         }
-        for group in self.groups.values_mut() {
+        for group in self.groups.all_mut() {
             if group.follow_suspicion(self.now, self.votes_from) {
                 self.awake.insert(group.id());
             }
@@ -41,7 +41,7 @@ impl Engine {
 
     /// A group whose only voter is this node need not wait for an election.
     pub(super) fn campaign_if_sole_voter(&mut self) {
-        for group in self.groups.values_mut().filter(|group| group.is_sole_voter()) {
+        for group in self.groups.all_mut().filter(|group| group.is_sole_voter()) {
             group.stand();
         }
     }

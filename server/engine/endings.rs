@@ -116,8 +116,7 @@ impl Engine {
             }
         };
         self.meta.node(me).is_some_and(|node| node.leaving)
-            && (mutated(Mutation::DepartsEarly)
-                || !self.groups.values().any(|group| is_needed(group)))
+            && (mutated(Mutation::DepartsEarly) || !self.groups.all().any(|group| is_needed(group)))
             && !self.meta.snapshots().values().any(writes)
     }
 
@@ -126,7 +125,7 @@ impl Engine {
         if self.meta.settings().level < Level::DEPARTURE || self.endings.under_way.is_some() {
             return;
         }
-        let left_over = self.groups.values().filter(|group| self.is_left_over(group));
+        let left_over = self.groups.all().filter(|group| self.is_left_over(group));
         for id in left_over.map(|group| group.id()).collect::<Vec<_>>() {
             let number = self.rng.next_u64();
             self.endings.asked.insert(id, number);
@@ -145,7 +144,7 @@ impl Engine {
         asked: EndRequest,
         host: &mut dyn Host,
     ) {
-        let Some(group) = self.groups.get(&id).filter(|group| group.leads()) else { return };
+        let Some(group) = self.groups.get(id).filter(|group| group.leads()) else { return };
         let members = group.members();
         if members.has(from) {
             return;
@@ -167,7 +166,7 @@ impl Engine {
         if self.endings.asked.get(&id) != Some(&may.id) || self.endings.under_way.is_some() {
             return Ok(());
         }
-        let Some(group) = self.groups.get(&id).filter(|group| self.is_left_over(group)) else {
+        let Some(group) = self.groups.get(id).filter(|group| self.is_left_over(group)) else {
             return Ok(());
         };
         if group.is_back(may.term, may.index) {

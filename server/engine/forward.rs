@@ -72,7 +72,7 @@ impl Engine {
         let Some(request) = self.requests.get(number) else { return Ok(()) };
         let (id, me) = (request.group, self.me());
         let holds = request.is_stale_read() && self.holds(id);
-        let group = self.groups.get(&id);
+        let group = self.groups.get(id);
         let leads = group.is_some_and(|group| group.leads());
         let replicas = self.meta.assignments().get(&id).filter(|_| !leads);
         let replicas = replicas.map_or(&[][..], Vec::as_slice);
@@ -174,13 +174,13 @@ impl Engine {
             + Duration::from_millis(u64::from(forward.deadline_ms))
                 .min(limits::REQUEST_DEADLINE_MAX);
         let asker = Asker::Theirs(from, forward.id);
-        let leads = self.groups.get(&id).is_some_and(|g| g.leads());
+        let leads = self.groups.get(id).is_some_and(|g| g.leads());
         match forward.request {
             // The copy that came first is answered.
             Some(internal::forward::Request::Command(_))
                 if leads
                     && forward.again
-                    && self.groups.get(&id).is_some_and(|g| g.holds(asker)) => {}
+                    && self.groups.get(id).is_some_and(|g| g.holds(asker)) => {}
             Some(internal::forward::Request::Command(command)) if leads => {
                 let command = match wire::parse_command(command) {
                     Ok(command) => command,
@@ -244,7 +244,7 @@ impl Engine {
     pub(super) fn decline(&mut self, to: NodeId, forward: u64, id: GroupId, host: &mut dyn Host) {
         let leader = self
             .groups
-            .get(&id)
+            .get(id)
             .and_then(|g| g.leader())
             .or_else(|| self.requests.hint(id))
             .filter(|l| *l != self.me());

@@ -67,7 +67,7 @@ impl Engine {
         judge: impl FnOnce(&Facts<'_>) -> T,
     ) -> T {
         let replicas = |group: GroupId| {
-            let group = self.groups.get(&group)?;
+            let group = self.groups.get(group)?;
             Some(Replica {
                 members: group.members(),
                 term: group.term(),
@@ -108,10 +108,10 @@ impl Engine {
             // The store is behind; Raft sends them again.
             return Ok(());
         }
-        if !self.groups.contains_key(&id) {
+        if !self.groups.has(id) {
             self.make_room_for(id)?;
         }
-        let group = self.groups.get_mut(&id).expect("room was just made for it");
+        let group = self.groups.get_mut(id).expect("room was just made for it");
         if group.is_installing() {
             return Ok(());
         }
@@ -147,7 +147,7 @@ impl Engine {
         };
         let log = GroupLog::open(self.log.clone(), id, record.applied, record.members.clone())?;
         let group = Group::open(self.me(), id, log, record, machine, &mut self.rng)?;
-        self.groups.insert(id, Box::new(group));
+        self.groups.insert(group);
         Ok(())
     }
 }

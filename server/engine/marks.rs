@@ -207,7 +207,7 @@ impl Engine {
     /// In the meta group that this node leads; nobody waits for it.
     pub(super) fn propose_meta(&mut self, command: Command) {
         let deadline = self.now + limits::REQUEST_DEADLINE;
-        if let Some(meta) = self.groups.get_mut(&GroupId::META) {
+        if let Some(meta) = self.groups.get_mut(GroupId::META) {
             meta.enqueue_own(Waiting::for_nobody(Logged::Meta(command), deadline));
             self.awake.insert(GroupId::META);
         }
@@ -246,7 +246,7 @@ impl Engine {
         self.marks.asked_by = Some(from);
         let (open, deadline) = (self.marks.open, self.now + limits::REQUEST_DEADLINE);
         let mut marked = Vec::new();
-        for group in self.groups.values_mut().filter(|g| g.leads()) {
+        for group in self.groups.all_mut().filter(|g| g.leads()) {
             if group.fence().is_marked(seq) && !mutated(Mutation::CapturedTwice) {
                 marked.push(group.id().0);
             } else if group.propose_mark(seq, open, deadline) {
@@ -263,7 +263,7 @@ impl Engine {
 
     pub(super) fn on_release(&mut self, release: internal::Release) {
         if self.marks.open.released(SnapshotSeq(release.seq)) {
-            self.awake.extend(self.groups.keys().copied());
+            self.awake.extend(self.groups.ids());
         }
     }
 
@@ -276,14 +276,14 @@ impl Engine {
         seq: SnapshotSeq,
         host: &mut dyn Host,
     ) -> Result<()> {
-        let group = &self.groups[&id];
+        let group = &self.groups[id];
         let (at, leads) = (group.applied(), group.leads());
         let replayed = group.is_replayed(at.index);
         if replayed {
             self.give_up(seq);
         } else if self.marks.captures.takes(seq) {
             let rows = self.freeze(id);
-            let group = &self.groups[&id];
+            let group = &self.groups[id];
             let (dots, members) = (group.record().data.dots, group.members().clone());
             let captured = Captured { group: id, at, dots, members, rows };
             self.marks.captures.marked(seq, id, captured, self.now);
@@ -300,7 +300,7 @@ impl Engine {
     /// A group's rows as they are now: its layers, and the view that they lie over.
     fn freeze(&mut self, id: GroupId) -> Frozen {
         self.seal_group(id, true);
-        self.groups[&id].freeze(self.view.clone())
+        self.groups[id].freeze(self.view.clone())
     }
 
     /// `Begin(seq)` is applied.
@@ -310,7 +310,7 @@ impl Engine {
         index: u64,
         host: &mut dyn Host,
     ) -> Result<()> {
-        let replayed = self.groups.get(&GroupId::META).is_some_and(|g| g.is_replayed(index));
+        let replayed = self.groups.get(GroupId::META).is_some_and(|g| g.is_replayed(index));
         if replayed {
             self.marks.captures.pass_over([seq]);
         }
@@ -322,7 +322,7 @@ impl Engine {
 
     pub(super) fn snapshot_resolved(&mut self, seq: SnapshotSeq, host: &mut dyn Host) {
         if self.marks.open.resolved(seq) {
-            self.awake.extend(self.groups.keys().copied());
+            self.awake.extend(self.groups.ids());
         }
         let Some(snapshot) = self.meta.snapshot(seq) else { return };
         let (id, sealed) = (snapshot.id, snapshot.stage == Stage::Sealed);
@@ -358,7 +358,7 @@ impl Engine {
             id.is_meta() || meta.assignments().get(&id).is_some_and(|nodes| nodes.contains(&me))
         };
         let to_come = |captures: &Captures<Captured>| {
-            groups.values().any(|group| {
+            groups.all().any(|group| {
                 group.has_replica()
                     && stays(group.id())
                     && !captures.has(seq, group.id())
@@ -512,7 +512,7 @@ impl Engine {
 
     /// At the seal the meta leader declares parts of nodes missing that do not answer.
     fn report_away(&mut self, seq: SnapshotSeq) {
-        if !self.groups.get(&GroupId::META).is_some_and(|g| g.leads()) {
+        if !self.groups.get(GroupId::META).is_some_and(|g| g.leads()) {
             return;
         }
         let alive = self.heard_lately();
@@ -564,7 +564,7 @@ impl Engine {
             return;
         }
         let deadline = self.now + limits::REQUEST_DEADLINE;
-        for group in self.groups.values_mut() {
+        for group in self.groups.all_mut() {
             if group.enqueue_lineage(lineage, deadline) {
                 failpoint(Failpoint::LineageQueued);
                 self.awake.insert(group.id());

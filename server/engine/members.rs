@@ -73,10 +73,7 @@ impl Engine {
         let departed = |id: &GroupId| {
             !id.is_meta() && meta.assignments().get(id).is_some_and(|nodes| !nodes.contains(&me))
         };
-        self.groups
-            .values_mut()
-            .filter(|group| departed(&group.id()))
-            .for_each(|group| group.leave());
+        self.groups.all_mut().filter(|group| departed(&group.id())).for_each(|group| group.leave());
     }
 
     /// Whether this node holds a group as far as it knows: it should by the newest assignment that
@@ -87,7 +84,7 @@ impl Engine {
         let assigned =
             self.meta.assignments().get(&id).is_some_and(|nodes| nodes.contains(&self.me()));
         assigned
-            && self.groups.get(&id).is_some_and(|group| {
+            && self.groups.get(id).is_some_and(|group| {
                 group.has_replica()
                     && !group.is_installing()
                     && !group.was_left()
@@ -96,7 +93,7 @@ impl Engine {
     }
 
     pub(super) fn tick_members(&mut self) {
-        for id in self.groups.keys().copied().collect::<Vec<_>>() {
+        for id in self.groups.ids().collect::<Vec<_>>() {
             self.tick_group(id);
         }
     }
@@ -106,7 +103,7 @@ impl Engine {
     pub(super) fn tick_group(&mut self, id: GroupId) {
         let now = self.now;
         let resigning = self.resigning;
-        let Some(group) = self.groups.get_mut(&id).filter(|g| g.leads()) else { return };
+        let Some(group) = self.groups.get_mut(id).filter(|g| g.leads()) else { return };
         // Also before it has committed an entry of its term: the voter that it lacks for that may
         // be the one that waits for rows.
         group.review_offers(now);
@@ -128,7 +125,7 @@ impl Engine {
     /// the node is about to stop.
     pub(super) fn resign(&mut self) {
         self.resigning = true;
-        for group in self.groups.values_mut().filter(|g| g.leads()) {
+        for group in self.groups.all_mut().filter(|g| g.leads()) {
             if group.resign(self.now) {
                 self.awake.insert(group.id());
             }
@@ -138,13 +135,13 @@ impl Engine {
     /// Sends rows to members that asked for them, as far as the store knows those members.
     pub(super) fn tick_offers(&mut self, host: &mut dyn Host) {
         let groups = &self.groups;
-        self.offering.retain(|id| groups.get(id).is_some_and(|g| g.offers_rows()));
+        self.offering.retain(|id| groups.get(*id).is_some_and(|g| g.offers_rows()));
         if self.offering.is_empty() {
             return;
         }
-        let under_way = self.groups.values().map(|group| group.rows_under_way()).sum();
+        let under_way = self.groups.all().map(|group| group.rows_under_way()).sum();
         let mut free = limits::ROWS_AT_ONCE.saturating_sub(under_way);
-        for group in self.groups.values_mut().filter(|g| g.leads()) {
+        for group in self.groups.all_mut().filter(|g| g.leads()) {
             for (to, would_do) in group.rows_wanted() {
                 if !would_do {
                     self.checkpoints.want();
@@ -164,7 +161,7 @@ impl Engine {
     }
 
     pub(super) fn on_rows_sent(&mut self, to: NodeId, id: GroupId, announced: Option<Announced>) {
-        let Some(group) = self.groups.get_mut(&id).filter(|g| g.leads()) else { return };
+        let Some(group) = self.groups.get_mut(id).filter(|g| g.leads()) else { return };
         if group.rows_sent(to, announced, self.now) {
             self.awake.insert(id);
         }
@@ -173,7 +170,7 @@ impl Engine {
     /// A process that has ended has lost the rows that it had not put in place: the next one is not
     /// left waiting for them. If only its stream has ended, they are sent once more.
     pub(super) fn take_offers_back(&mut self, node: NodeId) {
-        for group in self.groups.values_mut().filter(|g| g.leads()) {
+        for group in self.groups.all_mut().filter(|g| g.leads()) {
             group.take_offer_back(node);
         }
     }

@@ -55,6 +55,7 @@ pub mod captures;
 pub mod requests;
 pub mod read_index;
 pub mod group;
+mod groups;
 pub(crate) mod admission;
 mod inbound;
 mod forward;
@@ -89,6 +90,7 @@ use self::{
     consensus::{GroupLog, Message, Turn},
     endings::Endings,
     group::{Followed, Group},
+    groups::Groups,
     heard::Heard,
     marks::Marks,
     requests::{Asker, For, Requests},
@@ -122,7 +124,7 @@ pub struct Engine {
     view: Arc<View>,
     meta: cluster::State,
     meta_changed: BTreeSet<Changed>,
-    groups: BTreeMap<GroupId, Box<Group>>,
+    groups: Groups,
     requests: Requests,
     looks: reads::Inspections,
     marks: Marks,
@@ -186,7 +188,7 @@ impl Engine {
             meta = apply::load_meta(&view, &identity)?;
         }
         let restarted = records.values().any(|r| r.applied.index > 0);
-        let mut groups = BTreeMap::new();
+        let mut groups = Groups::default();
         for (id, record) in records {
             let machine = if id.is_meta() {
                 None
@@ -199,11 +201,11 @@ impl Engine {
             if let Some(at) = ended.get(&id) {
                 group.has_ended(*at);
             }
-            groups.insert(id, Box::new(group));
+            groups.insert(group);
         }
         let requests = Requests::starting_at(identity.node, rng.next_u64());
         let looks = reads::Inspections::starting_at(rng.next_u64());
-        let awake = groups.keys().copied().collect();
+        let awake = groups.ids().collect();
         let votes_from = if restarted { now + limits::PROMISE } else { now };
         let mut engine = Engine {
             marks: Marks::new(&meta),
@@ -255,7 +257,7 @@ impl Engine {
 
     /// The term that a group's replica here is in.
     pub fn term(&self, group: GroupId) -> Option<u64> {
-        self.groups.get(&group).map(|g| g.term())
+        self.groups.get(group).map(|g| g.term())
     }
 
     /// The replica of a group; see `opened`.
@@ -266,7 +268,7 @@ impl Engine {
     /// Whether this node leads the meta group and has applied everything that was acknowledged
     /// before it led.
     fn leads_meta(&self) -> bool {
-        self.groups.get(&GroupId::META).is_some_and(|g| g.knows_all())
+        self.groups.get(GroupId::META).is_some_and(|g| g.knows_all())
     }
 
     fn me(&self) -> NodeId {
@@ -336,7 +338,7 @@ impl Engine {
         if self.identity.lineage == Lineage::PENDING && lineage != Lineage::PENDING {
             self.identity.lineage = lineage;
             host.adopt(&self.identity)?;
-            self.awake.extend(self.groups.keys().copied());
+            self.awake.extend(self.groups.ids());
         }
         Ok(())
     }
@@ -356,7 +358,7 @@ impl Engine {
     fn on_tick(&mut self, host: &mut dyn Host) -> Result<()> {
         self.ticks += 1;
         let active = self.is_active(GroupId(0));
-        for group in self.groups.values_mut().filter(|g| active || g.id().is_meta()) {
+        for group in self.groups.all_mut().filter(|g| active || g.id().is_meta()) {
             if !group.is_installing() {
                 group.tick(&mut self.rng);
                 group.forget_applied(|node| self.heard.lately(node, self.now));
@@ -367,7 +369,7 @@ impl Engine {
         }
         for (group, asker) in self
             .groups
-            .values_mut()
+            .all_mut()
             .flat_map(|g| g.expire(self.now).into_iter().map(|asker| (g.id(), asker)))
             .collect::<Vec<_>>()
         {
@@ -409,7 +411,7 @@ impl Engine {
         for id in awake {
             self.propose_waiting(id, host);
             self.ask_for_reads(id);
-            let Some(group) = self.groups.get_mut(&id) else { continue };
+            let Some(group) = self.groups.get_mut(id) else { continue };
             if !group.reads().is_empty() {
                 self.asked.insert(id);
             }
@@ -426,7 +428,9 @@ impl Engine {
             entries += turn.entries();
             sync |= turn.must_sync();
             let group = opened(&mut self.groups, id);
-            let committed = group.take_committed(&mut turn);
+            // What the meta group says may bear on the turns of other groups, which are not done
+            // yet.
+            let committed = if id.is_meta() { Vec::new() } else { group.take_committed(&mut turn) };
             group.write(&turn, &mut batch, &mut |full| {
                 // What is gathered is held in memory more than once.
                 host.flush();
@@ -455,7 +459,7 @@ impl Engine {
     fn propose_waiting(&mut self, id: GroupId, host: &mut dyn Host) {
         let (open, lineage) = (self.marks.open(), self.meta.settings().lineage);
         let has_room = !self.checkpoints.is_full();
-        let Some(group) = self.groups.get_mut(&id) else { return };
+        let Some(group) = self.groups.get_mut(id) else { return };
         let before = group.raft().last_index();
         if let Some(held) = group.propose_waiting(open, lineage, has_room, self.now) {
             host.tell(News::Held(held));
@@ -475,7 +479,7 @@ impl Engine {
         send_all(group, messages, late, host);
         self.follow_leader(id, steps_down, host)?;
         self.apply(id, committed, host)?;
-        if self.groups.get(&id).is_some_and(|g| g.has_work()) {
+        if self.groups.get(id).is_some_and(|g| g.has_work()) {
             self.awake.insert(id);
         }
         Ok(())
@@ -517,8 +521,8 @@ impl Engine {
 
 /// A group that this node has opened. The engine drops none, so an id that came from one of them
 /// finds it.
-fn opened(groups: &mut BTreeMap<GroupId, Box<Group>>, id: GroupId) -> &mut Group {
-    groups.get_mut(&id).expect("the engine keeps every group that it has opened")
+fn opened(groups: &mut Groups, id: GroupId) -> &mut Group {
+    groups.get_mut(id).expect("the engine keeps every group that it has opened")
 }
 
 fn message(group: GroupId, body: peer_message::Body) -> PeerMessage {

@@ -38,36 +38,35 @@ impl<'a> EngineView<'a> {
     }
     /// The groups that this node leads, and their members.
     pub fn led(&self) -> impl Iterator<Item = (GroupId, &'a Membership)> {
-        self.engine.groups.values().filter(|g| g.leads()).map(|g| (g.id(), g.members()))
+        self.engine.groups.all().filter(|g| g.leads()).map(|g| (g.id(), g.members()))
     }
     /// What a group waits for that this node leads and that does not have the members it should.
     pub fn wait_of(&self, group: GroupId) -> Option<(Wait, Duration)> {
-        self.engine.groups.get(&group).and_then(|group| self.engine.wait_of(group))
+        self.engine.groups.get(group).and_then(|group| self.engine.wait_of(group))
     }
     /// Data groups of which something is here.
     pub fn replicas(&self) -> usize {
-        self.engine.groups.values().filter(|g| !g.id().is_meta() && g.is_something()).count()
+        self.engine.groups.all().filter(|g| !g.id().is_meta() && g.is_something()).count()
     }
     /// The groups of which this node has a replica and knows no leader: who votes in them, as far
     /// as the replica has applied the log, and how far that is.
     pub fn leaderless(&self) -> impl Iterator<Item = (GroupId, &'a BTreeSet<NodeId>, u64)> {
-        let groups =
-            self.engine.groups.values().filter(|g| g.has_replica() && g.leader().is_none());
+        let groups = self.engine.groups.all().filter(|g| g.has_replica() && g.leader().is_none());
         groups.map(|g| (g.id(), &g.members().voters, g.applied().index))
     }
     /// How far this node has applied a group's log; 0 without a replica.
     pub fn applied(&self, group: GroupId) -> u64 {
-        self.engine.groups.get(&group).map_or(0, |g| g.applied().index)
+        self.engine.groups.get(group).map_or(0, |g| g.applied().index)
     }
     pub fn leader(&self, group: GroupId) -> Option<NodeId> {
         self.engine
             .groups
-            .get(&group)
+            .get(group)
             .and_then(|g| g.leader())
             .or_else(|| self.engine.requests.hint(group))
     }
     pub fn overlay_bytes(&self) -> usize {
-        self.engine.groups.values().map(|g| g.overlay_bytes()).sum()
+        self.engine.groups.all().map(|g| g.overlay_bytes()).sum()
     }
     pub fn open(&self) -> SnapshotSeq {
         self.engine.marks.open().get()
@@ -86,7 +85,7 @@ impl<'a> EngineView<'a> {
     /// it has none. Replicas at the same place have the same.
     pub fn replica(&self, id: GroupId) -> Result<Option<(Position, blake3::Hash)>> {
         let Some(group) =
-            self.engine.groups.get(&id).filter(|g| g.has_replica() && !g.is_installing())
+            self.engine.groups.get(id).filter(|g| g.has_replica() && !g.is_installing())
         else {
             return Ok(None);
         };
@@ -123,7 +122,7 @@ impl<'a> EngineView<'a> {
     /// Why this node cannot serve everything it should hold; None when it can.
     pub fn unready(&self) -> Option<String> {
         let engine = self.engine;
-        let Some(meta) = engine.groups.get(&GroupId::META).filter(|g| g.has_replica()) else {
+        let Some(meta) = engine.groups.get(GroupId::META).filter(|g| g.has_replica()) else {
             return Some("the node has not received the cluster's configuration yet".into());
         };
         if meta.leader().is_none() {
@@ -150,7 +149,7 @@ impl<'a> EngineView<'a> {
         let waiting = mine.filter(|(id, _)| {
             engine
                 .groups
-                .get(id)
+                .get(**id)
                 .is_none_or(|g| behind(g) || !g.members().voters.contains(&engine.identity.node))
         });
         match waiting.count() {
@@ -197,7 +196,7 @@ impl Engine {
         }
         let number = self.looks.next_number();
         self.looks.waiting.insert(number, look);
-        match self.groups.get_mut(&GroupId::META) {
+        match self.groups.get_mut(GroupId::META) {
             Some(meta) => {
                 meta.reads_mut().add_look(number);
                 self.awake.insert(GroupId::META);
@@ -221,7 +220,7 @@ impl Engine {
                 "the meta group has no leader that could be reached; retry later",
             );
         }
-        if let Some(meta) = self.groups.get_mut(&GroupId::META) {
+        if let Some(meta) = self.groups.get_mut(GroupId::META) {
             let waiting = &self.looks.waiting;
             meta.reads_mut().ask_again(self.now, |number| waiting.contains_key(&number));
             if meta.reads().waits_to_ask() {
@@ -233,7 +232,7 @@ impl Engine {
     /// Begins a question to the quorum for the reads that wait, unless the lease covers them.
     pub(super) fn ask_for_reads(&mut self, id: GroupId) {
         let Engine { groups, looks, now, .. } = self;
-        if let Some(group) = groups.get_mut(&id) {
+        if let Some(group) = groups.get_mut(id) {
             group.ask_for_reads(*now, || looks.next_number());
         }
     }
@@ -268,7 +267,7 @@ impl Engine {
         query: &Query,
         host: &mut dyn Host,
     ) -> Result<()> {
-        let group = self.groups.get(&id).expect("reads wait only in groups that are there");
+        let group = self.groups.get(id).expect("reads wait only in groups that are there");
         let rows = SeenRows(group.reader(&self.view));
         let reply: Reply = query.answer(self.topology(), &rows)?;
         self.finish(asker, id, reply, host)

@@ -80,8 +80,8 @@ impl Group {
 
     // ---- To the store. ----
 
-    /// Closes the open layer where it is now, with these rows of the meta group, and counts it; with
-    /// `always` also when only the record has changed.
+    /// Closes the open layer where it is now, with these rows of the meta group, and counts it;
+    /// with `always` also when only the record has changed.
     pub fn seal(
         &mut self,
         meta_rows: Vec<(Vec<u8>, Option<Bytes>)>,
