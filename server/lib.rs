@@ -109,8 +109,8 @@
 //!    `SealSnapshot`. After [`limits::CUT_DEADLINE`] it proposes `AbortSnapshot` instead. The
 //!    outcome that comes first in the meta log wins. Release, seal and abort all raise [`Open`],
 //!    and writes go on.
-//! 6. When all replicas of a node stand at their marks ([`Captures::due`]), what they have frozen is
-//!    handed over to be copied ([`hand_over_captures`]). No checkpoint is waited for, and none
+//! 6. When all replicas of a node stand at their marks ([`Captures::due`]), what they have frozen
+//!    is handed over to be copied ([`hand_over_captures`]). No checkpoint is waited for, and none
 //!    waits. If a replica has not come [`limits::MARK_GRACE`] after the node's first mark, the node
 //!    goes without it as soon as the snapshot is sealed. A node that applies a mark while it
 //!    replays its log after a restart contributes no part.

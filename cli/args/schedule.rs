@@ -11,7 +11,7 @@ use crate::{base::ids::SnapshotId, repository::verify::Extent};
 #[command(after_help = "Examples:\n  \
     ddbctl schedule create hourly --cron @hourly --keep last=24,daily=30\n  \
     ddbctl schedule create nightly --cron @daily --start-deadline 30m\n  \
-    ddbctl schedule create checked --cron '17 4 * * *' --verify 10%\n  \
+    ddbctl schedule create checked --cron @daily --verify 10%\n  \
     ddbctl schedule list\n  \
     ddbctl schedule run hourly --wait")]
 pub enum Schedule {

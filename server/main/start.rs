@@ -51,7 +51,8 @@ pub struct Start {
     /// The directory of this node's data. Created if it is not there.
     #[arg(long, value_name = "DIR", env = "DEVICEDB_STORE")]
     store: PathBuf,
-    /// Where to listen, for gRPC and HTTP alike: an address of this machine, or a name that has one.
+    /// Where to listen, for gRPC and HTTP alike: an address of this machine, or a name that has
+    /// one.
     #[arg(
         long,
         value_name = "HOST:PORT",

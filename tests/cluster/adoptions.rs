@@ -18,9 +18,9 @@ async fn upload(node: &Node) -> Ran {
 }
 
 async fn cluster_id(node: &Node) -> String {
-    let line = format!("ddbctl --endpoint {} -o json cluster health", node.endpoint());
-    let health = json(&shell(&line, SOON).await.exits(0));
-    health["cluster_id"].as_str().unwrap().to_owned()
+    let line = format!("ddbctl --endpoint {} -o json node list", node.endpoint());
+    let listed = json(&shell(&line, SOON).await.exits(0));
+    listed["cluster_id"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,7 +57,7 @@ async fn a_service_manager_hears_what_a_node_does_and_that_it_lives() {
 
     // It waits, says for what, and asks for time.
     node.start();
-    manager.hears("STATUS=waiting").await;
+    manager.hears("STATUS=the node waits for a cluster").await;
     manager.hears("EXTEND_TIMEOUT_USEC=60000000").await;
     assert!(!manager.heard.iter().any(|line| line == "READY=1"), "{:?}", manager.heard);
     node.ctl(&["cluster", "init"]).await.exits(0);
@@ -237,8 +237,8 @@ async fn an_image_holds_all_that_a_node_needs_and_is_the_same_again() {
     node.program = Some(entry.into());
     node.start();
     node.wait_ready().await;
-    let said =
-XX.exits(0).says(env!("CARGO_PKG_VERSION"));
+    let asks = format!("chroot \"$ROOT\" /usr/bin/ddbctl --endpoint {at} node list");
+    as_root(&asks, &places).await.exits(0).says(&at);
     assert!(root.join(&store[1..]).join("state.redb").is_file());
     assert!(node.terminate().await.success());
 }

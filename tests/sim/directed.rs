@@ -110,7 +110,7 @@ const HALF_MARKED: &str = "nodes=3 replicas=3 clients=9 think=10 every=700 check
 const OVERDUE: &str = "nodes=3 replicas=3 clients=9 think=10 every=700 checkpoint=16777216 \
                        overlay=134217728 cut=300 lasts=6000 snapshots=500 disasters=0 \
                        faults=LateMarks";
-/// The same, while checkpoints take long.
+/// The same, while nodes checkpoint all the time, and slowly.
 const SLOW_CAPTURE: &str = "nodes=3 replicas=3 clients=9 think=5 every=700 checkpoint=1024 \
                             overlay=134217728 cut=1000 lasts=6000 snapshots=500 disasters=0 \
                             faults=LateMarks,SlowStore";
@@ -295,8 +295,8 @@ pub const SCENARIOS: [Scenario; 32] = [
     scenario(
         Mutation::CapturedLate,
         SLOW_CAPTURE,
-        (12, 12),
-        "writes go on after the release, while the capture waits for a slow checkpoint",
+        (34, 60),
+        "a node's groups are marked one after the other, and the first ones take writes again",
     ),
     scenario(
         Mutation::CapturedTwice,

@@ -9,9 +9,9 @@
 //! One file a subject, in reading order: what a `request` may hold and a `cluster` may be, what the
 //! `engine` and the `store` keep and wait for, how `clients` and `peers` connect and stream, what
 //! `tls` waits for, how `snapshots` are taken and deleted and `schedules` kept, what the `journal`
-//! writes and a service manager is told, and what `ddbctl` waits for. The figures that lay out a format (the runs of pages in
-//! `store::large`) and the scales on which `ddbctl bench` draws are no bounds and stand with their
-//! code.
+//! writes and a service manager is told, and what `ddbctl` waits for. The figures that lay out a
+//! format (the runs of pages in `store::large`) and the scales on which `ddbctl bench` draws are no
+//! bounds and stand with their code.
 
 mod request;
 mod cluster;

@@ -15,8 +15,8 @@ pub const PEER_MESSAGE_BYTES_MAX: usize = 32 << 20;
 pub const PEER_FRAME_BYTES: usize = 2 << 20;
 /// Messages at which a frame to a peer takes no further batch.
 pub const PEER_FRAME_MESSAGES_MAX: usize = 1024;
-/// Bytes from which on an entry of a peer is kept in the frame that it came in, not copied out, and a
-/// proposed write shares the bytes of its entry.
+/// Bytes from which on an entry of a peer is kept in the frame that it came in, not copied out, and
+/// a proposed write shares the bytes of its entry.
 pub const ENTRY_SHARED_BYTES: usize = PEER_FRAME_BYTES / 8;
 /// Batches queued for one peer; each flush of an engine round adds at most one. Beyond them a batch
 /// is dropped.
