@@ -6,7 +6,7 @@
 mod services;
 mod duties;
 mod doors;
-mod manager;
+mod supervision;
 
 use std::sync::Arc;
 
@@ -52,7 +52,7 @@ use crate::{
     },
     part::seal::kept,
     proto::internal::v1::SeedPlan,
-    rpc::{Access, Audit, Calls, Quotas, Threshold, http::Pages},
+    rpc::{Access, Audit, Calls, Json, Quotas, Threshold, http::Pages},
     service::parts::{self, Directories},
     store::{Claim, Store},
 };
@@ -134,7 +134,7 @@ impl Node {
             &ground.threshold,
             &ground.crew,
         )?;
-        ground.crew.spawn(Role::Manager, manager::starting(porch.doing()));
+        ground.crew.spawn(Role::Manager, supervision::starting(porch.doing()));
         let incarnation = Random::from_entropy().nonzero();
         let started = async {
             let arrival = Arrival {
@@ -181,7 +181,7 @@ impl Node {
 
     /// Stops serving, then everything else. What was acknowledged is on disk long before.
     pub async fn stop(mut self) -> Result<()> {
-        manager::stopping();
+        supervision::stopping();
         self.resign().await;
         self.doors.stop.send_replace(true);
         // Streams that do not end by themselves are cut off.
@@ -255,11 +255,11 @@ async fn assemble(
     let routes = doors::routes(&services, for_peers, &calls, pages)?;
     failpoint(Failpoint::DoorsOpening);
     let incoming = guests.incoming(porch.leave()?);
-    let (readers, threshold) = (services.readers, threshold.clone());
-    let doors = Doors::open(routes, incoming, readers, threshold, tls.is_some(), crew);
+    let (readers, before) = (services.readers, (threshold.clone(), Json::new(&address)?));
+    let doors = Doors::open(routes, incoming, readers, before, tls.is_some(), crew);
     tracing::info!(node = %identity.node, %address, version = env!("CARGO_PKG_VERSION"), "serving");
     let words = format!("serving at {address} as node {}", identity.node);
-    crew.spawn(Role::Manager, manager::serving(handle.clone(), words));
+    crew.spawn(Role::Manager, supervision::serving(handle.clone(), words));
     let (id, crew) = (identity.node, crew.clone());
     Ok(Node { address, id, driver, handle, crew, peers, doors, _claim: claim })
 }

@@ -27,8 +27,8 @@ use crate::{
         },
     },
     rpc::{
-        AccessApi, Calls, ClusterApi, Gate, KvApi, OperationApi, PeerApi, ScheduleApi, SnapshotApi,
-        Threshold,
+        AccessApi, Calls, ClusterApi, Gate, Json, KvApi, OperationApi, PeerApi, ScheduleApi,
+        SnapshotApi, Threshold,
         http::{self, Pages},
         reflection,
     },
@@ -57,7 +57,7 @@ impl Doors {
         routes: Routes,
         incoming: Incoming,
         readers: Readers,
-        threshold: Threshold,
+        (threshold, json): (Threshold, Json),
         over_tls: bool,
         crew: &Crew,
     ) -> Doors {
@@ -67,7 +67,9 @@ impl Doors {
         crew.spawn(Role::Doors, {
             let crew = crew.clone();
             async move {
-                if let Err(e) = serve(incoming, routes, readers, threshold, age, stopped).await {
+                if let Err(e) =
+                    serve(incoming, routes, readers, (threshold, json), age, stopped).await
+                {
                     let closed = Error::unavailable(format!("the doors have closed: {e}"));
                     crew.fail(closed.with_source(e));
                 }
@@ -189,7 +191,7 @@ async fn serve(
     incoming: Incoming,
     doors: Routes,
     readers: Readers,
-    threshold: Threshold,
+    (threshold, json): (Threshold, Json),
     age: Option<Duration>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
@@ -206,6 +208,7 @@ async fn serve(
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_ANSWER))
         .initial_stream_window_size(limits::CLIENT_STREAM_WINDOW)
         .initial_connection_window_size(limits::CLIENT_CONNECTION_WINDOW)
+        .layer(json)
         .layer(threshold)
         .layer(MapResponseLayer::new(move |response| readers.watch(response).map(Body::new)))
         .add_routes(doors)

@@ -1,5 +1,5 @@
 //! HTTP/1 beside gRPC on the same port: `/metrics`, in the format that is asked for, `/healthz`
-//! (the process lives) and `/readyz` (this node can serve what it should hold).
+//! (the process lives), `/readyz` (this node can serve what it should hold), and the `console`.
 
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use axum::{
     routing::get,
 };
 
+use super::console;
 use crate::{
     base::{
         ids::GroupId,
@@ -37,11 +38,11 @@ pub struct Pages {
 }
 
 pub fn router(pages: Pages) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .with_state(pages)
+        .route("/readyz", get(readyz));
+    console::pages(router).with_state(pages)
 }
 
 async fn readyz(State(pages): State<Pages>) -> impl IntoResponse {

@@ -19,6 +19,8 @@ mod peer;
 mod snapshot;
 mod schedules;
 mod threshold;
+mod json;
+mod console;
 pub mod http;
 pub mod reflection;
 
@@ -27,6 +29,7 @@ pub use audit::{Audit, Subject};
 pub use cluster::ClusterApi;
 pub use gate::Gate;
 pub use grants::AccessApi;
+pub use json::Json;
 pub use kv::KvApi;
 pub use operations::OperationApi;
 pub use peer::PeerApi;

@@ -154,14 +154,23 @@ pub fn changes(method: &str) -> Changes {
 }
 
 /// Pages beside the contract.
-pub const PAGES: &[(&str, Whom)] =
-    &[("/healthz", Whom::Everybody), ("/readyz", Whom::Everybody), ("/metrics", LOOK)];
+pub const PAGES: &[(&str, Whom)] = &[
+    ("/healthz", Whom::Everybody),
+    ("/readyz", Whom::Everybody),
+    ("/metrics", LOOK),
+    // The console's page and files, which hold nothing of the cluster.
+    ("/", Whom::Everybody),
+    ("/console", Whom::Everybody),
+    ("/console/app.js", Whom::Everybody),
+    ("/console/style.css", Whom::Everybody),
+];
 
 /// For whom a path is. Whatever is not in the tables is for admins, or for nodes where it is
 /// between nodes.
 pub fn whom(path: &str) -> Whom {
-    let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/'))
-    else {
+    let call = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+    // Services have a package.
+    let Some((service, method)) = call.filter(|(service, _)| service.contains('.')) else {
         return PAGES.iter().find(|(page, _)| *page == path).map_or(ADMIN, |(_, whom)| *whom);
     };
     let of = TABLE.iter().filter(|row| row.service == service);
@@ -213,7 +222,9 @@ mod tests {
 
     #[test]
     fn what_is_in_no_table_is_for_admins_or_between_nodes() {
-        for path in ["/x", "/devicedb.v1.KvService/Drop", "/devicedb.v2.KvService/Get", "", "/"] {
+        for path in
+            ["/x", "/devicedb.v1.KvService/Drop", "/devicedb.v2.KvService/Get", "", "/console/x"]
+        {
             assert_eq!(whom(path), ADMIN, "{path:?}");
         }
         assert_eq!(whom("/devicedb.internal.v2.PeerService/Deliver"), Whom::Nodes);

@@ -13,6 +13,7 @@ mod cut;
 mod cuts;
 mod departures;
 mod disks;
+mod documents;
 mod drains;
 mod drills;
 mod durability;

@@ -101,6 +101,7 @@ const RECOVERY: &[Named] = &[INSPECT, PLAN, APPLY];
 
 const NOT_RUN: &[(Named, &str)] = &[
     (("README.md", "make demo "), "the demo has a test of its own, and make test runs this one"),
+    (("docs/scripting.md", "curl --json"), "documents.rs makes these calls without curl"),
     (("docs/packages.md", "sudo apt install"), "packages.rs installs and starts what it makes"),
     (("docs/packages.md", "helm install"), "charts.rs runs what the chart renders"),
     (("docs/packages.md", "kubectl create secret"), "it needs Kubernetes"),

@@ -126,6 +126,16 @@ const _: () = assert!(
     READER_WAIT.as_millis() < READER_STALL_PRESSED.as_millis(),
     "who waits is refused before who stalls is ended"
 );
+/// Bytes of a document that asks for something in JSON: base64 and quotes make a message larger.
+pub const JSON_BYTES_MAX: usize = 3 * MESSAGE_BYTES_MAX / 2;
+/// Bytes of a document that is read at once, whoever else reads one.
+pub const JSON_SMALL_BYTES: usize = 64 << 10;
+/// Larger documents that are read at the same time.
+pub const JSON_LARGE_MAX: usize = 4;
+/// How long a document may take to come, and may wait until it is read.
+pub const JSON_WAIT: Duration = Duration::from_secs(10);
+
+const _: () = assert!(JSON_BYTES_MAX > MESSAGE_BYTES_MAX / 3 * 4, "base64 takes a third more");
 const _: () = assert!(DOWNLOAD_PIECE_BYTES < MESSAGE_BYTES_MAX);
 const _: () =
     assert!(CLIENT_SCANS as usize <= SCANS_MAX && CLIENT_DOWNLOADS as usize <= DOWNLOADS_MAX);

@@ -62,25 +62,52 @@ pub async fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String
     http_over(TcpStream::connect(address).await?, address, path).await
 }
 
-/// The same over a connection that is made already.
+/// One POST over HTTP/1.1, with further headers; a `Host` among them stands in place of the
+/// address.
+#[allow(dead_code, reason = "not every test that uses the harness posts")]
+pub async fn http_post(
+    address: &str,
+    path: &str,
+    headers: &[&str],
+    body: &str,
+) -> std::io::Result<(u16, String)> {
+    let host = match headers.iter().any(|header| header.starts_with("Host: ")) {
+        true => String::new(),
+        false => format!("Host: {address}\r\n"),
+    };
+    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\n{host}{headers}Content-Length: {length}\r\nConnection: \
+         close\r\n\r\n{body}"
+    );
+    http_said(TcpStream::connect(address).await?, &request, address, path).await
+}
+
+/// A GET over a connection that is made already.
 async fn http_over(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     address: &str,
     path: &str,
 ) -> std::io::Result<(u16, String)> {
-    stream
-        .write_all(
-            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
-                .as_bytes(),
-        )
-        .await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    http_said(stream, &request, address, path).await
+}
+
+async fn http_said(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+    address: &str,
+    path: &str,
+) -> std::io::Result<(u16, String)> {
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     let status = status.ok_or_else(|| {
-        std::io::Error::other(format!("{address} answered GET {path} with no HTTP: {head:?}"))
+        std::io::Error::other(format!("{address} answered {path} with no HTTP: {head:?}"))
     })?;
     Ok((status, body.to_string()))
 }
