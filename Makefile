@@ -11,6 +11,7 @@ FUZZ_VERSION := 0.13.1
 VERSITYGW_VERSION := v1.8.0
 AZURITE_VERSION := 3.37.0
 HELM_VERSION := v3.22.0
+KUBERNETES_VERSION := 1.31.0
 KUBERNETES_VALIDATE_VERSION := 1.37.0
 TOOLS := $(CURDIR)/target/tools
 BUF := $(TOOLS)/buf-$(BUF_VERSION)/buf
@@ -26,7 +27,7 @@ LOCKED := --locked
 # One build serves every test: the one in which nodes can be made to fail on purpose.
 FAULTS := --features fault-injection
 
-.PHONY: help demo deb image chart test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz alarms test-clients test-stores clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
+.PHONY: help demo deb image chart console test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz alarms test-clients test-stores clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -46,8 +47,16 @@ compare: needs $(ETCD_DIR)/etcdctl ## DeviceDB beside etcd: make compare ROUNDS=
 	@$(CARGO) build --quiet $(LOCKED) --release --bins --example compare
 	@PATH="$(ETCD_DIR):$$PATH" "$${CARGO_TARGET_DIR:-target}/release/examples/compare" --rounds=$(ROUNDS) --seconds=$(SECONDS) --keys=$(KEYS) --only=$(ONLY)
 
+# Suites on real processes mostly wait: for elections, for disks, for each other. What computes runs beside them, with the processor time that they leave.
+WAITING := --test cluster --test chaos --test failpoints
+COMPUTING := --lib --bins --test cli --test fuzz --test sim --test tidy
 test: needs ## every test, those on real processes included
-	$(CARGO) test $(LOCKED) $(FAULTS)
+	$(CARGO) test $(LOCKED) $(FAULTS) --no-run
+	@computed=$$(mktemp); trap 'rm -f "$$computed"' EXIT; failed=0; \
+	nice -n 19 $(CARGO) test $(LOCKED) $(FAULTS) --no-fail-fast $(COMPUTING) >"$$computed" 2>&1 & beside=$$!; \
+	$(CARGO) test $(LOCKED) $(FAULTS) $(WAITING) || failed=1; \
+	wait $$beside || failed=1; cat "$$computed"; exit $$failed
+	$(CARGO) test $(LOCKED) $(FAULTS) --doc
 	@$(MAKE) --no-print-directory test-clients
 
 failpoints: needs ## the places at which a test kills a node on purpose, and what happens there
@@ -105,6 +114,11 @@ fuzz: needs $(FUZZ) ## every door for bytes from outside under cargo-fuzz, each 
 alarms: needs $(PROMETHEUS)/promtool ## the alarms in deploy/prometheus: what they do, and a real Prometheus server that scrapes a real cluster
 	$(PROMETHEUS)/promtool test rules deploy/prometheus/tests.yaml
 	DEVICEDB_PROMETHEUS="$(PROMETHEUS)" $(CARGO) test --quiet $(LOCKED) $(FAULTS) --test alarms
+
+CHROMIUM = $(firstword $(shell command -v chromium chromium-browser google-chrome 2>/dev/null))
+console: needs ## the console in a real browser, before a real cluster; pictures are left in target/console
+	@[ -n "$(CHROMIUM)" ] || { echo "Chromium is missing: sudo apt-get install chromium" >&2; exit 1; }
+	DEVICEDB_CHROMIUM="$(CHROMIUM)" $(CARGO) test --quiet $(LOCKED) $(FAULTS) --test console
 
 # The binaries are those of `make test`: the tests of the cluster build both. `cargo build` would resolve other features of crates than `cargo test` does, and compile
 # half of them and the library once more.
@@ -166,13 +180,13 @@ image: needs ## a container image of release binaries, for docker, podman and co
 # Kubernetes' own schemas, for each kind that the chart has.
 chart: $(HELM) $(KUBERNETES) ## the chart for Kubernetes: checked, rendered to tests/golden/helm/, which tests run, and checked against Kubernetes' schemas
 	@mkdir -p tests/golden/helm
-	$(HELM) lint --quiet --set insecure=true deploy/helm/devicedb
-	@render() { $(HELM) template devicedb deploy/helm/devicedb --no-hooks=false "$$@"; }; set -e; \
+	$(HELM) lint --quiet --kube-version $(KUBERNETES_VERSION) --set insecure=true deploy/helm/devicedb
+	@render() { $(HELM) template devicedb deploy/helm/devicedb --kube-version $(KUBERNETES_VERSION) "$$@"; }; set -e; \
 	render --set insecure=true,replicas=4 >tests/golden/helm/four.yaml; \
 	render --set insecure=true,global.replicasBefore=4 --is-upgrade >tests/golden/helm/three-of-four.yaml; \
 	render --values deploy/helm/example.yaml >tests/golden/helm/example.yaml; \
 	for rendered in tests/golden/helm/*.yaml; do $(KUBERNETES) --strict "$$rendered" || exit 1; done
-	@! $(HELM) template devicedb deploy/helm/devicedb 2>/dev/null || { echo "a chart without certificates renders without insecure: true" >&2; exit 1; }
+	@! $(HELM) template devicedb deploy/helm/devicedb --kube-version $(KUBERNETES_VERSION) 2>/dev/null || { echo "a chart without certificates renders without insecure: true" >&2; exit 1; }
 
 fmt: $(BUF) ## lays out Rust code and the contract
 	$(CARGO) fmt
