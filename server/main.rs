@@ -166,7 +166,7 @@ fn main() -> ExitCode {
     rustix::process::umask(rustix::fs::Mode::from_bits_retain(0o077));
     #[cfg(feature = "fault-injection")]
     if env::args_os().nth(1).is_some_and(|arg| arg == "--failpoints") {
-        return ended(say(&devicedb::faults::failpoint::listed()));
+        return ended(say(devicedb::faults::failpoint::listed()));
     }
     if env::args_os().nth(1).is_some_and(|arg| arg == "cluster") {
         return match guide::main(env::args_os().skip(2)) {
@@ -185,7 +185,7 @@ fn main() -> ExitCode {
         Args { command: Command::Recover(command) } => return ended(recover(command)),
         Args { command: Command::Restore(command) } => return ended(restore(command)),
         Args { command: Command::Completions { shell } } => {
-            return ended(say(&manual::completions(Args::command(), shell)));
+            return ended(say(manual::completions(Args::command(), shell)));
         }
         Args { command: Command::Manual { dir } } => {
             return ended(manual::pages(Args::command(), &dir));

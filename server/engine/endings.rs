@@ -116,7 +116,7 @@ impl Engine {
             }
         };
         self.meta.node(me).is_some_and(|node| node.leaving)
-            && (mutated(Mutation::DepartsEarly) || !self.groups.all().any(|group| is_needed(group)))
+            && (mutated(Mutation::DepartsEarly) || !self.groups.all().any(is_needed))
             && !self.meta.snapshots().values().any(writes)
     }
 

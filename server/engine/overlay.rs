@@ -315,7 +315,7 @@ mod tests {
             let store = Store::create(dir.path(), &crate::base::disk::Machine, b"me").unwrap();
             let (mut overlay, mut model, mut view) = (Overlay::default(), BTreeMap::new(), None);
             let counted = LayerBytes::default();
-            let mut frozen: Vec<(Frozen, BTreeMap<Vec<u8>, Vec<u8>>)> = Vec::new();
+            let mut frozen = Vec::new();
             for (what, key, value) in steps {
                 let key = vec![b'd', key];
                 match what {
