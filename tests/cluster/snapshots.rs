@@ -347,6 +347,34 @@ async fn resume_finishes(cluster: &Cluster, uuid: &str, file: &Path, partial: &P
     assert!(!partial.exists());
 }
 
+/// Large values fill what waits in memory again and again, while a snapshot still holds what it has
+/// frozen of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_complete_while_large_values_come_as_fast_as_they_can() {
+    let options = Options { replication_factor: 1, ..Options::default() };
+    let cluster = Cluster::start(1, options).await;
+    let client = cluster.client();
+    client.add_site("films").await.unwrap();
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                let value = vec![writer; devicedb::base::limits::VALUE_BYTES_MAX];
+                for turn in 0..10_000 {
+                    let key = format!("{writer}-{}", turn % 8);
+                    // Nodes that hold writes back say so; that is no fault here.
+                    let _ = client.put("films", Bucket::Lww, key, &value).await;
+                }
+            })
+        })
+        .collect();
+    for _ in 0..4 {
+        client.complete_snapshot(2 * SOON).await;
+    }
+    assert!(writers.iter().all(|writer| !writer.is_finished()), "a writer has ended");
+    writers.iter().for_each(|writer| writer.abort());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retried_create_is_the_same_snapshot_and_changes_no_part() {
     let cluster =

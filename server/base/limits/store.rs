@@ -10,8 +10,9 @@ pub const OVERLAY_CHECKPOINT_BYTES: usize = 64 << 20;
 /// Bytes of applied rows in memory above which writes wait for the checkpoint.
 pub const OVERLAY_BYTES_MAX: usize = 128 << 20;
 /// Bytes of sealed rows in memory, those that only a capture still holds among them, above which
-/// captures fail: as much as waits for the store at most, and once more.
-pub const LAYER_BYTES_MAX: usize = 2 * OVERLAY_BYTES_MAX;
+/// captures fail: as much as waits for the store at most, what one snapshot has frozen of it, and
+/// once more. One snapshot alone never comes to it, however fast rows are written.
+pub const LAYER_BYTES_MAX: usize = 3 * OVERLAY_BYTES_MAX;
 /// Bytes from which on a row shares a page with no other one: the store keeps it in pieces, and in
 /// memory it weighs `ROW_LARGE_WEIGHT` times its size.
 pub const ROW_LARGE_BYTES: usize = 32 << 10;
