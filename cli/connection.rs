@@ -79,7 +79,8 @@ impl Access {
             .map_err(|e| Fault::refused(e.to_string()))?;
         let roomy = named
             .initial_stream_window_size(limits::CTL_WINDOW)
-            .initial_connection_window_size(limits::CTL_WINDOW);
+            .initial_connection_window_size(limits::CTL_WINDOW)
+            .max_frame_size(limits::FRAME_BYTES);
         let opening = async {
             match &self.trust {
                 None => cork::connect(&roomy).await,

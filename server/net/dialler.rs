@@ -93,7 +93,8 @@ impl Dialler {
         let endpoint = endpoint
             .keep_alive_timeout(limits::PEER_KEEPALIVE)
             .initial_stream_window_size(window)
-            .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW);
+            .initial_connection_window_size(limits::PEER_CONNECTION_WINDOW)
+            .max_frame_size(limits::FRAME_BYTES);
         let channel = tokio::time::timeout(limits::PEER_CONNECT, self.open(&endpoint, shown))
             .await
             .map_err(|_| Error::unavailable(format!("{address} does not answer")))?;
