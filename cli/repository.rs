@@ -5,6 +5,7 @@
 
 mod keys;
 
+use indicatif::HumanBytes;
 use rustix::{fs::Mode, process::umask};
 use serde::Serialize;
 
@@ -237,8 +238,8 @@ impl View for Listed {
                 row.seq.to_string(),
                 row.written.clone(),
                 row.rows.to_string(),
-                row.stored_bytes.to_string(),
-                row.new_bytes.to_string(),
+                HumanBytes(row.stored_bytes).to_string(),
+                HumanBytes(row.new_bytes).to_string(),
                 format!("{} {}", row.cluster, row.lineage),
             ]
         };

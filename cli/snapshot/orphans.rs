@@ -1,6 +1,7 @@
 //! `ddbctl snapshot orphans`: parts that lie in the nodes' snapshot stores and are of no snapshot
 //! that the cluster knows.
 
+use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::status::service;
@@ -129,7 +130,7 @@ impl View for Orphans {
                 o.node_id.clone(),
                 o.address.clone(),
                 written,
-                o.stored_bytes.to_string(),
+                HumanBytes(o.stored_bytes).to_string(),
                 o.left_by.clone(),
                 o.damage.clone(),
             ]

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use indicatif::HumanBytes;
 use serde::Serialize;
 use tonic::transport::Channel;
 
@@ -420,15 +421,15 @@ fn sealed(parts: &[Part]) -> String {
 
 fn parts_table(parts: &[Part], columns: Option<usize>) -> String {
     let rows = parts.iter().map(|p| {
-        let [rows, bytes, written, download] =
-            [p.rows, p.bytes, p.bytes_written, p.download_bytes].map(|n| n.to_string());
+        let [bytes, written, download] =
+            [p.bytes, p.bytes_written, p.download_bytes].map(|n| HumanBytes(n).to_string());
         let partitions = format!("{}/{}", p.partitions_done, p.partitions);
         [
             p.node_id.clone(),
             p.address.clone(),
             p.status.into(),
             partitions,
-            rows,
+            p.rows.to_string(),
             bytes,
             written,
             download,
