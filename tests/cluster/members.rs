@@ -187,7 +187,7 @@ async fn becomes(cluster: &mut Cluster, node: usize, version: &[&str]) {
     cluster.nodes[node].start();
     cluster.settled().await;
     let id = id_of(cluster, &cluster.nodes[node]).await.to_string();
-    let level = if version.is_empty() { 6 } else { 1 };
+    let level = if version.is_empty() { 7 } else { 1 };
     eventually("its level is known", SOON, async || {
         let seen = cluster.ctl(&["-o", "json", "cluster", "upgrade", "status"]).await.exits(0);
         let seen: serde_json::Value = serde_json::from_slice(&seen.stdout).unwrap();

@@ -225,7 +225,23 @@ async fn one_of_three_nodes_goes_on_with_all_that_it_has_and_new_ones_join() {
 
 /// The places of the nodes that hold each group.
 async fn holders(cluster: &Cluster) -> Vec<BTreeSet<usize>> {
-    let overview = cluster.client().overview().await.unwrap();
+    // Where groups still move, others vote in them than should.
+    let overview = eventually("every group is where it should be", SOON, async || {
+        let client = cluster.client();
+        let seen = client.overview().await.map_err(|e| e.to_string())?;
+        let (mut wanted, mut voting) = (BTreeMap::new(), BTreeMap::new());
+        for partition in client.partitions().await.map_err(|e| e.to_string())? {
+            let nodes: BTreeSet<u64> = partition.replicas.into_iter().collect();
+            wanted.insert(partition.group, nodes);
+        }
+        let mut sets: BTreeMap<BTreeSet<u64>, u32> = BTreeMap::new();
+        wanted.into_values().for_each(|nodes| *sets.entry(nodes).or_default() += 1);
+        for set in seen.voter_sets.iter().filter(|set| !set.meta) {
+            voting.insert(set.voters.iter().copied().collect::<BTreeSet<u64>>(), set.groups);
+        }
+        if sets == voting { Ok(seen) } else { Err(format!("{voting:?} instead of {sets:?}")) }
+    })
+    .await;
     let place = |id: u64| {
         let node = overview.nodes.iter().find(|node| node.id == id).unwrap();
         cluster.nodes.iter().position(|own| own.endpoint() == node.address).unwrap()
