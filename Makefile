@@ -47,16 +47,8 @@ compare: needs $(ETCD_DIR)/etcdctl ## DeviceDB beside etcd: make compare ROUNDS=
 	@$(CARGO) build --quiet $(LOCKED) --release --bins --example compare
 	@PATH="$(ETCD_DIR):$$PATH" "$${CARGO_TARGET_DIR:-target}/release/examples/compare" --rounds=$(ROUNDS) --seconds=$(SECONDS) --keys=$(KEYS) --only=$(ONLY)
 
-# Suites on real processes mostly wait: for elections, for disks, for each other. What computes runs beside them, with the processor time that they leave.
-WAITING := --test cluster --test chaos --test failpoints
-COMPUTING := --lib --bins --test cli --test fuzz --test sim --test tidy
 test: needs ## every test, those on real processes included
-	$(CARGO) test $(LOCKED) $(FAULTS) --no-run
-	@computed=$$(mktemp); trap 'rm -f "$$computed"' EXIT; failed=0; \
-	nice -n 19 $(CARGO) test $(LOCKED) $(FAULTS) --no-fail-fast $(COMPUTING) >"$$computed" 2>&1 & beside=$$!; \
-	$(CARGO) test $(LOCKED) $(FAULTS) $(WAITING) || failed=1; \
-	wait $$beside || failed=1; cat "$$computed"; exit $$failed
-	$(CARGO) test $(LOCKED) $(FAULTS) --doc
+	$(CARGO) test $(LOCKED) $(FAULTS)
 	@$(MAKE) --no-print-directory test-clients
 
 failpoints: needs ## the places at which a test kills a node on purpose, and what happens there

@@ -2,7 +2,7 @@
 //! inspects the stores that are left, plans, and applies the plan; then the nodes are started.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };

@@ -456,33 +456,6 @@ fn every_dependency_is_used() {
     assert!(unused.is_empty(), "Cargo.toml names {unused:?}, and no file does");
 }
 
-/// A suite of tests is played by `make test`, or by a target of its own, which cargo leaves out.
-#[test]
-fn every_suite_is_played() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let [makefile, manifest] =
-        ["Makefile", "Cargo.toml"].map(|file| fs::read_to_string(root.join(file)).unwrap());
-    let named = |list: &str| {
-        let line = makefile.lines().find_map(|line| line.strip_prefix(list));
-        line.unwrap_or_else(|| panic!("the Makefile has no {list}")).to_owned()
-    };
-    let played = named("WAITING :=") + &named("COMPUTING :=");
-    let played: Vec<&str> = played.split_whitespace().collect();
-    let mut suites = 0;
-    for entry in fs::read_dir(root.join("tests")).unwrap() {
-        let dir = entry.unwrap();
-        let name = dir.file_name().into_string().unwrap();
-        if !dir.path().join("main.rs").is_file() {
-            continue;
-        }
-        suites += 1;
-        let target = manifest.split("[[").find(|table| table.contains(&format!("\"{name}\"")));
-        let alone = target.is_some_and(|table| table.contains("test = false"));
-        assert_eq!(played.contains(&name.as_str()), !alone, "who plays tests/{name}?");
-    }
-    assert!(suites > 5 && played.contains(&"--lib"), "{suites} suites, {played:?}");
-}
-
 #[test]
 fn every_rule_catches_what_it_is_for() {
     let todo = concat!("//! x\n// TO", "DO later\n");
