@@ -33,6 +33,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ join "," $all }}
 {{- end }}
 
+{{/* What meshes and ingresses are told of the port. */}}
+{{- define "devicedb.protocol" -}}
+{{ ternary "https" "kubernetes.io/h2c" (ne .Values.tls.secretName "") }}
+{{- end }}
+
 {{- define "devicedb.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
