@@ -123,6 +123,11 @@ metrics! {
         counted("leader_changes", "Times that a group got another leader, as this node has seen");
     elections_won: Counter =
         counted("elections_won", "Times that this node became a group's leader");
+    offers_in_vain: Counter = counted(
+        "leadership_offers_in_vain",
+        "Times that this node offered a group's leadership to another one, which did not take \
+         it in time: the group's writes waited meanwhile"
+    );
     groups_led: Gauge =
         counted("groups_led", "Groups that this node leads, the meta group included");
     groups_leaderless: Gauge = counted(
@@ -405,6 +410,9 @@ impl Metrics {
     pub fn leader_changed(&self, to_this_node: bool) {
         self.leader_changes.inc();
         self.elections_won.inc_by(u64::from(to_this_node));
+    }
+    pub fn offered_in_vain(&self) {
+        self.offers_in_vain.inc();
     }
     pub fn part_ended(&self, how: PartEnd) {
         self.parts.get_or_create(&how.label()).inc();

@@ -6,9 +6,9 @@
 //! joint consensus, because every majority before it meets every majority after it (Ongaro 2014,
 //! section 4.1).
 //!
-//! Relies on the caller to take only one step at a time, and to say who is alive and who has caught
-//! up; both may be wrong without harm, only slow. Does not decide who the members should be: see
-//! `placement`.
+//! Relies on the caller to take only one step at a time, and to say who is alive, who has caught up
+//! and who knows of the last step; all may be wrong without harm, only slow. Does not decide who the
+//! members should be: see `placement`.
 //!
 //! - A learner becomes a voter only when it has caught up, so a new voter never delays commits.
 //! - While a voter that is to stay is away, none is added to as many as there should be: a new one
@@ -18,6 +18,8 @@
 //! - A voter is removed only while enough of the others are alive to agree without it.
 //! - While a voter is away, none that lives is removed: it may hold what the one that is away held.
 //! - The last voter stays.
+//! - Leadership is offered only to a voter that knows that it votes. Another one passes over the
+//!   offer, and writes wait until the leader gives it up.
 
 use std::collections::BTreeSet;
 
@@ -79,18 +81,27 @@ pub enum Step {
     HandOver(NodeId),
 }
 
+/// How the leader sees the members.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    /// Whether a member lacks no more than the last entries.
+    pub caught_up: &'a dyn Fn(NodeId) -> bool,
+    /// Whether a member has said that it knows of the last change of members.
+    pub knows: &'a dyn Fn(NodeId) -> bool,
+    pub alive: &'a dyn Fn(NodeId) -> bool,
+}
+
 /// The next step, or None while there is nothing to do or nothing that would be safe.
 pub fn next_step(
     current: &Membership,
     wanted: &Wanted,
     me: NodeId,
-    caught_up: &dyn Fn(NodeId) -> bool,
-    alive: &dyn Fn(NodeId) -> bool,
+    seen: Seen<'_>,
 ) -> Option<Step> {
     if wanted.voters.is_empty() {
         return None;
     }
-    let walk = Walk { current, wanted, me, caught_up, alive };
+    let walk = Walk { current, wanted, me, seen };
     walk.hand_over_drained()
         .or_else(|| walk.promote())
         .or_else(|| walk.add_learner())
@@ -101,16 +112,11 @@ pub fn next_step(
 }
 
 /// Why there is no next step; None while there is one, or nothing to do.
-pub fn why_not(
-    current: &Membership,
-    wanted: &Wanted,
-    me: NodeId,
-    caught_up: &dyn Fn(NodeId) -> bool,
-    alive: &dyn Fn(NodeId) -> bool,
-) -> Option<Wait> {
-    if next_step(current, wanted, me, caught_up, alive).is_some() {
+pub fn why_not(current: &Membership, wanted: &Wanted, me: NodeId, seen: Seen<'_>) -> Option<Wait> {
+    if next_step(current, wanted, me, seen).is_some() {
         return None;
     }
+    let Seen { caught_up, alive, .. } = seen;
     let learns = wanted.voters.iter().copied().find(|n| current.learners.contains(n));
     let away = current.voters.iter().copied().find(|n| *n != me && !alive(*n));
     if let Some(node) = learns {
@@ -130,8 +136,7 @@ struct Walk<'a> {
     current: &'a Membership,
     wanted: &'a Wanted,
     me: NodeId,
-    caught_up: &'a dyn Fn(NodeId) -> bool,
-    alive: &'a dyn Fn(NodeId) -> bool,
+    seen: Seen<'a>,
 }
 
 impl Walk<'_> {
@@ -140,14 +145,14 @@ impl Walk<'_> {
             return None;
         }
         let ready = |n: &NodeId| {
-            self.current.learners.contains(n) && (self.caught_up)(*n) && (self.alive)(*n)
+            self.current.learners.contains(n) && (self.seen.caught_up)(*n) && (self.seen.alive)(*n)
         };
         self.wanted.voters.iter().copied().find(ready).map(Step::Promote)
     }
 
     /// Whether the group has as many voters as it should, and one that is to stay is away.
     fn lacks_one_that_stays(&self) -> bool {
-        let away = |n: &&NodeId| **n != self.me && !(self.alive)(**n);
+        let away = |n: &&NodeId| **n != self.me && !(self.seen.alive)(**n);
         let stays = |n: &NodeId| self.wanted.voters.contains(n);
         self.current.voters.len() >= self.wanted.voters.len()
             && self.current.voters.iter().filter(away).any(stays)
@@ -158,7 +163,7 @@ impl Walk<'_> {
         let new = |n: &NodeId| {
             !self.current.voters.contains(n)
                 && !self.current.learners.contains(n)
-                && (self.alive)(*n)
+                && (self.seen.alive)(*n)
         };
         self.wanted
             .voters
@@ -204,7 +209,7 @@ impl Walk<'_> {
                 .copied()
                 .filter(|n| *n != self.me && !self.wanted.voters.contains(n))
         };
-        let alive = |n: &NodeId| *n == self.me || (self.alive)(*n);
+        let alive = |n: &NodeId| *n == self.me || (self.seen.alive)(*n);
         let all_alive = || self.current.voters.iter().all(alive);
         let node =
             to_go().find(|n| !alive(n)).or_else(|| to_go().next().filter(|_| all_alive()))?;
@@ -232,8 +237,9 @@ impl Walk<'_> {
         let ready = |n: &NodeId| {
             *n != self.me
                 && self.current.voters.contains(n)
-                && (self.alive)(*n)
-                && (self.caught_up)(*n)
+                && (self.seen.alive)(*n)
+                && (self.seen.caught_up)(*n)
+                && (self.seen.knows)(*n)
                 && may(*n)
         };
         let preferred = self.wanted.leader.filter(ready);
@@ -252,7 +258,14 @@ mod tests {
         nodes.into_iter().map(NodeId).collect()
     }
 
-    /// A group, and who leads it, is alive and has caught up.
+    fn seen<'a>(
+        caught_up: &'a dyn Fn(NodeId) -> bool,
+        alive: &'a dyn Fn(NodeId) -> bool,
+    ) -> Seen<'a> {
+        Seen { caught_up, knows: &|_| true, alive }
+    }
+
+    /// A group, and who leads it, is alive, has caught up and knows of the last change.
     #[derive(Default)]
     struct Story {
         members: Membership,
@@ -260,6 +273,7 @@ mod tests {
         leader: Option<NodeId>,
         silent: BTreeSet<NodeId>,
         behind: BTreeSet<NodeId>,
+        unaware: BTreeSet<NodeId>,
     }
 
     fn nodes<C: FromIterator<NodeId>>(words: &[&str]) -> C {
@@ -268,11 +282,13 @@ mod tests {
 
     impl Story {
         fn step(&mut self) -> String {
-            let Story { members, wanted, leader, silent, behind } = self;
+            let Story { members, wanted, leader, silent, behind, unaware } = self;
             let leader = leader.as_mut().expect("the story says who leads");
             let (caught_up, alive) = (|n| !behind.contains(&n), |n| !silent.contains(&n));
-            let Some(step) = next_step(members, wanted, *leader, &caught_up, &alive) else {
-                let wait = why_not(members, wanted, *leader, &caught_up, &alive);
+            let knows = |n| !unaware.contains(&n);
+            let seen = Seen { caught_up: &caught_up, knows: &knows, alive: &alive };
+            let Some(step) = next_step(members, wanted, *leader, seen) else {
+                let wait = why_not(members, wanted, *leader, seen);
                 return wait.map_or("rests".into(), |wait| match wait {
                     Wait::Silent(node) => format!("waits for node {node} to answer"),
                     Wait::Behind(node) => format!("waits for node {node} to catch up"),
@@ -308,6 +324,10 @@ mod tests {
                 ["node", node, "has", "caught", "up"] => {
                     self.behind.remove(&NodeId(number(node)));
                 }
+                ["node", node, "has", "not", "heard"] => {
+                    self.unaware.insert(NodeId(number(node)));
+                }
+                ["node", node, "has", "heard"] => drop(self.unaware.remove(&NodeId(number(node)))),
                 ["step"] => return self.step(),
                 _ => panic!("{line} is no line of a story"),
             }
@@ -371,7 +391,8 @@ mod tests {
         #[test]
         fn with_everyone_alive_every_walk_ends_at_what_is_wanted((from, wanted, me) in a_walk()) {
             let (mut members, mut leader, mut steps) = (from.clone(), me, 0);
-            while let Some(step) = next_step(&members, &wanted, leader, &|_| true, &|_| true) {
+            let all = |_| true;
+            while let Some(step) = next_step(&members, &wanted, leader, seen(&all, &all)) {
                 let before = members.voters.clone();
                 take(step, &mut members, &mut leader);
                 prop_assert!(before.symmetric_difference(&members.voters).count() <= 1);
@@ -397,7 +418,7 @@ mod tests {
             prop_assume!(has_quorum(&from));
             let (mut members, mut leader, mut steps) = (from, me, 0);
             while let Some(step) =
-                next_step(&members, &wanted, leader, &|n| !slow.contains(&n.0), &alive)
+                next_step(&members, &wanted, leader, seen(&|n| !slow.contains(&n.0), &alive))
             {
                 if let Step::Promote(n) = step {
                     prop_assert!(!slow.contains(&n.0), "nobody votes before having caught up");
@@ -422,8 +443,8 @@ mod tests {
         let wanted = Wanted { voters: vec![NodeId(1), NodeId(2), NodeId(4)], ..Wanted::default() };
         let mut leader = NodeId(1);
         let mut steps = Vec::new();
-        while let Some(step) = next_step(&members, &wanted, leader, &|_| true, &|n| n != NodeId(3))
-        {
+        let alive = |n| n != NodeId(3);
+        while let Some(step) = next_step(&members, &wanted, leader, seen(&|_| true, &alive)) {
             take(step, &mut members, &mut leader);
             steps.push(step);
         }
@@ -441,7 +462,7 @@ mod tests {
         let wanted =
             |voters: [u64; 3]| Wanted { voters: voters.map(NodeId).to_vec(), ..Wanted::default() };
         let step = |wanted: &Wanted, away: u64| {
-            next_step(&members, wanted, NodeId(1), &|_| true, &|n| n.0 != away)
+            next_step(&members, wanted, NodeId(1), seen(&|_| true, &|n| n.0 != away))
         };
         assert_eq!(step(&wanted([1, 3, 4]), 3), None);
         assert_eq!(step(&wanted([1, 3, 4]), 0), Some(Step::Remove(NodeId(2))));
@@ -453,7 +474,7 @@ mod tests {
         let members = Membership { voters: set([1, 2, 3]), learners: set([4]) };
         let wanted = Wanted { voters: [1, 2, 4].map(NodeId).to_vec(), ..Wanted::default() };
         let why = |members: &Membership, behind: u64, silent: u64| {
-            why_not(members, &wanted, NodeId(1), &|n| n.0 != behind, &|n| n.0 != silent)
+            why_not(members, &wanted, NodeId(1), seen(&|n| n.0 != behind, &|n| n.0 != silent))
         };
         assert_eq!(why(&members, 0, 0), None, "it can go on");
         assert_eq!(why(&members, 4, 0), Some(Wait::Behind(NodeId(4))));
@@ -476,8 +497,8 @@ mod tests {
             |voters: [u64; 3]| Wanted { voters: voters.map(NodeId).to_vec(), ..Wanted::default() };
         let (all, without_3) = (|_| true, |n: NodeId| n.0 != 3);
         let step = |wanted: &Wanted, alive: &dyn Fn(NodeId) -> bool| {
-            let to_go = next_step(&members, wanted, NodeId(1), &all, alive);
-            (to_go, why_not(&members, wanted, NodeId(1), &all, alive))
+            let to_go = next_step(&members, wanted, NodeId(1), seen(&all, alive));
+            (to_go, why_not(&members, wanted, NodeId(1), seen(&all, alive)))
         };
         let promotes = (Some(Step::Promote(NodeId(4))), None);
         let waits = (None, Some(Wait::Away(NodeId(3))));
@@ -494,6 +515,7 @@ mod tests {
     fn while_a_wanted_voter_is_away_nobody_goes() {
         let members = Membership { voters: set([1, 2, 3]), learners: set([]) };
         let wanted = Wanted { voters: vec![NodeId(1), NodeId(2), NodeId(4)], ..Wanted::default() };
-        assert_eq!(next_step(&members, &wanted, NodeId(1), &|_| true, &|n| n != NodeId(4)), None);
+        let without_4 = |n| n != NodeId(4);
+        assert_eq!(next_step(&members, &wanted, NodeId(1), seen(&|_| true, &without_4)), None);
     }
 }

@@ -138,6 +138,9 @@ impl Engine {
         entries: Vec<entries::Raw>,
         host: &mut dyn Host,
     ) -> Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
         let bytes_before = self.groups.get(id).map_or(0, |g| g.overlay_bytes());
         for entry in entries {
             let entry = Logged::of(entry);
@@ -166,9 +169,7 @@ impl Engine {
                 self.tick_group(id);
             }
         }
-        let group = opened(&mut self.groups, id);
-        group.forget_applied(|node| self.heard.lately(node, self.now));
-        let bytes = group.overlay_bytes();
+        let bytes = opened(&mut self.groups, id).overlay_bytes();
         self.checkpoints.add(bytes.saturating_sub(bytes_before));
         Ok(())
     }

@@ -337,6 +337,10 @@ impl Shell {
             News::Logged { entries, synced, took } => {
                 self.metrics.logged(*entries, synced.then_some(*took))
             }
+            News::InVain { group } => {
+                self.metrics.offered_in_vain();
+                tracing::debug!(%group, "leadership was offered and not taken in time");
+            }
             News::Refused { from, group, field } => self.refused(*from, *group, field),
             News::Skipped { group, at, why } => {
                 self.metrics.entry_skipped();

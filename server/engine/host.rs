@@ -58,6 +58,11 @@ pub enum News {
         group: GroupId,
         leader: Option<NodeId>,
     },
+    /// This node has offered the leadership of a group to another one, which did not take it in
+    /// time. Writes of the group have waited for that.
+    InVain {
+        group: GroupId,
+    },
     /// A node has said what no node that is well says: the field that gives it away.
     Refused {
         from: NodeId,

@@ -32,9 +32,9 @@
 //! no other file speaks to raft-rs). What decides for it and has a state of its own: `promise` (who
 //! may be voted for), `tenure` (whose acknowledgement counts), `consensus::offers` (who is sent
 //! rows in place of entries), `read_index` (when a read may be answered). `group` holds these
-//! together and keeps its fields to itself. What decides for the node: `heard` (who is there),
-//! `captures` (which snapshots it captures), `requests` (where a request goes), `admission` (what
-//! other nodes may say).
+//! together and keeps its fields to itself; `groups` finds a node's groups by their numbers. What
+//! decides for the node: `heard` (who is there), `captures` (which snapshots it captures),
+//! `requests` (where a request goes), `admission` (what other nodes may say).
 //!
 //! Most of what decides is shown by stories in `tests/golden/engine/`: a line is an event, the
 //! lines behind it are what follows.
@@ -360,7 +360,9 @@ impl Engine {
         let active = self.is_active(GroupId(0));
         for group in self.groups.all_mut().filter(|g| active || g.id().is_meta()) {
             if !group.is_installing() {
-                group.tick(&mut self.rng);
+                if group.tick(&mut self.rng) {
+                    host.tell(News::InVain { group: group.id() });
+                }
                 group.forget_applied(|node| self.heard.lately(node, self.now));
                 if group.has_work() {
                     self.awake.insert(group.id());
@@ -479,7 +481,9 @@ impl Engine {
         send_all(group, messages, late, host);
         self.follow_leader(id, steps_down, host)?;
         self.apply(id, committed, host)?;
-        if self.groups.get(id).is_some_and(|g| g.has_work()) {
+        let Some(group) = self.groups.get_mut(id) else { return Ok(()) };
+        group.forget_applied(|node| self.heard.lately(node, self.now));
+        if group.has_work() {
             self.awake.insert(id);
         }
         Ok(())

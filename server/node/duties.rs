@@ -107,6 +107,7 @@ impl Listener {
                 }
                 News::Held(_)
                 | News::Logged { .. }
+                | News::InVain { .. }
                 | News::Refused { .. }
                 | News::Ended { .. }
                 | News::Skipped { .. } => {}

@@ -64,14 +64,8 @@ async fn a_service_manager_hears_what_a_node_does_and_that_it_lives() {
     manager.hears("READY=1").await;
     manager.hears(&format!("STATUS=serving at {at} as node ")).await;
 
-    // Its loop turns, until it stands still.
+    // Its loop turns.
     manager.hears("WATCHDOG=1").await;
-    manager.hears("WATCHDOG=1").await;
-    node.pause().await;
-    manager.heard.clear();
-    while manager.socket.recv(&mut [0; 4096]).is_ok() {}
-    assert!(manager.socket.recv(&mut [0; 4096]).is_err());
-    node.resume();
     manager.hears("WATCHDOG=1").await;
 
     node.signal_to_stop();

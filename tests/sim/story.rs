@@ -60,6 +60,8 @@ pub struct Ending {
     pub removed: u64,
     /// Replicas that have ended.
     pub ended: u64,
+    /// Leaderships that were offered and not taken.
+    pub in_vain: u64,
     pub rounds: u64,
     pub messages: u64,
     pub disk_operations: u64,
@@ -246,6 +248,7 @@ impl Story {
             refused_parts: self.refused_parts,
             removed: self.removed,
             ended: self.world.ended,
+            in_vain: self.world.in_vain,
             rounds: self.world.rounds,
             messages: self.world.messages,
             disk_operations: self.world.disk_operations(),

@@ -177,6 +177,8 @@ pub struct World {
     pub rounds: u64,
     /// Replicas that have ended.
     pub ended: u64,
+    /// Leaderships that were offered and not taken.
+    pub in_vain: u64,
     pub messages: u64,
     /// At the end of this step.
     power_fails: bool,
@@ -246,6 +248,7 @@ impl World {
             broken: Vec::new(),
             rounds: 0,
             ended: 0,
+            in_vain: 0,
             messages: 0,
             power_fails: false,
             rotted: false,
@@ -445,6 +448,7 @@ impl World {
         });
         let said = outside.said;
         self.ended += said.ended;
+        self.in_vain += said.in_vain;
         let departs = said.departs;
         self.broken.extend(said.wrong.iter().map(|what| format!("node {node} {what}")));
         // All nodes here are well: whatever they say is let in. Only one that has just joined may

@@ -200,9 +200,12 @@ impl Raft {
         self.steady_election(rng);
     }
 
-    pub fn tick(&mut self, rng: &mut Random) {
+    /// Whether it had offered its leadership and nobody has taken it in time: it proposes again.
+    pub fn tick(&mut self, rng: &mut Random) -> bool {
+        let offered = self.node.raft.lead_transferee.is_some();
         self.node.tick();
         self.steady_election(rng);
+        offered && self.leads() && self.node.raft.lead_transferee.is_none()
     }
 
     /// raft-rs draws election time-outs from a generator of its own; ours come from the seed.
@@ -373,6 +376,11 @@ impl Raft {
     /// How far a member's log is known to agree with the leader's.
     pub fn matched(&self, node: NodeId) -> u64 {
         self.node.raft.prs().get(node.0).map_or(0, |member| member.matched)
+    }
+
+    /// How far a member knows that the group has agreed, as it has last said.
+    pub fn known_committed(&self, node: NodeId) -> u64 {
+        self.node.raft.prs().get(node.0).map_or(0, |member| member.committed_index)
     }
 
     /// How far every member that is there has the leader's log, as the leader knows; followers know

@@ -214,7 +214,8 @@ impl Group {
         let (me, alive) = (self.raft.me(), self.raft.alive());
         let others =
             self.members().voters.iter().copied().filter(|n| *n != me && alive.contains(n));
-        let Some(heir) = others.max_by_key(|n| self.raft.matched(*n)) else { return false };
+        let knows = |n: &NodeId| (self.knows_last_change(*n), self.raft.matched(*n));
+        let Some(heir) = others.max_by_key(knows) else { return false };
         self.handed_over = None;
         self.hand_over(heir, now)
     }

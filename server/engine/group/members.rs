@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     base::{error::Result, ids::NodeId, limits},
-    cluster::reconfigure::{self, Step, Wait},
+    cluster::reconfigure::{self, Seen, Step, Wait},
     entry::Record,
     faults::failpoint::{Failpoint, failpoint},
     log::Batch,
@@ -60,13 +60,13 @@ impl Group {
     /// for is remembered, and since when.
     pub fn next_step(&mut self, wanted: &reconfigure::Wanted, now: Duration) -> Option<Step> {
         let me = self.raft.me();
-        let (caught_up, alive) = (|n| self.is_caught_up(n), |n| self.raft.may_be_alive(n));
         let members = self.members();
-        let step = reconfigure::next_step(members, wanted, me, &caught_up, &alive);
+        let step = self.seen(|seen| reconfigure::next_step(members, wanted, me, seen));
         // Most groups are at rest at most times.
         let waits = step.is_none() && !wanted.is_met_by(members);
-        let waits =
-            waits.then(|| reconfigure::why_not(members, wanted, me, &caught_up, &alive)).flatten();
+        let waits = waits
+            .then(|| self.seen(|seen| reconfigure::why_not(members, wanted, me, seen)))
+            .flatten();
         self.waits = waits.map(|wait| match self.waits {
             Some((before, since)) if before == wait => (wait, since),
             _ => (wait, now),
@@ -79,9 +79,8 @@ impl Group {
         if !self.may_change_members() {
             return None;
         }
-        let (caught_up, alive) = (|n| self.is_caught_up(n), |n| self.raft.may_be_alive(n));
         let me = self.raft.me();
-        let wait = reconfigure::why_not(self.members(), wanted, me, &caught_up, &alive)?;
+        let wait = self.seen(|seen| reconfigure::why_not(self.members(), wanted, me, seen))?;
         let since = self.waits.filter(|(before, _)| *before == wait).map_or(now, |w| w.1);
         Some((wait, now.saturating_sub(since)))
     }
@@ -91,10 +90,25 @@ impl Group {
         self.knows_all() && !self.raft.is_changing()
     }
 
+    /// How this leader sees the members.
+    fn seen<T>(&self, look: impl FnOnce(Seen<'_>) -> T) -> T {
+        look(Seen {
+            caught_up: &|node| self.is_caught_up(node),
+            knows: &|node| self.knows_last_change(node),
+            alive: &|node| self.raft.may_be_alive(node),
+        })
+    }
+
     /// Whether a member's log is nearly as long as this leader knows that the group has agreed.
     fn is_caught_up(&self, node: NodeId) -> bool {
         let matched = self.raft.matched(node);
         matched > 0 && matched + limits::CAUGHT_UP_ENTRIES > self.raft.commit()
+    }
+
+    /// Whether a member has said that it knows that the last change of members is committed. It has
+    /// applied it then before it takes anything else that this leader says.
+    pub(super) fn knows_last_change(&self, node: NodeId) -> bool {
+        self.raft.known_committed(node) >= self.changed_at
     }
 
     pub fn take_step(&mut self, step: Step, now: Duration) {

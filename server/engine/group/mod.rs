@@ -192,8 +192,9 @@ impl Group {
             || self.offers_rows()
     }
 
-    pub fn tick(&mut self, rng: &mut Random) {
-        self.raft.tick(rng);
+    /// Whether leadership was offered in vain: writes have waited for it until now.
+    pub fn tick(&mut self, rng: &mut Random) -> bool {
+        self.raft.tick(rng)
     }
 
     /// What raft-rs wants done, if there is anything. None while something is being put in place.

@@ -30,6 +30,8 @@ pub struct Said {
     pub listed: Vec<(NodeId, String)>,
     /// Replicas that have ended.
     pub ended: u64,
+    /// Leaderships that were offered and not taken.
+    pub in_vain: u64,
     /// It was leaving, and holds nothing any more.
     pub departs: bool,
 }
@@ -84,6 +86,7 @@ impl Host for Outside<'_> {
                 self.said.wrong.push(format!("passed over entry {at:?} of group {group}: {why}"))
             }
             News::Ended { .. } => self.said.ended += 1,
+            News::InVain { .. } => self.said.in_vain += 1,
             News::Departs => self.said.departs = true,
             News::Access(..) => {}
             News::Removed(_) | News::Held(_) | News::Leader { .. } | News::Logged { .. } => {}
