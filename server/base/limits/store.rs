@@ -33,7 +33,7 @@ pub const EXTENT_AGE_MAX: Duration = Duration::from_secs(5);
 /// of one of them.
 pub const STORE_NICE: i32 = 5;
 /// Bytes of pages that redb caches, where the disk below does not say otherwise.
-pub const STORE_CACHE_BYTES: usize = 64 << 20;
+pub const STORE_CACHE_BYTES: usize = 48 << 20;
 /// Bytes of a group's rows that the store puts in place at once when they come from another node.
 pub const ROWS_WRITE_BYTES: usize = 1 << 20;
 /// Bytes that are read or written at once in a file of a group's rows.
