@@ -48,6 +48,7 @@ use crate::{
     net::{
         Dialler, Me, Peers,
         acceptor::{self, Guests},
+        spans::Traces,
         tls::Tls,
     },
     part::seal::kept,
@@ -232,12 +233,16 @@ async fn assemble(
     seen.iter().for_each(|node| peers.listed(node.id, &node.address));
 
     // What it offers, and what it does by itself.
+    let traces = match &options.collector {
+        None => Traces::default(),
+        Some(collector) => Traces::to(collector, &identity, (clock, metrics, crew))?,
+    };
     let services = Services::new(
         options,
         identity_rx,
         directories,
         (handle.clone(), peers.clone()),
-        (clock, metrics, crew),
+        (clock, metrics, crew, &traces),
     );
     let entry = arrival::entry(options, identity.node, identity.lineage, &address);
     duties::begin(options, &services, access, entry, heard, (metrics, crew));
@@ -251,7 +256,7 @@ async fn assemble(
         metrics: metrics.clone(),
     };
     let audit = threshold.audit.clone();
-    let calls = Calls { clock, metrics: metrics.clone(), crew: crew.clone(), audit };
+    let calls = Calls { clock, metrics: metrics.clone(), crew: crew.clone(), audit, traces };
     let routes = doors::routes(&services, for_peers, &calls, pages)?;
     failpoint(Failpoint::DoorsOpening);
     let incoming = guests.incoming(porch.leave()?);

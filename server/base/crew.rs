@@ -37,7 +37,7 @@ pub enum Takes {
     Part,
     /// One request, or one transfer that is begun again.
     Request,
-    /// Lines of the log, which are counted as lost.
+    /// Lines of the log, or spans of traces, which are counted as lost.
     Lines,
 }
 
@@ -151,6 +151,8 @@ roles! {
     // What is said.
     /// Writes the log.
     Journal "journal" Lines
+    /// Hands spans on to the collector of traces.
+    Traces "traces" Lines
 }
 
 /// The threads and tasks of one node. Cheap to clone.

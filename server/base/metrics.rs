@@ -34,7 +34,10 @@ use prometheus_client::{
 };
 
 use self::{
-    labels::{Build, Call, Disk, Ended, Field, Method, NOT_STORED, Of, Other, STORED, Who, Why},
+    labels::{
+        Build, Call, Disk, Ended, Field, LOST, Method, NOT_STORED, Of, Other, SENT, STORED, Who,
+        Why,
+    },
     schedules::Planned,
 };
 use crate::base::{ids::NodeId, journal};
@@ -266,6 +269,10 @@ metrics! {
         "stderr_lines_lost",
         "Lines of the log that nobody read in time, or that could not be written"
     );
+    spans: Family<Ended, Counter> = counted(
+        "trace_spans",
+        "Spans of traces by what became of them: the collector took them, or they were lost"
+    );
     build: Family<Build, Gauge> =
         counted("build_info", "Always 1: the version of the program that runs");
     process_cpu: Counter<f64, AtomicU64> =
@@ -351,6 +358,9 @@ impl Metrics {
         Cut::ALL.iter().for_each(|cut| drop(self.connections_cut.get_or_create(&cut.label())));
         for why in NoHandshake::ALL {
             drop(self.handshakes_failed.get_or_create(&why.label()));
+        }
+        for outcome in [SENT, LOST] {
+            drop(self.spans.get_or_create(&Ended { outcome }));
         }
         Quota::ALL.iter().for_each(|of| drop(self.over_quota.get_or_create(&of.label())));
         PlainKind::ALL.iter().for_each(|kind| drop(self.plain.get_or_create(&kind.label())));
@@ -462,6 +472,10 @@ impl Metrics {
     }
     pub fn audit_lost(&self, lines: u64) {
         self.audit_lost.inc_by(lines);
+    }
+    pub fn spans(&self, count: u64, sent: bool) {
+        let outcome = if sent { SENT } else { LOST };
+        self.spans.get_or_create(&Ended { outcome }).inc_by(count);
     }
     pub fn reload(&self, failed: bool) {
         self.reload_failed.set(i64::from(failed));

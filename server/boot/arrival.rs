@@ -34,6 +34,7 @@ use crate::{
     faults::failpoint::{Failpoint, failpoint},
     net::{
         self, Dialler,
+        spans::Collector,
         tls::{
             Mode, Setup,
             ticket::{JoinToken, Joiner},
@@ -94,6 +95,8 @@ pub struct Options {
     pub quotas: QuotaLimits,
     /// The directory of the audit log; there is none without it.
     pub audit_log: Option<PathBuf>,
+    /// Who is told how long calls and snapshots take, if somebody is.
+    pub collector: Option<Collector>,
     /// It ends when its standard input does, which is a pipe.
     pub end_with_stdin: bool,
 }
@@ -142,6 +145,7 @@ impl Options {
             admins: Vec::new(),
             quotas: QuotaLimits::default(),
             audit_log: None,
+            collector: None,
             end_with_stdin: false,
         }
     }

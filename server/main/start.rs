@@ -10,7 +10,10 @@ use devicedb::{
     boot::restore::plan::Order,
     cluster::access::Pattern,
     ctl::{NodeKeys, endpoint},
-    net::tls::{Mode, Setup},
+    net::{
+        spans::Collector,
+        tls::{Mode, Setup},
+    },
     node::Options,
     part::seal::Recipient,
     repository::{points::Point, trust::Access},
@@ -154,6 +157,8 @@ pub struct Start {
     /// directory. Calls that change the cluster are refused while that cannot be written.
     #[arg(long, value_name = "DIR", env = "DEVICEDB_AUDIT_LOG")]
     audit_log: Option<PathBuf>,
+    #[command(flatten)]
+    traces: Traces,
     /// End when standard input does, a pipe whose other end the program has that started the node.
     #[arg(long, hide = true)]
     end_with_stdin: bool,
@@ -273,6 +278,56 @@ struct Quotas {
     downloads: u32,
 }
 
+/// Who is told how long things take.
+#[derive(clap::Args)]
+struct Traces {
+    /// Send spans of traces to this collector, http://HOST:PORT, by OTLP over gRPC. Calls go on in
+    /// the traces that their callers name in `traceparent`; a snapshot is a trace of its own.
+    #[arg(
+        long = "otlp-endpoint",
+        value_name = "URL",
+        env = "DEVICEDB_OTLP_ENDPOINT",
+        value_parser = collector_at,
+    )]
+    endpoint: Option<String>,
+    /// Of the calls that name no trace, how many begin one: from 0% to 100%.
+    #[arg(
+        long = "otlp-share",
+        value_name = "PERCENT",
+        default_value = "1%",
+        env = "DEVICEDB_OTLP_SHARE",
+        value_parser = share,
+    )]
+    share: f64,
+}
+
+impl Traces {
+    fn collector(self) -> Option<Collector> {
+        let Traces { endpoint, share } = self;
+        endpoint.map(|endpoint| Collector { endpoint, share })
+    }
+}
+
+/// Where a collector is. Spans hold nothing that is a secret, and a collector that speaks TLS alone
+/// is reached through one beside the node.
+fn collector_at(text: &str) -> Result<String, String> {
+    let wanted = "write http://HOST:PORT, where OTLP is spoken over gRPC: mostly port 4317";
+    let at = text.strip_prefix("http://").ok_or_else(|| match text.starts_with("https://") {
+        true => "TLS is not spoken to collectors: name one on this machine that does".to_owned(),
+        false => wanted.to_owned(),
+    })?;
+    let at = at.strip_suffix('/').unwrap_or(at);
+    endpoint(at).map_err(|e| format!("{e}; {wanted}"))?;
+    Ok(format!("http://{at}"))
+}
+
+/// From 0% to 100%, as a share of one.
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
+    let percent = number.filter(|percent| (0.0..=100.0).contains(percent));
+    Ok(percent.ok_or("write a number from 0 to 100 with % behind it, as in 1%")? / 100.0)
+}
+
 impl Quotas {
     fn limits(self) -> QuotaLimits {
         let Quotas { calls, bytes, scans, downloads } = self;
@@ -315,6 +370,7 @@ impl Start {
             admins,
             quotas: self.quotas.limits(),
             audit_log: self.audit_log,
+            collector: self.traces.collector(),
             end_with_stdin: self.end_with_stdin,
         };
         (options, self.log, self.log_json)
@@ -324,6 +380,30 @@ impl Start {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_collector_is_named_by_its_address_and_calls_by_their_share() {
+        for (text, told) in [
+            ("http://127.0.0.1:4317", Ok("http://127.0.0.1:4317")),
+            ("http://collector.monitoring:4317/", Ok("http://collector.monitoring:4317")),
+            ("https://collector:4317", Err("TLS is not spoken")),
+            ("collector:4317", Err("write http://HOST:PORT")),
+            ("http://collector", Err("write http://HOST:PORT")),
+            ("http://collector:4318/v1/traces", Err("write http://HOST:PORT")),
+        ] {
+            match (collector_at(text), told) {
+                (Ok(at), Ok(wanted)) => assert_eq!(at, wanted),
+                (Err(e), Err(why)) => assert!(e.contains(why), "{text}: {e}"),
+                (other, _) => panic!("{text}: {other:?}"),
+            }
+        }
+        for (text, told) in [("1%", Some(0.01)), ("0%", Some(0.0)), ("100%", Some(1.0))] {
+            assert_eq!(share(text).ok(), told, "{text}");
+        }
+        for text in ["0.01", "101%", "-1%", "NaN%", "%", "some%"] {
+            assert!(share(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn a_node_listens_at_an_address_or_a_name_and_says_what_is_wrong_with_others() {

@@ -7,7 +7,7 @@
 //! Files, in reading order: `cork` (fewer packets), `tls` (who is at the other end), `plain`
 //! (who still comes without), `acceptor` (incoming connections), `dialler` (outgoing ones),
 //! `whereabouts` (where the other nodes are), `handshake` (which nodes may talk to each other),
-//! `rows`, `streams`.
+//! `rows`, `streams`. `spans` tells a collector how long all of it took.
 
 pub mod cork;
 pub mod tls;
@@ -18,6 +18,7 @@ mod whereabouts;
 mod handshake;
 mod rows;
 mod streams;
+pub mod spans;
 
 pub use dialler::Dialler;
 pub use handshake::{Verdict, is_member, judge};

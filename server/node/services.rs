@@ -15,7 +15,7 @@ use crate::{
     boot::arrival::Options,
     engine::driver::Handle,
     entry::Identity,
-    net::{Arrivals, Peers},
+    net::{Arrivals, Peers, spans::Traces},
     service::{
         admin::Cluster,
         parts::{Directories, Parts},
@@ -45,7 +45,7 @@ impl Services {
         identity: watch::Receiver<Identity>,
         directories: Directories,
         (handle, peers): (Handle, Peers),
-        (clock, metrics, crew): (Clock, &Arc<Metrics>, &Crew),
+        (clock, metrics, crew, traces): (Clock, &Arc<Metrics>, &Crew, &Traces),
     ) -> Services {
         let (me, topology) = {
             let identity = identity.borrow();
@@ -63,6 +63,7 @@ impl Services {
             cluster.clone(),
             metrics.clone(),
             crew.clone(),
+            traces.clone(),
         );
         let uploads = Uploads::new(
             options.repository.clone(),
@@ -72,6 +73,7 @@ impl Services {
             clock,
             metrics.clone(),
             crew.clone(),
+            traces.clone(),
         );
         let schedules =
             Schedules::new(cluster.clone(), uploads.clone(), clock, metrics.clone(), crew.clone());

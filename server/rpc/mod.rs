@@ -50,7 +50,7 @@ use crate::{
         limits,
         metrics::Metrics,
     },
-    net::{acceptor::Place, tls::Caller},
+    net::{acceptor::Place, spans::Traces, tls::Caller},
     wire,
 };
 
@@ -61,6 +61,7 @@ pub struct Calls {
     pub metrics: Arc<Metrics>,
     pub crew: Crew,
     pub audit: Audit,
+    pub traces: Traces,
 }
 
 impl Calls {
@@ -73,6 +74,7 @@ impl Calls {
         work: impl FnOnce(Q, Duration) -> F,
     ) -> Result<Response<A>, Status> {
         let began = self.clock.now();
+        let traced = self.traces.call(method, request.metadata());
         let wait = deadline(request.metadata());
         let (noted, answer) = match self.audit.begins(method, &request).await {
             Ok(noted) => (noted, work(request.into_inner(), wait).await),
@@ -82,6 +84,7 @@ impl Calls {
         self.audit.ended(noted, answer.as_ref().err().cloned()).await;
         let code = answer.as_ref().map_or_else(Status::code, |_| tonic::Code::Ok);
         self.metrics.request(method, wire::code_name(code), Some(self.clock.now() - began));
+        traced.answered(code);
         answer
     }
 

@@ -39,6 +39,7 @@ use crate::{
     engine::{Captured, SnapshotNews},
     entry::Identity,
     faults::failpoint::{Failpoint, failpoint},
+    net::spans::Traces,
     part::{
         manifest::Manifest,
         seal::Sealing,
@@ -123,6 +124,7 @@ struct Shared {
     looks: Looks,
     metrics: Arc<Metrics>,
     crew: Crew,
+    traces: Traces,
 }
 
 impl Parts {
@@ -136,6 +138,7 @@ impl Parts {
         cluster: Cluster,
         metrics: Arc<Metrics>,
         crew: Crew,
+        traces: Traces,
     ) -> Parts {
         let Directories { store, snapshot_store, sealing } = directories;
         let (snapshot_store, shelf) =
@@ -156,6 +159,7 @@ impl Parts {
             looks: Looks::default(),
             metrics,
             crew,
+            traces,
         };
         Parts { shared: Arc::new(shared) }
     }
@@ -356,7 +360,8 @@ impl Parts {
             Capture::begin(partitions, self.shared.clock).of_store(self.shared.store.clone()),
         );
         self.captures().insert(id, capture.clone());
-        let this = self.clone();
+        let (this, mut traced) = (self.clone(), self.shared.traces.of_snapshot("capture", id));
+        traced.note("devicedb.partitions", i64::from(partitions));
         self.shared.crew.spawn(Role::Report, async move {
             let taken =
                 crew::watched(Role::Part, this.take(id, seq, groups, capture.clone())).await;
@@ -367,6 +372,15 @@ impl Parts {
                 Some(_) => PartEnd::Failed,
             };
             this.shared.metrics.part_ended(end);
+            if let Some(part) = &part {
+                traced.note("devicedb.rows", part.rows as i64);
+                traced.note("devicedb.bytes", part.bytes as i64);
+            }
+            traced.ended(match (end, &part) {
+                (PartEnd::Completed, _) => Ok(()),
+                (_, Some(part)) => Err(part.reason.clone()),
+                (_, None) => Err("the snapshot was given up".into()),
+            });
             if let Some(part) = part {
                 this.report(id, part).await;
             }

@@ -49,7 +49,7 @@ use crate::{
     },
     cluster::snapshots::Status,
     faults::failpoint::{Failpoint, failpoint},
-    net::Peers,
+    net::{Peers, spans::Traces},
     part::shelf::PartHold,
     proto::{internal::v1 as internal, v1},
     repository::{
@@ -101,6 +101,7 @@ struct Shared {
     clock: Clock,
     metrics: Arc<Metrics>,
     crew: Crew,
+    traces: Traces,
 }
 
 /// An upload that this node drives or has driven.
@@ -156,6 +157,7 @@ impl Uploads {
         clock: Clock,
         metrics: Arc<Metrics>,
         crew: Crew,
+        traces: Traces,
     ) -> Uploads {
         let shared = Shared {
             // Nodes never go back to an older catalogue.
@@ -173,6 +175,7 @@ impl Uploads {
             clock,
             metrics,
             crew,
+            traces,
         };
         Uploads { shared: Arc::new(shared) }
     }
@@ -289,7 +292,13 @@ impl Uploads {
             {
                 let driven = driven.clone();
                 async move {
+                    let mut traced = this.shared.traces.of_snapshot("upload", id);
                     let ended = this.drive(id, &driven).await;
+                    if let Ok(stored) = &ended {
+                        traced.note("devicedb.bytes", stored.bytes as i64);
+                        traced.note("devicedb.bytes.new", stored.new_bytes as i64);
+                    }
+                    traced.ended(ended.as_ref().map(|_| ()).map_err(|e| e.message.clone()));
                     this.ended(id, &driven, ended);
                 }
             },

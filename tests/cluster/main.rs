@@ -45,5 +45,6 @@ mod stores;
 mod strangers;
 mod tls;
 mod together;
+mod traces;
 mod uploads;
 mod vaults;

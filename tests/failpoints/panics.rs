@@ -18,6 +18,7 @@ use crate::{
 
 const PANICKED: &str = "DEVICEDB_PANIC says so";
 const LINES_LOST: &str = "devicedb_stderr_lines_lost_total ";
+const SPANS_LOST: &str = "devicedb_trace_spans_total{outcome=\"lost\"} ";
 const NAME: Bytes = Bytes::from_static(&[8; 16]);
 
 /// What brings a thread or task about.
@@ -31,6 +32,8 @@ enum Cause {
     StartWithCertificates,
     /// A start of a node that keeps an audit log.
     StartWithAudit,
+    /// A start of a node that has a collector of traces.
+    StartWithCollector,
     Snapshot,
     /// A start behind a snapshot of whose part the cluster has not heard.
     StartBehindSnapshot,
@@ -63,6 +66,7 @@ fn cause(role: Role) -> Cause {
         Meet => Cause::StartWithJoin,
         Certificates => Cause::StartWithCertificates,
         Audit => Cause::StartWithAudit,
+        Traces => Cause::StartWithCollector,
         Part | Capture | Finish | Report => Cause::Snapshot,
         Lying => Cause::StartBehindSnapshot,
         Delete | Remove => Cause::Delete,
@@ -102,6 +106,11 @@ pub async fn story(role: Role, prepared: &Prepared) {
     if cause(role) == Cause::StartWithAudit {
         let dir = cluster.dir().join("audit").display().to_string();
         cluster.nodes[0].args.extend(["--audit-log".to_owned(), dir]);
+    }
+    if cause(role) == Cause::StartWithCollector {
+        let nobody = format!("http://{}", cluster.further().endpoint());
+        let words = ["--otlp-endpoint", &nobody, "--otlp-share", "100%"];
+        cluster.nodes[0].args.extend(words.map(str::to_owned));
     }
     if cause(role) == Cause::StartWithCertificates {
         let dir = cluster.dir().join("certs").display().to_string();
@@ -238,7 +247,7 @@ async fn goes_on(role: Role, cluster: &mut Cluster, prepared: &Prepared) {
             assert!(client.overview().await.unwrap().nodes[0].reachable);
         }
         Cause::Newcomer => cluster.nodes.push(joined(cluster).await),
-        Cause::Start | Cause::Joining => {}
+        Cause::Start | Cause::StartWithCollector | Cause::Joining => {}
         other => unreachable!("{other:?} ends the node"),
     }
     cluster.settled().await;
@@ -246,9 +255,10 @@ async fn goes_on(role: Role, cluster: &mut Cluster, prepared: &Prepared) {
     client.complete_snapshot(SOON).await;
     if role.takes() == Takes::Lines {
         // A backtrace may have to be drawn first.
-        return eventually("lines are counted as lost", SOON, async || {
+        let lost = if role == Role::Traces { SPANS_LOST } else { LINES_LOST };
+        return eventually("what is lost is counted", SOON, async || {
             let (_, metrics) = http_get(&client.endpoint, "/metrics").await.unwrap();
-            match metrics.lines().find(|line| line.starts_with(LINES_LOST)) {
+            match metrics.lines().find(|line| line.starts_with(lost)) {
                 Some(line) if !line.ends_with(" 0") => Ok(()),
                 line => Err(format!("{line:?}")),
             }

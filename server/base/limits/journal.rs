@@ -1,4 +1,5 @@
-//! What a node says of itself on stderr and to the service manager, and what its audit log takes.
+//! What a node says of itself on stderr, to the service manager and to a collector of traces, and
+//! what its audit log takes.
 
 use std::time::Duration;
 
@@ -35,5 +36,17 @@ pub const AUDIT_FILES: usize = 16;
 /// Lines a second of callers that nobody knows. Further ones are counted.
 pub const AUDIT_STRANGERS_A_SECOND: u32 = 16;
 
+/// Spans that wait for the task that hands them on. Further ones are lost and counted.
+pub const TRACE_SPANS_MAX: usize = 8192;
+/// Spans that are sent together at most.
+pub const TRACE_BATCH_SPANS: usize = 2048;
+/// How long the first of them waits for others.
+pub const TRACE_LINGER: Duration = Duration::from_secs(1);
+/// How long a collector has to take them.
+pub const TRACE_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the log says that the collector takes none.
+pub const TRACE_TOLD_EVERY: Duration = Duration::from_secs(60);
+
+const _: () = assert!(TRACE_BATCH_SPANS <= TRACE_SPANS_MAX);
 const _: () = assert!(LOG_LINES_OF_STRANGERS <= LOG_LINES_A_SECOND);
 const _: () = assert!(LOG_AGAIN.as_millis() < LOG_LAST_WORDS.as_millis());

@@ -62,6 +62,10 @@ impl PartEnd {
 pub(super) const STORED: &str = "stored";
 pub(super) const NOT_STORED: &str = "failed";
 
+/// What became of a span.
+pub(super) const SENT: &str = "sent";
+pub(super) const LOST: &str = "lost";
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Other {
     pub(super) node: u64,
