@@ -484,16 +484,24 @@ class Cluster:
 
 
 def nginx() -> str:
-    """Debian's nginx; installed where that is allowed. Without it the tests through a proxy fail, and say so."""
-    for path in (shutil.which("nginx"), "/usr/sbin/nginx"):
-        if path and os.access(path, os.X_OK):
-            return path
+    return debian("/usr/sbin/nginx", "nginx-light")
+
+
+def debian(program: str, *packages: str) -> str:
+    """A program of Debian's; installed where that is allowed. Without it the tests through a proxy fail, and say so."""
+    if os.access(program, os.X_OK) and all(installed(package) for package in packages[1:]):
+        return program
     if os.geteuid() == 0 and shutil.which("apt-get"):
         quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "timeout": 300}
         subprocess.run(["apt-get", "update", "-qq"], check=True, **quiet)  # type: ignore[call-overload]
-        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "nginx-light"], check=True, **quiet)  # type: ignore[call-overload]
-        return "/usr/sbin/nginx"
-    raise RuntimeError("the tests through a proxy need nginx and cannot install it: sudo apt-get install nginx-light")
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], check=True, **quiet)  # type: ignore[call-overload]
+        return program
+    raise RuntimeError(f"the tests through a proxy need {program} and cannot install it: sudo apt-get install {' '.join(packages)}")
+
+
+def installed(package: str) -> bool:
+    """Whether a package is there that adds to a program."""
+    return subprocess.run(["dpkg", "--status", package], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
 
 def serve(cluster: Cluster, asked: IO[str], told: IO[str]) -> None:

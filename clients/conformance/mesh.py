@@ -151,15 +151,28 @@ class Envoy:
         self.process.wait()
 
 
-class MeshCluster(Cluster):
-    """Three nodes behind both kinds of Envoy. Its operator is the mesh's console, which the nodes' start names; others have what it grants."""
+class SpiffeCluster(Cluster):
+    """Three nodes with certificates as a mesh issues them. Its operator is the mesh's console, which the nodes' start names."""
 
     issues = Svids
     words = ("--admin", CONSOLE)
 
     def __init__(self) -> None:
-        self.envoys: list[Envoy] = []
         super().__init__(proxy=False, secured=True)
+
+    @property
+    def callers(self) -> dict[str, dict[str, str]]:
+        assert isinstance(self.certificates, Svids)
+        every = {name: self.certificates.files(name) for name in WORKLOADS} | self.certificates.callers
+        return {name: {"server_name": HOST, **files} for name, files in every.items()}
+
+
+class MeshCluster(SpiffeCluster):
+    """The same behind both kinds of Envoy. Others than its operator have what the operator grants."""
+
+    def __init__(self) -> None:
+        self.envoys: list[Envoy] = []
+        super().__init__()
         try:
             for role in ROLES:
                 self.ctl("grant", "add", "spiffe://acme/ns/shop/sa/*", role)
@@ -174,12 +187,6 @@ class MeshCluster(Cluster):
         except BaseException:
             self.close()
             raise
-
-    @property
-    def callers(self) -> dict[str, dict[str, str]]:
-        assert isinstance(self.certificates, Svids)
-        every = {name: self.certificates.files(name) for name in WORKLOADS} | self.certificates.callers
-        return {name: {"server_name": HOST, **files} for name, files in every.items()}
 
     def follow(self) -> None:
         terminated = self.envoys[1]
