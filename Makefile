@@ -11,6 +11,7 @@ FUZZ_VERSION := 0.13.1
 VERSITYGW_VERSION := v1.8.0
 AZURITE_VERSION := 3.37.0
 HELM_VERSION := v3.22.0
+MDBOOK_VERSION := 0.5.4
 KUBERNETES_VERSION := 1.31.0
 KUBERNETES_VALIDATE_VERSION := 1.37.0
 TOOLS := $(CURDIR)/target/tools
@@ -20,6 +21,7 @@ FUZZ := $(TOOLS)/fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 VERSITYGW := $(TOOLS)/versitygw-$(VERSITYGW_VERSION)/versitygw
 AZURITE := $(TOOLS)/azurite-$(AZURITE_VERSION)/node_modules/azurite/dist/src/blob/main.js
 HELM := $(TOOLS)/helm-$(HELM_VERSION)/helm
+MDBOOK := $(TOOLS)/mdbook-$(MDBOOK_VERSION)/bin/mdbook
 KUBERNETES := $(TOOLS)/kubernetes-validate-$(KUBERNETES_VALIDATE_VERSION)/bin/kubernetes-validate
 PROMETHEUS := $(TOOLS)/prometheus
 CARGO := cargo
@@ -27,7 +29,7 @@ LOCKED := --locked
 # One build serves every test: the one in which nodes can be made to fail on purpose.
 FAULTS := --features fault-injection
 
-.PHONY: help demo deb image chart console test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz alarms test-clients test-stores clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
+.PHONY: help demo deb image chart site console test compare failpoints instructions soak mutations soak-cuts soak-stores soak-rotations soak-moves chaos fuzz alarms test-clients test-stores clients clients-lint clients-bench lint fmt-check clippy doc buf-lint buf-breaking deny fmt needs
 
 help: ## what there is to make
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -180,6 +182,9 @@ chart: $(HELM) $(KUBERNETES) ## the chart for Kubernetes: checked, rendered to t
 	for rendered in tests/golden/helm/*.yaml; do $(KUBERNETES) --strict "$$rendered" || exit 1; done
 	@! $(HELM) template devicedb deploy/helm/devicedb --kube-version $(KUBERNETES_VERSION) 2>/dev/null || { echo "a chart without certificates renders without insecure: true" >&2; exit 1; }
 
+site: $(MDBOOK) ## the documents as a site, below target/site/book; every link in it leads somewhere
+	@deploy/site/build.sh "$(MDBOOK)"
+
 fmt: $(BUF) ## lays out Rust code and the contract
 	$(CARGO) fmt
 	$(BUF) format --write
@@ -232,6 +237,9 @@ $(HELM):
 
 $(KUBERNETES):
 	python3 -m venv "$(@D)/.." && "$(@D)/pip" install --quiet kubernetes-validate==$(KUBERNETES_VALIDATE_VERSION)
+
+$(MDBOOK):
+	$(CARGO) install --quiet --debug --locked --root "$(TOOLS)/mdbook-$(MDBOOK_VERSION)" mdbook@$(MDBOOK_VERSION)
 
 $(DENY):
 	$(CARGO) install --quiet --debug --locked --root "$(TOOLS)/deny-$(DENY_VERSION)" cargo-deny@$(DENY_VERSION)

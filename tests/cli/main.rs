@@ -2,6 +2,7 @@
 //! cluster is tested with real nodes.
 
 mod contexts;
+mod contract;
 mod downloads;
 mod fake;
 mod guide;
