@@ -13,7 +13,7 @@ use super::{
     client::{Call, Client},
     term::{
         exit::Failure,
-        output::{Console, View},
+        output::{Console, Look, View},
         table::{Prose, Table, Text},
         text,
     },
@@ -36,7 +36,7 @@ struct RoleLine {
 }
 
 impl View for Me {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let identity = if self.identity.is_empty() { "nobody" } else { &self.identity };
         let head = format!("identity  {identity}\nproof     {}\n", self.proof);
         if self.roles.is_empty() {
@@ -44,7 +44,7 @@ impl View for Me {
         }
         let rows = self.roles.iter().map(|r| [r.role.clone(), r.sites.clone(), r.source.clone()]);
         let heads = [Text("ROLE"), Text("SITES"), Prose("BECAUSE OF")];
-        format!("{head}\n{}", Table::new(heads, rows).render(columns))
+        format!("{head}\n{}", Table::new(heads, rows).render(look.columns))
     }
 }
 
@@ -61,10 +61,10 @@ struct Grants {
 }
 
 impl View for Grants {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let rows =
             self.grants.iter().map(|g| [g.identity.clone(), g.role.clone(), g.sites.clone()]);
-        Table::new([Text("IDENTITY"), Text("ROLE"), Text("SITES")], rows).render(columns)
+        Table::new([Text("IDENTITY"), Text("ROLE"), Text("SITES")], rows).render(look.columns)
     }
 }
 
@@ -77,7 +77,7 @@ struct Changed {
 }
 
 impl View for Changed {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }
@@ -99,7 +99,7 @@ struct TokenLine {
 }
 
 impl View for TokenLine {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         self.secret.as_ref().map_or(String::new(), |secret| format!("{secret}\n"))
     }
 }
@@ -107,15 +107,13 @@ impl View for TokenLine {
 #[derive(Debug, Serialize)]
 struct Tokens {
     tokens: Vec<TokenLine>,
-    #[serde(skip)]
-    now_ms: u64,
 }
 
 impl View for Tokens {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let rows = self.tokens.iter().map(|t| {
             let state = match () {
-                () if t.expires_ms <= self.now_ms => "expired",
+                () if t.expires_ms <= look.now_ms => "expired",
                 () if t.suspended => "suspended",
                 () if t.joins_left == Some(0) => "used up",
                 () => "holds",
@@ -126,6 +124,7 @@ impl View for Tokens {
                 t.joins_left.map_or(t.role.clone(), |left| format!("join, {left} left")),
                 t.sites.clone(),
                 text::when(t.created_ms),
+                look.age(t.created_ms),
                 text::when(t.expires_ms),
                 state.to_owned(),
             ]
@@ -136,20 +135,22 @@ impl View for Tokens {
             Text("ROLE"),
             Text("SITES"),
             Text("MADE"),
+            Text("AGE"),
             Text("EXPIRES"),
             Text("STATE"),
         ];
-        Table::new(heads, rows).render(columns)
+        Table::new(heads, rows).render(look.columns)
     }
 }
 
 #[derive(Debug, Serialize)]
 struct Ids {
+    #[serde(rename = "token_ids")]
     tokens: Vec<String>,
 }
 
 impl View for Ids {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }
@@ -256,7 +257,7 @@ pub async fn tokens(
         }
         TokenArgs::List => {
             let tokens = list(client).await?.into_iter().map(|token| line(token, None)).collect();
-            console.print(&Tokens { tokens, now_ms: client.wall_ms() })
+            console.print(&Tokens { tokens })
         }
         TokenArgs::Revoke { id } => {
             let call = Call { what: format!("revoke token {id}"), again: "repeat it".into() };

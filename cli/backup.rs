@@ -10,8 +10,11 @@
 //!   the cluster. Those of another cluster, or of the time before a restore, are left to a person.
 //! - Where the new backup holds less than half of what an earlier one holds, nothing is removed: an
 //!   empty cluster may have taken the place of a full one.
+//! - A repository takes the parts as `stored` has it.
 //! - One run at a time writes to a directory. What interrupted runs have left goes with the next
 //!   run that ends well.
+
+mod stored;
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +28,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::{
-    args,
+    args::{self, Span},
     client::Client,
     snapshot::{
         self, deletion,
@@ -34,7 +37,7 @@ use super::{
     },
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
         text::counted,
     },
 };
@@ -44,8 +47,7 @@ use crate::{
         ids::{ClusterId, Lineage, PartitionId, SnapshotId, SnapshotSeq},
     },
     part::{manifest::rfc3339, set, source::Source},
-    proto::v1::SnapshotStatus as Status,
-    repository::root,
+    proto::v1::{self, SnapshotStatus as Status},
 };
 
 /// What the name of a backup ends with that is not whole.
@@ -74,7 +76,7 @@ struct Done {
 }
 
 impl View for Done {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }
@@ -96,34 +98,22 @@ pub async fn run(
     client: &mut Client,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    let args::BackupTo { to, keep, uuid, accept_smaller, wait_timeout, parallel } = args;
-    let to = to.unwrap_or_default();
-    refuse_repository(&to)?;
-    let _lock = locked(&to)?;
+    let to = args.to.clone().unwrap_or_default();
     if !console.draws() {
         console.hush();
     }
-    let uuid = uuid.unwrap_or_else(|| SnapshotId(client.draw_id()));
-    let mut quiet = console.beside(1).remove(0);
-    let (begun, warning) = snapshot::create(Some(uuid), client).await?;
-    if !warning.is_empty() {
-        console.warn(&warning);
+    if stored::is_repository(&to) {
+        return stored::run(&to.to_string_lossy(), args, client, console).await;
     }
-    console.on_interrupt(format!("go on with ddbctl backup --uuid {uuid}"));
-    let (taken, absent) = wait::settled(begun, wait_timeout.0, client, &mut quiet).await?;
-    judge(&taken)?;
-    absent.iter().for_each(|part| console.warn(part));
-
-    let (found, _) = snapshot::find(uuid, client).await?;
+    let args::BackupTo { keep, uuid, accept_smaller, wait_timeout, parallel, .. } = args;
+    let _lock = locked(&to)?;
+    let uuid = uuid.unwrap_or_else(|| SnapshotId(client.draw_id()));
+    let (found, absent) = settled(uuid, wait_timeout, client, console).await?;
     let name = name_of(found.created_ms, uuid);
     let (aside, whole) = (to.join(format!("{name}{PARTIAL}")), to.join(&name));
     if !whole.exists() {
-        let parts: Vec<_> =
-            found.parts.into_iter().filter(|part| part.status() == Status::Completed).collect();
         make_directory(&aside)?;
-        let parallel = parallel.into();
-        let ends = download::at_once(parallel, uuid, parts, &aside, true, client, &mut quiet).await;
-        let fetched: Vec<Fetched> = ends.into_iter().collect::<Result<_, _>>()?;
+        let fetched = fetched(uuid, found, &aside, parallel, client, console).await?;
         verified(&fetched, &aside)?;
         sync(&aside)?;
         fs::rename(&aside, &whole).map_err(|e| local("cannot be renamed", &aside, &e))?;
@@ -151,18 +141,41 @@ pub async fn run(
     console.print(&done)
 }
 
-/// A repository has ways of its own, which store no row twice.
-fn refuse_repository(to: &Path) -> Result<(), Failure> {
-    let is_one =
-        to.to_str().is_some_and(|text| text.contains("://")) || to.join(root::ROOT).exists();
-    if !is_one {
-        return Ok(());
+/// Takes a snapshot, or goes on with one, until every node has a part or will have none. What is
+/// said of those that have none.
+async fn settled(
+    uuid: SnapshotId,
+    wait_timeout: Span,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<(v1::Snapshot, Vec<String>), Failure> {
+    let mut quiet = console.beside(1).remove(0);
+    let (begun, warning) = snapshot::create(Some(uuid), client).await?;
+    if !warning.is_empty() {
+        console.warn(&warning);
     }
-    Err(Failure::usage(
-        format!("{} is a repository, and this writes tars", to.display()),
-        "have the nodes store snapshots there: ddbctl schedule create, or ddbctl snapshot create \
-         --upload",
-    ))
+    console.on_interrupt(format!("go on with ddbctl backup --uuid {uuid}"));
+    let (taken, absent) = wait::settled(begun, wait_timeout.0, client, &mut quiet).await?;
+    judge(&taken)?;
+    absent.iter().for_each(|part| console.warn(part));
+    Ok((snapshot::find(uuid, client).await?.0, absent))
+}
+
+/// Fetches every part that is whole into a directory.
+async fn fetched(
+    uuid: SnapshotId,
+    found: v1::Snapshot,
+    into: &Path,
+    parallel: u8,
+    client: &mut Client,
+    console: &mut Console,
+) -> Result<Vec<Fetched>, Failure> {
+    let mut quiet = console.beside(1).remove(0);
+    let parts: Vec<_> =
+        found.parts.into_iter().filter(|part| part.status() == Status::Completed).collect();
+    let parallel = parallel.into();
+    let ends = download::at_once(parallel, uuid, parts, into, true, client, &mut quiet).await;
+    ends.into_iter().collect()
 }
 
 fn locked(to: &Path) -> Result<Flock, Failure> {

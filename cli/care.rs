@@ -40,6 +40,7 @@ struct Drill {
     began_ms: u64,
     /// How long ago.
     age_s: u64,
+    #[serde(rename = "uuid")]
     snapshot: String,
     passed: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -150,7 +151,7 @@ fn verified(last: &Verified) -> String {
     };
     format!(
         "{verdict} at {}, {}, of {}; {} since",
-        last.began,
+        text::when(last.began_ms),
         last.depth,
         counted(last.snapshots, "snapshot"),
         counted(last.snapshots_since, "snapshot")

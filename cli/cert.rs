@@ -28,7 +28,7 @@ use super::{
     args::Cert,
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
         text,
     },
 };
@@ -48,7 +48,7 @@ struct Written {
 }
 
 impl View for Written {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         self.written.iter().map(|path| format!("{}\n", path.display())).collect()
     }
 }
@@ -62,19 +62,20 @@ struct Shown {
     subject: String,
     issuer: String,
     serial: String,
-    valid_from: String,
-    valid_until: String,
+    valid_from_ms: u64,
+    valid_until_ms: u64,
     is_valid_now: bool,
 }
 
 impl View for Shown {
-    fn text(&self, _: Option<usize>) -> String {
-        let Shown { role, name, subject, issuer, serial, valid_from, valid_until, .. } = self;
+    fn text(&self, _: Look) -> String {
+        let Shown { role, name, subject, issuer, serial, .. } = self;
+        let [from, until] = [self.valid_from_ms, self.valid_until_ms].map(text::when);
         let hosts = if self.hosts.is_empty() { "none".into() } else { self.hosts.join(", ") };
         let now = if self.is_valid_now { "" } else { "  (not valid now)" };
         format!(
             "role         {role}\nname         {name}\nhosts        {hosts}\nvalid from   \
-             {valid_from}\nvalid until  {valid_until}{now}\nsubject      {subject}\nissuer       \
+             {from}\nvalid until  {until}{now}\nsubject      {subject}\nissuer       \
              {issuer}\nserial       {serial}\n"
         )
     }
@@ -194,7 +195,7 @@ fn show(path: &Path) -> Result<Shown, Failure> {
         Err(why) => ("nobody", why),
     };
     let ips = certificate.ips.iter().map(IpAddr::to_string);
-    let when = |at: i64| text::when(at.max(0) as u64 * 1000);
+    let ms = |at: i64| at.max(0) as u64 * 1000;
     Ok(Shown {
         role,
         name,
@@ -202,8 +203,8 @@ fn show(path: &Path) -> Result<Shown, Failure> {
         subject: certificate.subject,
         issuer: certificate.issuer,
         serial: certificate.serial,
-        valid_from: when(certificate.from),
-        valid_until: when(certificate.until),
+        valid_from_ms: ms(certificate.from),
+        valid_until_ms: ms(certificate.until),
         is_valid_now: (certificate.from..=certificate.until).contains(&now),
     })
 }

@@ -16,7 +16,7 @@ use super::{
     picture::{Picture, Stale, agreed_or_alone, picture, service},
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
         table::{Number, Prose, Table, Text},
     },
     upgrade,
@@ -37,6 +37,7 @@ pub struct Overview {
     groups_under_replicated: u32,
     /// Absent when nobody leads the meta group.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "meta_leader_id")]
     meta_leader: Option<String>,
     meta_under_replicated: bool,
     answered_by: String,
@@ -78,8 +79,10 @@ pub struct NodeLine {
 struct PartitionLine {
     id: u32,
     group: u32,
+    #[serde(rename = "replica_ids")]
     replicas: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "leader_id")]
     leader: Option<String>,
 }
 
@@ -252,8 +255,8 @@ impl Overview {
 }
 
 impl View for Overview {
-    fn text(&self, columns: Option<usize>) -> String {
-        let list = self.partition_list.as_deref().map(|list| partition_table(list, columns));
+    fn text(&self, look: Look) -> String {
+        let list = self.partition_list.as_deref().map(|list| partition_table(list, look));
         headline(&self.outlook)
             + &title(&self.cluster_id, &self.lineage)
             + &list.unwrap_or_default()
@@ -263,7 +266,7 @@ impl View for Overview {
 }
 
 impl View for Health {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         headline(&self.outlook)
             + &title(&self.cluster_id, &self.lineage)
             + &health(&self.problems, self.nodes, self.groups)
@@ -271,7 +274,7 @@ impl View for Health {
 }
 
 impl View for Founded {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         format!("cluster = {}\n", self.cluster_id)
     }
 }
@@ -298,7 +301,7 @@ impl Health {
             exit::FAILED,
             "the cluster is not healthy",
             format!("{first}{more}"),
-            "look at ddbctl cluster overview",
+            "look at ddbctl node list",
         ))
     }
 }
@@ -316,7 +319,7 @@ pub fn title(cluster_id: &str, lineage: &str) -> String {
     }
 }
 
-fn partition_table(partitions: &[PartitionLine], columns: Option<usize>) -> String {
+fn partition_table(partitions: &[PartitionLine], look: Look) -> String {
     let rows = partitions.iter().map(|p| {
         [
             p.id.to_string(),
@@ -329,7 +332,7 @@ fn partition_table(partitions: &[PartitionLine], columns: Option<usize>) -> Stri
         [Number("PARTITION"), Number("GROUP"), Number("LEADER"), Prose("REPLICAS")],
         rows,
     );
-    format!("Partitions\n{}", table.render(columns))
+    format!("Partitions\n{}", table.render(look.columns))
 }
 
 fn health(problems: &[String], nodes: usize, groups: u32) -> String {
@@ -340,6 +343,18 @@ fn health(problems: &[String], nodes: usize, groups: u32) -> String {
         .iter()
         .map(|problem| format!("unhealthy: {}\n", super::term::text::line(problem)))
         .collect()
+}
+
+/// What a cluster lacks that has fewer nodes than each group should have replicas.
+fn too_few(overview: &v1::GetOverviewResponse) -> String {
+    let (nodes, replicas) = (overview.nodes.len(), overview.replication_factor);
+    if nodes == 0 || nodes >= replicas as usize {
+        return String::new();
+    }
+    format!(
+        ": each is for {replicas} nodes, and the cluster has {nodes}; it works, and is not \
+         redundant until others join"
+    )
 }
 
 /// Everything that keeps a cluster from being healthy.
@@ -383,8 +398,9 @@ fn problems(overview: &v1::GetOverviewResponse) -> Vec<String> {
         (
             overview.groups_under_replicated > 0,
             format!(
-                "{} of {of} groups have fewer replicas than they should",
-                overview.groups_under_replicated
+                "{} of {of} groups have fewer replicas than they should{}",
+                overview.groups_under_replicated,
+                too_few(overview)
             ),
         ),
         (overview.nodes.is_empty(), "there are no nodes".to_owned()),

@@ -11,7 +11,7 @@ use super::{
     config::{Config, Context, place},
     term::{
         exit::Failure,
-        output::{Console, View},
+        output::{Console, Look, View},
         table::{Prose, Table, Text},
     },
 };
@@ -61,7 +61,7 @@ impl Shown {
 }
 
 impl View for Shown {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let Shown { name, current, endpoints, ca, cert, key, server_name, token_file } = self;
         let used = if *current { "  (in use)" } else { "" };
         let endpoints = endpoints.join(",");
@@ -80,13 +80,13 @@ impl View for Shown {
 }
 
 impl View for Listed {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let rows = self.contexts.iter().map(|one| {
             let mark = if one.current { "*" } else { "" };
             [mark.into(), one.name.clone(), one.proof().into(), one.endpoints.join(", ")]
         });
         Table::new([Text(""), Text("CONTEXT"), Text("KNOWN BY"), Prose("ENDPOINTS")], rows)
-            .render(columns)
+            .render(look.columns)
     }
 }
 

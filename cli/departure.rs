@@ -18,7 +18,7 @@ use super::{
     removal::{self, Objection},
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
     },
 };
 use crate::{base::limits, proto::v1};
@@ -38,6 +38,7 @@ pub struct Asked {
 
 #[derive(Debug, Serialize)]
 struct Decommission {
+    #[serde(rename = "node_id")]
     node: String,
     address: String,
     /// `stays`, `leaving` or `gone`.
@@ -50,22 +51,27 @@ struct Decommission {
     waits: Vec<Wait>,
     etag: String,
     /// The operation that has it leave; empty where there is none.
+    #[serde(rename = "operation_id")]
     operation: String,
 }
 
 #[derive(Debug, Serialize)]
 struct Drained {
+    #[serde(rename = "node_id")]
     node: String,
     draining: bool,
     changed: bool,
     /// Empty where there is none.
+    #[serde(rename = "operation_id")]
     operation: String,
 }
 
 #[derive(Debug, Serialize)]
 struct Cancelled {
+    #[serde(rename = "node_id")]
     node: String,
     cancelled: bool,
+    #[serde(rename = "operation_id")]
     operation: String,
 }
 
@@ -76,20 +82,24 @@ struct Rebalance {
     groups_changed: u32,
     changed: bool,
     /// Nodes that do not answer.
+    #[serde(rename = "silent_node_ids")]
     away: Vec<String>,
     objections: Vec<Objection>,
     etag: String,
+    #[serde(rename = "operation_id")]
     operation: String,
 }
 
 #[derive(Debug, Serialize)]
 struct Capacity {
+    #[serde(rename = "node_id")]
     node: String,
     capacity_percent: u32,
     changed: bool,
     dry_run: bool,
     replicas_moved: u32,
     objections: Vec<Objection>,
+    #[serde(rename = "operation_id")]
     operation: String,
 }
 
@@ -431,7 +441,7 @@ impl Decommission {
 
 impl View for Decommission {
     /// What was done is said on stderr; a dry run is all there is to see.
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         if !self.dry_run {
             return String::new();
         }
@@ -452,7 +462,7 @@ impl View for Decommission {
 }
 
 impl View for Rebalance {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         if self.dry_run {
             format!(
                 "replicas moved = {}\ngroups changed = {}\netag = {}\n{}",
@@ -468,19 +478,19 @@ impl View for Rebalance {
 }
 
 impl View for Drained {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }
 
 impl View for Cancelled {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }
 
 impl View for Capacity {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         if self.dry_run {
             format!(
                 "node = {}\nreplicas moved = {}\n{}",

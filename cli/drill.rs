@@ -34,7 +34,7 @@ use super::{
     site, snapshot,
     term::{
         exit::{self, Failure},
-        output::{Console, Format, View},
+        output::{Console, Format, Look, View},
     },
 };
 use crate::{
@@ -55,7 +55,7 @@ use crate::{
 };
 
 impl View for Report {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let seconds = |phase: Option<f64>| phase.map_or("-".into(), |s| format!("{s:.1} s"));
         let goal = |goal: Option<f64>| goal.map_or(String::new(), |s| format!(" of {s:.0} s"));
         let Phases { find_s, first_answer_s, sites_s, compare_s, first_write_s, check_s } =

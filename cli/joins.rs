@@ -7,7 +7,7 @@ use super::{
     client::{Call, Client},
     term::{
         exit::Failure,
-        output::{Console, View},
+        output::{Console, Look, View},
     },
 };
 use crate::proto::v1::{
@@ -22,7 +22,7 @@ struct How {
 }
 
 impl View for How {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         match (self.changed, self.joins_need_token) {
             (Some(_), _) => String::new(),
             (None, true) => "Machines need a join token to become nodes.\n".to_owned(),

@@ -21,7 +21,7 @@ use super::{
     client::{Call, Client, Feed, Taken},
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
         text::{self, Blob},
     },
 };
@@ -90,16 +90,20 @@ impl Found {
 }
 
 impl View for Found {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         match &self.siblings[..] {
             [only] if !self.hex => text::escape_block(&only.value.0) + "\n",
             _ => self.values().map(|value| written(value, self.hex) + "\n").collect(),
         }
     }
+
+    fn tells_states(&self) -> bool {
+        false
+    }
 }
 
 impl View for Line {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let found = &self.found;
         let key = written(&found.key.0, found.hex);
         if self.keys_only {
@@ -107,11 +111,19 @@ impl View for Line {
         }
         found.values().map(|value| format!("{key}\t{}\n", written(value, found.hex))).collect()
     }
+
+    fn tells_states(&self) -> bool {
+        false
+    }
 }
 
 impl View for Written {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
+    }
+
+    fn tells_states(&self) -> bool {
+        false
     }
 }
 
@@ -128,7 +140,7 @@ pub async fn get(args: Get, client: &mut Client, console: &mut Console) -> Resul
             exit::NOT_FOUND,
             format!("key \"{}\" does not exist", text::escape(&key)),
             &place,
-            "list what does with scan",
+            "ddbctl scan lists what does",
         )
     };
     match (args.raw, &found.siblings[..]) {

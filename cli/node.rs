@@ -12,7 +12,7 @@ use super::{
     removal,
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
         table::{Number, Table, Text},
         text,
     },
@@ -31,6 +31,7 @@ pub struct Nodes {
 /// A node that has another name.
 #[derive(Debug, Serialize)]
 struct Named {
+    #[serde(rename = "node_id")]
     node: String,
     certificate_name: String,
     changed: bool,
@@ -150,7 +151,7 @@ async fn list(client: &mut Client, console: &mut Console) -> Result<(), Failure>
 }
 
 impl View for Named {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }
@@ -162,7 +163,7 @@ impl Nodes {
 }
 
 impl View for Nodes {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let state = |n: &NodeLine| match (n.reachable, n.ready) {
             (false, _) => "unreachable",
             (true, false) => "not ready",
@@ -198,7 +199,7 @@ impl View for Nodes {
             ],
             rows,
         )
-        .render(columns);
+        .render(look.columns);
         let reasons = self.nodes.iter().filter(|n| !n.reason.is_empty());
         let reasons: String = reasons
             .map(|n| format!("{} is {}: {}\n", n.id, state(n), text::line(&n.reason)))

@@ -14,7 +14,7 @@ use super::{
     client::{Call, Client},
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
         table::{Number, Prose, Table, Text},
         text,
     },
@@ -32,8 +32,10 @@ pub struct Operation {
     /// `running`, `done` or `cancelled`.
     pub state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "node_id")]
     node: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "replacement_id")]
     replacement: Option<String>,
     began_ms: u64,
     ended_ms: u64,
@@ -52,6 +54,7 @@ pub struct Operation {
 pub struct Wait {
     pub group: u32,
     /// 0 where it is nobody in particular.
+    #[serde(rename = "node_id")]
     pub node: String,
     /// `silent`, `behind`, `away`, `no room`, `throttled`, `alone` or `no leader`.
     pub reason: &'static str,
@@ -287,7 +290,7 @@ impl Operation {
             line += &format!(", {}/s", HumanBytes(self.bytes_per_s));
         }
         if self.eta_s > 0 {
-            line += &format!(", about {}", span(self.eta_s));
+            line += &format!(", about {}", text::span(self.eta_s.into()));
         }
         for wait in self.waits.iter().filter(|wait| !wait.is_work()).take(3) {
             line += &format!("; {}", text::line(&wait.text));
@@ -296,21 +299,12 @@ impl Operation {
     }
 }
 
-/// Whole seconds, minutes or hours: it is an estimate.
-fn span(seconds: u32) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        _ => format!("{} h", seconds / 3600),
-    }
-}
-
 fn time(ms: u64) -> String {
     if ms == 0 { "-".into() } else { text::when(ms) }
 }
 
 impl View for Operation {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let mut lines = vec![
             ("id", self.id.clone()),
             ("what", self.subject()),
@@ -323,13 +317,13 @@ impl View for Operation {
             lines.push(("bytes left", format!("about {}", HumanBytes(self.bytes_left))));
             lines.push(("rate", format!("{}/s", HumanBytes(self.bytes_per_s))));
             if self.eta_s > 0 {
-                lines.push(("time left", format!("about {}", span(self.eta_s))));
+                lines.push(("time left", format!("about {}", text::span(self.eta_s.into()))));
             }
         }
         lines.extend(self.gives_up.iter().map(|what| ("forced over", text::line(what))));
         lines.extend(self.waits.iter().map(|wait| {
             let since = if wait.since_s > 0 {
-                format!(" (for {} already)", span(wait.since_s))
+                format!(" (for {} already)", text::span(wait.since_s.into()))
             } else {
                 String::new()
             };
@@ -343,13 +337,14 @@ impl View for Operation {
 }
 
 impl View for Operations {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let rows = self.operations.iter().map(|o| {
             [
                 o.id.clone(),
                 o.subject(),
                 o.state.to_owned(),
                 time(o.began_ms),
+                look.age(o.began_ms),
                 time(o.ended_ms),
                 format!("{}/{}", o.replicas_done, o.replicas_total),
                 o.waits.len().to_string(),
@@ -360,11 +355,12 @@ impl View for Operations {
             Prose("WHAT"),
             Text("STATE"),
             Text("BEGAN"),
+            Text("AGE"),
             Text("ENDED"),
             Text("REPLICAS"),
             Number("WAITS"),
         ];
-        Table::new(heads, rows).render(columns)
+        Table::new(heads, rows).render(look.columns)
     }
 }
 

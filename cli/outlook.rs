@@ -33,6 +33,7 @@ pub struct Outlook {
     pub groups_working: u32,
     pub meta_works: bool,
     /// The nodes whose loss would stop something. Ids are text, as everywhere in documents.
+    #[serde(rename = "critical_node_ids")]
     pub critical_nodes: Vec<String>,
 }
 

@@ -12,7 +12,7 @@ use super::{
     site::Removed,
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
         table::{Table, Text},
     },
 };
@@ -35,15 +35,15 @@ struct Relays {
 }
 
 impl View for RelayLine {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }
 
 impl View for Relays {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let rows = self.relays.iter().map(|r| [r.id.clone(), r.site.clone().unwrap_or_default()]);
-        Table::new([Text("RELAY"), Text("SITE")], rows).render(columns)
+        Table::new([Text("RELAY"), Text("SITE")], rows).render(look.columns)
     }
 }
 
@@ -105,7 +105,7 @@ pub async fn remove(
         })
         .await?;
     console.confirm(&format!("relay {relay:?} removed"));
-    console.print(&Removed { removed: relay })
+    console.print(&Removed { id: relay })
 }
 
 /// To no site when there is none.

@@ -10,13 +10,14 @@ use super::{
     picture::service,
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
     },
 };
 use crate::proto::v1;
 
 #[derive(Debug, Serialize)]
 struct Removal {
+    #[serde(rename = "node_id")]
     node: String,
     address: String,
     removed: bool,
@@ -26,6 +27,7 @@ struct Removal {
     objections: Vec<Objection>,
     etag: String,
     /// The operation that copies what it held; empty where there is none.
+    #[serde(rename = "operation_id")]
     operation: String,
 }
 
@@ -112,7 +114,7 @@ impl Removal {
 
 impl View for Removal {
     /// What was done is said on stderr; a dry run is all there is to see.
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         if !self.dry_run {
             return String::new();
         }

@@ -12,10 +12,10 @@ use serde::Serialize;
 use super::{
     args, care, drill,
     place::{failed, look, open, with_report},
-    snapshot::{listed, refuse_what_is_no_part},
+    snapshot::{listed, parts_at},
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
         table::{Number, Prose, Table, Text},
         text::{self, counted},
     },
@@ -27,7 +27,7 @@ use crate::{
         ids::{NodeId, SnapshotId},
         limits,
     },
-    part::{chunk::Digest, manifest::rfc3339},
+    part::chunk::Digest,
     repository::{
         adopt::{self, Adoption},
         collect::{self, Collected, Keep, Order, Unfinished},
@@ -59,16 +59,19 @@ struct Listed {
 
 #[derive(Serialize)]
 struct Row {
+    #[serde(rename = "uuid")]
     snapshot: String,
     seq: u64,
+    #[serde(rename = "cluster_id")]
     cluster: String,
     lineage: String,
-    /// RFC 3339, UTC.
-    written: String,
+    /// Since 1970.
+    written_ms: u64,
     rows: u64,
     stored_bytes: u64,
     new_bytes: u64,
     /// Nodes whose parts it was made of, as texts.
+    #[serde(rename = "node_ids")]
     nodes: Vec<String>,
     /// Absent without the key of a sealed one.
     root: Option<String>,
@@ -87,7 +90,7 @@ impl Row {
             seq: cover.seq.0,
             cluster: cover.cluster.to_string(),
             lineage: cover.lineage.to_string(),
-            written: cover.written,
+            written_ms: cover.written_ms,
             rows: cover.rows,
             stored_bytes: cover.stored_bytes,
             new_bytes: cover.new_bytes,
@@ -115,7 +118,7 @@ struct TakenOver {
 }
 
 impl View for TakenOver {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let line = |one: &Adoption| {
             let Adoption { cluster, lineage, by, was_adopted, snapshots, held, catalogue } = one;
             let was = if *was_adopted { "was adopted before" } else { "is adopted" };
@@ -131,16 +134,17 @@ impl View for TakenOver {
 
 #[derive(Serialize)]
 struct Held {
+    #[serde(rename = "uuid")]
     snapshot: String,
     /// Without one nobody holds it.
     reason: Option<String>,
     /// RFC 3339, UTC.
-    until: Option<String>,
+    until_ms: Option<u64>,
 }
 
 impl View for Taken {
-    fn text(&self, width: Option<usize>) -> String {
-        let histories = self.histories.iter().map(|history| taken(history, width));
+    fn text(&self, look: Look) -> String {
+        let histories = self.histories.iter().map(|history| taken(history, look));
         let left = match self.unfinished {
             Unfinished { files: 0, .. } => String::new(),
             Unfinished { files, bytes } => {
@@ -153,19 +157,20 @@ impl View for Taken {
     }
 }
 
-fn taken(history: &Collected, width: Option<usize>) -> String {
-    let columns = [Text("snapshot"), Text("written"), Text("stays"), Prose("why")];
+fn taken(history: &Collected, look: Look) -> String {
+    let columns = [Text("snapshot"), Text("written"), Text("age"), Text("stays"), Prose("why")];
     let row = |verdict: &collect::Verdict| {
         let why = match verdict.stays {
             true => verdict.reasons.join("; "),
             false => "no rule keeps it, or it was named".to_owned(),
         };
         let stays = if verdict.stays { "yes" } else { "no" };
-        [verdict.snapshot.clone(), verdict.written.clone(), stays.to_owned(), why]
+        let (when, age) = (text::when(verdict.written_ms), look.age(verdict.written_ms));
+        [verdict.snapshot.clone(), when, age, stays.to_owned(), why]
     };
     let mut text =
         format!("history     cluster {}, lineage {}\n", history.cluster, history.lineage);
-    text += &Table::new(columns, history.snapshots.iter().map(row)).render(width);
+    text += &Table::new(columns, history.snapshots.iter().map(row)).render(look.columns);
     let would = if history.dry_run { "would be " } else { "" };
     text += &format!(
         "{would}dropped {}, {} bytes; deleted {}, {} bytes; {} wait\n",
@@ -175,15 +180,15 @@ fn taken(history: &Collected, width: Option<usize>) -> String {
         history.deleted_bytes,
         history.waiting,
     );
-    if let Some(next) = &history.next {
-        text += &format!("the next can be deleted at {next}\n");
+    if let Some(next_ms) = history.next_ms {
+        text += &format!("the next can be deleted at {}\n", text::when(next_ms));
     }
     history.refused.iter().for_each(|refused| text += &format!("REFUSED     {refused}\n"));
     text
 }
 
 impl View for Repaired {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let lines = |what: &str, all: &[String]| -> String {
             all.iter().map(|one| format!("{what}{one}\n")).collect()
         };
@@ -195,8 +200,8 @@ impl View for Repaired {
 }
 
 impl View for Held {
-    fn text(&self, _: Option<usize>) -> String {
-        match (&self.reason, &self.until) {
+    fn text(&self, _: Look) -> String {
+        match (&self.reason, self.until_ms.map(text::when)) {
             (None, _) => format!("{} is held by nobody\n", self.snapshot),
             (Some(reason), None) => format!("{} is held: {reason}\n", self.snapshot),
             (Some(reason), Some(until)) => {
@@ -212,7 +217,7 @@ struct Files {
 }
 
 impl View for Made {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let sealed = match self.sealed {
             true => ", and sealed: nobody reads it without its key, so keep that elsewhere",
             false => "",
@@ -222,11 +227,12 @@ impl View for Made {
 }
 
 impl View for Listed {
-    fn text(&self, width: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let columns = [
             Text("snapshot"),
             Number("number"),
             Text("written"),
+            Text("age"),
             Number("rows"),
             Number("bytes"),
             Number("new bytes"),
@@ -236,19 +242,20 @@ impl View for Listed {
             [
                 row.snapshot.clone(),
                 row.seq.to_string(),
-                row.written.clone(),
+                text::when(row.written_ms),
+                look.age(row.written_ms),
                 row.rows.to_string(),
                 HumanBytes(row.stored_bytes).to_string(),
                 HumanBytes(row.new_bytes).to_string(),
                 format!("{} {}", row.cluster, row.lineage),
             ]
         };
-        Table::new(columns, self.snapshots.iter().map(row)).render(width)
+        Table::new(columns, self.snapshots.iter().map(row)).render(look.columns)
     }
 }
 
 impl View for Status {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let mut lines = format!(
             "repository  {}\nplace       {}\nbytes       {}\n",
             self.repository, self.place, self.bytes
@@ -259,7 +266,9 @@ impl View for Status {
             lines += &format!(
                 "history     cluster {cluster}, lineage {lineage}\nsnapshots   {snapshots}, \
                  {stored_bytes} bytes if each stood alone\nnewest      {}, number {}, of {}\n",
-                history.newest, history.newest_seq, history.newest_written
+                history.newest,
+                history.newest_seq,
+                text::when(history.newest_written_ms)
             );
             lines += &format!("catalogue   {}\n", history.catalogue);
             if let Some(by) = &history.adopted_by {
@@ -292,13 +301,13 @@ impl View for Status {
 }
 
 impl View for verify::Report {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         self.to_string()
     }
 }
 
 impl View for Signed {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let Signed { repository, place, key, was_signed, catalogues } = self;
         let was = if *was_signed { "was signed already" } else { "is signed" };
         let mut lines = format!("{place}, repository {repository}, {was} by {key}\n");
@@ -308,7 +317,7 @@ impl View for Signed {
 }
 
 impl View for Imported {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let Imported { snapshot, parts, rows, stored_bytes, new_bytes, given_bytes, .. } = self;
         let was = if self.was_there { " was there already" } else { " imported" };
         format!(
@@ -320,7 +329,7 @@ impl View for Imported {
 }
 
 impl View for Files {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let line = |part: &Exported| {
             format!("{}  {} bytes, node {}\n", part.path.display(), part.bytes, part.node)
         };
@@ -359,7 +368,7 @@ pub async fn run(command: args::Repository, console: &mut Console) -> Result<(),
         args::Repository::List { place, key } => list(&place, key, console),
         args::Repository::Verify { place, key, order } => check(&place, key, &order, console),
         args::Repository::Import { place, key, parts } => {
-            refuse_what_is_no_part(&parts)?;
+            let parts = parts_at(&parts)?;
             let repository = open(&place, key)?;
             let imported = import::import(&repository, &parts).map_err(|e| match e.kind {
                 Kind::Corrupt => Failure::new(
@@ -508,7 +517,7 @@ fn hold(
     console.print(&Held {
         snapshot: entry.snapshot.to_string(),
         reason: entry.hold.as_ref().map(|hold| hold.reason.clone()),
-        until: entry.hold.and_then(|hold| hold.until_ms).map(rfc3339),
+        until_ms: entry.hold.and_then(|hold| hold.until_ms),
     })
 }
 

@@ -11,10 +11,10 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    snapshot::{identities, listed, refuse_what_is_no_part},
+    snapshot::{identities, listed, parts_at},
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
         text::shell_word as word,
     },
 };
@@ -32,7 +32,9 @@ use crate::{
 #[derive(Debug, Serialize)]
 struct Outlook {
     way: Way,
+    #[serde(rename = "uuid")]
     snapshot: String,
+    #[serde(rename = "cluster_id")]
     cluster: String,
     lineage: String,
     steps: Vec<Step>,
@@ -62,6 +64,7 @@ struct Step {
 #[derive(Debug, Default, Serialize)]
 struct GivenUp {
     /// Nodes that do not come back, as texts.
+    #[serde(rename = "node_ids")]
     nodes: Vec<String>,
     /// Data groups that begin with fewer copies than they had.
     groups_short: usize,
@@ -73,7 +76,7 @@ pub fn run(
     identity: Option<&Path>,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    refuse_what_is_no_part(paths)?;
+    let paths = &parts_at(paths)?[..];
     let identities = identity.map(identities).transpose()?;
     let report = set::verify_set(paths, identities.as_ref());
     if !report.is_whole() {
@@ -187,7 +190,7 @@ impl Outlook {
 }
 
 impl View for Outlook {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let report = &self.verification;
         let mut text = match report.is_whole() {
             true => report
@@ -365,7 +368,7 @@ mod tests {
         };
         let one = document(&[sample(1, 0..8)]);
         assert_eq!((&one["way"], &one["lacking"]), (&"sole-survivor".into(), &"".into()));
-        assert_eq!(one["given_up"]["nodes"][2], "18446744073709551615");
+        assert_eq!(one["given_up"]["node_ids"][2], "18446744073709551615");
         let command = "devicedb restore 1.tar --store DIR --sole-survivor";
         assert_eq!(one["steps"][1]["commands"][0], command);
         assert_eq!(one["verification"]["sound"], true);

@@ -14,7 +14,7 @@ use super::{
     client::{Call, Client},
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
         table::{Prose, Table, Text},
         text,
     },
@@ -85,7 +85,7 @@ struct Deleted {
 }
 
 impl View for Deleted {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }
@@ -379,7 +379,7 @@ fn told(lines: &[(&str, String)]) -> String {
 }
 
 impl View for Schedule {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let mut lines = self.lines();
         if self.verify.is_empty() {
             let keep = if self.keep.is_empty() { "everything" } else { &self.keep };
@@ -395,24 +395,31 @@ impl View for Schedule {
 }
 
 impl View for Schedules {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let rows = self.schedules.iter().map(|s| {
             [
                 s.name.clone(),
                 s.cron.clone(),
                 s.stored.as_ref().map_or("never".into(), |run| text::when(run.began_ms)),
+                look.age(s.stored.as_ref().map_or(0, |run| run.began_ms)),
                 if s.paused { "paused".into() } else { time(s.next_ms) },
                 s.problem.clone(),
             ]
         });
-        let heads =
-            [Text("NAME"), Text("DUE"), Text("LAST GOOD"), Text("NEXT"), Prose("WHAT IS WRONG")];
-        Table::new(heads, rows).render(columns)
+        let heads = [
+            Text("NAME"),
+            Text("DUE"),
+            Text("LAST GOOD"),
+            Text("AGE"),
+            Text("NEXT"),
+            Prose("WHAT IS WRONG"),
+        ];
+        Table::new(heads, rows).render(look.columns)
     }
 }
 
 impl View for Status {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let place = match &self.repositories[..] {
             [] => "none: start the nodes with --repository PLACE".to_owned(),
             [one] => one.clone(),

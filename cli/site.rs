@@ -12,7 +12,7 @@ use super::{
     picture::{Stale, agreed_or_alone, service},
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
         table::{Number, Table, Text},
         text::counted,
     },
@@ -37,28 +37,28 @@ struct Sites {
 
 #[derive(Debug, Serialize)]
 pub struct Removed {
-    pub removed: String,
+    pub id: String,
 }
 
 impl View for SiteLine {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }
 
 impl View for Removed {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }
 
 impl View for Sites {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let rows = self
             .sites
             .iter()
             .map(|s| [s.id.clone(), s.partition.to_string(), s.relays.to_string()]);
-        Table::new([Text("SITE"), Number("PARTITION"), Number("RELAYS")], rows).render(columns)
+        Table::new([Text("SITE"), Number("PARTITION"), Number("RELAYS")], rows).render(look.columns)
     }
 }
 
@@ -126,7 +126,7 @@ pub async fn remove(
 ) -> Result<(), Failure> {
     discard(&site, client).await?;
     console.confirm(&format!("site {site:?} removed with all its data"));
-    console.print(&Removed { removed: site })
+    console.print(&Removed { id: site })
 }
 
 /// The sites as the leader knows them.
@@ -195,7 +195,7 @@ mod tests {
             let stale = crate::ctl::picture::tests::stale();
             console.print(&Sites { sites: sites.into(), stale: Some(stale) }).unwrap();
             console.print(&SiteLine::new(site("new"), Some(true))).unwrap();
-            console.print(&Removed { removed: "old".into() }).unwrap();
+            console.print(&Removed { id: "old".into() }).unwrap();
             story += &format!("# {format:?}\n{}", out.text());
         }
         crate::ctl::golden::check("site.txt", &story);

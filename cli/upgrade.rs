@@ -8,7 +8,7 @@ use super::{
     client::{Call, Client},
     term::{
         exit::Failure,
-        output::{Console, View},
+        output::{Console, Look, View},
         table::{Number, Table, Text},
     },
 };
@@ -115,17 +115,17 @@ impl Versions {
 }
 
 impl View for Versions {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let rows = self.nodes.iter().map(|node| {
             [node.id.clone(), node.address.clone(), node.version.clone(), node.level.to_string()]
         });
         let heads = [Number("NODE ID"), Text("ADDRESS"), Text("VERSION"), Number("KNOWS LEVEL")];
-        self.verdict() + &Table::new(heads, rows).render(columns)
+        self.verdict() + &Table::new(heads, rows).render(look.columns)
     }
 }
 
 impl View for Finalized {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }

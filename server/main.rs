@@ -231,7 +231,13 @@ fn run(options: Options, log: &str, json: bool) -> ExitCode {
     if let Err(e) = devicedb::faults::failpoint::check() {
         return refuse(&e);
     }
-    let filter = match EnvFilter::try_new(log) {
+    // The library below the log says at each start what it does to its files.
+    let told = if log.contains("raft_engine") {
+        log.to_owned()
+    } else {
+        format!("raft_engine=warn,{log}")
+    };
+    let filter = match EnvFilter::try_new(&told) {
         Ok(filter) => filter,
         Err(e) => return refuse(&Error::invalid(format!("log level {log:?}: {e}")).with_source(e)),
     };
@@ -421,6 +427,9 @@ async fn serve(options: Options) -> Result<u8> {
         // Before it serves, there is nothing to stop.
         _ = signals.asked_to_stop() => return Ok(STOPPED),
     };
+    if std::io::stderr().is_terminal() {
+        tracing::info!("next: ddbctl --endpoint {} cluster health", node.address);
+    }
     let failed = tokio::select! {
         e = node.failed() => Some(e),
         () = node.departed() => {

@@ -311,7 +311,35 @@ fn sentence(rendered: &str) -> String {
 fn remedy(rendered: &str) -> String {
     let usage =
         rendered.split("\n\nUsage: ").nth(1).and_then(|rest| rest.lines().next()).map(str::trim);
-    usage.map_or("see --help".to_owned(), |usage| format!("it is used as `{usage}`; see --help"))
+    usage.map_or("see --help".to_owned(), |usage| {
+        format!("it is used as `{}`; see --help", without_common(usage))
+    })
+}
+
+/// A usage without the options of every command: clap shows those that the environment has set, as
+/// if they were needed.
+fn without_common(usage: &str) -> String {
+    const COMMON: [&str; 9] = [
+        "--endpoint",
+        "--context",
+        "--cluster-id",
+        "--ca",
+        "--cert",
+        "--key",
+        "--server-name",
+        "--token-file",
+        "--timeout",
+    ];
+    let mut words = usage.split(' ');
+    let mut kept = Vec::new();
+    while let Some(word) = words.next() {
+        if COMMON.contains(&word) {
+            words.next();
+        } else {
+            kept.push(word);
+        }
+    }
+    kept.join(" ")
 }
 
 #[cfg(test)]

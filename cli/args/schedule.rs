@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, value_parser};
 
-use super::value::Span;
+use super::{key::Writing, value::Span};
 use crate::{base::ids::SnapshotId, repository::verify::Extent};
 
 #[derive(Clone, Debug, Subcommand)]
@@ -98,9 +98,16 @@ pub struct Backup {
 #[derive(Clone, Debug, clap::Args)]
 pub struct BackupTo {
     /// The directory that backups are kept in; it is made if it does not exist. Each is a directory
-    /// TIME-UUID with a verified tar for each node
-    #[arg(long, value_name = "DIR", required = true)]
+    /// TIME-UUID with a verified tar for each node. Or a repository, a directory or in an object
+    /// store, which keeps no row twice
+    #[arg(long, value_name = "PLACE", required = true)]
     pub to: Option<PathBuf>,
+    #[command(flatten)]
+    pub key: Writing,
+    /// Where the parts lie meanwhile that go into a repository. Without it: where temporary files
+    /// do
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
     /// How many backups of this cluster and history are kept; older ones are removed, here and in
     /// the cluster
     #[arg(long, value_name = "N", default_value = "7", value_parser = keep)]

@@ -31,7 +31,7 @@ use super::{
     client::Client,
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
     },
 };
 use crate::base::limits;
@@ -60,7 +60,7 @@ struct Removed {
 }
 
 impl View for Removed {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }

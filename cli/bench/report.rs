@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::tally::{Sum, Tally};
 use crate::ctl::term::{
-    output::View,
+    output::{Look, View},
     table::{Number, Table, Text},
 };
 
@@ -196,7 +196,7 @@ fn rounded(n: f64) -> f64 {
 }
 
 impl View for Run {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let figures = &self.figures;
         let verbs = if self.work == "load" {
             format!(", {:.0} rows/s", figures.rows_per_second)
@@ -213,14 +213,14 @@ impl View for Run {
             troubles(figures),
             table(
                 figures.latency_ms.iter().map(|(verb, latency)| (verb.to_string(), latency)),
-                columns,
+                look,
             ),
         )
     }
 }
 
 impl View for Taken {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let Extent { uuid, status, seconds, parts, rows, bytes, bytes_written, mb_per_second } =
             &self.snapshot;
         let put = |when, figures: &Figures| {
@@ -245,7 +245,7 @@ impl View for Taken {
             setting(self.work, &self.setting),
             put("before", &self.before),
             put("during", &self.during),
-            table(latencies.iter().map(|(name, latency)| (name.clone(), latency)), columns),
+            table(latencies.iter().map(|(name, latency)| (name.clone(), latency)), look),
         )
     }
 }
@@ -274,17 +274,14 @@ fn troubles(figures: &Figures) -> String {
     errors.collect::<String>() + &unsent
 }
 
-fn table<'a>(
-    latencies: impl Iterator<Item = (String, &'a Latency)>,
-    columns: Option<usize>,
-) -> String {
+fn table<'a>(latencies: impl Iterator<Item = (String, &'a Latency)>, look: Look) -> String {
     let cell = |ms: f64| format!("{ms:.3}");
     let rows = latencies.map(|(name, l)| {
         [name, cell(l.mean), cell(l.p50), cell(l.p90), cell(l.p99), cell(l.p99_9), cell(l.max)]
     });
     let [mean, p50, p90, p99, p99_9, max] =
         ["MEAN", "P50", "P90", "P99", "P99.9", "MAX"].map(Number);
-    Table::new([Text("LATENCY, MS"), mean, p50, p90, p99, p99_9, max], rows).render(columns)
+    Table::new([Text("LATENCY, MS"), mean, p50, p90, p99, p99_9, max], rows).render(look.columns)
 }
 
 #[cfg(test)]

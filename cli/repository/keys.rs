@@ -16,7 +16,7 @@ use super::super::{
     place::failed,
     term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
     },
 };
 use crate::{
@@ -55,13 +55,13 @@ struct Written {
 }
 
 impl View for Listed {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         self.recipients.iter().map(|recipient| format!("{recipient}\n")).collect()
     }
 }
 
 impl View for Changed {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let Changed { recipient, opens, was_so } = self;
         match (opens, was_so) {
             (true, false) => format!("{recipient} can open it\n"),
@@ -72,7 +72,7 @@ impl View for Changed {
 }
 
 impl View for Written {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         format!("{} holds the key: keep it where the repository is not\n", self.file.display())
     }
 }
@@ -134,7 +134,7 @@ struct Signing {
 }
 
 impl View for Signing {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         format!("{}\n", self.key)
     }
 }

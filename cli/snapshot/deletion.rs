@@ -14,7 +14,7 @@ use crate::{
         client::{Call, Client},
         term::{
             exit::{self, Failure},
-            output::{Console, View},
+            output::{Console, Look, View},
         },
     },
     proto::v1::{self, PartDeletion},
@@ -22,7 +22,7 @@ use crate::{
 
 #[derive(Debug, Serialize)]
 struct Deleted {
-    deleted: String,
+    uuid: String,
     known: bool,
     parts: Vec<Part>,
 }
@@ -73,7 +73,7 @@ fn tell(
     console: &mut Console,
 ) -> Result<(), Failure> {
     let (known, parts) = (answer.known, answer.parts.into_iter().map(Part::new).collect());
-    let deleted = Deleted { deleted: uuid.to_string(), known, parts };
+    let deleted = Deleted { uuid: uuid.to_string(), known, parts };
     deleted.words(known).iter().for_each(|line| console.confirm(line));
     console.print(&deleted)?;
     deleted.verdict()
@@ -121,15 +121,15 @@ impl Deleted {
         let gone: Vec<String> =
             self.parts.iter().filter(|p| p.deletion == "deleted").map(Part::place).collect();
         let first = match (left.is_empty(), known) {
-            (true, true) => format!("snapshot {} deleted", self.deleted),
-            (false, true) => format!("snapshot {} is being deleted", self.deleted),
+            (true, true) => format!("snapshot {} deleted", self.uuid),
+            (false, true) => format!("snapshot {} is being deleted", self.uuid),
             (_, false) if gone.is_empty() => format!(
                 "snapshot {} is not known to the cluster, and no part of it was deleted",
-                self.deleted
+                self.uuid
             ),
             (_, false) => format!(
                 "snapshot {} is not known to the cluster; deleted what lay of it on {}",
-                self.deleted,
+                self.uuid,
                 gone.join(", ")
             ),
         };
@@ -142,7 +142,7 @@ impl Deleted {
                 .iter()
                 .find(|p| p.deletion == deletion && (deletion != "pending" || !p.reason.is_empty()))
         };
-        let uuid = &self.deleted;
+        let uuid = &self.uuid;
         if let Some(part) = of("pending") {
             let what = format!("snapshot {uuid} is not deleted everywhere");
             return Err(Failure::new(
@@ -173,7 +173,7 @@ impl Deleted {
 }
 
 impl View for Deleted {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         String::new()
     }
 }

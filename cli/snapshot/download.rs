@@ -30,7 +30,7 @@ use crate::{
         client::{Call, Client, Feed, Taken},
         term::{
             exit::{self, Failure},
-            output::{Console, View},
+            output::{Console, Look, View},
         },
     },
     proto::v1::{self, SnapshotStatus as Status},
@@ -53,7 +53,7 @@ struct Downloads {
 }
 
 impl View for Downloads {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         self.files.iter().map(|file| format!("{}\n", file.path)).collect()
     }
 }
@@ -97,6 +97,7 @@ pub async fn stream_out(
     fetch(
         uuid,
         node,
+        false,
         Sink::Stdout,
         Left { bytes: 0, hasher: blake3::Hasher::new() },
         client,
@@ -114,7 +115,7 @@ pub async fn to_file(
     console: &mut Console,
 ) -> Result<(), Failure> {
     let (sink, left) = Sink::file(path, false)?;
-    fetch(uuid, 0, sink, left, client, console).await.map(drop)
+    fetch(uuid, 0, false, sink, left, client, console).await.map(drop)
 }
 
 async fn one(
@@ -133,7 +134,7 @@ async fn one(
         output
     };
     let (sink, left) = Sink::file(&path, args.resume)?;
-    let fetched = fetch(args.uuid, node, sink, left, client, console).await?;
+    let fetched = fetch(args.uuid, node, false, sink, left, client, console).await?;
     console.print(&Downloads { uuid: args.uuid.to_string(), files: vec![fetched] })
 }
 
@@ -226,7 +227,7 @@ pub async fn at_once(
         fetches.push(tokio::spawn(async move {
             let _turn = turn;
             let (sink, left) = Sink::file(&path, resume)?;
-            fetch(uuid, part.node_id, sink, left, &mut client, &mut console).await
+            fetch(uuid, part.node_id, true, sink, left, &mut client, &mut console).await
         }));
     }
     let mut ends = Vec::new();
@@ -241,10 +242,11 @@ pub fn file_name(uuid: SnapshotId, node: u64) -> String {
     format!("snapshot-{uuid}-{node}.tar")
 }
 
-/// Fetches one part, after what is left of an earlier try.
+/// Fetches one part, perhaps one of `several`, after what is left of an earlier try.
 async fn fetch(
     uuid: SnapshotId,
     node: u64,
+    several: bool,
     sink: Sink,
     left: Left,
     client: &mut Client,
@@ -264,7 +266,12 @@ async fn fetch(
     fetch.console.on_interrupt("");
     end.and_then(|()| fetch.sink.finish()).map_err(|failure| fetch.cut_short(failure))?;
     let Fetch { receiver, sink, console, digest, .. } = fetch;
-    console.say(&format!("Downloaded {} bytes successfully", receiver.received()));
+    // The words of the guide, and where several parts come, of which.
+    let of = match sink.path() {
+        Some(path) if several => format!(": {}", path.display()),
+        _ => String::new(),
+    };
+    console.say(&format!("Downloaded {} bytes successfully{of}", receiver.received()));
     if let Some(remark) = sink.remark() {
         console.say(&remark);
     }

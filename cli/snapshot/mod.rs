@@ -19,7 +19,7 @@ use super::{
     term::{exit::Failure, output::Console},
 };
 pub use status::{Brief, Snapshot, create, find, judge, judge_part, part_of, status_word};
-pub use verify::{identities, listed, refuse_what_is_no_part};
+pub use verify::{identities, listed, parts_at};
 
 pub async fn run(
     command: args::Snapshot,

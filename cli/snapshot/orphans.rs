@@ -10,7 +10,7 @@ use crate::{
         client::{Call, Client},
         term::{
             exit::{self, Failure},
-            output::{Console, View},
+            output::{Console, Look, View},
             table::{Number, Prose, Table, Text},
             text,
         },
@@ -121,7 +121,7 @@ impl Orphan {
 }
 
 impl View for Orphans {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let rows = self.orphans.iter().map(|o| {
             let written = if o.written_ms == 0 { String::new() } else { text::when(o.written_ms) };
             [
@@ -130,6 +130,7 @@ impl View for Orphans {
                 o.node_id.clone(),
                 o.address.clone(),
                 written,
+                look.age(o.written_ms),
                 HumanBytes(o.stored_bytes).to_string(),
                 o.left_by.clone(),
                 o.damage.clone(),
@@ -142,13 +143,14 @@ impl View for Orphans {
                 Number("NODE ID"),
                 Text("ADDRESS"),
                 Text("WRITTEN"),
+                Text("AGE"),
                 Number("STORED BYTES"),
                 Number("LEFT BY"),
                 Prose("DAMAGE"),
             ],
             rows,
         )
-        .render(columns)
+        .render(look.columns)
     }
 }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::{
     download::file_name,
     sink::partial_of,
-    verify::{identities, refuse_what_is_no_part},
+    verify::{identities, parts_at},
 };
 use crate::{
     base::error::{Context as _, Error, Kind, Result as Done},
@@ -25,7 +25,7 @@ use crate::{
         cert::{is_free, write_new},
         term::{
             exit::{self, Failure},
-            output::{Console, View},
+            output::{Console, Look, View},
         },
     },
     part::{
@@ -42,7 +42,7 @@ struct Made {
 }
 
 impl View for Made {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         format!("{}\n", self.recipient)
     }
 }
@@ -54,7 +54,7 @@ struct Written {
 }
 
 impl View for Written {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         self.files.iter().map(|file| format!("{}\n", file.display())).collect()
     }
 }
@@ -93,14 +93,14 @@ fn reseal<'a>(
     console: &mut Console,
     make: impl Fn(&Path) -> Result<Resealed<'a>, Refusal>,
 ) -> Result<(), Failure> {
-    refuse_what_is_no_part(paths)?;
+    let paths = parts_at(paths)?;
     let into =
         output.is_dir() || paths.len() > 1 || output.as_os_str().as_encoded_bytes().ends_with(b"/");
     if !into {
         is_free(output)?;
     }
     let mut parts: Vec<(PathBuf, Resealed)> = Vec::new();
-    for path in paths {
+    for path in &paths {
         let part = make(path).map_err(|refusal| refused(path, refusal))?;
         let manifest = part.manifest();
         let place = match into {

@@ -22,7 +22,7 @@ use crate::{
         picture::{Stale, agreed_or_alone},
         term::{
             exit::{self, Failure},
-            output::{Console, View},
+            output::{Console, Look, View},
             table::{Number, Prose, Table, Text},
             text,
         },
@@ -317,7 +317,7 @@ impl Part {
 }
 
 impl View for Brief {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let reason = if self.reason.is_empty() {
             String::new()
         } else {
@@ -328,8 +328,8 @@ impl View for Brief {
 }
 
 impl View for Snapshot {
-    fn text(&self, columns: Option<usize>) -> String {
-        let brief = self.brief().text(columns);
+    fn text(&self, look: Look) -> String {
+        let brief = self.brief().text(look);
         if ["missing", "unknown"].contains(&self.status) {
             return brief;
         }
@@ -340,7 +340,8 @@ impl View for Snapshot {
         let created = if self.created_ms == 0 {
             String::new()
         } else {
-            format!("created = {}\n", text::when(self.created_ms))
+            let (when, age) = (text::when(self.created_ms), look.age(self.created_ms));
+            format!("created = {when}, {age} ago\n")
         };
         let cluster = if self.cluster_id.is_empty() {
             String::new()
@@ -348,26 +349,26 @@ impl View for Snapshot {
             format!("cluster = {}\n", self.cluster_id)
         };
         let sealed = sealed(&self.parts);
-        let upload = self.upload.as_ref().map_or(String::new(), |upload| upload.text(columns));
-        let parts = parts_table(&self.parts, columns);
+        let upload = self.upload.as_ref().map_or(String::new(), |upload| upload.text(look));
+        let parts = parts_table(&self.parts, look);
         format!("{brief}{covered}{created}{cluster}{sealed}{upload}{parts}")
     }
 }
 
 impl View for OnePart {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let brief = Brief {
             uuid: self.uuid.clone(),
             status: self.part.status,
             reason: self.part.reason.clone(),
         };
         let parts = std::slice::from_ref(&self.part);
-        brief.text(columns) + &sealed(parts) + &parts_table(parts, columns)
+        brief.text(look) + &sealed(parts) + &parts_table(parts, look)
     }
 }
 
 impl View for Snapshots {
-    fn text(&self, columns: Option<usize>) -> String {
+    fn text(&self, look: Look) -> String {
         let rows = self.snapshots.iter().map(|s| {
             let completed = s.parts.iter().filter(|part| part.status == "completed").count();
             let created = if s.created_ms == 0 { String::new() } else { text::when(s.created_ms) };
@@ -375,6 +376,7 @@ impl View for Snapshots {
                 s.uuid.clone(),
                 s.status.into(),
                 created,
+                look.age(s.created_ms),
                 format!("{completed}/{}", s.parts.len()),
                 s.copies_min.to_string(),
                 s.reason.clone(),
@@ -385,13 +387,14 @@ impl View for Snapshots {
                 Text("UUID"),
                 Text("STATUS"),
                 Text("CREATED"),
+                Text("AGE"),
                 Text("PARTS"),
                 Number("COPIES"),
                 Prose("REASON"),
             ],
             rows,
         );
-        title(&self.cluster_id, "") + &table.render(columns)
+        title(&self.cluster_id, "") + &table.render(look.columns)
     }
 }
 
@@ -419,7 +422,7 @@ fn sealed(parts: &[Part]) -> String {
     }
 }
 
-fn parts_table(parts: &[Part], columns: Option<usize>) -> String {
+fn parts_table(parts: &[Part], look: Look) -> String {
     let rows = parts.iter().map(|p| {
         let [bytes, written, download] =
             [p.bytes, p.bytes_written, p.download_bytes].map(|n| HumanBytes(n).to_string());
@@ -450,7 +453,7 @@ fn parts_table(parts: &[Part], columns: Option<usize>) -> String {
         ],
         rows,
     )
-    .render(columns)
+    .render(look.columns)
 }
 
 pub fn service(channel: Channel) -> SnapshotServiceClient<Channel> {

@@ -3,7 +3,10 @@
 use serde::Serialize;
 
 use crate::{
-    ctl::term::{output::View, text},
+    ctl::term::{
+        output::{Look, View},
+        text,
+    },
     proto::v1::{self, UploadStatus as Status},
 };
 
@@ -50,7 +53,7 @@ impl Upload {
 }
 
 impl View for Upload {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         let Upload { status, repository, bytes_done, bytes, new_bytes, root, .. } = self;
         let catalogue = match self.catalogue.as_str() {
             "" => String::new(),

@@ -19,7 +19,7 @@ use crate::{
         client::{Call, Client},
         term::{
             exit::{self, Failure},
-            output::{Console, Format, View},
+            output::{Console, Format, Look, View},
             text,
         },
     },
@@ -34,8 +34,8 @@ struct Alone<'a> {
 }
 
 impl View for Alone<'_> {
-    fn text(&self, columns: Option<usize>) -> String {
-        format!("uuid = {}\n{}", self.uuid, self.upload.text(columns))
+    fn text(&self, look: Look) -> String {
+        format!("uuid = {}\n{}", self.uuid, self.upload.text(look))
     }
 }
 
@@ -61,7 +61,7 @@ pub async fn after(
     let left = until.saturating_sub(client.now());
     let upload = wait(uuid, left, client, console).await?;
     if table {
-        return console.write(upload.text(None).as_bytes());
+        return console.print(&upload);
     }
     snapshot.upload = Some(upload);
     console.print(&snapshot)

@@ -4,7 +4,7 @@
 //! The checks themselves are the server library's; nothing is checked here.
 
 use std::{
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
 };
 
@@ -13,9 +13,9 @@ use serde::{Serialize, Serializer};
 use crate::{
     ctl::term::{
         exit::{self, Failure},
-        output::{Console, View},
+        output::{Console, Look, View},
     },
-    part::{seal::Identities, set},
+    part::{directory::MANIFEST, seal::Identities, set},
 };
 
 /// What a verification found: whether all is well, the report for people, and the report as a
@@ -40,31 +40,40 @@ impl Serialize for Finding {
 }
 
 impl View for Finding {
-    fn text(&self, _: Option<usize>) -> String {
+    fn text(&self, _: Look) -> String {
         format!("{}\n", self.text.trim_end())
     }
 }
 
-/// Refuses paths that name no part at all, before anything is read.
-pub fn refuse_what_is_no_part(paths: &[PathBuf]) -> Result<(), Failure> {
+/// The parts that paths name, before anything is read: tars, extracted directories, and all tars in
+/// a directory into which parts were downloaded.
+pub fn parts_at(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     if let Some(absent) = paths.iter().find(|path| !path.exists()) {
         return Err(Failure::new(
             exit::NOT_FOUND,
             "there is no such part",
             absent.display().to_string(),
-            "name downloaded tars or extracted directories",
+            "name downloaded tars, the directory they are in, or extracted directories",
         ));
     }
-    if let Some(heap) = paths.iter().find(|path| holds_tars(path)) {
-        let what = "the directory holds tars, and is no extracted part";
-        return Err(Failure::new(
-            exit::USAGE,
-            what,
-            heap.display().to_string(),
-            format!("name the tars: {}", heap.join("*.tar").display()),
-        ));
+    let parts = paths.iter().flat_map(|path| match tars_in(path) {
+        tars if tars.is_empty() => vec![path.clone()],
+        tars => tars,
+    });
+    Ok(parts.collect())
+}
+
+/// The tars in a directory into which parts were downloaded; none in one that a part was extracted
+/// to.
+fn tars_in(path: &Path) -> Vec<PathBuf> {
+    if path.join(MANIFEST).exists() {
+        return Vec::new();
     }
-    Ok(())
+    let entries = path.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_tar = |entry: &PathBuf| entry.extension().is_some_and(|extension| extension == "tar");
+    let mut tars: Vec<PathBuf> = entries.filter(is_tar).collect();
+    tars.sort();
+    tars
 }
 
 /// What stands in an identity file.
@@ -77,9 +86,9 @@ pub fn run(
     identity: Option<&Path>,
     console: &mut Console,
 ) -> Result<(), Failure> {
-    refuse_what_is_no_part(paths)?;
+    let paths = parts_at(paths)?;
     let identities = identity.map(identities).transpose()?;
-    let report = set::verify_set(paths, identities.as_ref());
+    let report = set::verify_set(&paths, identities.as_ref());
     let finding = Finding::of(&report, report.sound);
     console.print(&finding)?;
     if finding.ok {
@@ -88,18 +97,10 @@ pub fn run(
         Err(Failure::new(
             exit::NOT_VERIFIED,
             "verification failed",
-            listed(paths),
+            listed(&paths),
             "see above; do not restore from this as it is",
         ))
     }
-}
-
-/// A directory into which parts were downloaded, and not one that a part was extracted to.
-fn holds_tars(path: &Path) -> bool {
-    let is_tar =
-        |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "tar");
-    !path.join("manifest.json").exists()
-        && path.read_dir().is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_tar)))
 }
 
 pub fn listed(paths: &[PathBuf]) -> String {
@@ -130,25 +131,24 @@ mod tests {
             out.text()
         };
         assert_eq!(shown(Format::Table), "3 parts, all well\n");
-        assert_eq!(shown(Format::Json), "{\n  \"parts\": 3\n}\n");
-        assert_eq!(shown(Format::Yaml), "parts: 3\n");
+        assert_eq!(shown(Format::Json), "{\n  \"schema\": 1,\n  \"parts\": 3\n}\n");
+        assert_eq!(shown(Format::Yaml), "schema: 1\nparts: 3\n");
     }
 
     #[test]
-    fn a_directory_of_tars_is_told_apart_from_a_broken_part() {
+    fn a_directory_of_tars_stands_for_them_and_one_that_a_part_was_extracted_to_for_itself() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("a.tar"), "").unwrap();
-        let (mut console, ..) = Console::recording(Format::Table);
-        let failure = run(&[directory.path().to_owned()], None, &mut console).unwrap_err();
-        assert_eq!(
-            (failure.exit, failure.remedy),
-            (exit::USAGE, format!("name the tars: {}/*.tar", directory.path().display()))
-        );
-        std::fs::write(directory.path().join("manifest.json"), "{").unwrap();
-        assert_eq!(
-            run(&[directory.path().to_owned()], None, &mut console).unwrap_err().exit,
-            exit::NOT_VERIFIED
-        );
+        let [b, a, other] =
+            ["b.tar", "a.tar", "SHA256SUMS"].map(|name| directory.path().join(name));
+        for file in [&b, &a, &other] {
+            std::fs::write(file, "").unwrap();
+        }
+        let paths = [directory.path().to_owned(), b.clone()];
+        assert_eq!(parts_at(&paths).unwrap(), [a, b.clone(), b]);
+        std::fs::write(directory.path().join(MANIFEST), "{").unwrap();
+        assert_eq!(parts_at(&paths[..1]).unwrap(), paths[..1]);
+        let empty = tempfile::tempdir().unwrap();
+        assert_eq!(parts_at(&[empty.path().to_owned()]).unwrap(), [empty.path()]);
     }
 
     #[test]

@@ -5,6 +5,10 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
+use super::SCHEMA;
+
 pub const OK: u8 = 0;
 /// It was understood and did not work.
 pub const FAILED: u8 = 1;
@@ -75,13 +79,28 @@ pub struct Failure {
     pub remedy: String,
 }
 
+/// A failure as an object on a line.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    error: Told<'a>,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    exit: u8,
+    what: &'a str,
+    place: &'a str,
+    remedy: &'a str,
+}
+
 impl Failure {
     /// For programs: the exit code, and what, where and what to do.
-    pub fn document(&self) -> serde_json::Value {
+    pub fn document(&self) -> String {
         let Failure { exit, what, place, remedy } = self;
-        serde_json::json!({
-            "error": { "exit": exit, "what": what, "place": place, "remedy": remedy }
-        })
+        let error = Told { exit: *exit, what, place, remedy };
+        let document = Document { schema: SCHEMA, error };
+        serde_json::to_string(&document).expect("texts and numbers are JSON")
     }
 
     pub fn new(

@@ -4,5 +4,10 @@
 pub mod text;
 pub mod exit;
 pub mod table;
+mod colour;
 pub mod output;
 pub mod interrupts;
+
+/// The schema of documents. It rises when a field changes its meaning or goes, and not when one
+/// comes.
+pub const SCHEMA: u32 = 1;

@@ -17,8 +17,12 @@ use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::exit::{self, Failure};
-use crate::base::locks::lock;
+use super::{
+    SCHEMA, colour,
+    exit::{self, Failure},
+    text,
+};
+use crate::base::{clock::Clock, locks::lock};
 
 /// How results are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,8 +34,39 @@ pub enum Format {
 
 /// A result. As a document it is its fields, whose names are stable; for people it is text.
 pub trait View: Serialize {
-    /// Ends with a line end, or is empty. Tables are no wider than `columns`, where that is known.
-    fn text(&self, columns: Option<usize>) -> String;
+    /// Ends with a line end, or is empty.
+    fn text(&self, look: Look) -> String;
+
+    /// Whether the text says how something is, in words that a terminal shows in colour. What users
+    /// have stored is shown as it is.
+    fn tells_states(&self) -> bool {
+        true
+    }
+}
+
+/// How text is looked at: from where, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// How wide the terminal is that tables have to fit; none where it is a file or a pipe.
+    pub columns: Option<usize>,
+    /// What ages are counted to: milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+impl Look {
+    /// How long ago that was, as people say it; nothing where it has no time.
+    pub fn age(self, at_ms: u64) -> String {
+        if at_ms == 0 { "-".into() } else { text::span(self.now_ms.saturating_sub(at_ms) / 1000) }
+    }
+}
+
+/// A result as it stands in JSON and YAML.
+#[derive(Serialize)]
+struct Document<'a, V: View> {
+    /// First, so that a program can tell what it cannot read.
+    schema: u32,
+    #[serde(flatten)]
+    view: &'a V,
 }
 
 type Words = Arc<Mutex<Box<dyn Write + Send>>>;
@@ -44,8 +79,12 @@ pub struct Console {
     /// Where bars are drawn that stand below each other.
     bars: Option<MultiProgress>,
     pub stdout_is_terminal: bool,
+    /// Whether results have colour.
+    paints: bool,
     /// How wide the terminal is that stdout is; none where it is a file or a pipe.
     columns: Option<usize>,
+    /// When it is for a console that only keeps what it is told; none where the clock says it.
+    now_ms: Option<u64>,
     stderr_is_terminal: bool,
     /// Whether only warnings and failures are said.
     hushed: bool,
@@ -69,7 +108,9 @@ impl Console {
             words: Arc::new(Mutex::new(Box::new(io::stderr()))),
             bars: None,
             stdout_is_terminal: io::stdout().is_terminal(),
+            paints: io::stdout().is_terminal() && colour::is_wanted(),
             columns: columns(),
+            now_ms: None,
             stderr_is_terminal: io::stderr().is_terminal(),
             hushed: false,
             farewell: InterruptMessage { name, ..InterruptMessage::default() },
@@ -87,7 +128,9 @@ impl Console {
             words: self.words.clone(),
             bars: Some(bars.clone()),
             stdout_is_terminal: false,
+            paints: false,
             columns: None,
+            now_ms: None,
             stderr_is_terminal: self.stderr_is_terminal,
             hushed: self.hushed,
             farewell: InterruptMessage::default(),
@@ -97,10 +140,14 @@ impl Console {
 
     /// Prints a result.
     pub fn print(&mut self, view: &impl View) -> Result<(), Failure> {
+        let document = Document { schema: SCHEMA, view };
         let text = match self.format {
-            Format::Table => view.text(self.columns),
-            Format::Json => serde_json::to_string_pretty(view).map_err(unwritable)? + "\n",
-            Format::Yaml => serde_norway::to_string(view).map_err(unwritable)?,
+            Format::Table if self.paints && view.tells_states() => {
+                colour::painted(&view.text(self.look()))
+            }
+            Format::Table => view.text(self.look()),
+            Format::Json => serde_json::to_string_pretty(&document).map_err(unwritable)? + "\n",
+            Format::Yaml => serde_norway::to_string(&document).map_err(unwritable)?,
         };
         self.write(text.as_bytes())
     }
@@ -109,15 +156,21 @@ impl Console {
     pub fn print_each<V: View>(&mut self, views: &[V]) -> Result<(), Failure> {
         let mut text = String::new();
         for view in views {
-            match self.format {
-                Format::Table => text += &view.text(self.columns),
-                Format::Json => text += &(serde_json::to_string(view).map_err(unwritable)? + "\n"),
+            let document = Document { schema: SCHEMA, view };
+            text += &match self.format {
+                Format::Table => view.text(self.look()),
+                Format::Json => serde_json::to_string(&document).map_err(unwritable)? + "\n",
                 Format::Yaml => {
-                    text += &format!("---\n{}", serde_norway::to_string(view).map_err(unwritable)?)
+                    "---\n".to_owned() + &serde_norway::to_string(&document).map_err(unwritable)?
                 }
-            }
+            };
         }
         self.write(text.as_bytes())
+    }
+
+    fn look(&self) -> Look {
+        let now_ms = self.now_ms.unwrap_or_else(|| Clock::start().wall_ms());
+        Look { columns: self.columns, now_ms }
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -166,7 +219,7 @@ impl Console {
     }
 
     pub fn warn(&mut self, words: &str) {
-        let line = format!("{}: warning: {}", self.name, super::text::line(words));
+        let line = format!("{}: warning: {}", self.name, text::line(words));
         self.speak(&line);
     }
 
@@ -182,7 +235,7 @@ impl Console {
     /// Says what went wrong: a line for people, an object on a line where results are JSON.
     pub fn complain(&self, failure: &Failure) {
         match self.format {
-            Format::Json => self.speak(&failure.document().to_string()),
+            Format::Json => self.speak(&failure.document()),
             Format::Table | Format::Yaml => self.speak(&format!("{}: {failure}", self.name)),
         }
     }
@@ -247,6 +300,7 @@ impl Console {
         let console = Console {
             name: self.name,
             stdout_is_terminal: self.stdout_is_terminal,
+            paints: self.paints,
             columns: self.columns,
             hushed: self.hushed,
             ..Console::keeping(self.format, &kept, &kept)
@@ -262,7 +316,9 @@ impl Console {
             words: Arc::new(Mutex::new(Box::new(words.clone()))),
             bars: None,
             stdout_is_terminal: false,
+            paints: false,
             columns: None,
+            now_ms: None,
             stderr_is_terminal: false,
             hushed: false,
             farewell: InterruptMessage::default(),
@@ -285,7 +341,8 @@ impl Console {
     #[cfg(test)]
     pub fn recording(format: Format) -> (Console, Record, Record) {
         let (out, words) = (Record::default(), Record::default());
-        (Console::keeping(format, &out, &words), out, words)
+        let now_ms = Some(text::tests::NOW_MS);
+        (Console { now_ms, ..Console::keeping(format, &out, &words) }, out, words)
     }
 }
 

@@ -167,10 +167,13 @@ pub fn span(seconds: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// When results are looked at in tests.
+    pub const NOW_MS: u64 = 1_764_500_000_000;
 
     #[test]
     fn a_word_for_a_shell_is_quoted_where_it_has_to_be() {

@@ -235,11 +235,11 @@ impl Sites {
 }
 
 fn no_site(site: &SiteId) -> Error {
-    Error::not_found(format!("there is no site {site}; add it first"))
+    Error::not_found(format!("there is no site {site}"))
 }
 
 fn no_relay(relay: &RelayId) -> Error {
-    Error::not_found(format!("there is no relay {relay}; add it first"))
+    Error::not_found(format!("there is no relay {relay}"))
 }
 
 #[cfg(test)]

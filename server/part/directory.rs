@@ -27,7 +27,8 @@ pub struct PartSource {
     digest: Digest,
 }
 
-const MANIFEST: &str = "manifest.json";
+/// What a part says of itself, in its directory.
+pub const MANIFEST: &str = "manifest.json";
 const CHUNKS: &str = "chunks";
 /// What a file system keeps in its own root.
 const TOLERATED: &str = "lost+found";

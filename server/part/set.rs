@@ -37,6 +37,7 @@ pub struct Report {
     /// They are complete, and of every group's voters most have a sound part.
     pub restorable: bool,
     /// The snapshot that most parts belong to; empty if no manifest can be read.
+    #[serde(rename = "uuid")]
     pub snapshot: String,
     pub parts: Vec<PartOutcome>,
     /// What is wrong between the parts.

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::{
     chunk::{ChunkHash, Digest},
-    manifest::{ChunkEntry, Manifest, Owner},
+    manifest::{ChunkEntry, Manifest, Owner, rfc3339},
 };
 use crate::{
     base::{
@@ -38,15 +38,18 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PartReport {
     pub path: String,
+    #[serde(rename = "uuid")]
     pub snapshot: String,
     pub seq: u64,
+    #[serde(rename = "cluster_id")]
     pub cluster: String,
     pub lineage: String,
     /// As text, like all nodes in what other tools may read.
+    #[serde(rename = "node_id")]
     pub node: String,
     pub address: String,
-    /// RFC 3339, UTC.
-    pub written: String,
+    /// Since 1970.
+    pub written_ms: u64,
     pub product: String,
     pub meta: bool,
     pub groups: usize,
@@ -327,7 +330,7 @@ impl PartReport {
             lineage: manifest.lineage.to_string(),
             node: manifest.node.to_string(),
             address: manifest.address.clone(),
-            written: manifest.written(),
+            written_ms: manifest.written_ms,
             product: manifest.product.clone(),
             meta: manifest.meta.is_some(),
             groups: manifest.groups.len(),
@@ -380,7 +383,7 @@ impl fmt::Display for PartReport {
             snapshot,
             node,
             address,
-            written,
+            written_ms,
             groups,
             partitions,
             rows,
@@ -389,6 +392,7 @@ impl fmt::Display for PartReport {
             ..
         } = self;
         let meta = if self.meta { "with" } else { "WITHOUT" };
+        let written = rfc3339(*written_ms);
         write!(f, "{path}: snapshot {snapshot}, node {node} ({address}), written {written}: ")?;
         write!(
             f,

@@ -46,6 +46,7 @@ pub struct Named {
 /// What an adoption came to, of one history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Adoption {
+    #[serde(rename = "cluster_id")]
     pub cluster: String,
     pub lineage: String,
     /// Whose it is from now on, as CLUSTER/LINEAGE.

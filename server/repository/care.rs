@@ -32,9 +32,7 @@ pub struct Care {
 pub struct Verified {
     /// The name of the report.
     pub report: String,
-    /// RFC 3339, UTC.
-    pub began: String,
-    #[serde(skip)]
+    /// Since 1970.
     pub began_ms: u64,
     pub took_s: f64,
     #[serde(flatten)]
@@ -87,7 +85,6 @@ impl Verified {
             problems: report.problems.len() as u64 + report.more_problems,
             snapshots: report.snapshots.len() as u64 + report.more_snapshots,
             snapshots_since: since(standings, &covered.collect(), began_ms),
-            began: report.began,
         }
     }
 }

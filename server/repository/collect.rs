@@ -69,6 +69,7 @@ pub struct Order {
 /// What it came to, in one history.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Collected {
+    #[serde(rename = "cluster_id")]
     pub cluster: String,
     pub lineage: String,
     pub dry_run: bool,
@@ -79,10 +80,11 @@ pub struct Collected {
     pub dropped_bytes: u64,
     pub deleted: u64,
     pub deleted_bytes: u64,
-    /// Those that are still to be deleted, and when the next may be: RFC 3339, UTC.
+    /// Those that are still to be deleted, and when the next may be, in milliseconds since
+    /// 1970.
     pub waiting: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
+    pub next_ms: Option<u64>,
     /// What could not be done, and why.
     pub refused: Vec<String>,
 }
@@ -90,10 +92,11 @@ pub struct Collected {
 /// What becomes of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Verdict {
+    #[serde(rename = "uuid")]
     pub snapshot: String,
     pub seq: u64,
-    /// RFC 3339, UTC.
-    pub written: String,
+    /// Since 1970.
+    pub written_ms: u64,
     pub stays: bool,
     pub reasons: Vec<String>,
 }
@@ -237,7 +240,7 @@ fn collect_behind(
     }
     let left = repository.standing(folder)?.catalogue.dropped;
     collected.waiting = left.iter().map(|dropped| dropped.objects.len() as u64).sum();
-    collected.next = left.iter().map(|dropped| dropped.not_before_ms).min().map(rfc3339);
+    collected.next_ms = left.iter().map(|dropped| dropped.not_before_ms).min();
     Ok(collected)
 }
 
@@ -312,7 +315,7 @@ fn going(
         collected.snapshots.push(Verdict {
             snapshot: entry.snapshot.to_string(),
             seq: entry.seq.0,
-            written: rfc3339(entry.written_ms),
+            written_ms: entry.written_ms,
             stays: !reasons.is_empty(),
             reasons,
         });

@@ -35,6 +35,7 @@ use crate::{
 pub struct Exported {
     pub path: PathBuf,
     /// As text, like all nodes in what other tools may read.
+    #[serde(rename = "node_id")]
     pub node: String,
     pub bytes: u64,
 }

@@ -28,8 +28,10 @@ use crate::{
 /// What an import came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Imported {
+    #[serde(rename = "uuid")]
     pub snapshot: String,
     pub seq: u64,
+    #[serde(rename = "cluster_id")]
     pub cluster: String,
     pub lineage: String,
     /// It was there before, with the same rows.

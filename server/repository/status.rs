@@ -19,10 +19,7 @@ use super::{
     store::Object,
     trust::VOUCHERS,
 };
-use crate::{
-    base::{clock::Clock, error::Result},
-    part::manifest::rfc3339,
-};
+use crate::base::{clock::Clock, error::Result};
 
 /// What is in a repository.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -52,15 +49,17 @@ pub struct Status {
 /// What one history of one cluster has stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct History {
+    #[serde(rename = "cluster_id")]
     pub cluster: String,
     pub lineage: String,
     pub snapshots: u64,
     /// Bytes of all chunks of all snapshots, each counted by itself.
     pub stored_bytes: u64,
+    #[serde(rename = "newest_uuid")]
     pub newest: String,
     pub newest_seq: u64,
-    /// RFC 3339, UTC.
-    pub newest_written: String,
+    /// Since 1970.
+    pub newest_written_ms: u64,
     /// The newest catalogue, as CLUSTER/LINEAGE/N.
     pub catalogue: String,
     /// The history that it goes on in, as CLUSTER/LINEAGE, if that has adopted it.
@@ -97,7 +96,7 @@ pub fn status(repository: &Repository) -> Result<Status> {
             stored_bytes: catalogue.snapshots.iter().map(|entry| entry.stored_bytes).sum(),
             newest: newest.snapshot.to_string(),
             newest_seq: newest.seq.0,
-            newest_written: rfc3339(newest.written_ms),
+            newest_written_ms: newest.written_ms,
             catalogue: mark.to_string(),
             adopted_by: catalogue.adopted.map(|adopted| adopted.by().name()),
         });

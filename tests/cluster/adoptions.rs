@@ -75,7 +75,7 @@ async fn a_restored_cluster_goes_on_with_the_backups_of_the_lost_one_which_store
     kept.says("held: audit");
     let listed = json(&repository(&format!("list {at} -o json")).await.exits(0));
     let listed = listed["snapshots"].as_array().unwrap().iter();
-    let mut left: Vec<&str> = listed.map(|one| one["snapshot"].as_str().unwrap()).collect();
+    let mut left: Vec<&str> = listed.map(|one| one["uuid"].as_str().unwrap()).collect();
     left.sort_unstable();
     let mut wanted = [first.as_str(), third.as_str()];
     wanted.sort_unstable();

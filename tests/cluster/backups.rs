@@ -104,6 +104,56 @@ async fn a_line_for_cron_is_silent_keeps_the_last_and_removes_the_others_in_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backup_goes_into_a_repository_as_it_goes_into_a_directory() {
+    let cluster = cluster(3).await;
+    fill(&cluster, "shop", 40).await;
+    let (place, scratch) = (cluster.dir().join("repository"), cluster.dir().join("scratch"));
+    let at = place.display().to_string();
+    let repository = async |words: &str| shell(&format!("ddbctl repository {words}"), SOON).await;
+    repository(&format!("init {at}")).await.exits(0);
+    let scratch_words = ["--scratch", scratch.to_str().unwrap()];
+    let mut made = Vec::new();
+    for round in 0..3 {
+        fill(&cluster, "yard", round).await;
+        let done = told(&cluster, &place, &scratch_words).await;
+        assert_eq!((&done["parts"], &done["absent"]), (&3.into(), &Value::Array(vec![])), "{done}");
+        assert_eq!(done["directory"], at.as_str());
+        made.push(done["uuid"].as_str().unwrap().to_owned());
+        let removed = if round == 2 { vec![Value::from(made[0].as_str())] } else { Vec::new() };
+        assert_eq!(done["removed"], Value::Array(removed), "{done}");
+    }
+    assert_eq!(listed(&scratch), Vec::<std::path::PathBuf>::new(), "nothing is left behind");
+    let listed = repository(&format!("list {at} -o json")).await.exits(0);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let kept: Vec<&str> = listed["snapshots"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["uuid"].as_str().unwrap())
+        .collect();
+    assert_eq!(kept, made[1..]);
+    repository(&format!("verify {at}")).await.exits(0).says("sound");
+    let snapshots = cluster.ctl(&["-o", "json", "snapshot", "list"]).await.exits(0);
+    let snapshots: Value = serde_json::from_slice(&snapshots.stdout).unwrap();
+    assert_eq!(snapshots["snapshots"].as_array().unwrap().len(), 2, "{snapshots}");
+
+    // For cron it says nothing; and much less than before is refused, here too.
+    let ran = backup(&cluster, &place, &scratch_words).await.exits(0);
+    assert_eq!((ran.out().as_str(), ran.stderr.as_str()), ("", ""));
+    cluster.ctl(&["site", "remove", "shop"]).await.exits(0);
+    eventually("its rows are gone", SOON, async || {
+        let sites = cluster.client().sites().await.unwrap();
+        if sites.iter().any(|site| site == "shop") { Err(format!("{sites:?}")) } else { Ok(()) }
+    })
+    .await;
+    let ran = backup(&cluster, &place, &scratch_words).await.exits(5);
+    ran.says("the backup is whole, and nothing was removed").says("--accept-smaller");
+    let accepts = [&scratch_words[..], &["--accept-smaller"]].concat();
+    let done = told(&cluster, &place, &accepts).await;
+    assert_eq!(done["removed"].as_array().unwrap().len(), 2, "{done}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_removed_that_is_of_another_cluster_or_holds_much_more() {
     let (full, other) = (cluster(1).await, cluster(1).await);
     fill(&full, "shop", 40).await;
@@ -139,8 +189,12 @@ async fn nothing_is_removed_that_is_of_another_cluster_or_holds_much_more() {
     drop(held);
     let place = full.dir().join("repository");
     shell(&format!("ddbctl repository init {}", place.display()), SOON).await.exits(0);
-    backup(&full, &place, &[]).await.exits(2).says("is a repository");
-    backup(&full, Path::new("s3://bucket/prefix"), &[]).await.exits(2).says("is a repository");
+    let nowhere = full.dir().join("nowhere").display().to_string();
+    let ran =
+        backup(&full, &place, &["--scratch", &nowhere, "--repository-key-file", "none"]).await;
+    ran.exits(5).says("is not sealed");
+    backup(&full, Path::new("nothing://bucket/prefix"), &[]).await.exits(2).says("nothing://");
+    assert!(!Path::new(&nowhere).exists());
     full.ctl(&["backup"]).await.exits(2).says("--to");
     full.ctl(&["backup", "--to", "x", "--keep", "0"]).await.exits(2).says("from 1 on");
 }

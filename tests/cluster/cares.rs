@@ -111,7 +111,7 @@ async fn shares_find_damage_and_reports_are_told_by_the_repository_and_by_the_no
     let shown = told(&cluster.nodes[1]).await;
     let (verified, drilled) = (&shown["verification"], &shown["drill"]);
     assert_eq!((&verified["sound"], &verified["snapshots_since"]), (&true.into(), &1.into()));
-    assert_eq!((&drilled["passed"], &drilled["snapshot"]), (&true.into(), &second.into()));
+    assert_eq!((&drilled["passed"], &drilled["uuid"]), (&true.into(), &second.into()));
     assert_eq!(drilled["snapshots_since"], 0, "{shown}");
     let seconds = |of: &Value| of["began_ms"].as_u64().unwrap() / 1000;
     let passed = format!("drill_timestamp_seconds{{outcome=\"passed\"}} {}", seconds(drilled));

@@ -100,7 +100,7 @@ async fn a_node_says_what_it_waits_for_and_stays_when_it_is_told_to() {
         let seen = cluster.ctl(&["-o", "json", "node", "decommission", &leaving]).await.exits(0);
         let seen: serde_json::Value = serde_json::from_slice(&seen.stdout).unwrap();
         let waits = seen["waits"].as_array().unwrap();
-        let named = waits.iter().any(|wait| wait["node"] == away.as_str());
+        let named = waits.iter().any(|wait| wait["node_id"] == away.as_str());
         if named && seen["state"] == "leaving" { Ok(()) } else { Err(format!("{seen}")) }
     })
     .await;
@@ -205,7 +205,7 @@ async fn replicas_move_no_faster_than_the_nodes_are_told() {
         let words = ["-o", "json", "node", "set", &empty, "--capacity", "0"];
         let begun = cluster.ctl(&words).await.exits(0);
         let begun: serde_json::Value = serde_json::from_slice(&begun.stdout).unwrap();
-        let operation = begun["operation"].as_str().unwrap();
+        let operation = begun["operation_id"].as_str().unwrap();
         eventually("all has moved", SOON, async || {
             let seen = client.operation(operation).await.unwrap();
             rates.push(seen.bytes_per_s);

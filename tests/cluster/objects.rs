@@ -91,7 +91,7 @@ async fn a_repository_is_made_filled_verified_rehearsed_and_thinned_in_an_object
     }
     let status = json(&run(&format!("status {place}")).await.exits(0));
     let history = &status["histories"][0];
-    assert_eq!((&history["snapshots"], &history["newest"]), (&1.into(), &second.into()));
+    assert_eq!((&history["snapshots"], &history["newest_uuid"]), (&1.into(), &second.into()));
     assert_eq!((&status["unnamed"], &status["dropped"]), (&0.into(), &0.into()), "{status}");
     assert_eq!(status["drill"]["passed"], true, "{status}");
     let report = json(&run(&format!("verify {place}")).await.exits(0));

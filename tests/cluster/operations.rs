@@ -26,7 +26,7 @@ async fn ctl_json(cluster: &Cluster, words: &[&str]) -> Value {
 /// Begins something, and says which operation it is.
 async fn begun(cluster: &Cluster, words: &[&str]) -> String {
     let answer = ctl_json(cluster, words).await;
-    let id = answer["operation"].as_str().unwrap().to_owned();
+    let id = answer["operation_id"].as_str().unwrap().to_owned();
     assert_eq!(id.len(), 16, "{answer}");
     id
 }
@@ -66,11 +66,11 @@ async fn an_operation_survives_the_meta_leader_and_whoever_watches_and_is_listed
     let id = begun(&cluster, &["node", "decommission", &leaving]).await;
     let running = listed(&cluster, &id).await;
     assert_eq!((&running["kind"], &running["state"]), (&"decommission".into(), &"running".into()));
-    assert_eq!(running["node"], leaving.as_str());
+    assert_eq!(running["node_id"], leaving.as_str());
     eventually("it names whom it waits for", SOON, async || {
         let seen = ctl_json(&cluster, &["operation", "show", &id]).await;
         let waits = seen["waits"].as_array().unwrap();
-        if waits.iter().any(|wait| wait["node"] == leader.as_str()) { Ok(()) } else { Err(seen) }
+        if waits.iter().any(|wait| wait["node_id"] == leader.as_str()) { Ok(()) } else { Err(seen) }
     })
     .await;
     let again = begun(&cluster, &["node", "decommission", &leaving]).await;
@@ -201,7 +201,7 @@ async fn the_removal_of_a_node_takes_the_place_of_its_decommission_and_cannot_be
         if ran.out().is_empty() { Err(ran.story()) } else { Ok(json(&ran)) }
     })
     .await;
-    let removes = removes["operation"].as_str().unwrap().to_owned();
+    let removes = removes["operation_id"].as_str().unwrap().to_owned();
     assert_eq!(listed(&cluster, &leaves).await["state"], "cancelled");
     let refused = cluster.ctl(&["operation", "cancel", &removes]).await;
     if listed(&cluster, &removes).await["state"] == "running" {
@@ -233,7 +233,7 @@ async fn a_cluster_with_an_older_version_has_no_operations_and_says_what_to_do()
     cluster.settled().await;
     let second = id_of(&cluster, &cluster.nodes[1]).await.to_string();
     let set = ctl_json(&cluster, &["node", "set", &second, "--capacity", "50"]).await;
-    assert_eq!((&set["changed"], &set["operation"]), (&true.into(), &"".into()));
+    assert_eq!((&set["changed"], &set["operation_id"]), (&true.into(), &"".into()));
     let none = ctl_json(&cluster, &["operation", "list"]).await;
     assert_eq!(none["operations"].as_array().unwrap().len(), 0, "{none}");
     let refused = cluster.ctl(&["node", "drain", &second]).await.exits(5);

@@ -67,7 +67,7 @@ async fn when_two_of_three_nodes_are_gone_every_list_answers_says_that_it_may_be
     hurt.says(" is lost too, all 8 groups and the meta group stop.\n").says("Connection refused");
     let hurt = document(&cluster, &["cluster", "health"], 1).await;
     let mut critical: Vec<_> =
-        hurt["outlook"]["critical_nodes"].as_array().unwrap().iter().collect();
+        hurt["outlook"]["critical_node_ids"].as_array().unwrap().iter().collect();
     critical.sort_by_key(|id| id.to_string());
     let mut alive: Vec<&String> = ids[..2].iter().collect();
     alive.sort();

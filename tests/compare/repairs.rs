@@ -104,7 +104,7 @@ impl Goals {
         cluster.ctl(&["node", "decommission", &leaves]).await.exits(0);
         cluster.nodes[2].pause().await;
         let clock = Clock::start();
-        let names = format!("\"node\": \"{stands}\"");
+        let names = format!("\"node_id\": \"{stands}\"");
         eventually("the wait is named", SOON, async || {
             let asked = ["-o", "json", "node", "decommission", &leaves, "--dry-run"];
             let seen: Ran = cluster.nodes[0].ctl(&asked).await;

@@ -81,6 +81,8 @@ pub const BENCH_LOOK: Duration = Duration::from_millis(10);
 /// Time that a snapshot which `ddbctl bench` measures may take; one that takes longer fails it.
 pub const BENCH_SNAPSHOT_MAX: Duration = Duration::from_secs(3600);
 
+/// How long what a backup takes out of a repository stays there, for whoever reads it.
+pub const BACKUP_GRACE_MS: u64 = 24 * 3_600_000;
 const _: () = assert!(CTL_ANSWER_BYTES_MAX >= MESSAGE_BYTES_MAX, "no answer is too large");
 const _: () = assert!(CTL_RETRY_MIN.as_millis() < CTL_RETRY_MAX.as_millis());
 const _: () = assert!(CTL_LOOK_MIN.as_millis() < CTL_LOOK_MAX.as_millis());

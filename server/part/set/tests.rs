@@ -44,8 +44,8 @@ fn parts_of_all_nodes_are_sound_together() {
         "{report}"
     );
     let json = serde_json::to_value(&report).unwrap();
-    assert_eq!(json["parts"][2]["part"]["node"], "18446744073709551615");
-    assert_eq!(json["snapshot"], snapshot(1).to_string());
+    assert_eq!(json["parts"][2]["part"]["node_id"], "18446744073709551615");
+    assert_eq!(json["uuid"], snapshot(1).to_string());
 }
 
 #[test]

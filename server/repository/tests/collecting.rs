@@ -74,8 +74,8 @@ fn what_rules_do_not_keep_goes_after_its_grace_and_the_others_come_back() {
     assert_eq!(stage.numbers(), [1, 2, 3, 4], "a dry run changes nothing");
     let collected = stage.collect(&two);
     assert_eq!(
-        Collected { waiting: 0, next: None, dry_run: false, ..would },
-        Collected { waiting: 0, next: None, ..collected.clone() }
+        Collected { waiting: 0, next_ms: None, dry_run: false, ..would },
+        Collected { waiting: 0, next_ms: None, ..collected.clone() }
     );
     let verdicts = collected.snapshots.iter().map(|one| (one.seq, one.stays));
     assert!(verdicts.eq([(4, true), (3, true), (2, false), (1, false)]), "{collected:?}");

@@ -11,6 +11,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
 
 /// One of the project's executables: as cargo names it to tests, or beside an example.
 pub fn binary(name: &str) -> PathBuf {
@@ -50,7 +51,20 @@ impl Ran {
     #[track_caller]
     pub fn exits(self, code: i32) -> Ran {
         assert_eq!(self.code, Some(code), "{}", self.story());
+        self.has_the_schema();
         self
+    }
+
+    /// Documents of `ddbctl` say by what schema they are written, whatever the command.
+    #[track_caller]
+    fn has_the_schema(&self) {
+        if !self.command.contains("-o json") || self.command.contains('|') {
+            return;
+        }
+        let documents = serde_json::Deserializer::from_slice(&self.stdout).into_iter::<Value>();
+        for document in documents.map_while(Result::ok).filter(Value::is_object) {
+            assert_eq!(document["schema"], 1, "{}", self.story());
+        }
     }
 
     /// It said this, on stdout or stderr, in whatever case, or in a document.
