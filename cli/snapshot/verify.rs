@@ -94,12 +94,11 @@ pub fn run(
     if finding.ok {
         Ok(())
     } else {
-        Err(Failure::new(
-            exit::NOT_VERIFIED,
-            "verification failed",
-            listed(&paths),
-            "see above; do not restore from this as it is",
-        ))
+        let (place, remedy) = match report.restorable && !report.unsound().is_empty() {
+            true => (report.unsound().join(", "), "restore without it, or fetch it again"),
+            false => (listed(&paths), "see above; do not restore from this as it is"),
+        };
+        Err(Failure::new(exit::NOT_VERIFIED, "verification failed", place, remedy))
     }
 }
 

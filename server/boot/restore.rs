@@ -332,13 +332,20 @@ fn put_meta(commit: &mut Commit, state: &State) -> Result<()> {
 /// an error the directory is as it was.
 pub fn restore(dir: &Path, identities: Option<&Identities>) -> Result<()> {
     let ready = moved::put_back(dir).and_then(|()| clear(&dir.join(ASIDE)));
-    let restored =
-        ready.and_then(|()| check(dir, identities)).and_then(|source| put_restored(dir, &source));
-    restored.map_err(|e| {
+    let restored = ready.and_then(|()| check(dir, identities)).and_then(|source| {
+        put_restored(dir, &source)?;
+        Ok(source)
+    });
+    let source = restored.map_err(|e| {
         moved::undo(dir, e)
             .at(format!("the part in {} is not restored, and stays as it was", dir.display()))
     })?;
     failpoint(Failpoint::RestoreInPlace);
+    let manifest = source.manifest();
+    tracing::info!(
+        snapshot = %manifest.snapshot, written = manifest.written(), lineage = %manifest.lineage,
+        "restored: the node begins with what it had in this snapshot, and later writes are gone"
+    );
     moved::clean_up(dir);
     Ok(())
 }

@@ -122,6 +122,12 @@ struct Part {
 }
 
 impl Report {
+    /// The parts that nothing can be restored from.
+    pub fn unsound(&self) -> Vec<&str> {
+        let unsound = self.parts.iter().filter(|part| !part.sound);
+        unsound.map(|part| part.path.as_str()).collect()
+    }
+
     /// Nothing is wrong with any part, nor between them. They need not have everything.
     pub fn is_whole(&self) -> bool {
         is_whole(&self.parts, &self.problems)
@@ -412,8 +418,16 @@ impl fmt::Display for Report {
                 "Nothing is wrong with the parts, but they DO NOT have everything: others of this \
                  snapshot are needed."
             }
+            (false, _, true) if self.unsound().is_empty() => {
+                "Something is wrong, but the parts still bring the cluster back."
+            }
             (false, _, true) => {
-                "Something is wrong, but the sound parts still bring the cluster back."
+                return write!(
+                    f,
+                    "Something is wrong, but the other parts still bring the cluster back. Leave \
+                     out {}.",
+                    self.unsound().join(", ")
+                );
             }
             (false, true, false) => {
                 "Something is wrong. The sound parts have everything, but DO NOT bring the cluster \
