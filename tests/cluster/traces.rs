@@ -107,7 +107,7 @@ async fn calls_go_on_in_the_traces_of_their_callers_and_a_snapshot_is_one_of_its
             bucket: Bucket::Default.into(),
             key: "secret-key".into(),
             value: "secret-value".into(),
-            request_id: uuid::Uuid::new_v4().into_bytes().to_vec().into(),
+            request_id: vec![flags.as_bytes()[1]; 16].into(),
             ..PutRequest::default()
         });
         request.metadata_mut().insert("traceparent", traced(flags));
