@@ -7,8 +7,8 @@
 //! section 4.1).
 //!
 //! Relies on the caller to take only one step at a time, and to say who is alive, who has caught up
-//! and who knows of the last step; all may be wrong without harm, only slow. Does not decide who the
-//! members should be: see `placement`.
+//! and who knows of the last step; all may be wrong without harm, only slow. Does not decide who
+//! the members should be: see `placement`.
 //!
 //! - A learner becomes a voter only when it has caught up, so a new voter never delays commits.
 //! - While a voter that is to stay is away, none is added to as many as there should be: a new one
