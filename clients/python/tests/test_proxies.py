@@ -88,6 +88,14 @@ def calls(cluster: SpiffeCluster, endpoint: str, who: str) -> devicedb.Client:
     return devicedb.Client(endpoint, tls=devicedb.Tls(**files), token_file=token)
 
 
+def passes(cluster: SpiffeCluster, proxy: Proxy) -> bool:
+    """Whether the proxy has seen by now which nodes are well."""
+    try:
+        return bool(calls(cluster, proxy.passed.endpoint, "ops").sites.list())
+    except devicedb.Unavailable:
+        return False
+
+
 def test_nodes_see_who_calls_and_whose_token_it_is(cluster: SpiffeCluster, proxy: Proxy) -> None:
     def answers(endpoint: str, who: str) -> bool:
         done = cluster.ctl("node", "list", endpoint=endpoint, check=False, files=cluster.callers[who])
@@ -109,7 +117,7 @@ def test_nodes_see_who_calls_and_whose_token_it_is(cluster: SpiffeCluster, proxy
 
 
 def test_writes_and_waits_go_on_while_every_node_dies_in_turn(cluster: SpiffeCluster, proxy: Proxy) -> None:
-    until("calls pass", lambda: calls(cluster, proxy.passed.endpoint, "ops").sites.list())
+    until("calls pass", lambda: passes(cluster, proxy))
     stop, written, failed = threading.Event(), [0] * 4, []
 
     def write(number: int) -> None:
@@ -144,7 +152,7 @@ def test_writes_and_waits_go_on_while_every_node_dies_in_turn(cluster: SpiffeClu
 
 def test_a_part_of_a_hundred_megabytes_comes_through_whole(cluster: SpiffeCluster, proxy: Proxy, tmp_path: pathlib.Path) -> None:
     cluster.settle()
-    until("calls pass", lambda: calls(cluster, proxy.passed.endpoint, "ops").sites.list())
+    until("calls pass", lambda: passes(cluster, proxy))
     made = json.loads(cluster.ctl("-o", "json", "snapshot", "create", "--wait", endpoint=proxy.passed.endpoint)["out"])
     node = made["parts"][0]["node_id"]
     # A token that may download.
